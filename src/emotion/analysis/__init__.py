@@ -1,0 +1,1 @@
+"""From predictions to figures: metrics, plots, the summary of a run."""

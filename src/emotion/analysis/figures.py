@@ -1,0 +1,364 @@
+"""Pictures of a run: confusion matrix, recall per class, learning curves and a gallery of mistakes.
+
+Every function returns a `matplotlib.figure.Figure` drawn by the Agg canvas. `pyplot` and its global state are
+never touched, so the functions need no display and may run in any thread.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+History = dict[str, list[tuple[int, float]]]
+
+_DPI = 120
+_TRAIN_COLOUR = "#2f6db3"
+_VAL_COLOUR = "#d9792b"
+_F1_COLOUR = "#7a4fa3"
+_NEUTRAL_COLOUR = "#555555"
+_LONGEST_NAME = 20
+_LONGEST_LEVEL_NAME = 9
+_LONGEST_TITLE_LINE = 20
+_MARKERS_UP_TO = 25
+
+
+def confusion_matrix_figure(matrix: NDArray[np.int64], class_names: Sequence[str], title: str = "") -> Figure:
+    """Draw a confusion matrix, coloured by the share of each row.
+
+    Args:
+        matrix: int64 [K, K] counts >= 0; row = actual class, column = predicted class.
+        class_names: K names in the order of the rows.
+        title: Text above the matrix.
+
+    Returns:
+        A figure whose cells show the percentage of their row and the count. Rows without images stay blank.
+
+    Raises:
+        ValueError: `matrix` is not [K, K] for K class names.
+    """
+    shares = _row_shares(matrix, class_names)
+    size = len(class_names)
+    figure = _figure(2.6 + 0.85 * size, 1.7 + 0.75 * size)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+    _write_cells(axes, matrix, shares)
+    _matrix_axes(axes, class_names)
+    axes.set_title(title, parse_math=False, pad=12)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, aspect=28, format=PercentFormatter(xmax=1.0))
+    bar.set_label("share of the actual class")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def recall_figure(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
+    """Draw the recall of each class as a bar.
+
+    Args:
+        matrix: int64 [K, K] counts >= 0; row = actual class, column = predicted class.
+        class_names: K names in the order of the rows.
+
+    Returns:
+        A figure with a bar a class, labelled with the class's support, and a dashed line at the mean recall of
+        the classes that have images.
+
+    Raises:
+        ValueError: `matrix` is not [K, K] for K class names.
+    """
+    recalls = _row_shares(matrix, class_names).diagonal()
+    figure = _figure(7.5, 1.5 + 0.45 * len(class_names))
+    axes = figure.add_subplot()
+    positions = np.arange(len(class_names))
+    axes.barh(positions, recalls.filled(0.0), height=0.68, color=_TRAIN_COLOUR)
+    for position, recall in zip(positions, recalls.filled(np.nan), strict=True):
+        _write_recall(axes, float(position), float(recall))
+    labels = [f"{_short(name)} ({support})" for name, support in zip(class_names, matrix.sum(axis=1), strict=True)]
+    axes.set_yticks(positions, labels, parse_math=False)
+    _recall_axes(axes)
+    _mean_line(axes, recalls.compressed())
+    return figure
+
+
+def curves_figure(history: Mapping[str, Sequence[tuple[int, float]]], best_epoch: int | None) -> Figure:
+    """Draw the learning curves of a run: loss, accuracy and learning rate.
+
+    Args:
+        history: Tag to (epoch, value) pairs, epochs from 1, as `read_history` returns. Tags drawn: 'train/loss',
+            'val/loss', 'train/acc', 'val/acc', 'val/f1_macro' and 'lr'; each of them may be missing.
+        best_epoch: Epoch of the kept checkpoint, counted from 1 like those of `history`; None draws no line.
+
+    Returns:
+        A figure of three panels side by side.
+    """
+    figure = _figure(13.0, 3.9)
+    loss, accuracy, rate = figure.subplots(1, 3)
+    _plot(loss, history.get("train/loss"), "train", color=_TRAIN_COLOUR)
+    _plot(loss, history.get("val/loss"), "val", color=_VAL_COLOUR)
+    _plot(accuracy, history.get("train/acc"), "train", color=_TRAIN_COLOUR)
+    _plot(accuracy, history.get("val/acc"), "val", color=_VAL_COLOUR)
+    _plot(accuracy, history.get("val/f1_macro"), "val macro F1", color=_F1_COLOUR, linewidth=0.9)
+    _plot(rate, history.get("lr"), "learning rate", color=_NEUTRAL_COLOUR)
+    if any(value > 0 for _, value in history.get("lr") or ()):
+        rate.set_yscale("log")
+    for axes, title in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
+        _finish_panel(axes, title, best_epoch)
+    return figure
+
+
+def mistakes_figure(
+    images: NDArray[np.uint8],
+    actual: Sequence[str],
+    predicted: Sequence[str],
+    confidence: Sequence[float],
+    columns: int = 8,
+) -> Figure:
+    """Draw a gallery of misclassified images.
+
+    Args:
+        images: uint8 [N, C, H, W] in [0, 255] with C = 1 (grey) or 3 (RGB); N may be 0.
+        actual: N names of the actual classes.
+        predicted: N names of the predicted classes.
+        confidence: N probabilities of the predicted class, in [0, 1].
+        columns: Images a row, at least 1.
+
+    Returns:
+        A figure of N images titled "actual → predicted" and the confidence, or the words "no mistakes".
+
+    Raises:
+        ValueError: The lengths differ, `images` has another shape, or `columns` is below 1.
+    """
+    count = len(images)
+    if {len(actual), len(predicted), len(confidence)} != {count}:
+        raise ValueError(f"{count} images need as many actual and predicted names and confidences")
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    if count == 0:
+        return _message_figure("no mistakes")
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"images must be [N, 1 or 3, H, W], got {list(images.shape)}")
+    titles = [_mistake_title(*mistake) for mistake in zip(actual, predicted, confidence, strict=True)]
+    return _gallery(images, titles, min(columns, count))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG at 120 dots per inch.
+
+    The file is written under a temporary name in the same folder and then renamed, so a killed run leaves no
+    half-written picture under `path`.
+
+    Args:
+        figure: The figure to write.
+        path: The PNG file; its folder is made if missing, an existing file is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=_DPI)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_history(csv_path: Path) -> History:
+    """Read the learning curves from the metrics.csv that Lightning's CSVLogger writes.
+
+    Args:
+        csv_path: CSV file with the columns 'epoch' (from 0), 'step' and one a tag; most cells may be empty.
+
+    Returns:
+        Tag to (epoch, value) pairs sorted by epoch, epochs from 1; the last value of each epoch counts. The first
+        'lr-*' column is named 'lr'; per-step tags ('*_step') and tags without values are left out.
+    """
+    with csv_path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        columns = _tag_columns(reader.fieldnames or ())
+    epochs = _row_epochs(rows)
+    history = {tag: _column_values(rows, epochs, column) for tag, column in columns.items()}
+    return {tag: values for tag, values in history.items() if values}
+
+
+def merge_histories(parts: Iterable[History]) -> History:
+    """Join the curves of a run that was interrupted and continued; where epochs overlap, the later part counts."""
+    merged: dict[str, dict[int, float]] = {}
+    for part in parts:
+        for tag, values in part.items():
+            merged.setdefault(tag, {}).update(values)
+    return {tag: sorted(values.items()) for tag, values in merged.items()}
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _message_figure(message: str) -> Figure:
+    figure = _figure(4.0, 1.2)
+    figure.text(0.5, 0.5, message, ha="center", va="center", fontsize=13, color=_NEUTRAL_COLOUR)
+    return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+
+
+def _percent(share: float) -> str:
+    """Return a share as a percentage, with a decimal below 1 and above 99 %, so few images do not look like none."""
+    return f"{share:.1%}" if 0.0 < share < 0.01 or 0.99 < share < 1.0 else f"{share:.0%}"
+
+
+def _row_shares(matrix: NDArray[np.int64], class_names: Sequence[str]) -> np.ma.MaskedArray[Any, Any]:
+    """Return float64 [K, K] shares of each row in [0, 1], with the rows that have no images masked."""
+    size = len(class_names)
+    if matrix.shape != (size, size):
+        raise ValueError(f"{size} class names need a [{size}, {size}] matrix, got {list(matrix.shape)}")
+    support = matrix.sum(axis=1, keepdims=True)
+    shares = matrix / np.maximum(support, 1)
+    return np.ma.masked_array(shares, mask=np.broadcast_to(support == 0, shares.shape))
+
+
+def _write_cells(axes: Axes, matrix: NDArray[np.int64], shares: np.ma.MaskedArray[Any, Any]) -> None:
+    for row, column in np.argwhere(~np.ma.getmaskarray(shares)):
+        share = float(shares[row, column])
+        colour = "white" if share > 0.55 else "#1b2a3a"
+        style: dict[str, Any] = {"ha": "center", "color": colour, "alpha": 1.0 if matrix[row, column] else 0.45}
+        axes.text(column, row, _percent(share), va="bottom", fontsize=11, **style)
+        axes.text(column, row + 0.08, str(matrix[row, column]), va="top", fontsize=8, **style)
+
+
+def _matrix_axes(axes: Axes, class_names: Sequence[str]) -> None:
+    positions = np.arange(len(class_names))
+    labels = [_short(name) for name in class_names]
+    axes.set_xticks(positions, labels, parse_math=False)
+    if max(map(len, labels)) > _LONGEST_LEVEL_NAME:
+        axes.tick_params(axis="x", labelrotation=30)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axes.set_yticks(positions, labels, parse_math=False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("actual")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    edges = np.arange(len(class_names) + 1) - 0.5
+    axes.hlines(edges, edges[0], edges[-1], color="white", linewidth=2)
+    axes.vlines(edges, edges[0], edges[-1], color="white", linewidth=2)
+
+
+def _write_recall(axes: Axes, position: float, recall: float) -> None:
+    text, end = ("no images", 0.0) if math.isnan(recall) else (_percent(recall), recall)
+    over_mean_line = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+    axes.text(end + 0.012, position, text, va="center", fontsize=10, color=_NEUTRAL_COLOUR, bbox=over_mean_line)
+
+
+def _recall_axes(axes: Axes) -> None:
+    axes.invert_yaxis()
+    axes.set_xlim(0.0, 1.12)
+    axes.set_xticks(np.linspace(0.0, 1.0, 6))
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0))
+    axes.set_xlabel("recall")
+    axes.set_ylabel("class (images)")
+    _tidy(axes, grid_axis="x")
+
+
+def _mean_line(axes: Axes, recalls: NDArray[np.float64]) -> None:
+    if recalls.size:
+        mean = float(recalls.mean())
+        line = axes.axvline(mean, color=_VAL_COLOUR, linestyle="--", linewidth=1.2, zorder=0)
+        axes.legend([line], [f"mean {_percent(mean)}"], frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+
+
+def _plot(axes: Axes, values: Sequence[tuple[int, float]] | None, label: str, **style: Any) -> None:
+    if values:
+        epochs, heights = zip(*values, strict=True)
+        marker = "o" if len(values) <= _MARKERS_UP_TO else ""
+        axes.plot(epochs, heights, label=label, marker=marker, markersize=3.5, **style)
+
+
+def _finish_panel(axes: Axes, title: str, best_epoch: int | None) -> None:
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _tidy(axes, grid_axis="both")
+    if not axes.lines:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axes.transAxes, color=_NEUTRAL_COLOUR)
+        return
+    if best_epoch is not None:
+        axes.axvline(best_epoch, color="#888888", linestyle="--", linewidth=1.0, label=f"best epoch ({best_epoch})")
+    axes.set_xlim(left=max(axes.get_xlim()[0], 0.5))
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _tidy(axes: Axes, grid_axis: Literal["both", "x"]) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid_axis, color="#e3e3e3", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _mistake_title(actual: str, predicted: str, confidence: float) -> str:
+    actual, predicted = _short(actual), _short(predicted)
+    gap = " " if len(actual) + len(predicted) + 3 <= _LONGEST_TITLE_LINE else "\n"
+    return f"{actual}{gap}→ {predicted}\n{_percent(confidence)}"
+
+
+def _gallery(images: NDArray[np.uint8], titles: Sequence[str], columns: int) -> Figure:
+    rows = math.ceil(len(images) / columns)
+    figure = _figure(1.5 * columns, 1.85 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image, title in zip(grid, images, titles, strict=False):
+        pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
+        axes.imshow(pixels, interpolation="nearest")
+        axes.set_title(title, fontsize=8, parse_math=False)
+    return figure
+
+
+def _tag_columns(fieldnames: Iterable[str]) -> dict[str, str]:
+    """Map each tag to draw to the name of its CSV column."""
+    columns: dict[str, str] = {}
+    for name in fieldnames:
+        if name not in ("epoch", "step") and not name.endswith("_step"):
+            if not name.startswith("lr-"):
+                columns[name] = name
+            else:
+                columns.setdefault("lr", name)
+    return columns
+
+
+def _row_epochs(rows: Sequence[Mapping[str, str | None]]) -> list[int | None]:
+    """Return the epoch of each row, from 1.
+
+    LearningRateMonitor writes its rows without an epoch, before the other rows of the same epoch. Such a row takes
+    the epoch of the next row that has one, and None where an epoch was begun but wrote nothing else.
+    """
+    epochs: list[int | None] = []
+    following: int | None = None
+    for row in reversed(rows):
+        cell = row.get("epoch")
+        following = int(float(cell)) + 1 if cell else following
+        epochs.append(following)
+    return epochs[::-1]
+
+
+def _column_values(
+    rows: Sequence[Mapping[str, str | None]], epochs: Sequence[int | None], column: str
+) -> list[tuple[int, float]]:
+    last: dict[int, float] = {}
+    for row, epoch in zip(rows, epochs, strict=True):
+        cell = row.get(column)
+        if cell and epoch is not None:
+            last[epoch] = float(cell)
+    return sorted(last.items())

@@ -1,0 +1,1 @@
+"""Images and labels: sources, the packed array, splits, balance, augmentation, the LightningDataModule."""

@@ -1,0 +1,205 @@
+"""The LightningDataModule: a source, packed, split, balanced and loaded."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from emotion.data.augment import RandomAffine
+from emotion.data.balance import BalanceName, class_weights, offline_copies
+from emotion.data.classes import CLASSES
+from emotion.data.loader import BatchLoader
+from emotion.data.packed import OnBadImage, PackedImages, pack
+from emotion.data.sources import SourceName, open_source
+from emotion.data.splits import Split, SplitName, make_split
+from emotion.errors import UserError
+
+Stage = Literal["train", "val", "test"]
+Extract = Callable[[Tensor, RandomAffine | None, int], Tensor]
+
+
+class EmotionDataModule(LightningDataModule):
+    """Images of facial expressions, ready to train on.
+
+    Every argument is a plain value and is kept in checkpoints, so that a checkpoint rebuilds its data.
+
+    Args:
+        data: the kind of source.
+        data_dir: where it lies; None is the default place.
+        split: which images train, validate and test (see `emotion.data.splits.make_split`).
+        val_fraction: the share that validates in `split=report`.
+        group_duplicates: keep identical images on one side of that cut.
+        balance: `none`; `class_weights`: weighted loss; `weighted_sampler`: classes drawn equally often;
+            `offline`: augmented copies of the training images of smaller classes.
+        augment: random affine transforms of the training images, anew each epoch.
+        batch_size: of one process.
+        seed: of the split, the copies, the order and the augmentation.
+        on_bad_image: `error` or `skip`.
+        pack_size: stored height and width of `data=folder`, pixels.
+        channels: 1 (grey) or 3 (RGB), for `data=folder`.
+        synthetic_images: number of drawn faces of `data=synthetic`.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: SourceName = "fer2013",
+        data_dir: str | None = None,
+        split: SplitName = "report",
+        val_fraction: float = 0.2,
+        group_duplicates: bool = False,
+        balance: BalanceName = "class_weights",
+        augment: bool = True,
+        batch_size: int = 64,
+        seed: int = 0,
+        on_bad_image: OnBadImage = "error",
+        pack_size: int = 48,
+        channels: int = 1,
+        synthetic_images: int = 3500,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.balance, self.batch_size, self.seed = balance, batch_size, seed
+        self.affine = RandomAffine() if augment else None
+        self._features: dict[Stage, tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def packed(self) -> PackedImages:
+        """All images of the source.
+
+        Raises:
+            UserError: nothing usable at `data_dir`, or a broken image.
+        """
+        options = self.hparams
+        source = open_source(
+            options["data"],
+            options["data_dir"],
+            pack_size=options["pack_size"],
+            channels=options["channels"],
+            synthetic_images=options["synthetic_images"],
+        )
+        return pack(source, options["on_bad_image"])
+
+    @cached_property
+    def rows(self) -> Split:
+        """Which images train, validate and test."""
+        options = self.hparams
+        return make_split(
+            self.packed,
+            options["split"],
+            val_fraction=options["val_fraction"],
+            seed=self.seed,
+            group_duplicates=options["group_duplicates"],
+        )
+
+    @cached_property
+    def images(self) -> Tensor:
+        """All images of the source, uint8 [N, C, S, S]."""
+        return torch.from_numpy(self.packed.images)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Class ids of all images of the source, int64 [N]."""
+        return torch.from_numpy(self.packed.labels)
+
+    @cached_property
+    def train_set(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Training inputs [N, ...], their labels [N] and the rows [n] in use, with the copies of `balance=offline`.
+
+        Raises:
+            UserError: a class has no training image.
+        """
+        rows = torch.from_numpy(self.rows.train)
+        labels = self.labels[rows]
+        empty = [
+            name
+            for name, count in zip(CLASSES, torch.bincount(labels, minlength=len(CLASSES)), strict=True)
+            if not count
+        ]
+        if empty:
+            raise UserError(f"no training images of class {', '.join(empty)} (data={self.hparams['data']})")
+        if self.balance != "offline":
+            return self.images, self.labels, rows
+        images = self.images[rows]
+        # Copies are augmented even where training is not: unchanged copies would be a sampler at higher cost.
+        sources, copies = offline_copies(images, labels, len(CLASSES), self.affine or RandomAffine(), self.seed)
+        labels = torch.cat([labels, labels[sources]])
+        return torch.cat([images, copies]), labels, torch.arange(len(labels))
+
+    @property
+    def class_weights(self) -> list[float] | None:
+        """The loss weight of each class with `balance=class_weights`, counted on the training images."""
+        if self.balance != "class_weights":
+            return None
+        _, labels, rows = self.train_set
+        weights: list[float] = class_weights(labels[rows], len(CLASSES)).tolist()
+        return weights
+
+    def use_features(self, extract: Extract, views: int) -> None:
+        """Trains and validates on features in place of images.
+
+        Args:
+            extract: from images uint8 [N, C, S, S], their random transform or None, and a number of views, to
+                features [views * N, ...], view after view.
+            views: how many transforms of each training image there are, if training is augmented.
+        """
+        inputs, labels, rows = self.train_set
+        # Validation images come along unaugmented, so that every seed's cut of the same images shares one pass.
+        pool = torch.from_numpy(np.union1d(self.rows.train, self.rows.val))
+        plain = extract(self.images[pool], None, 1)
+        places = {
+            stage: torch.from_numpy(np.searchsorted(pool, getattr(self.rows, stage))) for stage in ("train", "val")
+        }
+        if self.affine is not None or self.balance == "offline":
+            train = extract(inputs[rows], self.affine, views if self.affine else 1)
+        else:
+            train = plain[places["train"]]
+        self._features = {"train": (train, labels[rows]), "val": (plain[places["val"]], self.labels[self.rows.val])}
+
+    def prepare_data(self) -> None:
+        """Packs the images, once on each machine."""
+        _ = self.packed
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled, balanced, augmented batches of the training images (or batches of their features)."""
+        inputs, labels, rows = self.train_set
+        if self._features:
+            inputs, labels = self._features["train"]
+            rows = torch.arange(len(labels))
+        sampled = self.balance == "weighted_sampler"
+        return self._loader(
+            inputs,
+            labels,
+            rows,
+            shuffle=True,
+            affine=None if self._features else self.affine,
+            sampling_weights=class_weights(labels[rows], len(CLASSES))[labels[rows]] if sampled else None,
+            seed=self.seed,
+        )
+
+    def val_dataloader(self) -> BatchLoader:
+        """Batches of the validation images (or of their features), in order."""
+        if self._features:
+            inputs, labels = self._features["val"]
+            return self._loader(inputs, labels, torch.arange(len(labels)))
+        return self.eval_loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        """Batches of the test images, in order."""
+        return self.eval_loader("test")
+
+    def eval_loader(self, stage: Stage) -> BatchLoader:
+        """Batches of the images of one stage as they are, in the order of `rows`."""
+        rows = torch.from_numpy(getattr(self.rows, stage))
+        return self._loader(self.images[rows], self.labels[rows], torch.arange(len(rows)))
+
+    def _loader(self, inputs: Tensor, labels: Tensor, rows: Tensor, **options: Any) -> BatchLoader:
+        device = torch.device("cpu")
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        return BatchLoader(inputs.to(device), labels.to(device), rows, self.batch_size, **options)

@@ -1,0 +1,146 @@
+"""All images of a source as one memory-mapped array on disk, made in one pass and shared by all runs."""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from platformdirs import user_cache_path
+from rich.console import Console
+from rich.progress import track
+
+from emotion.data.sources import BadImage, LabelledImage, Source, fingerprint
+from emotion.errors import UserError
+
+OnBadImage = Literal["error", "skip"]
+FORMAT = 1
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PackedImages:
+    """The images of a source.
+
+    Attributes:
+        images: uint8 [N, C, S, S], mapped from disk (writes would stay in memory).
+        labels: int64 [N], class ids.
+        parts: str [N], the part of the source each image belongs to.
+        names: str [N], unique.
+        hashes: uint64 [N]; equal exactly where the pixels are equal.
+        skipped: one line for each image that could not be used.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    parts: NDArray[np.str_]
+    names: NDArray[np.str_]
+    hashes: NDArray[np.uint64]
+    skipped: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def cache_folder() -> Path:
+    """Returns where prepared data is kept: `$EMOTION_CACHE`, or the user's cache folder of the platform."""
+    place = os.environ.get("EMOTION_CACHE")
+    return Path(place).expanduser() if place else user_cache_path("emotion")
+
+
+def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
+    """Maps the packed images of a source, packing them first if that was not done or the source has changed.
+
+    Runs that start together wait for the one that packs.
+
+    Raises:
+        UserError: an image cannot be used and `on_bad_image` is "error", or none is left.
+    """
+    identity, content = fingerprint(source)
+    root = cache_folder() / "packed"
+    folder = root / f"{identity}-{content}-v{FORMAT}"
+    root.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        with FileLock(root / f"{identity}.lock"):
+            if not folder.is_dir():
+                _remove_stale(root, identity)
+                _write(source, folder, on_bad_image)
+    packed = _open(folder)
+    if packed.skipped:
+        if on_bad_image == "error":
+            raise _advised(packed.skipped[0])
+        log.warning("%d images skipped, the first: %s", len(packed.skipped), packed.skipped[0])
+    return packed
+
+
+def _write(source: Source, folder: Path, on_bad_image: OnBadImage) -> None:
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    temporary.mkdir()
+    usable, skipped = _write_pixels(source, temporary / "images.u8", on_bad_image)
+    if not usable:
+        raise UserError(f"{source.place}: no image can be used; the first: {skipped[0]}")
+    np.savez(
+        temporary / "index.npz",
+        shape=np.array([len(usable), source.channels, source.size, source.size]),
+        labels=np.array([item.label for item in usable], np.int64),
+        parts=np.array([item.part for item in usable]),
+        names=np.array([item.name for item in usable]),
+        hashes=np.array([item.hash for item in usable], np.uint64),
+        skipped=np.array(skipped, np.str_),
+    )
+    os.replace(temporary, folder)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    label: int
+    part: str
+    name: str
+    hash: int
+
+
+def _write_pixels(source: Source, path: Path, on_bad_image: OnBadImage) -> tuple[list[_Entry], list[str]]:
+    usable: list[_Entry] = []
+    skipped: list[str] = []
+    with path.open("wb") as file:
+        for item in _with_progress(source):
+            if isinstance(item, BadImage):
+                if on_bad_image == "error":
+                    raise _advised(str(item))
+                skipped.append(str(item))
+                continue
+            pixels = item.pixels.tobytes()
+            file.write(pixels)
+            digest = int.from_bytes(hashlib.blake2b(pixels, digest_size=8).digest(), "little")
+            usable.append(_Entry(item.label, item.part, item.name, digest))
+    return usable, skipped
+
+
+def _with_progress(source: Source) -> Iterable[LabelledImage | BadImage]:
+    console = Console(stderr=True)
+    return track(source, "packing images", len(source), console=console, disable=not console.is_terminal)
+
+
+def _open(folder: Path) -> PackedImages:
+    with np.load(folder / "index.npz") as index:
+        arrays = {name: index[name] for name in index.files}
+    shape = tuple(arrays.pop("shape").tolist())
+    # Copy-on-write, since torch.from_numpy wants a writable array; nothing is ever written.
+    images = np.memmap(folder / "images.u8", np.uint8, mode="c", shape=shape)
+    return PackedImages(images=images, skipped=tuple(arrays.pop("skipped").tolist()), **arrays)
+
+
+def _remove_stale(root: Path, identity: str) -> None:
+    """Removes what was packed of an earlier state of the source, and what a killed run left half done."""
+    for folder in root.glob(f"{identity}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _advised(problem: str) -> UserError:
+    return UserError(f"{problem}; on_bad_image=skip leaves such images out")

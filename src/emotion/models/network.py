@@ -1,0 +1,127 @@
+"""What all networks have in common: pixels in, logits out, and a frozen part that may be empty."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from emotion.errors import UserError
+from emotion.models.preprocess import Preprocess
+
+Unfreeze = int | Literal["all"]
+COUNTED = (nn.Conv2d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Numbers of values as Keras counts them: the running statistics of batch normalisation are parameters too."""
+
+    total: int
+    trainable: int
+
+    @property
+    def frozen(self) -> int:
+        return self.total - self.trainable
+
+
+class Network(nn.Module):
+    """Preprocessing, a backbone and a head.
+
+    Args:
+        preprocess: pixels to what the backbone expects.
+        backbone: images to feature maps or features.
+        head: these to logits.
+        stages: the modules of the backbone that, applied in turn, equal it.
+    """
+
+    def __init__(
+        self, preprocess: Preprocess, backbone: nn.Module, head: nn.Module, stages: Sequence[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.preprocess, self.backbone, self.head = preprocess, backbone, head
+        self._stages = list(stages)
+        self._frozen: list[nn.Module] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images [B, C, H, W], uint8 (0..255) or float (0..1), to logits [B, K]."""
+        logits: Tensor = self.head(self.backbone(self.preprocess(images)))
+        return logits
+
+    def unfreeze(self, count: Unfreeze) -> None:
+        """Makes the last `count` layers of the backbone trainable and freezes the rest of it.
+
+        Counted are convolutions (and the linear layers inside backbones that have them), in the order of the forward
+        pass; the normalisation after an unfrozen layer is trained with it. VGG16: 3 is block 5, 6 are blocks 4 and 5.
+
+        Raises:
+            UserError: the backbone has fewer layers.
+        """
+        modules = _forward_order(self.backbone, self.example())
+        counted = [position for position, module in enumerate(modules) if isinstance(module, COUNTED)]
+        if count != "all" and not 0 <= count <= len(counted):
+            raise UserError(
+                f"unfreeze={count}: this backbone has {len(counted)} layers to unfreeze (0..{len(counted)}, all)"
+            )
+        first = 0 if count == "all" else [*counted, len(modules)][len(counted) - count]
+        self._frozen = modules[:first]
+        self.backbone.requires_grad_(count == "all")
+        for module in modules[first:]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(True)
+
+    def freeze_statistics(self) -> None:
+        """Puts the frozen part in eval mode: its running statistics stay, its dropout is off."""
+        for module in self._frozen:
+            module.eval()
+
+    def split(self) -> tuple[nn.Module, nn.Module]:
+        """Divides the network before the first stage that trains: a fixed function of the pixels, and the rest."""
+        trains = [any(parameter.requires_grad for parameter in stage.parameters()) for stage in self._stages]
+        first = trains.index(True) if True in trains else len(trains)
+        return nn.Sequential(self.preprocess, *self._stages[:first]), nn.Sequential(*self._stages[first:], self.head)
+
+    def count_parameters(self) -> ParameterCount:
+        """Counts parameters as Keras does."""
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
+        statistics = sum(value.numel() for name, value in self.named_buffers() if "running_" in name)
+        total = sum(size for size, _ in sizes) + statistics
+        return ParameterCount(total, sum(size for size, trains in sizes if trains))
+
+    def example(self) -> Tensor:
+        """Returns an input of the backbone, zeros [1, C, S, S]."""
+        size = self.preprocess.image_size
+        return torch.zeros(1, self.preprocess.channels, size, size)
+
+
+def feature_count(backbone: nn.Module, example: Tensor, name: str) -> int:
+    """Returns how many values a backbone makes of one image.
+
+    Raises:
+        UserError: the image is too small for this backbone.
+    """
+    training = backbone.training
+    try:
+        with torch.no_grad():
+            return int(backbone.eval()(example).numel())
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"image_size={example.shape[-1]} does not fit {name} ({error})") from None
+    finally:
+        backbone.train(training)
+
+
+def _forward_order(backbone: nn.Module, example: Tensor) -> list[nn.Module]:
+    """Lists the modules that compute or hold parameters themselves, in the order in which they finish."""
+    order: list[nn.Module] = []
+    own = [
+        module for module in backbone.modules() if not list(module.children()) or list(module.parameters(recurse=False))
+    ]
+    handles = [module.register_forward_hook(lambda module, *_: order.append(module)) for module in own]
+    training = backbone.training
+    with torch.no_grad():
+        backbone.eval()(example)
+    backbone.train(training)
+    for handle in handles:
+        handle.remove()
+    return list(dict.fromkeys(order))

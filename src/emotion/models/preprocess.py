@@ -1,0 +1,60 @@
+"""From stored pixels to what a network expects: range, colour channels, size, normalisation."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NormalizeName = Literal["imagenet", "unit", "keras_unit"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's conversion to grey
+
+
+class Preprocess(nn.Module):
+    """The first layer of every network, so that all of them take pixels.
+
+    Args:
+        channels: of the output, 1 or 3; grey is repeated, colour is turned grey.
+        image_size: height and width of the output, pixels.
+        normalize: `imagenet`: what the pretrained weights were trained with; `unit`: 0..1; `keras_unit`: the contrast
+            that Keras's VGG and ResNet weights see if they are given 0..1 where they expect 0..255 minus the channel
+            means, that is x / (255 std), 1/255 of what they were trained with. It is the report's likely slip.
+        mean: of `imagenet`, for each channel.
+        std: of `imagenet`, for each channel.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        normalize: NormalizeName,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.channels, self.image_size, self.normalize = channels, image_size, normalize
+        shift = mean if normalize == "imagenet" else [0.0]
+        scale = {"imagenet": std, "unit": [1.0], "keras_unit": [255 * value for value in std]}[normalize]
+        self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
+
+    def extra_repr(self) -> str:
+        """Names the settings, which tell one fixed function from another."""
+        return f"{self.channels}, {self.image_size}, {self.normalize}, {self.shift.tolist()}, {self.scale.tolist()}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images [B, 1 or 3, H, W], uint8 (0..255) or float (0..1), to float [B, channels, S, S]."""
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        if images.shape[1] == 3 and self.channels == 1:
+            images = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", antialias=images.shape[-1] > self.image_size)
+        return ((images - self.shift) / self.scale).expand(-1, self.channels, -1, -1)

@@ -1,0 +1,97 @@
+"""Pretrained backbones of torchvision and timm with the report's head."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from emotion.errors import UserError
+from emotion.models.cnn import init_keras
+from emotion.models.network import Network, feature_count
+from emotion.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, NormalizeName, Preprocess
+
+Library = Literal["torchvision", "timm"]
+HIDDEN_UNITS = 256
+
+
+def build_transfer(
+    library: Library, backbone: str, image_size: int, normalize: NormalizeName, num_classes: int
+) -> Network:
+    """Builds a backbone with the head of section 3.2 of the report: flatten, 256 units, dropout 0.5, the classes.
+
+    The backbone is initialised at random; `emotion.models.weights` loads pretrained weights into it. A torchvision
+    backbone ends at its last feature map, as the report's do; one of timm ends with its own pooling.
+
+    Args:
+        library: where the backbone comes from.
+        backbone: its name there.
+        image_size: height and width to which images are resized on the device, pixels.
+        normalize: see `Preprocess`.
+        num_classes: number of logits.
+
+    Raises:
+        UserError: unknown backbone, or an image size that does not fit it.
+    """
+    body, stages = _torchvision_backbone(backbone) if library == "torchvision" else _timm_backbone(backbone, image_size)
+    config = getattr(body, "pretrained_cfg", {})
+    preprocess = Preprocess(
+        3, image_size, normalize, config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
+    )
+    features = feature_count(body, torch.zeros(1, 3, image_size, image_size), backbone)
+    head = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(features, HIDDEN_UNITS),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(HIDDEN_UNITS, num_classes),
+    )
+    return Network(preprocess, body, head.apply(init_keras), stages)
+
+
+def _torchvision_backbone(name: str) -> tuple[nn.Module, Sequence[nn.Module]]:
+    from torchvision.models import VGG, ResNet, get_model, list_models
+
+    legal = list_models(include=["vgg*", "resnet*", "resnext*", "wide_resnet*"])
+    if name not in legal:
+        raise UserError(f"backbone={name}: not one of {', '.join(legal)} (any other: model=timm backbone=<timm name>)")
+    # On the meta device the classifier, most of VGG's parameters, costs nothing before it is dropped.
+    with torch.device("meta"):
+        model = get_model(name)
+    assert isinstance(model, VGG | ResNet)
+    model.avgpool = nn.Identity()  # type: ignore[assignment]
+    if isinstance(model, VGG):
+        model.classifier = nn.Identity()  # type: ignore[assignment]
+        stages = list(model.features)
+    else:
+        model.fc = nn.Identity()  # type: ignore[assignment]
+        layers = [block for layer in (model.layer1, model.layer2, model.layer3, model.layer4) for block in layer]
+        stages = [model.conv1, model.bn1, model.relu, model.maxpool, *layers]
+    return model.to_empty(device="cpu").apply(_init_torchvision), stages
+
+
+def _init_torchvision(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        module.reset_parameters()
+
+
+def _timm_backbone(name: str, image_size: int) -> tuple[nn.Module, Sequence[nn.Module]]:
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        similar = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:8]
+        hint = f"similar: {', '.join(similar)}" if similar else "timm.list_models() lists them"
+        raise UserError(f"backbone={name}: timm has no such model ({hint})")
+    options = {"num_classes": 0, "pretrained": False}
+    try:
+        # Transformers take the image size at construction, convolutional networks take any.
+        model = timm.create_model(name, img_size=image_size, **options)
+    except TypeError:
+        model = timm.create_model(name, **options)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(f"backbone={name}: {error}") from None
+    return model, [model]

@@ -1,0 +1,92 @@
+"""Pretrained weights: torchvision's and timm's own, or a local file that is checked key by key."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from emotion.errors import UserError
+from emotion.models.transfer import Library
+
+State = Mapping[str, Tensor]
+CLASSIFIERS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.")
+"""What the backbones' own classifiers are called; their weights are not used."""
+
+
+def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str) -> None:
+    """Loads pretrained weights into a backbone.
+
+    Args:
+        backbone: a network without its classifier, whose keys are those of its library.
+        weights: `imagenet` (downloaded and cached by the library), `none`, or the path of a `.safetensors` file or of
+            a state dict saved by torch, in full or half precision.
+        library: where the backbone comes from.
+        name: its name there.
+
+    Raises:
+        UserError: no such file, no network, a file that is no state dict, or weights that do not fit.
+    """
+    if weights == "none":
+        return
+    state = _imagenet_state(library, name) if weights == "imagenet" else read_state(Path(weights))
+    _check(backbone.state_dict(), state, f"weights={weights}")
+    backbone.load_state_dict(
+        {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, strict=False
+    )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Reads a state dict without running any code in the file.
+
+    Raises:
+        UserError: no such file, or it holds something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = path.expanduser()
+    if not path.is_file():
+        raise UserError(f"weights={path}: no such file (imagenet, none or a .safetensors or state dict file)")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"weights={path}: not a file of tensors that can be read safely ({reason})") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"weights={path}: not a state dict (names to tensors)")
+    return state
+
+
+def _imagenet_state(library: Library, name: str) -> State:
+    try:
+        if library == "torchvision":
+            from torchvision.models import get_model_weights
+
+            state: State = next(iter(get_model_weights(name))).get_state_dict(progress=True, check_hash=True)
+            return state
+        import timm
+
+        return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
+    except Exception as error:
+        # Both libraries let through whatever their download clients raise.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"weights=imagenet: the weights of {name} could not be had ({reason[:200]}); give a local file with "
+            "weights=<file>, or start from random weights with weights=none"
+        ) from None
+
+
+def _check(expected: State, found: State, origin: str) -> None:
+    missing = [key for key in expected if key not in found and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in found if key not in expected and not key.startswith(CLASSIFIERS)]
+    misshapen = [
+        f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in found and found[key].shape != expected[key].shape
+    ]
+    for problem, keys in (("lacks", missing), ("has unknown", unknown), ("has", misshapen)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise UserError(f"{origin} does not fit the backbone: it {problem} {', '.join(keys[:3])}{more}")

@@ -1,0 +1,93 @@
+"""What happens around the training steps: random state, pictures for TensorBoard, a line an epoch."""
+
+import logging
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from emotion.analysis.figures import confusion_matrix_figure
+from emotion.data.classes import CLASSES
+from emotion.data.loader import Batch
+from emotion.training.task import EmotionTask
+
+log = logging.getLogger(__name__)
+
+
+class RandomState(Callback):
+    """Keeps the state of PyTorch's random numbers (dropout) in checkpoints, so that a resumed run is the same run."""
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the present state."""
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps a state for the start of training."""
+        self._restored = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restores here, after all that draws while a run is set up."""
+        if self._restored is not None:
+            torch.set_rng_state(self._restored["cpu"].cpu())
+            if len(self._restored["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in self._restored["cuda"]])
+
+
+class TensorBoardPictures(Callback):
+    """Shows augmented batches and, after every validation, the confusion matrix.
+
+    Args:
+        batches_every: epochs between pictures of a batch.
+        images: how many images of the batch are shown.
+    """
+
+    def __init__(self, batches_every: int = 10, images: int = 64) -> None:
+        self.batches_every, self.images = batches_every, images
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """Shows the first batch of an epoch as the network gets it."""
+        is_images = batch.inputs.ndim == 4 and batch.inputs.dtype != torch.float16
+        if batch_idx == 0 and trainer.current_epoch % self.batches_every == 0 and is_images:
+            from torchvision.utils import make_grid
+
+            grid = make_grid(batch.inputs[: self.images].cpu(), nrow=8)
+            for writer in _writers(trainer):
+                writer.add_image("train/batch", grid, trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the confusion matrix of the validation images."""
+        if not trainer.sanity_checking:
+            assert isinstance(pl_module, EmotionTask)
+            for writer in _writers(trainer):
+                figure = confusion_matrix_figure(
+                    pl_module.val_matrix, CLASSES, f"validation, epoch {trainer.current_epoch + 1}"
+                )
+                writer.add_figure("val/confusion_matrix", figure, trainer.global_step)
+
+
+class EpochLines(Callback):
+    """Writes a line to the log after every epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._start = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what the epoch reached; the training figures are not final before its very end."""
+        values = trainer.callback_metrics
+        log.info(
+            "epoch %d/%s  val/loss %.4f  val/acc %.4f  val/f1_macro %.4f  %.0f s",
+            trainer.current_epoch + 1,
+            trainer.max_epochs,
+            *(values[f"val/{name}"] for name in ("loss", "acc", "f1_macro")),
+            time.monotonic() - self._start,
+        )
+
+
+def _writers(trainer: Trainer) -> list[Any]:
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

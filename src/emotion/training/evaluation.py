@@ -1,0 +1,99 @@
+"""Runs networks over validation and test images and writes down what came out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from emotion.analysis.figures import (
+    History,
+    confusion_matrix_figure,
+    curves_figure,
+    mistakes_figure,
+    recall_figure,
+    save,
+)
+from emotion.analysis.predictions import Predictions, save_predictions
+from emotion.analysis.summary import run_page, run_summary
+from emotion.data.classes import CLASSES
+from emotion.data.datamodule import EmotionDataModule, Stage
+from emotion.training.folder import write_json, write_text
+
+SHOWN_MISTAKES = 32
+
+
+def predict(network: nn.Module, data: EmotionDataModule, stage: Stage, device: torch.device) -> Predictions:
+    """Returns what a network says about the images of a stage, in float32 and eval mode."""
+    network.eval().to(device)
+    with torch.inference_mode():
+        outputs = [network(batch.inputs.to(device)).softmax(1).cpu() for batch in data.eval_loader(stage)]
+    rows = getattr(data.rows, stage)
+    probabilities = torch.cat(outputs).numpy() if outputs else np.empty((0, len(CLASSES)), np.float32)
+    return Predictions(data.packed.names[rows], data.packed.labels[rows], probabilities)
+
+
+def write_results(
+    folder: Path,
+    title: str,
+    facts: Mapping[str, str],
+    stages: Mapping[str, Predictions],
+    data: EmotionDataModule,
+    history: History | None = None,
+    best_epoch: int | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes predictions, pictures, `report.md`, `report.html` and last `metrics.json`.
+
+    Args:
+        folder: where to.
+        title: heading of the report.
+        facts: rows of its first table.
+        stages: predictions of `val` and `test`, of those that have images.
+        data: what they were made on.
+        history: learning curves, if there was a training.
+        best_epoch: from 1, marked in the curves.
+        record: what else `metrics.json` holds, under `run`.
+
+    Returns:
+        What `metrics.json` holds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = {stage: predictions.metrics(CLASSES) for stage, predictions in stages.items()}
+    save_predictions(folder / "predictions.npz", stages, CLASSES)
+    pictures = _write_pictures(folder, stages["test"], data, history, best_epoch)
+    write_text(folder / "report.md", run_summary(title, facts, metrics, CLASSES, pictures))
+    paths = [(caption, folder / name) for caption, name in pictures]
+    write_text(folder / "report.html", run_page(title, facts, metrics, CLASSES, paths))
+    content = {**metrics, "run": dict(record)} if record else metrics
+    write_json(folder / "metrics.json", content)
+    return content
+
+
+def _write_pictures(
+    folder: Path, test: Predictions, data: EmotionDataModule, history: History | None, best_epoch: int | None
+) -> Sequence[tuple[str, str]]:
+    figures = {
+        "confusion_matrix": ("Confusion matrix, test", confusion_matrix_figure(test.matrix(), CLASSES)),
+        "recall": ("Recall of each class, test", recall_figure(test.matrix(), CLASSES)),
+        "mistakes": ("The most confident mistakes, test", _mistakes(test, data)),
+    }
+    if history:
+        figures = {"curves": ("Learning curves", curves_figure(history, best_epoch)), **figures}
+    for name, (_, figure) in figures.items():
+        save(figure, folder / f"{name}.png")
+    return [(caption, f"{name}.png") for name, (caption, _) in figures.items()]
+
+
+def _mistakes(test: Predictions, data: EmotionDataModule) -> Any:
+    wrong = np.flatnonzero(test.predicted != test.labels)
+    confidence = test.probabilities.max(1)
+    shown = wrong[np.argsort(-confidence[wrong])][:SHOWN_MISTAKES]
+    return mistakes_figure(
+        data.packed.images[data.rows.test[shown]],
+        [CLASSES[label] for label in test.labels[shown]],
+        [CLASSES[label] for label in test.predicted[shown]],
+        confidence[shown].tolist(),
+    )

@@ -1,0 +1,97 @@
+"""The folder of one run: what lies where, and whether the run is new, unfinished or finished."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from emotion.config import settings
+from emotion.errors import UserError
+
+State = Literal["new", "unfinished", "finished"]
+
+
+class RunFolder:
+    """Paths of a run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "environment.json"
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+        self.tensorboard = path / "tensorboard"
+        self.csv = path / "csv"
+        self.predictions = path / "predictions.npz"
+        self.metrics = path / "metrics.json"
+
+    @property
+    def state(self) -> State:
+        """`metrics.json` is written last and makes a run finished; `last.ckpt` is what it can go on from."""
+        if self.metrics.is_file():
+            return "finished"
+        return "unfinished" if self.last.is_file() else "new"
+
+    def csv_files(self) -> list[Path]:
+        """Lists the CSV logs, one for each start of the run, the first start first."""
+        return sorted(self.csv.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+
+    def claim(self, config: DictConfig) -> None:
+        """Writes down the settings of a run that is about to start or go on here.
+
+        Raises:
+            UserError: the folder holds a run with other settings.
+        """
+        if self.config.is_file() and OmegaConf.to_container(OmegaConf.load(self.config)) != settings(config):
+            raise UserError(
+                f"{self.path} holds a run with other settings; choose another folder (hydra.run.dir=), continue that run "
+                "(resume=), or replace it (overwrite=true)"
+            )
+        write_text(self.config, OmegaConf.to_yaml(settings(config)))
+
+    def clear(self) -> None:
+        """Removes what an earlier run left; the log stays, since it is being written."""
+        for folder in (self.checkpoints, self.tensorboard, self.csv):
+            shutil.rmtree(folder, ignore_errors=True)
+        for pattern in ("*.yaml", "*.json", "*.npz", "*.png", "*.md", "*.html"):
+            for file in self.path.glob(pattern):
+                file.unlink()
+
+    def read_config(self) -> DictConfig:
+        """Reads the settings of the run that lies here.
+
+        Raises:
+            UserError: no run lies here.
+        """
+        if not self.config.is_file():
+            raise UserError(f"resume={self.path}: no run lies there (config.yaml is missing)")
+        config = OmegaConf.load(self.config)
+        assert isinstance(config, DictConfig)
+        return config
+
+    def read_environment(self) -> dict[str, Any]:
+        """Reads `environment.json`."""
+        environment: dict[str, Any] = json.loads(self.environment.read_text(encoding="utf-8"))
+        return environment
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes JSON under a temporary name, then renames."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text under a temporary name, then renames, so that no reader sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

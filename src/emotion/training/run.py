@@ -1,0 +1,232 @@
+"""One run: configuration, data, network, training, the test of the best checkpoint, the results."""
+
+import inspect
+import logging
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from emotion.analysis.figures import merge_histories, read_history
+from emotion.analysis.predictions import Predictions
+from emotion.config import check, check_overrides, conf_dir, exit_on_user_error, register_resolvers, settings
+from emotion.data.datamodule import EmotionDataModule, Stage
+from emotion.errors import UserError
+from emotion.models.weights import load_backbone
+from emotion.training.callbacks import EpochLines, RandomState, TensorBoardPictures
+from emotion.training.checkpoint import load_checkpoint
+from emotion.training.environment import describe_environment, describe_hardware
+from emotion.training.evaluation import predict, write_results
+from emotion.training.features import FeatureCache
+from emotion.training.folder import RunFolder, write_json, write_text
+from emotion.training.task import EmotionTask
+
+log = logging.getLogger(__name__)
+QUIET = (
+    ".*LeafSpec.*is deprecated",  # Lightning's use of PyTorch
+    "The number of training batches .* is smaller than the logging interval",
+    "The '.*_dataloader' does not have many workers",
+)
+EVALUATED: tuple[Stage, ...] = ("val", "test")
+
+
+def main() -> None:
+    """Runs the command line: Hydra composes the configuration of one run, or of many with `-m`."""
+    register_resolvers()
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    with exit_on_user_error():
+        check_overrides(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
+
+
+def _job(config: DictConfig) -> None:
+    hydra_config = HydraConfig.get()
+    with exit_on_user_error():
+        run(config, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
+
+
+def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
+    """Trains, tests the best checkpoint and writes the results; skips what is finished, continues what is not.
+
+    Args:
+        config: the composed configuration.
+        path: the run's folder.
+        overrides: what stood on the command line, which `resume` applies to the settings it finds.
+
+    Raises:
+        UserError: bad settings or bad input.
+    """
+    folder = RunFolder(path)
+    if config.resume:
+        config = _resumed_config(folder, overrides)
+    check(config)
+    if config.overwrite:
+        folder.clear()
+    if folder.state == "finished":
+        log.info("finished already: %s (overwrite=true trains it anew)", path)
+        return
+    folder.claim(config)
+    write_json(folder.environment, describe_environment())
+    trained = train(config, folder)
+    if trained.trainer.is_global_zero:
+        test(config, folder, trained)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is left after training: the trainer, the data, and the seconds it took."""
+
+    trainer: Trainer
+    data: EmotionDataModule
+    seconds: float
+
+
+def train(config: DictConfig, folder: RunFolder) -> Trained:
+    """Trains from the start or from `last.ckpt`, and leaves the checkpoints in the folder."""
+    values = settings(config)
+    seed_everything(config.seed, verbose=False)
+    data = EmotionDataModule(**_arguments(EmotionDataModule, values))
+    task = EmotionTask(**_arguments(EmotionTask, values), class_weights=data.class_weights)
+    _log_sizes(config, task, data)
+    if config.family != "cnn":
+        load_backbone(task.network.backbone, config.weights, config.family, config.backbone)
+    timer = Timer()
+    trainer = _build_trainer(config, folder, timer)
+    if config.feature_views:
+        data.use_features(FeatureCache(task.take_features(), trainer.strategy.root_device), config.feature_views)
+    last = folder.last if folder.state == "unfinished" else None
+    trainer.fit(task, data, ckpt_path=last, weights_only=True)
+    return Trained(trainer, data, timer.time_elapsed("train"))
+
+
+def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
+    """Runs the best checkpoint over validation and test images and writes the results."""
+    best = load_checkpoint(folder.best)
+    device = trained.trainer.strategy.root_device
+    stages: dict[str, Predictions] = {
+        stage: predict(best.task.network, trained.data, stage, device) for stage in EVALUATED
+    }
+    environment = folder.read_environment()
+    record = {
+        "epochs": trained.trainer.current_epoch,
+        "best_epoch": best.epoch,
+        "train_seconds": round(trained.seconds, 1),
+        "hardware": describe_hardware(environment),
+        "command": environment["command"],
+    }
+    title = f"{config.model}, seed {config.seed}"
+    history = merge_histories(read_history(path) for path in folder.csv_files())
+    results = write_results(
+        folder.path, title, _facts(config, record), stages, trained.data, history, best.epoch, record
+    )
+    _log_hparams(config, trained.trainer, results)
+    figures = results["test"]
+    log.info(
+        "test accuracy %.4f, macro F1 %.4f on %d images", figures["acc"], figures["f1_macro"], figures["num_images"]
+    )
+    log.info("report: %s", folder.path / "report.html")
+
+
+def _resumed_config(folder: RunFolder, overrides: list[str]) -> DictConfig:
+    changes = [word for word in overrides if not word.startswith("resume=")]
+    for word in changes:
+        if word.startswith(("model=", "+", "~")):
+            raise UserError(
+                f"{word}: a resumed run keeps its model; only values can be changed, as trainer.max_epochs="
+            )
+    stored = folder.read_config()
+    config = OmegaConf.merge(stored, {"resume": None, "overwrite": False}, OmegaConf.from_dotlist(changes))
+    assert isinstance(config, DictConfig)
+    if folder.state == "finished" and settings(config) != settings(stored):
+        folder.metrics.unlink()
+    write_text(folder.config, OmegaConf.to_yaml(settings(config)))
+    return config
+
+
+def _build_trainer(config: DictConfig, folder: RunFolder, timer: Timer) -> Trainer:
+    options = {str(key): value for key, value in settings(config)["trainer"].items() if value is not None}
+    if options["precision"] == "auto":
+        options["precision"] = _best_precision(options["accelerator"])
+    loggers = [
+        TensorBoardLogger(folder.tensorboard, name="", version="", default_hp_metric=False),
+        CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"]),
+    ]
+    bar = sys.stderr.isatty()
+    callbacks = [timer, *_callbacks(config, folder), *([RichProgressBar()] if bar else [EpochLines()])]
+    try:
+        return Trainer(
+            **options,
+            default_root_dir=folder.path,
+            logger=loggers,
+            callbacks=callbacks,
+            enable_progress_bar=bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+
+
+def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
+    mode = "min" if config.monitor == "val/loss" else "max"
+    # Checkpoints are saved when the epoch has ended for all other callbacks, so that they hold its whole state.
+    checkpoints = {"dirpath": folder.checkpoints, "enable_version_counter": False, "save_on_train_epoch_end": True}
+    callbacks: list[Callback] = [
+        RandomState(),
+        TensorBoardPictures(),
+        LearningRateMonitor(logging_interval="epoch"),
+        ModelCheckpoint(filename="best", monitor=config.monitor, mode=mode, **checkpoints),
+    ]
+    if config.monitor != "val/acc":
+        callbacks.append(ModelCheckpoint(filename="best_acc", monitor="val/acc", mode="max", **checkpoints))
+    if config.patience is not None:
+        stop = EarlyStopping(config.monitor, min_delta=config.min_delta, patience=config.patience, mode=mode)
+        callbacks.append(stop)
+    return [*callbacks, ModelCheckpoint(filename="last", **checkpoints)]
+
+
+def _best_precision(accelerator: str) -> str:
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def _arguments(kind: type[EmotionTask] | type[EmotionDataModule], values: dict[str, Any]) -> dict[str, Any]:
+    """Picks the settings that a class takes: a key of the configuration is the name of an argument."""
+    return {key: values[key] for key in inspect.signature(kind).parameters if key in values}
+
+
+def _log_sizes(config: DictConfig, task: EmotionTask, data: EmotionDataModule) -> None:
+    count = task.network.count_parameters()
+    log.info("%s: %s parameters, %s of them trainable", config.model, f"{count.total:,}", f"{count.trainable:,}")
+    sizes = len(data.train_set[2]), len(data.rows.val), len(data.rows.test)
+    log.info("images: %d to train on, %d to validate, %d to test", *sizes)
+
+
+def _facts(config: DictConfig, record: dict[str, Any]) -> dict[str, str]:
+    keys = ("model", "data", "split", "balance", "seed", "batch_size", "lr")
+    return {key: str(config[key]) for key in keys} | {
+        "epochs": f"{record['epochs']}, best {record['best_epoch']} by {config.monitor}",
+        "training time": f"{record['train_seconds']:.0f} s",
+        "hardware": record["hardware"],
+        "command": record["command"],
+    }
+
+
+def _log_hparams(config: DictConfig, trainer: Trainer, results: dict[str, Any]) -> None:
+    final = {f"{stage}/{name}": results[stage][name] for stage in EVALUATED for name in ("loss", "acc", "f1_macro")}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(settings(config), {f"final/{name}": value for name, value in final.items()})
+            logger.finalize("success")

@@ -1,0 +1,185 @@
+"""The LightningModule: a network, its loss, optimiser, schedule and epoch metrics."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from emotion.analysis.metrics import matrix_metrics
+from emotion.data.classes import CLASSES
+from emotion.data.loader import Batch, BatchLoader
+from emotion.models.network import Unfreeze
+from emotion.models.preprocess import NormalizeName
+from emotion.models.registry import Family, build_network
+
+ScheduleName = Literal["none", "plateau", "cosine"]
+KERAS_EPSILON = 1e-7
+
+
+class EmotionTask(LightningModule):
+    """Trains any network of the project to classify expressions.
+
+    Every argument is a plain value and is kept in checkpoints, so that a checkpoint rebuilds its network.
+    Optimiser and initialisation follow Keras's defaults, which the report used: Adam with epsilon 1e-7, and a weighted
+    loss that is divided by the number of images, not by the sum of their weights.
+
+    Args:
+        model: the name of the recipe; kept for the record.
+        family: see `emotion.models.registry.build_network`, as for the next five.
+        backbone: name of the backbone.
+        blocks: convolutions of each block of the scratch CNN.
+        unfreeze: number of trainable layers of the backbone, or `all`.
+        image_size: pixels.
+        normalize: scaling of the pixels.
+        weights: where the backbone's weights came from; kept for the record, they are loaded by `train`.
+        class_weights: weight of each class in the training loss; None weighs all alike.
+        lr: learning rate of Adam.
+        schedule: `none`; `plateau`: times `lr_factor` when val/loss has not improved for `lr_patience` epochs;
+            `cosine`: to zero over the whole training, step by step.
+        lr_factor: see `schedule`.
+        lr_patience: see `schedule`; Keras's way of counting (the third bad epoch of three acts).
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        family: Family,
+        backbone: str | None,
+        blocks: Sequence[int] | None,
+        unfreeze: Unfreeze | None,
+        image_size: int,
+        normalize: NormalizeName,
+        weights: str,
+        class_weights: Sequence[float] | None,
+        lr: float,
+        schedule: ScheduleName,
+        lr_factor: float,
+        lr_patience: int,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.network = build_network(
+            family=family,
+            backbone=backbone,
+            blocks=blocks,
+            unfreeze=unfreeze,
+            image_size=image_size,
+            normalize=normalize,
+        )
+        self.lr, self.schedule, self.lr_factor, self.lr_patience = lr, schedule, lr_factor, lr_patience
+        weight = torch.tensor(class_weights) if class_weights is not None else None
+        self.register_buffer("class_weights", weight, persistent=False)
+        self.losses = nn.ModuleDict({f"{stage}_loss": MeanMetric() for stage in ("train", "val")})
+        self.matrices = nn.ModuleDict(
+            {
+                f"{stage}_matrix": MulticlassConfusionMatrix(len(CLASSES), validate_args=False)
+                for stage in ("train", "val")
+            }
+        )
+        # In a tuple, since as an attribute its parameters would be registered a second time.
+        self._trained: tuple[nn.Module] = (self.network,)
+
+    def take_features(self) -> nn.Module:
+        """Makes the task train on features in place of images.
+
+        Returns:
+            The frozen part of the network, which turns images into these features.
+        """
+        frozen, trained = self.network.split()
+        self._trained = (trained,)
+        return frozen
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images [B, C, H, W], uint8 or float 0..1, to logits [B, K]."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss of a batch: cross-entropy, weighted by class, mean over the images."""
+        logits = self._logits(batch)
+        losses = F.cross_entropy(logits, batch.labels, weight=self.class_weights, reduction="none")
+        loss = losses.mean()
+        self._count("train", loss, logits, batch)
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss_step", loss)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Counts a batch; the validation loss is not weighted, as in Keras."""
+        logits = self._logits(batch)
+        self._count("val", F.cross_entropy(logits, batch.labels), logits, batch)
+
+    def on_fit_start(self) -> None:
+        """Freezes before the first step; Lightning calls no `train()` that could be overridden for this."""
+        self.network.freeze_statistics()
+
+    def on_train_epoch_start(self) -> None:
+        """Freezes again, since callbacks may have changed the mode, and tells the loader the epoch."""
+        self.network.freeze_statistics()
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, BatchLoader):
+            loader.set_epoch(self.current_epoch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs loss, accuracy, macro F1 and the recall of each class on the validation images."""
+        metrics = self._finish("val")
+        self.log_dict({f"val/{name}": metrics[name] for name in ("loss", "acc", "f1_macro")})
+        self.log_dict({f"val_recall/{name}": metrics["per_class"][name]["recall"] for name in CLASSES})
+
+    def on_train_epoch_end(self) -> None:
+        """Logs loss and accuracy on the training images, and lets the plateau schedule act."""
+        if not self.losses["train_loss"].update_called:
+            return  # resumed from the end of this epoch, which Lightning ends a second time
+        metrics = self._finish("train")
+        self.log_dict({f"train/{name}": metrics[name] for name in ("loss", "acc")})
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(float(self.trainer.callback_metrics["val/loss"]))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Returns Adam over the trainable parameters, with the schedule."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(trainable, self.lr, eps=KERAS_EPSILON)
+        if self.schedule == "none":
+            return optimizer
+        if self.schedule == "cosine":
+            cosine = CosineAnnealingLR(optimizer, int(self.trainer.estimated_stepping_batches))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+        # PyTorch acts on the epoch after `patience` bad ones, Keras on the last of them.
+        plateau = ReduceLROnPlateau(optimizer, factor=self.lr_factor, patience=self.lr_patience - 1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+
+    def lr_scheduler_step(self, scheduler: LRScheduler, metric: Any | None) -> None:
+        """Leaves the plateau schedule to `on_train_epoch_end`.
+
+        Lightning would step it after the checkpoint of the epoch is written, and a resumed run would miss the step.
+        """
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        inputs = batch.inputs.float() if batch.inputs.dtype == torch.float16 else batch.inputs
+        logits: Tensor = self._trained[0](inputs)
+        return logits.float()
+
+    def _count(self, stage: str, loss: Tensor, logits: Tensor, batch: Batch) -> None:
+        self.losses[f"{stage}_loss"].update(loss.detach(), len(batch.labels))
+        self.matrices[f"{stage}_matrix"].update(logits.detach(), batch.labels)
+
+    def _finish(self, stage: str) -> dict[str, Any]:
+        matrix, loss = self.matrices[f"{stage}_matrix"], self.losses[f"{stage}_loss"]
+        counts = matrix.compute().cpu().numpy()
+        metrics = matrix_metrics(counts, CLASSES) | {"loss": float(loss.compute()), "matrix": counts}
+        if stage == "val":
+            self.val_matrix = counts
+        matrix.reset()
+        loss.reset()
+        return metrics

@@ -1,0 +1,239 @@
+"""Tests of the pictures of a run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from emotion.analysis import figures
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+NAMES = ("angry", "happy", "sad")
+MATRIX = np.array([[6, 3, 1], [0, 0, 0], [0, 1, 199]], dtype=np.int64)
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+# Rows as CSVLogger and LearningRateMonitor write them: the rows of the learning rate have no epoch.
+METRICS_CSV = """\
+epoch,lr-AdamW,lr-AdamW-momentum,step,test/loss,train/loss,train/loss_step,val/acc,val/loss
+,0.001,0.9,0,,,,,
+0,,,49,,,2.5,,
+0,,,99,,,,0.25,1.75
+0,,,99,,1.875,,,
+,0.0005,0.9,100,,,,,
+1,,,149,,,1.5,,
+1,,,199,,,,0.375,9.0
+1,,,199,,,,0.5,1.25
+1,,,199,,1.375,,,
+,0.00025,0.9,200,,,,,
+"""
+
+
+def drawn_axes(figure: Figure) -> list[Any]:
+    figure.canvas.draw()
+    return list(figure.axes)
+
+
+def texts(artists: Iterable[Text]) -> list[str]:
+    return [artist.get_text() for artist in artists]
+
+
+def lines(axes: Any) -> dict[str, Any]:
+    return {str(line.get_label()): line for line in axes.lines}
+
+
+def read(tmp_path: Path, text: str) -> figures.History:
+    path = tmp_path / "metrics.csv"
+    path.write_text(text, encoding="utf-8")
+    return figures.read_history(path)
+
+
+def test_confusion_matrix_shows_percent_and_count_of_each_cell() -> None:
+    axes = drawn_axes(figures.confusion_matrix_figure(MATRIX, NAMES, "test split"))[0]
+    cells = defaultdict(list)
+    for text in axes.texts:
+        cells[tuple(round(place) for place in text.get_position())].append(text.get_text())
+    assert cells[0, 0] == ["60%", "6"]
+    assert cells[1, 0] == ["30%", "3"]
+    assert cells[0, 2] == ["0%", "0"]
+    assert cells[1, 2] == ["0.5%", "1"], "rounding must not turn a mistake into 0 %"
+    assert cells[2, 2] == ["99.5%", "199"], "rounding must not hide a mistake"
+
+
+def test_confusion_matrix_leaves_rows_without_images_blank() -> None:
+    axes = drawn_axes(figures.confusion_matrix_figure(MATRIX, NAMES))[0]
+    assert {round(text.get_position()[1]) for text in axes.texts} == {0, 2}
+    colours = axes.images[0].get_array()
+    np.testing.assert_array_equal(np.ma.getmaskarray(colours), [[False] * 3, [True] * 3, [False] * 3])
+    np.testing.assert_allclose(colours[0], [0.6, 0.3, 0.1])
+
+
+def test_confusion_matrix_names_its_axes() -> None:
+    axes = drawn_axes(figures.confusion_matrix_figure(MATRIX, NAMES, "test split"))[0]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("predicted", "actual", "test split")
+    assert texts(axes.get_xticklabels()) == list(NAMES)
+    assert texts(axes.get_yticklabels()) == list(NAMES)
+
+
+def test_matrix_figures_draw_hostile_and_long_names_as_they_are() -> None:
+    names = ("$\\frac{", "x" * 300, "a_b")
+    for figure in (figures.confusion_matrix_figure(MATRIX, names, "$\\x$"), figures.recall_figure(MATRIX, names)):
+        labels = texts(drawn_axes(figure)[0].get_yticklabels())
+        assert labels[0].startswith("$\\frac{")
+        assert "…" in labels[1]
+        assert len(labels[1]) < 30
+
+
+@pytest.mark.parametrize("draw", [figures.confusion_matrix_figure, figures.recall_figure])
+def test_matrix_figures_reject_another_number_of_classes(draw: Any) -> None:
+    with pytest.raises(ValueError, match=r"2 class names need a \[2, 2\] matrix, got \[3, 3\]"):
+        draw(MATRIX, NAMES[:2])
+
+
+def test_recall_bars_are_the_diagonal_over_the_support() -> None:
+    axes = drawn_axes(figures.recall_figure(MATRIX, NAMES))[0]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.6, 0.0, 0.995])
+    assert texts(axes.get_yticklabels()) == ["angry (10)", "happy (0)", "sad (200)"]
+    assert texts(axes.texts) == ["60%", "no images", "99.5%"]
+
+
+def test_recall_mean_is_over_the_classes_with_images() -> None:
+    axes = drawn_axes(figures.recall_figure(MATRIX, NAMES))[0]
+    assert axes.lines[0].get_xdata()[0] == pytest.approx((0.6 + 0.995) / 2)
+    empty = drawn_axes(figures.recall_figure(np.zeros_like(MATRIX), NAMES))[0]
+    assert not empty.lines
+    assert texts(empty.texts) == ["no images"] * 3
+
+
+def test_curves_show_each_tag_in_its_panel() -> None:
+    tags = ("train/loss", "val/loss", "train/acc", "val/acc", "val/f1_macro", "lr")
+    history = {tag: [(1, 0.5), (2, 0.25)] for tag in tags}
+    panels = drawn_axes(figures.curves_figure(history, best_epoch=2))
+    assert [axes.get_title(loc="left") for axes in panels] == ["loss", "accuracy", "learning rate"]
+    assert [list(lines(axes)) for axes in panels] == [
+        ["train", "val", "best epoch (2)"],
+        ["train", "val", "val macro F1", "best epoch (2)"],
+        ["learning rate", "best epoch (2)"],
+    ]
+    assert [axes.get_yscale() for axes in panels] == ["linear", "linear", "log"]
+    accuracy = lines(panels[1])
+    assert accuracy["val macro F1"].get_linewidth() < accuracy["val"].get_linewidth()
+    best = accuracy["best epoch (2)"]
+    assert (list(best.get_xdata()), best.get_linestyle()) == ([2, 2], "--")
+
+
+def test_curves_of_one_epoch_have_markers_and_a_whole_epoch_axis() -> None:
+    axes = drawn_axes(figures.curves_figure({"val/loss": [(1, 1.5)]}, best_epoch=None))[0]
+    line = lines(axes)["val"]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1], [1.5])
+    assert line.get_marker() == "o"
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+    assert list(lines(axes)) == ["val"]
+
+
+def test_long_curves_have_no_markers_and_no_epoch_zero() -> None:
+    axes = drawn_axes(figures.curves_figure({"val/loss": [(epoch, 1.0) for epoch in range(1, 101)]}, None))[0]
+    assert axes.lines[0].get_marker() == ""
+    assert axes.get_xlim()[0] > 0
+
+
+@pytest.mark.parametrize("history", [{}, {"lr": [(1, 0.0)]}, {"val/loss": [(1, float("nan"))]}, {"val/acc": []}])
+def test_curves_draw_with_missing_zero_or_nan_values(history: dict[str, list[tuple[int, float]]]) -> None:
+    panels = drawn_axes(figures.curves_figure(history, best_epoch=1))
+    logged = [bool(axes.lines) for axes in panels]
+    assert ["not logged" in texts(axes.texts) for axes in panels] == [not value for value in logged]
+    assert sum(logged) == sum(bool(values) for values in history.values())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mistakes_show_each_image_with_its_names_and_confidence(channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, channels, 4, 5), dtype=np.uint8)
+    figure = figures.mistakes_figure(images, ["sad", "$\\frac{", "sad"], ["fear", "a", "x" * 20], [0.9, 0.5, 1], 2)
+    shown = [axes for axes in drawn_axes(figure) if axes.images]
+    assert len(figure.axes) == 4
+    assert [axes.get_title() for axes in shown] == [
+        "sad → fear\n90%",
+        "$\\frac{ → a\n50%",
+        f"sad\n→ {'x' * 20}\n100%",
+    ]
+    for axes, image in zip(shown, images, strict=True):
+        expected = np.broadcast_to(image.transpose(1, 2, 0), (4, 5, 3))
+        np.testing.assert_array_equal(axes.images[0].get_array(), expected)
+
+
+def test_no_mistakes_says_so() -> None:
+    figure = figures.mistakes_figure(np.zeros((0, 1, 48, 48), np.uint8), [], [], [])
+    figure.canvas.draw()
+    assert texts(figure.texts) == ["no mistakes"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "names", "columns", "message"),
+    [
+        ((2, 1, 4, 4), ["sad"], 8, "2 images need as many"),
+        ((1, 2, 4, 4), ["sad"], 8, r"\[N, 1 or 3, H, W\]"),
+        ((1, 4, 4), ["sad"], 8, r"\[N, 1 or 3, H, W\]"),
+        ((1, 1, 4, 4), ["sad"], 0, "columns must be at least 1"),
+    ],
+)
+def test_mistakes_reject_bad_arguments(shape: tuple[int, ...], names: list[str], columns: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        figures.mistakes_figure(np.zeros(shape, np.uint8), names, names, [0.5], columns)
+
+
+def test_save_writes_a_png_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "empty.png"
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+    figures.save(Figure(figsize=(1, 2)), path)
+    content = path.read_bytes()
+    assert content.startswith(PNG_SIGNATURE)
+    assert (int.from_bytes(content[16:20]), int.from_bytes(content[20:24])) == (120, 240)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_save_makes_the_folder(tmp_path: Path) -> None:
+    figures.save(Figure(figsize=(1, 1)), tmp_path / "a" / "b" / "picture.png")
+    assert (tmp_path / "a" / "b" / "picture.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_failed_save_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_written(_figure: Figure, file: Path, **_options: object) -> None:
+        assert file.parent == tmp_path
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(Figure, "savefig", half_written)
+    with pytest.raises(OSError, match="disk full"):
+        figures.save(Figure(), path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_history_has_one_value_per_epoch_and_tag(tmp_path: Path) -> None:
+    assert read(tmp_path, METRICS_CSV) == {
+        "lr": [(1, 0.001), (2, 0.0005)],
+        "train/loss": [(1, 1.875), (2, 1.375)],
+        "val/acc": [(1, 0.25), (2, 0.5)],
+        "val/loss": [(1, 1.75), (2, 1.25)],
+    }
+
+
+def test_history_is_sorted_by_epoch_after_a_resumed_run(tmp_path: Path) -> None:
+    text = "epoch,step,val/loss\n0,9,1.0\n2,29,3.0\n1,19,2.0\n2,29,2.5\n"
+    assert read(tmp_path, text) == {"val/loss": [(1, 1.0), (2, 2.0), (3, 2.5)]}
+
+
+@pytest.mark.parametrize("text", ["", "epoch,step,val/loss\n"])
+def test_history_of_a_run_without_rows_is_empty(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text) == {}
