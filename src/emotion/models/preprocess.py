@@ -57,4 +57,5 @@ class Preprocess(nn.Module):
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=images.shape[-1] > self.image_size)
-        return ((images - self.shift) / self.scale).expand(-1, self.channels, -1, -1)
+        normalized = ((images - self.shift) / self.scale).expand(-1, self.channels, -1, -1)
+        return normalized.contiguous(memory_format=torch.channels_last)
