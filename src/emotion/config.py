@@ -2,10 +2,11 @@
 
 import difflib
 import hashlib
+import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -14,8 +15,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from emotion.data.balance import BalanceName
+from emotion.data.datamodule import EmotionDataModule
 from emotion.data.packed import OnBadImage
 from emotion.data.sources import SourceName
 from emotion.data.splits import SplitName
@@ -47,6 +51,7 @@ AT_LEAST: dict[str, int] = {
     "lr_patience": 1,
     "patience": 1,
 }
+OPTIONAL = ("patience",)
 SHARES = ("val_fraction", "lr_factor")
 NOT_SETTINGS = ("resume", "overwrite", "hydra")
 """Keys that say how to run, not what: they do not tell one run from another."""
@@ -77,46 +82,61 @@ def check_overrides(arguments: Iterable[str]) -> None:
     Raises:
         UserError: a key or model that does not exist, with what is legal, or a word that is no `key=value`.
     """
-    words = [word for word in arguments if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    words = [word for word in arguments if not word.startswith("-")]
+    for word in words:
+        if "=" not in word:
+            raise UserError(f"{word}: settings are given as key=value")
     try:
         overrides = OverridesParser.create().parse_overrides(words)
     except HydraException as error:
         raise UserError(str(error).splitlines()[0]) from None
-    config = OmegaConf.load(conf_dir() / "config.yaml")
-    assert isinstance(config, DictConfig)
-    legal = [key for key in _keys(config) if not key.startswith(("defaults", "hydra"))]
+    tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
+    legal = [key for key in _keys(tree) if not key.startswith(("defaults", "hydra"))]
     models = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
     for override in overrides:
         key = override.get_key_element().lstrip("+~")
         if key == "model":
             for value in _values(override):
-                _require_known(value, models, "model")
+                require_known(value, models, "model")
         elif not key.startswith("hydra"):
-            _require_known(key, ["model", *legal], "key")
+            group = key.rpartition(".")[0]
+            require_known(key, [name for name in ["model", *legal] if name.rpartition(".")[0] == group] or legal, "key")
 
 
-def check(config: DictConfig) -> None:
-    """Checks the values of a composed configuration that can be checked without data.
+def parse_words(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads `key=value` words that set the data or one of some options; values are read as YAML.
+
+    Raises:
+        UserError: a key that is not legal, or a value that cannot be read.
+    """
+    legal = [*options, *inspect.signature(EmotionDataModule).parameters]
+    for word in words:
+        require_known(word.split("=", 1)[0], legal, "key")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from None
+    assert isinstance(parsed, dict)
+    return {str(key): value for key, value in parsed.items()}
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Checks settings that can be checked without data; those that are absent are not.
 
     Raises:
         UserError: a value that is not legal, with what is.
     """
-    for key, legal in CHOICES.items():
-        if config[key] not in legal:
-            raise UserError(f"{key}={config[key]}: not one of {', '.join(map(_plain, legal))}")
-    for key, least in AT_LEAST.items():
-        value = config[key]
-        if not (value is None and key == "patience") and not (type(value) is int and value >= least):
-            raise UserError(f"{key}={value}: a whole number from {least} is needed")
-    for key in SHARES:
-        if not (_is_number(config[key]) and 0 < config[key] < 1):
-            raise UserError(f"{key}={config[key]}: a number between 0 and 1 is needed")
-    if not (_is_number(config.lr) and config.lr > 0):
-        raise UserError(f"lr={config.lr}: a number above 0 is needed")
-    if config.unfreeze not in (None, "all") and not (type(config.unfreeze) is int and config.unfreeze >= 0):
-        raise UserError(f"unfreeze={config.unfreeze}: a whole number from 0, or all, is needed")
-    if OmegaConf.is_missing(config, "backbone"):
-        raise UserError(f"model={config.model} needs backbone=<a name that timm knows>")
+    for key, value in values.items():
+        if key in CHOICES and value not in CHOICES[key]:
+            raise UserError(f"{key}={value}: not one of {', '.join(map(_plain, CHOICES[key]))}")
+        if key in AT_LEAST and not _is_whole(value, AT_LEAST[key]) and not (key in OPTIONAL and value is None):
+            raise UserError(f"{key}={value}: a whole number from {AT_LEAST[key]} is needed")
+        if key in SHARES and not (_is_number(value) and 0 < value < 1):
+            raise UserError(f"{key}={value}: a number between 0 and 1 is needed")
+        if key == "lr" and not (_is_number(value) and value > 0):
+            raise UserError(f"lr={value}: a number above 0 is needed")
+        if key == "unfreeze" and value not in (None, "all") and not _is_whole(value, 0):
+            raise UserError(f"unfreeze={value}: a whole number from 0, or all, is needed")
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
@@ -141,23 +161,28 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_dir", lambda *, _root_: run_dir(_root_), replace=True)
 
 
-def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in config:
+def _keys(tree: object, prefix: str = "") -> Iterator[str]:
+    for key, child in tree.items() if isinstance(tree, dict) else ():
         yield f"{prefix}{key}"
-        child = config._get_node(key)
-        if isinstance(child, DictConfig):
-            yield from _keys(child, f"{prefix}{key}.")
+        yield from _keys(child, f"{prefix}{key}.")
 
 
 def _values(override: Override) -> list[str]:
-    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [str(override.value())]
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
 
 
-def _require_known(name: str, legal: Sequence[str], kind: str) -> None:
+def require_known(name: str, legal: Sequence[str], kind: str) -> None:
+    """Raises a `UserError` with the nearest and all legal names if `name` is none of them."""
     if name not in legal:
         close = difflib.get_close_matches(name, legal, 1)
         hint = f", did you mean {close[0]}?" if close else ""
         raise UserError(f"no {kind} {name!r}{hint} Legal: {', '.join(legal)}")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return type(value) is int and value >= least
 
 
 def _is_number(value: object) -> bool:

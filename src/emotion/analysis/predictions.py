@@ -35,7 +35,7 @@ class Predictions:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """The most probable class of each image, int64 [N], decided in half precision as a reader of the file would."""
-        return self.stored.argmax(1)
+        return np.asarray(self.stored.argmax(1), np.int64)
 
     def matrix(self) -> NDArray[np.int64]:
         """Returns the confusion matrix, int64 [K, K], rows are true classes."""
@@ -68,5 +68,5 @@ def save_predictions(path: Path, stages: Mapping[str, Predictions], class_names:
         arrays[f"{stage}_labels"] = predictions.labels.astype(np.uint8)
         arrays[f"{stage}_probabilities"] = predictions.stored
     temporary = path.with_name(f".{path.stem}.tmp.npz")
-    np.savez_compressed(temporary, **arrays)
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
     os.replace(temporary, path)

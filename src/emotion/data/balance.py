@@ -37,7 +37,7 @@ def offline_copies(
     """
     rows = _rows_to_copy(labels, num_classes, seed)
     generator = torch.Generator().manual_seed(seed)
-    copies = [affine(images[part].float(), generator).round().byte() for part in rows.split(chunk)]
+    copies = [affine(images[part].float(), generator).round().byte() for part in torch.split(rows, chunk)]
     return rows, torch.cat(copies) if copies else images[:0]
 
 

@@ -139,6 +139,12 @@ class EmotionDataModule(LightningDataModule):
         weights: list[float] = class_weights(labels[rows], len(CLASSES)).tolist()
         return weights
 
+    def counts(self) -> dict[Stage, list[int]]:
+        """Returns for each stage the number of images of each class, and last of all of them."""
+        stages: tuple[Stage, ...] = ("train", "val", "test")
+        labels = {stage: self.packed.labels[getattr(self.rows, stage)] for stage in stages}
+        return {stage: [*np.bincount(own, minlength=len(CLASSES)).tolist(), len(own)] for stage, own in labels.items()}
+
     def use_features(self, extract: Extract, views: int) -> None:
         """Trains and validates on features in place of images.
 

@@ -87,7 +87,7 @@ class BatchLoader:
         return places + count * torch.randint(views, places.shape, generator=generator, device=places.device)
 
     def _global_batches(self, order: Tensor) -> list[Tensor]:
-        batches = list(order.split(self.batch_size * self.world_size))
+        batches = list(torch.split(order, self.batch_size * self.world_size))
         # Batch normalisation cannot train on a single image, so a smaller rest joins the batch before it.
         if len(batches) > 1 and len(batches[-1]) < 2 * self.world_size:
             batches[-2:] = [torch.cat(batches[-2:])]

@@ -16,7 +16,7 @@ from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import track
 
-from emotion.data.sources import BadImage, LabelledImage, Source, fingerprint
+from emotion.data.sources import BadImageError, LabelledImage, Source, fingerprint
 from emotion.errors import UserError
 
 OnBadImage = Literal["error", "skip"]
@@ -110,7 +110,7 @@ def _write_pixels(source: Source, path: Path, on_bad_image: OnBadImage) -> tuple
     skipped: list[str] = []
     with path.open("wb") as file:
         for item in _with_progress(source):
-            if isinstance(item, BadImage):
+            if isinstance(item, BadImageError):
                 if on_bad_image == "error":
                     raise _advised(str(item))
                 skipped.append(str(item))
@@ -122,7 +122,7 @@ def _write_pixels(source: Source, path: Path, on_bad_image: OnBadImage) -> tuple
     return usable, skipped
 
 
-def _with_progress(source: Source) -> Iterable[LabelledImage | BadImage]:
+def _with_progress(source: Source) -> Iterable[LabelledImage | BadImageError]:
     console = Console(stderr=True)
     return track(source, "packing images", len(source), console=console, disable=not console.is_terminal)
 

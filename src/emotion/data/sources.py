@@ -32,7 +32,7 @@ IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 CSV_FILES = ("fer2013.csv", "icml_face_data.csv")
 
 
-class BadImage(UserError):
+class BadImageError(UserError):
     """One image that cannot be used; the message names it."""
 
 
@@ -71,7 +71,7 @@ class Source(ABC):
         """Returns how many items the iteration yields."""
 
     @abstractmethod
-    def __iter__(self) -> Iterator[LabelledImage | BadImage]:
+    def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
         """Yields the images in a fixed order, and in place of an unusable one the reason."""
 
 
@@ -105,16 +105,18 @@ class FolderSource(Source):
 
     @property
     def place(self) -> str:
+        """The folder."""
         return str(self.root.resolve())
 
     def stamp(self) -> object:
+        """Returns names, sizes and times of all files."""
         stats = (file.path.stat() for file in self.files)
         return [(file.name, stat.st_size, stat.st_mtime_ns) for file, stat in zip(self.files, stats, strict=True)]
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __iter__(self) -> Iterator[LabelledImage | BadImage]:
+    def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
         chunk = 1024
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(self.files), chunk):
@@ -136,14 +138,14 @@ class FolderSource(Source):
     def _part(self, part: str, file_name: str) -> str:
         return part
 
-    def _read(self, file: _File) -> LabelledImage | BadImage:
+    def _read(self, file: _File) -> LabelledImage | BadImageError:
         try:
             with Image.open(file.path) as image:
                 pixels = self._pixels(image)
-        except BadImage as error:
-            return BadImage(f"{file.path}: {error}")
+        except BadImageError as error:
+            return BadImageError(f"{file.path}: {error}")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return BadImage(f"{file.path}: not an image that can be read ({error})")
+            return BadImageError(f"{file.path}: not an image that can be read ({error})")
         return LabelledImage(pixels, file.label, file.part, file.name)
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -175,7 +177,7 @@ class Fer2013Folders(FolderSource):
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         if image.mode != "L" or image.size != (FER_SIZE, FER_SIZE):
             width, height = image.size
-            raise BadImage(
+            raise BadImageError(
                 f"{width}x{height} {image.mode}, but images of FER2013 are 48x48 L (grey); data=folder takes any image"
             )
         return np.asarray(image)[np.newaxis]
@@ -203,16 +205,18 @@ class Fer2013Csv(Source):
 
     @property
     def place(self) -> str:
+        """The file."""
         return str(self.path.resolve())
 
     def stamp(self) -> object:
+        """Returns size and time of the file."""
         stat = self.path.stat()
         return stat.st_size, stat.st_mtime_ns
 
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[LabelledImage | BadImage]:
+    def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
         with self.path.open(newline="") as file:
             rows = csv.reader(file)
             next(rows)
@@ -220,7 +224,7 @@ class Fer2013Csv(Source):
                 if row:
                     yield self._read(row, rows.line_num)
 
-    def _read(self, row: list[str], line: int) -> LabelledImage | BadImage:
+    def _read(self, row: list[str], line: int) -> LabelledImage | BadImageError:
         try:
             emotion, pixels, usage = (row[self.columns[column]].strip() for column in ("emotion", "pixels", "usage"))
             label = CLASSES.index(CSV_CLASSES[_digit(emotion, len(CSV_CLASSES))])
@@ -229,7 +233,7 @@ class Fer2013Csv(Source):
             return LabelledImage(image, label, FER_PARTS[usage], f"{self.path.name}:{line}")
         except (IndexError, KeyError, ValueError):
             expected = "emotion 0..6, 2,304 pixels 0..255, Usage " + "/".join(FER_PARTS)
-            return BadImage(f"{self.path} line {line}: broken row (expected {expected})")
+            return BadImageError(f"{self.path} line {line}: broken row (expected {expected})")
 
 
 class SyntheticFaces(Source):
@@ -249,15 +253,17 @@ class SyntheticFaces(Source):
 
     @property
     def place(self) -> str:
+        """Seed and number."""
         return f"seed {self.seed}, {len(self)} images"
 
     def stamp(self) -> object:
+        """Returns nothing: the same seed always draws the same."""
         return None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __iter__(self) -> Iterator[LabelledImage | BadImage]:
+    def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
         for index, (label, part) in enumerate(zip(self.labels.tolist(), self.parts.tolist(), strict=True)):
             pixels = draw_image(label, self.seed, index)[np.newaxis]
             yield LabelledImage(pixels, label, part, f"drawn/{part}/{CLASSES[label]}_{index}")

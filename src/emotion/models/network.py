@@ -23,6 +23,7 @@ class ParameterCount:
 
     @property
     def frozen(self) -> int:
+        """Values that training leaves alone or that are statistics."""
         return self.total - self.trainable
 
 

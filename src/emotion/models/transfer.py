@@ -59,12 +59,12 @@ def _torchvision_backbone(name: str) -> tuple[nn.Module, Sequence[nn.Module]]:
     with torch.device("meta"):
         model = get_model(name)
     assert isinstance(model, VGG | ResNet)
-    model.avgpool = nn.Identity()  # type: ignore[assignment]
+    model.avgpool = nn.Identity()
     if isinstance(model, VGG):
-        model.classifier = nn.Identity()  # type: ignore[assignment]
+        model.classifier = nn.Identity()
         stages = list(model.features)
     else:
-        model.fc = nn.Identity()  # type: ignore[assignment]
+        model.fc = nn.Identity()
         layers = [block for layer in (model.layer1, model.layer2, model.layer3, model.layer4) for block in layer]
         stages = [model.conv1, model.bn1, model.relu, model.maxpool, *layers]
     return model.to_empty(device="cpu").apply(_init_torchvision), stages
@@ -86,12 +86,11 @@ def _timm_backbone(name: str, image_size: int) -> tuple[nn.Module, Sequence[nn.M
         similar = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:8]
         hint = f"similar: {', '.join(similar)}" if similar else "timm.list_models() lists them"
         raise UserError(f"backbone={name}: timm has no such model ({hint})")
-    options = {"num_classes": 0, "pretrained": False}
     try:
         # Transformers take the image size at construction, convolutional networks take any.
-        model = timm.create_model(name, img_size=image_size, **options)
+        model = timm.create_model(name, num_classes=0, img_size=image_size)
     except TypeError:
-        model = timm.create_model(name, **options)
+        model = timm.create_model(name, num_classes=0)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(f"backbone={name}: {error}") from None
     return model, [model]

@@ -66,7 +66,7 @@ class FeatureCache:
     @torch.inference_mode()
     def _compute(self, images: Tensor, affine: RandomAffine | None, views: int) -> Iterator[Tensor]:
         generator = torch.Generator(self.device).manual_seed(0)
-        batches = [batch for _ in range(views) for batch in images.split(self.batch_size)]
+        batches = [batch for _ in range(views) for batch in torch.split(images, self.batch_size)]
         console = Console(stderr=True)
         for batch in track(batches, "computing features", console=console, disable=not console.is_terminal):
             inputs = batch.to(self.device)

@@ -53,8 +53,8 @@ class RunFolder:
         """
         if self.config.is_file() and OmegaConf.to_container(OmegaConf.load(self.config)) != settings(config):
             raise UserError(
-                f"{self.path} holds a run with other settings; choose another folder (hydra.run.dir=), continue that run "
-                "(resume=), or replace it (overwrite=true)"
+                f"{self.path} holds a run with other settings; choose another folder (hydra.run.dir=), continue that "
+                "run (resume=), or replace it (overwrite=true)"
             )
         write_text(self.config, OmegaConf.to_yaml(settings(config)))
 

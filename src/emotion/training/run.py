@@ -70,7 +70,7 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
     folder = RunFolder(path)
     if config.resume:
         config = _resumed_config(folder, overrides)
-    check(config)
+    check(settings(config))
     if config.overwrite:
         folder.clear()
     if folder.state == "finished":
@@ -180,20 +180,30 @@ def _build_trainer(config: DictConfig, folder: RunFolder, timer: Timer) -> Train
 
 def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
     mode = "min" if config.monitor == "val/loss" else "max"
-    # Checkpoints are saved when the epoch has ended for all other callbacks, so that they hold its whole state.
-    checkpoints = {"dirpath": folder.checkpoints, "enable_version_counter": False, "save_on_train_epoch_end": True}
     callbacks: list[Callback] = [
         RandomState(),
         TensorBoardPictures(),
         LearningRateMonitor(logging_interval="epoch"),
-        ModelCheckpoint(filename="best", monitor=config.monitor, mode=mode, **checkpoints),
+        _checkpoint(folder, "best", config.monitor, mode),
     ]
     if config.monitor != "val/acc":
-        callbacks.append(ModelCheckpoint(filename="best_acc", monitor="val/acc", mode="max", **checkpoints))
+        callbacks.append(_checkpoint(folder, "best_acc", "val/acc", "max"))
     if config.patience is not None:
         stop = EarlyStopping(config.monitor, min_delta=config.min_delta, patience=config.patience, mode=mode)
         callbacks.append(stop)
-    return [*callbacks, ModelCheckpoint(filename="last", **checkpoints)]
+    return [*callbacks, _checkpoint(folder, "last")]
+
+
+def _checkpoint(folder: RunFolder, name: str, monitor: str | None = None, mode: str = "min") -> ModelCheckpoint:
+    """Saves when the epoch has ended for all other callbacks, so that the file holds its whole state."""
+    return ModelCheckpoint(
+        folder.checkpoints,
+        filename=name,
+        monitor=monitor,
+        mode=mode,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
 
 
 def _best_precision(accelerator: str) -> str:

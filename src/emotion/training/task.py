@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
@@ -21,6 +23,33 @@ from emotion.models.registry import Family, build_network
 
 ScheduleName = Literal["none", "plateau", "cosine"]
 KERAS_EPSILON = 1e-7
+
+
+class EpochMeter(nn.Module):
+    """The mean loss and the confusion matrix of an epoch, from which all its figures follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        self.matrix = MulticlassConfusionMatrix(len(CLASSES), validate_args=False)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was counted since the last `finish`."""
+        return not self.matrix.update_called
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Counts a batch: its mean loss (scalar), logits [B, K] and labels int64 [B]."""
+        self.loss.update(loss.detach(), len(labels))
+        self.matrix.update(logits.detach(), labels)
+
+    def finish(self) -> tuple[dict[str, Any], NDArray[np.int64]]:
+        """Returns `loss` and `matrix_metrics` over all processes, and the matrix; starts anew."""
+        matrix = self.matrix.compute().cpu().numpy()
+        metrics = {"loss": float(self.loss.compute()), **matrix_metrics(matrix, CLASSES)}
+        self.loss.reset()
+        self.matrix.reset()
+        return metrics, matrix
 
 
 class EmotionTask(LightningModule):
@@ -75,15 +104,10 @@ class EmotionTask(LightningModule):
             normalize=normalize,
         )
         self.lr, self.schedule, self.lr_factor, self.lr_patience = lr, schedule, lr_factor, lr_patience
-        weight = torch.tensor(class_weights) if class_weights is not None else None
-        self.register_buffer("class_weights", weight, persistent=False)
-        self.losses = nn.ModuleDict({f"{stage}_loss": MeanMetric() for stage in ("train", "val")})
-        self.matrices = nn.ModuleDict(
-            {
-                f"{stage}_matrix": MulticlassConfusionMatrix(len(CLASSES), validate_args=False)
-                for stage in ("train", "val")
-            }
-        )
+        self.class_weights: Tensor | None
+        weights_tensor = torch.tensor(class_weights) if class_weights is not None else None
+        self.register_buffer("class_weights", weights_tensor, persistent=False)
+        self.train_meter, self.val_meter = EpochMeter(), EpochMeter()
         # In a tuple, since as an attribute its parameters would be registered a second time.
         self._trained: tuple[nn.Module] = (self.network,)
 
@@ -107,15 +131,15 @@ class EmotionTask(LightningModule):
         logits = self._logits(batch)
         losses = F.cross_entropy(logits, batch.labels, weight=self.class_weights, reduction="none")
         loss = losses.mean()
-        self._count("train", loss, logits, batch)
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        self.train_meter.update(loss, logits, batch.labels)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts a batch; the validation loss is not weighted, as in Keras."""
         logits = self._logits(batch)
-        self._count("val", F.cross_entropy(logits, batch.labels), logits, batch)
+        self.val_meter.update(F.cross_entropy(logits, batch.labels), logits, batch.labels)
 
     def on_fit_start(self) -> None:
         """Freezes before the first step; Lightning calls no `train()` that could be overridden for this."""
@@ -130,15 +154,15 @@ class EmotionTask(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs loss, accuracy, macro F1 and the recall of each class on the validation images."""
-        metrics = self._finish("val")
+        metrics, self.val_matrix = self.val_meter.finish()
         self.log_dict({f"val/{name}": metrics[name] for name in ("loss", "acc", "f1_macro")})
         self.log_dict({f"val_recall/{name}": metrics["per_class"][name]["recall"] for name in CLASSES})
 
     def on_train_epoch_end(self) -> None:
         """Logs loss and accuracy on the training images, and lets the plateau schedule act."""
-        if not self.losses["train_loss"].update_called:
+        if self.train_meter.empty:
             return  # resumed from the end of this epoch, which Lightning ends a second time
-        metrics = self._finish("train")
+        metrics, _ = self.train_meter.finish()
         self.log_dict({f"train/{name}": metrics[name] for name in ("loss", "acc")})
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -169,17 +193,3 @@ class EmotionTask(LightningModule):
         inputs = batch.inputs.float() if batch.inputs.dtype == torch.float16 else batch.inputs
         logits: Tensor = self._trained[0](inputs)
         return logits.float()
-
-    def _count(self, stage: str, loss: Tensor, logits: Tensor, batch: Batch) -> None:
-        self.losses[f"{stage}_loss"].update(loss.detach(), len(batch.labels))
-        self.matrices[f"{stage}_matrix"].update(logits.detach(), batch.labels)
-
-    def _finish(self, stage: str) -> dict[str, Any]:
-        matrix, loss = self.matrices[f"{stage}_matrix"], self.losses[f"{stage}_loss"]
-        counts = matrix.compute().cpu().numpy()
-        metrics = matrix_metrics(counts, CLASSES) | {"loss": float(loss.compute()), "matrix": counts}
-        if stage == "val":
-            self.val_matrix = counts
-        matrix.reset()
-        loss.reset()
-        return metrics

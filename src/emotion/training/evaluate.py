@@ -1,0 +1,113 @@
+"""Evaluates checkpoints: one, or the mean of several, on their own data or on other data."""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from emotion.analysis.predictions import Predictions, mean_predictions
+from emotion.config import check, exit_on_user_error, parse_words
+from emotion.data.datamodule import EmotionDataModule, Stage
+from emotion.errors import UserError
+from emotion.training.checkpoint import Checkpoint, load_checkpoint
+from emotion.training.environment import describe_environment, describe_hardware
+from emotion.training.evaluation import predict, write_results
+
+OPTIONS = ("ckpt", "out", "device")
+USAGE = """usage: evaluate.py ckpt=<file> | ckpt=[a.ckpt,b.ckpt] [out=<folder>] [device=cuda] [data=... split=...]
+
+Rebuilds network and data from the checkpoint and tests it. Settings of the data given beside it replace its own;
+split=test_only tests on all images of a source. Several checkpoints are averaged by their mean probability."""
+
+
+def main() -> None:
+    """Runs the command line, `ckpt=<file>` and settings as `key=value`."""
+    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
+        print(USAGE)
+        return
+    with exit_on_user_error():
+        options = parse_words(sys.argv[1:], OPTIONS)
+        paths = options.pop("ckpt", None) or []
+        out, device = options.pop("out", None), options.pop("device", None)
+        evaluate([Path(path) for path in ([paths] if isinstance(paths, str) else paths)], options, out, device)
+
+
+def evaluate(
+    paths: Sequence[Path], changes: dict[str, Any], out: str | None = None, device: str | None = None
+) -> dict[str, Any]:
+    """Tests checkpoints and writes `metrics.json`, `predictions.npz`, pictures and the report.
+
+    Args:
+        paths: the checkpoints.
+        changes: settings of the data that replace those in the checkpoints.
+        out: folder for the results; None makes `runs/evaluations/<data>-<split>-<hash>`.
+        device: `cpu` or `cuda`; None takes a GPU if there is one.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        UserError: no checkpoint, one that cannot be read, or checkpoints of different images.
+    """
+    if not paths:
+        raise UserError(f"ckpt is missing\n{USAGE}")
+    check(changes)
+    place = _device(device)
+    checkpoints = [load_checkpoint(path) for path in paths]
+    modules = [checkpoint.data_module(**changes) for checkpoint in checkpoints]
+    first = modules[0]
+    stages: dict[str, Predictions] = {stage: _mean(checkpoints, modules, stage, place) for stage in _stages(modules)}
+    environment = describe_environment()
+    facts = {
+        "checkpoints": ", ".join(map(str, paths)),
+        "data": str(first.hparams["data"]),
+        "split": str(first.hparams["split"]),
+        "hardware": describe_hardware(environment),
+        "command": environment["command"],
+    }
+    folder = Path(out) if out else _default_folder(first, paths, changes)
+    results = write_results(folder, "Evaluation", facts, stages, first)
+    _print(results, folder)
+    return results
+
+
+def _stages(modules: Sequence[EmotionDataModule]) -> list[Stage]:
+    """Validation counts only where all checkpoints validated on the same images; seeds of `split=report` did not."""
+    shared = all(np.array_equal(modules[0].rows.val, data.rows.val) for data in modules)
+    return ["val", "test"] if shared and len(modules[0].rows.val) else ["test"]
+
+
+def _mean(
+    checkpoints: Sequence[Checkpoint], modules: Sequence[EmotionDataModule], stage: Stage, device: torch.device
+) -> Predictions:
+    pairs = zip(checkpoints, modules, strict=True)
+    return mean_predictions([predict(checkpoint.task.network, data, stage, device) for checkpoint, data in pairs])
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(f"device={name}: not a device (cpu, cuda, cuda:1 ...)") from None
+
+
+def _default_folder(data: EmotionDataModule, paths: Sequence[Path], changes: dict[str, Any]) -> Path:
+    key = repr((sorted(str(path.resolve()) for path in paths), sorted(changes.items())))
+    digest = hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
+    return Path("runs/evaluations") / f"{data.hparams['data']}-{data.hparams['split']}-{digest}"
+
+
+def _print(results: dict[str, Any], folder: Path) -> None:
+    table = Table("", "images", "loss", "accuracy", "macro F1", "balanced accuracy")
+    for stage, values in results.items():
+        figures = [f"{values[name]:.4f}" for name in ("loss", "acc", "f1_macro", "balanced_acc")]
+        table.add_row(stage, str(values["num_images"]), *figures)
+    console = Console()
+    console.print(table)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
