@@ -155,8 +155,8 @@ class EmotionDataModule(LightningDataModule):
         """
         inputs, labels, rows = self.train_set
         # Validation images come along unaugmented, so that every seed's cut of the same images shares one pass.
-        pool = torch.from_numpy(np.union1d(self.rows.train, self.rows.val))
-        plain = extract(self.images[pool], None, 1)
+        pool = np.union1d(self.rows.train, self.rows.val)
+        plain = extract(self.images[torch.from_numpy(pool)], None, 1)
         places = {
             stage: torch.from_numpy(np.searchsorted(pool, getattr(self.rows, stage))) for stage in ("train", "val")
         }

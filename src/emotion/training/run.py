@@ -4,6 +4,7 @@ import inspect
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,15 +95,14 @@ class Trained:
 
 def train(config: DictConfig, folder: RunFolder) -> Trained:
     """Trains from the start or from `last.ckpt`, and leaves the checkpoints in the folder."""
-    values = settings(config)
     seed_everything(config.seed, verbose=False)
-    data = EmotionDataModule(**_arguments(EmotionDataModule, values))
-    task = EmotionTask(**_arguments(EmotionTask, values), class_weights=data.class_weights)
+    data = EmotionDataModule(**_arguments(EmotionDataModule, settings(config)))
+    task = build_task(config, data)
     _log_sizes(config, task, data)
     if config.family != "cnn":
         load_backbone(task.network.backbone, config.weights, config.family, config.backbone)
     timer = Timer()
-    trainer = _build_trainer(config, folder, timer)
+    trainer = build_trainer(config, folder, [timer])
     if config.feature_views:
         data.use_features(FeatureCache(task.take_features(), trainer.strategy.root_device), config.feature_views)
     last = folder.last if folder.state == "unfinished" else None
@@ -154,7 +154,17 @@ def _resumed_config(folder: RunFolder, overrides: list[str]) -> DictConfig:
     return config
 
 
-def _build_trainer(config: DictConfig, folder: RunFolder, timer: Timer) -> Trainer:
+def build_task(config: DictConfig, data: EmotionDataModule) -> EmotionTask:
+    """Builds network, loss and optimiser; the class weights are counted on the data."""
+    return EmotionTask(**_arguments(EmotionTask, settings(config)), class_weights=data.class_weights)
+
+
+def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callback] = ()) -> Trainer:
+    """Builds the Trainer with loggers, checkpoints and early stopping.
+
+    Raises:
+        UserError: an argument that Lightning refuses.
+    """
     options = {str(key): value for key, value in settings(config)["trainer"].items() if value is not None}
     if options["precision"] == "auto":
         options["precision"] = _best_precision(options["accelerator"])
@@ -163,7 +173,7 @@ def _build_trainer(config: DictConfig, folder: RunFolder, timer: Timer) -> Train
         CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"]),
     ]
     bar = sys.stderr.isatty()
-    callbacks = [timer, *_callbacks(config, folder), *([RichProgressBar()] if bar else [EpochLines()])]
+    callbacks = [*extra, *_callbacks(config, folder), *([RichProgressBar()] if bar else [EpochLines()])]
     try:
         return Trainer(
             **options,

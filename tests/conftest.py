@@ -1,0 +1,73 @@
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from emotion.data.classes import CLASSES
+from emotion.data.synthetic import draw_image
+
+# Read before `own_cache` hides it from the tests.
+EMOTION_DATA = os.environ.get("EMOTION_DATA")
+# Images per class of the small FER2013 tree, as unequal as the original's.
+FER_COUNTS = {
+    "train": dict(zip(CLASSES, (5, 2, 4, 8, 6, 4, 3), strict=True)),
+    "public": dict.fromkeys(CLASSES, 2),
+    "private": dict.fromkeys(CLASSES, 2),
+}
+FER_FILES = {
+    "train": "train/{}/Training_{}.jpg",
+    "public": "test/{}/PublicTest_{}.jpg",
+    "private": "test/{}/PrivateTest_{}.jpg",
+}
+
+MakeFerTree = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keeps prepared data of the tests away from the user's, and the user's data away from the tests."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMOTION_CACHE", str(cache))
+        patch.delenv("EMOTION_DATA", raising=False)
+        yield cache
+
+
+@pytest.fixture(scope="session")
+def fer2013() -> Path:
+    """The real FER2013 image folders, for tests marked `real`."""
+    if not EMOTION_DATA:
+        pytest.skip("EMOTION_DATA does not say where FER2013 lies")
+    return Path(EMOTION_DATA).expanduser().resolve()
+
+
+@pytest.fixture(scope="session")
+def make_fer_tree() -> MakeFerTree:
+    """Makes a FER2013 tree of `FER_COUNTS` drawn faces; `names` gives the class folders other names."""
+
+    def make(root: Path, names: tuple[str, ...] = CLASSES) -> Path:
+        number = 0
+        for part, counts in FER_COUNTS.items():
+            for label, (name, count) in enumerate(zip(names, counts.values(), strict=True)):
+                for _ in range(count):
+                    path = root / FER_FILES[part].format(name, number)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(draw_image(label, seed=0, index=number)).save(path)
+                    number += 1
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fer_tree(tmp_path_factory: pytest.TempPathFactory, make_fer_tree: MakeFerTree) -> Path:
+    """A small FER2013 tree that tests share and leave as it is."""
+    return make_fer_tree(tmp_path_factory.mktemp("data") / "fer2013")
+
+
+@pytest.fixture
+def own_fer_tree(tmp_path: Path, make_fer_tree: MakeFerTree) -> Path:
+    """A small FER2013 tree that the test may change."""
+    return make_fer_tree(tmp_path / "fer2013")

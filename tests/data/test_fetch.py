@@ -1,0 +1,126 @@
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from emotion.data.fetch import fetch
+from emotion.errors import UserError
+
+
+@pytest.fixture
+def download(tmp_path):
+    """What the client of the site puts into its own cache."""
+    folder = tmp_path / "client_cache" / "fer2013"
+    for name in ("train/happy/Training_1.jpg", "test/sad/PublicTest_2.jpg"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture
+def asked(monkeypatch, download):
+    """Puts a client that needs no network in the place of kagglehub; lists what it was asked for."""
+    names = []
+
+    def dataset_download(name):
+        names.append(name)
+        return str(download)
+
+    monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(dataset_download=dataset_download))
+    return names
+
+
+def fail_with(monkeypatch, error):
+    def dataset_download(name):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(dataset_download=dataset_download))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def message_of(target: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        fetch(target)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_download_lies_at_the_target(tmp_path, asked, download):
+    target = tmp_path / "some" / "where" / "fer2013"
+    assert fetch(target) == target
+    assert asked == ["msambare/fer2013"]
+    assert files(target) == files(download) == ["test/sad/PublicTest_2.jpg", "train/happy/Training_1.jpg"]
+    assert [entry.name for entry in target.parent.iterdir()] == ["fer2013"]
+
+
+def test_rest_of_a_killed_fetch_is_replaced(tmp_path, asked, download):
+    rest = tmp_path / "fer2013.tmp" / "train" / "sad" / "half.jpg"
+    rest.parent.mkdir(parents=True)
+    rest.touch()
+    assert files(fetch(tmp_path / "fer2013")) == files(download)
+    assert not (tmp_path / "fer2013.tmp").exists()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
+def test_existing_target_is_left_alone_and_nothing_downloaded(tmp_path, asked, make):
+    target = tmp_path / "fer2013"
+    make(target)
+    message = message_of(target)
+    assert message.startswith(f"{target} exists already")
+    assert "--to" in message
+    assert asked == []
+    assert target.exists()
+
+
+def test_missing_client_names_the_extra_and_the_way_without(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    message = message_of(tmp_path / "fer2013")
+    assert "pip install 'emotion[fetch]'" in message
+    assert "https://www.kaggle.com/datasets/msambare/fer2013" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionError("Name or service not known"), "Name or service not known"),
+        (RuntimeError("403 Client Error\n\nYou don't have permission\n"), "403 Client Error"),
+        (TimeoutError(), "TimeoutError"),
+        (OSError("x" * 5000), "x" * 200),
+    ],
+)
+def test_failed_download_gives_the_reason_and_the_way_without_a_network(tmp_path, monkeypatch, error, reason):
+    fail_with(monkeypatch, error)
+    message = message_of(tmp_path / "fer2013")
+    assert message.startswith(f"FER2013 could not be downloaded ({reason}); without a network: ")
+    assert "python -m zipfile -e" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.xfail(strict=True, reason="the advice always names data/fer2013")
+def test_advice_names_the_target_that_was_asked_for(tmp_path, monkeypatch):
+    fail_with(monkeypatch, ConnectionError("no network"))
+    assert f"python -m zipfile -e archive.zip {tmp_path / 'faces'}" in message_of(tmp_path / "faces")
+
+
+@pytest.mark.xfail(strict=True, reason="whatever the client brings is put into place")
+def test_download_without_the_image_folders_is_refused(tmp_path, asked, download):
+    (download / "train").rename(download / "archive")
+    assert "train" in message_of(tmp_path / "fer2013")
+    assert not (tmp_path / "fer2013").exists()
+
+
+def test_interrupt_is_not_swallowed(tmp_path, monkeypatch):
+    fail_with(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        fetch(tmp_path / "fer2013")
+
+
+@pytest.mark.xfail(strict=True, raises=OSError, reason="an OSError of the copy comes through as a traceback")
+def test_target_that_cannot_be_written_is_named(tmp_path, asked):
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in message_of(tmp_path / "file" / "fer2013")

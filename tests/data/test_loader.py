@@ -1,0 +1,193 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from emotion.data.augment import RandomAffine
+from emotion.data.balance import class_weights
+from emotion.data.loader import BatchLoader
+from emotion.data.synthetic import draw_image
+
+
+def numbered(count: int, batch_size: int = 4, rows: Sequence[int] | None = None, **options) -> BatchLoader:
+    """Loads inputs that are their own numbers, with labels a hundred higher."""
+    chosen = torch.arange(count) if rows is None else torch.tensor(rows)
+    return BatchLoader(torch.arange(count), 100 + torch.arange(count), chosen, batch_size, **options)
+
+
+def faces(count: int, batch_size: int = 4, **options) -> BatchLoader:
+    """Loads one face `count` times, so that only the augmentation can differ."""
+    face = torch.from_numpy(draw_image(3, seed=0, index=0))
+    rows = torch.arange(count)
+    return BatchLoader(face.repeat(count, 1, 1, 1), torch.zeros(count).long(), rows, batch_size, **options)
+
+
+def epoch(loader: BatchLoader, number: int = 0) -> list[torch.Tensor]:
+    loader.set_epoch(number)
+    return [batch.inputs for batch in loader]
+
+
+def order(loader: BatchLoader, number: int = 0) -> list[int]:
+    return torch.cat(epoch(loader, number)).tolist()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_every_image_comes_once_an_epoch_with_its_own_label(shuffle):
+    loader = numbered(30, shuffle=shuffle, seed=3)
+    batches = list(loader)
+    inputs = torch.cat([batch.inputs for batch in batches])
+    assert sorted(inputs.tolist()) == list(range(30))
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), inputs + 100)
+
+
+def test_only_the_given_rows_are_used_and_unshuffled_they_keep_their_order():
+    rows = [7, 2, 9, 4, 4]
+    assert order(numbered(10, rows=rows)) == rows
+    assert sorted(order(numbered(10, rows=rows, shuffle=True))) == sorted(rows)
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    torch.manual_seed(1)
+    loader = numbered(30, shuffle=True, seed=3)
+    first, second, first_again = order(loader, 0), order(loader, 1), order(loader, 0)
+    torch.manual_seed(2)
+    assert first == first_again == order(numbered(30, shuffle=True, seed=3), 0)
+    assert second == order(numbered(30, shuffle=True, seed=3), 1)
+    assert first != second
+    assert first != order(numbered(30, shuffle=True, seed=4), 0)
+    assert first != list(range(30))
+
+
+def test_consecutive_seeds_do_not_share_orders_with_consecutive_epochs():
+    orders = {tuple(order(numbered(30, shuffle=True, seed=seed), number)) for seed in range(5) for number in range(5)}
+    assert len(orders) == 25
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "world_size", "sizes"),
+    [
+        (8, 4, 1, [4, 4]),
+        (10, 4, 1, [4, 4, 2]),
+        (9, 4, 1, [4, 5]),
+        (5, 4, 1, [5]),
+        (1, 4, 1, [1]),
+        (3, 4, 1, [3]),
+        (16, 4, 2, [4, 4]),
+        (19, 4, 2, [4, 6]),
+        (20, 4, 2, [4, 4, 2]),
+    ],
+)
+def test_a_rest_too_small_for_batch_normalisation_joins_the_batch_before(count, batch_size, world_size, sizes):
+    loader = numbered(count, batch_size, world_size=world_size)
+    assert [len(batch.labels) for batch in loader] == sizes
+    assert len(loader) == len(sizes)
+
+
+@pytest.mark.parametrize("count", range(5, 30))
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_no_process_gets_a_batch_of_one_image_and_all_get_as_many_batches(count, world_size):
+    ranks = [numbered(count, rank=rank, world_size=world_size, shuffle=True) for rank in range(world_size)]
+    sizes = [[len(batch.labels) for batch in loader] for loader in ranks]
+    assert all(size >= 2 for own in sizes for size in own)
+    assert {len(own) for own in sizes} == {len(ranks[0])}
+
+
+def test_ranks_share_out_the_global_batches_of_one_process():
+    whole = epoch(numbered(52, 8, shuffle=True, seed=3), 2)
+    first, second = (epoch(numbered(52, 4, shuffle=True, seed=3, rank=rank, world_size=2), 2) for rank in (0, 1))
+    for batch, *shares in zip(whole, first, second, strict=True):
+        assert sorted(torch.cat(shares).tolist()) == sorted(batch.tolist())
+
+
+def test_augmented_images_are_floats_from_0_to_1_and_plain_ones_bytes():
+    (plain,) = epoch(faces(4))
+    assert plain.dtype == torch.uint8
+    (unmoved,) = epoch(faces(4, affine=RandomAffine(rotation=0, zoom=0, shift=0, shear=0)))
+    assert unmoved.dtype == torch.float32
+    torch.testing.assert_close(unmoved, plain / 255, atol=1e-5, rtol=0)
+    (moved,) = epoch(faces(4, affine=RandomAffine()))
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_step():
+    torch.manual_seed(1)
+    loader = faces(12, affine=RandomAffine(), seed=3)
+    first, second = epoch(loader, 0), epoch(loader, 1)
+    next(iter(loader))
+    torch.manual_seed(2)
+    for batch, again in zip(first, epoch(loader, 0), strict=True):
+        assert torch.equal(batch, again)
+    # A resumed run starts with the second epoch.
+    for batch, resumed in zip(second, epoch(faces(12, affine=RandomAffine(), seed=3), 1), strict=True):
+        assert torch.equal(batch, resumed)
+    # All images are alike, so only their transforms can differ.
+    everything = torch.cat([*first, *second, *epoch(faces(12, affine=RandomAffine(), seed=4), 0)])
+    assert len(everything.flatten(1).unique(dim=0)) == 36
+
+
+def test_ranks_augment_differently():
+    shares = [epoch(faces(16, affine=RandomAffine(), rank=rank, world_size=2)) for rank in (0, 1)]
+    assert len(torch.cat([*shares[0], *shares[1]]).flatten(1).unique(dim=0)) == 16
+
+
+def views_loader(**options) -> BatchLoader:
+    """20 inputs in 3 views, view after view; every input is its own number."""
+    return BatchLoader(torch.arange(60), torch.arange(20), torch.arange(20), 4, shuffle=True, **options)
+
+
+def test_each_image_comes_in_one_of_its_views():
+    for number in range(3):
+        for batch in iter(views_loader(seed=number)):
+            assert torch.equal(batch.inputs % 20, batch.labels)
+        assert sorted(value % 20 for value in order(views_loader(), number)) == list(range(20))
+
+
+def test_views_are_drawn_about_equally_often_anew_each_epoch():
+    drawn = torch.tensor([sorted(order(views_loader(), number), key=lambda value: value % 20) for number in range(60)])
+    counts = torch.bincount(drawn.flatten() // 20, minlength=3)
+    # 1200 draws: 400 of each view, with a standard deviation of 16.
+    assert (counts - 400).abs().max() < 65
+    assert all(len(values.unique()) == 3 for values in drawn.T)
+
+
+def test_views_are_a_function_of_seed_and_epoch():
+    assert order(views_loader(seed=3), 1) == order(views_loader(seed=3), 1)
+    assert order(views_loader(seed=3), 1) != order(views_loader(seed=3), 2)
+
+
+def sampled(seed: int = 0, **options) -> BatchLoader:
+    """2,000 images in classes as unequal as FER2013's, drawn with equal weight of the classes."""
+    labels = torch.repeat_interleave(torch.arange(7), torch.tensor([280, 30, 285, 505, 345, 335, 220]))
+    weights = class_weights(labels, 7)[labels]
+    return BatchLoader(
+        torch.arange(2000), labels, torch.arange(2000), 64, sampling_weights=weights, seed=seed, shuffle=True, **options
+    )
+
+
+def test_weighted_sampling_draws_classes_about_equally_often():
+    labels = torch.cat([batch.labels for batch in sampled()])
+    counts = torch.bincount(labels)
+    assert len(labels) == 2000
+    # 2,000 draws: 286 of each class, with a standard deviation of 16.
+    assert (counts - 2000 / 7).abs().max() < 65
+
+
+def test_weighted_sampling_draws_images_of_a_class_alike():
+    drawn = torch.tensor([value for number in range(10) for value in order(sampled(), number)])
+    times = torch.bincount(drawn, minlength=2000)[280:310]
+    # 20,000 draws: 95 of each of the 30 images of the smallest class, with a standard deviation of 10.
+    assert (times - 95).abs().max() < 45
+
+
+def test_weighted_sampling_is_a_function_of_seed_and_epoch():
+    first = order(sampled(seed=1), 1)
+    torch.manual_seed(5)
+    assert first == order(sampled(seed=1), 1)
+    assert first != order(sampled(seed=1), 2)
+    assert first != order(sampled(seed=2), 1)
+
+
+def test_weighted_sampling_is_shared_out_among_ranks():
+    shares = [order(sampled(rank=rank, world_size=2)) for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == sorted(order(sampled()))

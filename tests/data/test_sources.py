@@ -1,0 +1,635 @@
+import io
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emotion.data.classes import CLASSES
+from emotion.data.sources import (
+    BadImageError,
+    Fer2013Csv,
+    Fer2013Folders,
+    FolderSource,
+    SyntheticFaces,
+    fingerprint,
+    open_source,
+)
+from emotion.data.synthetic import draw_image
+from emotion.errors import UserError
+
+SPELLINGS = [
+    CLASSES,
+    ("anger", "disgusted", "fearful", "happiness", "neutrality", "sadness", "surprised"),
+    ("ANGRY", "Disgusted", "Fear", "Happy", "Neutral", "SAD", "Surprised"),
+]
+HEADER = "emotion,pixels,Usage"
+PIXELS = " ".join(["7"] * 2304)
+FACE = draw_image(3, seed=0, index=0)
+
+
+def save(path: Path, image=FACE, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return path
+
+
+def make_tree(root: Path, parts=("",), classes=("happy", "sad")) -> Path:
+    """One lossless image of every class in every part."""
+    for part in parts:
+        for name in classes:
+            save(root / part / name / "face.png")
+    return root
+
+
+def only(source) -> object:
+    (item,) = source
+    return item
+
+
+def read(path: Path, **options) -> np.ndarray:
+    """The pixels of the only image of a folder."""
+    item = only(FolderSource(path.parents[1], **options))
+    assert not isinstance(item, BadImageError), item
+    assert item.pixels.dtype == np.uint8
+    return item.pixels
+
+
+def parts_of(source) -> dict[str, int]:
+    return dict(Counter(item.part for item in source))
+
+
+def message(error: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def write_csv(path: Path, *rows: str, header: str = HEADER) -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def source_of(path: Path, name: str = "folder"):
+    return open_source(name, str(path), pack_size=48, channels=1, synthetic_images=140)
+
+
+# FER2013 as folders
+
+
+@pytest.mark.parametrize("names", SPELLINGS, ids=["plain", "other words", "other case"])
+def test_fer2013_folders_under_all_spellings(tmp_path, make_fer_tree, names):
+    items = list(Fer2013Folders(make_fer_tree(tmp_path, names)))
+    assert Counter((item.part, item.label) for item in items) == {
+        **{("train", label): count for label, count in enumerate((5, 2, 4, 8, 6, 4, 3))},
+        **{(part, label): 2 for part in ("public", "private") for label in range(7)},
+    }
+
+
+def test_fer2013_images_are_taken_as_they_are(fer_tree):
+    source = Fer2013Folders(fer_tree)
+    items = list(source)
+    assert len(source) == len(items) == len({item.name for item in items}) == 60
+    for item in items:
+        with Image.open(fer_tree / item.name) as image:
+            np.testing.assert_array_equal(item.pixels[0], np.asarray(image))
+        assert CLASSES[item.label] == Path(item.name).parent.name
+        assert {"train": "Training", "public": "PublicTest", "private": "PrivateTest"}[item.part] in item.name
+
+
+def test_test_images_of_other_names_are_one_part(tmp_path):
+    root = make_tree(tmp_path, ("train", "test"), CLASSES)
+    assert parts_of(Fer2013Folders(root)) == {"train": 7, "test": 7}
+
+
+@pytest.mark.parametrize("missing", ["train", "test"])
+def test_fer2013_without_a_part_names_its_folder(own_fer_tree, missing):
+    shutil.rmtree(own_fer_tree / missing)
+    with pytest.raises(UserError) as error:
+        Fer2013Folders(own_fer_tree)
+    assert message(error).startswith(f"{own_fer_tree / missing}: no images of class angry")
+
+
+def test_fer2013_without_a_class_names_it(own_fer_tree):
+    shutil.rmtree(own_fer_tree / "test" / "sad")
+    with pytest.raises(UserError) as error:
+        Fer2013Folders(own_fer_tree)
+    assert message(error) == f"{own_fer_tree / 'test'}: no images of class sad"
+
+
+@pytest.mark.xfail(strict=True, raises=UserError, reason="train and test are looked for in lower case only")
+def test_fer2013_part_folders_in_any_case(own_fer_tree):
+    for part in ("train", "test"):
+        (own_fer_tree / part).rename(own_fer_tree / part.capitalize())
+    assert parts_of(Fer2013Folders(own_fer_tree)) == {"train": 32, "public": 14, "private": 14}
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (Image.new("L", (50, 48)), "50x48 L"),
+        (Image.new("L", (96, 96)), "96x96 L"),
+        (Image.new("RGB", (48, 48)), "48x48 RGB"),
+    ],
+)
+def test_wrong_size_or_colour_in_fer2013_is_named(own_fer_tree, image, found):
+    path = save(own_fer_tree / "train" / "happy" / "Training_9.jpg", image)
+    (bad,) = (item for item in Fer2013Folders(own_fer_tree) if isinstance(item, BadImageError))
+    assert str(bad) == f"{path}: {found}, but images of FER2013 are 48x48 L (grey); data=folder takes any image"
+
+
+# Any tree of class folders
+
+
+@pytest.mark.parametrize(
+    ("folders", "parts"),
+    [
+        ([""], {"train": 2}),
+        (["train", "test"], {"train": 2, "test": 2}),
+        (["train", "val", "test"], {"train": 2, "val": 2, "test": 2}),
+        (["Train", "valid", "TEST"], {"train": 2, "val": 2, "test": 2}),
+        (["validation"], {"val": 2}),
+        (["test"], {"test": 2}),
+    ],
+)
+def test_parts_of_a_folder(tmp_path, folders, parts):
+    assert parts_of(FolderSource(make_tree(tmp_path, folders))) == parts
+
+
+@pytest.mark.parametrize("names", SPELLINGS, ids=["plain", "other words", "other case"])
+def test_class_folders_under_all_spellings(tmp_path, names):
+    items = list(FolderSource(make_tree(tmp_path, [""], names)))
+    assert {item.name.split("/")[0]: item.label for item in items} == dict(zip(names, range(7), strict=True))
+
+
+def test_two_spellings_of_one_class_are_one_class(tmp_path):
+    items = list(FolderSource(make_tree(tmp_path, [""], ("happy", "Happiness"))))
+    assert [item.label for item in items] == [3, 3]
+    assert {item.name for item in items} == {"happy/face.png", "Happiness/face.png"}
+
+
+def test_names_and_order_do_not_depend_on_how_the_system_lists_files(tmp_path, monkeypatch):
+    root = make_tree(tmp_path, ("train", "test"), CLASSES)
+    save(root / "train" / "sad" / "another.png")
+    names = [item.name for item in FolderSource(root)]
+    assert len(set(names)) == 15
+    for function in ("scandir", "listdir"):
+        original = getattr(Path.__module__ and __import__("os"), function)
+        monkeypatch.setattr(f"os.{function}", lambda path=".", original=original: list(original(path))[::-1])
+    assert [item.name for item in FolderSource(root)] == names
+
+
+def test_hidden_files_and_those_of_file_managers_are_no_images(tmp_path):
+    root = make_tree(tmp_path, ["train"])
+    for name in ("Thumbs.db", "thumbs.db", "desktop.ini", ".DS_Store", "._face.png"):
+        (root / "train" / "happy" / name).write_text("no image")
+    (root / ".git").mkdir()
+    (root / "train" / ".cache").mkdir()
+    (root / "train" / "README.txt").write_text("no class")
+    assert [item.name for item in FolderSource(root)] == ["train/happy/face.png", "train/sad/face.png"]
+
+
+def as_palette(image: Image.Image) -> Image.Image:
+    """The image with its grey values in an order of their own."""
+    order = np.random.default_rng(0).permutation(256).astype(np.uint8)
+    palette = np.empty_like(order)
+    palette[order] = np.arange(256)
+    paletted = Image.fromarray(order[np.asarray(image)])
+    paletted.putpalette(np.repeat(palette, 3).tobytes())
+    return paletted
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("extension", ["png", "bmp", "tif", "webp"])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        pytest.param(lambda image: image, id="grey"),
+        pytest.param(lambda image: image.convert("RGB"), id="RGB"),
+        pytest.param(lambda image: image.convert("RGBA"), id="RGBA"),
+        pytest.param(as_palette, id="palette"),
+    ],
+)
+def test_grey_faces_stay_what_they_are_in_any_lossless_format_and_mode(tmp_path, convert, extension, channels):
+    options = {"lossless": True} if extension == "webp" else {}
+    path = save(tmp_path / "happy" / f"face.{extension}", convert(Image.fromarray(FACE)), **options)
+    np.testing.assert_array_equal(read(path, channels=channels), np.stack([FACE] * channels))
+
+
+def test_colours_become_their_brightness_or_stay_red_green_blue(tmp_path):
+    red = Image.new("RGB", (48, 48), (200, 100, 0))
+    path = save(tmp_path / "happy" / "face.png", red)
+    assert read(path, channels=3)[:, 0, 0].tolist() == [200, 100, 0]
+    assert np.unique(read(path, channels=1)).tolist() == [round(0.299 * 200 + 0.587 * 100)]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="Pillow clips 16-bit values to 255: a white image")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("extension", "dtype"), [("png", np.uint16), ("tif", np.uint16), ("tif", np.int32)], ids=["png", "tif", "tif 32"]
+)
+def test_16_bit_images_keep_their_tones(tmp_path, extension, dtype, channels):
+    path = save(tmp_path / "happy" / f"face.{extension}", FACE.astype(dtype) * 257)
+    difference = read(path, channels=channels).astype(int) - FACE
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(tmp_path, orientation):
+    # How a camera stores an upright picture with this EXIF orientation.
+    stored = {
+        1: lambda face: face,
+        2: np.fliplr,
+        3: lambda face: np.rot90(face, 2),
+        4: np.flipud,
+        5: np.transpose,
+        6: lambda face: np.rot90(face, 1),
+        7: lambda face: np.rot90(face, 2).T,
+        8: lambda face: np.rot90(face, -1),
+    }[orientation](FACE)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "happy" / "face.png", np.ascontiguousarray(stored), exif=exif)
+    np.testing.assert_array_equal(read(path)[0], FACE)
+
+
+@pytest.mark.xfail(strict=True, reason="exif_transpose raises struct.error, which stops the run with a traceback")
+def test_broken_exif_does_not_stop_the_run(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "hello"
+    data = io.BytesIO()
+    Image.fromarray(FACE).save(data, "JPEG", exif=exif)
+    # The description becomes BitsPerSample, which is no text.
+    broken = data.getvalue().replace(b"\x01\x0e\x00\x02", b"\x01\x02\x00\x02")
+    path = tmp_path / "happy" / "face.jpg"
+    path.parent.mkdir()
+    path.write_bytes(broken)
+    item = only(FolderSource(tmp_path))
+    assert not isinstance(item, BadImageError) or str(path) in str(item)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_central_square_is_taken(tmp_path, turned):
+    wide = np.concatenate([np.zeros((48, 20), np.uint8), FACE, np.full((48, 20), 255, np.uint8)], axis=1)
+    path = save(tmp_path / "happy" / "face.png", wide.T.copy() if turned else wide)
+    np.testing.assert_array_equal(read(path)[0], FACE.T if turned else FACE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((480, 480), 48), ((200, 320), 48), ((11, 7), 48), ((48, 48), 224), ((1, 99), 8)]
+)
+def test_images_of_any_size_are_resized(tmp_path, shape, size):
+    face = np.asarray(Image.fromarray(FACE).resize(shape[::-1]))
+    pixels = read(save(tmp_path / "happy" / "face.png", face), size=size)
+    assert pixels.shape == (1, size, size)
+    assert abs(pixels.mean() - face.mean()) < 25
+
+
+def test_resizing_keeps_the_face(tmp_path):
+    large = Image.fromarray(FACE).resize((192, 192), Image.Resampling.NEAREST)
+    difference = read(save(tmp_path / "happy" / "face.png", large))[0].astype(int) - FACE
+    assert np.abs(difference).mean() < 4
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(UserError) as error:
+        FolderSource(tmp_path / "faces")
+    assert message(error) == f"data_dir: {tmp_path / 'faces'} is not a folder"
+
+
+@pytest.mark.parametrize("name", ["folder", "fer2013"])
+def test_zip_is_to_be_unpacked(tmp_path, name):
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", make_tree(tmp_path / "faces")))
+    with pytest.raises(UserError) as error:
+        source_of(archive, name)
+    assert message(error).startswith(f"data_dir: {archive} is not a folder; unpack it first (python -m zipfile -e ")
+
+
+@pytest.mark.xfail(strict=True, reason="the command names the file without its folder")
+def test_command_that_unpacks_a_zip_works_from_here(tmp_path):
+    (tmp_path / "archive.zip").touch()
+    with pytest.raises(UserError) as error:
+        FolderSource(tmp_path / "archive.zip")
+    assert f"-e {tmp_path / 'archive.zip'} " in message(error)
+
+
+def test_folder_without_class_folders(tmp_path):
+    with pytest.raises(UserError) as error:
+        FolderSource(tmp_path)
+    assert message(error) == f"data_dir: no class folders with images in {tmp_path}"
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+@pytest.mark.parametrize("ignored", [None, "Thumbs.db"])
+def test_empty_class_folder_is_named(tmp_path, part, ignored):
+    empty = make_tree(tmp_path, [part]) / part / "fear"
+    empty.mkdir()
+    if ignored:
+        (empty / ignored).touch()
+    with pytest.raises(UserError) as error:
+        FolderSource(tmp_path)
+    assert message(error) == f"{empty}: the class folder has no images"
+
+
+@pytest.mark.parametrize("part", ["", "test"])
+def test_unknown_class_folder_is_named_with_the_legal_ones(tmp_path, part):
+    save(make_tree(tmp_path, [part]) / part / "contempt" / "face.png")
+    with pytest.raises(UserError) as error:
+        FolderSource(tmp_path)
+    assert message(error).startswith(f"{tmp_path / part / 'contempt'}: class folder 'contempt' is not one of the seven")
+    assert "disgust/disgusted" in message(error)
+
+
+def bad_image(name: str) -> bytes:
+    whole = io.BytesIO()
+    Image.fromarray(FACE).save(whole, {"truncated.jpg": "JPEG", "truncated.png": "PNG"}.get(name, "JPEG"))
+    return {"notes.txt": b"no image", "empty.jpg": b"", "html.jpg": b"<html>404</html>"}.get(
+        name, whole.getvalue()[:700]
+    )
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "empty.jpg", "html.jpg", "truncated.jpg", "truncated.png"])
+@pytest.mark.parametrize("kind", [FolderSource, Fer2013Folders])
+def test_file_that_is_no_whole_image_is_named_and_the_others_read(tmp_path, kind, name):
+    root = make_tree(tmp_path, ("train", "test"), CLASSES)
+    path = root / "train" / "happy" / name
+    path.write_bytes(bad_image(name))
+    source = kind(root)
+    items = list(source)
+    assert len(source) == len(items) == 15
+    (bad,) = (item for item in items if isinstance(item, BadImageError))
+    assert str(bad).startswith(f"{path}: not an image that can be read (")
+    assert "\n" not in str(bad)
+
+
+def test_file_that_disappears_is_a_bad_image(tmp_path):
+    source = FolderSource(make_tree(tmp_path))
+    (tmp_path / "sad" / "face.png").unlink()
+    good, bad = source
+    assert good.name == "happy/face.png"
+    assert str(bad).startswith(f"{tmp_path / 'sad' / 'face.png'}: ")
+
+
+# CSV
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "name"),
+    [
+        ("emotion,pixels,Usage", "{0},{1},{2}", "fer2013.csv"),
+        ("emotion,pixels,Usage", '{0},"{1}",{2}', "fer2013.csv"),
+        ("emotion, Usage, pixels", "{0}, {2}, {1}", "icml_face_data.csv"),
+        ("Usage,EMOTION,extra,Pixels", "{2},{0},x,{1}", "mine.csv"),
+    ],
+    ids=["fer2013", "quoted", "icml_face_data", "other order"],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_csv_of_all_shapes_with_its_own_order_of_classes(tmp_path, header, row, name, end):
+    usages = ["Training", "PublicTest", "PrivateTest"]
+    faces = [draw_image(label, seed=1, index=label) for label in range(7)]
+    rows = [
+        row.format(number, " ".join(map(str, face.ravel())), usages[number % 3]) for number, face in enumerate(faces)
+    ]
+    path = tmp_path / name
+    path.write_bytes(end.join([header, *rows, ""]).encode())
+    source = Fer2013Csv(path)
+    items = list(source)
+    assert len(source) == 7
+    assert [CLASSES[item.label] for item in items] == [
+        "angry",
+        "disgust",
+        "fear",
+        "happy",
+        "sad",
+        "surprise",
+        "neutral",
+    ]
+    assert [item.part for item in items] == ["train", "public", "private"] * 2 + ["train"]
+    assert [item.name for item in items] == [f"{name}:{line}" for line in range(2, 9)]
+    np.testing.assert_array_equal([item.pixels for item in items], np.stack(faces)[:, None])
+
+
+def test_csv_and_folders_of_the_same_images_are_alike(tmp_path, fer_tree):
+    in_csv = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    rows = []
+    for path in sorted(fer_tree.rglob("*.jpg")):
+        with Image.open(path) as image:
+            pixels = " ".join(map(str, np.asarray(image).ravel()))
+        rows.append(f"{in_csv.index(path.parent.name)},{pixels},{path.name.split('_')[0]}")
+
+    def contents(source):
+        return sorted((item.part, item.label, item.pixels.shape, item.pixels.tobytes()) for item in source)
+
+    folders = contents(Fer2013Folders(fer_tree))
+    assert contents(Fer2013Csv(write_csv(tmp_path / "fer2013.csv", *rows))) == folders
+    assert len(folders) == 60
+
+
+@pytest.mark.parametrize("name", ["fer2013.csv", "icml_face_data.csv"])
+def test_csv_is_found_in_its_folder(tmp_path, name):
+    path = write_csv(tmp_path / name, f"0,{PIXELS},Training")
+    assert Fer2013Csv(tmp_path).path == path
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        f"0,{PIXELS[2:]},Training",
+        f"0,{PIXELS} 7,Training",
+        f"0,{PIXELS[:-1]}256,Training",
+        f"0,{PIXELS[:-1]}-1,Training",
+        f"0,{PIXELS[:-1]}x,Training",
+        f"0,{PIXELS[:-1]}1.5,Training",
+        "0,,Training",
+        f"7,{PIXELS},Training",
+        f"-1,{PIXELS},Training",
+        f"happy,{PIXELS},Training",
+        f",{PIXELS},Training",
+        f"0,{PIXELS},Testing",
+        f"0,{PIXELS},",
+        f"0,{PIXELS}",
+        "0",
+    ],
+    ids=[
+        "too few pixels",
+        "too many pixels",
+        "pixel 256",
+        "pixel -1",
+        "pixel x",
+        "pixel 1.5",
+        "no pixels",
+        "label 7",
+        "label -1",
+        "label in words",
+        "no label",
+        "bad usage",
+        "empty usage",
+        "no usage",
+        "one column",
+    ],
+)
+def test_broken_row_is_named_by_its_line_and_the_others_read(tmp_path, row):
+    path = write_csv(tmp_path / "fer2013.csv", f"0,{PIXELS},Training", row, f"6,{PIXELS},PublicTest")
+    first, bad, last = Fer2013Csv(path)
+    assert (first.label, last.label) == (0, 4)
+    assert str(bad).startswith(
+        f"{path} line 3: broken row (expected emotion 0..6, 2,304 pixels 0..255, Usage Training/"
+    )
+    assert "\n" not in str(bad)
+
+
+@pytest.mark.parametrize(
+    ("header", "missing"),
+    [
+        ("emotion,pixels", "usage"),
+        ("pixels", "emotion, usage"),
+        ("", "emotion, pixels, usage"),
+        ("label;pixels;Usage", "emotion, pixels, usage"),
+    ],
+)
+def test_missing_columns_are_named(tmp_path, header, missing):
+    path = write_csv(tmp_path / "fer2013.csv", header=header)
+    with pytest.raises(UserError) as error:
+        Fer2013Csv(path)
+    assert message(error) == f"{path}: the header has no column {missing} (emotion, pixels, Usage)"
+
+
+def test_empty_csv_is_named(tmp_path):
+    path = tmp_path / "fer2013.csv"
+    path.touch()
+    with pytest.raises(UserError) as error:
+        Fer2013Csv(path)
+    assert message(error).startswith(f"{path}: the header has no column emotion")
+
+
+def test_folder_without_csv_says_what_is_looked_for(tmp_path):
+    with pytest.raises(UserError) as error:
+        Fer2013Csv(tmp_path)
+    assert message(error) == f"data_dir: no fer2013.csv or icml_face_data.csv in {tmp_path}"
+
+
+@pytest.mark.xfail(strict=True, raises=UserError, reason="the byte order mark counts as part of the first column")
+def test_csv_saved_by_a_spreadsheet(tmp_path):
+    path = tmp_path / "fer2013.csv"
+    path.write_text(f"{HEADER}\n0,{PIXELS},Training\n", encoding="utf-8-sig")
+    assert only(Fer2013Csv(path)).label == 0
+
+
+@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="bytes that are no text come through as a traceback")
+@pytest.mark.parametrize("start", [b"PK\x03\x04", f"{HEADER}\n".encode()], ids=["zip", "one row"])
+def test_file_that_is_no_text_is_named(tmp_path, start):
+    path = tmp_path / "fer2013.csv"
+    path.write_bytes(start + b"\xff\xfe\xfd\n" * 100)
+    with pytest.raises(UserError) as error:
+        Fer2013Csv(path)
+    assert str(path) in message(error)
+
+
+@pytest.mark.xfail(strict=True, reason="csv.Error (field larger than field limit) comes through as a traceback")
+def test_quote_that_is_never_closed_is_named(tmp_path):
+    path = write_csv(tmp_path / "fer2013.csv", f'0,"{PIXELS},Training', *[f"0,{PIXELS},Training"] * 30)
+    assert any(str(path) in str(item) for item in Fer2013Csv(path) if isinstance(item, BadImageError))
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="blank lines are counted, but yield no item")
+def test_length_of_a_csv_with_blank_lines(tmp_path):
+    source = Fer2013Csv(write_csv(tmp_path / "fer2013.csv", f"0,{PIXELS},Training", "", f"1,{PIXELS},Training", ""))
+    items = list(source)
+    assert [item.label for item in items] == [0, 1]
+    assert len(source) == len(items)
+
+
+# Opening by name
+
+
+@pytest.mark.parametrize("name", ["fer2013", "fer2013_csv", "folder"])
+def test_nothing_at_the_default_place_says_what_to_do(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        open_source(name, None, pack_size=48, channels=1, synthetic_images=140)
+    assert message(error).startswith("data_dir: nothing at data/fer2013; ")
+    for advice in ("`emotion data fetch`", "data_dir=", "EMOTION_DATA", "data=synthetic"):
+        assert advice in message(error)
+
+
+def test_default_place_is_emotion_data_or_else_a_folder_here(tmp_path, monkeypatch):
+    def place(data_dir=None):
+        return Path(open_source("folder", data_dir, pack_size=48, channels=1, synthetic_images=140).place)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    trees = {name: make_tree(tmp_path / name) for name in ("data/fer2013", "env", "given", "home/faces")}
+    assert place() == trees["data/fer2013"]
+    monkeypatch.setenv("EMOTION_DATA", "")
+    assert place() == trees["data/fer2013"]
+    monkeypatch.setenv("EMOTION_DATA", str(trees["env"]))
+    assert place() == trees["env"]
+    assert place("given") == trees["given"]
+    assert place("~/faces") == trees["home/faces"]
+
+
+def test_open_source_knows_every_kind(tmp_path, fer_tree):
+    path = write_csv(tmp_path / "fer2013.csv", f"0,{PIXELS},Training")
+    assert type(source_of(fer_tree, "fer2013")) is Fer2013Folders
+    assert type(source_of(path, "fer2013_csv")) is Fer2013Csv
+    folder = open_source("folder", str(fer_tree), pack_size=64, channels=3, synthetic_images=140)
+    assert (type(folder), folder.size, folder.channels) == (FolderSource, 64, 3)
+    drawn = open_source("synthetic", "/nowhere", pack_size=64, channels=3, synthetic_images=150)
+    assert (type(drawn), len(drawn), drawn.size, drawn.channels) == (SyntheticFaces, 150, 48, 1)
+
+
+def test_drawn_faces_follow_their_labels():
+    source = SyntheticFaces(140)
+    items = list(source)
+    assert parts_of(items) == dict(Counter(source.parts.tolist()))
+    assert len({item.name for item in items}) == len(items) == 140
+    np.testing.assert_array_equal(items[5].pixels[0], draw_image(items[5].label, seed=0, index=5))
+
+
+def test_too_few_drawn_faces_name_the_key(tmp_path):
+    with pytest.raises(UserError) as error:
+        open_source("synthetic", None, pack_size=48, channels=1, synthetic_images=10)
+    assert message(error) == "synthetic_images=10: num_images must be at least 140, got 10"
+
+
+# Fingerprints
+
+
+def test_fingerprint_tells_places_kinds_and_settings_apart(tmp_path):
+    first, second = make_tree(tmp_path / "first", ("train", "test"), CLASSES), tmp_path / "second"
+    shutil.copytree(first, second)
+    sources = [
+        FolderSource(first),
+        FolderSource(second),
+        FolderSource(first, size=64),
+        FolderSource(first, channels=3),
+        Fer2013Folders(first),
+        SyntheticFaces(140),
+        SyntheticFaces(141),
+        SyntheticFaces(140, seed=1),
+    ]
+    assert len({fingerprint(source)[0] for source in sources}) == len(sources)
+
+
+def test_fingerprint_is_that_of_the_place_however_it_is_called(tmp_path, monkeypatch):
+    root = make_tree(tmp_path / "faces")
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    places = [root, Path("faces"), Path("./x/../faces"), tmp_path / "link"]
+    Path("x").mkdir()
+    assert len({fingerprint(FolderSource(place)) for place in places}) == 1
+
+
+# The original
+
+
+@pytest.mark.real
+def test_real_fer2013_is_what_the_report_counts(fer2013):
+    files = Fer2013Folders(fer2013).files
+    counts = Counter((file.part if file.part == "train" else "test", CLASSES[file.label]) for file in files)
+    assert counts == {
+        **dict(zip([("train", name) for name in CLASSES], (3995, 436, 4097, 7215, 4965, 4830, 3171), strict=True)),
+        **dict(zip([("test", name) for name in CLASSES], (958, 111, 1024, 1774, 1233, 1247, 831), strict=True)),
+    }
+    assert Counter(file.part for file in files) == {"train": 28709, "public": 3589, "private": 3589}

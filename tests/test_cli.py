@@ -1,0 +1,113 @@
+"""The commands as a user types them, each in its own process."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from emotion.config import check, check_overrides, conf_dir, parse_words, register_resolvers, settings
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["data=synthetic", "synthetic_images=210", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
+
+
+def call(*words, folder=ROOT, **environment):
+    command = (
+        [sys.executable, *words] if words[0].endswith(".py") else [Path(sys.executable).with_name(words[0]), *words[1:]]
+    )
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300, env=os.environ | environment, check=False
+    )
+
+
+@pytest.mark.slow
+def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
+    first = call("train.py", "model=vgg16_ft", "unfreeze=6", "weights=none", *SMALL, f"hydra.run.dir={tmp_path}/run")
+    assert first.returncode == 0, first.stderr
+    assert "14,847,815 parameters, 13,112,327 of them trainable" in first.stderr
+    assert (tmp_path / "run/report.html").is_file()
+    checkpoint = f"ckpt={tmp_path}/run/checkpoints/best.ckpt"
+    tested = call("emotion", "evaluate", checkpoint, f"out={tmp_path}/out", folder=tmp_path)
+    assert tested.returncode == 0, tested.stderr
+    accuracy = re.search(r"test accuracy (\S+),", first.stderr)
+    assert accuracy is not None
+    assert accuracy[1] in tested.stdout
+    resumed = call("emotion", "train", f"resume={tmp_path}/run", "trainer.max_epochs=2", folder=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 2/2" in resumed.stderr
+    assert "epoch 1/2" not in resumed.stderr
+
+
+@pytest.mark.slow
+def test_multirun_gives_every_run_its_own_folder(tmp_path):
+    result = call("emotion", "train", "-m", "model=cnn_111", "seed=0,1", *SMALL, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(list(tmp_path.glob("runs/default/cnn_111-seed?-*/metrics.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["train.py", "unfreez=6"], ["unfreez", "unfreeze"]),
+        (["train.py", "model=nonsense"], ["nonsense", "vgg16_ft"]),
+        (["train.py", "data_dir=/nowhere"], ["/nowhere", "emotion data fetch", "data_dir=", "data=synthetic"]),
+        (["train.py", "model=cnn", "unfreeze=3", *SMALL], ["unfreeze", "no backbone"]),
+        (["evaluate.py", "ckpt=/nowhere.ckpt"], ["/nowhere.ckpt", "no such file"]),
+        (["emotion", "data", "info", "data=synthetic", "synthetic_images=5"], ["synthetic_images=5"]),
+    ],
+)
+def test_a_mistake_gets_one_line_and_status_2(words, parts, tmp_path):
+    result = call(*words, *([f"hydra.run.dir={tmp_path}"] if words[0] == "train.py" else []))
+    assert result.returncode == 2
+    error = result.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert all(part in error for part in parts)
+    assert "Traceback" not in result.stderr
+
+
+def test_info_counts_splits_and_classes():
+    result = call("emotion", "data", "info", "data=synthetic", "synthetic_images=210", "split=official")
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"all\W+168\W+21\W+21\W+210", result.stdout)
+
+
+def test_help_is_there_for_all_commands():
+    for words in (
+        ["--help"],
+        ["data", "--help"],
+        ["data", "info", "--help"],
+        ["train", "--help"],
+        ["evaluate", "--help"],
+    ):
+        result = call("emotion", *words)
+        assert result.returncode == 0, result.stderr
+        assert "evaluate" in result.stdout or "settings" in result.stdout.lower() or "Usage" in result.stdout
+
+
+def commands_of_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(
+        r"^(?:\$ )?(python (?:train|evaluate)\.py .*|emotion (?:train|evaluate|data) .*)$", text, re.MULTILINE
+    )
+    return [line.split("#")[0].split() for line in lines]
+
+
+@pytest.mark.parametrize("words", commands_of_the_readme(), ids=" ".join)
+def test_commands_of_the_readme_are_legal(words):
+    arguments = words[2:]
+    if words[1] in ("train.py", "train"):
+        check_overrides(arguments)
+        overrides = [word for word in arguments if not word.startswith(("-", "hydra", "resume")) and "," not in word]
+        register_resolvers()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            check(settings(compose("config", overrides)))
+    elif words[1] in ("evaluate.py", "evaluate"):
+        check(parse_words(arguments, ("ckpt", "out", "device")))
+
+
+def test_the_readme_has_commands():
+    assert len(commands_of_the_readme()) >= 8

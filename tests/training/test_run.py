@@ -1,0 +1,174 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from emotion.config import conf_dir, register_resolvers
+from emotion.errors import UserError
+from emotion.training.callbacks import TensorBoardPictures
+from emotion.training.folder import RunFolder
+from emotion.training.run import run
+
+SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
+
+
+def compose_config(overrides):
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def train(path, *overrides):
+    words = [*SMALL, *overrides]
+    run(compose_config(words), path, words)
+    return RunFolder(path)
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_same_run(first, second):
+    for name, value in weights(first.last).items():
+        assert torch.equal(value, weights(second.last)[name]), name
+    results = [json.loads(folder.metrics.read_text()) for folder in (first, second)]
+    for stage in ("val", "test"):
+        assert results[0][stage] == results[1][stage]
+    with np.load(first.predictions) as one, np.load(second.predictions) as other:
+        assert set(one.files) == set(other.files)
+        assert all(np.array_equal(one[name], other[name]) for name in one.files)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture
+def killer(monkeypatch):
+    """Makes training die in the middle of an epoch."""
+
+    def kill_in(epoch):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.current_epoch == epoch and batch_idx == 2:
+                raise KilledError
+
+        monkeypatch.setattr(TensorBoardPictures, "on_train_batch_start", on_train_batch_start)
+
+    yield kill_in
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["balance=class_weights", "schedule=plateau", "lr_patience=1", "lr=0.01"],
+        ["balance=weighted_sampler", "schedule=cosine"],
+        ["balance=offline"],
+        ["balance=none", "augment=false", "monitor=val/acc"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_killed_run_continues_as_if_undisturbed(tmp_path, killer, monkeypatch, overrides):
+    undisturbed = train(tmp_path / "undisturbed", "trainer.max_epochs=4", *overrides)
+    killer(2)
+    with pytest.raises(KilledError):
+        train(tmp_path / "killed", "trainer.max_epochs=4", *overrides)
+    assert RunFolder(tmp_path / "killed").state == "unfinished"
+    monkeypatch.undo()
+    continued = train(tmp_path / "killed", "trainer.max_epochs=4", *overrides)
+    assert_same_run(undisturbed, continued)
+
+
+def test_resume_extends_a_finished_run(tmp_path):
+    whole = train(tmp_path / "whole", "trainer.max_epochs=3")
+    part = train(tmp_path / "part", "trainer.max_epochs=2")
+    words = [f"resume={part.path}", "trainer.max_epochs=3"]
+    run(compose_config(words), part.path, words)
+    assert_same_run(whole, part)
+    assert part.read_config().trainer.max_epochs == 3
+
+
+def test_finished_run_is_left_alone_and_overwrite_trains_anew(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = train(tmp_path, "trainer.max_epochs=1")
+    written = folder.metrics.stat().st_mtime_ns
+    train(tmp_path, "trainer.max_epochs=1")
+    assert "finished already" in caplog.text
+    assert folder.metrics.stat().st_mtime_ns == written
+    train(tmp_path, "trainer.max_epochs=1", "overwrite=true")
+    assert folder.metrics.stat().st_mtime_ns > written
+
+
+def test_folder_of_another_run_is_refused(tmp_path):
+    train(tmp_path, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
+    RunFolder(tmp_path).metrics.unlink()
+    with pytest.raises(UserError, match="other settings"):
+        train(tmp_path, "trainer.max_epochs=1", "lr=0.1")
+
+
+def test_run_folder_holds_what_it_promises(tmp_path):
+    folder = train(tmp_path, "trainer.max_epochs=2", "experiment=trial")
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert names >= {
+        "config.yaml",
+        "environment.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/best_acc.ckpt",
+        "checkpoints/last.ckpt",
+        "csv/version_0/metrics.csv",
+        "metrics.json",
+        "predictions.npz",
+        "curves.png",
+        "confusion_matrix.png",
+        "report.md",
+        "report.html",
+    }
+    assert folder.read_config().experiment == "trial"
+    assert set(folder.read_environment()) >= {"command", "packages", "cpu", "gpus", "commit"}
+    record = json.loads(folder.metrics.read_text())["run"]
+    assert record["epochs"] == 2
+    assert 1 <= record["best_epoch"] <= 2
+
+
+def test_metrics_can_be_counted_again_from_the_predictions(tmp_path):
+    from sklearn.metrics import accuracy_score, f1_score
+
+    folder = train(tmp_path, "trainer.max_epochs=2", "balance=none")
+    metrics = json.loads(folder.metrics.read_text())
+    with np.load(folder.predictions) as file:
+        for stage in ("val", "test"):
+            labels, predicted = file[f"{stage}_labels"], file[f"{stage}_probabilities"].argmax(1)
+            assert metrics[stage]["acc"] == pytest.approx(accuracy_score(labels, predicted))
+            assert metrics[stage]["f1_macro"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+            assert len(set(file[f"{stage}_ids"])) == len(labels)
+
+
+def test_best_checkpoint_is_tested_not_the_last(tmp_path):
+    folder = train(tmp_path, "trainer.max_epochs=3", "lr=0.05", "patience=null")
+    record = json.loads(folder.metrics.read_text())["run"]
+    assert torch.load(folder.best, weights_only=True)["epoch"] + 1 == record["best_epoch"]
+
+
+def test_early_stopping_ends_the_run(tmp_path):
+    folder = train(tmp_path, "trainer.max_epochs=9", "patience=1", "min_delta=10")
+    assert json.loads(folder.metrics.read_text())["run"]["epochs"] == 2
+
+
+def test_resume_refuses_another_model(tmp_path):
+    RunFolder(tmp_path).claim(compose_config(SMALL))
+    words = [f"resume={tmp_path}", "model=cnn"]
+    with pytest.raises(UserError, match="keeps its model"):
+        run(compose_config(words), tmp_path, words)
+
+
+def test_settings_are_plain_in_the_run_folder(tmp_path):
+    config = compose_config([*SMALL, "trainer.max_epochs=1"])
+    RunFolder(tmp_path).claim(config)
+    stored = OmegaConf.to_container(RunFolder(tmp_path).read_config())
+    assert stored["model"] == "cnn_111"
+    assert stored["blocks"] == [1, 1, 1]
+    assert "hydra" not in stored
+    assert "resume" not in stored
