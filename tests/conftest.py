@@ -3,9 +3,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from emotion.data.classes import CLASSES
+from emotion.data.packed import PackedImages, pack
+from emotion.data.sources import Fer2013Folders
 from emotion.data.synthetic import draw_image
 
 # Read before `own_cache` hides it from the tests.
@@ -26,6 +29,12 @@ MakeFerTree = Callable[..., Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """On a busy machine threads wait for each other longer than such small networks compute."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keeps prepared data of the tests away from the user's, and the user's data away from the tests."""
     cache = tmp_path_factory.mktemp("cache")
@@ -41,6 +50,12 @@ def fer2013() -> Path:
     if not EMOTION_DATA:
         pytest.skip("EMOTION_DATA does not say where FER2013 lies")
     return Path(EMOTION_DATA).expanduser().resolve()
+
+
+@pytest.fixture(scope="session")
+def real_packed(fer2013: Path) -> PackedImages:
+    """The real FER2013, packed once for all tests."""
+    return pack(Fer2013Folders(fer2013))
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,22 @@ def conf_dir() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf"
 
 
+def model_names() -> list[str]:
+    """Returns what `model=` can be."""
+    return sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+
+
+def describe_settings() -> str:
+    """Returns the help of training: how to call it, the models, and every setting with its default and comment."""
+    text = (conf_dir() / "config.yaml").read_text(encoding="utf-8")
+    knobs = text[text.index("experiment:") : text.index("\nhydra:")]
+    return (
+        "usage: train.py [model=<name>] [<setting>=<value> ...]\n"
+        "       train.py -m model=<name>,<name> seed=0,1,2    (every combination, one run after another)\n\n"
+        f"models: {', '.join(model_names())}\n\nsettings, their defaults and what they can be:\n\n{knobs}"
+    )
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Turns a `UserError` into one line on standard error and exit status 2."""
@@ -92,12 +108,11 @@ def check_overrides(arguments: Iterable[str]) -> None:
         raise UserError(str(error).splitlines()[0]) from None
     tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
     legal = [key for key in _keys(tree) if not key.startswith(("defaults", "hydra"))]
-    models = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
     for override in overrides:
         key = override.get_key_element().lstrip("+~")
         if key == "model":
             for value in _values(override):
-                require_known(value, models, "model")
+                require_known(value, model_names(), "model")
         elif not key.startswith("hydra"):
             group = key.rpartition(".")[0]
             require_known(key, [name for name in ["model", *legal] if name.rpartition(".")[0] == group] or legal, "key")

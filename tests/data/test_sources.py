@@ -1,5 +1,7 @@
 import io
+import os
 import shutil
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -174,9 +176,8 @@ def test_names_and_order_do_not_depend_on_how_the_system_lists_files(tmp_path, m
     save(root / "train" / "sad" / "another.png")
     names = [item.name for item in FolderSource(root)]
     assert len(set(names)) == 15
-    for function in ("scandir", "listdir"):
-        original = getattr(Path.__module__ and __import__("os"), function)
-        monkeypatch.setattr(f"os.{function}", lambda path=".", original=original: list(original(path))[::-1])
+    for original in (os.scandir, os.listdir):
+        monkeypatch.setattr(os, original.__name__, lambda path, original=original: list(original(path))[::-1])
     assert [item.name for item in FolderSource(root)] == names
 
 
@@ -226,11 +227,9 @@ def test_colours_become_their_brightness_or_stay_red_green_blue(tmp_path):
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="Pillow clips 16-bit values to 255: a white image")
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    ("extension", "dtype"), [("png", np.uint16), ("tif", np.uint16), ("tif", np.int32)], ids=["png", "tif", "tif 32"]
-)
-def test_16_bit_images_keep_their_tones(tmp_path, extension, dtype, channels):
-    path = save(tmp_path / "happy" / f"face.{extension}", FACE.astype(dtype) * 257)
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_16_bit_images_keep_their_tones(tmp_path, extension, channels):
+    path = save(tmp_path / "happy" / f"face.{extension}", FACE.astype(np.uint16) * 257)
     difference = read(path, channels=channels).astype(int) - FACE
     assert np.abs(difference).max() <= 1
 
@@ -254,7 +253,9 @@ def test_images_are_turned_upright(tmp_path, orientation):
     np.testing.assert_array_equal(read(path)[0], FACE)
 
 
-@pytest.mark.xfail(strict=True, reason="exif_transpose raises struct.error, which stops the run with a traceback")
+@pytest.mark.xfail(
+    strict=True, raises=struct.error, reason="exif_transpose raises struct.error, which stops the run with a traceback"
+)
 def test_broken_exif_does_not_stop_the_run(tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "hello"
@@ -276,14 +277,15 @@ def test_the_central_square_is_taken(tmp_path, turned):
     np.testing.assert_array_equal(read(path)[0], FACE.T if turned else FACE)
 
 
-@pytest.mark.parametrize(
-    ("shape", "size"), [((480, 480), 48), ((200, 320), 48), ((11, 7), 48), ((48, 48), 224), ((1, 99), 8)]
-)
-def test_images_of_any_size_are_resized(tmp_path, shape, size):
-    face = np.asarray(Image.fromarray(FACE).resize(shape[::-1]))
+@pytest.mark.parametrize("size", [48, 224, 8])
+@pytest.mark.parametrize(("height", "width"), [(480, 480), (200, 320), (11, 7), (48, 48), (1, 99)])
+def test_images_of_any_size_are_resized(tmp_path, height, width, size):
+    face = np.asarray(Image.fromarray(FACE).resize((width, height)))
     pixels = read(save(tmp_path / "happy" / "face.png", face), size=size)
     assert pixels.shape == (1, size, size)
-    assert abs(pixels.mean() - face.mean()) < 25
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    assert abs(pixels.mean() - face[top : top + side, left : left + side].mean()) < 10
 
 
 def test_resizing_keeps_the_face(tmp_path):
@@ -341,20 +343,27 @@ def test_unknown_class_folder_is_named_with_the_legal_ones(tmp_path, part):
     assert "disgust/disgusted" in message(error)
 
 
-def bad_image(name: str) -> bytes:
+def cut_short(kind: str) -> bytes:
     whole = io.BytesIO()
-    Image.fromarray(FACE).save(whole, {"truncated.jpg": "JPEG", "truncated.png": "PNG"}.get(name, "JPEG"))
-    return {"notes.txt": b"no image", "empty.jpg": b"", "html.jpg": b"<html>404</html>"}.get(
-        name, whole.getvalue()[:700]
-    )
+    Image.fromarray(FACE).save(whole, kind)
+    return whole.getvalue()[:700]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "empty.jpg", "html.jpg", "truncated.jpg", "truncated.png"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.txt", b"no image"),
+        ("empty.jpg", b""),
+        ("page.jpg", b"<html>404</html>"),
+        ("truncated.jpg", cut_short("JPEG")),
+        ("truncated.png", cut_short("PNG")),
+    ],
+)
 @pytest.mark.parametrize("kind", [FolderSource, Fer2013Folders])
-def test_file_that_is_no_whole_image_is_named_and_the_others_read(tmp_path, kind, name):
+def test_file_that_is_no_whole_image_is_named_and_the_others_read(tmp_path, kind, name, content):
     root = make_tree(tmp_path, ("train", "test"), CLASSES)
     path = root / "train" / "happy" / name
-    path.write_bytes(bad_image(name))
+    path.write_bytes(content)
     source = kind(root)
     items = list(source)
     assert len(source) == len(items) == 15
@@ -396,15 +405,8 @@ def test_csv_of_all_shapes_with_its_own_order_of_classes(tmp_path, header, row, 
     source = Fer2013Csv(path)
     items = list(source)
     assert len(source) == 7
-    assert [CLASSES[item.label] for item in items] == [
-        "angry",
-        "disgust",
-        "fear",
-        "happy",
-        "sad",
-        "surprise",
-        "neutral",
-    ]
+    in_csv = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
+    assert [CLASSES[item.label] for item in items] == in_csv
     assert [item.part for item in items] == ["train", "public", "private"] * 2 + ["train"]
     assert [item.name for item in items] == [f"{name}:{line}" for line in range(2, 9)]
     np.testing.assert_array_equal([item.pixels for item in items], np.stack(faces)[:, None])
@@ -473,10 +475,8 @@ def test_broken_row_is_named_by_its_line_and_the_others_read(tmp_path, row):
     path = write_csv(tmp_path / "fer2013.csv", f"0,{PIXELS},Training", row, f"6,{PIXELS},PublicTest")
     first, bad, last = Fer2013Csv(path)
     assert (first.label, last.label) == (0, 4)
-    assert str(bad).startswith(
-        f"{path} line 3: broken row (expected emotion 0..6, 2,304 pixels 0..255, Usage Training/"
-    )
-    assert "\n" not in str(bad)
+    expected = "emotion 0..6, 2,304 pixels 0..255, Usage Training/PublicTest/PrivateTest"
+    assert str(bad) == f"{path} line 3: broken row (expected {expected})"
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,15 @@ def test_report_says_when_there_is_too_little_to_cut(parts, group_duplicates):
     hashes = np.zeros(sum(parts.values())) if group_duplicates else None
     with pytest.raises(UserError, match=r"split=report"):
         split(fake(parts, hashes), "report", group_duplicates=group_duplicates)
+
+
+@pytest.mark.real
+def test_clean_split_of_real_fer2013(real_packed):
+    clean = split(real_packed, "clean")
+    assert [len(part) for part in astuple(clean)] == [28006, 3589, 3589]
+    # 703 training images, told by their pixels, not by their hashes.
+    held_out = {real_packed.images[row].tobytes() for row in [*clean.val, *clean.test]}
+    dropped = np.setdiff1d(np.flatnonzero(real_packed.parts == "train"), clean.train)
+    assert len(dropped) == 28709 - 28006
+    assert all(real_packed.images[row].tobytes() in held_out for row in dropped)
+    assert not any(real_packed.images[row].tobytes() in held_out for row in clean.train)

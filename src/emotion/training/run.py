@@ -20,7 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.analysis.predictions import Predictions
-from emotion.config import check, check_overrides, conf_dir, exit_on_user_error, register_resolvers, settings
+from emotion.config import (
+    check,
+    check_overrides,
+    conf_dir,
+    describe_settings,
+    exit_on_user_error,
+    register_resolvers,
+    settings,
+)
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError
 from emotion.models.weights import load_backbone
@@ -36,13 +44,17 @@ log = logging.getLogger(__name__)
 QUIET = (
     ".*LeafSpec.*is deprecated",  # Lightning's use of PyTorch
     "The number of training batches .* is smaller than the logging interval",
-    "The '.*_dataloader' does not have many workers",
+    "Found .* module.* in eval mode at the start of training",  # the frozen part, on purpose
+    "Checkpoint directory .* exists and is not empty",  # a run that goes on
 )
 EVALUATED: tuple[Stage, ...] = ("val", "test")
 
 
 def main() -> None:
     """Runs the command line: Hydra composes the configuration of one run, or of many with `-m`."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(describe_settings())
+        return
     register_resolvers()
     for message in QUIET:
         warnings.filterwarnings("ignore", message)

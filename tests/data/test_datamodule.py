@@ -1,0 +1,379 @@
+import inspect
+import json
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.utils.class_weight import compute_class_weight
+
+from emotion.data.augment import RandomAffine
+from emotion.data.classes import CLASSES
+from emotion.data.datamodule import EmotionDataModule
+from emotion.errors import UserError
+
+BALANCES = ["none", "class_weights", "weighted_sampler", "offline"]
+TRAIN_COUNTS = (5, 2, 4, 8, 6, 4, 3)
+# Every image has one tone, which no transform changes, so that it can be told after augmentation:
+# its part's first tone + 10 * its class + its number.
+FIRST_TONES = {"train": 0, "val": 80, "test": 160}
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory) -> Path:
+    """A tree with train, val and test folders, in which every image has a tone of its own."""
+    root = tmp_path_factory.mktemp("tones")
+    for part, first in FIRST_TONES.items():
+        for label, name in enumerate(CLASSES):
+            (root / part / name).mkdir(parents=True)
+            for number in range(TRAIN_COUNTS[label] if part == "train" else 2):
+                image = Image.new("L", (48, 48), first + 10 * label + number)
+                image.save(root / part / name / f"{number}.png")
+    return root
+
+
+TRAIN_TONES = sorted(10 * label + number for label, count in enumerate(TRAIN_COUNTS) for number in range(count))
+VAL_TONES, TEST_TONES = (
+    [first + 10 * label + number for label in range(7) for number in (0, 1)] for first in (80, 160)
+)
+
+
+def tone_data(root: Path, **options) -> EmotionDataModule:
+    settings = {"data": "folder", "data_dir": str(root), "split": "official", "batch_size": 8}
+    return EmotionDataModule(**settings | options)
+
+
+def drawn(loader, epoch: int = 0) -> tuple[list[int], list[int]]:
+    """The tones and labels of one epoch."""
+    loader.set_epoch(epoch)
+    tones, labels = [], []
+    for batch in loader:
+        images = batch.inputs if batch.inputs.dtype == torch.uint8 else batch.inputs * 255
+        tones += images[:, 0, 24, 24].float().round().int().tolist()
+        labels += batch.labels.tolist()
+    return tones, labels
+
+
+def test_settings_are_plain_values_from_which_the_data_is_rebuilt(tones):
+    options = {"balance": "offline", "seed": 3, "val_fraction": 0.3, "split": "report", "augment": False}
+    data = tone_data(tones, **options)
+    assert options.items() <= dict(data.hparams).items()
+    written = json.loads(json.dumps(dict(data.hparams)))
+    assert written == dict(data.hparams)
+    rebuilt = EmotionDataModule(**written)
+    assert drawn(rebuilt.train_dataloader()) == drawn(data.train_dataloader())
+    assert drawn(rebuilt.val_dataloader()) == drawn(data.val_dataloader())
+
+
+def test_every_argument_is_a_setting():
+    assert dict(EmotionDataModule().hparams) == {
+        name: parameter.default for name, parameter in inspect.signature(EmotionDataModule).parameters.items()
+    }
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_validation_and_test_images_come_as_they_are_in_order_whatever_the_balance(tones, balance):
+    data = tone_data(tones, balance=balance)
+    for loader, expected in ((data.val_dataloader(), VAL_TONES), (data.test_dataloader(), TEST_TONES)):
+        for epoch in (0, 1):
+            assert drawn(loader, epoch) == (expected, [label for label in range(7) for _ in range(2)])
+        assert all(batch.inputs.dtype == torch.uint8 for batch in loader)
+
+
+@pytest.mark.parametrize("stage", ["train", "val", "test"])
+def test_eval_loader_gives_every_stage_as_it_is_in_the_order_of_its_rows(tones, stage):
+    data = tone_data(tones, augment=True, balance="offline")
+    loader = data.eval_loader(stage)
+    rows = getattr(data.rows, stage)
+    inputs = torch.cat([batch.inputs for batch in loader])
+    np.testing.assert_array_equal(inputs, data.packed.images[rows])
+    assert torch.cat([batch.labels for batch in loader]).tolist() == data.packed.labels[rows].tolist()
+
+
+@pytest.mark.parametrize("balance", ["none", "class_weights"])
+@pytest.mark.parametrize("augment", [False, True])
+def test_every_training_image_comes_once_an_epoch_in_an_order_of_its_own(tones, balance, augment):
+    loader = tone_data(tones, balance=balance, augment=augment).train_dataloader()
+    first, second = drawn(loader, 0), drawn(loader, 1)
+    for seen, labels in (first, second):
+        assert sorted(seen) == TRAIN_TONES
+        assert [tone // 10 for tone in seen] == labels
+    assert first != second
+
+
+def test_training_images_are_augmented_only_if_asked(fer_tree):
+    def images(**options):
+        loader = EmotionDataModule(
+            data_dir=str(fer_tree), split="official", balance="none", **options
+        ).train_dataloader()
+        batches = []
+        for epoch in (0, 1):
+            loader.set_epoch(epoch)
+            batches.append(torch.cat([batch.inputs for batch in loader]))
+        return torch.cat(batches)
+
+    assert len(images(augment=False).flatten(1).unique(dim=0)) == 32
+    assert len(images(augment=True).flatten(1).unique(dim=0)) == 64
+
+
+@pytest.mark.parametrize("batch_size", [4, 16])
+def test_batches_have_their_size(tones, batch_size):
+    data = tone_data(tones, batch_size=batch_size)
+    assert [len(batch.labels) for batch in data.train_dataloader()] == [batch_size] * (32 // batch_size)
+
+
+def test_seed_sets_split_and_order(tones):
+    first, again, other = (tone_data(tones, split="report", seed=seed, balance="none") for seed in (1, 1, 2))
+    assert first.rows.val.tolist() == again.rows.val.tolist() != other.rows.val.tolist()
+    same, same_again, different = (tone_data(tones, seed=seed, balance="none") for seed in (1, 1, 2))
+    assert drawn(same.train_dataloader()) == drawn(same_again.train_dataloader()) != drawn(different.train_dataloader())
+
+
+def test_counts_of_all_stages(fer_tree):
+    counts = EmotionDataModule(data_dir=str(fer_tree), split="official").counts()
+    assert counts == {"train": [*TRAIN_COUNTS, 32], "val": [2] * 7 + [14], "test": [2] * 7 + [14]}
+
+
+def test_settings_reach_split_and_source(tones, tmp_path):
+    data = tone_data(tones, split="report", val_fraction=0.5, group_duplicates=True, pack_size=24, channels=3)
+    assert data.images.shape == (60, 3, 24, 24)
+    assert [len(rows) for rows in (data.rows.train, data.rows.val, data.rows.test)] == [23, 23, 14]
+    assert len(EmotionDataModule(data="synthetic", synthetic_images=150).packed) == 150
+    with pytest.raises(UserError, match=r"^data_dir: nothing at "):
+        _ = EmotionDataModule(data_dir=str(tmp_path / "nowhere")).packed
+
+
+def test_bad_images_are_errors_or_skipped(own_fer_tree):
+    bad = own_fer_tree / "train" / "happy" / "Training_9.jpg"
+    bad.write_text("no image")
+    with pytest.raises(UserError, match=r"Training_9\.jpg: not an image"):
+        EmotionDataModule(data_dir=str(own_fer_tree)).prepare_data()
+    data = EmotionDataModule(data_dir=str(own_fer_tree), on_bad_image="skip", split="official")
+    data.prepare_data()
+    assert data.counts()["train"] == [*TRAIN_COUNTS, 32]
+    assert len(data.packed.skipped) == 1
+
+
+def test_test_only_tests_all_images(tones):
+    data = tone_data(tones, split="test_only")
+    assert sorted(drawn(data.test_dataloader())[0]) == sorted(TRAIN_TONES + VAL_TONES + TEST_TONES)
+    with pytest.raises(UserError, match="no training images of class angry, disgust"):
+        data.train_dataloader()
+
+
+# Balance
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_class_weights_only_with_that_balance(tones, balance):
+    weights = tone_data(tones, balance=balance).class_weights
+    if balance != "class_weights":
+        assert weights is None
+        return
+    assert [type(weight) for weight in weights] == [float] * 7
+    labels = np.repeat(np.arange(7), TRAIN_COUNTS)
+    np.testing.assert_allclose(weights, compute_class_weight("balanced", classes=np.arange(7), y=labels), rtol=1e-6)
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_class_without_training_images_is_named(tmp_path, tones, balance):
+    for part in ("train", "val", "test"):
+        for name in CLASSES:
+            if part != "train" or name not in ("fear", "sad"):
+                (tmp_path / part / name).parent.mkdir(exist_ok=True)
+                (tmp_path / part / name).symlink_to(tones / part / name)
+    data = tone_data(tmp_path, balance=balance)
+    with pytest.raises(UserError, match=r"^no training images of class fear, sad \(data=folder\)$"):
+        _ = data.train_set
+    with pytest.raises(UserError, match="no training images"):
+        data.train_dataloader()
+    # For counting and testing it does not matter.
+    assert data.counts()["train"] == [5, 2, 0, 8, 6, 0, 3, 24]
+    assert drawn(data.test_dataloader())[0] == TEST_TONES
+
+
+def test_weighted_sampler_draws_classes_about_equally_often_from_the_training_images(tones):
+    data = tone_data(tones, balance="weighted_sampler")
+    loader = data.train_dataloader()
+    epochs = [drawn(loader, epoch) for epoch in range(40)]
+    assert all(len(seen) == 32 for seen, _ in epochs)
+    seen = [tone for tones_of_epoch, _ in epochs for tone in tones_of_epoch]
+    assert sorted(set(seen)) == TRAIN_TONES
+    assert [tone // 10 for tone in seen] == [label for _, labels in epochs for label in labels]
+    counts = np.bincount([tone // 10 for tone in seen])
+    # 1280 draws: 183 of each class, with a standard deviation of 12.5.
+    assert np.abs(counts - 1280 / 7).max() < 50
+
+
+def test_weighted_sampler_is_a_function_of_seed_and_epoch(tones):
+    same, again, other = (
+        tone_data(tones, balance="weighted_sampler", seed=seed).train_dataloader() for seed in (1, 1, 2)
+    )
+    assert drawn(same, 3) == drawn(again, 3)
+    assert drawn(same, 3) != drawn(same, 4)
+    assert drawn(same, 3) != drawn(other, 3)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_offline_copies_of_training_images_bring_every_class_to_the_largest(tones, augment):
+    data = tone_data(tones, balance="offline", augment=augment)
+    seen, labels = drawn(data.train_dataloader())
+    assert Counter(labels) == dict.fromkeys(range(7), 8)
+    assert sorted(set(seen)) == TRAIN_TONES
+    assert [tone // 10 for tone in seen] == labels
+    # The originals are there, and the two of the smallest class equally often.
+    assert Counter(seen)[10] == Counter(seen)[11] == 4
+    assert Counter(seen)[30] == 1
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_offline_copies_differ_from_their_images_and_depend_on_the_seed(fer_tree, augment):
+    def train_images(seed):
+        data = EmotionDataModule(
+            data_dir=str(fer_tree), split="official", balance="offline", augment=augment, seed=seed
+        )
+        images, _, rows = data.train_set
+        assert rows.tolist() == list(range(56))
+        np.testing.assert_array_equal(images[:32], data.packed.images[data.rows.train])
+        return images
+
+    first, again, other = (train_images(seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(first.flatten(1).unique(dim=0)) == 56
+
+
+# Features
+
+
+class Extractor:
+    """Stands for the frozen part of a network: a feature is (tone of the image, number of the view)."""
+
+    def __init__(self):
+        self.calls: list[tuple[list[int], RandomAffine | None, int]] = []
+
+    def __call__(self, images, affine, views):
+        assert images.dtype == torch.uint8
+        tones = images[:, 0, 24, 24].float()
+        self.calls.append((sorted(tones.int().tolist()), affine, views))
+        return torch.cat([torch.stack([tones, torch.full_like(tones, view)], 1) for view in range(views)]).half()
+
+
+def features(loader, epoch: int = 0) -> tuple[list[int], list[int], list[int]]:
+    """The tones, views and labels of one epoch."""
+    loader.set_epoch(epoch)
+    batches = list(loader)
+    assert all(batch.inputs.dtype == torch.float16 for batch in batches)
+    tones, views = torch.cat([batch.inputs for batch in batches]).int().T.tolist()
+    return tones, views, torch.cat([batch.labels for batch in batches]).tolist()
+
+
+def with_features(root: Path, views: int = 3, **options) -> tuple[EmotionDataModule, Extractor]:
+    data, extract = tone_data(root, **options), Extractor()
+    data.use_features(extract, views)
+    return data, extract
+
+
+def test_features_without_augmentation_take_one_pass(tones):
+    data, extract = with_features(tones, augment=False, balance="none")
+    assert extract.calls == [(TRAIN_TONES + VAL_TONES, None, 1)]
+    seen, views, labels = features(data.train_dataloader())
+    assert sorted(seen) == TRAIN_TONES
+    assert [tone // 10 for tone in seen] == labels
+    assert set(views) == {0}
+    assert features(data.train_dataloader(), 1)[0] != seen
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("balance", BALANCES)
+def test_validation_on_features_is_plain_and_in_order_and_tests_stay_images(tones, augment, balance):
+    data, _ = with_features(tones, augment=augment, balance=balance)
+    assert features(data.val_dataloader()) == (VAL_TONES, [0] * 14, [label for label in range(7) for _ in range(2)])
+    assert drawn(data.test_dataloader())[0] == TEST_TONES
+    assert drawn(data.eval_loader("val"))[0] == VAL_TONES
+
+
+def test_seeds_share_the_pass_over_plain_images(tones):
+    calls = [with_features(tones, augment=False, split="report", seed=seed)[1].calls for seed in (0, 1)]
+    assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize("balance", ["none", "class_weights"])
+def test_features_of_augmented_images_come_in_views(tones, balance):
+    data, extract = with_features(tones, augment=True, balance=balance)
+    assert extract.calls == [(TRAIN_TONES + VAL_TONES, None, 1), (TRAIN_TONES, RandomAffine(), 3)]
+    loader = data.train_dataloader()
+    assert len(loader) == 4
+    epochs = [features(loader, epoch) for epoch in range(10)]
+    for seen, _, labels in epochs:
+        assert sorted(seen) == TRAIN_TONES
+        assert [tone // 10 for tone in seen] == labels
+    assert {view for _, views, _ in epochs for view in views} == {0, 1, 2}
+    assert len({tuple(views) for _, views, _ in epochs}) == 10
+
+
+@pytest.mark.parametrize(("augment", "transform", "views"), [(False, None, 1), (True, RandomAffine(), 3)])
+def test_features_of_offline_copies(tones, augment, transform, views):
+    data, extract = with_features(tones, augment=augment, balance="offline")
+    (_, (taken, affine, passes)) = extract.calls
+    assert (len(taken), sorted(set(taken)), affine, passes) == (56, TRAIN_TONES, transform, views)
+    seen, _, labels = features(data.train_dataloader())
+    assert Counter(labels) == dict.fromkeys(range(7), 8)
+    assert [tone // 10 for tone in seen] == labels
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_features_are_sampled_by_weight(tones, augment):
+    loader = with_features(tones, augment=augment, balance="weighted_sampler")[0].train_dataloader()
+    epochs = [features(loader, epoch) for epoch in range(40)]
+    labels = [label for _, _, own in epochs for label in own]
+    assert [tone // 10 for seen, _, _ in epochs for tone in seen] == labels
+    assert np.abs(np.bincount(labels) - 1280 / 7).max() < 50
+
+
+def test_class_weights_are_the_same_with_features(tones):
+    assert with_features(tones)[0].class_weights == tone_data(tones).class_weights is not None
+
+
+# Processes
+
+
+@pytest.mark.parametrize("balance", ["class_weights", "offline"])
+def test_processes_share_out_the_training_images(tones, balance):
+    def share(rank):
+        data = tone_data(tones, balance=balance, batch_size=4)
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        data.trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=2)
+        return drawn(data.train_dataloader(), 1)
+
+    whole = drawn(tone_data(tones, balance=balance, batch_size=8).train_dataloader(), 1)
+    assert Counter(share(0)[0]) + Counter(share(1)[0]) == Counter(whole[0])
+    assert len(share(0)[0]) == len(whole[0]) / 2
+
+
+# The original
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("split", "sizes"),
+    [
+        ("report", [22967, 5742, 7178]),
+        ("official", [28709, 3589, 3589]),
+        ("clean", [28006, 3589, 3589]),
+        ("test_only", [0, 0, 35887]),
+    ],
+)
+def test_sizes_of_the_splits_of_real_fer2013(fer2013, real_packed, split, sizes):
+    counts = EmotionDataModule(data_dir=str(fer2013), split=split).counts()
+    assert [row[-1] for row in counts.values()] == sizes
+
+
+@pytest.mark.real
+def test_classes_of_real_fer2013(fer2013, real_packed):
+    counts = EmotionDataModule(data_dir=str(fer2013)).counts()
+    assert np.add(counts["train"], counts["val"]).tolist() == [3995, 436, 4097, 7215, 4965, 4830, 3171, 28709]
+    assert counts["test"] == [958, 111, 1024, 1774, 1233, 1247, 831, 7178]

@@ -1,0 +1,290 @@
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from emotion.errors import UserError
+from emotion.models.transfer import build_transfer
+from emotion.models.weights import load_backbone, read_state
+
+
+def small_backbone():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1, bias=False))
+
+
+def random_state(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    state = {}
+    for name, value in small_backbone().state_dict().items():
+        floating = value.is_floating_point()
+        drawn = torch.rand(value.shape, generator=generator)
+        state[name] = drawn.to(dtype) if floating else torch.full_like(value, 9)
+    return state
+
+
+def write(path, state):
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return str(path)
+
+
+def load(weights, backbone=None):
+    backbone = backbone or small_backbone()
+    load_backbone(backbone, str(weights), "timm", "small")
+    return backbone
+
+
+def refused(weights, *parts):
+    """Checks that the weights are refused in one line that names them, and that the backbone stays as it was."""
+    backbone = small_backbone()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    with pytest.raises(UserError) as error:
+        load(weights, backbone)
+    message = str(error.value)
+    assert message.startswith(f"weights={weights}")
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights"])
+def test_file_is_loaded_in_full_precision(tmp_path, name, dtype):
+    state = random_state(dtype)
+    backbone = load(write(tmp_path / name, state))
+    for key, value in backbone.state_dict().items():
+        assert value.dtype == (torch.int64 if key.endswith("num_batches_tracked") else torch.float32)
+        assert torch.equal(value, state[key].to(value.dtype)), key
+
+
+def test_legacy_torch_file_is_loaded(tmp_path):
+    state = random_state()
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(load(tmp_path / "old.pth")[0].weight, state["0.weight"])
+
+
+def test_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    state = random_state()
+    write(tmp_path / "weights.safetensors", state)
+    assert torch.equal(load("~/weights.safetensors")[0].weight, state["0.weight"])
+
+
+def test_none_leaves_the_backbone_as_it_is():
+    backbone = small_backbone()
+    before = backbone[0].weight.clone()
+    assert torch.equal(load("none", backbone)[0].weight, before)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_classifier_of_the_file_is_ignored(tmp_path, name):
+    state = random_state()
+    classifiers = ("classifier.6.weight", "fc.weight", "fc.bias", "head.weight", "head_dist.bias", "last_linear.weight")
+    extra = {key: torch.rand(3) for key in classifiers}
+    backbone = load(write(tmp_path / name, state | extra))
+    assert torch.equal(backbone[2].weight, state["2.weight"])
+
+
+def test_whole_torchvision_network_fits_the_backbone(tmp_path):
+    from torchvision.models import resnet18
+
+    state = resnet18().state_dict()
+    assert "fc.weight" in state
+    backbone = build_transfer("torchvision", "resnet18", 48, "imagenet", 7).backbone
+    load_backbone(backbone, write(tmp_path / "whole.pth", state), "torchvision", "resnet18")
+    loaded = backbone.state_dict()
+    assert set(state) - set(loaded) == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(value, state[name]) for name, value in loaded.items())
+
+
+def test_counts_of_batches_may_be_missing(tmp_path):
+    state = random_state()
+    del state["1.num_batches_tracked"]
+    assert torch.equal(load(write(tmp_path / "old.pth", state))[1].running_var, state["1.running_var"])
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda state: state.pop("1.running_var"), ["lacks 1.running_var"]),
+        (lambda state: state.update({"3.weight": torch.zeros(2)}), ["unknown 3.weight"]),
+        (
+            lambda state: state.update({"2.weight": torch.zeros(5, 4)}),
+            ["2.weight (5, 4) instead of (5, 4, 1, 1)"],
+        ),
+        (lambda state: [state.pop(key) for key in list(state)], ["lacks 0.weight, 0.bias, 1.weight and 4 more"]),
+        (
+            lambda state: [state.update({f"module.{key}": state.pop(key)}) for key in list(state)],
+            ["lacks 0.weight, 0.bias, 1.weight and 4 more"],
+        ),
+    ],
+    ids=["missing", "unknown", "shape", "empty", "prefixed"],
+)
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_weights_that_do_not_fit_name_their_keys(tmp_path, name, change, parts):
+    state = random_state()
+    change(state)
+    refused(write(tmp_path / name, state), "does not fit the backbone", *parts)
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_truncated_file_is_refused(tmp_path, name, share):
+    path = Path(write(tmp_path / name, random_state()))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    refused(path, "not a file of tensors")
+
+
+@pytest.mark.parametrize("content", [b"hello\n" * 20, b"\x89PNG\r\n\x1a\n" + bytes(50), b"PK\x03\x04" + bytes(50)])
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_other_file_is_refused(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    refused(path, "not a file of tensors")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x80\x02(((((.", b"G" * 40, b"\x80\x02]q\x00(K\x01e.\x80\x02tR."],
+    ids=["IndexError", "struct.error", "other"],
+)
+def test_damaged_pickle_is_refused(tmp_path, content, request):
+    if request.node.callspec.id in ("IndexError", "struct.error"):
+        reason = "the reader raises more than read_state expects"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    refused(path, "not a file of tensors")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(3), [torch.zeros(3)], {"epoch": 1}, {"state_dict": {"0.weight": torch.zeros(3)}}, None],
+    ids=["tensor", "list", "numbers", "nested", "nothing"],
+)
+def test_file_that_is_no_state_dict_is_refused(tmp_path, value):
+    torch.save(value, tmp_path / "weights.pth")
+    refused(tmp_path / "weights.pth", "not a state dict")
+
+
+@pytest.mark.xfail(strict=True, reason="keys are taken to be text")
+def test_tensors_that_are_not_named_are_refused(tmp_path):
+    torch.save({0: torch.zeros(3)}, tmp_path / "weights.pth")
+    refused(tmp_path / "weights.pth", "not a state dict")
+
+
+@pytest.mark.parametrize("how", ["torch", "torch legacy", "pickle"])
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_hostile_pickle_is_refused_and_does_not_run(tmp_path, how, name):
+    path, canary = tmp_path / name, tmp_path / "canary"
+    value = {**random_state(), "trap": Trap(canary)}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(value))
+    else:
+        torch.save(value, path, _use_new_zipfile_serialization=how == "torch")
+    refused(path, "not a file of tensors")
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(Trap(canary)))
+    assert canary.exists(), "the trap does not work, so the test above shows nothing"
+
+
+@pytest.mark.parametrize("place", ["missing.pth", "missing.safetensors", ".", "imagenette"])
+def test_missing_file_is_refused(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    refused(place, "no such file", "imagenet", "none", ".safetensors")
+
+
+def test_whole_modules_are_refused(tmp_path):
+    torch.save(small_backbone(), tmp_path / "module.pth")
+    refused(tmp_path / "module.pth", "not a file of tensors")
+
+
+def test_read_state_returns_what_the_file_holds(tmp_path):
+    state = random_state(torch.float16)
+    read = read_state(Path(write(tmp_path / "weights.safetensors", state)))
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[key], state[key]) for key in state)
+
+
+class TestImagenet:
+    def test_torchvision_download_is_loaded(self, monkeypatch):
+        from torchvision.models import _api, resnet18
+
+        state, addresses = resnet18().state_dict(), []
+        monkeypatch.setattr(_api, "load_state_dict_from_url", lambda url, **_: addresses.append(url) or state)
+        backbone = build_transfer("torchvision", "resnet18", 48, "imagenet", 7).backbone
+        load_backbone(backbone, "imagenet", "torchvision", "resnet18")
+        assert len(addresses) == 1
+        assert re.search(r"/resnet18-\w+\.pth$", addresses[0])
+        assert torch.equal(backbone.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+
+    @pytest.fixture
+    def hub(self, monkeypatch):
+        """Stands for timm's hub: `create_model(pretrained=True)` gives weights that are told from random ones."""
+        import timm
+
+        create_model = timm.create_model
+
+        def create(name, pretrained=False, **options):
+            model = create_model(name, **options)
+            if pretrained:
+                with torch.no_grad():
+                    for parameter in model.parameters():
+                        parameter.fill_(0.125)
+            return model
+
+        monkeypatch.setattr(timm, "create_model", create)
+
+    @pytest.mark.parametrize(
+        "backbone",
+        [
+            "test_efficientnet",
+            pytest.param(
+                "test_vit",
+                marks=pytest.mark.xfail(
+                    strict=True, reason="pretrained weights are fetched for the default image size"
+                ),
+            ),
+        ],
+    )
+    def test_timm_download_is_loaded_at_any_image_size(self, hub, backbone):
+        body = build_transfer("timm", backbone, 48, "imagenet", 7).backbone
+        load_backbone(body, "imagenet", "timm", backbone)
+        assert all((parameter == 0.125).all() for parameter in body.parameters())
+
+    @pytest.mark.parametrize("error", [OSError("<urlopen error [Errno -2] Name or service not known>"), ValueError()])
+    @pytest.mark.parametrize(("library", "backbone"), [("torchvision", "vgg16"), ("timm", "resnet18")])
+    def test_without_a_network_says_what_to_do(self, monkeypatch, library, backbone, error):
+        import timm
+        from torchvision.models import _api
+
+        def offline(*_, **__):
+            raise error
+
+        monkeypatch.setattr(_api, "load_state_dict_from_url", offline)
+        monkeypatch.setattr(timm, "create_model", offline)
+        with pytest.raises(UserError) as caught:
+            load_backbone(small_backbone(), "imagenet", library, backbone)
+        message = str(caught.value)
+        assert message.startswith("weights=imagenet: ")
+        assert "\n" not in message
+        for part in (backbone, "weights=<file>", "weights=none", str(error) or "ValueError"):
+            assert part in message

@@ -1,0 +1,202 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emotion.data.datamodule import EmotionDataModule
+from emotion.errors import UserError
+from emotion.training.checkpoint import load_checkpoint
+from emotion.training.task import EmotionTask
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
+DATA = {
+    "data": "synthetic",
+    "synthetic_images": 140,
+    "split": "report",
+    "val_fraction": 0.3,
+    "balance": "class_weights",
+    "batch_size": 32,
+    "seed": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, own_cache, make_task, make_trainer):
+    """A task after two epochs, and its checkpoint."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = EmotionDataModule(**DATA)
+    task = make_task(blocks=[2, 1], image_size=16, class_weights=data.class_weights, schedule="plateau")
+    trainer = make_trainer(folder, max_epochs=2)
+    trainer.fit(task, data)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return task.eval(), folder / "last.ckpt"
+
+
+@pytest.fixture
+def change(trained, tmp_path):
+    """Writes a copy of the checkpoint with something changed."""
+
+    def write(action):
+        content = torch.load(trained[1], weights_only=True)
+        action(content)
+        torch.save(content, tmp_path / "changed.ckpt")
+        return tmp_path / "changed.ckpt"
+
+    return write
+
+
+def refused(path, *parts):
+    with pytest.raises(UserError) as error:
+        load_checkpoint(path)
+    message = str(error.value)
+    assert message.startswith(f"ckpt={path}")
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return Path.touch, (self.canary,)
+
+
+def test_network_gives_the_same_outputs(trained):
+    task, path = trained
+    checkpoint = load_checkpoint(path)
+    images = torch.randint(256, (5, 1, 48, 48), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(checkpoint.task(images), task(images))
+    assert not any(module.training for module in checkpoint.task.modules())
+    assert dict(checkpoint.task.hparams) == dict(task.hparams)
+
+
+def test_epoch_counts_from_one(trained):
+    assert load_checkpoint(trained[1]).epoch == 2
+
+
+def test_data_is_rebuilt_with_its_split(trained):
+    data, original = load_checkpoint(trained[1]).data_module(), EmotionDataModule(**DATA)
+    assert dict(data.hparams) == dict(original.hparams)
+    for stage in ("train", "val", "test"):
+        assert np.array_equal(getattr(data.rows, stage), getattr(original.rows, stage))
+
+
+def test_settings_of_the_data_can_be_replaced(trained):
+    checkpoint = load_checkpoint(trained[1])
+    data = checkpoint.data_module(split="test_only", batch_size=7)
+    assert data.hparams == checkpoint.data | {"split": "test_only", "batch_size": 7}
+    assert len(data.rows.test) == 140
+
+
+def test_pretrained_weights_are_not_fetched_again(make_task, make_trainer, tmp_path, monkeypatch):
+    from torchvision.models import _api
+
+    def offline(*_, **__):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr(_api, "load_state_dict_from_url", offline)
+    task = make_task(
+        family="torchvision", backbone="resnet18", blocks=None, unfreeze=2, image_size=32, weights="imagenet"
+    )
+    trainer = make_trainer(tmp_path, limit_train_batches=1, limit_val_batches=1)
+    trainer.fit(task, EmotionDataModule(**DATA | {"balance": "none", "batch_size": 8}))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again = load_checkpoint(tmp_path / "last.ckpt").task
+    images = torch.rand(2, 1, 48, 48)
+    with torch.no_grad():
+        assert torch.equal(again(images), task.eval()(images))
+    assert [name for name, value in again.named_parameters() if value.requires_grad] == [
+        name for name, value in task.named_parameters() if value.requires_grad
+    ]
+
+
+@pytest.mark.parametrize("name", ["missing.ckpt", "."])
+def test_missing_file_is_refused(tmp_path, name):
+    refused(tmp_path / name, "no such file")
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_truncated_file_is_refused(trained, tmp_path, share):
+    content = trained[1].read_bytes()
+    (tmp_path / "part.ckpt").write_bytes(content[: int(share * len(content))])
+    refused(tmp_path / "part.ckpt", "cannot be read safely" if False else "read safely")
+
+
+@pytest.mark.parametrize("content", [b"hello\n" * 20, b"\x80\x02(((((.", b"G" * 40], ids=["text", "stack", "number"])
+def test_other_file_is_refused(tmp_path, content):
+    (tmp_path / "other.ckpt").write_bytes(content)
+    refused(tmp_path / "other.ckpt", "read safely")
+
+
+@pytest.mark.parametrize("how", ["inside a checkpoint", "alone", "legacy", "pickle"])
+def test_hostile_file_is_refused_and_does_not_run(change, tmp_path, how):
+    path, canary = tmp_path / "hostile.ckpt", tmp_path / "canary"
+    if how == "inside a checkpoint":
+        path = change(lambda content: content["hyper_parameters"].update(model=Trap(canary)))
+    elif how == "pickle":
+        path.write_bytes(pickle.dumps({"state_dict": Trap(canary)}))
+    else:
+        torch.save({"state_dict": Trap(canary)}, path, _use_new_zipfile_serialization=how == "alone")
+    refused(path, "refused", "read safely")
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(Trap(canary)))
+    assert canary.exists(), "the trap does not work, so the test above shows nothing"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(
+            torch.zeros(3),
+            marks=pytest.mark.xfail(strict=True, reason="a tensor that is asked for a name raises IndexError"),
+        ),
+        [1, 2],
+        {"features.0.weight": torch.zeros(3)},
+        {"hyper_parameters": {}, "state_dict": {}, "epoch": 1},
+        {"hyper_parameters": 3, "state_dict": {}, "epoch": 1},
+        "text",
+        None,
+    ],
+    ids=["tensor", "list", "state dict", "no settings", "number", "text", "nothing"],
+)
+def test_file_of_something_else_is_refused(tmp_path, value):
+    torch.save(value, tmp_path / "other.ckpt")
+    refused(tmp_path / "other.ckpt", "not a checkpoint of this project")
+
+
+@pytest.mark.parametrize(
+    ("action", "part"),
+    [
+        (lambda content: content["hyper_parameters"].pop("lr"), "lr"),
+        (lambda content: content["hyper_parameters"].update(novelty=1), "novelty"),
+        (lambda content: content["hyper_parameters"].update(blocks=[1, 1]), "state_dict"),
+        (lambda content: content["state_dict"].popitem(), "state_dict"),
+        (lambda content: content.pop("datamodule_hyper_parameters"), "datamodule_hyper_parameters"),
+        (lambda content: content.pop("epoch"), "epoch"),
+    ],
+    ids=["setting missing", "setting unknown", "other network", "tensor missing", "no data", "no epoch"],
+)
+def test_checkpoint_that_does_not_fit_says_why(change, action, part):
+    refused(change(action), "not a checkpoint of this project", part)
+
+
+@pytest.mark.xfail(strict=True, reason="the message names the setting, not the file that it stands in")
+def test_impossible_settings_name_the_file(change):
+    refused(change(lambda content: content["hyper_parameters"].update(blocks=[])))
+
+
+def test_data_that_this_version_does_not_know_is_refused_when_it_is_built(change):
+    checkpoint = load_checkpoint(change(lambda content: content["datamodule_hyper_parameters"].update(novelty=1)))
+    with pytest.raises((UserError, TypeError), match="novelty"):
+        checkpoint.data_module()
+
+
+def test_type_of_the_task_is_that_of_the_project(trained):
+    assert type(load_checkpoint(trained[1]).task) is EmotionTask

@@ -1,0 +1,237 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+from lightning import seed_everything
+from torch import nn
+
+from emotion.data.augment import RandomAffine
+from emotion.data.datamodule import EmotionDataModule
+from emotion.models.preprocess import Preprocess
+from emotion.training.features import FeatureCache
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of this test alone."""
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Frozen(nn.Sequential):
+    """A small fixed function of images that counts the images that went through it."""
+
+    def __init__(self, normalize="imagenet", seed=0):
+        torch.manual_seed(seed)
+        super().__init__(Preprocess(3, 8, normalize), nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5))
+        self.seen = 0
+
+    def forward(self, images):
+        self.seen += len(images)
+        return super().forward(images)
+
+
+def draw_images(size=10, seed=0):
+    return torch.randint(256, (size, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def extract(frozen, images=None, affine=None, views=1, batch_size=4):
+    return FeatureCache(frozen, CPU, batch_size)(draw_images() if images is None else images, affine, views)
+
+
+def test_features_are_the_output_in_half_precision():
+    frozen, images = Frozen(), draw_images()
+    features = extract(frozen, images)
+    assert features.dtype == torch.float16
+    assert features.shape == (10, 2, 6, 6)
+    with torch.no_grad():
+        assert torch.equal(features, frozen.eval()(images).half())
+
+
+def test_second_time_nothing_is_computed():
+    images = draw_images()
+    first, second = Frozen(), Frozen()
+    features = extract(first, images)
+    assert first.seen == 10
+    again = extract(second, images.clone())
+    assert second.seen == 0
+    assert torch.equal(features, again)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frozen": lambda: Frozen(seed=1)},
+        {"frozen": lambda: Frozen(normalize="unit")},
+        {"frozen": lambda: Frozen(normalize="keras_unit")},
+        {"frozen": lambda: nn.Sequential(*Frozen()[:3])},
+        {"images": draw_images(seed=1)},
+        {"images": draw_images(9)},
+        {"images": draw_images().flip(0)},
+        {"affine": RandomAffine()},
+        {"affine": RandomAffine(), "views": 2},
+        {"affine": RandomAffine(rotation=20.0), "views": 2},
+    ],
+    ids=["weights", "unit", "keras_unit", "layers", "pixels", "number", "order", "affine", "views", "angle"],
+)
+def test_other_inputs_have_features_of_their_own(cache, changes):
+    options = {"images": draw_images(), **changes}
+    frozen = options.pop("frozen", Frozen)()
+    extract(Frozen())
+    extract(Frozen(), affine=RandomAffine(), views=3)
+    assert len(list(cache.rglob("*.npy"))) == 2
+    fresh = extract(frozen, **options)
+    assert len(list(cache.rglob("*.npy"))) == 3
+    assert len(fresh) == len(options["images"]) * options.get("views", 1)
+
+
+def test_running_statistics_and_dropout_rest():
+    frozen = Frozen().train()
+    before = frozen[2].running_mean.clone()
+    extract(frozen)
+    assert torch.equal(frozen[2].running_mean, before)
+    assert not frozen[3].training
+
+
+def test_views_are_drawn_anew_and_lie_one_after_the_other():
+    images = draw_images()
+    plain = extract(Frozen(), images)
+    views = extract(Frozen(), images, RandomAffine(), 3).view(3, *plain.shape)
+    for number, view in enumerate(views):
+        # The same image in every view: nearer to itself unmoved than to its neighbour.
+        own = (view - plain).float().flatten(1).norm(dim=1)
+        other = (view - plain.roll(1, 0)).float().flatten(1).norm(dim=1)
+        assert (own < other).float().mean() >= 0.7
+        assert own.min() > 0.1
+        for earlier in views[:number]:
+            assert (view - earlier).float().flatten(1).norm(dim=1).min() > 0.1
+
+
+def test_views_are_the_same_in_every_run(cache, monkeypatch, tmp_path):
+    features = extract(Frozen(), affine=RandomAffine(), views=2)
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "other"))
+    torch.manual_seed(99)
+    assert torch.equal(features, extract(Frozen(), affine=RandomAffine(), views=2))
+
+
+def test_the_random_state_of_the_run_is_left_alone():
+    frozen = Frozen()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    extract(frozen, affine=RandomAffine(), views=2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 256])
+def test_batches_do_not_show(batch_size, monkeypatch, tmp_path):
+    features = extract(Frozen())
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "other"))
+    torch.testing.assert_close(extract(Frozen(), batch_size=batch_size), features, atol=2e-3, rtol=0)
+
+
+def test_file_is_an_ordinary_array(cache):
+    features = extract(Frozen(), affine=RandomAffine(), views=2)
+    (path,) = cache.rglob("*.npy")
+    stored = np.load(path, allow_pickle=False)
+    assert stored.shape == (20, 2, 6, 6)
+    assert np.array_equal(stored, features.numpy())
+
+
+def test_writing_to_features_does_not_reach_the_file():
+    features = extract(Frozen())
+    expected = features.clone()
+    features.fill_(7)
+    assert torch.equal(extract(Frozen()), expected)
+
+
+def test_interrupted_computation_leaves_no_features(cache):
+    class Dying(Frozen):
+        def forward(self, images):
+            if self.seen >= 8:
+                raise KeyboardInterrupt
+            return super().forward(images)
+
+    dying = Dying()
+    with pytest.raises(KeyboardInterrupt):
+        extract(dying)
+    assert not list(cache.rglob("*.npy"))
+    dying.seen = -100
+    torch.testing.assert_close(extract(dying), extract(Frozen()))
+
+
+def test_runs_that_start_together_compute_once():
+    frozen = [Frozen() for _ in range(4)]
+    results = [None] * 4
+
+    def work(number):
+        results[number] = extract(frozen[number], draw_images(200))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(each.seen for each in frozen) == 200
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+@pytest.mark.parametrize("unfreeze", [0, 3])
+def test_training_on_features_ends_where_training_on_images_does(make_task, make_trainer, tmp_path, unfreeze):
+    def train(on_features):
+        data = EmotionDataModule(
+            data="synthetic", synthetic_images=140, balance="class_weights", augment=False, batch_size=32
+        )
+        task = make_task(
+            family="torchvision",
+            backbone="resnet18",
+            blocks=None,
+            unfreeze=unfreeze,
+            image_size=32,
+            normalize="imagenet",
+            class_weights=data.class_weights,
+        )
+        calls = []
+        task.network.backbone.conv1.register_forward_hook(lambda *_: calls.append(1))
+        trainer = make_trainer(tmp_path / str(on_features), max_epochs=2)
+        if on_features:
+            data.use_features(FeatureCache(task.take_features(), CPU), views=1)
+        computed = len(calls)
+        seed_everything(1, verbose=False)
+        trainer.fit(task, data)
+        assert (len(calls) == computed) == on_features
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        return metrics, {name: value.clone() for name, value in task.network.state_dict().items()}
+
+    (plain, plain_state), (cached, cached_state) = train(False), train(True)
+    assert cached.keys() == plain.keys()
+    for name in ("train/loss", "val/loss"):
+        assert cached[name] == pytest.approx(plain[name], rel=5e-3)
+    assert cached_state.keys() == plain_state.keys()
+    moved = [name for name in plain_state if name.startswith("head.") and name.endswith("weight")]
+    initial = make_task(family="torchvision", backbone="resnet18", blocks=None, unfreeze=unfreeze, image_size=32)
+    for name in moved:
+        step = (plain_state[name] - initial.network.state_dict()[name]).norm()
+        assert (cached_state[name] - plain_state[name]).norm() < 0.1 * step
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+@pytest.mark.parametrize("balance", ["none", "weighted_sampler", "offline"])
+def test_augmented_training_draws_from_all_views(make_task, make_trainer, tmp_path, balance):
+    data = EmotionDataModule(data="synthetic", synthetic_images=140, balance=balance, augment=True, batch_size=32)
+    task = make_task(blocks=[1, 1])
+    frozen, trained = task.network.split()
+    assert len(frozen) == 2
+    data.use_features(FeatureCache(frozen, CPU), views=3)
+    loader = data.train_dataloader()
+    assert len(loader.inputs) == 3 * len(loader.labels)
+    inputs, labels, rows = data.train_set
+    assert torch.equal(loader.labels, labels[rows])
+    for batch in loader:
+        assert batch.inputs.dtype == torch.float16
+        assert torch.isfinite(trained(batch.inputs.float())).all()
+    make_trainer(tmp_path).fit(task, data)

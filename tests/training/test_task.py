@@ -1,0 +1,351 @@
+import csv
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning import Callback
+from omegaconf import OmegaConf
+from sklearn.metrics import f1_score, recall_score
+from torch import nn
+
+from emotion.data.classes import CLASSES
+from emotion.models.network import Network
+from emotion.models.preprocess import Preprocess
+from emotion.training import task as task_module
+from emotion.training.task import EmotionTask, EpochMeter
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
+]
+WEIGHTS = [0.5, 4.0, 0.1, 1.0, 2.0, 0.7, 3.0]
+
+
+class Recorder(Callback):
+    """Keeps the logits, labels and losses of the training steps, and the learning rate after each."""
+
+    def __init__(self, network):
+        self.logits, self.labels, self.losses, self.rates = [], [], [], []
+        network.register_forward_hook(lambda *arguments: self.logits.append(arguments[-1].detach()))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.labels.append(batch.labels)
+        self.losses.append(outputs["loss"])
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def read_log(folder):
+    with (folder / "csv" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def logged(folder, key):
+    return [float(row[key]) for row in read_log(folder) if row[key]]
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS], ids=["plain", "weighted"])
+def test_loss_is_divided_by_the_number_of_images_as_in_keras(
+    make_task, make_trainer, make_loader, tmp_path, class_weights
+):
+    task = make_task(class_weights=class_weights)
+    recorder = Recorder(task.network)
+    # 19 images in batches of 8: the last batch is smaller.
+    make_trainer(tmp_path, callbacks=[recorder]).fit(task, make_loader(19))
+    weights = torch.tensor(class_weights or [1.0] * 7)
+    assert [len(labels) for labels in recorder.labels] == [8, 8, 3]
+    images = []
+    for logits, labels, loss in zip(recorder.logits, recorder.labels, recorder.losses, strict=True):
+        each = weights[labels] * F.cross_entropy(logits, labels, reduction="none")
+        assert float(loss) == pytest.approx(float(each.sum()) / len(labels), rel=1e-5)
+        if class_weights:
+            assert float(loss) != pytest.approx(float(F.cross_entropy(logits, labels, weight=weights)), rel=1e-2)
+        images.append(each)
+    assert logged(tmp_path, "train/loss") == pytest.approx([float(torch.cat(images).mean())], rel=1e-5)
+    right = torch.cat(recorder.logits).argmax(1) == torch.cat(recorder.labels)
+    assert logged(tmp_path, "train/acc") == pytest.approx([float(right.float().mean())])
+
+
+def test_validation_counts_every_image_once_without_weights(make_task, make_trainer, make_loader, tmp_path):
+    task, val = make_task(class_weights=WEIGHTS), make_loader(50, seed=1)
+    trainer = make_trainer(tmp_path)
+    trainer.fit(task, make_loader(), val)
+    with torch.no_grad():
+        logits = task.eval()(val.inputs)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    predicted = logits.argmax(1)
+    assert metrics["val/loss"] == pytest.approx(float(F.cross_entropy(logits, val.labels)), rel=1e-5)
+    assert metrics["val/acc"] == pytest.approx(float((predicted == val.labels).float().mean()))
+    assert metrics["val/f1_macro"] == pytest.approx(f1_score(val.labels, predicted, average="macro", zero_division=0))
+    recalls = recall_score(val.labels, predicted, labels=range(7), average=None, zero_division=0)
+    assert [metrics[f"val_recall/{name}"] for name in CLASSES] == pytest.approx(recalls.tolist())
+    assert task.val_matrix.sum() == 50
+    assert logged(tmp_path, "val/loss") == pytest.approx([metrics["val/loss"]])
+
+
+def test_epochs_are_shuffled_anew(make_task, make_trainer, make_loader, tmp_path):
+    task, loader = make_task(), make_loader(24, shuffle=True)
+    recorder = Recorder(task.network)
+    make_trainer(tmp_path, max_epochs=2, callbacks=[recorder]).fit(task, loader)
+    assert loader.epoch == 1
+    first, second = torch.cat(recorder.labels[:3]), torch.cat(recorder.labels[3:])
+    assert not torch.equal(first, second)
+    assert torch.equal(first.sort().values, second.sort().values)
+
+
+@pytest.mark.parametrize(
+    ("options", "batches"),
+    [({"log_every_n_steps": 2}, [1, 3, 5]), ({"log_every_n_steps": 2, "accumulate_grad_batches": 3}, [5, 11])],
+    ids=["plain", "accumulated"],
+)
+def test_step_loss_is_in_the_log(make_task, make_trainer, make_loader, tmp_path, options, batches):
+    task = make_task()
+    recorder = Recorder(task.network)
+    size = 8 * (batches[-1] + 1)
+    make_trainer(tmp_path, callbacks=[recorder], **options).fit(task, make_loader(size))
+    assert logged(tmp_path, "train/loss_step") == pytest.approx([float(recorder.losses[batch]) for batch in batches])
+    steps = [int(row["step"]) for row in read_log(tmp_path) if row["train/loss_step"]]
+    assert steps == [1, 3, 5][: len(batches)]
+
+
+@pytest.mark.xfail(strict=True, reason="the step is taken modulo 0", raises=ZeroDivisionError)
+def test_logging_of_steps_can_be_switched_off(make_task, make_trainer, make_loader, tmp_path):
+    make_trainer(tmp_path, log_every_n_steps=0).fit(make_task(), make_loader())
+
+
+class TestHparams:
+    def test_are_plain_and_rebuild_the_same_network(self, make_task):
+        task = make_task(blocks=[2, 1], class_weights=WEIGHTS, schedule="plateau")
+        values = json.loads(json.dumps(dict(task.hparams)))
+        assert values == dict(task.hparams)
+        again = EmotionTask(**values)
+        again.load_state_dict(task.state_dict())
+        images = torch.rand(3, 1, 8, 8)
+        assert torch.equal(again.eval()(images), task.eval()(images))
+        assert torch.equal(again.class_weights, torch.tensor(WEIGHTS))
+
+    def test_checkpoint_holds_tensors_and_plain_values_alone(self, make_task, make_trainer, make_loader, tmp_path):
+        task = make_task(blocks=[2, 1], class_weights=WEIGHTS, schedule="plateau")
+        trainer = make_trainer(tmp_path)
+        trainer.fit(task, make_loader(), make_loader(seed=1))
+        trainer.save_checkpoint(tmp_path / "task.ckpt")
+        content = torch.load(tmp_path / "task.ckpt", weights_only=True)
+        assert type(content["hyper_parameters"]) is dict
+        assert type(content["hyper_parameters"]["blocks"]) is list
+        again = EmotionTask(**content["hyper_parameters"])
+        again.load_state_dict(content["state_dict"])
+        images = torch.rand(3, 1, 8, 8)
+        assert torch.equal(again.eval()(images), task.eval()(images))
+
+    def test_state_holds_the_network_once_and_no_weights_of_the_loss(self, make_task):
+        names = make_task(class_weights=WEIGHTS).state_dict()
+        assert {name.split(".")[0] for name in names} == {"network"}
+
+    def test_of_a_container_would_not_be_plain(self, make_task):
+        """Shows that the test of plain values can fail: a node of OmegaConf is not one."""
+        with pytest.raises(TypeError):
+            json.dumps(dict(make_task(blocks=OmegaConf.create([1])).hparams))
+
+
+class TestOptimizer:
+    def test_is_the_adam_of_keras(self, make_task, make_trainer, make_loader, tmp_path):
+        trainer = make_trainer(tmp_path)
+        trainer.fit(make_task(lr=3e-4), make_loader())
+        (optimizer,) = trainer.optimizers
+        (group,) = optimizer.param_groups
+        assert type(optimizer) is torch.optim.Adam
+        assert (group["lr"], group["eps"], group["betas"], group["weight_decay"]) == (3e-4, 1e-7, (0.9, 0.999), 0)
+
+    @pytest.mark.parametrize("accumulate", [1, 2])
+    def test_cosine_goes_to_zero_step_by_step(self, make_task, make_trainer, make_loader, tmp_path, accumulate):
+        task = make_task(schedule="cosine", lr=0.1)
+        recorder = Recorder(task.network)
+        trainer = make_trainer(tmp_path, max_epochs=3, callbacks=[recorder], accumulate_grad_batches=accumulate)
+        trainer.fit(task, make_loader(32))
+        steps = 3 * 4 // accumulate
+        assert trainer.global_step == steps
+        expected = [0.05 * (1 + math.cos(math.pi * (step + 1) / steps)) for step in range(steps)]
+        assert recorder.rates[accumulate - 1 :: accumulate] == pytest.approx(expected)
+        assert recorder.rates[-1] == pytest.approx(0, abs=1e-9)
+
+    @pytest.mark.xfail(strict=True, reason="the number of steps is infinite", raises=OverflowError)
+    def test_cosine_without_an_end_is_not_a_traceback(self, make_task, make_trainer, make_loader, tmp_path):
+        task = make_task(schedule="cosine")
+        make_trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01").fit(task, make_loader())
+
+
+def keras_plateau(losses, rate, factor, patience):
+    """The learning rate after each epoch, by the rules of Keras's ReduceLROnPlateau (min_delta 1e-4, no cooldown)."""
+    best, wait, rates = math.inf, 0, []
+    for loss in losses:
+        if loss < best - 1e-4:
+            best, wait = loss, 0
+        else:
+            wait += 1
+            if wait >= patience:
+                rate, wait = rate * factor, 0
+        rates.append(rate)
+    return rates
+
+
+class Scripted(EmotionTask):
+    """Reports given validation losses."""
+
+    def on_validation_epoch_end(self):
+        self.val_meter.finish()
+        self.log("val/loss", self.losses[self.current_epoch])
+
+
+PLATEAU = [2.0, 1.5, 1.6, 1.5, 1.7, 1.5, 1.5, 1.4, 1.5, 1.5, 1.5, 1.5]
+
+
+class TestPlateau:
+    def fit(self, make_task, make_trainer, make_loader, folder, losses, patience, **options):
+        values = dict(make_task(schedule="plateau", lr=0.08, lr_factor=0.5, lr_patience=patience).hparams)
+        task = Scripted(**values)
+        task.losses = losses
+        rates = []
+
+        class Rates(Callback):
+            def on_train_epoch_start(self, trainer, pl_module):
+                rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        trainer = make_trainer(folder, max_epochs=len(losses), callbacks=[Rates()], **options)
+        trainer.fit(task, make_loader(4), make_loader(4, seed=1))
+        return [*rates[1:], trainer.optimizers[0].param_groups[0]["lr"]]
+
+    @pytest.mark.parametrize("patience", [1, 2, 3, 4])
+    def test_acts_on_the_last_bad_epoch_as_keras_does(self, make_task, make_trainer, make_loader, tmp_path, patience):
+        rates = self.fit(make_task, make_trainer, make_loader, tmp_path, PLATEAU, patience)
+        assert rates == pytest.approx(keras_plateau(PLATEAU, 0.08, 0.5, patience))
+        assert rates[-1] < rates[0]
+
+    @pytest.mark.xfail(strict=True, reason="PyTorch's threshold is a share of the loss, Keras's is absolute")
+    def test_small_improvements_count_as_in_keras(self, make_task, make_trainer, make_loader, tmp_path):
+        losses = [2.0, 1.99985, 1.9997, 1.99955]
+        rates = self.fit(make_task, make_trainer, make_loader, tmp_path, losses, 1)
+        assert rates == pytest.approx(keras_plateau(losses, 0.08, 0.5, 1))
+
+    @pytest.mark.xfail(strict=True, reason="val/loss is not there in epochs without validation", raises=KeyError)
+    def test_waits_for_epochs_with_validation(self, make_task, make_trainer, make_loader, tmp_path):
+        losses = [9.0, 2.0, 9.0, 2.0, 9.0, 2.0]
+        rates = self.fit(make_task, make_trainer, make_loader, tmp_path, losses, 2, check_val_every_n_epoch=2)
+        assert rates == [0.08] * 5 + [0.04]
+
+
+class Careless(Callback):
+    """Puts everything in training mode, as callbacks and Lightning itself may."""
+
+    def on_train_start(self, trainer, pl_module):
+        pl_module.train()
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        pl_module.train()
+
+
+class Modes(Callback):
+    """Keeps the modes that some modules have in training steps."""
+
+    def __init__(self, **modules):
+        self.seen = {name: set() for name in modules}
+        self.training = False
+        for name, module in modules.items():
+            module.register_forward_pre_hook(lambda module, _, name=name: self.note(name, module))
+
+    def note(self, name, module):
+        if self.training:
+            self.seen[name].add(module.training)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.training = True
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.training = False
+
+
+class TestFreezing:
+    @pytest.fixture
+    def task(self, make_task, monkeypatch):
+        """A task whose backbone has a convolution, a batch normalisation and a dropout on either side of the cut."""
+
+        def build_network(**_):
+            backbone = nn.Sequential(
+                *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)),
+                *(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)),
+            )
+            head = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+            network = Network(Preprocess(1, 8, "unit"), backbone, head, list(backbone))
+            network.unfreeze(1)
+            return network
+
+        monkeypatch.setattr(task_module, "build_network", build_network)
+        return make_task(lr=0.01)
+
+    @pytest.mark.parametrize("callbacks", [[], [Careless()]], ids=["alone", "with a careless callback"])
+    def test_frozen_statistics_and_dropout_rest_while_the_others_work(
+        self, task, make_trainer, make_loader, tmp_path, callbacks
+    ):
+        _, early_norm, early_drop, _, norm, drop = backbone = task.network.backbone
+        before = {name: value.clone() for name, value in backbone.state_dict().items()}
+        modes = Modes(early_norm=early_norm, early_drop=early_drop, norm=norm, drop=drop)
+        trainer = make_trainer(tmp_path, max_epochs=3, callbacks=[*callbacks, modes])
+        trainer.fit(task, make_loader(), make_loader(seed=1))
+        assert modes.seen == {"early_norm": {False}, "early_drop": {False}, "norm": {True}, "drop": {True}}
+        same = {name for name, value in backbone.state_dict().items() if torch.equal(value, before[name])}
+        assert same == {name for name in before if name.startswith(("0.", "1."))}
+
+    def test_only_what_trains_is_in_the_optimizer(self, task, make_trainer, make_loader, tmp_path):
+        trainer = make_trainer(tmp_path)
+        trainer.fit(task, make_loader())
+        held = {id(parameter) for group in trainer.optimizers[0].param_groups for parameter in group["params"]}
+        names = {name for name, parameter in task.network.named_parameters() if id(parameter) in held}
+        assert names == {
+            "backbone.3.weight", "backbone.3.bias", "backbone.4.weight", "backbone.4.bias",
+            "head.1.weight", "head.1.bias",
+        }  # fmt: skip
+        assert len(held) == 6
+        assert all(parameter.grad is None for parameter in task.parameters() if id(parameter) not in held)
+
+    def test_frozen_blocks_of_a_resnet_stay_bit_by_bit(self, make_task, make_trainer, make_loader, tmp_path):
+        task = make_task(family="torchvision", backbone="resnet18", blocks=None, unfreeze=2, image_size=32)
+        backbone = task.network.backbone
+        before = {name: value.clone() for name, value in backbone.state_dict().items()}
+        trainer = make_trainer(tmp_path, max_epochs=2)
+        trainer.fit(task, make_loader(16), make_loader(16, seed=1))
+        moved = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
+        last = [name for name in before if name.startswith("layer4.1.")]
+        assert moved == set(last)
+
+
+class TestEpochMeter:
+    def test_weighs_batches_by_their_images_and_starts_anew(self):
+        meter = EpochMeter()
+        assert meter.empty
+        for _ in range(2):
+            logits = torch.eye(7)[[0, 1, 2, 0]]
+            meter.update(torch.tensor(1.0), logits[:3], torch.tensor([0, 1, 2]))
+            meter.update(torch.tensor(5.0), logits[3:], torch.tensor([4]))
+            assert not meter.empty
+            metrics, matrix = meter.finish()
+            assert metrics["loss"] == pytest.approx(2.0)
+            assert metrics["acc"] == pytest.approx(0.75)
+            assert matrix.sum() == 4
+            assert matrix[4, 0] == 1
+            assert meter.empty
+
+    def test_keeps_no_graph(self):
+        meter = EpochMeter()
+        logits = torch.zeros(2, 7, requires_grad=True)
+        meter.update(logits.sum(), logits, torch.tensor([0, 1]))
+        assert not any(value.requires_grad for value in meter.loss.metric_state.values())
+
+    @pytest.mark.xfail(strict=True, reason="torchmetrics leaves nan out, so a diverged epoch can look like the best")
+    @pytest.mark.filterwarnings("ignore:Encountered `nan`")
+    def test_loss_of_a_diverged_epoch_is_not_a_number(self):
+        meter = EpochMeter()
+        for loss in (0.5, math.nan):
+            meter.update(torch.tensor(loss), torch.zeros(2, 7), torch.tensor([0, 1]))
+        assert math.isnan(meter.finish()[0]["loss"])
