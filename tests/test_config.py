@@ -109,12 +109,14 @@ def test_right_words_pass():
         ("lr=0", "above 0"),
         ("val_fraction=1.5", "between 0 and 1"),
         ("patience=0", "whole number from 1"),
+        ("trainer.limit_val_batches=0", "cannot be left out"),
     ],
 )
 def test_illegal_values_name_the_key_and_what_is_legal(word, legal):
     with pytest.raises(UserError) as error:
         check(settings(compose_config(word)))
     assert str(error.value).startswith(f"{word.split('=')[0]}=")
+    assert "\n" not in str(error.value)
     assert legal in str(error.value)
 
 

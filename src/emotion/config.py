@@ -18,23 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from emotion.data.balance import BalanceName
-from emotion.data.datamodule import EmotionDataModule
-from emotion.data.packed import OnBadImage
-from emotion.data.sources import SourceName
-from emotion.data.splits import SplitName
-from emotion.errors import UserError
+from emotion.data.datamodule import DATA_CHOICES, EmotionDataModule
+from emotion.errors import UserError, require_choice
 from emotion.models.preprocess import NormalizeName
 from emotion.models.registry import Family
 
 CHOICES: dict[str, Sequence[object]] = {
-    "data": get_args(SourceName),
-    "on_bad_image": get_args(OnBadImage),
-    "channels": (1, 3),
-    "split": get_args(SplitName),
-    "group_duplicates": (True, False),
-    "balance": get_args(BalanceName),
-    "augment": (True, False),
+    **DATA_CHOICES,
     "family": get_args(Family),
     "normalize": get_args(NormalizeName),
     "schedule": ("none", "plateau", "cosine"),
@@ -142,14 +132,18 @@ def check(values: Mapping[str, Any]) -> None:
         UserError: a value that is not legal, with what is.
     """
     for key, value in values.items():
-        if key in CHOICES and value not in CHOICES[key]:
-            raise UserError(f"{key}={value}: not one of {', '.join(map(_plain, CHOICES[key]))}")
+        if key in CHOICES:
+            require_choice(key, value, CHOICES[key])
         if key in AT_LEAST and not _is_whole(value, AT_LEAST[key]) and not (key in OPTIONAL and value is None):
             raise UserError(f"{key}={value}: a whole number from {AT_LEAST[key]} is needed")
         if key in SHARES and not (_is_number(value) and 0 < value < 1):
             raise UserError(f"{key}={value}: a number between 0 and 1 is needed")
         if key == "lr" and not (_is_number(value) and value > 0):
             raise UserError(f"lr={value}: a number above 0 is needed")
+        if key == "trainer" and value["limit_val_batches"] == 0:
+            raise UserError(
+                "trainer.limit_val_batches=0: validation chooses the best checkpoint, it cannot be left out"
+            )
         if key == "unfreeze" and value not in (None, "all") and not _is_whole(value, 0):
             raise UserError(f"unfreeze={value}: a whole number from 0, or all, is needed")
 
@@ -202,7 +196,3 @@ def _is_whole(value: object, least: int) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _plain(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

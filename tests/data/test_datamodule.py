@@ -138,10 +138,12 @@ def test_counts_of_all_stages(fer_tree):
 
 
 def test_settings_reach_split_and_source(tones, tmp_path):
-    data = tone_data(tones, split="report", val_fraction=0.5, group_duplicates=True, pack_size=24, channels=3)
+    data = tone_data(tones, split="report", val_fraction=0.5, pack_size=24, channels=3)
     assert data.images.shape == (60, 3, 24, 24)
     assert [len(rows) for rows in (data.rows.train, data.rows.val, data.rows.test)] == [23, 23, 14]
     assert len(EmotionDataModule(data="synthetic", synthetic_images=150).packed) == 150
+    with pytest.raises(UserError, match=r"^group_duplicates=true needs split=report"):
+        _ = tone_data(tones, split="official", group_duplicates=True).rows
     with pytest.raises(UserError, match=r"^data_dir: nothing at "):
         _ = EmotionDataModule(data_dir=str(tmp_path / "nowhere")).packed
 

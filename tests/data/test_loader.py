@@ -83,6 +83,13 @@ def test_a_rest_too_small_for_batch_normalisation_joins_the_batch_before(count, 
     assert len(loader) == len(sizes)
 
 
+@pytest.mark.parametrize("count", [0, 5])
+def test_no_rows_give_no_batches(count):
+    loader = numbered(count, rows=[])
+    assert len(loader) == 0
+    assert list(loader) == []
+
+
 @pytest.mark.parametrize("count", range(5, 30))
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_no_process_gets_a_batch_of_one_image_and_all_get_as_many_batches(count, world_size):

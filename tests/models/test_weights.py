@@ -11,6 +11,8 @@ from emotion.errors import UserError
 from emotion.models.transfer import build_transfer
 from emotion.models.weights import load_backbone, read_state
 
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+
 
 def small_backbone():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1, bias=False))
@@ -235,6 +237,17 @@ class TestImagenet:
         assert len(addresses) == 1
         assert re.search(r"/resnet18-\w+\.pth$", addresses[0])
         assert torch.equal(backbone.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+
+    @pytest.mark.parametrize(
+        ("backbone", "file"), [("vgg16", "vgg16-397923af.pth"), ("resnet50", "resnet50-0676ba61.pth")]
+    )
+    def test_of_several_weights_the_first_are_taken(self, monkeypatch, backbone, file):
+        from torchvision.models import _api
+
+        state, addresses = random_state(), []
+        monkeypatch.setattr(_api, "load_state_dict_from_url", lambda url, **_: addresses.append(url) or state)
+        load_backbone(small_backbone(), "imagenet", "torchvision", backbone)
+        assert [address.rpartition("/")[2] for address in addresses] == [file]
 
     @pytest.fixture
     def hub(self, monkeypatch):

@@ -4,13 +4,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.task import EmotionTask
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
+]
 DATA = {
     "data": "synthetic",
     "synthetic_images": 140,
@@ -28,10 +33,11 @@ def trained(tmp_path_factory, own_cache, make_task, make_trainer):
     folder = tmp_path_factory.mktemp("trained")
     data = EmotionDataModule(**DATA)
     task = make_task(blocks=[2, 1], image_size=16, class_weights=data.class_weights, schedule="plateau")
-    trainer = make_trainer(folder, max_epochs=2)
-    trainer.fit(task, data)
-    trainer.save_checkpoint(folder / "last.ckpt")
-    return task.eval(), folder / "last.ckpt"
+    saver = ModelCheckpoint(
+        folder / "saved", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    make_trainer(folder, max_epochs=2, enable_checkpointing=True, callbacks=[saver]).fit(task, data)
+    return task.eval(), folder / "saved" / "last.ckpt"
 
 
 @pytest.fixture
@@ -126,7 +132,7 @@ def test_missing_file_is_refused(tmp_path, name):
 def test_truncated_file_is_refused(trained, tmp_path, share):
     content = trained[1].read_bytes()
     (tmp_path / "part.ckpt").write_bytes(content[: int(share * len(content))])
-    refused(tmp_path / "part.ckpt", "cannot be read safely" if False else "read safely")
+    refused(tmp_path / "part.ckpt", "read safely")
 
 
 @pytest.mark.parametrize("content", [b"hello\n" * 20, b"\x80\x02(((((.", b"G" * 40], ids=["text", "stack", "number"])

@@ -152,6 +152,27 @@ def test_best_checkpoint_is_tested_not_the_last(tmp_path):
     assert torch.load(folder.best, weights_only=True)["epoch"] + 1 == record["best_epoch"]
 
 
+def test_run_without_a_validated_epoch_says_so(tmp_path):
+    with pytest.raises(UserError, match="no epoch was trained and validated"):
+        train(tmp_path, "trainer.max_steps=2")
+
+
+def test_trainer_argument_that_lightning_refuses_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"^trainer: .*recision"):
+        train(tmp_path, "trainer.precision=17")
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_few_steps_on_the_real_data(tmp_path, fer2013):
+    words = ["data=fer2013", f"data_dir={fer2013}", "trainer.max_epochs=1", "trainer.limit_train_batches=20"]
+    folder = train(tmp_path, *words)
+    metrics = json.loads(folder.metrics.read_text())
+    assert metrics["val"]["num_images"] == 5742
+    assert metrics["test"]["num_images"] == 7178
+    assert metrics["test"]["per_class"]["disgust"]["support"] == 111
+
+
 def test_early_stopping_ends_the_run(tmp_path):
     folder = train(tmp_path, "trainer.max_epochs=9", "patience=1", "min_delta=10")
     assert json.loads(folder.metrics.read_text())["run"]["epochs"] == 2

@@ -36,9 +36,11 @@ def offline_copies(
         Rows int64 [m] that say which image each copy comes from, and the copies, uint8 [m, C, H, W].
     """
     rows = _rows_to_copy(labels, num_classes, seed)
+    if not len(rows):
+        return rows, images[:0]
     generator = torch.Generator().manual_seed(seed)
     copies = [affine(images[part].float(), generator).round().byte() for part in torch.split(rows, chunk)]
-    return rows, torch.cat(copies) if copies else images[:0]
+    return rows, torch.cat(copies)
 
 
 def _rows_to_copy(labels: Tensor, num_classes: int, seed: int) -> Tensor:

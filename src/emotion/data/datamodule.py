@@ -1,8 +1,8 @@
 """The LightningDataModule: a source, packed, split, balanced and loaded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,9 +16,19 @@ from emotion.data.loader import BatchLoader
 from emotion.data.packed import OnBadImage, PackedImages, pack
 from emotion.data.sources import SourceName, open_source
 from emotion.data.splits import Split, SplitName, make_split
-from emotion.errors import UserError
+from emotion.errors import UserError, require_choice
 
 Stage = Literal["train", "val", "test"]
+DATA_CHOICES: dict[str, Sequence[object]] = {
+    "data": get_args(SourceName),
+    "on_bad_image": get_args(OnBadImage),
+    "channels": (1, 3),
+    "split": get_args(SplitName),
+    "group_duplicates": (True, False),
+    "balance": get_args(BalanceName),
+    "augment": (True, False),
+}
+"""What the settings of the data can be, for those with a few legal values."""
 Extract = Callable[[Tensor, RandomAffine | None, int], Tensor]
 
 
@@ -42,6 +52,9 @@ class EmotionDataModule(LightningDataModule):
         pack_size: stored height and width of `data=folder`, pixels.
         channels: 1 (grey) or 3 (RGB), for `data=folder`.
         synthetic_images: number of drawn faces of `data=synthetic`.
+
+    Raises:
+        UserError: a value that is none of the legal ones.
     """
 
     def __init__(
@@ -63,6 +76,8 @@ class EmotionDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        for key, legal in DATA_CHOICES.items():
+            require_choice(key, self.hparams[key], legal)
         self.balance, self.batch_size, self.seed = balance, batch_size, seed
         self.affine = RandomAffine() if augment else None
         self._features: dict[Stage, tuple[Tensor, Tensor]] = {}

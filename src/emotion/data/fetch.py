@@ -6,10 +6,6 @@ from pathlib import Path
 from emotion.errors import UserError
 
 DATASET = "msambare/fer2013"
-BY_HAND = (
-    f"without a network: download the archive from https://www.kaggle.com/datasets/{DATASET} elsewhere, bring it here "
-    "and unpack it with `python -m zipfile -e archive.zip data/fer2013`"
-)
 
 
 def fetch(target: Path) -> Path:
@@ -24,18 +20,29 @@ def fetch(target: Path) -> Path:
     Raises:
         UserError: the folder exists, the client is not installed, or the download failed; says what to do instead.
     """
+    by_hand = (
+        f"without a network: download the archive from https://www.kaggle.com/datasets/{DATASET} elsewhere, bring it "
+        f"here and unpack it with `python -m zipfile -e archive.zip {target}`"
+    )
     if target.exists():
         raise UserError(f"{target} exists already; remove it first, or name another folder with --to")
     try:
         import kagglehub
     except ImportError:
-        raise UserError(f"fetching needs an extra: pip install 'emotion[fetch]'; {BY_HAND}") from None
+        raise UserError(f"fetching needs an extra: pip install 'emotion[fetch]'; {by_hand}") from None
     try:
         downloaded = Path(kagglehub.dataset_download(DATASET))
+        return _place(downloaded, target)
     except Exception as error:
         # The client lets through whatever its HTTP library raises.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"FER2013 could not be downloaded ({reason}); {BY_HAND}") from None
+        raise UserError(f"FER2013 could not be downloaded to {target} ({reason}); {by_hand}") from None
+
+
+def _place(downloaded: Path, target: Path) -> Path:
+    missing = [name for name in ("train", "test") if not (downloaded / name).is_dir()]
+    if missing:
+        raise UserError(f"the download has no folder {' and no '.join(missing)}")
     temporary = target.with_name(f"{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(downloaded, temporary)

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 class BatchLoader:
     """Gathers, shuffles and augments batches on the device that holds the data.
 
-    Order and augmentation are functions of (seed, epoch, step) alone, so that a resumed run draws what the
+    Order and augmentation are functions of (seed, epoch, step, rank) alone, so that a resumed run draws what the
     undisturbed one would have drawn. With several processes each takes its share of every global batch.
 
     Args:
@@ -87,6 +87,8 @@ class BatchLoader:
         return places + count * torch.randint(views, places.shape, generator=generator, device=places.device)
 
     def _global_batches(self, order: Tensor) -> list[Tensor]:
+        if not len(order):
+            return []
         batches = list(torch.split(order, self.batch_size * self.world_size))
         # Batch normalisation cannot train on a single image, so a smaller rest joins the batch before it.
         if len(batches) > 1 and len(batches[-1]) < 2 * self.world_size:

@@ -21,6 +21,7 @@ from emotion.errors import UserError
 
 OnBadImage = Literal["error", "skip"]
 FORMAT = 1
+PIXELS, INDEX = "images.u8", "index.npz"
 log = logging.getLogger(__name__)
 
 
@@ -66,12 +67,11 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
     root = cache_folder() / "packed"
     folder = root / f"{identity}-{content}-v{FORMAT}"
     root.mkdir(parents=True, exist_ok=True)
-    if not folder.is_dir():
-        with FileLock(root / f"{identity}.lock"):
-            if not folder.is_dir():
-                _remove_stale(root, identity)
-                _write(source, folder, on_bad_image)
-    packed = _open(folder)
+    with FileLock(root / f"{identity}.lock"):
+        if not _is_complete(folder):
+            _remove_stale(root, identity)
+            _write(source, folder, on_bad_image)
+        packed = _open(folder)
     if packed.skipped:
         if on_bad_image == "error":
             raise _advised(packed.skipped[0])
@@ -82,19 +82,23 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
 def _write(source: Source, folder: Path, on_bad_image: OnBadImage) -> None:
     temporary = folder.with_name(f"{folder.name}.tmp")
     temporary.mkdir()
-    usable, skipped = _write_pixels(source, temporary / "images.u8", on_bad_image)
-    if not usable:
-        raise UserError(f"{source.place}: no image can be used; the first: {skipped[0]}")
-    np.savez(
-        temporary / "index.npz",
-        shape=np.array([len(usable), source.channels, source.size, source.size]),
-        labels=np.array([item.label for item in usable], np.int64),
-        parts=np.array([item.part for item in usable]),
-        names=np.array([item.name for item in usable]),
-        hashes=np.array([item.hash for item in usable], np.uint64),
-        skipped=np.array(skipped, np.str_),
-    )
-    os.replace(temporary, folder)
+    try:
+        usable, skipped = _write_pixels(source, temporary / PIXELS, on_bad_image)
+        if not usable:
+            raise UserError(f"{source.place}: no image can be used{f'; the first: {skipped[0]}' if skipped else ''}")
+        np.savez(
+            temporary / INDEX,
+            shape=np.array([len(usable), source.channels, source.size, source.size]),
+            labels=np.array([item.label for item in usable], np.int64),
+            parts=np.array([item.part for item in usable]),
+            names=np.array([item.name for item in usable]),
+            hashes=np.array([item.hash for item in usable], np.uint64),
+            skipped=np.array(skipped, np.str_),
+        )
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
 
 
 @dataclass(frozen=True)
@@ -127,12 +131,21 @@ def _with_progress(source: Source) -> Iterable[LabelledImage | BadImageError]:
     return track(source, "packing images", len(source), console=console, disable=not console.is_terminal)
 
 
+def _is_complete(folder: Path) -> bool:
+    """A clean-up of the cache, or one that was killed, may have left part of a folder."""
+    index, pixels = folder / INDEX, folder / PIXELS
+    if not (index.is_file() and pixels.is_file()):
+        return False
+    with np.load(index) as arrays:
+        return bool(pixels.stat().st_size == arrays["shape"].prod())
+
+
 def _open(folder: Path) -> PackedImages:
-    with np.load(folder / "index.npz") as index:
+    with np.load(folder / INDEX) as index:
         arrays = {name: index[name] for name in index.files}
     shape = tuple(arrays.pop("shape").tolist())
     # Copy-on-write, since torch.from_numpy wants a writable array; nothing is ever written.
-    images = np.memmap(folder / "images.u8", np.uint8, mode="c", shape=shape)
+    images = np.memmap(folder / PIXELS, np.uint8, mode="c", shape=shape)
     return PackedImages(images=images, skipped=tuple(arrays.pop("skipped").tolist()), **arrays)
 
 

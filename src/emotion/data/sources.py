@@ -5,20 +5,21 @@ A source is iterated once, by `emotion.data.packed`, and yields every image in a
 
 import csv
 import hashlib
+import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from emotion.data import synthetic
 from emotion.data.classes import CLASSES, CSV_CLASSES, class_id
-from emotion.data.synthetic import draw_image, draw_labels
 from emotion.errors import UserError
 
 SourceName = Literal["fer2013", "fer2013_csv", "folder", "synthetic"]
@@ -27,7 +28,11 @@ Part = Literal["train", "val", "test", "public", "private"]
 
 FER_SIZE = 48
 FER_PARTS: dict[str, Part] = {"Training": "train", "PublicTest": "public", "PrivateTest": "private"}
-PART_FOLDERS: dict[str, Part] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PART_FOLDERS: dict[str, Part] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 CSV_FILES = ("fer2013.csv", "icml_face_data.csv")
 
@@ -86,7 +91,7 @@ class _File:
 class FolderSource(Source):
     """A tree `<class>/*` or `<train|val|test>/<class>/*` of image files of any size and colour.
 
-    Each image is turned upright (EXIF), cut to its central square and resized.
+    Each image is turned upright (EXIF), cut to its central square and resized; transparency is dropped.
 
     Args:
         root: the folder.
@@ -101,7 +106,9 @@ class FolderSource(Source):
         self.root, self.size, self.channels = _existing_folder(root), size, channels
         self.files = [file for part, folder in _part_folders(root) for file in self._list_part(part, folder)]
         if not self.files:
-            raise UserError(f"data_dir: no class folders with images in {root}")
+            raise UserError(
+                f"data_dir: {root} has no class folders (<class>/ or train|val|test/<class>/; {', '.join(CLASSES)})"
+            )
 
     @property
     def place(self) -> str:
@@ -123,17 +130,18 @@ class FolderSource(Source):
                 yield from pool.map(self._read, self.files[start : start + chunk])
 
     def _list_part(self, part: str, folder: Path) -> Iterator[_File]:
-        for class_folder in sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."):
+        for class_folder in sorted(_visible_folders(folder)):
             try:
                 label = class_id(class_folder.name)
             except UserError as error:
                 raise UserError(f"{class_folder}: {error}") from None
-            names = sorted(entry.name for entry in os.scandir(class_folder) if _is_listed(entry))
-            if not names:
+            paths = sorted(_visible_files(class_folder))
+            if not paths:
                 raise UserError(f"{class_folder}: the class folder has no images")
-            for name in names:
-                path = class_folder / name
-                yield _File(path, path.relative_to(self.root).as_posix(), label, self._part(part, name))
+            for path in paths:
+                yield _File(
+                    Path(path), os.path.relpath(path, self.root), label, self._part(part, os.path.basename(path))
+                )
 
     def _part(self, part: str, file_name: str) -> str:
         return part
@@ -144,12 +152,14 @@ class FolderSource(Source):
                 pixels = self._pixels(image)
         except BadImageError as error:
             return BadImageError(f"{file.path}: {error}")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return BadImageError(f"{file.path}: not an image that can be read ({error})")
+        except Exception as error:
+            # Decoders raise nearly anything for a damaged file.
+            reason = str(error).replace(f" {str(file.path)!r}", "") or type(error).__name__
+            return BadImageError(f"{file.path}: not an image that can be read ({reason})")
         return LabelledImage(pixels, file.label, file.part, file.name)
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        upright = ImageOps.exif_transpose(image).convert("L" if self.channels == 1 else "RGB")
+        upright = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if self.channels == 1 else "RGB")
         square = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.LANCZOS)
         return np.asarray(square).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
 
@@ -157,7 +167,8 @@ class FolderSource(Source):
 class Fer2013Folders(FolderSource):
     """FER2013 as image folders: `train/<class>/Training_*`, `test/<class>/PublicTest_*` and `PrivateTest_*`.
 
-    The public data set of 28,709 + 7,178 grey 48x48 JPEGs that the report used. Images are taken as they are.
+    The public data set of 28,709 + 7,178 grey 48x48 JPEGs that the report used. Images are taken as they are; where a
+    file's name tells its part, the name counts.
 
     Raises:
         UserError: besides those of `FolderSource`: the folder `train` or `test` or one of their classes is missing.
@@ -166,7 +177,7 @@ class Fer2013Folders(FolderSource):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         for folder in ("train", "test"):
-            found = {file.label for file in self.files if file.name.startswith(f"{folder}/")}
+            found = {file.label for file in self.files if file.name.lower().startswith(f"{folder}/")}
             missing = [name for label, name in enumerate(CLASSES) if label not in found]
             if missing:
                 raise UserError(f"{root / folder}: no images of class {', '.join(missing)}")
@@ -195,9 +206,9 @@ class Fer2013Csv(Source):
 
     def __init__(self, path: Path) -> None:
         self.path = _existing_csv(path)
-        with self.path.open(newline="") as file:
-            header = [column.strip().lower() for column in next(csv.reader(file), [])]
-            self.length = sum(1 for _ in file)
+        with self._open() as file:
+            header = [column.strip().lower() for column in file.readline().split(",")]
+            self.length = sum(1 for line in file if line.strip())
         missing = [column for column in ("emotion", "pixels", "usage") if column not in header]
         if missing:
             raise UserError(f"{self.path}: the header has no column {', '.join(missing)} (emotion, pixels, Usage)")
@@ -217,12 +228,19 @@ class Fer2013Csv(Source):
         return self.length
 
     def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
-        with self.path.open(newline="") as file:
+        with self._open() as file:
             rows = csv.reader(file)
             next(rows)
-            for row in rows:
-                if row:
-                    yield self._read(row, rows.line_num)
+            try:
+                for row in rows:
+                    if row:
+                        yield self._read(row, rows.line_num)
+            except csv.Error as error:
+                raise UserError(f"{self.path} line {rows.line_num}: not CSV ({error})") from None
+
+    def _open(self) -> TextIO:
+        # Editors add byte order marks; bytes that are no text make a broken row, not a failure to read the rest.
+        return self.path.open(newline="", encoding="utf-8-sig", errors="replace")
 
     def _read(self, row: list[str], line: int) -> LabelledImage | BadImageError:
         try:
@@ -246,7 +264,7 @@ class SyntheticFaces(Source):
 
     def __init__(self, num_images: int, seed: int = 0) -> None:
         try:
-            self.labels, self.parts = draw_labels(num_images, seed)
+            self.labels, self.parts = synthetic.draw_labels(num_images, seed)
         except ValueError as error:
             raise UserError(f"synthetic_images={num_images}: {error}") from None
         self.seed = seed
@@ -257,15 +275,15 @@ class SyntheticFaces(Source):
         return f"seed {self.seed}, {len(self)} images"
 
     def stamp(self) -> object:
-        """Returns nothing: the same seed always draws the same."""
-        return None
+        """Returns the code that draws: the same seed draws the same as long as that stays."""
+        return _digest(inspect.getsource(synthetic))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
         for index, (label, part) in enumerate(zip(self.labels.tolist(), self.parts.tolist(), strict=True)):
-            pixels = draw_image(label, self.seed, index)[np.newaxis]
+            pixels = synthetic.draw_image(label, self.seed, index)[np.newaxis]
             yield LabelledImage(pixels, label, part, f"drawn/{part}/{CLASSES[label]}_{index}")
 
 
@@ -314,14 +332,34 @@ def _digit(text: str, limit: int) -> int:
     return value
 
 
-def _is_listed(entry: os.DirEntry[str]) -> bool:
-    return entry.is_file() and not entry.name.startswith(".") and entry.name.lower() not in IGNORED_FILES
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scales 16-bit tones, which conversion would clip."""
+    if image.mode == "F":
+        raise BadImageError("pixels are floating-point numbers, whose range is not known")
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
+
+
+def _visible_folders(folder: Path) -> Iterator[Path]:
+    return (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+
+
+def _visible_files(folder: Path) -> Iterator[str]:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if not name.startswith(".") and name.lower() not in IGNORED_FILES:
+                yield os.path.join(place, name)
 
 
 def _existing_folder(root: Path) -> Path:
+    if not root.exists():
+        raise UserError(f"data_dir: no folder {root}")
     if not root.is_dir():
-        unpack = f"; unpack it first (python -m zipfile -e {root.name} data/fer2013)" if root.suffix == ".zip" else ""
-        raise UserError(f"data_dir: {root} is not a folder{unpack}")
+        raise UserError(
+            f"data_dir: {root} is a file, not a folder; an archive is unpacked with `python -m zipfile -e {root} "
+            "<folder>`, a CSV file is read with data=fer2013_csv"
+        )
     return root
 
 
@@ -333,9 +371,13 @@ def _existing_csv(path: Path) -> Path:
     raise UserError(f"data_dir: no {' or '.join(CSV_FILES)} in {path}")
 
 
-def _part_folders(root: Path) -> list[tuple[str, Path]]:
+def _part_folders(root: Path) -> list[tuple[Part, Path]]:
     """Finds train, val and test folders; a tree without them is one part, `train`."""
-    found = [
-        (PART_FOLDERS[name.lower()], root / name) for name in sorted(os.listdir(root)) if name.lower() in PART_FOLDERS
-    ]
-    return [(part, folder) for part, folder in found if folder.is_dir()] or [("train", root)]
+    folders = sorted(_visible_folders(root))
+    found = [(PART_FOLDERS[folder.name.lower()], folder) for folder in folders if folder.name.lower() in PART_FOLDERS]
+    others = [folder.name for folder in folders if folder.name.lower() not in PART_FOLDERS]
+    if found and others:
+        raise UserError(
+            f"{root}: {', '.join(others)} beside train, val or test folders would be left out; move it away"
+        )
+    return found or [("train", root)]

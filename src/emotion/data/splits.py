@@ -29,9 +29,11 @@ def make_split(
 
     Args:
         packed: the images.
-        split: `report`: a shuffled share of the training part validates, all test images test;
+        split: `report`: a shuffled share of the training images validates (those of a `val` folder are shuffled in),
+            all test images test; where there are none, the same share is set aside first;
             `official`: Training trains, PublicTest validates, PrivateTest tests (or train / val / test folders);
-            `clean`: `official` without the training images whose pixels also occur in validation or test;
+            `clean`: `official` without the training images whose pixels also occur in validation or test (44 images
+            that PrivateTest shares with PublicTest stay in both);
             `test_only`: everything tests, for evaluating a checkpoint on images of one's own.
         val_fraction: the share that validates in `report`, in (0, 1).
         seed: of the shuffle in `report`.
@@ -47,9 +49,9 @@ def make_split(
     if split == "report":
         pool = np.union1d(rows["train"], rows["val"])
         held_out = np.setdiff1d(everything, pool)
-        train, val = _cut(pool, packed.hashes, val_fraction, seed, group_duplicates)
         if not len(held_out):
-            train, held_out = _cut(train, packed.hashes, val_fraction, seed + 1, group_duplicates)
+            pool, held_out = _cut(pool, packed.hashes, val_fraction, seed, group_duplicates)
+        train, val = _cut(pool, packed.hashes, val_fraction, seed, group_duplicates)
         return Split(train, val, held_out)
     if group_duplicates:
         raise UserError(
@@ -67,7 +69,12 @@ def _cut(
 
     splitter = GroupShuffleSplit if group_duplicates else ShuffleSplit
     groups = hashes[pool] if group_duplicates else None
-    kept, held_out = next(splitter(1, test_size=fraction, random_state=seed).split(pool, groups=groups))
+    try:
+        kept, held_out = next(splitter(1, test_size=fraction, random_state=seed).split(pool, groups=groups))
+    except ValueError:
+        raise UserError(
+            f"split=report: {len(pool)} different training images are too few to cut; split=test_only tests on all"
+        ) from None
     return pool[np.sort(kept)], pool[np.sort(held_out)]
 
 

@@ -27,7 +27,7 @@ PACKAGES = (
 def describe_environment() -> dict[str, Any]:
     """Returns command, commit, versions and hardware as plain values."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -43,6 +43,11 @@ def describe_environment() -> dict[str, Any]:
 def describe_hardware(environment: dict[str, Any]) -> str:
     """Returns the hardware in a few words."""
     return ", ".join(environment["gpus"]) or f"{environment['cpu']}, {environment['cores']} cores"
+
+
+def _command() -> str:
+    name = Path(sys.argv[0]).name
+    return shlex.join([*(["python"] if name.endswith(".py") else []), name, *sys.argv[1:]])
 
 
 def _version(package: str) -> str | None:

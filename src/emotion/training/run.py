@@ -123,7 +123,15 @@ def train(config: DictConfig, folder: RunFolder) -> Trained:
 
 
 def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
-    """Runs the best checkpoint over validation and test images and writes the results."""
+    """Runs the best checkpoint over validation and test images and writes the results.
+
+    Raises:
+        UserError: no epoch came as far as its validation.
+    """
+    if not folder.best.is_file():
+        raise UserError(
+            f"{folder.path}: no epoch was trained and validated, so there is no best checkpoint (trainer.*)"
+        )
     best = load_checkpoint(folder.best)
     device = trained.trainer.strategy.root_device
     stages: dict[str, Predictions] = {
@@ -211,8 +219,10 @@ def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
     if config.monitor != "val/acc":
         callbacks.append(_checkpoint(folder, "best_acc", "val/acc", "max"))
     if config.patience is not None:
-        stop = EarlyStopping(config.monitor, min_delta=config.min_delta, patience=config.patience, mode=mode)
-        callbacks.append(stop)
+        # Not strict, since a run that ends inside its first epoch (trainer.max_steps) has validated nothing.
+        callbacks.append(
+            EarlyStopping(config.monitor, config.min_delta, config.patience, mode=mode, strict=False, verbose=False)
+        )
     return [*callbacks, _checkpoint(folder, "last")]
 
 
