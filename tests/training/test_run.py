@@ -6,6 +6,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import conf_dir, register_resolvers
 from emotion.errors import UserError
 from emotion.training.callbacks import TensorBoardPictures
@@ -91,6 +92,14 @@ def test_resume_extends_a_finished_run(tmp_path):
     assert part.read_config().trainer.max_epochs == 3
 
 
+def test_resume_with_more_patience_goes_on_after_early_stopping(tmp_path):
+    stopped = train(tmp_path, "trainer.max_epochs=9", "patience=1", "min_delta=10")
+    assert json.loads(stopped.metrics.read_text())["run"]["epochs"] == 2
+    words = [f"resume={tmp_path}", "patience=3"]
+    run(compose_config(words), tmp_path, words)
+    assert json.loads(stopped.metrics.read_text())["run"]["epochs"] == 4
+
+
 def test_finished_run_is_left_alone_and_overwrite_trains_anew(tmp_path, caplog):
     caplog.set_level("INFO")
     folder = train(tmp_path, "trainer.max_epochs=1")
@@ -149,7 +158,9 @@ def test_metrics_can_be_counted_again_from_the_predictions(tmp_path):
 def test_best_checkpoint_is_tested_not_the_last(tmp_path):
     folder = train(tmp_path, "trainer.max_epochs=3", "lr=0.05", "patience=null")
     record = json.loads(folder.metrics.read_text())["run"]
-    assert torch.load(folder.best, weights_only=True)["epoch"] + 1 == record["best_epoch"]
+    losses = [value for _, value in merge_histories(map(read_history, folder.csv_files()))["val/loss"]]
+    assert record["best_epoch"] == losses.index(min(losses)) + 1
+    assert json.loads(folder.metrics.read_text())["val"]["loss"] == pytest.approx(min(losses), abs=1e-5)
 
 
 def test_run_without_a_validated_epoch_says_so(tmp_path):

@@ -16,8 +16,8 @@ def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], nu
 def matrix_metrics(matrix: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
     """Computes accuracy, precision, recall and F1.
 
-    A ratio without cases counts as 0, as in scikit-learn's `classification_report(zero_division=0)`; classes without
-    images are left out of macro averages, which scikit-learn does as well for labels that never occur.
+    A ratio without cases counts as 0, as in scikit-learn's `classification_report(zero_division=0)`; classes that have
+    no images and are never predicted are left out of macro averages, as there.
 
     Args:
         matrix: int64 [K, K], rows are true classes.

@@ -42,9 +42,14 @@ class Predictions:
         return confusion_matrix(self.labels, self.predicted, self.probabilities.shape[1])
 
     def metrics(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Returns `loss` (mean negative log probability of the true class, natural log) and `matrix_metrics`."""
+        """Returns `loss` and `matrix_metrics`.
+
+        The loss is the mean negative natural logarithm of the true class's probability, at most 87.3 for an image (the
+        smallest float32), and None without images.
+        """
         true = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
-        loss = float(-np.log(np.maximum(true, np.finfo(np.float32).tiny)).mean())
+        losses = -np.log(np.maximum(true, np.finfo(np.float32).tiny))
+        loss = float(losses.mean()) if len(losses) else None
         return {"loss": loss, **matrix_metrics(self.matrix(), class_names)}
 
 
@@ -55,18 +60,19 @@ def mean_predictions(members: Sequence[Predictions]) -> Predictions:
         UserError: they speak of different images.
     """
     first = members[0]
-    if any(not np.array_equal(first.ids, member.ids) for member in members):
-        raise UserError("ckpt: the checkpoints were made on different data or splits; name data= and split= for all")
+    for member in members:
+        if not (np.array_equal(first.ids, member.ids) and np.array_equal(first.labels, member.labels)):
+            raise UserError("ckpt: the checkpoints are of different data or splits; name data= and split= for all")
     return Predictions(first.ids, first.labels, np.mean([member.probabilities for member in members], axis=0))
 
 
 def save_predictions(path: Path, stages: Mapping[str, Predictions], class_names: Sequence[str]) -> None:
     """Writes `<stage>_ids`, `<stage>_labels`, `<stage>_probabilities` (float16) and `classes`, then renames."""
-    arrays: dict[str, NDArray[Any]] = {"classes": np.array(class_names)}
+    arrays: dict[str, Any] = {"classes": np.array(class_names)}
     for stage, predictions in stages.items():
         arrays[f"{stage}_ids"] = predictions.ids
         arrays[f"{stage}_labels"] = predictions.labels.astype(np.uint8)
         arrays[f"{stage}_probabilities"] = predictions.stored
     temporary = path.with_name(f".{path.stem}.tmp.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
+    np.savez_compressed(temporary, **arrays)
     os.replace(temporary, path)

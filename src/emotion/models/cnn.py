@@ -32,7 +32,8 @@ def build_cnn(blocks: Sequence[int], image_size: int, normalize: NormalizeName, 
     """
     if not blocks or min(blocks) < 1 or image_size >> len(blocks) < 1:
         raise UserError(
-            f"blocks={list(blocks)}: one or more blocks of one or more convolutions, each halving {image_size} px"
+            f"blocks={list(blocks)}: one or more blocks of one or more convolutions are needed, each halves the image "
+            f"(image_size={image_size})"
         )
     if normalize != "unit":
         raise UserError(f"normalize={normalize}: the scratch CNN has no pretrained weights to match; it takes unit")

@@ -43,7 +43,8 @@ class Network(nn.Module):
         super().__init__()
         self.preprocess, self.backbone, self.head = preprocess, backbone, head
         self._stages = list(stages)
-        self._frozen: list[nn.Module] = []
+        # Names, since Lightning replaces modules (sync_batchnorm).
+        self._frozen: list[str] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images [B, C, H, W], uint8 (0..255) or float (0..1), to logits [B, K]."""
@@ -57,25 +58,26 @@ class Network(nn.Module):
         pass; the normalisation after an unfrozen layer is trained with it. VGG16: 3 is block 5, 6 are blocks 4 and 5.
 
         Raises:
-            UserError: the backbone has fewer layers.
+            UserError: the backbone has fewer layers, or uses some in a way that has no order.
         """
-        modules = _forward_order(self.backbone, self.example())
-        counted = [position for position, module in enumerate(modules) if isinstance(module, COUNTED)]
-        if count != "all" and not 0 <= count <= len(counted):
-            raise UserError(
-                f"unfreeze={count}: this backbone has {len(counted)} layers to unfreeze (0..{len(counted)}, all)"
-            )
-        first = 0 if count == "all" else [*counted, len(modules)][len(counted) - count]
-        self._frozen = modules[:first]
+        order = _forward_order(self.backbone, self.example())
+        counted = [position for position, module in enumerate(order.values()) if isinstance(module, COUNTED)]
+        if count != "all":
+            _check_count(count, len(counted), sum(isinstance(module, COUNTED) for module in self.backbone.modules()))
+        first = 0 if count == "all" else [*counted, len(order)][len(counted) - count]
+        self._frozen = list(order)[:first]
         self.backbone.requires_grad_(count == "all")
-        for module in modules[first:]:
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(True)
+        frozen, trained = list(order.values())[:first], list(order.values())[first:]
+        for module in trained:
+            # What a module holds besides its layers, such as the position embedding, trains if all of these do.
+            if not any(layer in frozen for layer in module.modules()):
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(True)
 
     def freeze_statistics(self) -> None:
         """Puts the frozen part in eval mode: its running statistics stay, its dropout is off."""
-        for module in self._frozen:
-            module.eval()
+        for name in self._frozen:
+            self.backbone.get_submodule(name).eval()
 
     def split(self) -> tuple[nn.Module, nn.Module]:
         """Divides the network before the first stage that trains: a fixed function of the pixels, and the rest."""
@@ -112,17 +114,25 @@ def feature_count(backbone: nn.Module, example: Tensor, name: str) -> int:
         backbone.train(training)
 
 
-def _forward_order(backbone: nn.Module, example: Tensor) -> list[nn.Module]:
-    """Lists the modules that compute or hold parameters themselves, in the order in which they finish."""
-    order: list[nn.Module] = []
-    own = [
-        module for module in backbone.modules() if not list(module.children()) or list(module.parameters(recurse=False))
+def _check_count(count: int, counted: int, existing: int) -> None:
+    if not 0 <= count <= counted:
+        raise UserError(f"unfreeze={count}: this backbone has {counted} layers to unfreeze (0..{counted}, all)")
+    if count and counted < existing:
+        raise UserError(f"unfreeze={count}: this backbone does not call all its layers, so none is the last (0, all)")
+
+
+def _forward_order(backbone: nn.Module, example: Tensor) -> dict[str, nn.Module]:
+    """Maps names to the modules that compute or hold parameters themselves, in the order in which they first finish."""
+    order: dict[str, nn.Module] = {}
+    handles = [
+        module.register_forward_hook(lambda module, *_, name=name: order.setdefault(name, module))
+        for name, module in backbone.named_modules()
+        if not list(module.children()) or list(module.parameters(recurse=False))
     ]
-    handles = [module.register_forward_hook(lambda module, *_: order.append(module)) for module in own]
     training = backbone.training
     with torch.no_grad():
         backbone.eval()(example)
     backbone.train(training)
     for handle in handles:
         handle.remove()
-    return list(dict.fromkeys(order))
+    return order

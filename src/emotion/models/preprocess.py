@@ -17,7 +17,7 @@ class Preprocess(nn.Module):
     """The first layer of every network, so that all of them take pixels.
 
     Args:
-        channels: of the output, 1 or 3; grey is repeated, colour is turned grey.
+        channels: of the output: 3 (grey is repeated), or with `unit` also 1 (colour is turned grey).
         image_size: height and width of the output, pixels.
         normalize: `imagenet`: what the pretrained weights were trained with; `unit`: 0..1; `keras_unit`: the contrast
             that Keras's VGG and ResNet weights see if they are given 0..1 where they expect 0..255 minus the channel
@@ -56,6 +56,6 @@ class Preprocess(nn.Module):
             images = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
-            images = F.interpolate(images, size, mode="bilinear", antialias=images.shape[-1] > self.image_size)
+            images = F.interpolate(images, size, mode="bilinear", antialias=max(images.shape[-2:]) > self.image_size)
         normalized = ((images - self.shift) / self.scale).expand(-1, self.channels, -1, -1)
         return normalized.contiguous(memory_format=torch.channels_last)

@@ -1,5 +1,6 @@
 """Pretrained backbones of torchvision and timm with the report's head."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -83,14 +84,21 @@ def _timm_backbone(name: str, image_size: int) -> tuple[nn.Module, Sequence[nn.M
     import timm
 
     if not timm.is_model(name.split(".")[0]):
-        similar = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:8]
+        similar = difflib.get_close_matches(name, timm.list_models(), 5)
         hint = f"similar: {', '.join(similar)}" if similar else "timm.list_models() lists them"
         raise UserError(f"backbone={name}: timm has no such model ({hint})")
     try:
-        # Transformers take the image size at construction, convolutional networks take any.
-        model = timm.create_model(name, num_classes=0, img_size=image_size)
-    except TypeError:
-        model = timm.create_model(name, num_classes=0)
+        model = create_timm(name, image_size, pretrained=False)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(f"backbone={name}: {error}") from None
+        raise UserError(f"image_size={image_size} does not fit backbone={name} {error}".strip()) from None
     return model, [model]
+
+
+def create_timm(name: str, image_size: int, pretrained: bool) -> nn.Module:
+    """Builds a backbone of timm; transformers take the image size at construction, others take any."""
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image_size)
+    except TypeError:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)

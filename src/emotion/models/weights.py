@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
 from emotion.errors import UserError
-from emotion.models.transfer import Library
+from emotion.models.transfer import Library, create_timm
 
 State = Mapping[str, Tensor]
 CLASSIFIERS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.")
 """What the backbones' own classifiers are called; their weights are not used."""
 
 
-def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str) -> None:
+def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str, image_size: int) -> None:
     """Loads pretrained weights into a backbone.
 
     Args:
@@ -24,17 +23,16 @@ def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str
             a state dict saved by torch, in full or half precision.
         library: where the backbone comes from.
         name: its name there.
+        image_size: height and width of its input, to which timm fits the position embeddings of transformers.
 
     Raises:
         UserError: no such file, no network, a file that is no state dict, or weights that do not fit.
     """
     if weights == "none":
         return
-    state = _imagenet_state(library, name) if weights == "imagenet" else read_state(Path(weights))
+    state = _imagenet_state(library, name, image_size) if weights == "imagenet" else read_state(Path(weights))
     _check(backbone.state_dict(), state, f"weights={weights}")
-    backbone.load_state_dict(
-        {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, strict=False
-    )
+    backbone.load_state_dict(state, strict=False)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -43,7 +41,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, or it holds something else.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = path.expanduser()
@@ -51,24 +48,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(f"weights={path}: no such file (imagenet, none or a .safetensors or state dict file)")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # A damaged or hostile file can make the readers raise anything.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"weights={path}: not a file of tensors that can be read safely ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"weights={path}: not a state dict (names to tensors)")
     return state
 
 
-def _imagenet_state(library: Library, name: str) -> State:
+def _imagenet_state(library: Library, name: str, image_size: int) -> State:
     try:
         if library == "torchvision":
             from torchvision.models import get_model_weights
 
             state: State = next(iter(get_model_weights(name))).get_state_dict(progress=True, check_hash=True)
             return state
-        import timm
-
-        return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
+        return create_timm(name, image_size, pretrained=True).state_dict()
     except Exception as error:
         # Both libraries let through whatever their download clients raise.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

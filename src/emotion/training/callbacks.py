@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from emotion.analysis.figures import confusion_matrix_figure
@@ -36,6 +37,14 @@ class RandomState(Callback):
             torch.set_rng_state(self._restored["cpu"].cpu())
             if len(self._restored["cuda"]) == torch.cuda.device_count():
                 torch.cuda.set_rng_state_all([state.cpu() for state in self._restored["cuda"]])
+
+
+class Patience(EarlyStopping):
+    """Stops early; a resumed run keeps its count of bad epochs, but has the patience it was given anew."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores all but the patience."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
 
 
 class TensorBoardPictures(Callback):

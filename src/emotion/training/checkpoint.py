@@ -30,6 +30,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         UserError: no such file, a file that holds more than tensors and plain values, or no checkpoint of this project.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file")
     try:
@@ -42,7 +43,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         task.load_state_dict(content["state_dict"])
         data = {key: value for key, value in content["datamodule_hyper_parameters"].items() if not key.startswith("_")}
         return Checkpoint(task.eval(), data, int(content["epoch"]) + 1)
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise UserError(f"ckpt={path}: not a checkpoint of this project ({_reason(error)})") from None
 
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from emotion.data.augment import RandomAffine
 from emotion.data.packed import cache_folder
 
+FORMAT = 1
+"""Goes up when the same settings would give other features."""
 log = logging.getLogger(__name__)
 
 
@@ -28,12 +30,13 @@ class FeatureCache:
     Args:
         frozen: the fixed function, from uint8 or float images to features.
         device: where it runs.
+        seed: of the random transforms.
         batch_size: images at a time.
     """
 
-    def __init__(self, frozen: nn.Module, device: torch.device, batch_size: int = 256) -> None:
+    def __init__(self, frozen: nn.Module, device: torch.device, seed: int = 0, batch_size: int = 256) -> None:
         self.frozen = frozen.eval().to(device)
-        self.device, self.batch_size = device, batch_size
+        self.device, self.seed, self.batch_size = device, seed, batch_size
 
     def __call__(self, images: Tensor, affine: RandomAffine | None = None, views: int = 1) -> Tensor:
         """Returns features float16 [views * N, ...] of images uint8 [N, C, S, S], view after view.
@@ -65,7 +68,7 @@ class FeatureCache:
 
     @torch.inference_mode()
     def _compute(self, images: Tensor, affine: RandomAffine | None, views: int) -> Iterator[Tensor]:
-        generator = torch.Generator(self.device).manual_seed(0)
+        generator = torch.Generator(self.device).manual_seed(self.seed)
         batches = [batch for _ in range(views) for batch in torch.split(images, self.batch_size)]
         console = Console(stderr=True)
         for batch in track(batches, "computing features", console=console, disable=not console.is_terminal):
@@ -74,7 +77,8 @@ class FeatureCache:
             yield self.frozen(inputs).half().cpu()
 
     def _digest(self, images: Tensor, affine: RandomAffine | None, views: int) -> str:
-        digest = hashlib.blake2b(repr((self.frozen, tuple(images.shape), affine, views)).encode(), digest_size=16)
+        drawing = (affine, views, self.seed, self.device.type, self.batch_size) if affine else None
+        digest = hashlib.blake2b(repr((FORMAT, self.frozen, tuple(images.shape), drawing)).encode(), digest_size=16)
         for name, value in self.frozen.state_dict(keep_vars=True).items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().numpy().tobytes())

@@ -14,7 +14,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -32,7 +32,7 @@ from emotion.config import (
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError
 from emotion.models.weights import load_backbone
-from emotion.training.callbacks import EpochLines, RandomState, TensorBoardPictures
+from emotion.training.callbacks import EpochLines, Patience, RandomState, TensorBoardPictures
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.evaluation import predict, write_results
@@ -112,11 +112,12 @@ def train(config: DictConfig, folder: RunFolder) -> Trained:
     task = build_task(config, data)
     _log_sizes(config, task, data)
     if config.family != "cnn":
-        load_backbone(task.network.backbone, config.weights, config.family, config.backbone)
+        load_backbone(task.network.backbone, config.weights, config.family, config.backbone, config.image_size)
     timer = Timer()
     trainer = build_trainer(config, folder, [timer])
     if config.feature_views:
-        data.use_features(FeatureCache(task.take_features(), trainer.strategy.root_device), config.feature_views)
+        cache = FeatureCache(task.take_features(), trainer.strategy.root_device, config.seed)
+        data.use_features(cache, config.feature_views)
     last = folder.last if folder.state == "unfinished" else None
     trainer.fit(task, data, ckpt_path=last, weights_only=True)
     return Trained(trainer, data, timer.time_elapsed("train"))
@@ -221,7 +222,7 @@ def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
     if config.patience is not None:
         # Not strict, since a run that ends inside its first epoch (trainer.max_steps) has validated nothing.
         callbacks.append(
-            EarlyStopping(config.monitor, config.min_delta, config.patience, mode=mode, strict=False, verbose=False)
+            Patience(config.monitor, config.min_delta, config.patience, mode=mode, strict=False, verbose=False)
         )
     return [*callbacks, _checkpoint(folder, "last")]
 

@@ -1,5 +1,6 @@
 """The LightningModule: a network, its loss, optimiser, schedule and epoch metrics."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from emotion.analysis.metrics import matrix_metrics
 from emotion.data.classes import CLASSES
 from emotion.data.loader import Batch, BatchLoader
+from emotion.errors import UserError
 from emotion.models.network import Unfreeze
 from emotion.models.preprocess import NormalizeName
 from emotion.models.registry import Family, build_network
@@ -30,7 +32,8 @@ class EpochMeter(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loss = MeanMetric()
+        # A loss that is no number must not vanish from the mean.
+        self.loss = MeanMetric(nan_strategy=math.inf)
         self.matrix = MulticlassConfusionMatrix(len(CLASSES), validate_args=False)
 
     @property
@@ -108,6 +111,7 @@ class EmotionTask(LightningModule):
         weights_tensor = torch.tensor(class_weights) if class_weights is not None else None
         self.register_buffer("class_weights", weights_tensor, persistent=False)
         self.train_meter, self.val_meter = EpochMeter(), EpochMeter()
+        self._val_loss: float | None = None
         # In a tuple, since as an attribute its parameters would be registered a second time.
         self._trained: tuple[nn.Module] = (self.network,)
 
@@ -116,8 +120,13 @@ class EmotionTask(LightningModule):
 
         Returns:
             The frozen part of the network, which turns images into these features.
+
+        Raises:
+            UserError: nothing is frozen.
         """
         frozen, trained = self.network.split()
+        if not list(frozen.parameters()):
+            raise UserError("feature_views: nothing is frozen before the first layer that trains (unfreeze=)")
         self._trained = (trained,)
         return frozen
 
@@ -132,7 +141,8 @@ class EmotionTask(LightningModule):
         losses = F.cross_entropy(logits, batch.labels, weight=self.class_weights, reduction="none")
         loss = losses.mean()
         self.train_meter.update(loss, logits, batch.labels)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if interval and (self.global_step + 1) % interval == 0:
             self.log("train/loss_step", loss)
         return loss
 
@@ -141,12 +151,8 @@ class EmotionTask(LightningModule):
         logits = self._logits(batch)
         self.val_meter.update(F.cross_entropy(logits, batch.labels), logits, batch.labels)
 
-    def on_fit_start(self) -> None:
-        """Freezes before the first step; Lightning calls no `train()` that could be overridden for this."""
-        self.network.freeze_statistics()
-
     def on_train_epoch_start(self) -> None:
-        """Freezes again, since callbacks may have changed the mode, and tells the loader the epoch."""
+        """Freezes, for Lightning calls no `train()` that could be overridden, and tells the loader the epoch."""
         self.network.freeze_statistics()
         loader = self.trainer.train_dataloader
         if isinstance(loader, BatchLoader):
@@ -155,6 +161,7 @@ class EmotionTask(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs loss, accuracy, macro F1 and the recall of each class on the validation images."""
         metrics, self.val_matrix = self.val_meter.finish()
+        self._val_loss = metrics["loss"]
         self.log_dict({f"val/{name}": metrics[name] for name in ("loss", "acc", "f1_macro")})
         self.log_dict({f"val_recall/{name}": metrics["per_class"][name]["recall"] for name in CLASSES})
 
@@ -165,8 +172,9 @@ class EmotionTask(LightningModule):
         metrics, _ = self.train_meter.finish()
         self.log_dict({f"train/{name}": metrics[name] for name in ("loss", "acc")})
         scheduler = self.lr_schedulers()
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(float(self.trainer.callback_metrics["val/loss"]))
+        if isinstance(scheduler, ReduceLROnPlateau) and self._val_loss is not None:
+            scheduler.step(self._val_loss)
+        self._val_loss = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns Adam over the trainable parameters, with the schedule."""
@@ -175,10 +183,15 @@ class EmotionTask(LightningModule):
         if self.schedule == "none":
             return optimizer
         if self.schedule == "cosine":
-            cosine = CosineAnnealingLR(optimizer, int(self.trainer.estimated_stepping_batches))
+            steps = self.trainer.estimated_stepping_batches
+            if math.isinf(steps):
+                raise UserError("schedule=cosine needs an end: trainer.max_epochs or trainer.max_steps")
+            cosine = CosineAnnealingLR(optimizer, int(steps))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
-        # PyTorch acts on the epoch after `patience` bad ones, Keras on the last of them.
-        plateau = ReduceLROnPlateau(optimizer, factor=self.lr_factor, patience=self.lr_patience - 1)
+        # PyTorch acts on the epoch after `patience` bad ones, Keras on the last of them; Keras's threshold is absolute.
+        plateau = ReduceLROnPlateau(
+            optimizer, factor=self.lr_factor, patience=self.lr_patience - 1, threshold=1e-4, threshold_mode="abs"
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: Any | None) -> None:
