@@ -156,7 +156,7 @@ def test_metrics_can_be_counted_again_from_the_predictions(tmp_path):
 
 
 def test_best_checkpoint_is_tested_not_the_last(tmp_path):
-    folder = train(tmp_path, "trainer.max_epochs=3", "lr=0.05", "patience=null")
+    folder = train(tmp_path, "trainer.max_epochs=4", "lr=0.01", "patience=null")
     record = json.loads(folder.metrics.read_text())["run"]
     losses = [value for _, value in merge_histories(map(read_history, folder.csv_files()))["val/loss"]]
     assert record["best_epoch"] == losses.index(min(losses)) + 1
