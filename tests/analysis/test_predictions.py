@@ -56,13 +56,12 @@ def test_metrics_are_those_of_sklearn():
     assert set(metrics["per_class"]) == set(CLASSES)
 
 
-@pytest.mark.xfail(strict=True, reason="the mean loss of nothing is nan, which is no JSON, and NumPy warns")
 def test_no_images_give_a_loss_that_can_be_written_down():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         metrics = predictions_of(*draw_logits(size=0)).metrics(CLASSES)
     assert metrics["num_images"] == 0
-    assert metrics["loss"] is None or np.isfinite(metrics["loss"])
+    assert metrics["loss"] is None
 
 
 def test_mean_averages_probabilities():
@@ -82,22 +81,19 @@ def test_mean_of_one_is_that_one():
     assert np.array_equal(mean_predictions([member]).probabilities, member.probabilities)
 
 
-@pytest.mark.parametrize("other", ["names", "order", "number"])
+@pytest.mark.parametrize("other", ["names", "order", "number", "labels"])
 def test_mean_of_different_images_is_refused(other):
     logits, labels = draw_logits()
-    first, second = predictions_of(logits, labels), predictions_of(logits, labels, "photo")
-    if other != "names":
+    first = predictions_of(logits, labels)
+    if other == "names":
+        second = predictions_of(logits, labels, "photo")
+    elif other == "labels":
+        second = predictions_of(logits, (labels + 1) % 7)
+    else:
         rows = slice(None, None, -1) if other == "order" else slice(100)
         second = Predictions(first.ids[rows], first.labels[rows], first.probabilities[rows])
     with pytest.raises(UserError, match="different data"):
         mean_predictions([first, second])
-
-
-@pytest.mark.xfail(strict=True, reason="only names are compared, so the labels of the first member judge all")
-def test_mean_of_differently_labelled_images_is_refused():
-    logits, labels = draw_logits()
-    with pytest.raises(UserError):
-        mean_predictions([predictions_of(logits, labels), predictions_of(logits, (labels + 1) % 7)])
 
 
 def test_file_holds_every_stage_without_pickles(tmp_path):
@@ -118,14 +114,6 @@ def test_file_holds_every_stage_without_pickles(tmp_path):
             assert file[f"{stage}_probabilities"].dtype == np.float16
             assert np.array_equal(file[f"{stage}_probabilities"], predictions.stored)
             assert np.array_equal(file[f"{stage}_probabilities"].argmax(1), predictions.predicted)
-
-
-def test_names_that_are_objects_are_not_pickled(tmp_path):
-    logits, labels = draw_logits(size=2)
-    predictions = Predictions(np.array(["a", "b"], object), labels.numpy(), logits.softmax(1).numpy())
-    with pytest.raises(ValueError, match="allow_pickle"):
-        save_predictions(tmp_path / "predictions.npz", {"test": predictions}, CLASSES)
-    assert not (tmp_path / "predictions.npz").exists()
 
 
 def test_file_takes_the_place_of_an_older_one_only_when_whole(tmp_path, monkeypatch):

@@ -114,7 +114,7 @@ def test_colour_images_are_taken_as_grey():
     ids=str,
 )
 def test_impossible_blocks_are_refused(blocks, image_size):
-    with pytest.raises(UserError, match=rf"blocks=.*{image_size} px") as caught:
+    with pytest.raises(UserError, match=rf"blocks=.*image_size={image_size}") as caught:
         build(blocks, image_size)
     assert str(blocks) in str(caught.value)
 

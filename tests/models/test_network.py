@@ -183,17 +183,24 @@ class Bypassed(nn.Module):
         return self.last(F.linear(tokens, self.qkv.weight, self.qkv.bias))
 
 
-@pytest.mark.xfail(strict=True, reason="a module's own parameters count as its end, though they act at its start")
 def test_parameters_before_the_frozen_layers_are_frozen():
     network = network_of(OwnParameter())
     network.unfreeze(1)
     assert trained(network) == of_layers("last")
 
 
-@pytest.mark.xfail(strict=True, reason="layers that are used without being called are neither counted nor trained")
-def test_layers_that_are_not_called_are_counted():
+@pytest.mark.parametrize("count", [1, 2])
+def test_layers_that_are_not_called_have_no_order_to_count_in(count):
     network = network_of(Bypassed())
-    network.unfreeze(3)
+    with pytest.raises(UserError, match=rf"unfreeze={count}: .*does not call all its layers.*\(0, all\)"):
+        network.unfreeze(count)
+
+
+def test_layers_that_are_not_called_are_frozen_or_trained_as_a_whole():
+    network = network_of(Bypassed())
+    network.unfreeze(0)
+    assert trained(network) == []
+    network.unfreeze("all")
     assert trained(network) == of_layers("first", "qkv", "last")
 
 
@@ -212,7 +219,6 @@ def test_frozen_part_is_in_eval_mode_and_the_rest_is_not(count):
     assert all(module.training for module in network.head)
 
 
-@pytest.mark.xfail(strict=True, reason="the frozen modules are kept as objects, which trainer.sync_batchnorm replaces")
 def test_frozen_part_stays_frozen_when_its_normalisation_is_replaced():
     network = network_of(Backbone())
     network.unfreeze(1)

@@ -42,8 +42,9 @@ def draw_images(size=10, seed=0):
     return torch.randint(256, (size, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def extract(frozen, images=None, affine=None, views=1, batch_size=4):
-    return FeatureCache(frozen, CPU, batch_size)(draw_images() if images is None else images, affine, views)
+def extract(frozen, images=None, affine=None, views=1, seed=0, batch_size=4):
+    cache = FeatureCache(frozen, CPU, seed, batch_size)
+    return cache(draw_images() if images is None else images, affine, views)
 
 
 def test_features_are_the_output_in_half_precision():
@@ -78,8 +79,9 @@ def test_second_time_nothing_is_computed():
         {"affine": RandomAffine()},
         {"affine": RandomAffine(), "views": 2},
         {"affine": RandomAffine(rotation=20.0), "views": 2},
+        {"affine": RandomAffine(), "views": 3, "seed": 1},
     ],
-    ids=["weights", "unit", "keras_unit", "layers", "pixels", "number", "order", "affine", "views", "angle"],
+    ids=["weights", "unit", "keras_unit", "layers", "pixels", "number", "order", "affine", "views", "angle", "seed"],
 )
 def test_other_inputs_have_features_of_their_own(cache, changes):
     options = {"images": draw_images(), **changes}
@@ -130,6 +132,13 @@ def test_the_random_state_of_the_run_is_left_alone():
     before = torch.get_rng_state()
     extract(frozen, affine=RandomAffine(), views=2)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_views_follow_the_seed_and_plain_features_do_not():
+    plain = [extract(Frozen(), seed=seed) for seed in (0, 1)]
+    views = [extract(Frozen(), affine=RandomAffine(), seed=seed) for seed in (0, 1)]
+    assert torch.equal(*plain)
+    assert not torch.equal(*views)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 256])

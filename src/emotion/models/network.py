@@ -67,10 +67,10 @@ class Network(nn.Module):
         first = 0 if count == "all" else [*counted, len(order)][len(counted) - count]
         self._frozen = list(order)[:first]
         self.backbone.requires_grad_(count == "all")
-        frozen, trained = list(order.values())[:first], list(order.values())[first:]
-        for module in trained:
+        frozen = set(list(order.values())[:first])
+        for module in list(order.values())[first:]:
             # What a module holds besides its layers, such as the position embedding, trains if all of these do.
-            if not any(layer in frozen for layer in module.modules()):
+            if frozen.isdisjoint(module.modules()):
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(True)
 
@@ -109,23 +109,25 @@ def feature_count(backbone: nn.Module, example: Tensor, name: str) -> int:
         with torch.no_grad():
             return int(backbone.eval()(example).numel())
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"image_size={example.shape[-1]} does not fit {name} ({error})") from None
+        raise UserError(
+            f"image_size={example.shape[-1]} does not fit {name} ({str(error) or type(error).__name__})"
+        ) from None
     finally:
         backbone.train(training)
 
 
 def _check_count(count: int, counted: int, existing: int) -> None:
-    if not 0 <= count <= counted:
-        raise UserError(f"unfreeze={count}: this backbone has {counted} layers to unfreeze (0..{counted}, all)")
     if count and counted < existing:
         raise UserError(f"unfreeze={count}: this backbone does not call all its layers, so none is the last (0, all)")
+    if not 0 <= count <= counted:
+        raise UserError(f"unfreeze={count}: this backbone has {counted} layers to unfreeze (0..{counted}, all)")
 
 
 def _forward_order(backbone: nn.Module, example: Tensor) -> dict[str, nn.Module]:
     """Maps names to the modules that compute or hold parameters themselves, in the order in which they first finish."""
     order: dict[str, nn.Module] = {}
     handles = [
-        module.register_forward_hook(lambda module, *_, name=name: order.setdefault(name, module))
+        module.register_forward_hook(lambda module, *_, name=name: order.update({name: module}))
         for name, module in backbone.named_modules()
         if not list(module.children()) or list(module.parameters(recurse=False))
     ]

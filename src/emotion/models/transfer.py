@@ -90,7 +90,8 @@ def _timm_backbone(name: str, image_size: int) -> tuple[nn.Module, Sequence[nn.M
     try:
         model = create_timm(name, image_size, pretrained=False)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(f"image_size={image_size} does not fit backbone={name} {error}".strip()) from None
+        reason = str(error) or type(error).__name__
+        raise UserError(f"backbone={name}: timm does not build it with image_size={image_size} ({reason})") from None
     return model, [model]
 
 

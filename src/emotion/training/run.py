@@ -45,6 +45,7 @@ QUIET = (
     ".*LeafSpec.*is deprecated",  # Lightning's use of PyTorch
     "The number of training batches .* is smaller than the logging interval",
     "Found .* module.* in eval mode at the start of training",  # the frozen part, on purpose
+    ".*could not find the monitored key",  # epochs without validation
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
 )
 EVALUATED: tuple[Stage, ...] = ("val", "test")

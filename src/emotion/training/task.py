@@ -32,7 +32,7 @@ class EpochMeter(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # A loss that is no number must not vanish from the mean.
+        # A loss that is no number must not vanish from the mean; the metric writes infinity over it.
         self.loss = MeanMetric(nan_strategy=math.inf)
         self.matrix = MulticlassConfusionMatrix(len(CLASSES), validate_args=False)
 
@@ -43,7 +43,7 @@ class EpochMeter(nn.Module):
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Counts a batch: its mean loss (scalar), logits [B, K] and labels int64 [B]."""
-        self.loss.update(loss.detach(), len(labels))
+        self.loss.update(loss.detach().clone(), len(labels))
         self.matrix.update(logits.detach(), labels)
 
     def finish(self) -> tuple[dict[str, Any], NDArray[np.int64]]:
@@ -126,7 +126,9 @@ class EmotionTask(LightningModule):
         """
         frozen, trained = self.network.split()
         if not list(frozen.parameters()):
-            raise UserError("feature_views: nothing is frozen before the first layer that trains (unfreeze=)")
+            raise UserError(
+                "feature_views: this network has no frozen part that can be split from the rest (unfreeze=)"
+            )
         self._trained = (trained,)
         return frozen
 
@@ -192,7 +194,7 @@ class EmotionTask(LightningModule):
         plateau = ReduceLROnPlateau(
             optimizer, factor=self.lr_factor, patience=self.lr_patience - 1, threshold=1e-4, threshold_mode="abs"
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: Any | None) -> None:
         """Leaves the plateau schedule to `on_train_epoch_end`.
