@@ -17,7 +17,7 @@ from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
-from emotion.training.evaluation import predict, write_results
+from emotion.training.results import predict, write_results
 
 OPTIONS = ("ckpt", "out", "device")
 USAGE = """usage: evaluate.py ckpt=<file> | ckpt=[a.ckpt,b.ckpt] [out=<folder>] [device=cuda] [data=... split=...]

@@ -35,9 +35,9 @@ from emotion.models.weights import load_backbone
 from emotion.training.callbacks import EpochLines, Patience, RandomState, TensorBoardPictures
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
-from emotion.training.evaluation import predict, write_results
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, write_json, write_text
+from emotion.training.results import predict, write_results
 from emotion.training.task import EmotionTask
 
 log = logging.getLogger(__name__)
