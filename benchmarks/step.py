@@ -4,7 +4,10 @@ Times the scratch CNN at the report's batch of 64 two ways, in turn: the bare fo
 one fixed batch that already lies in place, and whole epochs under the Trainer with loading, shuffling, augmentation,
 metrics and logging. Prints medians and writes them as JSON, with versions and hardware.
 
-    python benchmarks/step.py --data synthetic --rounds 5 --out benchmarks/step.json
+    python benchmarks/step.py --out benchmarks/step.json
+    python benchmarks/step.py trainer.precision=bf16-mixed --out benchmarks/step_bf16.json
+
+Data is drawn unless data=fer2013 is among the settings. The reference runs on the CPU.
 """
 
 import argparse
@@ -53,7 +56,8 @@ def bare_step(config: DictConfig, data: EmotionDataModule) -> float:
     for step in range(WARM_UP + STEPS):
         if step == WARM_UP:
             start = time.perf_counter()
-        loss = F.cross_entropy(task.network(batch.inputs), batch.labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"):
+            loss = F.cross_entropy(task.network(batch.inputs), batch.labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -71,16 +75,17 @@ def trained_step(config: DictConfig, data: EmotionDataModule) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="synthetic")
+    parser.add_argument("settings", nargs="*", help="as for train.py")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     register_resolvers()
     limits = ["trainer.max_epochs=1", f"trainer.limit_train_batches={WARM_UP + STEPS}", "trainer.limit_val_batches=2"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", [f"data={options.data}", "synthetic_images=12000", *limits])
+        words = ["data=synthetic", "synthetic_images=12000", "trainer.accelerator=cpu", "balance=none", *limits]
+        config = compose("config", [*words, *options.settings])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    data = EmotionDataModule(data=options.data, synthetic_images=12000)
+    data = EmotionDataModule(data=config.data, data_dir=config.data_dir, synthetic_images=12000, balance="none")
     pairs = [(bare_step(config, data), trained_step(config, data)) for _ in range(options.rounds)]
     trained = statistics.median(times[1] for times in pairs)
     result = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from emotion.analysis.figures import confusion_matrix_figure
@@ -79,8 +79,23 @@ class TensorBoardPictures(Callback):
                 writer.add_figure("val/confusion_matrix", figure, trainer.global_step)
 
 
+class ProgressBar(RichProgressBar):
+    """A bar for every epoch, which stays with the figures that it reached."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Leaves out the number that the CSV logger gives itself."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
 class EpochLines(Callback):
-    """Writes a line to the log after every epoch."""
+    """Writes a line to the log after every epoch, where there is no terminal for a bar."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

@@ -14,7 +14,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -32,7 +32,7 @@ from emotion.config import (
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError
 from emotion.models.weights import load_backbone
-from emotion.training.callbacks import EpochLines, Patience, RandomState, TensorBoardPictures
+from emotion.training.callbacks import EpochLines, Patience, ProgressBar, RandomState, TensorBoardPictures
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
@@ -195,7 +195,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
         CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"]),
     ]
     bar = sys.stderr.isatty()
-    callbacks = [*extra, *_callbacks(config, folder), *([RichProgressBar()] if bar else [EpochLines()])]
+    callbacks = [*extra, *_callbacks(config, folder), *([ProgressBar()] if bar else [EpochLines()])]
     try:
         return Trainer(
             **options,

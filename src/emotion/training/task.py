@@ -164,7 +164,7 @@ class EmotionTask(LightningModule):
         """Logs loss, accuracy, macro F1 and the recall of each class on the validation images."""
         metrics, self.val_matrix = self.val_meter.finish()
         self._val_loss = metrics["loss"]
-        self.log_dict({f"val/{name}": metrics[name] for name in ("loss", "acc", "f1_macro")})
+        self.log_dict({f"val/{name}": metrics[name] for name in ("loss", "acc", "f1_macro")}, prog_bar=True)
         self.log_dict({f"val_recall/{name}": metrics["per_class"][name]["recall"] for name in CLASSES})
 
     def on_train_epoch_end(self) -> None:
