@@ -7,7 +7,7 @@ INSTALLED := .venv/installed
 
 # Under two minutes on two cores: the smallest of the report's CNNs on drawn faces. With data=fer2013 it is the real thing.
 train: $(INSTALLED)
-	$(BIN)/python train.py experiment=first model=cnn_111 data=synthetic synthetic_images=2500 balance=none \
+	$(BIN)/python train.py name=first model=cnn_111 data=synthetic synthetic_images=2500 balance=none \
 		batch_size=16 trainer.max_epochs=12 overwrite=true
 
 test: $(INSTALLED)

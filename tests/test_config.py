@@ -47,7 +47,7 @@ def test_every_model_file_composes_and_builds(model):
 def test_every_knob_is_an_argument_of_what_it_configures():
     values = settings(compose_config())
     arguments = {name for kind in (EmotionDataModule, EmotionTask) for name in inspect.signature(kind).parameters}
-    run = {"experiment", "feature_views", "monitor", "patience", "min_delta", "trainer"}
+    run = {"name", "feature_views", "monitor", "patience", "min_delta", "trainer"}
     assert set(values) - run <= arguments
     assert arguments - set(values) == {"class_weights"}
     assert set(values["trainer"]) <= set(inspect.signature(Trainer).parameters)
@@ -55,9 +55,10 @@ def test_every_knob_is_an_argument_of_what_it_configures():
 
 def test_model_files_restate_only_what_differs():
     base = OmegaConf.load(conf_dir() / "config.yaml")
+    register_resolvers()
     for path in (conf_dir() / "model").glob("*.yaml"):
-        for key, value in OmegaConf.load(path).items():
-            if key not in ("defaults", "model") and path.stem != "cnn":
+        for key, value in OmegaConf.merge({"data": "fer2013"}, OmegaConf.load(path)).items():
+            if key not in ("defaults", "data", "model") and path.stem != "cnn":
                 assert base[key] != value, f"{path.name} repeats the default {key}={value}"
 
 
@@ -125,7 +126,7 @@ def test_run_folder_tells_settings_apart_and_nothing_else():
     assert first.startswith("runs/default/cnn-seed3-")
     assert run_dir(compose_config("seed=3", "overwrite=true")) == first
     assert run_dir(compose_config("seed=3", "lr=2e-3")) != first
-    assert run_dir(compose_config("experiment=../../x", "model=cnn")).startswith("runs/.._.._x/cnn-")
+    assert run_dir(compose_config("name=../../x", "model=cnn")).startswith("runs/.._.._x/cnn-")
     assert run_dir(compose_config("resume=some/folder")) == "some/folder"
 
 

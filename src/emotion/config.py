@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import importlib.util
 import inspect
 import json
 import re
@@ -36,14 +37,22 @@ AT_LEAST: dict[str, int] = {
     "pack_size": 8,
     "synthetic_images": 1,
     "batch_size": 2,
+    "runs_per_gpu": 1,
     "image_size": 8,
     "feature_views": 0,
     "lr_patience": 1,
     "patience": 1,
 }
 OPTIONAL = ("patience",)
+GROUPS = ("model", "experiment")
+LAUNCHERS = {
+    "joblib": "hydra_plugins.hydra_joblib_launcher",
+    "ray": "hydra_plugins.hydra_ray_launcher",
+    "slurm": "hydra_plugins.hydra_submitit_launcher",
+}
+"""The launchers beside Hydra's own, each with the package that an extra of the same name installs."""
 SHARES = ("val_fraction", "lr_factor")
-NOT_SETTINGS = ("resume", "overwrite", "hydra")
+NOT_SETTINGS = ("resume", "overwrite", "runs_per_gpu", "hydra")
 """Keys that say how to run, not what: they do not tell one run from another."""
 
 
@@ -53,19 +62,23 @@ def conf_dir() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf"
 
 
-def model_names() -> list[str]:
-    """Returns what `model=` can be."""
-    return sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+def choice_names(group: str) -> list[str]:
+    """Returns what `model=` or `experiment=` can be."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
 def describe_settings() -> str:
     """Returns the help of training: how to call it, the models, and every setting with its default and comment."""
     text = (conf_dir() / "config.yaml").read_text(encoding="utf-8")
-    knobs = text[text.index("experiment:") : text.index("\nhydra:")]
+    knobs = text[text.index("name:") : text.index("\nhydra:")]
     return (
         "usage: train.py [model=<name>] [<setting>=<value> ...]\n"
-        "       train.py -m model=<name>,<name> seed=0,1,2    (every combination, one run after another)\n\n"
-        f"models: {', '.join(model_names())}\n\nsettings, their defaults and what they can be:\n\n{knobs}"
+        "       train.py -m model=<name>,<name> seed=0,1,2    (every combination)\n"
+        "       train.py -m experiment=<name>                 (every run of an experiment)\n\n"
+        f"models: {', '.join(choice_names('model'))}\n\n"
+        f"experiments: {', '.join(choice_names('experiment'))}\n\n"
+        f"what -m starts runs with, hydra/launcher=<name>: basic (one after another), {', '.join(LAUNCHERS)}\n\n"
+        f"settings, their defaults and what they can be:\n\n{knobs}"
     )
 
 
@@ -100,12 +113,14 @@ def check_overrides(arguments: Iterable[str]) -> None:
     legal = [key for key in _keys(tree) if not key.startswith(("defaults", "hydra"))]
     for override in overrides:
         key = override.get_key_element().lstrip("+~")
-        if key == "model":
+        if key in GROUPS:
             for value in _values(override):
-                require_known(value, model_names(), "model")
+                require_known(value, choice_names(key), key)
+        elif key == "hydra/launcher":
+            _require_launcher(override.get_value_element_as_str())
         elif not key.startswith("hydra"):
             group = key.rpartition(".")[0]
-            require_known(key, [name for name in ["model", *legal] if name.rpartition(".")[0] == group] or legal, "key")
+            require_known(key, [name for name in [*GROUPS, *legal] if name.rpartition(".")[0] == group] or legal, "key")
 
 
 def parse_words(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
@@ -157,17 +172,31 @@ def settings(config: DictConfig) -> dict[str, Any]:
 
 
 def run_dir(config: DictConfig) -> str:
-    """Returns the folder of a run: the one to resume, or `runs/<experiment>/<model>-seed<seed>-<hash>`."""
+    """Returns the folder of a run: the one to resume, or `runs/<name>/<model>-seed<seed>-<hash>`."""
     if config.resume:
         return str(config.resume)
     digest = hashlib.blake2b(json.dumps(settings(config), sort_keys=True).encode(), digest_size=4).hexdigest()
-    names = (re.sub(r"[^\w.-]+", "_", str(config[key])) for key in ("experiment", "model"))
+    names = (re.sub(r"[^\w.-]+", "_", str(config[key])) for key in ("name", "model"))
     return "runs/{}/{}-seed{}-{}".format(*names, config.seed, digest)
 
 
+def pretrained(data: str) -> str:
+    """Returns the default of `weights` for a backbone: drawn faces are for trying out, without a download."""
+    return "none" if data == "synthetic" else "imagenet"
+
+
+def gpu_share(runs_per_gpu: int) -> float:
+    """Returns what part of a GPU a run of a sweep asks for; 0 where this machine has none."""
+    import torch
+
+    return 1 / runs_per_gpu if torch.cuda.is_available() else 0
+
+
 def register_resolvers() -> None:
-    """Makes `${run_dir:}` known to the YAML files."""
+    """Makes `${run_dir:}`, `${pretrained:}` and `${gpu_share:}` known to the YAML files."""
     OmegaConf.register_new_resolver("run_dir", lambda *, _root_: run_dir(_root_), replace=True)
+    for resolver in (pretrained, gpu_share):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
 def _keys(tree: object, prefix: str = "") -> Iterator[str]:
@@ -188,6 +217,12 @@ def require_known(name: str, legal: Sequence[str], kind: str) -> None:
         close = difflib.get_close_matches(name, legal, 1)
         hint = f", did you mean {close[0]}?" if close else ""
         raise UserError(f"no {kind} {name!r}{hint} Legal: {', '.join(legal)}")
+
+
+def _require_launcher(name: str) -> None:
+    if name in LAUNCHERS and importlib.util.find_spec(LAUNCHERS[name]) is None:
+        raise UserError(f"hydra/launcher={name} needs an extra: pip install 'emotion[{name}]'")
+    require_known(name, ["basic", *LAUNCHERS, "submitit_local", "submitit_slurm", "ray_aws"], "launcher")
 
 
 def _is_whole(value: object, least: int) -> bool:

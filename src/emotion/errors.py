@@ -10,6 +10,11 @@ class UserError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's text, at most 200 characters, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def require_choice(key: str, value: object, legal: Sequence[object]) -> None:
     """Raises a `UserError` that lists what is legal if `value` is not."""
     if value not in legal:

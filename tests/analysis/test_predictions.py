@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score
 
-from emotion.analysis.predictions import Predictions, mean_predictions, save_predictions
+from emotion.analysis.predictions import Predictions, load_predictions, mean_predictions, save_predictions
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 
@@ -16,9 +16,13 @@ def draw_logits(seed=0, size=200, scale=3.0):
     return scale * torch.randn(size, 7, generator=generator), torch.randint(7, (size,), generator=generator)
 
 
+def predictions(ids, labels, probabilities):
+    return Predictions(ids, labels, probabilities, np.full(len(ids), "test"), np.arange(len(ids)) % 3 == 0)
+
+
 def predictions_of(logits, labels, prefix="image"):
     ids = np.array([f"{prefix}_{number}" for number in range(len(labels))])
-    return Predictions(ids, labels.numpy(), logits.softmax(1).numpy())
+    return predictions(ids, labels.numpy(), logits.softmax(1).numpy())
 
 
 @pytest.mark.parametrize("scale", [0.1, 3.0, 10.0])
@@ -30,26 +34,26 @@ def test_loss_is_the_cross_entropy_of_the_logits(scale):
 
 def test_loss_of_a_certain_mistake_is_finite():
     probabilities = np.eye(7, dtype=np.float32)[[0, 1]]
-    loss = Predictions(np.array(["a", "b"]), np.array([0, 2]), probabilities).metrics(CLASSES)["loss"]
+    loss = predictions(np.array(["a", "b"]), np.array([0, 2]), probabilities).metrics(CLASSES)["loss"]
     assert loss == pytest.approx(-np.log(np.finfo(np.float32).tiny) / 2)
 
 
 def test_decision_is_that_of_the_stored_half_precision():
     # In half precision both are 0.5, and the first of equals wins.
     probabilities = np.array([[0.49999, 0.50001, 0], [0.2, 0.3, 0.5], [0.9, 0.1, 0]], np.float32)
-    predictions = Predictions(np.array(["a", "b", "c"]), np.array([1, 2, 1]), probabilities)
-    assert predictions.predicted.tolist() == [0, 2, 0]
-    assert predictions.predicted.dtype == np.int64
-    assert predictions.stored.dtype == np.float16
-    assert predictions.matrix().tolist() == [[0, 0, 0], [2, 0, 0], [0, 0, 1]]
-    assert predictions.metrics(("x", "y", "z"))["acc"] == pytest.approx(1 / 3)
+    made = predictions(np.array(["a", "b", "c"]), np.array([1, 2, 1]), probabilities)
+    assert made.predicted.tolist() == [0, 2, 0]
+    assert made.predicted.dtype == np.int64
+    assert made.stored.dtype == np.float16
+    assert made.matrix().tolist() == [[0, 0, 0], [2, 0, 0], [0, 0, 1]]
+    assert made.metrics(("x", "y", "z"))["acc"] == pytest.approx(1 / 3)
 
 
 def test_metrics_are_those_of_sklearn():
     logits, labels = draw_logits(1)
-    predictions = predictions_of(logits, labels)
-    metrics = predictions.metrics(CLASSES)
-    chosen = predictions.stored.argmax(1)
+    made = predictions_of(logits, labels)
+    metrics = made.metrics(CLASSES)
+    chosen = made.stored.argmax(1)
     assert metrics["acc"] == pytest.approx(accuracy_score(labels, chosen))
     assert metrics["f1_macro"] == pytest.approx(f1_score(labels, chosen, average="macro"))
     assert metrics["num_images"] == 200
@@ -91,7 +95,7 @@ def test_mean_of_different_images_is_refused(other):
         second = predictions_of(logits, (labels + 1) % 7)
     else:
         rows = slice(None, None, -1) if other == "order" else slice(100)
-        second = Predictions(first.ids[rows], first.labels[rows], first.probabilities[rows])
+        second = first.subset(np.arange(len(first))[rows])
     with pytest.raises(UserError, match="different data"):
         mean_predictions([first, second])
 
@@ -104,7 +108,7 @@ def test_file_holds_every_stage_without_pickles(tmp_path):
     save_predictions(tmp_path / "predictions.npz", stages, CLASSES)
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as file:
-        kinds = ("ids", "labels", "probabilities")
+        kinds = ("ids", "labels", "probabilities", "parts", "copied")
         assert set(file.files) == {"classes", *(f"{stage}_{kind}" for stage in stages for kind in kinds)}
         assert file["classes"].tolist() == list(CLASSES)
         for stage, predictions in stages.items():
@@ -114,6 +118,55 @@ def test_file_holds_every_stage_without_pickles(tmp_path):
             assert file[f"{stage}_probabilities"].dtype == np.float16
             assert np.array_equal(file[f"{stage}_probabilities"], predictions.stored)
             assert np.array_equal(file[f"{stage}_probabilities"].argmax(1), predictions.predicted)
+            assert np.array_equal(file[f"{stage}_copied"], predictions.copied)
+            assert file[f"{stage}_copied"].dtype == np.bool_
+
+
+def test_file_is_read_back(tmp_path):
+    stages = {"val": predictions_of(*draw_logits(0, 30), prefix="é"), "test": predictions_of(*draw_logits(size=0))}
+    save_predictions(tmp_path / "predictions.npz", stages, CLASSES)
+    read = load_predictions(tmp_path / "predictions.npz")
+    assert list(read) == ["val", "test"]
+    for stage, expected in stages.items():
+        assert read[stage].metrics(CLASSES)["acc"] == expected.metrics(CLASSES)["acc"]
+        assert read[stage].labels.dtype == np.int64
+        assert read[stage].probabilities.dtype == np.float32
+        np.testing.assert_array_equal(read[stage].probabilities, expected.stored)
+        for field in ("ids", "labels", "parts", "copied"):
+            np.testing.assert_array_equal(getattr(read[stage], field), getattr(expected, field))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "text", "fields", "classes", "shape", "pickle"])
+def test_file_that_cannot_be_used_is_named_in_one_line(tmp_path, damage):
+    path = tmp_path / "predictions.npz"
+    if damage != "missing":
+        save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
+        arrays = dict(np.load(path))
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:500])
+    elif damage == "text":
+        path.write_text("predictions")
+    elif damage == "fields":
+        del arrays["test_parts"]
+    elif damage == "classes":
+        arrays["classes"] = arrays["classes"][::-1]
+    elif damage == "shape":
+        arrays["test_probabilities"] = arrays["test_probabilities"][:-1]
+    elif damage == "pickle":
+        arrays["test_ids"] = arrays["test_ids"].astype(object)
+    if damage in ("fields", "classes", "shape", "pickle"):
+        np.savez(path, **arrays)
+    with pytest.raises(UserError, match="predictions") as caught:
+        load_predictions(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_subset_keeps_all_fields_of_some_images():
+    whole = predictions_of(*draw_logits(0))
+    part = whole.subset(whole.copied)
+    assert len(part) == whole.copied.sum()
+    assert part.copied.all()
+    np.testing.assert_array_equal(part.ids, whole.ids[whole.copied])
 
 
 def test_file_takes_the_place_of_an_older_one_only_when_whole(tmp_path, monkeypatch):

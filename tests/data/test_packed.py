@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -391,3 +392,18 @@ def test_real_fer2013_has_as_many_identical_images_as_are_known(real_packed):
     assert (len(sizes), sum(sizes)) == (1516, 3369)
     by_pixels = Counter(image.tobytes() for image in real_packed.images)
     assert sorted(by_pixels.values()) == sorted(by_hash.values())
+
+
+def test_copied_images_are_those_with_another_copy_in_the_training_part():
+    hashes = np.array([5, 5, 7, 9, 9, 7, 8, 5], np.uint64)
+    parts = np.array(["train", "train", "train", "train", "public", "private", "private", "test"])
+    packed = PackedImages(np.zeros((8, 1, 2, 2), np.uint8), np.zeros(8, np.int64), parts, parts, hashes, ())
+    assert packed.copied.tolist() == [True, True, False, False, True, True, False, True]
+    nothing_to_train_on = replace(packed, parts=np.full(8, "test"))
+    assert not nothing_to_train_on.copied.any()
+
+
+@pytest.mark.real
+def test_copied_images_of_fer2013_are_those_of_the_audit(real_packed):
+    assert real_packed.copied[real_packed.parts == "public"].sum() == 280
+    assert real_packed.copied[real_packed.parts == "private"].sum() == 288

@@ -206,7 +206,22 @@ def test_hostile_pickle_is_refused_and_does_not_run(tmp_path, how, name):
     assert canary.exists(), "the trap does not work, so the test above shows nothing"
 
 
-@pytest.mark.parametrize("place", ["missing.pth", "missing.safetensors", ".", "imagenette"])
+def test_folder_gives_the_file_of_the_backbone(tmp_path):
+    state = random_state(torch.float32)
+    write(tmp_path / "small_features.safetensors", state)
+    write(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
+    key = next(iter(state))
+    assert torch.equal(load(tmp_path).state_dict()[key], state[key])
+
+
+def test_folder_without_one_file_of_the_backbone_is_refused(tmp_path):
+    refused(tmp_path, "small*.safetensors", "it has none")
+    for name in ("small_a.safetensors", "small_b.safetensors"):
+        write(tmp_path / name, random_state(torch.float32))
+    refused(tmp_path, "small_a.safetensors, small_b.safetensors")
+
+
+@pytest.mark.parametrize("place", ["missing.pth", "missing.safetensors", "imagenette"])
 def test_missing_file_is_refused(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     refused(place, "no such file", "imagenet", "none", ".safetensors")

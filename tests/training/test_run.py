@@ -119,7 +119,7 @@ def test_folder_of_another_run_is_refused(tmp_path):
 
 
 def test_run_folder_holds_what_it_promises(tmp_path):
-    folder = train(tmp_path, "trainer.max_epochs=2", "experiment=trial")
+    folder = train(tmp_path, "trainer.max_epochs=2", "name=trial")
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
     assert names >= {
         "config.yaml",
@@ -135,7 +135,7 @@ def test_run_folder_holds_what_it_promises(tmp_path):
         "report.md",
         "report.html",
     }
-    assert folder.read_config().experiment == "trial"
+    assert folder.read_config().name == "trial"
     assert set(folder.read_environment()) >= {"command", "packages", "cpu", "gpus", "commit"}
     record = json.loads(folder.metrics.read_text())["run"]
     assert record["epochs"] == 2

@@ -1,8 +1,10 @@
 """What a network said about each image, and the figures counted from it."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emotion.analysis.metrics import confusion_matrix, matrix_metrics
-from emotion.errors import UserError
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,22 @@ class Predictions:
         ids: str [N], names of the images in their source.
         labels: int64 [N], true class ids.
         probabilities: float32 [N, K], rows sum to 1.
+        parts: str [N], the part of the source that an image comes from: train, val, test, public or private.
+        copied: bool [N], whether a pixel-identical other image is in the training part of the source.
     """
 
     ids: NDArray[np.str_]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
+    parts: NDArray[np.str_]
+    copied: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Predictions:
+        """Returns the predictions for some of the images, given as a mask bool [N] or as row numbers int64 [n]."""
+        return Predictions(*(getattr(self, field.name)[kept] for field in fields(self)))
 
     @property
     def stored(self) -> NDArray[np.float16]:
@@ -63,16 +77,43 @@ def mean_predictions(members: Sequence[Predictions]) -> Predictions:
     for member in members:
         if not (np.array_equal(first.ids, member.ids) and np.array_equal(first.labels, member.labels)):
             raise UserError("ckpt: the checkpoints are of different data or splits; name data= and split= for all")
-    return Predictions(first.ids, first.labels, np.mean([member.probabilities for member in members], axis=0))
+    return replace(first, probabilities=np.mean([member.probabilities for member in members], axis=0))
 
 
 def save_predictions(path: Path, stages: Mapping[str, Predictions], class_names: Sequence[str]) -> None:
-    """Writes `<stage>_ids`, `<stage>_labels`, `<stage>_probabilities` (float16) and `classes`, then renames."""
+    """Writes `classes` and, as `<stage>_<field>`, the fields of `Predictions` (probabilities in float16), then renames."""
     arrays: dict[str, Any] = {"classes": np.array(class_names)}
     for stage, predictions in stages.items():
-        arrays[f"{stage}_ids"] = predictions.ids
-        arrays[f"{stage}_labels"] = predictions.labels.astype(np.uint8)
-        arrays[f"{stage}_probabilities"] = predictions.stored
+        small = {"labels": predictions.labels.astype(np.uint8), "probabilities": predictions.stored}
+        arrays |= {f"{stage}_{name}": value for name, value in (vars(predictions) | small).items()}
     temporary = path.with_name(f".{path.stem}.tmp.npz")
     np.savez_compressed(temporary, **arrays)
     os.replace(temporary, path)
+
+
+def load_predictions(path: Path) -> dict[str, Predictions]:
+    """Reads the predictions of each stage that a file holds, without running any code in it.
+
+    Raises:
+        UserError: no such file, or not one that `save_predictions` wrote for the classes of this project.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        if arrays["classes"].tolist() != list(CLASSES):
+            raise UserError(f"{path}: predictions for other classes ({', '.join(map(str, arrays['classes']))})")
+        stages = [key.removesuffix("_ids") for key in arrays if key.endswith("_ids")]
+        return {stage: _read_stage(arrays, stage) for stage in stages}
+    except UserError:
+        raise
+    except Exception as error:
+        # A damaged or hostile file can make the reader raise anything.
+        raise UserError(f"{path}: not a file of predictions ({first_line(error)})") from None
+
+
+def _read_stage(arrays: Mapping[str, NDArray[Any]], stage: str) -> Predictions:
+    predictions = Predictions(**{field.name: arrays[f"{stage}_{field.name}"] for field in fields(Predictions)})
+    labels, probabilities = predictions.labels.astype(np.int64), predictions.probabilities.astype(np.float32)
+    if probabilities.shape != (len(labels), len(CLASSES)) or (len(labels) and labels.max() >= len(CLASSES)):
+        raise ValueError(f"{stage}: labels and probabilities do not fit")
+    return replace(predictions, labels=labels, probabilities=probabilities)

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from emotion.errors import UserError
+from emotion.errors import UserError, first_line
 
 DATASET = "msambare/fer2013"
 
@@ -35,8 +35,7 @@ def fetch(target: Path) -> Path:
         return _place(downloaded, target)
     except Exception as error:
         # The client lets through whatever its HTTP library raises.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"FER2013 could not be downloaded to {target} ({reason}); {by_hand}") from None
+        raise UserError(f"FER2013 could not be downloaded to {target} ({first_line(error)}); {by_hand}") from None
 
 
 def _place(downloaded: Path, target: Path) -> Path:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +48,17 @@ class PackedImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def copied(self) -> NDArray[np.bool_]:
+        """Whether a pixel-identical other image is in the training part, bool [N]."""
+        training: NDArray[np.bool_] = self.parts == "train"
+        hashes, counts = np.unique(self.hashes[training], return_counts=True)
+        if not len(hashes):
+            return training
+        places = np.searchsorted(hashes, self.hashes).clip(max=len(hashes) - 1)
+        copies = np.where(hashes[places] == self.hashes, counts[places], 0)
+        return np.greater(copies, training)
 
 
 def cache_folder() -> Path:

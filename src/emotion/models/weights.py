@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from emotion.errors import UserError
+from emotion.errors import UserError, first_line
 from emotion.models.transfer import Library, create_timm
 
 State = Mapping[str, Tensor]
@@ -20,7 +20,7 @@ def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str
     Args:
         backbone: a network without its classifier, whose keys are those of its library.
         weights: `imagenet` (downloaded and cached by the library), `none`, or the path of a `.safetensors` file or of
-            a state dict saved by torch, in full or half precision.
+            a state dict saved by torch, in full or half precision, or of a folder that holds one `<name>*.safetensors`.
         library: where the backbone comes from.
         name: its name there.
         image_size: height and width of its input, to which timm fits the position embeddings of transformers.
@@ -30,7 +30,7 @@ def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str
     """
     if weights == "none":
         return
-    state = _imagenet_state(library, name, image_size) if weights == "imagenet" else read_state(Path(weights))
+    state = _imagenet_state(library, name, image_size) if weights == "imagenet" else read_state(_find(weights, name))
     _check(backbone.state_dict(), state, f"weights={weights}")
     backbone.load_state_dict(state, strict=False)
 
@@ -50,11 +50,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:
         # A damaged or hostile file can make the readers raise anything.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"weights={path}: not a file of tensors that can be read safely ({reason})") from None
+        raise UserError(
+            f"weights={path}: not a file of tensors that can be read safely ({first_line(error)})"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"weights={path}: not a state dict (names to tensors)")
     return state
+
+
+def _find(weights: str, name: str) -> Path:
+    """Returns the file that `weights` names; in a folder the one for this backbone, so that one value serves a sweep."""
+    path = Path(weights).expanduser()
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob(f"{name}*.safetensors"))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise UserError(f"weights={weights}: one file {name}*.safetensors is needed in this folder, it has {found}")
+    return files[0]
 
 
 def _imagenet_state(library: Library, name: str, image_size: int) -> State:
@@ -67,9 +80,8 @@ def _imagenet_state(library: Library, name: str, image_size: int) -> State:
         return create_timm(name, image_size, pretrained=True).state_dict()
     except Exception as error:
         # Both libraries let through whatever their download clients raise.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"weights=imagenet: the weights of {name} could not be had ({reason[:200]}); give a local file with "
+            f"weights=imagenet: the weights of {name} could not be had ({first_line(error)}); give a local file with "
             "weights=<file>, or start from random weights with weights=none"
         ) from None
 

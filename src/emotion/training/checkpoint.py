@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from emotion.data.datamodule import EmotionDataModule
-from emotion.errors import UserError
+from emotion.errors import UserError, first_line
 from emotion.training.task import EmotionTask
 
 
@@ -37,15 +37,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A damaged or hostile file can make the reader raise anything.
-        raise UserError(f"ckpt={path}: refused, not a checkpoint that can be read safely ({_reason(error)})") from None
+        raise UserError(
+            f"ckpt={path}: refused, not a checkpoint that can be read safely ({first_line(error)})"
+        ) from None
     try:
         task = EmotionTask(**content["hyper_parameters"])
         task.load_state_dict(content["state_dict"])
         data = {key: value for key, value in content["datamodule_hyper_parameters"].items() if not key.startswith("_")}
         return Checkpoint(task.eval(), data, int(content["epoch"]) + 1)
     except Exception as error:
-        raise UserError(f"ckpt={path}: not a checkpoint of this project ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        # Whatever a file of another origin holds, building from it can raise anything.
+        raise UserError(f"ckpt={path}: not a checkpoint of this project ({first_line(error)})") from None

@@ -45,6 +45,11 @@ def describe_hardware(environment: dict[str, Any]) -> str:
     return ", ".join(environment["gpus"]) or f"{environment['cpu']}, {environment['cores']} cores"
 
 
+def cpu_flags() -> set[str]:
+    """Returns the instruction sets that Linux reports for this CPU, as it spells them; nothing elsewhere."""
+    return set(_cpu_info("flags").split())
+
+
 def _command() -> str:
     name = Path(sys.argv[0]).name
     return shlex.join([*(["python"] if name.endswith(".py") else []), name, *sys.argv[1:]])
@@ -75,7 +80,10 @@ def _commit() -> str | None:
 
 
 def _cpu() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(key: str) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")

@@ -33,6 +33,7 @@ class RunFolder:
         self.csv = path / "csv"
         self.predictions = path / "predictions.npz"
         self.metrics = path / "metrics.json"
+        self.failure = path / "failure.json"
 
     @property
     def state(self) -> State:
@@ -78,10 +79,15 @@ class RunFolder:
         assert isinstance(config, DictConfig)
         return config
 
-    def read_environment(self) -> dict[str, Any]:
-        """Reads `environment.json`."""
-        environment: dict[str, Any] = json.loads(self.environment.read_text(encoding="utf-8"))
-        return environment
+    def write_failure(self, error: str, traceback: str = "") -> None:
+        """Keeps why the run failed: a line, and where in the code."""
+        write_json(self.failure, {"error": error, "traceback": traceback})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads an object of JSON."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

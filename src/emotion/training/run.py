@@ -3,6 +3,7 @@
 import inspect
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Timer
@@ -30,14 +32,15 @@ from emotion.config import (
     settings,
 )
 from emotion.data.datamodule import EmotionDataModule, Stage
-from emotion.errors import UserError
+from emotion.errors import UserError, first_line
 from emotion.models.weights import load_backbone
 from emotion.training.callbacks import EpochLines, Patience, ProgressBar, RandomState, TensorBoardPictures
 from emotion.training.checkpoint import load_checkpoint
-from emotion.training.environment import describe_environment, describe_hardware
+from emotion.training.environment import cpu_flags, describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
-from emotion.training.folder import RunFolder, write_json, write_text
+from emotion.training.folder import RunFolder, read_json, write_json, write_text
 from emotion.training.results import predict, write_results
+from emotion.training.sweep import run_apart
 from emotion.training.task import EmotionTask
 
 log = logging.getLogger(__name__)
@@ -51,12 +54,18 @@ QUIET = (
 EVALUATED: tuple[Stage, ...] = ("val", "test")
 
 
+WARM = ("basic", "joblib")
+"""Launchers whose processes do run after run; under any other a run has a process of its own."""
+
+# Here rather than in `main`, since the processes of a parallel sweep import this module and resolve the run's folder.
+register_resolvers()
+
+
 def main() -> None:
     """Runs the command line: Hydra composes the configuration of one run, or of many with `-m`."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(describe_settings())
         return
-    register_resolvers()
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     with exit_on_user_error():
@@ -66,8 +75,18 @@ def main() -> None:
 
 def _job(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
-    with exit_on_user_error():
-        run(config, Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task))
+    path, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
+    if hydra_config.mode == RunMode.RUN:
+        with exit_on_user_error():
+            run(config, path, overrides)
+    elif hydra_config.runtime.choices["hydra/launcher"] not in WARM:
+        run_apart(overrides, RunFolder(path))
+    else:
+        try:
+            run(config, path, overrides)
+        except Exception as error:
+            # Whatever fails in one run, the others go on; `run` has kept it in the run's folder.
+            log.error("failed: %s", first_line(error))
 
 
 def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
@@ -92,9 +111,13 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
         return
     folder.claim(config)
     write_json(folder.environment, describe_environment())
-    trained = train(config, folder)
-    if trained.trainer.is_global_zero:
-        test(config, folder, trained)
+    try:
+        trained = train(config, folder)
+        if trained.trainer.is_global_zero:
+            test(config, folder, trained)
+    except Exception as error:
+        folder.write_failure(first_line(error), traceback.format_exc())
+        raise
 
 
 @dataclass(frozen=True)
@@ -104,6 +127,12 @@ class Trained:
     trainer: Trainer
     data: EmotionDataModule
     seconds: float
+
+    @property
+    def images_per_epoch(self) -> int:
+        """How many training images an epoch showed, copies and repeated draws counted."""
+        shown = int(self.trainer.num_training_batches) * self.data.batch_size * self.trainer.world_size
+        return min(shown, len(self.data.train_set[2]))
 
 
 def train(config: DictConfig, folder: RunFolder) -> Trained:
@@ -139,11 +168,14 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
     stages: dict[str, Predictions] = {
         stage: predict(best.task.network, trained.data, stage, device) for stage in EVALUATED
     }
-    environment = folder.read_environment()
+    environment = read_json(folder.environment)
+    epochs, images = trained.trainer.current_epoch, trained.images_per_epoch
     record = {
-        "epochs": trained.trainer.current_epoch,
+        "epochs": epochs,
         "best_epoch": best.epoch,
+        "train_images": images,
         "train_seconds": round(trained.seconds, 1),
+        "images_per_second": round(epochs * images / trained.seconds, 1),
         "hardware": describe_hardware(environment),
         "command": environment["command"],
     }
@@ -242,7 +274,7 @@ def _checkpoint(folder: RunFolder, name: str, monitor: str | None = None, mode: 
 
 def _best_precision(accelerator: str) -> str:
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return "32-true"
+        return "bf16-mixed" if "amx_bf16" in cpu_flags() else "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
@@ -274,3 +306,7 @@ def _log_hparams(config: DictConfig, trainer: Trainer, results: dict[str, Any]) 
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(settings(config), {f"final/{name}": value for name, value in final.items()})
             logger.finalize("success")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""A sweep: which runs it consists of, what is left to do of them, and what became of each."""
+
+import itertools
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+from typing import Any, Literal
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from emotion.config import check, exit_on_user_error, run_dir, settings
+from emotion.errors import UserError, first_line
+from emotion.training.folder import RunFolder, read_json
+
+Compose = Callable[[list[str]], DictConfig]
+Launch = Callable[..., Sequence[Any]]
+Outcome = Literal["ran", "skipped", "failed", "unfinished"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of a sweep: what it overrides, and its folder."""
+
+    overrides: list[str]
+    folder: RunFolder
+
+
+def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
+    """Runs every combination of settings, but for runs that are finished, and prints what became of them.
+
+    Args:
+        arguments: words of the command line, some with several values.
+        compose: makes the configuration of one run from its overrides.
+        launch: Hydra's launcher, called with the overrides of all runs to do.
+
+    Raises:
+        SystemExit: with status 2, a run has bad settings, and none was started; with 1, a run did not finish.
+    """
+    with exit_on_user_error():
+        jobs = plan(arguments, compose)
+    anew = any(word.startswith("overwrite=") and word.lower().endswith("true") for word in arguments)
+    todo = [job for job in jobs if anew or job.folder.state != "finished"]
+    for job in todo:
+        job.folder.failure.unlink(missing_ok=True)
+    log.info("%d runs, %d of them finished already", len(jobs), len(jobs) - len(todo))
+    if todo:
+        try:
+            launch([job.overrides for job in todo], initial_job_idx=0)
+        except Exception as error:
+            # A launcher raises whatever its engine does when it loses a process; the folders tell what became of each.
+            log.error("the launcher stopped: %s", first_line(error))
+    outcomes = {job.folder.path: _outcome(job, todo) for job in jobs}
+    Console(stderr=True).print(_table(jobs, outcomes))
+    if set(outcomes.values()) & {"failed", "unfinished"}:
+        log.error("not every run finished; the same command starts those again")
+        raise SystemExit(1)
+
+
+def plan(arguments: list[str], compose: Compose) -> list[Job]:
+    """Lists the runs of a sweep, each once.
+
+    An experiment multiplies what stands on the command line by its own grid (`hydra.sweeper.params`), or stands for
+    others (`hydra.sweeper.experiments`); a key on the command line replaces the same key of the grid.
+
+    Raises:
+        UserError: a run has settings that are not legal, or asks for several devices.
+    """
+    jobs: dict[Path, Job] = {}
+    for overrides in _product(arguments):
+        for expanded in _expand(overrides, compose):
+            config = compose(expanded)
+            values = settings(config)
+            check(values)
+            _refuse_many_devices(values["trainer"])
+            path = Path(run_dir(config))
+            jobs.setdefault(path, Job(expanded, RunFolder(path)))
+    return list(jobs.values())
+
+
+def run_apart(overrides: Sequence[str], folder: RunFolder) -> None:
+    """Does a run in a process of its own, so that whatever ends that process ends neither the worker nor the sweep."""
+    command = [sys.executable, "-m", "emotion.training.run", *overrides, f"hydra.run.dir={folder.path}"]
+    status = subprocess.run(command, check=False).returncode
+    if status and not folder.failure.is_file():
+        folder.write_failure(f"its process ended with {_describe_exit(status)}")
+
+
+def _expand(overrides: list[str], compose: Compose) -> list[list[str]]:
+    sweeper = compose(overrides).hydra.sweeper
+    if sweeper.experiments:
+        others = [word for word in overrides if _key(word) != "experiment"]
+        parts = ([f"experiment={name}", *others] for name in sweeper.experiments)
+        return [expanded for part in parts for expanded in _expand(part, compose)]
+    given = {_key(word) for word in overrides}
+    return _product([*(f"{key}={value}" for key, value in sweeper.params.items() if key not in given), *overrides])
+
+
+def _product(words: Sequence[str]) -> list[list[str]]:
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    return [list(combination) for combination in itertools.product(*map(_choices, overrides))]
+
+
+def _choices(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        assert override.input_line is not None
+        return [override.input_line]
+    if not override.is_discrete_sweep():
+        raise UserError(f"{override.input_line}: a sweep needs a list of values, as a,b,c")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _key(word: str) -> str:
+    return word.split("=", 1)[0].lstrip("+~")
+
+
+def _refuse_many_devices(trainer: dict[str, Any]) -> None:
+    if trainer["devices"] not in (1, "1") or trainer["num_nodes"] != 1:
+        raise UserError(
+            f"trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']}: in a sweep (-m) every run "
+            "has one device; leave -m out to train one run on several"
+        )
+
+
+def _describe_exit(status: int) -> str:
+    return f"signal {Signals(-status).name}" if status < 0 else f"status {status}"
+
+
+def _outcome(job: Job, todo: Sequence[Job]) -> Outcome:
+    if job.folder.state == "finished":
+        return "ran" if job in todo else "skipped"
+    return "failed" if job.folder.failure.is_file() else "unfinished"
+
+
+def _table(jobs: Sequence[Job], outcomes: dict[Path, Outcome]) -> Table:
+    counts = {name: list(outcomes.values()).count(name) for name in ("ran", "skipped", "failed", "unfinished")}
+    title = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    table = Table("run", "", "test accuracy", "macro F1", "training", title=title, title_justify="left")
+    for job in jobs:
+        table.add_row(str(job.folder.path), outcomes[job.folder.path], *_figures(job.folder))
+    return table
+
+
+def _figures(folder: RunFolder) -> tuple[str, ...]:
+    if folder.state == "finished":
+        metrics = read_json(folder.metrics)
+        test = metrics["test"]
+        return f"{test['acc']:.4f}", f"{test['f1_macro']:.4f}", f"{metrics['run']['train_seconds']:.0f} s"
+    return (read_json(folder.failure)["error"],) if folder.failure.is_file() else ()
