@@ -207,20 +207,28 @@ class EmotionDataModule(LightningDataModule):
         if self._features:
             inputs, labels = self._features["val"]
             return self._loader(inputs, labels, torch.arange(len(labels)))
-        return self.eval_loader("val")
+        return self.eval_loader("val", shared=True)
 
     def test_dataloader(self) -> BatchLoader:
         """Batches of the test images, in order."""
-        return self.eval_loader("test")
+        return self.eval_loader("test", shared=True)
 
-    def eval_loader(self, stage: Stage) -> BatchLoader:
-        """Batches of the images of one stage as they are, in the order of `rows`."""
+    def eval_loader(self, stage: Stage, shared: bool = False) -> BatchLoader:
+        """Batches of the images of one stage as they are, in the order of `rows`.
+
+        Args:
+            stage: which images.
+            shared: whether the processes of a training divide them among themselves; else each process gets all.
+        """
         rows = torch.from_numpy(getattr(self.rows, stage))
-        return self._loader(self.images[rows], self.labels[rows], torch.arange(len(rows)))
+        return self._loader(self.images[rows], self.labels[rows], torch.arange(len(rows)), shared=shared)
 
-    def _loader(self, inputs: Tensor, labels: Tensor, rows: Tensor, **options: Any) -> BatchLoader:
+    def _loader(
+        self, inputs: Tensor, labels: Tensor, rows: Tensor, *, shared: bool = True, **options: Any
+    ) -> BatchLoader:
         device = torch.device("cpu")
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
-            options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+            if shared:
+                options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
         return BatchLoader(inputs.to(device), labels.to(device), rows, self.batch_size, **options)

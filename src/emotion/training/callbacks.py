@@ -8,6 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import distributed
 
 from emotion.analysis.figures import confusion_matrix_figure
 from emotion.data.classes import CLASSES
@@ -18,25 +19,33 @@ log = logging.getLogger(__name__)
 
 
 class RandomState(Callback):
-    """Keeps the state of PyTorch's random numbers (dropout) in checkpoints, so that a resumed run is the same run."""
+    """Keeps the states of PyTorch's random numbers (dropout) in checkpoints, so that a resumed run is the same run."""
 
     def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
+        self._restored: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the present state."""
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        """Returns the present state of every process; all of them call this together."""
+        own = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        states = [own]
+        if distributed.is_available() and distributed.is_initialized():
+            states = [own] * distributed.get_world_size()
+            distributed.all_gather_object(states, own)
+        return {"processes": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps a state for the start of training."""
-        self._restored = state_dict
+        """Keeps the states for the start of training."""
+        self._restored = state_dict["processes"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restores here, after all that draws while a run is set up."""
-        if self._restored is not None:
-            torch.set_rng_state(self._restored["cpu"].cpu())
-            if len(self._restored["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all([state.cpu() for state in self._restored["cuda"]])
+        """Restores here, after all that draws while a run is set up; a new run gives each process its own numbers."""
+        if len(self._restored) == trainer.world_size:
+            state = self._restored[trainer.global_rank]
+            torch.set_rng_state(state["cpu"].cpu())
+            if len(state["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all([state.cpu() for state in state["cuda"]])
+        elif trainer.global_rank:
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 
 
 class Patience(EarlyStopping):

@@ -18,6 +18,7 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.analysis.figures import merge_histories, read_history
@@ -49,6 +50,8 @@ QUIET = (
     "The number of training batches .* is smaller than the logging interval",
     "Found .* module.* in eval mode at the start of training",  # the frozen part, on purpose
     ".*could not find the monitored key",  # epochs without validation
+    "It is recommended to use .*sync_dist",  # the meters have counted over all processes already
+    ".*is validated against ConfigStore schema with the same name",  # our presets are named like the plugins' own
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
 )
 EVALUATED: tuple[Stage, ...] = ("val", "test")
@@ -104,6 +107,11 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
     if config.resume:
         config = _resumed_config(folder, overrides)
     check(settings(config))
+    if rank_zero_only.rank:
+        # One of several processes that train this run: the first has prepared the folder, and speaks for all.
+        logging.disable(logging.INFO)
+        train(config, folder)
+        return
     if config.overwrite:
         folder.clear()
     if folder.state == "finished":
@@ -113,11 +121,11 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
     write_json(folder.environment, describe_environment())
     try:
         trained = train(config, folder)
-        if trained.trainer.is_global_zero:
-            test(config, folder, trained)
+        test(config, folder, trained)
     except Exception as error:
         folder.write_failure(first_line(error), traceback.format_exc())
         raise
+    folder.failure.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from emotion.config import check, exit_on_user_error, run_dir, settings
@@ -60,6 +61,7 @@ def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
             log.error("the launcher stopped: %s", first_line(error))
     outcomes = {job.folder.path: _outcome(job, todo) for job in jobs}
     Console(stderr=True).print(_table(jobs, outcomes))
+    _log_failures(todo)
     if set(outcomes.values()) & {"failed", "unfinished"}:
         log.error("not every run finished; the same command starts those again")
         raise SystemExit(1)
@@ -78,6 +80,8 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
     for overrides in _product(arguments):
         for expanded in _expand(overrides, compose):
             config = compose(expanded)
+            if config.resume:
+                raise UserError(f"resume={config.resume}: continues one run; leave -m out")
             values = settings(config)
             check(values)
             _refuse_many_devices(values["trainer"])
@@ -141,17 +145,24 @@ def _outcome(job: Job, todo: Sequence[Job]) -> Outcome:
 
 
 def _table(jobs: Sequence[Job], outcomes: dict[Path, Outcome]) -> Table:
-    counts = {name: list(outcomes.values()).count(name) for name in ("ran", "skipped", "failed", "unfinished")}
+    counts = {name: list(outcomes.values()).count(name) for name in get_args(Outcome)}
     title = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    table = Table("run", "", "test accuracy", "macro F1", "training", title=title, title_justify="left")
+    table = Table("run", "", "accuracy", "F1", "time", "folder", title=title, title_justify="left")
+    common = set.intersection(*(set(job.overrides) for job in jobs))
     for job in jobs:
-        table.add_row(str(job.folder.path), outcomes[job.folder.path], *_figures(job.folder))
+        own = " ".join(word for word in job.overrides if word not in common)
+        figures = _figures(job.folder) if job.folder.state == "finished" else ("", "", "")
+        table.add_row(escape(own), outcomes[job.folder.path], *figures, escape(job.folder.path.name))
     return table
 
 
-def _figures(folder: RunFolder) -> tuple[str, ...]:
-    if folder.state == "finished":
-        metrics = read_json(folder.metrics)
-        test = metrics["test"]
-        return f"{test['acc']:.4f}", f"{test['f1_macro']:.4f}", f"{metrics['run']['train_seconds']:.0f} s"
-    return (read_json(folder.failure)["error"],) if folder.failure.is_file() else ()
+def _log_failures(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        if job.folder.failure.is_file():
+            log.error("%s failed: %s", job.folder.path, read_json(job.folder.failure)["error"])
+
+
+def _figures(folder: RunFolder) -> tuple[str, str, str]:
+    metrics = read_json(folder.metrics)
+    test = metrics["test"]
+    return f"{test['acc']:.4f}", f"{test['f1_macro']:.4f}", f"{metrics['run']['train_seconds']:.0f} s"

@@ -1,0 +1,235 @@
+import time
+from dataclasses import replace
+from math import comb
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score
+
+from emotion.analysis.metrics import confusion_matrix, matrix_metrics
+from emotion.analysis.predictions import Predictions
+from emotion.analysis.statistics import (
+    Interval,
+    Summary,
+    _figures,
+    _resample,
+    bootstrap_interval,
+    paired_test,
+    summarize,
+)
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError
+
+FIGURES = ("acc", "f1_macro", "balanced_acc")
+
+
+def draw(seed=0, size=400):
+    """Labels of unequal classes and predictions that are right more often than by chance."""
+    random = np.random.default_rng(seed)
+    labels = random.choice(7, size, p=(0.2, 0.02, 0.13, 0.25, 0.15, 0.15, 0.1))
+    predicted = np.where(random.random(size) < 0.55, labels, random.integers(7, size=size))
+    return labels, predicted
+
+
+def predictions_of(labels, predicted):
+    size = len(labels)
+    probabilities = 0.7 * np.eye(7, dtype=np.float32)[predicted] + np.float32(0.3 / 7)
+    ids = np.array([f"image_{number}" for number in range(size)], np.str_)
+    return Predictions(ids, labels, probabilities, parts=np.full(size, "test"), copied=np.zeros(size, np.bool_))
+
+
+def predictions_right_at(right):
+    """Predictions that are right exactly where `right` says so; the labels do not depend on it."""
+    labels = np.arange(len(right)) % 7
+    return predictions_of(labels, np.where(right, labels, (labels + 1) % 7))
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("size", [1, 5, 20, 400])
+def test_figure_of_each_resample_is_that_of_matrix_metrics(figure, size):
+    matrices = _resample(confusion_matrix(*draw(size=size), 7), seed=1, resamples=200)
+    assert matrices.shape == (200, 7, 7)
+    expected = [matrix_metrics(matrix, CLASSES)[figure] for matrix in matrices]
+    np.testing.assert_allclose(_figures(matrices, figure), expected, rtol=1e-12)
+
+
+def test_resamples_hold_as_many_images_and_leave_classes_out():
+    matrix = confusion_matrix(*draw(size=20), 7)
+    resamples = _resample(matrix, seed=0, resamples=500)
+    assert set(resamples.sum((1, 2))) == {20}
+    assert not resamples[:, matrix == 0].any()
+    np.testing.assert_allclose(resamples.mean(0), matrix, atol=0.6)
+    assert (resamples.sum(2) == 0).any(), "or the test above does not see how missing classes count"
+
+
+def test_interval_of_accuracy_is_that_of_scipy():
+    labels, predicted = draw()
+    right = labels == predicted
+    theirs = stats.bootstrap((right,), np.mean, n_resamples=20_000, method="percentile", rng=3).confidence_interval
+    ours = bootstrap_interval(confusion_matrix(labels, predicted, 7), "acc", resamples=20_000)
+    # Neighbouring values of the accuracy of 400 images are 0.0025 apart.
+    assert [ours.low, ours.high] == pytest.approx([theirs.low, theirs.high], abs=0.003)
+
+
+def test_interval_of_macro_f1_is_that_of_drawing_images():
+    labels, predicted = draw(1, 300)
+    rows = np.random.default_rng(5).integers(300, size=(1000, 300))
+    scores = [f1_score(labels[drawn], predicted[drawn], average="macro", zero_division=0) for drawn in rows]
+    ours = bootstrap_interval(confusion_matrix(labels, predicted, 7), "f1_macro", resamples=20_000)
+    assert [ours.low, ours.high] == pytest.approx(list(np.quantile(scores, (0.025, 0.975))), abs=0.008)
+
+
+def test_levels_are_quantiles_of_the_normal_limit():
+    labels, predicted = draw(2, 20_000)
+    matrix, accuracy = confusion_matrix(labels, predicted, 7), accuracy_score(labels, predicted)
+    error = np.sqrt(accuracy * (1 - accuracy) / len(labels))
+    for level in (0.5, 0.95, 0.99):
+        interval = bootstrap_interval(matrix, "acc", resamples=20_000, level=level)
+        expected = stats.norm.interval(level, accuracy, error)
+        assert [interval.low, interval.high] == pytest.approx(list(expected), abs=0.1 * error)
+
+
+def test_interval_repeats_with_its_seed():
+    matrix = confusion_matrix(*draw(), 7)
+    intervals = [bootstrap_interval(matrix, "f1_macro", seed=seed) for seed in (0, 0, 1)]
+    assert intervals[0] == intervals[1] != intervals[2]
+    assert intervals[0] == bootstrap_interval(matrix, "f1_macro")
+
+
+def test_interval_of_a_faultless_run_is_a_point():
+    assert bootstrap_interval(np.diag([3, 4, 0]), "balanced_acc") == Interval(1.0, 1.0)
+
+
+def test_interval_of_a_test_split_takes_no_second():
+    matrix = confusion_matrix(*draw(size=7178), 7)
+    start = time.perf_counter()
+    bootstrap_interval(matrix, "f1_macro")
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_interval_of_no_images_is_refused(figure):
+    with pytest.raises(ValueError, match="no images"):
+        bootstrap_interval(np.zeros((7, 7), np.int64), figure)
+
+
+def test_paired_test_counts_by_hand():
+    first, second = np.array([1, 1, 1, 1, 1, 0, 0, 0], bool), np.array([1, 0, 0, 0, 0, 1, 0, 0], bool)
+    result = paired_test(predictions_right_at(first), predictions_right_at(second))
+    assert (result.only_first, result.only_second) == (4, 1)
+    assert result.difference == pytest.approx(3 / 8)
+    # Five coins, of which at most one or at least four fall on one side.
+    assert result.p_value == pytest.approx(2 * (comb(5, 0) + comb(5, 1)) / 2**5)
+
+
+def test_difference_is_that_of_the_metrics():
+    labels, predicted = draw()
+    runs = [predictions_of(labels, predicted), predictions_of(labels, draw(0)[1] % 5)]
+    first, second = (run.metrics(CLASSES)["acc"] for run in runs)
+    result = paired_test(*runs)
+    assert first > second
+    assert result.difference == pytest.approx(first - second)
+    assert (result.only_first - result.only_second) / 400 == pytest.approx(result.difference)
+
+
+def test_interval_of_the_difference_is_that_of_the_paired_bootstrap_of_scipy():
+    random = np.random.default_rng(0)
+    first = random.random(500) < 0.7
+    second = np.where(random.random(500) < 0.8, first, random.random(500) < 0.5)
+    result = paired_test(predictions_right_at(first), predictions_right_at(second), resamples=20_000)
+    theirs = stats.bootstrap(
+        (first, second),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        paired=True,
+        n_resamples=20_000,
+        method="percentile",
+        vectorized=True,
+        rng=1,
+    ).confidence_interval
+    # Neighbouring differences of 500 images are 0.002 apart.
+    assert [result.interval.low, result.interval.high] == pytest.approx([theirs.low, theirs.high], abs=0.003)
+    assert result.interval.low < result.difference < result.interval.high
+
+
+def test_exchanging_the_runs_turns_the_sign():
+    random = np.random.default_rng(4)
+    first, second = (predictions_right_at(random.random(300) < share) for share in (0.7, 0.6))
+    one, other = paired_test(first, second), paired_test(second, first)
+    assert (one.only_first, one.only_second) == (other.only_second, other.only_first)
+    assert one.difference == -other.difference
+    assert one.p_value == other.p_value
+    assert one.interval.low == pytest.approx(-other.interval.high, abs=0.01)
+
+
+def test_images_in_another_order_are_aligned():
+    labels, predicted = draw()
+    first, second = predictions_of(labels, predicted), predictions_of(labels, draw(7)[1])
+    expected = paired_test(first, second)
+    shuffled = second.subset(np.random.default_rng(0).permutation(400))
+    assert not np.array_equal(first.ids, shuffled.ids)
+    assert paired_test(first, shuffled) == expected
+    assert paired_test(first.subset(np.arange(400)[::-1]), second) == expected
+
+
+def test_runs_that_never_differ_are_equal():
+    run = predictions_of(*draw())
+    result = paired_test(run, run)
+    assert (result.only_first, result.only_second, result.difference, result.p_value) == (0, 0, 0.0, 1.0)
+    assert result.interval == Interval(0.0, 0.0)
+
+
+def test_chance_alone_is_rarely_significant():
+    random = np.random.default_rng(0)
+    rights = random.random((200, 2, 300)) < 0.6
+    values = [paired_test(*map(predictions_right_at, pair), resamples=1).p_value for pair in rights]
+    assert np.mean(np.array(values) < 0.05) < 0.08
+    assert np.mean(np.array(values) < 0.5) > 0.3
+
+
+def test_different_images_are_refused():
+    run = predictions_of(*draw())
+    for other in (
+        run.subset(np.arange(399)),
+        replace(run, ids=np.char.add("other_", run.ids)),
+        replace(run, ids=np.where(run.ids == "image_3", "image_4", run.ids)),
+    ):
+        with pytest.raises(UserError, match="predictions of different images") as refusal:
+            paired_test(run, other)
+        assert "\n" not in str(refusal.value)
+
+
+def test_refusal_tells_how_many_images_are_the_same():
+    run = predictions_of(*draw())
+    with pytest.raises(UserError, match=r"\(400 and 300, 300 of them the same\)"):
+        paired_test(run, run.subset(np.arange(300)))
+
+
+def test_different_labels_are_refused():
+    run = predictions_of(*draw())
+    with pytest.raises(UserError, match="different labels"):
+        paired_test(run, replace(run, labels=(run.labels + 1) % 7))
+
+
+def test_paired_test_of_no_images_is_refused():
+    run = predictions_of(*draw(size=0))
+    with pytest.raises(ValueError, match="no images"):
+        paired_test(run, run)
+
+
+def test_summary_by_hand():
+    summary = summarize([0.1, 0.2, 0.6])
+    assert summary.mean == pytest.approx(0.3)
+    assert summary.deviation == pytest.approx(np.sqrt((0.04 + 0.01 + 0.09) / 2))
+    assert summary.count == 3
+    assert str(summary) == "0.3000 ± 0.2646"
+
+
+def test_summary_of_one_value_has_no_deviation():
+    assert summarize([0.62426]) == Summary(0.62426, None, 1)
+    assert str(summarize([0.62426])) == "0.6243"
+
+
+def test_summary_of_no_values_is_refused():
+    with pytest.raises(ValueError, match="no values"):
+        summarize([])

@@ -1,0 +1,103 @@
+"""Real sweeps under every launcher: runs that fail or are killed, and a sweep that is killed itself."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+SMALL = ["data=synthetic", "synthetic_images=210", "augment=false", "trainer.accelerator=cpu", "name=small"]
+# Python imports it at start: the process of one seed's run dies as a machine short of memory or a crash would end it.
+DEATHS = """
+import os, signal, sys
+words = sys.orig_argv
+if "emotion.training.run" in words and "seed=1" in words:
+    os.kill(os.getpid(), signal.SIGKILL)
+if "emotion.training.run" in words and "seed=2" in words:
+    os._exit(3)
+"""
+
+
+def start(folder, *words, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "emotion.training.run", "-m", *SMALL, *words],
+        cwd=folder,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def sweep(folder, *words, **environment):
+    process = start(folder, *words, **environment)
+    output, _ = process.communicate(timeout=500)
+    return process.returncode, output
+
+
+def summary(output):
+    return re.search(r"^\d+ (ran|skipped|failed|unfinished).*?$", output, re.MULTILINE)[0].strip()
+
+
+def failures(folder):
+    return {
+        int(re.search(r"seed(\d)", path.parent.name)[1]): json.loads(path.read_text())["error"]
+        for path in folder.glob("runs/small/*/failure.json")
+    }
+
+
+@pytest.mark.parametrize("launcher", ["ray", "submitit_local"])
+def test_sweep_comes_through_killed_processes(tmp_path, launcher):
+    (tmp_path / "sitecustomize.py").write_text(DEATHS)
+    words = [f"hydra/launcher={launcher}", "model=cnn_111", "seed=0,1,2", "trainer.max_epochs=1"]
+    status, output = sweep(tmp_path, *words, PYTHONPATH=str(tmp_path))
+    assert status == 1, output
+    assert summary(output) == "1 ran, 2 failed"
+    assert failures(tmp_path) == {1: "its process ended with signal SIGKILL", 2: "its process ended with status 3"}
+    status, output = sweep(tmp_path, *words)
+    assert status == 0, output
+    assert summary(output) == "2 ran, 1 skipped"
+    assert failures(tmp_path) == {}
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_sweep_goes_on_after_a_run_that_raises(tmp_path, launcher):
+    # Four times halved, 8 pixels leave none.
+    words = [f"hydra/launcher={launcher}", "model=cnn_1111", "image_size=8,48", "trainer.max_epochs=1"]
+    status, output = sweep(tmp_path, *words)
+    assert status == 1, output
+    assert summary(output) == "1 ran, 1 failed"
+    assert "image_size=8" in failures(tmp_path)[0]
+    assert "Traceback" in json.loads(next(tmp_path.glob("runs/small/*/failure.json")).read_text())["traceback"]
+
+
+def test_killed_sweep_started_again_ends_like_an_undisturbed_one(tmp_path):
+    words = ["model=cnn_111", "seed=0,1", "trainer.max_epochs=3"]
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    undisturbed.mkdir()
+    killed.mkdir()
+    assert sweep(undisturbed, *words)[0] == 0
+    process = start(killed, *words)
+    deadline = time.monotonic() + 300
+    while not list(killed.glob("runs/small/*seed1*/checkpoints/last.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(killed.glob("runs/small/*seed1*/metrics.json"))
+    status, output = sweep(killed, *words)
+    assert status == 0, output
+    assert summary(output) == "1 ran, 1 skipped"
+    files = sorted(path.relative_to(killed) for path in killed.glob("runs/small/*/predictions.npz"))
+    assert len(files) == 2
+    for file in files:
+        with np.load(killed / file) as resumed, np.load(undisturbed / file) as expected:
+            for name in expected.files:
+                np.testing.assert_array_equal(resumed[name], expected[name])

@@ -1,0 +1,74 @@
+"""One run in two processes on the CPU is the run of one process with batches twice as large."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emotion.analysis.figures import merge_histories, read_history
+from emotion.analysis.predictions import load_predictions
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+IMAGES = 400
+SETTINGS = [
+    "model=cnn_111",
+    "data=synthetic",
+    f"synthetic_images={IMAGES}",
+    "augment=false",
+    "lr=1e-4",  # at a larger one Adam turns rounding into steps
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+]
+
+
+def train(folder, *words, settings=SETTINGS):
+    """Trains in a process of its own; returns the learning curves, the predictions and what each batch drew."""
+    drawn = folder.parent / f"{folder.name}.jsonl"
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), *settings, *words, f"hydra.run.dir={folder}"],
+        env=os.environ | {"DRAWN": str(drawn)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    history = merge_histories(map(read_history, folder.glob("csv/version_*/metrics.csv")))
+    lines = [json.loads(line) for line in drawn.read_text().splitlines()]
+    return history, load_predictions(folder / "predictions.npz"), [line for line in lines if line["train"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("balance", ["none", "class_weights", "weighted_sampler", "offline"])
+def test_two_processes_train_like_one(tmp_path, balance):
+    one = train(tmp_path / "one", f"balance={balance}", "batch_size=32")
+    two = train(tmp_path / "two", f"balance={balance}", "batch_size=16", "trainer.devices=2")
+    curves, predictions, drawn = two
+    for tag in ("train/loss", "val/loss"):
+        np.testing.assert_allclose(curves[tag], one[0][tag], rtol=1e-3, err_msg=tag)
+    for tag in ("train/acc", "val/acc"):
+        np.testing.assert_allclose(curves[tag], one[0][tag], atol=1.5 / 64, err_msg=tag)  # an image may be a near tie
+    for stage in ("val", "test"):
+        assert len(predictions[stage]) == len(one[1][stage])
+        np.testing.assert_allclose(predictions[stage].probabilities, one[1][stage].probabilities, atol=2e-3)
+    for epoch in (0, 1):
+        shares = Counter(row for line in drawn if line["epoch"] == epoch for row in line["rows"])
+        whole = Counter(row for line in one[2] if line["epoch"] == epoch for row in line["rows"])
+        assert shares == whole
+        assert balance == "weighted_sampler" or set(shares.values()) == {1}
+
+
+@pytest.mark.slow
+def test_two_processes_resume_as_if_undisturbed(tmp_path):
+    words = ["balance=none", "batch_size=16", "trainer.devices=2"]
+    undisturbed = train(tmp_path / "whole", *words)
+    train(tmp_path / "parts", *words, "trainer.max_epochs=1")
+    resumed = train(tmp_path / "parts", f"resume={tmp_path / 'parts'}", "trainer.max_epochs=2", settings=[])
+    for stage in ("val", "test"):
+        np.testing.assert_array_equal(resumed[1][stage].probabilities, undisturbed[1][stage].probabilities)

@@ -1,0 +1,209 @@
+"""What a sweep consists of, and what it makes of runs that finish, fail or vanish."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from emotion.config import conf_dir, register_resolvers, run_dir
+from emotion.errors import UserError
+from emotion.training.folder import RunFolder
+from emotion.training.sweep import plan, run_apart, sweep
+
+FINISHED = {"test": {"acc": 0.5, "f1_macro": 0.25}, "run": {"train_seconds": 12}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield
+
+
+def compose_run(overrides):
+    return compose("config", overrides, return_hydra_config=True)
+
+
+def plan_runs(*arguments):
+    return [compose_run(job.overrides) for job in plan(list(arguments), compose_run)]
+
+
+def cells(*arguments):
+    return [(config.model, config.unfreeze, config.balance) for config in plan_runs(*arguments)]
+
+
+CNNS = ["cnn_111", "cnn_1111", "cnn_11111", "cnn_2111", "cnn", "cnn_2221", "cnn_2222", "cnn_3222"]
+FROZEN = ["vgg16_fe", "vgg19_fe", "resnet50_fe"]
+TABLES = {
+    "table1": [(name, None, "class_weights") for name in CNNS],
+    "table2": [(name, 0, "class_weights") for name in FROZEN],
+    "table3": [("vgg16_ft", layers, "class_weights") for layers in (3, 6, 9)],
+    "table4": [(name, 0, "offline") for name in FROZEN],
+    "table5": [("vgg16_ft", layers, "offline") for layers in (3, 6, 9)],
+    "cnn": [("cnn", None, "class_weights"), ("cnn", None, "offline")],
+}
+
+
+@pytest.fixture(scope="module")
+def report_runs(hydra):
+    return plan_runs("experiment=report")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_experiment_has_the_runs_of_its_table(name):
+    assert cells(f"experiment={name}") == TABLES[name]
+
+
+def test_report_has_all_21_runs_once(report_runs):
+    runs = [(config.model, config.unfreeze, config.balance) for config in report_runs]
+    assert len(runs) == 21
+    assert set(runs) == {cell for table in TABLES.values() for cell in table}
+
+
+def test_runs_of_the_report_have_its_recipes(report_runs):
+    recipes = {
+        (config.model, config.balance): (config.lr, config.monitor, config.patience, config.min_delta, config.schedule)
+        for config in report_runs
+    }
+    assert recipes["cnn", "offline"] == (1e-3, "val/loss", 10, 0, "none")
+    assert recipes["vgg19_fe", "class_weights"] == (1e-3, "val/loss", 7, 0, "plateau")
+    assert recipes["vgg16_ft", "class_weights"] == (1e-3, "val/acc", 15, 1e-5, "none")
+    assert recipes["vgg16_ft", "offline"] == (1e-5, "val/loss", 5, 1e-3, "none")
+
+
+def test_ablation_crosses_scaling_resolution_and_frozen_layers():
+    runs = plan_runs("experiment=transfer_ablation")
+    grid = {(run.backbone, run.normalize, run.image_size, run.unfreeze) for run in runs}
+    assert len(grid) == len(runs) == 2 * 3 * 3 * 3
+    assert {run.unfreeze for run in runs} == {0, 6, "all"}
+    assert len({(run.lr, run.monitor, run.patience, run.balance) for run in runs}) == 1
+
+
+def test_seeds_multiply_an_experiment_seed_after_seed():
+    runs = plan_runs("experiment=table3", "seed=0,1,2")
+    assert [(run.seed, run.unfreeze) for run in runs] == [(seed, layers) for seed in (0, 1, 2) for layers in (3, 6, 9)]
+
+
+def test_command_line_replaces_a_key_of_the_grid():
+    assert cells("experiment=table3", "unfreeze=6") == [("vgg16_ft", 6, "class_weights")]
+    assert {model for model, *_ in cells("experiment=table2,table4", "model=vgg16_fe")} == {"vgg16_fe"}
+
+
+def test_experiment_without_m_is_one_run_with_its_recipe():
+    config = compose("config", ["experiment=table5", "unfreeze=9"])
+    assert (config.model, config.balance, config.lr, config.unfreeze) == ("vgg16_ft", "offline", 1e-5, 9)
+
+
+def test_values_with_commas_are_told_from_lists_of_values():
+    runs = plan_runs("model=cnn", "blocks=[1,1],[2,2,1,1]", "data_dir='a,b'")
+    assert [list(run.blocks) for run in runs] == [[1, 1], [2, 2, 1, 1]]
+    assert {run.data_dir for run in runs} == {"a,b"}
+
+
+@pytest.mark.parametrize(
+    "word", ["trainer.devices=2", "trainer.devices=auto", "trainer.num_nodes=2", "resume=runs/default/cnn"]
+)
+def test_what_only_one_run_can_do_is_refused(word):
+    with pytest.raises(UserError, match="leave -m out"):
+        plan(["seed=0,1", word], compose_run)
+
+
+def test_bad_settings_of_one_run_stop_the_sweep_before_it_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        sweep(["seed=0,1", "lr=1e-3,-1"], compose_run, lambda *_, **__: pytest.fail("launched"))
+    assert caught.value.code == 2
+    assert "lr=-1" in capsys.readouterr().err
+
+
+class Launcher:
+    """Does to each seed's run what a test wants, and lists the seeds that it was given."""
+
+    def __init__(self):
+        self.fates, self.launched = {}, []
+
+    def __call__(self, job_overrides, initial_job_idx):
+        for word, *_ in job_overrides:
+            seed = int(word.removeprefix("seed="))
+            self.launched.append(seed)
+            self.meet_fate(RunFolder(Path(run_dir(compose_run([word])))), self.fates.get(seed, "finish"))
+
+    def meet_fate(self, folder, fate):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if fate == "finish":
+            folder.metrics.write_text(json.dumps(FINISHED))
+        elif fate == "fail":
+            folder.write_failure("no memory [left]")
+        elif fate == "raise":
+            raise RuntimeError("a worker was lost\nin the middle")
+
+
+@pytest.fixture
+def launcher(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Launcher()
+
+
+def test_finished_runs_are_skipped_and_failed_ones_tried_again(launcher, capsys, caplog):
+    launcher.fates = {1: "fail", 2: "vanish"}
+    with pytest.raises(SystemExit) as caught:
+        sweep(["seed=0,1,2,3"], compose_run, launcher)
+    assert caught.value.code == 1
+    table = capsys.readouterr().err
+    assert "2 ran, 1 failed, 1 unfinished" in table
+    assert "0.5000" in table
+    assert "no memory [left]" in caplog.text
+    launcher.fates, launcher.launched = {}, []
+    sweep(["seed=0,1,2,3"], compose_run, launcher)
+    assert launcher.launched == [1, 2]
+    assert "2 ran, 2 skipped" in capsys.readouterr().err
+
+
+def test_nothing_is_launched_where_all_is_finished(launcher, capsys):
+    sweep(["seed=0,1,2,3"], compose_run, launcher)
+    launcher.launched = []
+    sweep(["seed=0,1,2,3"], compose_run, launcher)
+    assert launcher.launched == []
+    assert "4 skipped" in capsys.readouterr().err
+
+
+def test_overwrite_does_finished_runs_again(launcher):
+    sweep(["seed=0,1"], compose_run, launcher)
+    sweep(["seed=0,1", "overwrite=true"], compose_run, launcher)
+    assert launcher.launched == [0, 1, 0, 1]
+
+
+def test_launcher_that_gives_up_does_not_hide_what_ran(launcher, capsys, caplog):
+    launcher.fates = {1: "raise"}
+    with pytest.raises(SystemExit):
+        sweep(["seed=0,1,2,3"], compose_run, launcher)
+    assert "1 ran, 3 unfinished" in capsys.readouterr().err
+    assert "the launcher stopped: a worker was lost" in caplog.text
+
+
+@pytest.fixture(autouse=True)
+def all_messages(caplog):
+    caplog.set_level(logging.INFO)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "its process ended with signal SIGKILL"),
+        ("import os; os._exit(3)", "its process ended with status 3"),
+        ("pass", None),
+    ],
+)
+def test_run_in_a_process_of_its_own_leaves_why_it_ended(tmp_path, monkeypatch, code, reason):
+    python = tmp_path / "python"
+    python.write_text(f"#!/usr/bin/env python3\n{code}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    folder = RunFolder(tmp_path / "run")
+    run_apart(["seed=1"], folder)
+    if reason:
+        assert json.loads(folder.failure.read_text())["error"] == reason
+    else:
+        assert not folder.failure.exists()
