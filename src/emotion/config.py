@@ -215,7 +215,7 @@ def require_known(name: str, legal: Sequence[str], kind: str) -> None:
     """Raises a `UserError` with the nearest and all legal names if `name` is none of them."""
     if name not in legal:
         close = difflib.get_close_matches(name, legal, 1)
-        hint = f", did you mean {close[0]}?" if close else ""
+        hint = f", did you mean {close[0]}?" if close else "."
         raise UserError(f"no {kind} {name!r}{hint} Legal: {', '.join(legal)}")
 
 

@@ -107,7 +107,7 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
     if config.resume:
         config = _resumed_config(folder, overrides)
     check(settings(config))
-    if rank_zero_only.rank:
+    if getattr(rank_zero_only, "rank", 0):
         # One of several processes that train this run: the first has prepared the folder, and speaks for all.
         logging.disable(logging.INFO)
         train(config, folder)
