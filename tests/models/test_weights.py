@@ -9,7 +9,7 @@ from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.transfer import build_transfer
-from emotion.models.weights import load_backbone, read_state
+from emotion.models.weights import load_backbone, read_state, resolve_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
@@ -206,19 +206,21 @@ def test_hostile_pickle_is_refused_and_does_not_run(tmp_path, how, name):
     assert canary.exists(), "the trap does not work, so the test above shows nothing"
 
 
-def test_folder_gives_the_file_of_the_backbone(tmp_path):
-    state = random_state(torch.float32)
-    write(tmp_path / "small_features.safetensors", state)
-    write(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
-    key = next(iter(state))
-    assert torch.equal(load(tmp_path).state_dict()[key], state[key])
+def test_folder_stands_for_its_file_of_the_backbone(tmp_path):
+    (tmp_path / "small_features.safetensors").touch()
+    (tmp_path / "other.safetensors").touch()
+    assert resolve_weights(str(tmp_path), "small") == str(tmp_path / "small_features.safetensors")
+    for weights in ("none", "imagenet", "file.safetensors"):
+        assert resolve_weights(weights, "small") == weights
 
 
-def test_folder_without_one_file_of_the_backbone_is_refused(tmp_path):
-    refused(tmp_path, "small*.safetensors", "it has none")
-    for name in ("small_a.safetensors", "small_b.safetensors"):
-        write(tmp_path / name, random_state(torch.float32))
-    refused(tmp_path, "small_a.safetensors, small_b.safetensors")
+@pytest.mark.parametrize("files", [[], ["small_a", "small_b"]])
+def test_folder_without_one_file_of_the_backbone_is_refused(tmp_path, files):
+    for name in files:
+        (tmp_path / f"{name}.safetensors").touch()
+    with pytest.raises(UserError, match=r"small\*.safetensors") as caught:
+        resolve_weights(str(tmp_path), "small")
+    assert all(name in str(caught.value) for name in files or ["none"])
 
 
 @pytest.mark.parametrize("place", ["missing.pth", "missing.safetensors", "imagenette"])

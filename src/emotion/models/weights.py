@@ -14,13 +14,29 @@ CLASSIFIERS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.")
 """What the backbones' own classifiers are called; their weights are not used."""
 
 
+def resolve_weights(weights: str, name: str) -> str:
+    """Returns `weights`, or where it is a folder, its file for this backbone, so that one value serves a whole sweep.
+
+    Raises:
+        UserError: the folder does not hold one `<name>*.safetensors`.
+    """
+    folder = Path(weights).expanduser()
+    if not folder.is_dir():
+        return weights
+    files = sorted(folder.glob(f"{name}*.safetensors"))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise UserError(f"weights={weights}: one file {name}*.safetensors is needed in this folder, it has {found}")
+    return str(files[0])
+
+
 def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str, image_size: int) -> None:
     """Loads pretrained weights into a backbone.
 
     Args:
         backbone: a network without its classifier, whose keys are those of its library.
         weights: `imagenet` (downloaded and cached by the library), `none`, or the path of a `.safetensors` file or of
-            a state dict saved by torch, in full or half precision, or of a folder that holds one `<name>*.safetensors`.
+            a state dict saved by torch, in full or half precision.
         library: where the backbone comes from.
         name: its name there.
         image_size: height and width of its input, to which timm fits the position embeddings of transformers.
@@ -30,7 +46,7 @@ def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str
     """
     if weights == "none":
         return
-    state = _imagenet_state(library, name, image_size) if weights == "imagenet" else read_state(_find(weights, name))
+    state = _imagenet_state(library, name, image_size) if weights == "imagenet" else read_state(Path(weights))
     _check(backbone.state_dict(), state, f"weights={weights}")
     backbone.load_state_dict(state, strict=False)
 
@@ -56,18 +72,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"weights={path}: not a state dict (names to tensors)")
     return state
-
-
-def _find(weights: str, name: str) -> Path:
-    """Returns the file that `weights` names; in a folder the one for this backbone, so that one value serves a sweep."""
-    path = Path(weights).expanduser()
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob(f"{name}*.safetensors"))
-    if len(files) != 1:
-        found = ", ".join(file.name for file in files) or "none"
-        raise UserError(f"weights={weights}: one file {name}*.safetensors is needed in this folder, it has {found}")
-    return files[0]
 
 
 def _imagenet_state(library: Library, name: str, image_size: int) -> State:

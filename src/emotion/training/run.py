@@ -34,7 +34,7 @@ from emotion.config import (
 )
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, first_line
-from emotion.models.weights import load_backbone
+from emotion.models.weights import load_backbone, resolve_weights
 from emotion.training.callbacks import EpochLines, Patience, ProgressBar, RandomState, TensorBoardPictures
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.environment import cpu_flags, describe_environment, describe_hardware
@@ -107,6 +107,8 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
     if config.resume:
         config = _resumed_config(folder, overrides)
     check(settings(config))
+    if config.backbone:
+        config.weights = resolve_weights(config.weights, config.backbone)
     if getattr(rank_zero_only, "rank", 0):
         # One of several processes that train this run: the first has prepared the folder, and speaks for all.
         logging.disable(logging.INFO)
