@@ -10,7 +10,7 @@ from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import conf_dir, register_resolvers
 from emotion.errors import UserError
 from emotion.training.callbacks import TensorBoardPictures
-from emotion.training.folder import RunFolder
+from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
 
 SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
@@ -136,7 +136,7 @@ def test_run_folder_holds_what_it_promises(tmp_path):
         "report.html",
     }
     assert folder.read_config().name == "trial"
-    assert set(folder.read_environment()) >= {"command", "packages", "cpu", "gpus", "commit"}
+    assert set(read_json(folder.environment)) >= {"command", "packages", "cpu", "gpus", "commit"}
     record = json.loads(folder.metrics.read_text())["run"]
     assert record["epochs"] == 2
     assert 1 <= record["best_epoch"] <= 2
@@ -156,7 +156,7 @@ def test_metrics_can_be_counted_again_from_the_predictions(tmp_path):
 
 
 def test_best_checkpoint_is_tested_not_the_last(tmp_path):
-    folder = train(tmp_path, "trainer.max_epochs=4", "lr=0.01", "patience=null")
+    folder = train(tmp_path, "trainer.precision=32-true", "trainer.max_epochs=4", "lr=0.01", "patience=null")
     record = json.loads(folder.metrics.read_text())["run"]
     losses = [value for _, value in merge_histories(map(read_history, folder.csv_files()))["val/loss"]]
     assert record["best_epoch"] == losses.index(min(losses)) + 1
