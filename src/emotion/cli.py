@@ -2,9 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from emotion.data.datamodule import EmotionDataModule
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -31,6 +34,54 @@ def evaluate(context: typer.Context) -> None:
     evaluate_main()
 
 
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders in which runs lie at any depth.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and the pictures.")] = Path(
+        "runs/report-page"
+    ),
+) -> None:
+    """Put the published report's figures beside those of our runs, on one page."""
+    from emotion.config import exit_on_user_error
+    from emotion.report.page import write_report
+
+    with exit_on_user_error():
+        page, verdict = write_report(paths, out)
+        typer.echo(f"{verdict}\nreport: {page}")
+
+
+@app.command()
+def audit(
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Where the data lies, and settings: photos data=folder pack_size=96 ...")
+    ] = None,
+    near: Annotated[float, typer.Option(help="Correlation of pixels from which images are near copies.")] = 0.95,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="runs/audit/<data>")] = None,
+) -> None:
+    """Find copies within and across splits, copies with different labels, constant images and rare classes."""
+    from functools import partial
+
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.progress import track
+
+    from emotion.analysis.document import to_markdown
+    from emotion.config import exit_on_user_error, require_known
+    from emotion.report.audit import SOURCE_SETTINGS, run_audit
+
+    console, errors = Console(), Console(stderr=True)
+    progress = partial(track, description="comparing images", console=errors, disable=not errors.is_terminal)
+    with exit_on_user_error():
+        for word in settings or []:
+            if "=" in word:
+                require_known(word.split("=", 1)[0], SOURCE_SETTINGS, "setting of a source")
+        images = _data_module(settings, on_bad_image="skip")
+        place = Path(images.hparams["data_dir"] or images.hparams["data"])
+        folder = out or Path("runs/audit") / place.resolve().name
+        console.print(Markdown(to_markdown(run_audit(images, near, folder, progress), folder)))
+        console.print(f"audit: {folder / 'audit.html'}", soft_wrap=True, markup=False, highlight=False)
+
+
 @data.command()
 def fetch(
     to: Annotated[Path, typer.Option(help="Folder that will hold train/ and test/.")] = Path("data/fer2013"),
@@ -53,18 +104,30 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from emotion.config import check, exit_on_user_error, parse_words
+    from emotion.config import exit_on_user_error
     from emotion.data.classes import CLASSES
-    from emotion.data.datamodule import EmotionDataModule
 
     with exit_on_user_error():
-        values = parse_words(settings or [])
-        check(values)
-        counts = EmotionDataModule(**values).counts()
+        counts = _data_module(settings).counts()
         table = Table("class", *counts, "all")
         for name, *row in zip((*CLASSES, "all"), *counts.values(), strict=True):
             table.add_row(name, *map(str, row), str(sum(row)))
         Console().print(table)
+
+
+def _data_module(words: list[str] | None, **defaults: str) -> "EmotionDataModule":
+    """Builds the data that `key=value` words describe; a word without `=` is the place where it lies."""
+    from emotion.config import check, parse_words
+    from emotion.data.datamodule import EmotionDataModule
+    from emotion.errors import UserError
+
+    places = [word for word in words or [] if "=" not in word]
+    if len(places) > 1:
+        raise UserError(f"{' '.join(places)}: one place of data at a time; settings are given as key=value")
+    values = parse_words([word for word in words or [] if "=" in word])
+    values = {**defaults, **values, **({"data_dir": places[0]} if places else {})}
+    check(values)
+    return EmotionDataModule(**values)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from emotion.analysis.document import to_html, to_markdown
 from emotion.analysis.figures import (
     History,
     confusion_matrix_figure,
@@ -17,7 +18,7 @@ from emotion.analysis.figures import (
     save,
 )
 from emotion.analysis.predictions import Predictions, save_predictions
-from emotion.analysis.summary import run_page, run_summary
+from emotion.analysis.summary import run_document
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.training.folder import write_json, write_text
@@ -65,9 +66,9 @@ def write_results(
     metrics = {stage: predictions.metrics(CLASSES) for stage, predictions in stages.items()}
     save_predictions(folder / "predictions.npz", stages, CLASSES)
     pictures = _write_pictures(folder, stages["test"], data, history, best_epoch)
-    write_text(folder / "report.md", run_summary(title, facts, metrics, CLASSES, pictures))
-    paths = [(caption, folder / name) for caption, name in pictures]
-    write_text(folder / "report.html", run_page(title, facts, metrics, CLASSES, paths))
+    document = run_document(title, facts, metrics, CLASSES, pictures)
+    write_text(folder / "report.md", to_markdown(document, folder))
+    write_text(folder / "report.html", to_html(document))
     content = {**metrics, "run": dict(record)} if record else metrics
     write_json(folder / "metrics.json", content)
     return content
@@ -75,7 +76,7 @@ def write_results(
 
 def _write_pictures(
     folder: Path, test: Predictions, data: EmotionDataModule, history: History | None, best_epoch: int | None
-) -> Sequence[tuple[str, str]]:
+) -> Sequence[tuple[str, Path]]:
     figures = {
         "confusion_matrix": ("Confusion matrix, test", confusion_matrix_figure(test.matrix(), CLASSES)),
         "recall": ("Recall of each class, test", recall_figure(test.matrix(), CLASSES)),
@@ -85,7 +86,7 @@ def _write_pictures(
         figures = {"curves": ("Learning curves", curves_figure(history, best_epoch)), **figures}
     for name, (_, figure) in figures.items():
         save(figure, folder / f"{name}.png")
-    return [(caption, f"{name}.png") for name, (caption, _) in figures.items()]
+    return [(caption, folder / f"{name}.png") for name, (caption, _) in figures.items()]
 
 
 def _mistakes(test: Predictions, data: EmotionDataModule) -> Any:

@@ -1,0 +1,139 @@
+"""A picture of the groups of copies that an audit found, to judge them by eye."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from numpy.typing import NDArray
+
+from emotion.data.audit import Audit, Group
+from emotion.data.classes import CLASSES
+from emotion.data.packed import PackedImages
+
+GROUPS_SHOWN = 60
+"""In each section: all that FER2013 has with different labels."""
+IMAGES_SHOWN = 8
+"""In each group."""
+
+_COLOURS = {"train": "#2f6db3", "val": "#3f8f5f", "test": "#d9792b", "public": "#d9792b", "private": "#7a4fa3"}
+_TEXT, _SOFT, _CARD = "#1d2733", "#6b7683", "#f2f4f7"
+_INCHES = 0.8
+_WIDTH, _CARD_HEIGHT, _GAP = 15.0, 1.72, 0.2
+"""In sides of an image, like all lengths on the sheet; a side is so many inches."""
+
+
+@dataclass(frozen=True)
+class _Card:
+    """A group on the sheet."""
+
+    title: str
+    rows: Sequence[int]
+
+    @property
+    def width(self) -> float:
+        return len(self.rows) * 1.06 + 0.14
+
+
+@dataclass(frozen=True)
+class _Section:
+    heading: str
+    cards: list[_Card]
+
+
+def contact_sheet(packed: PackedImages, audit: Audit) -> Figure:
+    """Draw groups of copies: identical images with different labels, with the same label, and near copies.
+
+    Each section shows at most 60 groups and each group at most 8 images, and says of how many. Near copies come
+    with the least alike first, so that one sees whether the threshold is right. The numbers of the groups are those of
+    `duplicates.csv`.
+
+    Args:
+        packed: The images that were audited.
+        audit: What was found.
+
+    Returns:
+        A figure with class and part under every image.
+    """
+    sections = [section for section in _sections(audit, packed.labels) if section.cards]
+    sections = sections or [_Section("No two images are identical or nearly so", [])]
+    places = list(_places(sections))
+    height = places[-1][2] + _CARD_HEIGHT
+    figure = Figure(figsize=(_WIDTH * _INCHES, height * _INCHES))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    for item, x, y in places:
+        if isinstance(item, _Card):
+            _draw_card(axes, item, x, y, packed)
+        else:
+            axes.text(x, y + 0.55, item, fontsize=12, fontweight="bold", color=_TEXT, va="center", parse_math=False)
+    axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
+    axes.set_axis_off()
+    return figure
+
+
+def _sections(audit: Audit, labels: NDArray[np.int64]) -> Iterator[_Section]:
+    exact = [(_card(f"exact {number}", group, labels), group) for number, group in enumerate(audit.exact, start=1)]
+    yield _section("Identical images with different labels", [card for card, group in exact if group.conflicts])
+    agreeing = sorted((pair for pair in exact if not pair[1].conflicts), key=lambda pair: not pair[1].crosses)
+    yield _section("Identical images with the same label, those in several parts first", [card for card, _ in agreeing])
+    near = [
+        (float(audit.correlation[group.rows].min()), number, group) for number, group in enumerate(audit.near, start=1)
+    ]
+    yield _section(
+        f"Nearly identical images (correlation r from {audit.threshold:g}), the least alike first",
+        [
+            _card(f"near {number} · r {least:.3f}", group, labels)
+            for least, number, group in sorted(near, key=itemgetter(0))
+        ],
+    )
+
+
+def _section(heading: str, cards: list[_Card]) -> _Section:
+    shown = f"{GROUPS_SHOWN} of {len(cards):,}" if len(cards) > GROUPS_SHOWN else str(len(cards))
+    return _Section(f"{heading}: {shown} group{'s' * (len(cards) != 1)}", cards[:GROUPS_SHOWN])
+
+
+def _card(title: str, group: Group, labels: NDArray[np.int64]) -> _Card:
+    """Chooses the images to show, so that every label of the group is among them."""
+    _, first = np.unique(labels[group.rows], return_index=True)
+    others = np.setdiff1d(np.arange(len(group.rows)), first)
+    shown = np.sort(np.concatenate([first, others])[:IMAGES_SHOWN])
+    hidden = len(group.rows) - len(shown)
+    return _Card(f"{title} · {hidden} more" if hidden else title, group.rows[shown].tolist())
+
+
+def _places(sections: Sequence[_Section]) -> Iterator[tuple[_Card | str, float, float]]:
+    """Yields headings and cards with their upper left corners, cards side by side as far as they fit."""
+    y = _GAP
+    for section in sections:
+        yield section.heading, _GAP, y
+        x, y = _GAP, y + 1.0
+        for card in section.cards:
+            if x + card.width > _WIDTH - _GAP:
+                x, y = _GAP, y + _CARD_HEIGHT + _GAP
+            yield card, x, y
+            x += card.width + _GAP
+        y += _CARD_HEIGHT + _GAP
+
+
+def _draw_card(axes: Axes, card: _Card, x: float, y: float, packed: PackedImages) -> None:
+    box = FancyBboxPatch(
+        (x, y), card.width, _CARD_HEIGHT, boxstyle="round,pad=0,rounding_size=0.08", facecolor=_CARD, edgecolor="none"
+    )
+    axes.add_patch(box)
+    style: dict[str, Any] = {"fontsize": 6.5, "va": "center", "parse_math": False}
+    axes.text(x + 0.1, y + 0.15, card.title, color=_SOFT, **style)
+    for place, row in enumerate(card.rows):
+        left, top = x + 0.1 + 1.06 * place, y + 0.3
+        image = packed.images[row]
+        pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
+        axes.imshow(pixels, extent=(left, left + 1, top + 1, top), aspect="auto", zorder=2)
+        part = str(packed.parts[row])
+        axes.text(left + 0.5, top + 1.11, CLASSES[packed.labels[row]], color=_TEXT, ha="center", **style)
+        axes.text(left + 0.5, top + 1.29, part, color=_COLOURS[part], ha="center", **style)

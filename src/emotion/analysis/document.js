@@ -1,0 +1,52 @@
+"use strict";
+(() => {
+  const NUMBER = /[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?/i;
+
+  function sortKey(row, column, numeric) {
+    const text = row.cells[column].firstChild?.textContent.trim() ?? "";
+    if (!numeric) return text;
+    const number = text.match(NUMBER);
+    return number ? Number(number[0].replaceAll(",", "")) : NaN;
+  }
+
+  // Cells without a value come last in both directions.
+  function sort(header) {
+    const numeric = header.classList.contains("r");
+    const direction = header.ariaSort === "ascending" ? -1 : 1;
+    const body = header.closest("table").tBodies[0];
+    const keyed = Array.from(body.rows, (row) => [sortKey(row, header.cellIndex, numeric), row]);
+    const missing = (key) => key === "" || Number.isNaN(key);
+    const compare = (a, b) => (numeric ? a - b : a.localeCompare(b, "en", { numeric: true }));
+    keyed.sort(([a], [b]) => missing(a) - missing(b) || direction * compare(a, b));
+    body.append(...keyed.map(([, row]) => row));
+    for (const other of header.parentElement.cells) other.ariaSort = "none";
+    header.ariaSort = direction === 1 ? "ascending" : "descending";
+  }
+
+  const dialog = document.querySelector("dialog");
+  function enlarge(picture) {
+    const copy = dialog.querySelector("img");
+    copy.src = picture.src;
+    copy.alt = picture.alt;
+    dialog.showModal();
+    dialog.scrollTo(0, 0);
+  }
+
+  for (const button of document.querySelectorAll("th button")) {
+    button.addEventListener("click", () => sort(button.parentElement));
+  }
+  for (const button of document.querySelectorAll("figure button")) {
+    button.addEventListener("click", () => enlarge(button.firstElementChild));
+  }
+  dialog.addEventListener("click", () => dialog.close());
+
+  // What is folded would be missing on paper.
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = Array.from(document.querySelectorAll("details:not([open])"));
+    for (const details of opened) details.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const details of opened) details.open = false;
+  });
+})();

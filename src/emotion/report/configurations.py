@@ -1,0 +1,168 @@
+"""Runs that differ in nothing but the seed, and what they correspond to in the published report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from emotion.analysis.predictions import Predictions
+from emotion.analysis.statistics import FigureOfMerit, Interval, Summary, bootstrap_interval, summarize
+from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
+from emotion.report.recipes import GIVEN, differences, published_run, weights_name
+from emotion.report.runs import Run, Unused
+
+BALANCES = {
+    "class_weights": "class weights",
+    "weighted_sampler": "weighted sampler",
+    "offline": "balanced copies",
+    "none": "no balancing",
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs of the same settings.
+
+    Attributes:
+        number: its place on the page, from 1.
+        published: the run of the report that it repeats, if any.
+        runs: one for each seed, the lowest first.
+        differences: settings that are not those of the recipe, as they would be typed.
+    """
+
+    number: int
+    published: PublishedRun | None
+    runs: tuple[Run, ...]
+    differences: Mapping[str, str]
+
+    @property
+    def first(self) -> Run:
+        """The run of the lowest seed, which the pictures show."""
+        return self.runs[0]
+
+    @property
+    def network(self) -> str:
+        """The network in a few words."""
+        values = self.first.settings
+        if self.published:
+            return self.published.network
+        if values["family"] == "cnn":
+            return "CNN " + "-".join(map(str, values["blocks"]))
+        return f"{values['backbone']}, unfreeze={values['unfreeze']}"
+
+    @property
+    def title(self) -> str:
+        """Its name on the page, unique by the number."""
+        balance = str(self.first.settings["balance"])
+        return f"{self.number}. {self.network}, {BALANCES.get(balance, balance)}"
+
+    @property
+    def mark(self) -> str:
+        """What nobody must overlook: data that is not FER2013's folders, and the weights it started from."""
+        return "; ".join(filter(None, (self._data, self._weights)))
+
+    @property
+    def note(self) -> str:
+        """The mark, and all settings that differ from the recipe."""
+        others = ", ".join(f"{key}={value}" for key, value in self.differences.items() if key != "weights")
+        return "; ".join(filter(None, (self.mark, others)))
+
+    @property
+    def seeds(self) -> str:
+        """The seeds of its runs in words."""
+        return f"seed{'s' * (len(self.runs) > 1)} {', '.join(str(run.seed) for run in self.runs)}"
+
+    @property
+    def obstacle(self) -> str:
+        """Why the published figures are no measure for it, or nothing."""
+        split = self.first.settings.get("split")
+        if self._data or split != "report":
+            return self._data or f"split={split}"
+        if len(self.first.test) != TEST_IMAGES:
+            return f"{len(self.first.test)} test images"
+        return self._weights if self._weights == "random weights" else ""
+
+    @property
+    def _data(self) -> str:
+        data = str(self.first.settings["data"])
+        return {"fer2013": "", "synthetic": "drawn faces"}.get(data, f"data={data}")
+
+    @property
+    def _weights(self) -> str:
+        if self.first.settings["family"] == "cnn":
+            return ""
+        name = weights_name(self.first.settings)
+        return {"imagenet": "ImageNet weights", "none": "random weights"}.get(name, f"weights {name}")
+
+    @cached_property
+    def test_scores(self) -> list[dict[str, Any]]:
+        """`matrix_metrics` on the test images, of each seed."""
+        return [run.scores(run.test) for run in self.runs]
+
+    def scores(self, figure: str) -> Summary:
+        """Summarizes a figure of `matrix_metrics` on the test images over the seeds."""
+        return summarize([scores[figure] for scores in self.test_scores])
+
+    def test_interval(self, figure: FigureOfMerit) -> Interval:
+        """Computes the interval of a figure on the test images, as `interval` does."""
+        return interval([run.test for run in self.runs], figure)
+
+    @property
+    def val_accuracy(self) -> Summary:
+        """The accuracy on the validation images over the seeds."""
+        return summarize([run.scores(run.val)["acc"] for run in self.runs])
+
+    @property
+    def train_accuracy(self) -> Summary | None:
+        """The accuracy while training in the best epoch over the seeds; None where a run did not keep it."""
+        values = [run.train_accuracy() for run in self.runs]
+        return None if None in values else summarize([value for value in values if value is not None])
+
+
+def interval(tests: Sequence[Predictions], figure: FigureOfMerit) -> Interval:
+    """Computes the 95 % interval of a figure's mean over seeds, by bootstrap over images.
+
+    The bounds of the seeds are averaged: the seeds share their images, so more seeds make it no narrower.
+
+    Args:
+        tests: the predictions of each seed.
+        figure: its name in `matrix_metrics`.
+    """
+    intervals = [bootstrap_interval(predictions.matrix(), figure) for predictions in tests]
+    low, high = ([getattr(one, bound) for one in intervals] for bound in ("low", "high"))
+    return Interval(sum(low) / len(low), sum(high) / len(high))
+
+
+def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[Unused]]:
+    """Puts runs that differ only in their seed together, in the order of the published report.
+
+    Returns:
+        The configurations, and the runs that repeat another's settings and seed.
+    """
+    groups: dict[tuple[Any, ...], dict[int, Run]] = {}
+    repeated = []
+    # Of runs that repeat each other, the one whose checkpoint is at hand has more to show.
+    for run in sorted(runs, key=lambda run: not run.folder.best.is_file()):
+        seeds = groups.setdefault(_key(run), {})
+        if run.seed in seeds:
+            repeated.append(Unused(run.folder.path, f"settings and seed are those of {seeds[run.seed].folder.path}"))
+        seeds.setdefault(run.seed, run)
+    ordered = sorted(groups.items(), key=lambda item: _order(*item))
+    return [
+        Configuration(number, key[0], tuple(seeds[seed] for seed in sorted(seeds)), dict(key[-1]))
+        for number, (key, seeds) in enumerate(ordered, 1)
+    ], repeated
+
+
+def _key(run: Run) -> tuple[Any, ...]:
+    published = published_run(run.settings)
+    changed = tuple(differences(run.settings, published).items())
+    return (published, *(str(run.settings.get(key)) for key in GIVEN), changed)
+
+
+def _order(key: tuple[Any, ...], seeds: Mapping[int, Run]) -> tuple[Any, ...]:
+    """Orders as the report does, then FER2013 first, then the fewest differences from the recipe."""
+    place = RUNS.index(key[0]) if key[0] else len(RUNS)
+    return place, key[2] != "fer2013", len(key[-1]), key[1:]

@@ -1,0 +1,81 @@
+"""Pictures over all configurations: published against ours, and who beats whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from emotion.report.configurations import BALANCES, Configuration
+from emotion.report.measures import Pair
+from emotion.report.published import HALF_UNIT, RUNS
+from emotion.report.verdict import judge
+
+_COLOURS = {"agrees": "#1c7a4a", "higher": "#2a65a8", "lower": "#c8661f"}
+
+
+def published_figure(configurations: Sequence[Configuration]) -> Figure:
+    """Draws the published test accuracies, and ours with their intervals, coloured by verdict.
+
+    Args:
+        configurations: those to draw; each must repeat a run of the report and be comparable with it.
+    """
+    figure = _figure(9.0, 0.9 + 0.3 * len(RUNS))
+    axes = figure.add_subplot()
+    axes.use_sticky_edges = False
+    places = np.arange(len(RUNS))
+    lowest = [run.test - HALF_UNIT for run in RUNS]
+    axes.barh(places, 2 * HALF_UNIT, 0.7, lowest, color="#9aa3ad", label="published")
+    for one in configurations:
+        _draw_ours(axes, one)
+    axes.set_yticks(places, [f"{run.network}, {BALANCES[run.balance]}" for run in RUNS], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy")
+    axes.grid(axis="x", color="#e3e3e3", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    unique = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+    axes.legend(unique.values(), unique.keys(), frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
+def pairs_figure(pairs: Sequence[Pair]) -> Figure:
+    """Draws the difference of every two configurations, row minus column, coloured where chance explains it badly."""
+    shown = {one.number: one for pair in pairs for one in (pair.first, pair.second)}
+    places = {number: place for place, number in enumerate(sorted(shown))}
+    points, significant = np.full((2, len(shown), len(shown)), np.nan)
+    for pair in pairs:
+        row, column = places[pair.first.number], places[pair.second.number]
+        points[row, column], points[column, row] = 100 * pair.test.difference, -100 * pair.test.difference
+        significant[row, column] = significant[column, row] = pair.significant
+    figure = _figure(4.0 + 0.45 * len(shown), 1.0 + 0.34 * len(shown))
+    axes = figure.add_subplot()
+    # Wider than the values, so that the colours stay light enough to write on.
+    limit = 1.6 * max(float(np.nanmax(np.abs(points))), 1.0)
+    axes.imshow(np.where(significant == 1, points, np.nan), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    for row, column in np.argwhere(~np.isnan(points)):
+        colour = "black" if significant[row, column] else "#8a8a8a"
+        axes.text(column, row, f"{points[row, column]:+.1f}", ha="center", va="center", fontsize=7.5, color=colour)
+    axes.set_xticks(list(places.values()), [f"{number}." for number in places])
+    axes.set_yticks(list(places.values()), [shown[number].title for number in places])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _draw_ours(axes: Axes, ours: Configuration) -> None:
+    assert ours.published is not None
+    place = RUNS.index(ours.published)
+    verdict, bounds = judge(ours, ours.published), ours.test_interval("acc")
+    mean, colour = ours.scores("acc").mean, _COLOURS[verdict]
+    axes.plot([bounds.low, bounds.high], [place, place], color=colour, linewidth=1.6)
+    axes.plot([mean], [place], "o", color=colour, markersize=5, label=f"ours: {verdict}")
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

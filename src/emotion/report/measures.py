@@ -1,0 +1,155 @@
+"""Tables beyond the published report's: figures with intervals, calibration, paired tests, cost."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emotion.analysis.calibration import Calibration, calibration, fit_temperature, with_temperature
+from emotion.analysis.document import Cell, Row, Table
+from emotion.analysis.predictions import Predictions
+from emotion.analysis.statistics import PairedTest, paired_test, summarize
+from emotion.analysis.summary import format_number
+from emotion.report.configurations import Configuration, interval
+from emotion.report.runs import Run, Unused
+from emotion.report.tables import interval_text, name_cell, value_cell
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two configurations compared on the same images, with a p-value corrected for the number of pairs."""
+
+    first: Configuration
+    second: Configuration
+    test: PairedTest
+    corrected: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether chance explains the difference badly."""
+        return self.corrected < SIGNIFICANT
+
+
+def figures_table(configurations: Sequence[Configuration]) -> Table:
+    """Builds a table of accuracy on parts of the test images, macro F1 and balanced accuracy, with intervals."""
+    header = ("Run", "All test images", "PublicTest", "PrivateTest", "Without a copy", "Macro F1", "Balanced accuracy")
+    return Table(header, "lrrrrrr", [_figures_row(one) for one in configurations])
+
+
+def calibration_table(configurations: Sequence[Configuration]) -> Table:
+    """Builds a table of NLL, ECE and Brier score before and after the temperature that validation images chose."""
+    header = [
+        "Run",
+        "Temperature",
+        *(f"{name}, {when}" for name in ("NLL", "ECE", "Brier") for when in ("before", "after")),
+    ]
+    return Table(header, "lrrrrrrr", [_calibration_row(one) for one in configurations])
+
+
+def compare_pairs(configurations: Sequence[Configuration]) -> list[Pair]:
+    """Tests every two configurations that share their test images, by their first seeds.
+
+    The p-values are corrected by Benjamini and Yekutieli, which holds however the tests depend on each other.
+    """
+    from scipy.stats import false_discovery_control
+
+    pairs = [pair for pair in itertools.combinations(configurations, 2) if _same_images(*pair)]
+    tests = [paired_test(first.first.test, second.first.test) for first, second in pairs]
+    if not tests:
+        return []
+    corrected = false_discovery_control([test.p_value for test in tests], method="by")
+    return [Pair(*pair, test, float(p)) for pair, test, p in zip(pairs, tests, corrected, strict=True)]
+
+
+def pairs_table(pairs: Sequence[Pair]) -> Table:
+    """Builds a table with a row for each pair."""
+    header = ("First", "Second", "Difference", "95 % interval", "Right alone", "p", "p, corrected", "Better")
+    return Table(header, "llrrrrrl", [_pair_row(pair) for pair in pairs])
+
+
+def cost_table(configurations: Sequence[Configuration]) -> Table:
+    """Builds a table with a row for each run: time, epochs, images per second and hardware."""
+    header = ("Run", "Seed", "Epochs", "Best epoch", "Minutes", "Images per second", "Hardware")
+    return Table(header, "lrrrrrl", [_cost_row(one, run) for one in configurations for run in one.runs])
+
+
+def unused_table(unused: Sequence[Unused]) -> Table:
+    """Builds a table of the runs that are not on the page, and why."""
+    return Table(("Run", "Why it is left out"), "ll", [(str(run.path), run.reason) for run in unused])
+
+
+def _figures_row(ours: Configuration) -> Row:
+    tests = [run.test for run in ours.runs]
+    parts = [[_part(test, part) for test in tests] for part in ("all", "public", "private", "without a copy")]
+    macro, balanced = (
+        value_cell(ours.scores(figure), ours.test_interval(figure)) for figure in ("f1_macro", "balanced_acc")
+    )
+    return (name_cell(ours, ours.note), *(_accuracy_cell(ours, part) for part in parts), macro, balanced)
+
+
+def _part(test: Predictions, part: str) -> Predictions:
+    if part == "all":
+        return test
+    return test.subset(~test.copied if part == "without a copy" else test.parts == part)
+
+
+def _accuracy_cell(ours: Configuration, tests: Sequence[Predictions]) -> Cell:
+    if not all(map(len, tests)):
+        return Cell("no images", tone="quiet")
+    accuracy = summarize([run.scores(test)["acc"] for run, test in zip(ours.runs, tests, strict=True)])
+    return value_cell(accuracy, interval(tests, "acc"))
+
+
+def _calibration_row(ours: Configuration) -> Row:
+    temperatures = [fit_temperature(run.val) for run in ours.runs]
+    before = [calibration(run.test.probabilities, run.test.labels) for run in ours.runs]
+    scaled = [with_temperature(run.test, t) for run, t in zip(ours.runs, temperatures, strict=True)]
+    after = [calibration(test.probabilities, test.labels) for test in scaled]
+    values = [_over_seeds(stage, name) for name in ("nll", "ece", "brier") for stage in (before, after)]
+    return (name_cell(ours, ours.mark), str(summarize(temperatures)), *values)
+
+
+def _over_seeds(values: Sequence[Calibration], name: str) -> str:
+    return str(summarize([getattr(value, name) for value in values]))
+
+
+def _same_images(first: Configuration, second: Configuration) -> bool:
+    return np.array_equal(first.first.test.ids, second.first.test.ids)
+
+
+def _pair_row(pair: Pair) -> Row:
+    test = pair.test
+    better = "first" if test.difference > 0 else "second"
+    return (
+        name_cell(pair.first),
+        name_cell(pair.second),
+        f"{test.difference:+.4f}",
+        interval_text(test.interval),
+        f"{test.only_first} : {test.only_second}",
+        _p_text(test.p_value),
+        _p_text(pair.corrected),
+        Cell(better, tone="good") if pair.significant else Cell("none shown", tone="quiet"),
+    )
+
+
+def _p_text(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def _cost_row(ours: Configuration, run: Run) -> Row:
+    record: dict[str, Any] = dict(run.record)
+    return (
+        name_cell(ours, ours.mark),
+        str(run.seed),
+        format_number(record.get("epochs"), "d"),
+        format_number(record.get("best_epoch"), "d"),
+        format_number(record["train_seconds"] / 60 if "train_seconds" in record else None, ".1f"),
+        format_number(record.get("images_per_second"), ",.0f"),
+        str(record.get("hardware", "")),
+    )

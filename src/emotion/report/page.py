@@ -1,0 +1,138 @@
+"""Puts the page together and writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+
+from emotion.analysis.document import Block, Details, Document, Heading, Paragraph, Picture, to_html, to_markdown
+from emotion.analysis.figures import save
+from emotion.report import measures
+from emotion.report.configurations import Configuration, group
+from emotion.report.figures import pairs_figure, published_figure
+from emotion.report.pictures import configuration_blocks
+from emotion.report.runs import Unused, find_runs
+from emotion.report.tables import detailed_scores, other_table, published_tables
+from emotion.report.verdict import overall
+from emotion.training.folder import write_text
+
+TITLE = "FER2013: the published report and our runs"
+COMPARED_AT_MOST = 30
+
+_READING = (
+    "Every figure of ours is counted from the predictions that a run left. It is the mean over seeds ± their sample "
+    "standard deviation; with one seed there is no deviation. Runs that differ in more than the seed stand on lines of "
+    "their own, which name what they change in the report's recipe.",
+    "A 95 % interval is what drawing other images of the same kind would do to the figure (percentile bootstrap over "
+    "the test images, 2,000 draws). It says nothing about other seeds; the standard deviation does. With several seeds "
+    "the bounds are the means of theirs.",
+    "The verdict compares that interval with the published test accuracy, which stands for a range since it was "
+    "rounded to two decimals: they agree where interval and range meet. Drawn faces, other splits and random weights "
+    "in place of ImageNet's get no verdict.",
+    "Train accuracy is the one logged while training in the best epoch, with augmentation and dropout, as Keras logs "
+    "it. Validation images chose that epoch, and the temperature; test images chose nothing.",
+)
+_COPIES = (
+    "FER2013 holds the same picture more than once. The column without a copy leaves out the test images that are "
+    "pixel for pixel in the training part too. PublicTest and PrivateTest are the two halves of the test images."
+)
+_CALIBRATION = (
+    "NLL is the mean negative log likelihood, ECE the mean gap between confidence and accuracy over 15 bins of "
+    "confidence, Brier the mean squared error of the probabilities; less is better. After: logits divided by one "
+    "temperature, the one with the least NLL on the validation images."
+)
+_PAIRS = (
+    "Both runs answer the same images, so only those count on which one of them alone is right (McNemar's exact test). "
+    "The corrected p is Benjamini and Yekutieli's for all pairs; the better run is named where it is below 0.05. First "
+    "seed of each configuration. In the picture: accuracy of the row minus that of the column, in points; blue where "
+    "the row is better, red where it is worse."
+)
+
+
+def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
+    """Writes `report.md`, its pictures and `report.html`.
+
+    Args:
+        paths: folders in or below which runs lie.
+        folder: where to.
+
+    Returns:
+        The HTML page, and the overall verdict.
+
+    Raises:
+        UserError: a path without runs.
+    """
+    runs, unused = find_runs(paths)
+    configurations, repeated = group(runs)
+    verdict = overall(configurations)
+    blocks = [Paragraph(verdict, lead=True), *_blocks(configurations, [*unused, *repeated], folder)]
+    document = Document(TITLE, blocks, contents=True)
+    write_text(folder / "report.md", to_markdown(document, folder))
+    write_text(folder / "report.html", to_html(document))
+    return folder / "report.html", verdict
+
+
+def _blocks(configurations: Sequence[Configuration], unused: Sequence[Unused], folder: Path) -> list[Block]:
+    """Builds all sections; those without content are left out."""
+    others = [one for one in configurations if not one.published]
+    blocks = [*_overview(configurations, folder), *published_tables(configurations)]
+    blocks += [Heading("Precision, recall and F1 of each class"), *detailed_scores(configurations)]
+    if others:
+        blocks += [Heading("Other runs"), other_table(others)]
+    if configurations:
+        blocks += _measures(configurations, folder)
+        blocks += [Heading("Each configuration"), *_each(configurations, folder)]
+    if unused:
+        blocks += [Heading("Runs that are left out"), measures.unused_table(unused)]
+    return [*blocks, Heading("How to read this page"), *map(Paragraph, _READING)]
+
+
+def _overview(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
+    comparable = [one for one in configurations if one.published and not one.obstacle]
+    if not comparable:
+        return [Paragraph("No run can be compared with the report yet, so there is no picture of both.")]
+    return [_picture("Test accuracy, published and ours", published_figure(comparable), folder / "published.png")]
+
+
+def _measures(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
+    return [
+        Heading("Test images and their parts"),
+        Paragraph(_COPIES),
+        measures.figures_table(configurations),
+        *_pairs(configurations, folder),
+        Heading("Calibration"),
+        Paragraph(_CALIBRATION),
+        measures.calibration_table(configurations),
+        Heading("Time and hardware"),
+        measures.cost_table(configurations),
+    ]
+
+
+def _pairs(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
+    pairs = measures.compare_pairs(configurations[:COMPARED_AT_MOST])
+    if not pairs:
+        return []
+    figure = _picture("Difference of every two runs, in points", pairs_figure(pairs), folder / "pairs.png")
+    better = sum(pair.significant for pair in pairs)
+    blocks: list[Block] = [Heading("Any two runs against each other"), Paragraph(_PAIRS), figure]
+    if len(configurations) > COMPARED_AT_MOST:
+        blocks.append(Paragraph(f"Only the first {COMPARED_AT_MOST} of {len(configurations)} are compared."))
+    blocks.append(
+        Details(f"Pair by pair: {len(pairs)}, {better} of them with a better run", [measures.pairs_table(pairs)])
+    )
+    return blocks
+
+
+def _each(configurations: Sequence[Configuration], folder: Path) -> Iterable[Block]:
+    console = Console(stderr=True)
+    for one in track(configurations, "drawing pictures", console=console, disable=not console.is_terminal):
+        yield Details(one.title, configuration_blocks(one, folder / "pictures"))
+
+
+def _picture(caption: str, figure: Figure, file: Path) -> Picture:
+    save(figure, file)
+    return Picture(caption, file)

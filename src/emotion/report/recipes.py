@@ -1,0 +1,92 @@
+"""The recipe behind a run: which run of the report it repeats, and which settings it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from emotion.config import choice_names, conf_dir, register_resolvers, settings
+from emotion.report.published import RUNS, PublishedRun
+
+LAID_OUT = ("fer2013", "fer2013_csv", "synthetic")
+"""Data whose runs stand in the report's tables; only those on FER2013's folders are compared with its figures."""
+_HOW_IT_RAN = {
+    "experiment",
+    "name",
+    "seed",
+    "data_dir",
+    "resume",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+}
+GIVEN = ("model", "data", "balance", "unfreeze")
+"""Settings that choose the recipe, and so are never a difference from it."""
+
+
+def published_run(values: Mapping[str, Any]) -> PublishedRun | None:
+    """Finds the run of the report that a run with these settings repeats, whatever else it changes."""
+    if values["data"] not in LAID_OUT:
+        return None
+    chosen = (values["model"], values.get("unfreeze"), values["balance"])
+    return next((run for run in RUNS if (run.model, run.unfreeze, run.balance) == chosen), None)
+
+
+def differences(values: Mapping[str, Any], published: PublishedRun | None) -> dict[str, str]:
+    """Returns the settings that are not those of the recipe, as they would be typed, in the order of the recipe.
+
+    The recipe is that of the published run, or else that of the model. Where a run lies, how it ran and its seed are no
+    difference, and neither is a setting that an older run does not know yet.
+    """
+    config = _compose(published.experiment if published else None, values["model"])
+    config.update({key: values.get(key) for key in GIVEN})
+    recipe = dict(_flat(settings(config)))
+    own = dict(_flat(values)) | {"weights": weights_name(values)}
+    legal = [*recipe, *(key for key in own if key not in recipe)]
+    changed = [key for key in legal if own.get(key, recipe.get(key)) != recipe.get(key)]
+    return {key: _typed(own[key]) for key in changed if key not in _HOW_IT_RAN}
+
+
+def weights_name(values: Mapping[str, Any]) -> str:
+    """Returns `imagenet`, `none` or the name of the file that the backbone's weights came from."""
+    path = Path(str(values["weights"])).expanduser()
+    files = list(path.glob(f"{values.get('backbone')}*.safetensors")) if path.is_dir() else []
+    return files[0].name if len(files) == 1 else path.name
+
+
+def _compose(experiment: str | None, model: str) -> DictConfig:
+    words = [f"experiment={experiment}"] if experiment else []
+    words += [f"model={model}"] if model in choice_names("model") else []
+    return _compose_words(tuple(words)).copy()
+
+
+@lru_cache
+def _compose_words(words: tuple[str, ...]) -> DictConfig:
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", list(words))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _typed(value: object) -> str:
+    """Writes a value as on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

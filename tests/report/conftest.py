@@ -1,0 +1,95 @@
+"""Run folders made up from known predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from emotion.analysis.predictions import Predictions, save_predictions
+from emotion.config import conf_dir, register_resolvers, settings
+from emotion.data.classes import CLASSES
+from emotion.report.runs import Run, find_runs
+
+RECORD = {
+    "epochs": 3,
+    "best_epoch": 2,
+    "train_seconds": 90.0,
+    "images_per_second": 1234.5,
+    "hardware": "a machine",
+    "command": "python train.py model=cnn",
+}
+TRAIN_ACCURACIES = (0.4, 0.5, 0.6)
+
+MakeRun = Callable[..., Run]
+
+
+def make_config(*words: str) -> DictConfig:
+    """Composes the configuration that a command line stands for."""
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", list(words))
+
+
+def make_settings(*words: str) -> dict[str, Any]:
+    """Composes the settings that a command line stands for."""
+    return settings(make_config(*words))
+
+
+def make_predictions(images: int, accuracy: float, seed: int = 0, part: str = "test") -> Predictions:
+    """Makes up predictions of which `round(accuracy * images)` are right, in halves of PublicTest and PrivateTest."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(images) % len(CLASSES)
+    right = generator.permutation(images) < round(accuracy * images)
+    predicted = np.where(right, labels, (labels + generator.integers(1, len(CLASSES), images)) % len(CLASSES))
+    probabilities = generator.dirichlet(np.ones(len(CLASSES)), images) / 2
+    probabilities[np.arange(images), predicted] += 0.5
+    parts = np.where(np.arange(images) < images // 2, "public", "private") if part == "test" else np.full(images, part)
+    ids = np.array([f"{part}/{number}.jpg" for number in range(images)])
+    return Predictions(ids, labels, probabilities.astype(np.float32), parts, generator.random(images) < 0.1)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Writes a finished run of a command line to `<tmp_path>/<name>` and reads it."""
+
+    def make(
+        *words: str,
+        name: str = "run",
+        images: int = 7178,
+        accuracy: float = 0.6,
+        picked: int = 0,
+        changes: dict[str, Any] | None = None,
+        curves: bool = True,
+    ) -> Run:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        values = make_settings(*words) | (changes or {})
+        (folder / "config.yaml").write_text(yaml.safe_dump(values))
+        stages = {
+            "val": make_predictions(350, accuracy, seed=picked + 100, part="train"),
+            "test": make_predictions(images, accuracy, seed=picked),
+        }
+        save_predictions(folder / "predictions.npz", stages, CLASSES)
+        (folder / "metrics.json").write_text(json.dumps({"run": RECORD}))
+        if curves:
+            _write_curves(folder / "csv" / "version_0" / "metrics.csv")
+        return find_runs([folder])[0][0]
+
+    return make
+
+
+def _write_curves(file: Path) -> None:
+    file.parent.mkdir(parents=True)
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["epoch", "step", "train/acc"])
+        writer.writerows([epoch, 10 * epoch, value] for epoch, value in enumerate(TRAIN_ACCURACIES))

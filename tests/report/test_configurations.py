@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from emotion.analysis.statistics import bootstrap_interval
+from emotion.report.configurations import Configuration, group, interval
+
+from .conftest import MakeRun
+
+
+def test_seeds_of_the_same_settings_are_one_configuration(make_run: MakeRun) -> None:
+    runs = [
+        make_run(f"seed={seed}", f"name=n{seed}", name=str(seed), images=700, accuracy=accuracy, picked=seed)
+        for seed, accuracy in ((2, 0.5), (0, 0.6), (1, 0.7))
+    ]
+    (configuration,), repeated = group(runs)
+    assert not repeated
+    assert [run.seed for run in configuration.runs] == [0, 1, 2]
+    assert configuration.seeds == "seeds 0, 1, 2"
+    accuracy = configuration.scores("acc")
+    assert accuracy.mean == pytest.approx(0.6)
+    assert accuracy.deviation == pytest.approx(np.std([0.5, 0.6, 0.7], ddof=1))
+    assert configuration.val_accuracy.mean == pytest.approx(0.6)
+    assert str(configuration.train_accuracy) == "0.5000 ± 0.0000"
+
+
+def test_train_accuracy_needs_the_curves_of_every_seed(make_run: MakeRun) -> None:
+    runs = [make_run(f"seed={seed}", name=str(seed), images=70, curves=bool(seed)) for seed in (0, 1)]
+    assert group(runs)[0][0].train_accuracy is None
+
+
+def test_interval_is_the_mean_of_the_seeds_and_no_narrower(make_run: MakeRun) -> None:
+    tests = [make_run(name=str(seed), images=700, accuracy=0.5 + seed / 10, picked=seed).test for seed in (0, 1)]
+    single = [bootstrap_interval(test.matrix(), "f1_macro") for test in tests]
+    both = interval(tests, "f1_macro")
+    assert both.low == pytest.approx((single[0].low + single[1].low) / 2)
+    assert both.high == pytest.approx((single[0].high + single[1].high) / 2)
+
+
+def test_another_setting_makes_another_configuration(make_run: MakeRun) -> None:
+    words = [(), ("patience=30",), ("balance=none",), ("data=synthetic",), ("model=cnn_111",)]
+    runs = [make_run(*word, name=str(number), images=70) for number, word in enumerate(words)]
+    configurations, _ = group(runs)
+    assert [configuration.number for configuration in configurations] == [1, 2, 3, 4, 5]
+    assert [(configuration.title, configuration.note) for configuration in configurations] == [
+        ("1. CNN 1-1-1, class weights", ""),
+        ("2. CNN 2-2-1-1, class weights", ""),
+        ("3. CNN 2-2-1-1, class weights", "patience=30"),
+        ("4. CNN 2-2-1-1, class weights", "drawn faces"),
+        ("5. CNN 2-2-1-1, no balancing", ""),
+    ]
+
+
+def test_same_seed_counts_once_and_the_run_with_a_checkpoint_stays(make_run: MakeRun) -> None:
+    first, second = (make_run(name=name, images=70) for name in ("a", "b"))
+    second.folder.best.parent.mkdir()
+    second.folder.best.touch()
+    (configuration,), (repeated,) = group([first, second])
+    assert configuration.runs == (second,)
+    assert repeated.path == first.folder.path
+    assert str(second.folder.path) in repeated.reason
+
+
+@pytest.mark.parametrize(
+    ("words", "images", "obstacle", "mark"),
+    [
+        ([], 7178, "", ""),
+        (["patience=30"], 7178, "", ""),
+        (["data=synthetic"], 7178, "drawn faces", "drawn faces"),
+        (["data=fer2013_csv"], 7178, "data=fer2013_csv", "data=fer2013_csv"),
+        (["split=official"], 7178, "split=official", ""),
+        ([], 7177, "7177 test images", ""),
+        (["model=vgg16_fe"], 7178, "", "ImageNet weights"),
+        (["model=vgg16_fe", "weights=none"], 7178, "random weights", "random weights"),
+        (["model=resnet50_fe", "weights=x/resnet50_augnet.pt"], 7178, "", "weights resnet50_augnet.pt"),
+        (["model=vgg16_fe", "data=synthetic"], 7178, "drawn faces", "drawn faces; random weights"),
+    ],
+)
+def test_what_cannot_be_compared_says_why(
+    make_run: MakeRun, words: list[str], images: int, obstacle: str, mark: str
+) -> None:
+    configuration = only(make_run, *words, images=images)
+    assert (configuration.obstacle, configuration.mark) == (obstacle, mark)
+
+
+def test_runs_that_the_report_has_not_are_named_by_their_settings(make_run: MakeRun) -> None:
+    configuration = only(make_run, "model=resnet50_ft", "unfreeze=all", "balance=weighted_sampler", images=70)
+    assert configuration.published is None
+    assert configuration.title == "1. resnet50, unfreeze=all, weighted sampler"
+
+
+def only(make_run: MakeRun, *words: str, **options: int) -> Configuration:
+    return group([make_run(*words, **options)])[0][0]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, false_discovery_control
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
+
+from emotion.analysis.document import Cell, Row
+from emotion.report.configurations import group
+from emotion.report.measures import (
+    calibration_table,
+    compare_pairs,
+    cost_table,
+    figures_table,
+    pairs_table,
+)
+
+from .conftest import MakeRun
+
+
+def texts(row: Row) -> list[str]:
+    return [cell.text if isinstance(cell, Cell) else cell for cell in row]
+
+
+def test_figures_of_the_parts_of_the_test_images(make_run: MakeRun) -> None:
+    run = make_run(images=700)
+    table = figures_table(group([run])[0])
+    test = run.test
+    right = test.predicted == test.labels
+    parts = [right, right[test.parts == "public"], right[test.parts == "private"], right[~test.copied]]
+    expected = [part.mean() for part in parts]
+    expected += [f1_score(test.labels, test.predicted, average="macro")]
+    expected += [balanced_accuracy_score(test.labels, test.predicted)]
+    assert texts(table.rows[0])[1:] == [f"{value:.4f}" for value in expected]
+    for cell, value in zip(table.rows[0][1:], expected, strict=True):
+        assert isinstance(cell, Cell)
+        low, high = map(float, cell.note.split(" to "))
+        assert low < value < high
+
+
+def test_part_without_images_says_so(make_run: MakeRun) -> None:
+    run = make_run(images=70)
+    run.test.parts[:] = "test"
+    row = figures_table(group([run])[0]).rows[0]
+    assert texts(row)[2:4] == ["no images", "no images"]
+
+
+def test_calibration_is_that_of_the_test_images(make_run: MakeRun) -> None:
+    run = make_run(images=700)
+    name, temperature, before, after, *_ = texts(calibration_table(group([run])[0]).rows[0])
+    assert name == "1. CNN 2-2-1-1, class weights"
+    assert float(before) == pytest.approx(log_loss(run.test.labels, run.test.probabilities), abs=2e-3)
+    scaled = run.test.probabilities.astype(float) ** (1 / float(temperature))
+    assert float(after) == pytest.approx(log_loss(run.test.labels, scaled / scaled.sum(1, keepdims=True)), abs=2e-3)
+
+
+def test_every_two_runs_are_tested_and_corrected(make_run: MakeRun) -> None:
+    runs = [
+        make_run(word, name=word, images=700, accuracy=accuracy, picked=picked)
+        for picked, (word, accuracy) in enumerate(
+            (("model=cnn_111", 0.5), ("model=cnn_1111", 0.52), ("model=cnn", 0.7))
+        )
+    ]
+    drawn = make_run("data=synthetic", name="drawn", images=699)
+    pairs = compare_pairs(group([*runs, drawn])[0])
+    assert [(pair.first.number, pair.second.number) for pair in pairs] == [(1, 2), (1, 3), (2, 3)]
+    right = {number: run.test.predicted == run.test.labels for number, run in enumerate(runs, 1)}
+    expected = []
+    for pair in pairs:
+        first, second = right[pair.first.number], right[pair.second.number]
+        alone = int((first & ~second).sum()), int((second & ~first).sum())
+        expected.append(binomtest(alone[0], sum(alone)).pvalue)
+        assert pair.test.difference == pytest.approx(first.mean() - second.mean())
+    assert [pair.test.p_value for pair in pairs] == pytest.approx(expected)
+    assert [pair.corrected for pair in pairs] == pytest.approx(false_discovery_control(expected, method="by"))
+    rows = [texts(row) for row in pairs_table(pairs).rows]
+    assert [row[-1] for row in rows] == ["none shown", "second", "second"]
+    assert rows[1][2] == "-0.2000"
+
+
+def test_runs_of_different_images_are_not_compared(make_run: MakeRun) -> None:
+    runs = [make_run("model=cnn_111", name="a", images=70), make_run(name="b", images=77)]
+    assert compare_pairs(group(runs)[0]) == []
+    assert compare_pairs([]) == []
+
+
+def test_cost_is_that_of_each_run(make_run: MakeRun) -> None:
+    runs = [make_run(f"seed={seed}", name=str(seed), images=70) for seed in (0, 1)]
+    del runs[1].record["images_per_second"], runs[1].record["train_seconds"]
+    rows = [texts(row)[1:] for row in cost_table(group(runs)[0]).rows]
+    assert rows == [["0", "3", "2", "1.5", "1,234", "a machine"], ["1", "3", "2", "—", "—", "a machine"]]
+
+
+@pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")  # in half precision
+def test_deviation_of_the_calibration_is_over_seeds(make_run: MakeRun) -> None:
+    runs = [make_run(f"seed={seed}", name=str(seed), images=700, picked=seed) for seed in (0, 1)]
+    losses = [log_loss(run.test.labels, run.test.probabilities) for run in runs]
+    mean, deviation = map(float, texts(calibration_table(group(runs)[0]).rows[0])[2].split(" ± "))
+    assert mean == pytest.approx(np.mean(losses), abs=2e-3)
+    assert deviation == pytest.approx(np.std(losses, ddof=1), abs=1e-3)

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from typer.testing import CliRunner
+
+from emotion.analysis.document import Details, Document, Heading, Paragraph, Table, to_html
+from emotion.cli import app
+from emotion.report import page
+from emotion.report.page import write_report
+from emotion.training.run import run
+
+from .conftest import MakeRun, make_config
+
+SECTIONS = [
+    "Table 1: CNNs from scratch, class weights",
+    "Table 2: feature extraction, class weights",
+    "Table 3: fine-tuning VGG16, class weights",
+    "Section 4.1: the chosen CNN, balanced copies",
+    "Table 4: feature extraction, balanced copies",
+    "Table 5: fine-tuning VGG16, balanced copies",
+    "Precision, recall and F1 of each class",
+    "Other runs",
+    "Test images and their parts",
+    "Any two runs against each other",
+    "Calibration",
+    "Time and hardware",
+    "Each configuration",
+    "Runs that are left out",
+    "How to read this page",
+]
+
+
+@pytest.fixture
+def runs(make_run: MakeRun, tmp_path: Path) -> Path:
+    """Runs of every kind; their data is not at hand."""
+    gone = "data_dir=gone"
+    make_run(gone, name="runs/report/cnn")
+    make_run(gone, "seed=1", name="runs/report/cnn again", accuracy=0.62, picked=1)
+    make_run(gone, "balance=none", name="runs/other")
+    failed = make_run(gone, "patience=30", name="runs/failed", images=70).folder
+    failed.metrics.unlink()
+    failed.write_failure("out of <b>memory</b>")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def documents(monkeypatch: pytest.MonkeyPatch) -> list[Document]:
+    """The documents that were written as HTML."""
+    written: list[Document] = []
+
+    def write(document: Document) -> str:
+        written.append(document)
+        return to_html(document)
+
+    monkeypatch.setattr(page, "to_html", write)
+    return written
+
+
+def test_page_has_every_section(runs: Path, tmp_path: Path, documents: list[Document]) -> None:
+    path, verdict = write_report([runs], tmp_path / "out")
+    assert path == tmp_path / "out" / "report.html"
+    (document,) = documents
+    assert document.blocks[0] == Paragraph(verdict, lead=True)
+    assert [block.text for block in document.blocks if isinstance(block, Heading) and block.level == 2] == SECTIONS
+    assert [block.summary for block in document.blocks if isinstance(block, Details)] == [
+        "Pair by pair: 1, 0 of them with a better run",
+        "1. CNN 2-2-1-1, class weights",
+        "2. CNN 2-2-1-1, no balancing",
+    ]
+
+
+def test_sections_without_content_are_left_out(make_run: MakeRun, tmp_path: Path, documents: list[Document]) -> None:
+    make_run("data=synthetic", "data_dir=gone", images=70)
+    write_report([tmp_path / "run"], tmp_path / "out")
+    found = [block.text for block in documents[0].blocks if isinstance(block, Heading) and block.level == 2]
+    assert found == [
+        name
+        for name in SECTIONS
+        if name not in ("Other runs", "Any two runs against each other", "Runs that are left out")
+    ]
+    assert not (tmp_path / "out" / "published.png").exists()
+
+
+def test_failed_runs_are_listed_with_their_error(runs: Path, tmp_path: Path, documents: list[Document]) -> None:
+    path, _ = write_report([runs], tmp_path / "out")
+    table = documents[0].blocks[documents[0].blocks.index(Heading("Runs that are left out")) + 1]
+    assert isinstance(table, Table)
+    assert table.rows == [(str(runs / "failed"), "failed: out of <b>memory</b>")]
+    assert "out of &lt;b&gt;memory&lt;/b&gt;" in path.read_text()
+
+
+def test_only_unfinished_runs_make_a_page_too(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(images=70).folder.metrics.unlink()
+    path, verdict = write_report([tmp_path / "run"], tmp_path / "out")
+    assert verdict == "Of 21 published test accuracies: 21 not run."
+    assert "not finished" in path.read_text()
+
+
+def test_markdown_names_pictures_that_lie_beside_it(runs: Path, tmp_path: Path) -> None:
+    path, _ = write_report([runs], tmp_path / "out")
+    text = path.with_suffix(".md").read_text()
+    pictures = [tmp_path / "out" / unquote(file) for file in re.findall(r"!\[.*\]\((.*)\)", text)]
+    assert len(pictures) == 2 + 2 * 2
+    embedded = re.findall(r'src="data:image/png;base64,(.*?)"', path.read_text())
+    assert [base64.b64encode(picture.read_bytes()).decode() for picture in pictures] == embedded
+
+
+def test_page_is_the_same_whenever_it_is_written(runs: Path, tmp_path: Path) -> None:
+    first, second = (write_report([runs], tmp_path / name)[0].read_bytes() for name in ("a", "b"))
+    assert first == second
+
+
+def test_too_many_configurations_are_not_all_compared(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "COMPARED_AT_MOST", 1)
+    assert "Any two runs" not in write_report([runs], tmp_path / "out")[0].read_text()
+
+
+def test_command_prints_the_verdict_and_where_the_page_lies(runs: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["report", str(runs), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    verdict, place = result.stdout.splitlines()
+    assert verdict.startswith("Of 21 published test accuracies: 1 where ours is lower, 20 not run.")
+    assert place == f"report: {tmp_path / 'out' / 'report.html'}"
+
+
+def test_path_without_runs_is_one_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert (
+        result.stderr == f"error: {tmp_path}: no run lies there (a folder with the config.yaml that training writes)\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_report_of_real_runs_on_drawn_faces(tmp_path: Path) -> None:
+    words = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "trainer.max_epochs=1"]
+    for seed in (0, 1):
+        run(make_config(*words, f"seed={seed}", "trainer.accelerator=cpu"), tmp_path / "runs" / str(seed), words)
+    path, verdict = write_report([tmp_path / "runs"], tmp_path / "out")
+    assert verdict.startswith(
+        "Of 21 published test accuracies: 1 run under conditions that allow no comparison, 20 not"
+    )
+    text = path.with_suffix(".md").read_text()
+    metrics = [json.loads((tmp_path / "runs" / seed / "metrics.json").read_text())["test"]["acc"] for seed in "01"]
+    assert f"{sum(metrics) / 2:.4f} ± " in text
+    for caption in (
+        "Learning curves",
+        "Confusion matrix",
+        "Reliability",
+        "most confident mistakes",
+        "Grad-CAM: mistakes",
+    ):
+        assert caption in text
+    assert "not at hand" not in text

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emotion.analysis.document import Block, Paragraph, Picture, Table
+from emotion.analysis.figures import confusion_matrix_figure
+from emotion.data.classes import CLASSES
+from emotion.data.datamodule import EmotionDataModule
+from emotion.models.registry import build_network
+from emotion.report import pictures
+from emotion.report.configurations import group
+from emotion.report.pictures import Album, configuration_blocks, mistakes
+from emotion.report.runs import Run
+
+from .conftest import MakeRun, make_predictions
+
+NEUTRAL, SAD = CLASSES.index("neutral"), CLASSES.index("sad")
+DRAWN = ["data=synthetic", "synthetic_images=210", "model=cnn_111"]
+
+
+def show(run: Run, folder: Path) -> list[Block]:
+    return configuration_blocks(group([run])[0][0], folder)
+
+
+def captions(blocks: list[Block]) -> list[str]:
+    return [block.caption for block in blocks if isinstance(block, Picture)]
+
+
+def said(blocks: list[Block]) -> list[str]:
+    return [block.text for block in blocks if isinstance(block, Paragraph)]
+
+
+@pytest.fixture
+def drawn_run(make_run: MakeRun) -> Run:
+    """A run on the drawn faces, whose predictions bear the names of these."""
+    run = make_run(*DRAWN, images=42)
+    data = EmotionDataModule(data="synthetic", synthetic_images=210)
+    return replace(run, test=replace(run.test, ids=data.packed.names[data.rows.test]))
+
+
+@pytest.mark.parametrize("count", [1, 8, 24, 10_000])
+def test_mistakes_put_neutral_against_sad_in_front(count: int) -> None:
+    test = make_predictions(700, 0.4, seed=3)
+    shown = mistakes(test, count)
+    confidence, predicted = test.stored.max(1), test.predicted
+    wrong = [row for row in range(700) if predicted[row] != test.labels[row]]
+    wrong.sort(key=lambda row: -confidence[row])
+    pairs = [row for row in wrong if {predicted[row], test.labels[row]} == {NEUTRAL, SAD}]
+    front = pairs[: count // 2]
+    assert shown.tolist() == (front + [row for row in wrong if row not in front])[:count]
+    assert len(shown) == min(count, 420)
+
+
+def test_network_without_mistakes_shows_none() -> None:
+    assert mistakes(make_predictions(70, 1.0), 8).tolist() == []
+
+
+def test_what_is_missing_is_said_in_a_sentence_each(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(f"data_dir={tmp_path / 'gone'}", images=70)
+    blocks = show(run, tmp_path / "out")
+    assert captions(blocks) == [
+        "Confusion matrix, test images",
+        "Reliability before and after the temperature, test images",
+    ]
+    curves, data = said(blocks)
+    assert curves == "The learning curves were not kept with this run (curves.png is missing)."
+    assert data.startswith("No images are shown, since the data is not at hand: ")
+    assert str(tmp_path / "gone") in data
+
+
+def test_images_of_other_data_are_not_shown(make_run: MakeRun, tmp_path: Path) -> None:
+    blocks = show(make_run(*DRAWN, images=42), tmp_path / "out")
+    assert "test/" in said(blocks)[-1]
+    assert said(blocks)[-1].endswith("is not among its 210 images")
+
+
+def test_run_without_its_checkpoint_has_no_heatmaps(drawn_run: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(drawn_run.folder.path / "curves.png")
+    blocks = show(drawn_run, tmp_path / "out")
+    assert captions(blocks)[0] == "Learning curves"
+    assert captions(blocks)[-1] == "The most confident mistakes, neutral against sad first"
+    (missing,) = said(blocks)
+    assert missing.startswith("No heatmaps are shown: the checkpoint was not kept with this run")
+
+
+def test_heatmaps_explain_classes_and_mistakes(drawn_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = build_network(
+        family="cnn", backbone=None, blocks=[1, 1, 1], unfreeze=None, image_size=48, normalize="unit"
+    )
+    checkpoint = SimpleNamespace(task=SimpleNamespace(network=network))
+    asked: list[list[int]] = []
+
+    def explain(network: torch.nn.Module, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        asked.append(classes.tolist())
+        return heatmaps(network, images, classes)
+
+    heatmaps = pictures.heatmaps
+    monkeypatch.setattr(pictures, "heatmaps", explain)
+    monkeypatch.setattr(pictures, "load_checkpoint", lambda path: checkpoint)
+    drawn_run.folder.best.parent.mkdir()
+    drawn_run.folder.best.touch()
+    blocks = show(drawn_run, tmp_path / "out")
+    assert captions(blocks)[-2:] == [
+        "Grad-CAM: the surest right answer of each class",
+        "Grad-CAM: mistakes, for the predicted class",
+    ]
+    assert asked[0] == sorted(set(drawn_run.test.labels[drawn_run.test.predicted == drawn_run.test.labels]))
+    assert asked[1] == drawn_run.test.predicted[mistakes(drawn_run.test, 8)].tolist()
+
+
+def test_facts_name_what_was_run(drawn_run: Run, tmp_path: Path) -> None:
+    table = show(drawn_run, tmp_path / "out")[0]
+    assert isinstance(table, Table)
+    facts = dict(table.rows)
+    assert facts["Differs from the recipe"] == "drawn faces; synthetic_images=210"
+    assert facts["Folders"] == str(drawn_run.folder.path)
+    assert facts["Command"] == "python train.py model=cnn"
+
+
+def test_pictures_take_little_space_and_look_the_same(tmp_path: Path) -> None:
+    figure = confusion_matrix_figure(make_predictions(700, 0.5).matrix(), CLASSES)
+    picture = Album(tmp_path / "out", "01").draw("Confusion", "confusion", figure)
+    assert picture == Picture("Confusion", tmp_path / "out" / "01-confusion.png")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["01-confusion.png"]
+    figure.savefig(tmp_path / "full.png", dpi=120)
+    with Image.open(tmp_path / "full.png") as full, Image.open(picture.file) as small:
+        difference = np.abs(np.asarray(full.convert("RGB"), int) - np.asarray(small.convert("RGB"), int))
+    assert difference.mean() < 2
+    assert picture.file.stat().st_size < 0.5 * (tmp_path / "full.png").stat().st_size

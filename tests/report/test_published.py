@@ -1,0 +1,48 @@
+"""The transcription of the published figures, checked against itself and against the experiments."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from emotion.config import conf_dir, register_resolvers
+from emotion.report.published import RUNS, SCORES, TEST_IMAGES, PublishedScores
+from emotion.training.sweep import plan
+
+SUPPORT = np.array([958, 111, 1024, 1774, 1233, 1247, 831])
+ROUNDING = 0.0101
+"""A figure that is counted from values of two decimals, compared with one of two decimals."""
+
+scores = pytest.mark.parametrize("scores", SCORES, ids=lambda scores: scores.run.network)
+
+
+def test_there_are_21_runs_all_different() -> None:
+    assert len(RUNS) == len(set(RUNS)) == 21
+    assert SUPPORT.sum() == TEST_IMAGES
+
+
+def test_they_are_the_runs_of_the_experiment() -> None:
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        jobs = plan(["experiment=report"], lambda words: compose("config", words, return_hydra_config=True))
+        configs = [compose("config", job.overrides) for job in jobs]
+    trained = {(config.model, config.unfreeze, config.balance) for config in configs}
+    assert trained == {(run.model, run.unfreeze, run.balance) for run in RUNS}
+
+
+@scores
+def test_f1_is_the_harmonic_mean(scores: PublishedScores) -> None:
+    precision, recall, f1 = np.array(scores.per_class).T
+    assert f1 == pytest.approx(2 * precision * recall / (precision + recall), abs=ROUNDING)
+
+
+@scores
+def test_averages_are_those_of_the_classes(scores: PublishedScores) -> None:
+    assert scores.macro == pytest.approx(np.mean(scores.per_class, axis=0), abs=ROUNDING)
+    assert scores.weighted == pytest.approx(np.average(scores.per_class, axis=0, weights=SUPPORT), abs=ROUNDING)
+
+
+@scores
+def test_weighted_recall_is_the_accuracy(scores: PublishedScores) -> None:
+    assert scores.weighted[1] == pytest.approx(scores.run.test, abs=ROUNDING)

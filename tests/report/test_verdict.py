@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from emotion.analysis.statistics import Interval
+from emotion.report.configurations import group
+from emotion.report.published import RUNS
+from emotion.report.verdict import closest, compare, judge, overall, verdict_cell
+
+from .conftest import MakeRun
+
+CNN = RUNS[4]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.63, 0.65, "agrees"),
+        (0.6, 0.634, "lower"),
+        (0.6, 0.636, "agrees"),
+        (0.644, 0.7, "agrees"),
+        (0.646, 0.7, "higher"),
+        (0.638, 0.642, "agrees"),
+    ],
+)
+def test_published_value_stands_for_a_range(low: float, high: float, verdict: str) -> None:
+    assert compare(Interval(low, high), 0.64) == verdict
+
+
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.64, "agrees"), (0.61, "lower"), (0.67, "higher")])
+def test_verdict_follows_the_interval(make_run: MakeRun, accuracy: float, verdict: str) -> None:
+    (ours,), _ = group([make_run(accuracy=accuracy)])
+    assert ours.published is CNN
+    assert judge(ours, CNN) == verdict
+    assert verdict_cell(ours, CNN).text == verdict
+
+
+def test_drawn_faces_get_no_verdict(make_run: MakeRun) -> None:
+    (ours,), _ = group([make_run("data=synthetic", accuracy=0.64)])
+    assert judge(ours, CNN) == "not compared"
+    assert (verdict_cell(ours, CNN).text, verdict_cell(ours, CNN).note) == ("not compared", "drawn faces")
+    assert judge(None, CNN) == "not run"
+
+
+def test_closest_to_the_recipe_speaks_for_a_run(make_run: MakeRun) -> None:
+    words = [
+        ("data=synthetic", "seed=0"),
+        ("data=synthetic", "seed=1"),
+        ("patience=30", "lr=2e-3"),
+        ("patience=31", "seed=0"),
+        ("patience=32", "seed=0"),
+        ("patience=32", "seed=1"),
+    ]
+    runs = [make_run(*word, name=str(number)) for number, word in enumerate(words)]
+    assert closest([], CNN) is None
+    for shown, expected in ((runs[:2], runs[0]), (runs[:3], runs[2]), (runs[:4], runs[3]), (runs, runs[4])):
+        chosen = closest(group(shown)[0], CNN)
+        assert chosen is not None
+        assert chosen.first is expected
+
+
+def test_overall_verdict_counts_the_published_accuracies(make_run: MakeRun) -> None:
+    runs = [
+        make_run(accuracy=0.64, name="agrees"),
+        make_run("patience=30", accuracy=0.1, name="agrees but for its patience"),
+        make_run("balance=offline", "seed=0", accuracy=0.7, name="higher"),
+        make_run("balance=offline", "seed=1", accuracy=0.7, name="higher again"),
+        make_run("model=cnn_111", "lr=0.1", accuracy=0.5, name="lower"),
+        make_run("model=cnn_1111", "data=synthetic", accuracy=0.59, name="drawn"),
+        make_run("balance=none", accuracy=0.64, name="other"),
+    ]
+    assert overall(group(runs)[0]) == (
+        "Of 21 published test accuracies: 1 in agreement with ours, 1 where ours is higher, 1 where ours is lower, "
+        "1 run under conditions that allow no comparison, 17 not run. Of the 3 compared, 2 follow the report's recipe "
+        "in every setting, and 2 rest on a single seed."
+    )
+
+
+def test_overall_verdict_without_runs() -> None:
+    assert overall([]) == "Of 21 published test accuracies: 21 not run."
