@@ -81,7 +81,7 @@ def mean_predictions(members: Sequence[Predictions]) -> Predictions:
 
 
 def save_predictions(path: Path, stages: Mapping[str, Predictions], class_names: Sequence[str]) -> None:
-    """Writes `classes` and, as `<stage>_<field>`, the fields of `Predictions` (probabilities in float16), then renames."""
+    """Writes `classes` and, as `<stage>_<field>`, the fields of `Predictions` (half precision probabilities)."""
     arrays: dict[str, Any] = {"classes": np.array(class_names)}
     for stage, predictions in stages.items():
         small = {"labels": predictions.labels.astype(np.uint8), "probabilities": predictions.stored}
