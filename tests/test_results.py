@@ -1,6 +1,7 @@
 """Every figure of the README is counted again from the predictions that are kept in results/."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,23 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 ROOT = Path(__file__).parents[1]
-RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/predictions.npz"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/*/predictions.npz"))
+ROWS = [line for line in README.splitlines() if "](results/" in line and line.startswith("|")]
+
+
+def figures(run):
+    """Counts accuracy, accuracy without copies of training images, and macro F1 on the test images."""
+    with np.load(run / "predictions.npz") as file:
+        labels, predicted = file["test_labels"], file["test_probabilities"].argmax(1)
+        unique = ~file["test_copied"]
+    f1 = f1_score(labels, predicted, average="macro")
+    return accuracy_score(labels, predicted), accuracy_score(labels[unique], predicted[unique]), f1
+
+
+def written(values):
+    """Writes the values of several seeds as the README does."""
+    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
@@ -22,14 +39,26 @@ def test_metrics_follow_from_the_predictions(run):
             assert metrics[stage]["f1_macro"] == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-12)
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_readme_states_the_figures_of_the_run(run):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    test = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
-    rows = [line for line in readme.splitlines() if f"results/{run.name})" in line]
-    assert len(rows) == 1
-    assert f"| {test['acc']:.4f} | {test['f1_macro']:.4f} |" in rows[0]
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: re.search(r"results/([\w-]+)", row)[1])
+def test_readme_states_the_figures_of_the_runs(row):
+    folder = ROOT / re.search(r"\]\((results/[\w-]+)\)", row)[1]
+    runs = [run for run in RUNS if run.parent == folder]
+    assert runs
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    for values in zip(*map(figures, runs), strict=True):
+        assert written(values) in cells
+    seeds = {int(re.search(r"^seed: (\d+)$", (run / "config.yaml").read_text(), re.MULTILINE)[1]) for run in runs}
+    assert len(seeds) == len(runs)
+    assert str(len(seeds)) in cells
 
 
-def test_there_are_results():
+def test_every_kept_run_has_its_row():
+    linked = {re.search(r"\]\((results/[\w-]+)\)", row)[1] for row in ROWS}
+    assert linked == {f"results/{run.parent.name}" for run in RUNS}
     assert RUNS
+
+
+def test_kept_runs_name_no_place_of_a_machine():
+    for file in (ROOT / "results").rglob("*"):
+        if file.suffix in (".json", ".yaml", ".csv"):
+            assert not re.search(r"/(home|root|work|tmp|Users)/", file.read_text(encoding="utf-8")), file

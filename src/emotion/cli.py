@@ -67,7 +67,8 @@ def audit(
 
     from emotion.analysis.document import to_markdown
     from emotion.config import exit_on_user_error, require_known
-    from emotion.report.audit import SOURCE_SETTINGS, run_audit
+    from emotion.data.datamodule import SOURCE_SETTINGS
+    from emotion.report.audit import run_audit
 
     console, errors = Console(), Console(stderr=True)
     progress = partial(track, description="comparing images", console=errors, disable=not errors.is_terminal)

@@ -157,7 +157,7 @@ def test_report_of_real_runs_on_drawn_faces(tmp_path: Path) -> None:
         "Confusion matrix",
         "Reliability",
         "most confident mistakes",
-        "Grad-CAM: mistakes",
+        "Grad-CAM (HiResCAM): mistakes",
     ):
         assert caption in text
     assert "not at hand" not in text

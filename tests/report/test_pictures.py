@@ -109,8 +109,8 @@ def test_heatmaps_explain_classes_and_mistakes(drawn_run: Run, tmp_path: Path, m
     drawn_run.folder.best.touch()
     blocks = show(drawn_run, tmp_path / "out")
     assert captions(blocks)[-2:] == [
-        "Grad-CAM: the surest right answer of each class",
-        "Grad-CAM: mistakes, for the predicted class",
+        "Grad-CAM (HiResCAM): the surest right answer of each class",
+        "Grad-CAM (HiResCAM): mistakes, for the predicted class",
     ]
     assert asked[0] == sorted(set(drawn_run.test.labels[drawn_run.test.predicted == drawn_run.test.labels]))
     assert asked[1] == drawn_run.test.predicted[mistakes(drawn_run.test, 8)].tolist()

@@ -33,7 +33,7 @@ _OPACITY = 0.7  # Of the strongest place.
 
 
 def heatmaps(
-    network: Network, images: NDArray[np.uint8], classes: NDArray[np.int64], method: Method = "gradcam"
+    network: Network, images: NDArray[np.uint8], classes: NDArray[np.int64], method: Method = "hirescam"
 ) -> NDArray[np.float32]:
     """Returns how much every place of an image speaks for a class.
 
@@ -51,8 +51,10 @@ def heatmaps(
         network: its backbone must be convolutional.
         images: uint8 [N, C, S, S], as stored.
         classes: int64 [N], the class id to explain each image for.
-        method: how gradients weigh the features: `gradcam` by their mean over the map (arXiv:1610.02391), `gradcam++`
-            by their positive values (arXiv:1710.11063), `hirescam` place by place (arXiv:2011.08891).
+        method: how gradients weigh the features: `hirescam` place by place (arXiv:2011.08891), `gradcam` by their mean
+            over the map (arXiv:1610.02391), `gradcam++` by their positive values (arXiv:1710.11063). The two that
+            average suit heads that average too; the report's flatten the map, so that a feature may speak for a class
+            in one place and against it in another. tests/analysis/test_heatmap_honesty.py measures the difference.
 
     Returns:
         float32 [N, S, S], from 0 to 1 at the strongest place; all 0 where no place speaks more than the others.

@@ -29,6 +29,8 @@ DATA_CHOICES: dict[str, Sequence[object]] = {
     "augment": (True, False),
 }
 """What the settings of the data can be, for those with a few legal values."""
+SOURCE_SETTINGS = ("data", "data_dir", "on_bad_image", "pack_size", "channels", "synthetic_images")
+"""The settings that say which images there are; the others say what is done with them."""
 Extract = Callable[[Tensor, RandomAffine | None, int], Tensor]
 
 

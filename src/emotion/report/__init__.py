@@ -1,1 +1,1 @@
-"""The page that puts the published report's figures beside those of our runs."""
+"""Pages over many runs and over a whole data set: ours beside the published figures, and the audit of the data."""

@@ -16,13 +16,12 @@ from emotion.analysis.document import Block, Document, Heading, Paragraph, Pictu
 from emotion.analysis.figures import save
 from emotion.data.audit import LEAST_CONTRAST, Audit, Group, Track, audit_images
 from emotion.data.classes import CLASSES
-from emotion.data.datamodule import EmotionDataModule
+from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError
 from emotion.training.folder import write_json, write_text
 
 NAMES_SHOWN = 20
-SOURCE_SETTINGS = ("data", "data_dir", "on_bad_image", "pack_size", "channels", "synthetic_images")
 COLUMNS = ("kind", "group", "part", "label", "name", "nearest", "correlation")
 Remedy = tuple[str, int, str]
 """What can be found, how often it was, and what to do about it."""

@@ -19,7 +19,7 @@ from emotion.analysis.gradcam import confident_mistakes, examples_per_class, hea
 from emotion.analysis.predictions import Predictions
 from emotion.analysis.summary import class_table
 from emotion.data.classes import CLASSES
-from emotion.data.datamodule import EmotionDataModule
+from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError
 from emotion.report.configurations import Configuration
@@ -29,7 +29,6 @@ from emotion.training.checkpoint import load_checkpoint
 SHOWN_MISTAKES = 16
 EXPLAINED_MISTAKES = 8
 _CONFUSED = [CLASSES.index("neutral"), CLASSES.index("sad")]
-_SOURCE = ("data", "data_dir", "on_bad_image", "pack_size", "channels", "synthetic_images")
 
 
 def configuration_blocks(ours: Configuration, folder: Path) -> list[Block]:
@@ -121,8 +120,11 @@ def _heatmaps(run: Run, packed: PackedImages, album: Album) -> list[Block]:
         raise UserError(f"the checkpoint was not kept with this run ({run.folder.best} is missing)")
     network = load_checkpoint(run.folder.best).task.network
     shown = {
-        "classes": ("Grad-CAM: the surest right answer of each class", examples_per_class(run.test)),
-        "explained-mistakes": ("Grad-CAM: mistakes, for the predicted class", mistakes(run.test, EXPLAINED_MISTAKES)),
+        "classes": ("Grad-CAM (HiResCAM): the surest right answer of each class", examples_per_class(run.test)),
+        "explained-mistakes": (
+            "Grad-CAM (HiResCAM): mistakes, for the predicted class",
+            mistakes(run.test, EXPLAINED_MISTAKES),
+        ),
     }
     blocks: list[Block] = []
     for name, (caption, rows) in shown.items():
@@ -150,7 +152,7 @@ def mistakes(test: Predictions, count: int) -> NDArray[np.int64]:
 
 
 def _images(settings: Mapping[str, Any]) -> PackedImages:
-    return _packed(tuple((key, settings[key]) for key in _SOURCE if key in settings))
+    return _packed(tuple((key, settings[key]) for key in SOURCE_SETTINGS if key in settings))
 
 
 @lru_cache
