@@ -3,8 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from emotion.analysis.gradcam import confident_mistakes, examples_per_class, heatmap_figure, heatmaps
-from emotion.analysis.predictions import Predictions
+from emotion.analysis.gradcam import heatmap_figure, heatmaps
 from emotion.errors import UserError
 from emotion.models.registry import build_network
 
@@ -102,11 +101,11 @@ def test_no_images_give_no_maps():
 @pytest.mark.parametrize(
     ("changes", "method", "part"),
     [
-        ({"family": "timm", "backbone": "vit_tiny_patch16_224", "blocks": None, "unfreeze": 0}, "hirescam", "no feature map"),
-        ({"blocks": [1]}, "scorecam", "method=scorecam"),
-        ({"family": "torchvision", "backbone": "resnet50", "blocks": None, "unfreeze": 0, "image_size": 8}, "gradcam", "no feature map"),
+        (BACKBONES["timm"] | {"backbone": "vit_tiny_patch16_224"}, "hirescam", "no feature map"),
+        (BACKBONES["resnet50"] | {"image_size": 8}, "gradcam", "no feature map"),
+        (CNN, "scorecam", "method=scorecam"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_explained_is_said(changes, method, part):
     with pytest.raises(UserError, match=part) as caught:
         heatmaps(build(**changes), draw(1), np.array([0]), method)
@@ -116,22 +115,6 @@ def test_what_cannot_be_explained_is_said(changes, method, part):
 def test_as_many_classes_as_images_are_needed():
     with pytest.raises(ValueError, match="2 images need as many classes"):
         heatmaps(build(), draw(2), np.array([0]))
-
-
-def predictions(labels, predicted, confidence):
-    probabilities = np.full((len(labels), 7), 0.01, np.float32)
-    probabilities[np.arange(len(labels)), predicted] = confidence
-    number = len(labels)
-    return Predictions(
-        np.arange(number).astype(str), np.array(labels), probabilities, np.full(number, "test"), np.zeros(number, bool)
-    )
-
-
-def test_choice_of_images():
-    made = predictions([0, 0, 3, 3, 5, 5], [0, 0, 3, 4, 4, 4], [0.5, 0.9, 0.7, 0.6, 0.8, 0.95])
-    assert examples_per_class(made).tolist() == [1, 2]
-    assert confident_mistakes(made, 2).tolist() == [5, 4]
-    assert confident_mistakes(made, 9).tolist() == [5, 4, 3]
 
 
 @pytest.mark.parametrize("number", [0, 1, 5])

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score
 
-from emotion.analysis.predictions import Predictions, load_predictions, mean_predictions, save_predictions
+from emotion.analysis.predictions import (
+    Predictions,
+    confident_mistakes,
+    examples_per_class,
+    load_predictions,
+    mean_predictions,
+    save_predictions,
+)
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 
@@ -184,3 +191,16 @@ def test_file_takes_the_place_of_an_older_one_only_when_whole(tmp_path, monkeypa
     assert path.read_bytes() == before
     save_predictions(path, {"test": predictions_of(*draw_logits(1))}, CLASSES)
     assert path.read_bytes() != before
+
+
+def answers(labels, predicted, confidence):
+    probabilities = np.full((len(labels), 7), 0.01, np.float32)
+    probabilities[np.arange(len(labels)), predicted] = confidence
+    return predictions(np.arange(len(labels)).astype(str), np.array(labels), probabilities)
+
+
+def test_examples_are_the_surest_right_answer_of_each_class_and_mistakes_the_surest_wrong_ones():
+    made = answers([0, 0, 3, 3, 5, 5], [0, 0, 3, 4, 4, 4], [0.5, 0.9, 0.7, 0.6, 0.8, 0.95])
+    assert examples_per_class(made).tolist() == [1, 2]
+    assert confident_mistakes(made, 2).tolist() == [5, 4]
+    assert confident_mistakes(made, 9).tolist() == [5, 4, 3]

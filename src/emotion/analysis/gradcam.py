@@ -1,4 +1,4 @@
-"""Heatmaps of what in an image speaks for a class, pictures of them, and the choice of the images to explain."""
+"""Heatmaps of what in an image speaks for a class, and pictures of them."""
 
 import math
 from collections import Counter
@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from emotion.analysis.predictions import Predictions
 from emotion.errors import UserError, require_choice
 from emotion.models.network import Network
 
@@ -117,28 +116,6 @@ def heatmap_figure(
     if not len(images):
         figure.text(0.5, 0.5, "no images", ha="center", va="center", fontsize=13, color="#555555")
     return figure
-
-
-def examples_per_class(predictions: Predictions) -> NDArray[np.int64]:
-    """Returns the rows of the most confidently right image of each class, in the order of the classes.
-
-    A class of which no image was recognised has no row; of equally confident images the first counts.
-    """
-    right = _by_confidence(predictions, predictions.predicted == predictions.labels)
-    _, first = np.unique(predictions.labels[right], return_index=True)
-    return right[first]
-
-
-def confident_mistakes(predictions: Predictions, count: int) -> NDArray[np.int64]:
-    """Returns the rows of the most confident mistakes, at most `count`, the most confident first."""
-    return _by_confidence(predictions, predictions.predicted != predictions.labels)[:count]
-
-
-def _by_confidence(predictions: Predictions, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
-    # Of what files keep, so that a report from a file shows the same images.
-    confidence = predictions.stored.max(1)
-    rows = np.flatnonzero(kept)
-    return rows[np.argsort(-confidence[rows], kind="stable")]
 
 
 def _draw_pair(axes: Axes, image: NDArray[np.uint8], heatmap: NDArray[np.float32]) -> None:

@@ -67,6 +67,28 @@ class Predictions:
         return {"loss": loss, **matrix_metrics(self.matrix(), class_names)}
 
 
+def examples_per_class(predictions: Predictions) -> NDArray[np.int64]:
+    """Returns the rows of the most confidently right image of each class, in the order of the classes.
+
+    A class of which no image was recognised has no row; of equally confident images the first counts.
+    """
+    right = _by_confidence(predictions, predictions.predicted == predictions.labels)
+    _, first = np.unique(predictions.labels[right], return_index=True)
+    return right[first]
+
+
+def confident_mistakes(predictions: Predictions, count: int) -> NDArray[np.int64]:
+    """Returns the rows of the most confident mistakes, at most `count`, the most confident first."""
+    return _by_confidence(predictions, predictions.predicted != predictions.labels)[:count]
+
+
+def _by_confidence(predictions: Predictions, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+    # Of what files keep, so that a report from a file shows the same images.
+    confidence = predictions.stored.max(1)
+    rows = np.flatnonzero(kept)
+    return rows[np.argsort(-confidence[rows], kind="stable")]
+
+
 def mean_predictions(members: Sequence[Predictions]) -> Predictions:
     """Averages the probabilities of several networks for the same images.
 

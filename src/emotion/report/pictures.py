@@ -15,8 +15,8 @@ from PIL import Image
 from emotion.analysis.calibration import fit_temperature, reliability_figure
 from emotion.analysis.document import Block, Paragraph, Picture, Table
 from emotion.analysis.figures import confusion_matrix_figure, mistakes_figure, save
-from emotion.analysis.gradcam import confident_mistakes, examples_per_class, heatmap_figure, heatmaps
-from emotion.analysis.predictions import Predictions
+from emotion.analysis.gradcam import heatmap_figure, heatmaps
+from emotion.analysis.predictions import Predictions, confident_mistakes, examples_per_class
 from emotion.analysis.summary import class_table
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
@@ -119,12 +119,10 @@ def _heatmaps(run: Run, packed: PackedImages, album: Album) -> list[Block]:
     if not run.folder.best.is_file():
         raise UserError(f"the checkpoint was not kept with this run ({run.folder.best} is missing)")
     network = load_checkpoint(run.folder.best).task.network
+    right, wrong = examples_per_class(run.test), mistakes(run.test, EXPLAINED_MISTAKES)
     shown = {
-        "classes": ("Grad-CAM (HiResCAM): the surest right answer of each class", examples_per_class(run.test)),
-        "explained-mistakes": (
-            "Grad-CAM (HiResCAM): mistakes, for the predicted class",
-            mistakes(run.test, EXPLAINED_MISTAKES),
-        ),
+        "classes": ("Grad-CAM (HiResCAM): the surest right answer of each class", right),
+        "explained-mistakes": ("Grad-CAM (HiResCAM): mistakes, for the predicted class", wrong),
     }
     blocks: list[Block] = []
     for name, (caption, rows) in shown.items():

@@ -17,7 +17,7 @@ from emotion.analysis.figures import (
     recall_figure,
     save,
 )
-from emotion.analysis.predictions import Predictions, save_predictions
+from emotion.analysis.predictions import Predictions, confident_mistakes, save_predictions
 from emotion.analysis.summary import run_document
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule, Stage
@@ -90,12 +90,10 @@ def _write_pictures(
 
 
 def _mistakes(test: Predictions, data: EmotionDataModule) -> Any:
-    wrong = np.flatnonzero(test.predicted != test.labels)
-    confidence = test.probabilities.max(1)
-    shown = wrong[np.argsort(-confidence[wrong])][:SHOWN_MISTAKES]
+    shown = confident_mistakes(test, SHOWN_MISTAKES)
     return mistakes_figure(
         data.packed.images[data.rows.test[shown]],
         [CLASSES[label] for label in test.labels[shown]],
         [CLASSES[label] for label in test.predicted[shown]],
-        confidence[shown].tolist(),
+        test.probabilities[shown].max(1).tolist(),
     )
