@@ -95,7 +95,8 @@ def commands_of_the_readme():
     lines = re.findall(
         r"^(?:\$ )?(python (?:train|evaluate)\.py .*|emotion (?:train|evaluate|data) .*)$", text, re.MULTILINE
     )
-    return [line.split("#")[0].split() for line in lines]
+    inline = re.findall(r"`(python (?:train|evaluate)\.py [^`<]*)`", text)
+    return [line.split("#")[0].split() for line in dict.fromkeys([*lines, *inline])]
 
 
 @pytest.mark.parametrize("words", commands_of_the_readme(), ids=" ".join)
