@@ -95,7 +95,7 @@ def commands_of_the_readme():
     lines = re.findall(
         r"^(?:\$ )?(python (?:train|evaluate)\.py .*|emotion (?:train|evaluate|data) .*)$", text, re.MULTILINE
     )
-    inline = re.findall(r"`(python (?:train|evaluate)\.py [^`<]*)`", text)
+    inline = re.findall(r"`(python (?:train|evaluate)\.py [^`<]*[^`<.])`", text)
     return [line.split("#")[0].split() for line in dict.fromkeys([*lines, *inline])]
 
 
