@@ -146,3 +146,36 @@ def test_words_of_evaluate_are_settings_of_the_data_and_its_own_options():
     }
     with pytest.raises(UserError, match="did you mean split"):
         parse_words(["splt=clean"])
+
+
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["-m", "seed=0,1"], ["model=cnn", "--info", "defaults"]])
+def test_options_of_hydra_are_left_to_hydra(words):
+    check_overrides(words)
+
+
+@pytest.mark.parametrize(("runs_per_gpu", "gpu", "share"), [(1, True, 1), (4, True, 0.25), (4, False, 0)])
+def test_runs_of_a_ray_sweep_share_a_gpu(monkeypatch, runs_per_gpu, gpu, share):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    config = compose_launcher("ray", f"runs_per_gpu={runs_per_gpu}")
+    assert config.ray.remote.num_gpus == share
+    assert config.ray.remote.num_cpus == 1
+
+
+def test_element_of_a_slurm_array_has_one_gpu_and_is_queued_again():
+    config = compose_launcher("slurm")
+    assert config._target_.endswith("SlurmLauncher")
+    assert (config.gpus_per_node, config.tasks_per_node) == (1, 1)
+    assert config.max_num_timeout > 0
+
+
+@pytest.mark.parametrize("name", ["joblib", "ray", "slurm"])
+def test_launcher_that_is_not_installed_names_its_extra(monkeypatch, name):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    with pytest.raises(UserError, match=rf"pip install 'emotion\[{name}\]'"):
+        check_overrides([f"hydra/launcher={name}"])
+
+
+def compose_launcher(name, *overrides):
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", [f"hydra/launcher={name}", *overrides], return_hydra_config=True).hydra.launcher

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -101,7 +102,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
     Raises:
         UserError: a key or model that does not exist, with what is legal, or a word that is no `key=value`.
     """
-    words = [word for word in arguments if not word.startswith("-")]
+    words = get_args_parser().parse_intermixed_args(list(arguments)).overrides
     for word in words:
         if "=" not in word:
             raise UserError(f"{word}: settings are given as key=value")
