@@ -27,7 +27,8 @@ from emotion.config import conf_dir, register_resolvers
 from emotion.data.datamodule import EmotionDataModule
 from emotion.training.environment import describe_environment
 from emotion.training.folder import RunFolder
-from emotion.training.run import build_task, build_trainer
+from emotion.training.run import build_task
+from emotion.training.trainer import build_trainer
 
 STEPS = 100
 WARM_UP = 10

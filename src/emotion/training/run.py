@@ -5,19 +5,16 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning import Callback, Trainer, seed_everything
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Timer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,14 +32,14 @@ from emotion.config import (
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, first_line
 from emotion.models.weights import load_backbone, resolve_weights
-from emotion.training.callbacks import EpochLines, Patience, ProgressBar, RandomState, TensorBoardPictures
 from emotion.training.checkpoint import load_checkpoint
-from emotion.training.environment import cpu_flags, describe_environment, describe_hardware
+from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json, write_json, write_text
 from emotion.training.results import predict, write_results
 from emotion.training.sweep import run_apart
 from emotion.training.task import EmotionTask
+from emotion.training.trainer import build_trainer
 
 log = logging.getLogger(__name__)
 QUIET = (
@@ -221,71 +218,6 @@ def _resumed_config(folder: RunFolder, overrides: list[str]) -> DictConfig:
 def build_task(config: DictConfig, data: EmotionDataModule) -> EmotionTask:
     """Builds network, loss and optimiser; the class weights are counted on the data."""
     return EmotionTask(**_arguments(EmotionTask, settings(config)), class_weights=data.class_weights)
-
-
-def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callback] = ()) -> Trainer:
-    """Builds the Trainer with loggers, checkpoints and early stopping.
-
-    Raises:
-        UserError: an argument that Lightning refuses.
-    """
-    options = {str(key): value for key, value in settings(config)["trainer"].items() if value is not None}
-    if options["precision"] == "auto":
-        options["precision"] = _best_precision(options["accelerator"])
-    loggers = [
-        TensorBoardLogger(folder.tensorboard, name="", version="", default_hp_metric=False),
-        CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"]),
-    ]
-    bar = sys.stderr.isatty()
-    callbacks = [*extra, *_callbacks(config, folder), *([ProgressBar()] if bar else [EpochLines()])]
-    try:
-        return Trainer(
-            **options,
-            default_root_dir=folder.path,
-            logger=loggers,
-            callbacks=callbacks,
-            enable_progress_bar=bar,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
-
-
-def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
-    mode = "min" if config.monitor == "val/loss" else "max"
-    callbacks: list[Callback] = [
-        RandomState(),
-        TensorBoardPictures(),
-        LearningRateMonitor(logging_interval="epoch"),
-        _checkpoint(folder, "best", config.monitor, mode),
-    ]
-    if config.monitor != "val/acc":
-        callbacks.append(_checkpoint(folder, "best_acc", "val/acc", "max"))
-    if config.patience is not None:
-        # Not strict, since a run that ends inside its first epoch (trainer.max_steps) has validated nothing.
-        callbacks.append(
-            Patience(config.monitor, config.min_delta, config.patience, mode=mode, strict=False, verbose=False)
-        )
-    return [*callbacks, _checkpoint(folder, "last")]
-
-
-def _checkpoint(folder: RunFolder, name: str, monitor: str | None = None, mode: str = "min") -> ModelCheckpoint:
-    """Saves when the epoch has ended for all other callbacks, so that the file holds its whole state."""
-    return ModelCheckpoint(
-        folder.checkpoints,
-        filename=name,
-        monitor=monitor,
-        mode=mode,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
-
-
-def _best_precision(accelerator: str) -> str:
-    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return "bf16-mixed" if "amx_bf16" in cpu_flags() else "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
 def _arguments(kind: type[EmotionTask] | type[EmotionDataModule], values: dict[str, Any]) -> dict[str, Any]:
