@@ -204,3 +204,27 @@ def test_settings_are_plain_in_the_run_folder(tmp_path):
     assert stored["blocks"] == [1, 1, 1]
     assert "hydra" not in stored
     assert "resume" not in stored
+
+
+def test_failure_is_kept_in_the_folder_until_the_run_finishes(tmp_path, monkeypatch):
+    def break_down(*_, **__):
+        raise RuntimeError("out of memory\nand more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("emotion.training.run.train", break_down)
+        with pytest.raises(RuntimeError):
+            train(tmp_path, "trainer.max_epochs=1")
+    folder = RunFolder(tmp_path)
+    failure = read_json(folder.failure)
+    assert failure["error"] == "out of memory"
+    assert "break_down" in failure["traceback"]
+    train(tmp_path, "trainer.max_epochs=1")
+    assert folder.state == "finished"
+    assert not folder.failure.exists()
+
+
+def test_folder_without_the_weights_of_a_backbone_fails_the_run(tmp_path):
+    with pytest.raises(UserError, match="one file vgg16"):
+        train(tmp_path / "run", "model=vgg16_fe", f"weights={tmp_path}")
+    assert "one file vgg16" in read_json(RunFolder(tmp_path / "run").failure)["error"]
+    assert not RunFolder(tmp_path / "run").config.exists()

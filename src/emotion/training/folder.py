@@ -3,14 +3,16 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from traceback import format_exc
 from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.config import settings
-from emotion.errors import UserError
+from emotion.errors import UserError, first_line
 
 State = Literal["new", "unfinished", "finished"]
 
@@ -78,6 +80,15 @@ class RunFolder:
         config = OmegaConf.load(self.config)
         assert isinstance(config, DictConfig)
         return config
+
+    @contextmanager
+    def keeping_failure(self) -> Iterator[None]:
+        """Keeps an exception that passes through, as `write_failure` does."""
+        try:
+            yield
+        except Exception as error:
+            self.write_failure(first_line(error), format_exc())
+            raise
 
     def write_failure(self, error: str, traceback: str = "") -> None:
         """Keeps why the run failed: a line, and where in the code."""

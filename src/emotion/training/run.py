@@ -3,7 +3,6 @@
 import inspect
 import logging
 import sys
-import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +103,10 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
     if config.resume:
         config = _resumed_config(folder, overrides)
     check(settings(config))
-    if config.backbone:
-        config.weights = resolve_weights(config.weights, config.backbone)
     if getattr(rank_zero_only, "rank", 0):
         # One of several processes that train this run: the first has prepared the folder, and speaks for all.
         logging.disable(logging.INFO)
+        _resolve_weights(config)
         train(config, folder)
         return
     if config.overwrite:
@@ -116,14 +114,12 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
     if folder.state == "finished":
         log.info("finished already: %s (overwrite=true trains it anew)", path)
         return
+    with folder.keeping_failure():
+        _resolve_weights(config)
     folder.claim(config)
     write_json(folder.environment, describe_environment())
-    try:
-        trained = train(config, folder)
-        test(config, folder, trained)
-    except Exception as error:
-        folder.write_failure(first_line(error), traceback.format_exc())
-        raise
+    with folder.keeping_failure():
+        test(config, folder, train(config, folder))
     folder.failure.unlink(missing_ok=True)
 
 
@@ -197,6 +193,11 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
         "test accuracy %.4f, macro F1 %.4f on %d images", figures["acc"], figures["f1_macro"], figures["num_images"]
     )
     log.info("report: %s", folder.path / "report.html")
+
+
+def _resolve_weights(config: DictConfig) -> None:
+    if config.backbone:
+        config.weights = resolve_weights(config.weights, config.backbone)
 
 
 def _resumed_config(folder: RunFolder, overrides: list[str]) -> DictConfig:
