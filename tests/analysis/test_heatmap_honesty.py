@@ -7,13 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import wilcoxon
+from torch import nn
 
 from emotion.analysis.gradcam import heatmaps
 from emotion.data.classes import CLASSES
 from emotion.data.synthetic import draw_face
 from emotion.models.registry import build_network
 
-TRAINING, EPOCHS, HELD_OUT = 1750, 12, 350
+SEED, TRAINING, EPOCHS, HELD_OUT = 0, 2100, 4, 420
+# By what factor the mean share of mass on the expression must exceed each level. With seeds 0 to 7 it was 2.1 to 2.7 for
+# the area, 1.9 to 2.6 for the untrained network, 1.11 to 1.14 for others and 1.6 to 2.2 for mean gradients, with p-values
+# of 2e-10 and below.
+FACTORS = {"area": 1.5, "untrained": 1.5, "others": 1.0, "mean gradients": 1.0}
 
 
 def draw(number, seed):
@@ -24,49 +29,67 @@ def draw(number, seed):
     return np.stack([face.image for face in faces])[:, None], np.stack([face.mask for face in faces]), labels
 
 
-def train(network, images, labels, seed):
-    generator = torch.Generator().manual_seed(seed)
+def build():
+    network = build_network(
+        family="cnn", backbone=None, blocks=[1, 1, 1], unfreeze=None, image_size=48, normalize="unit"
+    )
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 0.1  # With Keras's 0.01 the statistics would lag behind so short a training.
+    return network
+
+
+def train(network, images, labels):
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     inputs, targets = torch.from_numpy(images), torch.from_numpy(labels)
     network.train()
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(targets), generator=generator).split(32):
+        for rows in torch.randperm(len(targets)).split(32):
             optimizer.zero_grad()
             F.cross_entropy(network(inputs[rows]), targets[rows]).backward()
             optimizer.step()
-    network.eval()
+    return network.eval()
 
 
-def shares(network, images, masks, labels, method):
-    """Returns the share of each heatmap's mass on the pixels of the expression; of a flat one, their share."""
-    maps = heatmaps(network, images, labels, method)
-    mass, area = maps.sum((1, 2)), masks.mean((1, 2))
-    return np.where(mass > 0, (maps * masks).sum((1, 2)) / np.maximum(mass, 1e-12), area)
+def shares(maps, masks):
+    """Returns the share of each heatmap's mass on a mask; of an empty map, which says nothing, that of a flat one."""
+    mass = maps.sum((1, 2))
+    return np.where(mass > 0, (maps * masks).sum((1, 2)) / np.where(mass > 0, mass, 1), masks.mean((1, 2)))
+
+
+def another_of_its_class(labels):
+    """Returns for each row another one with the same label."""
+    others = np.empty_like(labels)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        others[rows] = np.roll(rows, 1)
+    return others
 
 
 @pytest.mark.slow
 def test_trained_network_is_seen_to_look_at_the_expression():
-    torch.manual_seed(0)
-    network = build_network(
-        family="cnn", backbone=None, blocks=[1, 1, 1], unfreeze=None, image_size=48, normalize="unit"
-    )
-    untrained = deepcopy(network).eval()
-    images, _, labels = draw(TRAINING, 0)
-    train(network, images, labels, 0)
-    # Of faces that the network has not seen, those that it reads rightly: why it errs on others is another question.
-    images, masks, labels = draw(HELD_OUT, 1000)
+    torch.manual_seed(SEED)
+    untrained = build().eval()
+    images, _, labels = draw(TRAINING, SEED)
+    network = train(deepcopy(untrained), images, labels)
+    # Of faces that the network has not seen, those that it reads rightly: there the class it answers and the class that
+    # the mask shows are one, while why it errs on others is another question.
+    images, masks, labels = draw(HELD_OUT, SEED + 1000)
     with torch.no_grad():
         right = network(torch.from_numpy(images)).argmax(1).numpy() == labels
-    assert right.mean() > 0.6
-    seen = images[right], masks[right], labels[right]
-    trained = shares(network, *seen, "hirescam")
+    assert right.mean() > 0.5
+    images, masks, labels = images[right], masks[right], labels[right]
+
+    maps = heatmaps(network, images, labels)
+    found = shares(maps, masks)
     levels = {
-        "the area of the expression": seen[1].mean((1, 2)),
-        "the untrained network": shares(untrained, *seen, "hirescam"),
-        "maps weighted by mean gradients": shares(network, *seen, "gradcam"),
+        "area": masks.mean((1, 2)),  # what a flat map has there
+        "untrained": shares(heatmaps(untrained, images, labels), masks),
+        "others": shares(maps, masks[another_of_its_class(labels)]),  # where such an expression is in other faces
+        "mean gradients": shares(heatmaps(network, images, labels, "gradcam"), masks),
     }
     for name, level in levels.items():
-        p_value = wilcoxon(trained, level, alternative="greater").pvalue
-        figures = f"{trained.mean():.3f} against {level.mean():.3f}, {name}; p = {p_value:.1g}, n = {len(level)}"
-        assert trained.mean() > 1.5 * level.mean(), figures
-        assert p_value < 1e-9, figures
+        p_value = wilcoxon(found, level, alternative="greater").pvalue
+        figures = f"{found.mean():.3f} against {level.mean():.3f}, {name}; p = {p_value:.1g}, n = {len(level)}"
+        assert found.mean() > FACTORS[name] * level.mean(), figures
+        assert p_value < 1e-6, figures

@@ -70,14 +70,11 @@ def heatmaps(
     maps = np.empty((len(images), *images.shape[2:]), np.float32)
     with torch.inference_mode(False), torch.enable_grad():
         explain = _explainer(network, method)
-        try:
-            for start in range(0, len(images), _BATCH_SIZE):
-                batch = slice(start, start + _BATCH_SIZE)
-                targets = [ClassifierOutputTarget(label) for label in classes[batch].tolist()]
-                maps[batch] = explain(torch.tensor(images[batch]), targets)
-        finally:
-            # As a context manager it would release itself too, but also hide an IndexError.
-            explain.activations_and_grads.release()
+        # No context manager: it would hide an IndexError.
+        for start in range(0, len(images), _BATCH_SIZE):
+            batch = slice(start, start + _BATCH_SIZE)
+            targets = [ClassifierOutputTarget(label) for label in classes[batch].tolist()]
+            maps[batch] = explain(torch.tensor(images[batch]), targets)
     return maps
 
 
