@@ -29,10 +29,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a sweep: what it overrides, and its folder."""
+    """A run of a sweep: what it overrides, its folder, and whether it is done anew where it is finished."""
 
     overrides: list[str]
     folder: RunFolder
+    anew: bool
 
 
 def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
@@ -48,8 +49,7 @@ def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
     """
     with exit_on_user_error():
         jobs = plan(arguments, compose)
-    anew = any(word.startswith("overwrite=") and word.lower().endswith("true") for word in arguments)
-    todo = [job for job in jobs if anew or job.folder.state != "finished"]
+    todo = [job for job in jobs if job.anew or job.folder.state != "finished"]
     for job in todo:
         job.folder.failure.unlink(missing_ok=True)
     log.info("%d runs, %d of them finished already", len(jobs), len(jobs) - len(todo))
@@ -86,7 +86,7 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
             check(values)
             _refuse_many_devices(values["trainer"])
             path = Path(run_dir(config))
-            jobs.setdefault(path, Job(expanded, RunFolder(path)))
+            jobs.setdefault(path, Job(expanded, RunFolder(path), config.overwrite))
     return list(jobs.values())
 
 
