@@ -38,13 +38,14 @@ AT_LEAST: dict[str, int] = {
     "pack_size": 8,
     "synthetic_images": 1,
     "batch_size": 2,
+    "memory_budget": 0,
     "runs_per_gpu": 1,
     "image_size": 8,
     "feature_views": 0,
     "lr_patience": 1,
     "patience": 1,
 }
-OPTIONAL = ("patience",)
+OPTIONAL = ("patience", "memory_budget")
 GROUPS = ("model", "experiment")
 LAUNCHERS = {
     "joblib": "hydra_plugins.hydra_joblib_launcher",

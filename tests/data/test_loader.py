@@ -1,25 +1,28 @@
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
 from emotion.data.augment import RandomAffine
 from emotion.data.balance import class_weights
 from emotion.data.loader import BatchLoader
+from emotion.data.storage import Resident, Streamed
 from emotion.data.synthetic import draw_image
+
+CPU = torch.device("cpu")
 
 
 def numbered(count: int, batch_size: int = 4, rows: Sequence[int] | None = None, **options) -> BatchLoader:
     """Loads inputs that are their own numbers, with labels a hundred higher."""
     chosen = torch.arange(count) if rows is None else torch.tensor(rows)
-    return BatchLoader(torch.arange(count), 100 + torch.arange(count), chosen, batch_size, **options)
+    return BatchLoader(Resident(np.arange(count), CPU), 100 + torch.arange(count), chosen, batch_size, **options)
 
 
 def faces(count: int, batch_size: int = 4, **options) -> BatchLoader:
     """Loads one face `count` times, so that only the augmentation can differ."""
-    face = torch.from_numpy(draw_image(3, seed=0, index=0))
-    rows = torch.arange(count)
-    return BatchLoader(face.repeat(count, 1, 1, 1), torch.zeros(count).long(), rows, batch_size, **options)
+    images = np.tile(draw_image(3, seed=0, index=0), (count, 1, 1, 1))
+    return BatchLoader(Resident(images, CPU), torch.zeros(count).long(), torch.arange(count), batch_size, **options)
 
 
 def epoch(loader: BatchLoader, number: int = 0) -> list[torch.Tensor]:
@@ -117,7 +120,7 @@ def test_augmented_images_are_floats_from_0_to_1_and_plain_ones_bytes():
     assert moved.max() <= 1
 
 
-def test_augmentation_is_a_function_of_seed_epoch_and_step():
+def test_augmentation_is_a_function_of_seed_and_epoch():
     torch.manual_seed(1)
     loader = faces(12, affine=RandomAffine(), seed=3)
     first, second = epoch(loader, 0), epoch(loader, 1)
@@ -133,14 +136,41 @@ def test_augmentation_is_a_function_of_seed_epoch_and_step():
     assert len(everything.flatten(1).unique(dim=0)) == 36
 
 
-def test_ranks_augment_differently():
-    shares = [epoch(faces(16, affine=RandomAffine(), rank=rank, world_size=2)) for rank in (0, 1)]
-    assert len(torch.cat([*shares[0], *shares[1]]).flatten(1).unique(dim=0)) == 16
+def test_ranks_share_out_the_augmented_images_of_one_process():
+    whole = torch.cat(epoch(faces(16, 8, affine=RandomAffine())))
+    shares = torch.cat(
+        [batch for rank in (0, 1) for batch in epoch(faces(16, rank=rank, world_size=2, affine=RandomAffine()))]
+    )
+    assert len(whole.flatten(1).unique(dim=0)) == 16
+    assert torch.equal(shares.flatten(1).unique(dim=0), whole.flatten(1).unique(dim=0))
+
+
+@pytest.fixture
+def pixels(tmp_path) -> np.memmap:
+    """50 different faces, mapped from disk."""
+    images = np.stack([draw_image(number % 7, seed=0, index=number)[None] for number in range(50)])
+    images.tofile(tmp_path / "images.u8")
+    return np.memmap(tmp_path / "images.u8", np.uint8, "c", shape=images.shape)
+
+
+@pytest.mark.parametrize("storage", [Resident, Streamed])
+@pytest.mark.parametrize("chunk", [1, 40_000, 10**9])
+def test_how_images_are_stored_and_how_many_are_augmented_at_once_does_not_show(pixels, storage, chunk, monkeypatch):
+    def batches() -> list[torch.Tensor]:
+        options = {"shuffle": True, "affine": RandomAffine(), "seed": 3}
+        loader = BatchLoader(storage(pixels, CPU), torch.arange(50), torch.arange(48), 4, **options)
+        loader.set_epoch(2)
+        return [value for batch in loader for value in batch]
+
+    expected = batches()
+    monkeypatch.setattr("emotion.data.loader.CPU_CHUNK", chunk)
+    for batch, same in zip(batches(), expected, strict=True):
+        torch.testing.assert_close(batch, same, rtol=0, atol=1e-6)
 
 
 def views_loader(**options) -> BatchLoader:
     """20 inputs in 3 views, view after view; every input is its own number."""
-    return BatchLoader(torch.arange(60), torch.arange(20), torch.arange(20), 4, shuffle=True, **options)
+    return BatchLoader(Resident(np.arange(60), CPU), torch.arange(20), torch.arange(20), 4, shuffle=True, **options)
 
 
 def test_each_image_comes_in_one_of_its_views():
@@ -167,9 +197,8 @@ def sampled(seed: int = 0, **options) -> BatchLoader:
     """2,000 images in classes as unequal as FER2013's, drawn with equal weight of the classes."""
     labels = torch.repeat_interleave(torch.arange(7), torch.tensor([280, 30, 285, 505, 345, 335, 220]))
     weights = class_weights(labels, 7)[labels]
-    return BatchLoader(
-        torch.arange(2000), labels, torch.arange(2000), 64, sampling_weights=weights, seed=seed, shuffle=True, **options
-    )
+    inputs, rows = Resident(np.arange(2000), CPU), torch.arange(2000)
+    return BatchLoader(inputs, labels, rows, 64, sampling_weights=weights, seed=seed, shuffle=True, **options)
 
 
 def test_weighted_sampling_draws_classes_about_equally_often():

@@ -2,12 +2,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from emotion.data.loader import BatchLoader
+from emotion.data.storage import Resident
 from emotion.training.task import EmotionTask
 
 MakeTask = Callable[..., EmotionTask]
@@ -66,9 +68,9 @@ def make_loader() -> MakeLoader:
     """Loads random images uint8 [size, 1, 8, 8] of random classes."""
 
     def make(size: int = 24, batch_size: int = 8, seed: int = 0, **options: Any) -> BatchLoader:
-        generator = torch.Generator().manual_seed(seed)
-        images = torch.randint(256, (size, 1, 8, 8), dtype=torch.uint8, generator=generator)
-        labels = torch.randint(7, (size,), generator=generator)
+        random = np.random.default_rng(seed)
+        images = Resident(random.integers(256, size=(size, 1, 8, 8), dtype=np.uint8), torch.device("cpu"))
+        labels = torch.from_numpy(random.integers(7, size=size))
         return BatchLoader(images, labels, torch.arange(size), batch_size, **options)
 
     return make

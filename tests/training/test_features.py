@@ -42,9 +42,10 @@ def draw_images(size=10, seed=0):
     return torch.randint(256, (size, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def extract(frozen, images=None, affine=None, views=1, seed=0, batch_size=4):
-    cache = FeatureCache(frozen, CPU, seed, batch_size)
-    return cache(draw_images() if images is None else images, affine, views)
+def extract(frozen, images=None, affine=None, views=1, seed=0, batch_size=4, precision="32-true"):
+    images = (draw_images() if images is None else images).numpy()
+    features = FeatureCache(frozen, CPU, seed, precision, batch_size)(images, np.arange(len(images)), affine, views)
+    return torch.from_numpy(features)
 
 
 def test_features_are_the_output_in_half_precision():
@@ -80,8 +81,22 @@ def test_second_time_nothing_is_computed():
         {"affine": RandomAffine(), "views": 2},
         {"affine": RandomAffine(rotation=20.0), "views": 2},
         {"affine": RandomAffine(), "views": 3, "seed": 1},
+        {"precision": "bf16-mixed"},
     ],
-    ids=["weights", "unit", "keras_unit", "layers", "pixels", "number", "order", "affine", "views", "angle", "seed"],
+    ids=[
+        "weights",
+        "unit",
+        "keras_unit",
+        "layers",
+        "pixels",
+        "number",
+        "order",
+        "affine",
+        "views",
+        "angle",
+        "seed",
+        "precision",
+    ],
 )
 def test_other_inputs_have_features_of_their_own(cache, changes):
     options = {"images": draw_images(), **changes}
@@ -240,7 +255,7 @@ def test_augmented_training_draws_from_all_views(make_task, make_trainer, tmp_pa
     frozen, trained = task.network.split()
     data.use_features(FeatureCache(frozen, CPU), views=3)
     loader = data.train_dataloader()
-    assert len(loader.inputs) == 3 * len(loader.labels)
+    assert loader.inputs.shape[0] == 3 * len(loader.labels)
     _, labels, rows = data.train_set
     assert torch.equal(loader.labels, labels[rows])
     for batch in loader:

@@ -19,7 +19,6 @@ SETTINGS = [
     "model=cnn_111",
     "data=synthetic",
     f"synthetic_images={IMAGES}",
-    "augment=false",
     "lr=1e-4",  # at a larger one Adam turns rounding into steps
     "trainer.max_epochs=2",
     "trainer.accelerator=cpu",

@@ -15,14 +15,21 @@ from torch import nn
 from emotion.data.loader import BatchLoader
 from emotion.training.run import main
 
-choose_views = BatchLoader._choose_views
+chunks = BatchLoader._chunks
+order = BatchLoader._order
 
 
-def record(loader, places, step):
-    line = {"train": loader.shuffle, "epoch": loader.epoch, "step": step, "rows": places.tolist()}
-    with Path(os.environ["DRAWN"]).open("a") as file:
-        file.write(json.dumps(line) + "\n")
-    return choose_views(loader, places, step)
+def keep_order(loader, generator):
+    loader.drawn = order(loader, generator)
+    return loader.drawn
+
+
+def record(loader):
+    for positions, sizes in chunks(loader):
+        line = {"train": loader.shuffle, "epoch": loader.epoch, "rows": loader.drawn[positions].tolist()}
+        with Path(os.environ["DRAWN"]).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        yield positions, sizes
 
 
 def normalise_with_fixed_statistics(layer, inputs):
@@ -30,7 +37,7 @@ def normalise_with_fixed_statistics(layer, inputs):
     return F.batch_norm(inputs, mean, variance, layer.weight, layer.bias)
 
 
-BatchLoader._choose_views = record
+BatchLoader._order, BatchLoader._chunks = keep_order, record
 nn.BatchNorm1d.forward = nn.BatchNorm2d.forward = normalise_with_fixed_statistics
 nn.Dropout.forward = lambda layer, inputs: inputs
 

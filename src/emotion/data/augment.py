@@ -26,17 +26,20 @@ class RandomAffine:
     shift: float = 0.1
     shear: float = 0.15
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Transforms float images [B, C, H, W] with parameters from `generator` (on the images' device)."""
-        draws = torch.rand(6, len(images), generator=generator, device=images.device) * 2 - 1
-        height, width = images.shape[-2:]
-        matrices = affine_matrices(
+    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """Draws the transforms of `count` images of this size: see `affine_matrices`, on the generator's device."""
+        draws = torch.rand(count, 6, generator=generator, device=generator.device).T * 2 - 1
+        return affine_matrices(
             rotation=draws[0] * math.radians(self.rotation),
             shift=torch.stack([draws[1] * self.shift * height, draws[2] * self.shift * width]),
             shear=draws[3] * math.radians(self.shear),
             zoom=1 + draws[4:6] * self.zoom,
         )
-        return warp(images, matrices)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Transforms float images [B, C, H, W] with parameters from a generator of the CPU."""
+        count, _, height, width = images.shape
+        return warp(images, self.draw(count, height, width, generator).to(images.device))
 
 
 def affine_matrices(rotation: Tensor, shift: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
@@ -67,10 +70,13 @@ def affine_matrices(rotation: Tensor, shift: Tensor, shear: Tensor, zoom: Tensor
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Samples float images [B, C, H, W] bilinearly through matrices [B, 2, 3]; outside, the nearest pixel."""
     height, width = images.shape[-2:]
-    # grid_sample counts (x, y) in half extents, the matrices (row, column) in pixels.
+    # grid_sample counts (x, y) in half extents, the matrices (row, column) in pixels from the centre.
     extent = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=images.device)
-    flipped = matrices.flip(1)
-    linear = flipped[:, :, :2].flip(2) * extent / extent[:, None]
-    theta = torch.cat([linear, flipped[:, :, 2:] / extent[:, None]], dim=2).to(images.dtype)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=True)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=True)
+    theta = matrices.flip(1) / extent[:, None]
+    rows = torch.arange(height, device=images.device) - (height - 1) / 2
+    columns = torch.arange(width, device=images.device) - (width - 1) / 2
+    # The grid is a sum of a row's share and a column's share, a third of the work of F.affine_grid's product.
+    by_row = theta[:, :, 0, None] * rows + theta[:, :, 2, None]
+    by_column = theta[:, :, 1, None] * columns
+    grid = (by_row[:, :, :, None] + by_column[:, :, None, :]).permute(0, 2, 3, 1)
+    return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=True)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from numpy.typing import NDArray
 from torch import Tensor
 
 from emotion.data.augment import RandomAffine
@@ -16,6 +17,7 @@ from emotion.data.loader import BatchLoader
 from emotion.data.packed import OnBadImage, PackedImages, pack
 from emotion.data.sources import SourceName, open_source
 from emotion.data.splits import Split, SplitName, make_split
+from emotion.data.storage import Resident, Streamed, place
 from emotion.errors import UserError, require_choice
 
 Stage = Literal["train", "val", "test"]
@@ -31,7 +33,8 @@ DATA_CHOICES: dict[str, Sequence[object]] = {
 """What the settings of the data can be, for those with a few legal values."""
 SOURCE_SETTINGS = ("data", "data_dir", "on_bad_image", "pack_size", "channels", "synthetic_images")
 """The settings that say which images there are; the others say what is done with them."""
-Extract = Callable[[Tensor, RandomAffine | None, int], Tensor]
+Pixels = NDArray[np.uint8]
+Extract = Callable[[Pixels, NDArray[np.int64], RandomAffine | None, int], NDArray[np.float16]]
 
 
 class EmotionDataModule(LightningDataModule):
@@ -54,6 +57,7 @@ class EmotionDataModule(LightningDataModule):
         pack_size: stored height and width of `data=folder`, pixels.
         channels: 1 (grey) or 3 (RGB), for `data=folder`.
         synthetic_images: number of drawn faces of `data=synthetic`.
+        memory_budget: see `emotion.data.storage.place`.
 
     Raises:
         UserError: a value that is none of the legal ones.
@@ -75,6 +79,7 @@ class EmotionDataModule(LightningDataModule):
         pack_size: int = 48,
         channels: int = 1,
         synthetic_images: int = 3500,
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -82,7 +87,8 @@ class EmotionDataModule(LightningDataModule):
             require_choice(key, self.hparams[key], legal)
         self.balance, self.batch_size, self.seed = balance, batch_size, seed
         self.affine = RandomAffine() if augment else None
-        self._features: dict[Stage, tuple[Tensor, Tensor]] = {}
+        self._features: dict[Stage, tuple[NDArray[np.float16], Tensor, Tensor]] = {}
+        self._placed: dict[tuple[int, torch.device], Resident | Streamed] = {}
 
     @cached_property
     def packed(self) -> PackedImages:
@@ -114,18 +120,13 @@ class EmotionDataModule(LightningDataModule):
         )
 
     @cached_property
-    def images(self) -> Tensor:
-        """All images of the source, uint8 [N, C, S, S]."""
-        return torch.from_numpy(self.packed.images)
-
-    @cached_property
     def labels(self) -> Tensor:
         """Class ids of all images of the source, int64 [N]."""
         return torch.from_numpy(self.packed.labels)
 
     @cached_property
-    def train_set(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Training inputs [N, ...], their labels [N] and the rows [n] in use, with the copies of `balance=offline`.
+    def train_set(self) -> tuple[Pixels, Tensor, Tensor]:
+        """Training images [N, C, S, S], their labels [N] and the rows [n] in use, with the copies of `offline`.
 
         Raises:
             UserError: a class has no training image.
@@ -140,12 +141,12 @@ class EmotionDataModule(LightningDataModule):
         if empty:
             raise UserError(f"no training images of class {', '.join(empty)} (data={self.hparams['data']})")
         if self.balance != "offline":
-            return self.images, self.labels, rows
-        images = self.images[rows]
+            return self.packed.images, self.labels, rows
+        images = torch.from_numpy(self.packed.images[self.rows.train])
         # Copies are augmented even where training is not: unchanged copies would be a sampler at higher cost.
         sources, copies = offline_copies(images, labels, len(CLASSES), self.affine or RandomAffine(), self.seed)
         labels = torch.cat([labels, labels[sources]])
-        return torch.cat([images, copies]), labels, torch.arange(len(labels))
+        return torch.cat([images, copies]).numpy(), labels, torch.arange(len(labels))
 
     @property
     def class_weights(self) -> list[float] | None:
@@ -166,22 +167,20 @@ class EmotionDataModule(LightningDataModule):
         """Trains and validates on features in place of images.
 
         Args:
-            extract: from images uint8 [N, C, S, S], their random transform or None, and a number of views, to
-                features [views * N, ...], view after view.
+            extract: from images uint8 [N, C, S, S], the rows int64 [n] of them in use, their random transform or None,
+                and a number of views, to features [views * n, ...], view after view.
             views: how many transforms of each training image there are, if training is augmented.
         """
         inputs, labels, rows = self.train_set
         # Validation images come along unaugmented, so that every seed's cut of the same images shares one pass.
         pool = np.union1d(self.rows.train, self.rows.val)
-        plain = extract(self.images[torch.from_numpy(pool)], None, 1)
-        places = {
-            stage: torch.from_numpy(np.searchsorted(pool, getattr(self.rows, stage))) for stage in ("train", "val")
-        }
+        plain = extract(self.packed.images, pool, None, 1)
+        train, val = (torch.from_numpy(np.searchsorted(pool, own)) for own in (self.rows.train, self.rows.val))
+        pool_labels = self.labels[torch.from_numpy(pool)]
+        self._features = {"train": (plain, pool_labels, train), "val": (plain, pool_labels, val)}
         if self.affine is not None or self.balance == "offline":
-            train = extract(inputs[rows], self.affine, views if self.affine else 1)
-        else:
-            train = plain[places["train"]]
-        self._features = {"train": (train, labels[rows]), "val": (plain[places["val"]], self.labels[self.rows.val])}
+            features = extract(inputs, rows.numpy(), self.affine, views if self.affine else 1)
+            self._features["train"] = features, labels[rows], torch.arange(len(rows))
 
     def prepare_data(self) -> None:
         """Packs the images, once on each machine."""
@@ -189,10 +188,7 @@ class EmotionDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, balanced, augmented batches of the training images (or batches of their features)."""
-        inputs, labels, rows = self.train_set
-        if self._features:
-            inputs, labels = self._features["train"]
-            rows = torch.arange(len(labels))
+        inputs, labels, rows = self._features.get("train", self.train_set)
         sampled = self.balance == "weighted_sampler"
         return self._loader(
             inputs,
@@ -207,8 +203,7 @@ class EmotionDataModule(LightningDataModule):
     def val_dataloader(self) -> BatchLoader:
         """Batches of the validation images (or of their features), in order."""
         if self._features:
-            inputs, labels = self._features["val"]
-            return self._loader(inputs, labels, torch.arange(len(labels)))
+            return self._loader(*self._features["val"])
         return self.eval_loader("val", shared=True)
 
     def test_dataloader(self) -> BatchLoader:
@@ -223,14 +218,21 @@ class EmotionDataModule(LightningDataModule):
             shared: whether the processes of a training divide them among themselves; else each process gets all.
         """
         rows = torch.from_numpy(getattr(self.rows, stage))
-        return self._loader(self.images[rows], self.labels[rows], torch.arange(len(rows)), shared=shared)
+        return self._loader(self.packed.images, self.labels, rows, shared=shared)
 
     def _loader(
-        self, inputs: Tensor, labels: Tensor, rows: Tensor, *, shared: bool = True, **options: Any
+        self, inputs: NDArray[Any], labels: Tensor, rows: Tensor, *, shared: bool = True, **options: Any
     ) -> BatchLoader:
         device = torch.device("cpu")
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             if shared:
                 options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return BatchLoader(inputs.to(device), labels.to(device), rows, self.batch_size, **options)
+        return BatchLoader(self._place(inputs, device), labels, rows, self.batch_size, **options)
+
+    def _place(self, inputs: NDArray[Any], device: torch.device) -> Resident | Streamed:
+        """Puts an array on the device once for all loaders; all of them live as long as this module."""
+        key = id(inputs), device
+        if key not in self._placed:
+            self._placed[key] = place(inputs, device, self.hparams["memory_budget"])
+        return self._placed[key]

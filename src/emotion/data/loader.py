@@ -1,4 +1,4 @@
-"""Batches straight from one array that already lies on the device."""
+"""Shuffled, augmented batches, made on the device that trains."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,7 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emotion.data.augment import RandomAffine
+from emotion.data.augment import RandomAffine, warp
+from emotion.data.storage import Storage
+
+CPU_CHUNK, DEVICE_CHUNK = 2 * 2**20, 128 * 2**20
+"""Bytes that are gathered and augmented at once: what a CPU's cache holds; on a GPU many, to start few kernels."""
 
 
 class Batch(NamedTuple):
@@ -18,14 +22,15 @@ class Batch(NamedTuple):
 
 
 class BatchLoader:
-    """Gathers, shuffles and augments batches on the device that holds the data.
+    """Gathers, shuffles and augments batches on the device.
 
-    Order and augmentation are functions of (seed, epoch, step, rank) alone, so that a resumed run draws what the
-    undisturbed one would have drawn. With several processes each takes its share of every global batch.
+    Order and augmentation of an epoch are drawn at once, on the CPU, from (seed, epoch) alone. So a resumed run draws
+    what the undisturbed one would have drawn, and the kind of device, the number of processes and how the data is
+    stored do not matter. With several processes each takes its share of every global batch.
 
     Args:
         inputs: [N, ...], or [K * N, ...] where every input comes in K views, view after view.
-        labels: int64 [N], on the same device.
+        labels: int64 [N].
         rows: int64 [n], which of the N are used.
         batch_size: of one process.
         shuffle: a new order each epoch; else the order of `rows`.
@@ -38,7 +43,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        inputs: Tensor,
+        inputs: Storage,
         labels: Tensor,
         rows: Tensor,
         batch_size: int,
@@ -50,7 +55,7 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.inputs, self.labels, self.rows = inputs, labels, rows
+        self.inputs, self.labels, self.rows = inputs, labels.to(inputs.device), rows
         self.batch_size, self.shuffle, self.affine, self.seed = batch_size, shuffle, affine, seed
         self.sampling_weights, self.rank, self.world_size = sampling_weights, rank, world_size
         self.epoch = 0
@@ -60,41 +65,55 @@ class BatchLoader:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._global_batches(self.rows))
+        return len(self._batch_sizes())
 
     def __iter__(self) -> Iterator[Batch]:
-        for step, rows in enumerate(self._global_batches(self._order())):
-            rows = rows[self.rank :: self.world_size]
-            places = rows.to(self.labels.device)
-            inputs = self.inputs[self._choose_views(places, step)]
-            if self.affine is not None:
-                inputs = self.affine(inputs.float() / 255, self._generator(step, inputs.device))
-            yield Batch(inputs, self.labels[places])
+        generator = torch.Generator().manual_seed(self._epoch_seed())
+        rows = self._order(generator)
+        places = rows + len(self.labels) * self._draw_views(generator)
+        height, width = self.inputs.shape[-2:] if self.affine else (0, 0)
+        matrices = self.affine.draw(len(rows), height, width, generator) if self.affine else None
+        chunks = list(self._chunks())
+        values = self.inputs.gather(places[positions] for positions, _ in chunks)
+        for (positions, sizes), inputs in zip(chunks, values, strict=True):
+            if matrices is not None:
+                inputs = warp(inputs.float() / 255, matrices[positions].to(self.inputs.device))
+            labels = self.labels[rows[positions].to(self.inputs.device)]
+            yield from map(Batch, torch.split(inputs, sizes), torch.split(labels, sizes))
 
-    def _order(self) -> Tensor:
-        generator = self._generator(-1, torch.device("cpu"))
-        if self.sampling_weights is not None:
+    def _epoch_seed(self) -> int:
+        entropy = np.random.SeedSequence([self.seed, self.epoch])
+        return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        if self.sampling_weights is not None and len(self.rows):
             drawn = torch.multinomial(self.sampling_weights, len(self.rows), replacement=True, generator=generator)
             return self.rows[drawn]
         return self.rows[torch.randperm(len(self.rows), generator=generator)] if self.shuffle else self.rows
 
-    def _choose_views(self, places: Tensor, step: int) -> Tensor:
-        count = len(self.labels)
-        views = len(self.inputs) // count
-        if views == 1:
-            return places
-        generator = self._generator(step, places.device)
-        return places + count * torch.randint(views, places.shape, generator=generator, device=places.device)
+    def _draw_views(self, generator: torch.Generator) -> Tensor:
+        views = self.inputs.shape[0] // max(len(self.labels), 1)
+        return torch.randint(max(views, 1), (len(self.rows),), generator=generator)
 
-    def _global_batches(self, order: Tensor) -> list[Tensor]:
-        if not len(order):
-            return []
-        batches = list(torch.split(order, self.batch_size * self.world_size))
+    def _batch_sizes(self) -> list[int]:
+        """The sizes of the global batches."""
+        size, count = self.batch_size * self.world_size, len(self.rows)
+        sizes = [size] * (count // size) + [count % size] * (count % size > 0)
         # Batch normalisation cannot train on a single image, so a smaller rest joins the batch before it.
-        if len(batches) > 1 and len(batches[-1]) < 2 * self.world_size:
-            batches[-2:] = [torch.cat(batches[-2:])]
-        return batches
+        if len(sizes) > 1 and sizes[-1] < 2 * self.world_size:
+            sizes[-2:] = [sizes[-2] + sizes[-1]]
+        return sizes
 
-    def _generator(self, step: int, device: torch.device) -> torch.Generator:
-        entropy = np.random.SeedSequence([self.seed, self.epoch, step + 1, self.rank if step >= 0 else 0])
-        return torch.Generator(device).manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    def _chunks(self) -> Iterator[tuple[Tensor, list[int]]]:
+        """Yields the positions in the epoch that this process takes at once, int64 [n], and the sizes of its batches.
+
+        A chunk is several batches, whose images are gathered and augmented together.
+        """
+        value_bytes = int(np.prod(self.inputs.shape[1:])) * (4 if self.affine else self.inputs.itemsize)
+        chunk_bytes = CPU_CHUNK if self.inputs.device.type == "cpu" else DEVICE_CHUNK
+        step = max(1, chunk_bytes // (value_bytes * self.batch_size))
+        batches = torch.split(torch.arange(len(self.rows)), self._batch_sizes())
+        own = [batch[self.rank :: self.world_size] for batch in batches]
+        for start in range(0, len(own), step):
+            chunk = own[start : start + step]
+            yield torch.cat(chunk), [len(batch) for batch in chunk]

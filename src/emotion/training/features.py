@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 from emotion.data.augment import RandomAffine
 from emotion.data.packed import cache_folder
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when the same settings would give other features."""
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""The half precision of the Trainer's settings that have one."""
+HASHED_AT_ONCE = 4096
 log = logging.getLogger(__name__)
 
 
@@ -31,56 +35,83 @@ class FeatureCache:
         frozen: the fixed function, from uint8 or float images to features.
         device: where it runs.
         seed: of the random transforms.
+        precision: as the Trainer's; one with a half precision computes in it.
         batch_size: images at a time.
     """
 
-    def __init__(self, frozen: nn.Module, device: torch.device, seed: int = 0, batch_size: int = 256) -> None:
+    def __init__(
+        self,
+        frozen: nn.Module,
+        device: torch.device,
+        seed: int = 0,
+        precision: str = "32-true",
+        batch_size: int = 256,
+    ) -> None:
         self.frozen = frozen.eval().to(device)
         self.device, self.seed, self.batch_size = device, seed, batch_size
+        self.half = AUTOCAST.get(precision)
 
-    def __call__(self, images: Tensor, affine: RandomAffine | None = None, views: int = 1) -> Tensor:
-        """Returns features float16 [views * N, ...] of images uint8 [N, C, S, S], view after view.
+    def __call__(
+        self, images: NDArray[np.uint8], rows: NDArray[np.int64], affine: RandomAffine | None = None, views: int = 1
+    ) -> NDArray[np.float16]:
+        """Returns features [views * n, ...], mapped from disk, of the images in use, view after view.
 
         Args:
-            images: the images.
+            images: uint8 [N, C, S, S].
+            rows: which of them are in use, int64 [n].
             affine: random transform, drawn anew for every view; None leaves the images as they are.
             views: how many transforms of each image.
         """
         root = cache_folder() / "features"
         root.mkdir(parents=True, exist_ok=True)
-        path = root / f"{self._digest(images, affine, views)}.npy"
+        path = root / f"{self._digest(images, rows, affine, views)}.npy"
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
-                log.info("computing features of %d images, %d views: done once, then kept", len(images), views)
-                self._write(path, images, affine, views)
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
+                log.info("computing features of %d images, %d views: done once, then kept", len(rows), views)
+                self._write(path, images, rows, affine, views)
+        features: NDArray[np.float16] = np.load(path, mmap_mode="c")
+        return features
 
-    def _write(self, path: Path, images: Tensor, affine: RandomAffine | None, views: int) -> None:
+    def _write(
+        self,
+        path: Path,
+        images: NDArray[np.uint8],
+        rows: NDArray[np.int64],
+        affine: RandomAffine | None,
+        views: int,
+    ) -> None:
         temporary = path.with_suffix(".tmp")
         with temporary.open("wb") as file:
-            for number, features in enumerate(self._compute(images, affine, views)):
+            for number, features in enumerate(self._compute(images, np.tile(rows, views), affine)):
                 if number == 0:
-                    shape = (views * len(images), *features.shape[1:])
+                    shape = (views * len(rows), *features.shape[1:])
                     header = {"descr": "<f2", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(features.numpy().tobytes())
         os.replace(temporary, path)
 
     @torch.inference_mode()
-    def _compute(self, images: Tensor, affine: RandomAffine | None, views: int) -> Iterator[Tensor]:
-        generator = torch.Generator(self.device).manual_seed(self.seed)
-        batches = [batch for _ in range(views) for batch in torch.split(images, self.batch_size)]
+    def _compute(
+        self, images: NDArray[np.uint8], rows: NDArray[np.int64], affine: RandomAffine | None
+    ) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        batches = np.array_split(rows, range(self.batch_size, len(rows), self.batch_size))
         console = Console(stderr=True)
         for batch in track(batches, "computing features", console=console, disable=not console.is_terminal):
-            inputs = batch.to(self.device)
+            inputs = torch.from_numpy(images[batch]).to(self.device)
             inputs = affine(inputs.float() / 255, generator) if affine else inputs
-            yield self.frozen(inputs).half().cpu()
+            with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+                yield self.frozen(inputs).half().cpu()
 
-    def _digest(self, images: Tensor, affine: RandomAffine | None, views: int) -> str:
-        drawing = (affine, views, self.seed, self.device.type, self.batch_size) if affine else None
-        digest = hashlib.blake2b(repr((FORMAT, self.frozen, tuple(images.shape), drawing)).encode(), digest_size=16)
+    def _digest(
+        self, images: NDArray[np.uint8], rows: NDArray[np.int64], affine: RandomAffine | None, views: int
+    ) -> str:
+        drawing = (affine, views, self.seed) if affine else None
+        facts = (FORMAT, self.frozen, self.half, len(rows), images.shape[1:], drawing)
+        digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
         for name, value in self.frozen.state_dict(keep_vars=True).items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().numpy().tobytes())
-        digest.update(images.numpy().tobytes())
+        for batch in np.array_split(rows, range(HASHED_AT_ONCE, len(rows), HASHED_AT_ONCE)):
+            digest.update(images[batch].tobytes())
         return digest.hexdigest()

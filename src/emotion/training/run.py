@@ -149,7 +149,8 @@ def train(config: DictConfig, folder: RunFolder) -> Trained:
     timer = Timer()
     trainer = build_trainer(config, folder, [timer])
     if config.feature_views:
-        cache = FeatureCache(task.take_features(), trainer.strategy.root_device, config.seed)
+        device = trainer.strategy.root_device
+        cache = FeatureCache(task.take_features(), device, config.seed, str(trainer.precision))
         data.use_features(cache, config.feature_views)
     last = folder.last if folder.state == "unfinished" else None
     trainer.fit(task, data, ckpt_path=last, weights_only=True)
