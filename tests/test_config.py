@@ -47,7 +47,7 @@ def test_every_model_file_composes_and_builds(model):
 def test_every_knob_is_an_argument_of_what_it_configures():
     values = settings(compose_config())
     arguments = {name for kind in (EmotionDataModule, EmotionTask) for name in inspect.signature(kind).parameters}
-    run = {"name", "feature_views", "monitor", "patience", "min_delta", "trainer"}
+    run = {"name", "feature_views", "compile", "cuda_graph", "monitor", "patience", "min_delta", "trainer"}
     assert set(values) - run <= arguments
     assert arguments - set(values) == {"class_weights"}
     assert set(values["trainer"]) <= set(inspect.signature(Trainer).parameters)
@@ -109,7 +109,11 @@ def test_right_words_pass():
         ("lr=fast", "above 0"),
         ("lr=0", "above 0"),
         ("val_fraction=1.5", "between 0 and 1"),
-        ("patience=0", "whole number from 1"),
+        ("patience=0", "whole number from 1 or null"),
+        ("memory_budget=-1", "whole number from 0 or null"),
+        ("feature_views=few", "whole number from 0 or auto"),
+        ("compile=yes please", "auto, true, false"),
+        ("cuda_graph=maybe", "auto, true, false"),
         ("trainer.limit_val_batches=0", "cannot be left out"),
     ],
 )

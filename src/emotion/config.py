@@ -31,6 +31,8 @@ CHOICES: dict[str, Sequence[object]] = {
     "normalize": get_args(NormalizeName),
     "schedule": ("none", "plateau", "cosine"),
     "monitor": ("val/loss", "val/acc", "val/f1_macro"),
+    "compile": ("auto", True, False),
+    "cuda_graph": ("auto", True, False),
     "overwrite": (True, False),
 }
 AT_LEAST: dict[str, int] = {
@@ -45,7 +47,8 @@ AT_LEAST: dict[str, int] = {
     "lr_patience": 1,
     "patience": 1,
 }
-OPTIONAL = ("patience", "memory_budget")
+OPTIONAL: dict[str, object] = {"patience": None, "memory_budget": None, "feature_views": "auto"}
+"""Values beside the numbers."""
 GROUPS = ("model", "experiment")
 LAUNCHERS = {
     "joblib": "hydra_plugins.hydra_joblib_launcher",
@@ -151,8 +154,9 @@ def check(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if key in CHOICES:
             require_choice(key, value, CHOICES[key])
-        if key in AT_LEAST and not _is_whole(value, AT_LEAST[key]) and not (key in OPTIONAL and value is None):
-            raise UserError(f"{key}={value}: a whole number from {AT_LEAST[key]} is needed")
+        if key in AT_LEAST and not _is_whole(value, AT_LEAST[key]) and not (key in OPTIONAL and value == OPTIONAL[key]):
+            other = f" or {OPTIONAL[key] or 'null'}" if key in OPTIONAL else ""
+            raise UserError(f"{key}={value}: a whole number from {AT_LEAST[key]}{other} is needed")
         if key in SHARES and not (_is_number(value) and 0 < value < 1):
             raise UserError(f"{key}={value}: a number between 0 and 1 is needed")
         if key == "lr" and not (_is_number(value) and value > 0):

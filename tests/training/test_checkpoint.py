@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
-from emotion.training.checkpoint import load_checkpoint
+from emotion.training.checkpoint import SpacedCheckpointIO, load_checkpoint
 from emotion.training.task import EmotionTask
 
 pytestmark = [
@@ -199,3 +199,69 @@ def test_data_that_this_version_does_not_know_is_refused_when_it_is_built(change
 
 def test_type_of_the_task_is_that_of_the_project(trained):
     assert type(load_checkpoint(trained[1]).task) is EmotionTask
+
+
+class TestSpacedCheckpointIO:
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        """Gives the time, in seconds, that the writer reads."""
+        now = [100.0]
+        monkeypatch.setattr("emotion.training.checkpoint.time.monotonic", lambda: now[0])
+        return now
+
+    def save(self, writer, path, value):
+        tensor = torch.tensor(value)
+        writer.save_checkpoint({"weights": [tensor]}, path)
+        tensor.add_(1000)  # training goes on
+
+    def on_disk(self, path):
+        return int(torch.load(path, weights_only=True)["weights"][0])
+
+    def test_a_file_is_written_at_most_once_in_a_while(self, tmp_path, clock):
+        writer, path = SpacedCheckpointIO(30.0), tmp_path / "last.ckpt"
+        for seconds, value, expected in ((0, 1, 1), (10, 2, 1), (19.9, 3, 1), (0.2, 4, 4), (29, 5, 4), (40, 6, 6)):
+            clock[0] += seconds
+            self.save(writer, path, value)
+            assert self.on_disk(path) == expected
+
+    def test_no_file_is_older_than_one_that_was_written_after_it(self, tmp_path, clock):
+        writer, best, last = SpacedCheckpointIO(30.0), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+        self.save(writer, last, 1)
+        clock[0] += 20
+        self.save(writer, best, 2)
+        clock[0] += 5
+        self.save(writer, best, 3)
+        assert self.on_disk(best) == 2
+        clock[0] += 10
+        self.save(writer, last, 4)
+        assert (self.on_disk(best), self.on_disk(last)) == (3, 4)
+
+    def test_what_waits_is_written_at_the_end_and_before_reading(self, tmp_path, clock):
+        writer, path = SpacedCheckpointIO(30.0), tmp_path / "last.ckpt"
+        self.save(writer, path, 1)
+        self.save(writer, path, 2)
+        assert int(writer.load_checkpoint(path, weights_only=True)["weights"][0]) == 2
+        self.save(writer, path, 3)
+        writer.teardown()
+        assert self.on_disk(path) == 3
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_a_run_leaves_its_latest_state(self, make_task, make_trainer, make_loader, tmp_path, fails):
+        class Failing(EmotionTask):
+            def on_train_epoch_start(self):
+                if fails and self.current_epoch == 3:
+                    raise RuntimeError("device lost")
+                super().on_train_epoch_start()
+
+        saver = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        options = {"enable_checkpointing": True, "callbacks": [saver], "plugins": [SpacedCheckpointIO()]}
+        trainer = make_trainer(tmp_path, max_epochs=5, **options)
+        try:
+            trainer.fit(Failing(**make_task().hparams), make_loader(), make_loader(8))
+        except RuntimeError:
+            assert fails
+        assert load_checkpoint_epoch(tmp_path / "last.ckpt") == (3 if fails else 5)
+
+
+def load_checkpoint_epoch(path):
+    return torch.load(path, weights_only=True)["epoch"] + 1

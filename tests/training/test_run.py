@@ -1,10 +1,12 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import _dynamo as dynamo
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import conf_dir, register_resolvers
@@ -90,6 +92,51 @@ def test_resume_extends_a_finished_run(tmp_path):
     run(compose_config(words), part.path, words)
     assert_same_run(whole, part)
     assert part.read_config().trainer.max_epochs == 3
+
+
+def test_resume_gives_settings_that_are_new_their_defaults(tmp_path):
+    folder = train(tmp_path, "trainer.max_epochs=1")
+    old = folder.read_config()
+    del old.memory_budget, old.compile
+    folder.config.write_text(OmegaConf.to_yaml(old))
+    words = [f"resume={tmp_path}", "trainer.max_epochs=2"]
+    run(compose_config(words), tmp_path, words)
+    assert json.loads(folder.metrics.read_text())["run"]["epochs"] == 2
+    assert folder.read_config().compile == "auto"
+
+
+def test_streamed_images_train_the_same_network(tmp_path, caplog):
+    caplog.set_level("INFO")
+    resident = train(tmp_path / "resident", "trainer.max_epochs=2")
+    assert "memory_budget" not in caplog.text
+    streamed = train(tmp_path / "streamed", "trainer.max_epochs=2", "memory_budget=0")
+    assert "streamed, since 0 MiB of memory are allowed" in caplog.text
+    assert_same_run(resident, streamed)
+
+
+def test_features_are_used_by_themselves_where_nothing_changes(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
+    caplog.set_level("INFO")
+    words = ["model=vgg16_fe", "image_size=32", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
+    train(tmp_path / "augmented", *words)
+    assert "feature_views=8" in caplog.text
+    assert not list((tmp_path / "cache").rglob("features/*.npy"))
+    train(tmp_path / "plain", *words, "augment=false")
+    assert len(list((tmp_path / "cache").rglob("features/*.npy"))) == 1
+    train(tmp_path / "off", *words, "augment=false", "feature_views=0", "image_size=33")
+    assert len(list((tmp_path / "cache").rglob("features/*.npy"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_network_learns_the_same(tmp_path):
+    words = ["trainer.max_epochs=1", "trainer.precision=32-true", "lr=1e-4"]
+    folders = [train(tmp_path / name, *words, f"compile={name}") for name in ("false", "true")]
+    plain, compiled = (merge_histories(map(read_history, folder.csv_files())) for folder in folders)
+    for tag in ("train/loss", "val/loss"):
+        np.testing.assert_allclose(compiled[tag][:, 1], plain[tag][:, 1], rtol=0.15)  # other dropout
+    assert dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert weights(folders[0].best).keys() == weights(folders[1].best).keys()
 
 
 def test_resume_with_more_patience_goes_on_after_early_stopping(tmp_path):

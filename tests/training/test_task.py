@@ -9,7 +9,9 @@ from lightning import Callback
 from omegaconf import OmegaConf
 from sklearn.metrics import f1_score, recall_score
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from emotion.data.augment import RandomAffine
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.models.network import Network
@@ -322,6 +324,29 @@ class TestFreezing:
     def test_features_of_a_task_that_trains_as_a_whole_are_refused(self, make_task):
         with pytest.raises(UserError, match="feature_views: this network has no frozen part"):
             make_task().take_features()
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make the CPU wait for a GPU: reading a value, or copying to the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **kwargs or {})
+
+
+def test_steps_do_not_wait_for_the_device(make_task, make_trainer, make_loader, tmp_path):
+    def waits(batches):
+        task = make_task(class_weights=WEIGHTS)
+        with Waits() as mode:
+            trainer = make_trainer(tmp_path, log_every_n_steps=10**6, max_epochs=1)
+            trainer.fit(task, make_loader(8 * batches, affine=RandomAffine(), shuffle=True), make_loader(8 * batches))
+        return mode.calls
+
+    assert waits(30) == waits(3) > 0
 
 
 class TestEpochMeter:

@@ -13,7 +13,7 @@ from torch import Tensor
 from emotion.data.augment import RandomAffine
 from emotion.data.balance import BalanceName, class_weights, offline_copies
 from emotion.data.classes import CLASSES
-from emotion.data.loader import BatchLoader
+from emotion.data.loader import BatchGroups, BatchLoader
 from emotion.data.packed import OnBadImage, PackedImages, pack
 from emotion.data.sources import SourceName, open_source
 from emotion.data.splits import Split, SplitName, make_split
@@ -87,6 +87,7 @@ class EmotionDataModule(LightningDataModule):
             require_choice(key, self.hparams[key], legal)
         self.balance, self.batch_size, self.seed = balance, batch_size, seed
         self.affine = RandomAffine() if augment else None
+        self.group_size = 0
         self._features: dict[Stage, tuple[NDArray[np.float16], Tensor, Tensor]] = {}
         self._placed: dict[tuple[int, torch.device], Resident | Streamed] = {}
 
@@ -186,11 +187,19 @@ class EmotionDataModule(LightningDataModule):
         """Packs the images, once on each machine."""
         _ = self.packed
 
-    def train_dataloader(self) -> BatchLoader:
+    def group_batches(self, size: int) -> None:
+        """Makes training get lists of so many batches."""
+        self.group_size = size
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leaves batches where they are: the loader makes them on the device."""
+        return batch
+
+    def train_dataloader(self) -> BatchLoader | BatchGroups:
         """Shuffled, balanced, augmented batches of the training images (or batches of their features)."""
         inputs, labels, rows = self._features.get("train", self.train_set)
         sampled = self.balance == "weighted_sampler"
-        return self._loader(
+        loader = self._loader(
             inputs,
             labels,
             rows,
@@ -199,6 +208,7 @@ class EmotionDataModule(LightningDataModule):
             sampling_weights=class_weights(labels[rows], len(CLASSES))[labels[rows]] if sampled else None,
             seed=self.seed,
         )
+        return BatchGroups(loader, self.group_size) if self.group_size else loader
 
     def val_dataloader(self) -> BatchLoader:
         """Batches of the validation images (or of their features), in order."""

@@ -1,6 +1,7 @@
 """Shuffled, augmented batches, made on the device that trains."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -117,3 +118,27 @@ class BatchLoader:
         for start in range(0, len(own), step):
             chunk = own[start : start + step]
             yield torch.cat(chunk), [len(batch) for batch in chunk]
+
+
+class BatchGroups:
+    """Hands out the batches of a loader as lists of several.
+
+    Args:
+        loader: makes the batches.
+        size: how many there are in a list; fewer in the last of an epoch.
+    """
+
+    def __init__(self, loader: BatchLoader, size: int) -> None:
+        self.loader, self.size = loader, size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch (from 0) that the next iteration draws."""
+        self.loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return -(-len(self.loader) // self.size)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        batches = iter(self.loader)
+        while group := list(islice(batches, self.size)):
+            yield group

@@ -57,20 +57,24 @@ class Patience(EarlyStopping):
 
 
 class TensorBoardPictures(Callback):
-    """Shows augmented batches and, after every validation, the confusion matrix.
+    """Shows augmented batches and confusion matrices of the validation.
 
     Args:
-        batches_every: epochs between pictures of a batch.
+        every: epochs between pictures, which take longer to draw than a fast device takes for an epoch.
         images: how many images of the batch are shown.
     """
 
-    def __init__(self, batches_every: int = 10, images: int = 64) -> None:
-        self.batches_every, self.images = batches_every, images
+    def __init__(self, every: int = 10, images: int = 64) -> None:
+        self.every, self.images = every, images
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch | list[Batch], batch_idx: int
+    ) -> None:
         """Shows the first batch of an epoch as the network gets it."""
-        is_images = batch.inputs.ndim == 4 and batch.inputs.dtype != torch.float16
-        if batch_idx == 0 and trainer.current_epoch % self.batches_every == 0 and is_images:
+        if batch_idx or trainer.current_epoch % self.every:
+            return
+        batch = batch[0] if isinstance(batch, list) else batch
+        if batch.inputs.ndim == 4 and batch.inputs.dtype != torch.float16:
             from torchvision.utils import make_grid
 
             grid = make_grid(batch.inputs[: self.images].cpu(), nrow=8)
@@ -79,13 +83,20 @@ class TensorBoardPictures(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows the confusion matrix of the validation images."""
-        if not trainer.sanity_checking:
-            assert isinstance(pl_module, EmotionTask)
-            for writer in _writers(trainer):
-                figure = confusion_matrix_figure(
-                    pl_module.val_matrix, CLASSES, f"validation, epoch {trainer.current_epoch + 1}"
-                )
-                writer.add_figure("val/confusion_matrix", figure, trainer.global_step)
+        if trainer.current_epoch % self.every == 0:
+            self._show_matrix(trainer, pl_module, trainer.current_epoch + 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the last confusion matrix."""
+        self._show_matrix(trainer, pl_module, trainer.current_epoch)
+
+    def _show_matrix(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        assert isinstance(pl_module, EmotionTask)
+        if pl_module.val_matrix is None:
+            return
+        for writer in _writers(trainer):
+            figure = confusion_matrix_figure(pl_module.val_matrix, CLASSES, f"validation, epoch {epoch}")
+            writer.add_figure("val/confusion_matrix", figure, trainer.global_step)
 
 
 class ProgressBar(RichProgressBar):

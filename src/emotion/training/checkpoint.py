@@ -1,10 +1,15 @@
-"""From a checkpoint file back to its network and data."""
+"""How checkpoints are written, and the way back from a file to its network and data."""
 
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError, first_line
@@ -22,6 +27,45 @@ class Checkpoint:
     def data_module(self, **changes: Any) -> EmotionDataModule:
         """Builds the data it was trained on, with some settings changed."""
         return EmotionDataModule(**(self.data | changes))
+
+
+class SpacedCheckpointIO(TorchCheckpointIO):
+    """Writes each file at most once in a while, and at the end what is still due.
+
+    On a fast device an epoch takes less time than its checkpoints take to write. A killed run loses no more than the
+    seconds between two writes, and goes on from the last file as if undisturbed.
+
+    Args:
+        seconds: between two writes of the same file; in between, the latest content waits in the device's memory.
+    """
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self._waiting: dict[str, dict[str, Any]] = {}
+        self._written: dict[str, float] = {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Takes a checkpoint; writes all that wait if this file is due, so that they stay of the same time."""
+        self._waiting[str(path)] = apply_to_collection(checkpoint, Tensor, lambda value: value.detach().clone())
+        if time.monotonic() - self._written.get(str(path), -math.inf) >= self.seconds:
+            self._write()
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Reads a file in its latest state."""
+        self._write()
+        content: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
+        return content
+
+    def teardown(self) -> None:
+        """Writes what waits; Lightning calls this at the end of a run, also of one that fails."""
+        self._write()
+
+    def _write(self) -> None:
+        while self._waiting:
+            path = next(iter(self._waiting))
+            super().save_checkpoint(self._waiting.pop(path), path)
+            self._written[path] = time.monotonic()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

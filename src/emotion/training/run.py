@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Trainer, seed_everything
@@ -35,6 +36,7 @@ from emotion.training.checkpoint import load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json, write_json, write_text
+from emotion.training.recorded import records_steps
 from emotion.training.results import predict, write_results
 from emotion.training.sweep import run_apart
 from emotion.training.task import EmotionTask
@@ -50,6 +52,8 @@ QUIET = (
     ".*is validated against ConfigStore schema with the same name",  # our presets are named like the plugins' own
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
 )
+BATCHES_TOGETHER = 50
+"""Recorded steps between two looks of the Trainer, if nothing is logged."""
 EVALUATED: tuple[Stage, ...] = ("val", "test")
 
 
@@ -101,7 +105,7 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
     """
     folder = RunFolder(path)
     if config.resume:
-        config = _resumed_config(folder, overrides)
+        config = _resumed_config(config, folder, overrides)
     check(settings(config))
     if getattr(rank_zero_only, "rank", 0):
         # One of several processes that train this run: the first has prepared the folder, and speaks for all.
@@ -134,7 +138,8 @@ class Trained:
     @property
     def images_per_epoch(self) -> int:
         """How many training images an epoch showed, copies and repeated draws counted."""
-        shown = int(self.trainer.num_training_batches) * self.data.batch_size * self.trainer.world_size
+        steps = int(self.trainer.num_training_batches) * max(self.data.group_size, 1)
+        shown = steps * self.data.batch_size * self.trainer.world_size
         return min(shown, len(self.data.train_set[2]))
 
 
@@ -148,13 +153,36 @@ def train(config: DictConfig, folder: RunFolder) -> Trained:
         load_backbone(task.network.backbone, config.weights, config.family, config.backbone, config.image_size)
     timer = Timer()
     trainer = build_trainer(config, folder, [timer])
-    if config.feature_views:
-        device = trainer.strategy.root_device
-        cache = FeatureCache(task.take_features(), device, config.seed, str(trainer.precision))
-        data.use_features(cache, config.feature_views)
+    _speed_up(config, task, data, trainer)
     last = folder.last if folder.state == "unfinished" else None
     trainer.fit(task, data, ckpt_path=last, weights_only=True)
     return Trained(trainer, data, timer.time_elapsed("train"))
+
+
+def _speed_up(config: DictConfig, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
+    """Takes the shortcuts that the settings and the device allow; none of them changes what is learned."""
+    device = trainer.strategy.root_device
+    if records_steps(config, device):
+        task.record_steps()
+        data.group_batches(config.trainer.log_every_n_steps or BATCHES_TOGETHER)
+    views = _exact_views(config, task, device) if config.feature_views == "auto" else config.feature_views
+    if views:
+        data.use_features(FeatureCache(task.take_features(), device, config.seed, str(trainer.precision)), views)
+    if _compile_pays(config, device) if config.compile == "auto" else config.compile:
+        task.compile_network()
+
+
+def _exact_views(config: DictConfig, task: EmotionTask, device: torch.device) -> int:
+    """One where the frozen part sees the same images in every epoch; augmented views would be fewer than it saw."""
+    frozen = any(True for _ in task.network.split()[0].parameters())
+    if frozen and config.augment and device.type == "cpu":
+        log.info("the frozen part of the network takes most of the time; feature_views=8 runs it once for 8 views")
+    return int(frozen and not config.augment)
+
+
+def _compile_pays(config: DictConfig, device: torch.device) -> bool:
+    """Compiling takes up to a minute, which a run that may stop early does not earn back; on CPUs steps got slower."""
+    return device.type == "cuda" and config.patience is None
 
 
 def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
@@ -201,17 +229,18 @@ def _resolve_weights(config: DictConfig) -> None:
         config.weights = resolve_weights(config.weights, config.backbone)
 
 
-def _resumed_config(folder: RunFolder, overrides: list[str]) -> DictConfig:
+def _resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
     changes = [word for word in overrides if not word.startswith("resume=")]
     for word in changes:
         if word.startswith(("model=", "+", "~")):
             raise UserError(
                 f"{word}: a resumed run keeps its model; only values can be changed, as trainer.max_epochs="
             )
-    stored = folder.read_config()
-    config = OmegaConf.merge(stored, {"resume": None, "overwrite": False}, OmegaConf.from_dotlist(changes))
+    stored, changed = folder.read_config(), OmegaConf.from_dotlist(changes)
+    # The defaults are those of settings that did not exist when the run began.
+    config = OmegaConf.merge(defaults, stored, {"resume": None, "overwrite": False}, changed)
     assert isinstance(config, DictConfig)
-    if folder.state == "finished" and settings(config) != settings(stored):
+    if folder.state == "finished" and OmegaConf.merge(stored, changed) != stored:
         folder.metrics.unlink()
     write_text(folder.config, OmegaConf.to_yaml(settings(config)))
     return config

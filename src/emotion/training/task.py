@@ -8,19 +8,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from emotion.analysis.metrics import matrix_metrics
 from emotion.data.classes import CLASSES
-from emotion.data.loader import Batch, BatchLoader
+from emotion.data.loader import Batch, BatchGroups, BatchLoader
 from emotion.errors import UserError
 from emotion.models.network import Unfreeze
 from emotion.models.preprocess import NormalizeName
 from emotion.models.registry import Family, build_network
+from emotion.training.recorded import Outcome, Record, RecordedStep, record_cuda_graph
 
 ScheduleName = Literal["none", "plateau", "cosine"]
 KERAS_EPSILON = 1e-7
@@ -123,8 +126,9 @@ class EmotionTask(LightningModule):
         self.register_buffer("class_weights", weights_tensor, persistent=False)
         self.train_meter, self.val_meter = EpochMeter(), EpochMeter()
         self._val_loss: float | None = None
+        self.val_matrix: NDArray[np.int64] | None = None
         # In a tuple, since as an attribute its parameters would be registered a second time.
-        self._trained: tuple[nn.Module] = (self.network,)
+        self._trained: tuple[Callable[[Tensor], Tensor]] = (self.network,)
 
     def take_features(self) -> nn.Module:
         """Makes the task train on features in place of images.
@@ -143,32 +147,81 @@ class EmotionTask(LightningModule):
         self._trained = (trained,)
         return frozen
 
+    def compile_network(self) -> None:
+        """Makes training and validation run what trains through PyTorch's compiler."""
+        self._trained = (torch.compile(self._trained[0]),)
+
     def forward(self, images: Tensor) -> Tensor:
         """Maps images [B, C, H, W], uint8 or float 0..1, to logits [B, K]."""
         logits: Tensor = self.network(images)
         return logits
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the loss of a batch: cross-entropy, weighted by class, mean over the images."""
-        logits = self._logits(batch)
-        losses = F.cross_entropy(logits, batch.labels, weight=self.class_weights, reduction="none")
-        loss = losses.mean()
-        self.train_meter.update(loss, logits, batch.labels)
+    def record_steps(self, record: Record = record_cuda_graph) -> None:
+        """Makes the task do its own optimisation steps, which come several at a time, and replay a recording."""
+        self.automatic_optimization = False
+        self._recorded = RecordedStep(self._optimise, record)
+
+    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor | None:
+        """Returns the loss of a batch; of several, does the steps."""
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if isinstance(batch, list):
+            loss = self._replay(batch)
+            if interval:
+                self.log("train/loss_step", loss)
+            return None
+        loss, logits = self._outcome(batch)
+        self.train_meter.update(loss, logits, batch.labels)
         if interval and (self.global_step + 1) % interval == 0:
             self.log("train/loss_step", loss)
         return loss
+
+    def _outcome(self, batch: Batch) -> Outcome:
+        """The loss is the cross-entropy, weighted by class, mean over the images."""
+        logits = self._logits(batch)
+        losses = F.cross_entropy(logits, batch.labels, weight=self.class_weights, reduction="none")
+        return Outcome(losses.mean(), logits)
+
+    def _optimise(self, batch: Batch) -> Outcome:
+        optimizer = self._optimizer()
+        kind = self.device.type
+        half = torch.get_autocast_dtype(kind)
+        # Without the cache of half-precision weights, which is kept as long as the Trainer's own context lasts.
+        with torch.autocast(kind, half, enabled=torch.is_autocast_enabled(kind), cache_enabled=False):
+            outcome = self._outcome(batch)
+        optimizer.zero_grad()
+        outcome.loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return Outcome(*(value.detach() for value in outcome))
+
+    def _replay(self, batches: list[Batch]) -> Tensor:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        for batch in batches:
+            outcome = self._recorded(batch)
+            self.train_meter.update(*outcome, batch.labels)
+            # The Trainer counts the steps of its own wrapper, by these.
+            optimizer._on_before_step()
+            optimizer._on_after_step()
+            if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step()
+        return outcome.loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts a batch; the validation loss is not weighted, as in Keras."""
         logits = self._logits(batch)
         self.val_meter.update(F.cross_entropy(logits, batch.labels), logits, batch.labels)
 
+    def on_train_start(self) -> None:
+        """Gives the optimiser, whose state may come from a checkpoint, the form that this run needs."""
+        for group in self._optimizer().param_groups:
+            group["lr"] = self._rate(float(group["lr"]))
+            group["capturable"] = not self.automatic_optimization
+
     def on_train_epoch_start(self) -> None:
         """Freezes, for Lightning calls no `train()` that could be overridden, and tells the loader the epoch."""
         self.network.freeze_statistics()
         loader = self.trainer.train_dataloader
-        if isinstance(loader, BatchLoader):
+        if isinstance(loader, BatchLoader | BatchGroups):
             loader.set_epoch(self.current_epoch)
 
     def on_validation_epoch_end(self) -> None:
@@ -194,14 +247,11 @@ class EmotionTask(LightningModule):
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         # Lightning cannot clip gradients that a fused optimiser unscales itself.
         fused = self.trainer.precision != "16-mixed"
-        optimizer = torch.optim.Adam(trainable, self.lr, eps=KERAS_EPSILON, fused=fused)
+        optimizer = torch.optim.Adam(trainable, self._rate(self.lr), eps=KERAS_EPSILON, fused=fused)
         if self.schedule == "none":
             return optimizer
         if self.schedule == "cosine":
-            steps = self.trainer.estimated_stepping_batches
-            if math.isinf(steps):
-                raise UserError("schedule=cosine needs an end: trainer.max_epochs or trainer.max_steps")
-            cosine = CosineAnnealingLR(optimizer, int(steps))
+            cosine = CosineAnnealingLR(optimizer, self._planned_steps())
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
         # PyTorch acts on the epoch after `patience` bad ones, Keras on the last of them; Keras's threshold is absolute.
         plateau = ReduceLROnPlateau(
@@ -217,6 +267,24 @@ class EmotionTask(LightningModule):
         if not isinstance(scheduler, ReduceLROnPlateau):
             super().lr_scheduler_step(scheduler, metric)
 
+    def _planned_steps(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise UserError("schedule=cosine needs an end: trainer.max_epochs or trainer.max_steps")
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, BatchGroups):
+            return int(steps) // len(loader) * len(loader.loader)
+        return int(steps)
+
+    def _rate(self, value: float) -> float | Tensor:
+        """A recorded step reads the learning rate from the device."""
+        return value if self.automatic_optimization else torch.tensor(value, device=self.device)
+
+    def _optimizer(self) -> Optimizer:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        return optimizer
+
     def _add_up(self, values: Tensor) -> Tensor:
         total = self.trainer.strategy.reduce(values, reduce_op="sum")
         assert isinstance(total, Tensor)
@@ -224,5 +292,4 @@ class EmotionTask(LightningModule):
 
     def _logits(self, batch: Batch) -> Tensor:
         inputs = batch.inputs.float() if batch.inputs.dtype == torch.float16 else batch.inputs
-        logits: Tensor = self._trained[0](inputs)
-        return logits.float()
+        return self._trained[0](inputs).float()

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from emotion.config import settings
 from emotion.errors import UserError
 from emotion.training.callbacks import EpochLines, Patience, ProgressBar, RandomState, TensorBoardPictures
+from emotion.training.checkpoint import SpacedCheckpointIO
 from emotion.training.environment import cpu_flags
 from emotion.training.folder import RunFolder
 
@@ -38,6 +39,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
             default_root_dir=folder.path,
             logger=loggers,
             callbacks=callbacks,
+            plugins=[SpacedCheckpointIO()],
             enable_progress_bar=bar,
             enable_model_summary=False,
             num_sanity_val_steps=0,

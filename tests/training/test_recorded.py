@@ -1,0 +1,177 @@
+import copy
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from omegaconf import OmegaConf
+
+from emotion.config import conf_dir
+from emotion.data.loader import Batch, BatchGroups
+from emotion.errors import UserError
+from emotion.training.callbacks import RandomState
+from emotion.training.recorded import WARM_UP, Outcome, RecordedStep, records_steps
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+class Recorder:
+    """Stands for a CUDA graph: recording runs nothing, replaying repeats the step on what lies at its inputs."""
+
+    def __init__(self):
+        self.recordings = self.replays = 0
+
+    def __call__(self, step):
+        self.recordings += 1
+
+        def replay():
+            self.replays += 1
+            fresh = step()
+            for place, value in zip(self.places, fresh, strict=True):
+                place.resize_(value.shape).copy_(value)
+
+        self.places = Outcome(torch.empty(0), torch.empty(0))
+        return replay, self.places
+
+
+def batch_of(size, value):
+    return Batch(torch.full((size, 1), float(value)), torch.full((size,), value))
+
+
+class TestRecordedStep:
+    def steps(self, record=None):
+        self.seen = []
+
+        def step(batch):
+            self.seen.append((len(batch.labels), int(batch.labels[0])))
+            return Outcome(batch.inputs.mean(), batch.inputs * 2)
+
+        self.recorder = record or Recorder()
+        return RecordedStep(step, self.recorder)
+
+    def test_every_batch_is_done_once_whatever_its_shape(self):
+        recorded = self.steps()
+        sizes = [4] * 6 + [3] + [4] * 2 + [5]
+        outcomes = [recorded(batch_of(size, number)) for number, size in enumerate(sizes)]
+        assert self.seen == [(size, number) for number, size in enumerate(sizes)]
+        for number, (loss, logits) in enumerate(outcomes):
+            assert float(loss) == number, "an outcome was overwritten by a later step"
+            assert logits.tolist() == [[2 * number]] * sizes[number]
+        assert self.recorder.recordings == 1
+        assert self.recorder.replays == 8 - WARM_UP
+
+    def test_what_cannot_be_recorded_runs_as_it_is(self, caplog):
+        def fail(step):
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+        recorded = self.steps(fail)
+        losses = [float(recorded(batch_of(4, number)).loss) for number in range(8)]
+        assert losses == list(range(8))
+        assert len(self.seen) == 8
+        assert len(caplog.messages) == 1
+        assert "cuda_graph: the step cannot be recorded" in caplog.text
+        assert "more" not in caplog.text
+
+
+@pytest.fixture
+def make_fit(make_task, make_trainer, make_loader):
+    """Trains with recorded steps or plain ones and returns task, trainer and recorder."""
+
+    def fit(folder, groups, epochs=3, ckpt=None, precision="32-true", **changes):
+        # The learning rate is exact in single precision, in which a recorded step reads it.
+        task = make_task(class_weights=[0.5, 1.0, 1.5, 1.0, 2.0, 1.0, 0.5], lr=2**-13, **changes)
+        loader, recorder = make_loader(100, shuffle=True), Recorder()
+        if groups:
+            task.record_steps(recorder)
+            loader = BatchGroups(loader, groups)
+        saving = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
+        monitor = LearningRateMonitor(logging_interval="epoch")
+        options = {
+            "callbacks": [RandomState(), saving, monitor],
+            "enable_checkpointing": True,
+            "log_every_n_steps": 1,
+            "precision": precision,
+        }
+        trainer = make_trainer(folder, max_epochs=epochs, **options)
+        trainer.fit(task, loader, make_loader(20, seed=1), ckpt_path=ckpt, weights_only=True)
+        return task, trainer, recorder
+
+    return fit
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
+def test_recorded_steps_train_as_the_trainer_does(make_fit, tmp_path, schedule, precision):
+    options = {"schedule": schedule, "lr_patience": 1, "precision": precision}
+    plain, trainer, _ = make_fit(tmp_path / "plain", 0, **options)
+    task, recorded, recorder = make_fit(tmp_path / "recorded", 5, **options)
+    # 13 batches an epoch, the last of them smaller.
+    assert recorder.replays == 3 * 12 - WARM_UP
+    assert recorded.global_step == trainer.global_step == 39
+    assert recorded.callback_metrics.keys() == trainer.callback_metrics.keys()
+    for name in ("train/loss", "train/acc", "val/loss"):
+        torch.testing.assert_close(recorded.callback_metrics[name], trainer.callback_metrics[name], rtol=1e-5, atol=0)
+    rates = [float(one.optimizers[0].param_groups[0]["lr"]) for one in (recorded, trainer)]
+    assert rates[0] == pytest.approx(rates[1], rel=1e-5, abs=1e-9)
+    if schedule == "cosine":
+        return  # its rates are rounded, which Adam turns into steps where a gradient is next to nothing
+    for (name, value), other in zip(task.state_dict().items(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(("before", "after"), [(5, 5), (5, 0), (0, 5)])
+def test_a_run_goes_on_whether_or_not_its_steps_are_recorded(make_fit, tmp_path, before, after):
+    whole, *_ = make_fit(tmp_path / "whole", before, epochs=4)
+    make_fit(tmp_path / "first", before, epochs=2)
+    rest, *_ = make_fit(tmp_path / "rest", after, epochs=4, ckpt=tmp_path / "first" / "last.ckpt")
+    for (name, value), other in zip(rest.state_dict().items(), whole.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_half_precision_weights_are_made_anew_in_every_step(make_fit, make_task, tmp_path):
+    """The cache of autocast would give all steps of a group the weights of the first."""
+    task = make_task()
+    task.record_steps(Recorder())
+    batch = Batch(torch.rand(8, 1, 8, 8), torch.arange(8) % 7)
+    optimizer = torch.optim.SGD(task.parameters(), 1.0)
+    task._optimizer = lambda: optimizer
+    with torch.autocast("cpu", torch.bfloat16):
+        first, second = (float(task._optimise(batch).loss) for _ in range(2))
+    alone = copy.deepcopy(task)
+    assert first != second
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(alone._outcome(batch).loss) != pytest.approx(second, abs=1e-6)
+
+
+def settings(**changes):
+    config = OmegaConf.load(conf_dir() / "config.yaml")
+    return OmegaConf.merge(config, OmegaConf.from_dotlist([f"{key}={value}" for key, value in changes.items()]))
+
+
+def test_steps_are_recorded_on_one_cuda_device():
+    assert records_steps(settings(), CUDA)
+    assert records_steps(settings(cuda_graph="true"), CUDA)
+    assert not records_steps(settings(cuda_graph="false"), CUDA)
+    assert not records_steps(settings(), CPU)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "trainer.devices=2",
+        "trainer.num_nodes=2",
+        "trainer.max_steps=10",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.gradient_clip_val=1.0",
+        "trainer.limit_train_batches=10",
+        "trainer.overfit_batches=3",
+        "trainer.precision=16-mixed",
+    ],
+)
+def test_what_needs_the_trainer_between_steps_is_named(word):
+    key, value = word.split("=")
+    assert not records_steps(settings(**{key: value}), CUDA)
+    with pytest.raises(UserError, match=f"cuda_graph=true: .*{key}={value}"):
+        records_steps(settings(**{key: value, "cuda_graph": "true"}), CUDA)
+    with pytest.raises(UserError, match="no CUDA device"):
+        records_steps(settings(cuda_graph="true"), CPU)
