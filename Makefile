@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: train test quick
+.PHONY: train test quick bench
 
 # Under two minutes on two cores: the smallest of the report's CNNs on drawn faces. With data=fer2013 it is the real thing.
 train: $(INSTALLED)
@@ -18,6 +18,11 @@ test: $(INSTALLED)
 
 quick: $(INSTALLED)
 	$(BIN)/pytest -m "not slow and not real"
+
+# Speed beside the limit, a plain loop, timm and Keras: about 40 minutes on two cores that do nothing else.
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

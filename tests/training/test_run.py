@@ -134,7 +134,7 @@ def test_compiled_network_learns_the_same(tmp_path):
     folders = [train(tmp_path / name, *words, f"compile={name}") for name in ("false", "true")]
     plain, compiled = (merge_histories(map(read_history, folder.csv_files())) for folder in folders)
     for tag in ("train/loss", "val/loss"):
-        np.testing.assert_allclose(compiled[tag][:, 1], plain[tag][:, 1], rtol=0.15)  # other dropout
+        np.testing.assert_allclose(compiled[tag], plain[tag], rtol=0.15)  # other dropout
     assert dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert weights(folders[0].best).keys() == weights(folders[1].best).keys()
 

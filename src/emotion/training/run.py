@@ -4,6 +4,7 @@ import inspect
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -33,7 +34,7 @@ from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, first_line
 from emotion.models.weights import load_backbone, resolve_weights
 from emotion.training.checkpoint import load_checkpoint
-from emotion.training.environment import describe_environment, describe_hardware
+from emotion.training.environment import describe_environment, describe_hardware, keep_freed_memory
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json, write_json, write_text
 from emotion.training.recorded import records_steps
@@ -143,8 +144,14 @@ class Trained:
         return min(shown, len(self.data.train_set[2]))
 
 
-def train(config: DictConfig, folder: RunFolder) -> Trained:
-    """Trains from the start or from `last.ckpt`, and leaves the checkpoints in the folder."""
+def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Trained:
+    """Trains from the start or from `last.ckpt`, and leaves the checkpoints in the folder.
+
+    Args:
+        config: the composed and checked configuration.
+        folder: the run's.
+        callbacks: beside those of every run.
+    """
     seed_everything(config.seed, verbose=False)
     data = EmotionDataModule(**_arguments(EmotionDataModule, settings(config)))
     task = build_task(config, data)
@@ -152,7 +159,7 @@ def train(config: DictConfig, folder: RunFolder) -> Trained:
     if config.family != "cnn":
         load_backbone(task.network.backbone, config.weights, config.family, config.backbone, config.image_size)
     timer = Timer()
-    trainer = build_trainer(config, folder, [timer])
+    trainer = build_trainer(config, folder, [timer, *callbacks])
     _speed_up(config, task, data, trainer)
     last = folder.last if folder.state == "unfinished" else None
     trainer.fit(task, data, ckpt_path=last, weights_only=True)
@@ -165,6 +172,8 @@ def _speed_up(config: DictConfig, task: EmotionTask, data: EmotionDataModule, tr
     if records_steps(config, device):
         task.record_steps()
         data.group_batches(config.trainer.log_every_n_steps or BATCHES_TOGETHER)
+    if device.type == "cpu":
+        keep_freed_memory()
     views = _exact_views(config, task, device) if config.feature_views == "auto" else config.feature_views
     if views:
         data.use_features(FeatureCache(task.take_features(), device, config.seed, str(trainer.precision)), views)

@@ -1,0 +1,93 @@
+"""Ours: what `python train.py` runs, with its logging, checkpoints and TensorBoard, and a clock among the callbacks."""
+
+import inspect
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from hydra import compose, initialize_config_dir
+from lightning import Callback, LightningModule, Trainer
+from measurement import Clock, run_contestant
+from omegaconf import DictConfig
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from workloads import Job
+
+from contestants.pytorch import measured, start_clock
+from emotion.config import conf_dir, settings
+from emotion.data.datamodule import EmotionDataModule
+from emotion.training import run
+from emotion.training.features import FeatureCache
+from emotion.training.folder import RunFolder
+from emotion.training.task import EmotionTask
+
+
+class ClockCallback(Callback):
+    """Tells the clock when epochs and validations begin and end."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.clock.epoch_begins(len(trainer.datamodule.train_set[2]))  # type: ignore[attr-defined]
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.clock.validation_begins()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.clock.validation_ends()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.clock.finish()
+
+
+def main(job: Job) -> dict[str, Any]:
+    """Trains for the epochs of the job, in a folder and with a cache of its own."""
+    clock = start_clock(job)
+    register_optimizer_step_post_hook(clock.step_ends)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["EMOTION_CACHE"] = f"{folder}/cache"
+        trained = _train(compose_config(job), RunFolder(Path(folder, "run")), clock)
+    note = "as train.py trains, with logs, checkpoints and pictures for TensorBoard"
+    if job.network.features:
+        note += f"; {job.feature_views} augmented views of each image, the frozen part ran over them once"
+    task = trained.trainer.lightning_module
+    assert isinstance(task, EmotionTask)
+    return measured(clock, task.network, note, ["torchvision", "lightning"])
+
+
+def compose_config(job: Job) -> DictConfig:
+    """Composes the configuration as `train.py` would."""
+    words = [
+        f"model={job.network.model}",
+        "weights=none",
+        "data=folder",
+        f"data_dir={job.data}",
+        "split=official",
+        f"batch_size={job.batch_size}",
+        f"feature_views={job.feature_views if job.network.features else 0}",
+        f"trainer.max_epochs={job.epochs}",
+        f"trainer.precision={job.precision}",
+    ]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", words)
+
+
+def _train(config: DictConfig, folder: RunFolder, clock: Clock) -> run.Trained:
+    """Trains with the clock; packing the images and the pass through the frozen part are timed apart."""
+    values, arguments = settings(config), inspect.signature(EmotionDataModule).parameters
+    with clock.preparing():
+        EmotionDataModule(**{key: values[key] for key in arguments if key in values}).prepare_data()
+    extract = FeatureCache.__call__
+
+    def timed_extract(*arguments: Any, **options: Any) -> Any:
+        with clock.preparing():
+            return extract(*arguments, **options)
+
+    with patch.object(FeatureCache, "__call__", timed_extract):
+        return run.train(config, folder, [ClockCallback(clock)])
+
+
+if __name__ == "__main__":
+    run_contestant(main)

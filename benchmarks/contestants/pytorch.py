@@ -1,0 +1,56 @@
+"""What the contestants in PyTorch share: the network, its optimiser, loss and precision, and the device's clock."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from measurement import Clock, measurement
+from torch import Tensor, nn
+from workloads import EPSILON, LEARNING_RATE, Job, Workload
+
+from emotion.models.network import Network
+from emotion.models.registry import build_network
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ON_GPU = DEVICE.type == "cuda"
+
+
+def start_clock(job: Job) -> Clock:
+    """Returns a clock that waits for the GPU where there is one."""
+    return Clock(job.started, torch.cuda.synchronize if ON_GPU else lambda: None)
+
+
+def build(workload: Workload) -> Network:
+    """Builds the network of the project, random weights, on the device."""
+    torch.manual_seed(0)
+    return build_network(**workload.network_settings()).to(DEVICE)
+
+
+def autocast(job: Job) -> torch.autocast:
+    """Returns the context of the forward pass."""
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=job.mixed)
+
+
+def build_adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+    """Builds the optimiser over those parameters that train."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return torch.optim.Adam(trained, LEARNING_RATE, eps=EPSILON, fused=True)
+
+
+def loss_weights(labels: Tensor) -> Tensor:
+    """Returns the loss weight of each class for labels int64 [n]."""
+    from emotion.data.balance import class_weights
+    from emotion.data.classes import CLASSES
+
+    return class_weights(labels, len(CLASSES)).to(DEVICE)
+
+
+def measured(clock: Clock, network: Network, note: str, packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns the measurement of a contestant in PyTorch; `packages` are those beside PyTorch."""
+    return measurement(
+        clock,
+        parameters=network.count_parameters().total,
+        packages=["torch", *packages],
+        note=note,
+        device_bytes=torch.cuda.max_memory_allocated() if ON_GPU else None,
+    )

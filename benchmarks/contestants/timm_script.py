@@ -1,0 +1,123 @@
+"""timm's own training script over the same folders, with the project's network in timm's registry.
+
+It has no class weights and no affine augmentation. The closest is its random crop: shift and zoom, no rotation.
+"""
+
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from measurement import Clock, run_contestant
+from timm.models import register_model
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from workloads import EPSILON, IMAGE_SIZE, LEARNING_RATE, ZOOM, Job
+
+from contestants.limit import count_images
+from contestants.pytorch import DEVICE, build, measured, start_clock
+from emotion.data.classes import CLASSES
+from emotion.models.network import Network
+
+
+def main(job: Job) -> dict[str, Any]:
+    """Trains for the epochs of the job."""
+    clock = start_clock(job)
+    register_optimizer_step_post_hook(clock.step_ends)
+    network = build(job.network)
+    register(network, job.network.channels)
+    script = load_script(Path(job.script))
+    # The script leaves out the last batch of an epoch where it is not full.
+    images = count_images(Path(job.data, "train")) // job.batch_size * job.batch_size
+    script.train_one_epoch = _before(lambda: clock.epoch_begins(images), script.train_one_epoch)
+    script.validate = _timed_validation(clock, script.validate)
+    with tempfile.TemporaryDirectory() as output:
+        sys.argv = ["train.py", *script_options(job), "--output", output]
+        script.main()
+        clock.finish()
+    note = f"{job.workers} loader processes; no class weights; augmented by random crops of 72 to 100 % of the area"
+    return measured(clock, network, note, ["timm", "torchvision"])
+
+
+def register(network: Network, channels: int) -> None:
+    """Makes the network known to timm as `emotion`."""
+    network.num_classes = len(CLASSES)  # type: ignore[assignment]
+    network.pretrained_cfg = {"input_size": (channels, IMAGE_SIZE, IMAGE_SIZE)}  # type: ignore[assignment]
+
+    def emotion(pretrained: bool = False, **options: Any) -> Network:
+        return network
+
+    register_model(emotion)
+
+
+def load_script(path: Path) -> Any:
+    """Imports a script without running its main function."""
+    spec = importlib.util.spec_from_file_location("timm_train", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def script_options(job: Job) -> list[str]:
+    """Returns the script's command line for the recipe of the others, as far as it has one."""
+    channels = job.network.channels
+    options: dict[str, Any] = {
+        "--data-dir": job.data,
+        "--train-split": "train",
+        "--val-split": "val",
+        "--model": "emotion",
+        "--num-classes": len(CLASSES),
+        "--input-size": [channels, IMAGE_SIZE, IMAGE_SIZE],
+        "--mean": [0.0] * channels,
+        "--std": [1.0] * channels,
+        "--crop-pct": 1.0,
+        "--interpolation": "bilinear",
+        "--train-interpolation": "bilinear",
+        "--scale": [(1 - ZOOM) ** 2, 1.0],
+        "--ratio": [1.0, 1.0],
+        "--hflip": 0.0,
+        "--color-jitter": 0.0,
+        "--smoothing": 0.0,
+        "--batch-size": job.batch_size,
+        "--epochs": job.epochs,
+        "--opt": "adam",
+        "--opt-eps": EPSILON,
+        "--opt-kwargs": "fused=True",
+        "--weight-decay": 0.0,
+        "--lr": LEARNING_RATE,
+        "--sched": "step",
+        "--decay-epochs": 1000,
+        "--warmup-epochs": 0,
+        "--cooldown-epochs": 0,
+        "--checkpoint-hist": 1,
+        "--workers": job.workers,
+        "--device": DEVICE.type,
+    }
+    values = {key: value if isinstance(value, list) else [value] for key, value in options.items()}
+    words = [str(word) for key, value in values.items() for word in (key, *value)]
+    return [*words, "--channels-last", *["--amp", "--amp-dtype", "bfloat16"] * job.mixed]
+
+
+def _before(action: Callable[[], None], function: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        action()
+        return function(*arguments, **options)
+
+    return wrapped
+
+
+def _timed_validation(clock: Clock, validate: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(*arguments: Any, **options: Any) -> Any:
+        clock.validation_begins()
+        result = validate(*arguments, **options)
+        clock.validation_ends()
+        return result
+
+    return timed
+
+
+if __name__ == "__main__":
+    run_contestant(main)

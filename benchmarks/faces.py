@@ -1,0 +1,54 @@
+"""The images that all contestants read: a part of FER2013 or drawn faces, as class folders of JPEG files."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from emotion.data.classes import CLASSES
+from emotion.data.datamodule import EmotionDataModule
+from emotion.data.synthetic import MIN_IMAGES
+from emotion.errors import UserError
+
+DataName = Literal["fer2013", "synthetic"]
+
+
+def write_folders(root: Path, data: DataName, data_dir: Path, images: int) -> dict[str, int]:
+    """Writes `train/<class>/`, `val/<class>/` and, since our loader wants one, a `test/<class>/` of an image each.
+
+    Args:
+        root: the folder to fill.
+        data: the source; classes keep the shares that they have there.
+        data_dir: where FER2013 lies.
+        images: how many to train on; a quarter of that validates.
+
+    Returns:
+        The number of images of each part.
+
+    Raises:
+        UserError: the source has too few, or `images` is too small for every class.
+    """
+    parts = {"train": images, "val": images // 4, "test": len(CLASSES)}
+    drawn = max(2 * sum(parts.values()), MIN_IMAGES)
+    packed = EmotionDataModule(data=data, data_dir=str(data_dir), synthetic_images=drawn).packed
+    rows = np.random.default_rng(0).permutation(len(packed))
+    for part, size in parts.items():
+        chosen = _choose(packed.labels[rows], size)
+        for row in rows[chosen]:
+            path = root / part / CLASSES[packed.labels[row]] / f"{row}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(packed.images[row, 0]).save(path)
+        rows = np.delete(rows, chosen)
+    return parts
+
+
+def _choose(labels: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Returns the places of `size` images with the classes in their shares, but each class at least once."""
+    available = np.bincount(labels, minlength=len(CLASSES))
+    counts = np.maximum(1, size * available // len(labels))
+    counts[counts.argmax()] += size - counts.sum()
+    if (counts < 1).any() or (counts > available).any():
+        raise UserError(f"images: {size} of {len(labels)} cannot be chosen so that every class has one")
+    return np.concatenate([np.flatnonzero(labels == label)[:count] for label, count in enumerate(counts)])

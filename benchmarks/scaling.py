@@ -1,0 +1,138 @@
+"""How the cost of an epoch grows with the number of images, resident in memory and streamed from disk.
+
+Trains on the same images repeated 1, 4 and 16 times, every measurement in a process of its own: seconds of the second
+epoch (training alone) and the most memory above what the process had before its data. Streaming is forced with
+memory_budget=0. Writes a JSON and, beside it, a plot.
+
+    python benchmarks/scaling.py --out benchmarks/results/scaling.json
+
+The JSON: `measurements` is a list of {storage, factor, images, seconds, memory_mib}, `environment` the versions and the
+hardware.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from measurement import MIB, Clock, peak_rss
+
+FACTORS = (1, 4, 16)
+BUDGETS = {"resident": "null", "streamed": "0"}
+COLOURS = {"resident": "#2f6db3", "streamed": "#b3612f"}
+
+
+def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any]:
+    """Trains two epochs in this process on drawn faces that are repeated; see the module."""
+    import time
+
+    import psutil
+    from hydra import compose, initialize_config_dir
+    from lightning import Callback
+
+    from emotion.config import conf_dir, register_resolvers
+    from emotion.data.datamodule import EmotionDataModule
+    from emotion.data.packed import PackedImages
+    from emotion.training.folder import RunFolder
+    from emotion.training.run import build_task
+    from emotion.training.trainer import build_trainer
+
+    class Epochs(Callback):
+        def __init__(self) -> None:
+            self.clock = Clock(time.time())
+
+        def on_train_epoch_start(self, *_: Any) -> None:
+            self.clock.epoch_begins(images * factor)
+
+        def on_validation_start(self, *_: Any) -> None:
+            self.clock.finish()
+
+    register_resolvers()
+    words = [f"model={model}", "data=synthetic", "balance=none", f"memory_budget={BUDGETS[storage]}"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config", [*words, "trainer.max_epochs=2", "trainer.limit_val_batches=2"])
+    budget = config.memory_budget
+    data = EmotionDataModule(data="synthetic", synthetic_images=2 * images, balance="none", memory_budget=budget)
+    before = psutil.Process().memory_info().rss
+    with tempfile.TemporaryDirectory() as folder:
+        own = data.packed
+        train, rest = (np.flatnonzero((own.parts == "train") == is_train) for is_train in (True, False))
+        rows = np.concatenate([np.resize(train, images * factor), rest])
+        path = Path(folder) / "images.u8"
+        with path.open("wb") as file:
+            for part in np.array_split(rows, len(rows) // 4096 + 1):
+                file.write(own.images[part].tobytes())
+        shape = (len(rows), *own.images.shape[1:])
+        arrays = {name: getattr(own, name)[rows] for name in ("labels", "parts", "names", "hashes")}
+        repeated = np.memmap(path, np.uint8, "c", shape=shape)
+        data.__dict__["packed"] = PackedImages(images=repeated, skipped=(), **arrays)
+        epochs = Epochs()
+        build_trainer(config, RunFolder(Path(folder)), [epochs]).fit(build_task(config, data), data)
+    return {
+        "storage": storage,
+        "factor": factor,
+        "images": len(data.rows.train),
+        "seconds": round(epochs.clock.epochs[-1]["train_seconds"], 2),
+        "memory_mib": round((peak_rss() - before) / MIB),
+    }
+
+
+def scaling_figure(measurements: list[dict[str, Any]]) -> Figure:
+    """Draws seconds and memory against the number of images, with the line through the origin that fits the first."""
+    figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    for storage, colour in COLOURS.items():
+        own = [one for one in measurements if one["storage"] == storage]
+        images = [one["images"] for one in own]
+        for axes, key in zip(panels, ("seconds", "memory_mib"), strict=True):
+            axes.plot(images, [one[key] for one in own], "o-", color=colour, label=storage)
+        panels[0].plot(
+            [0, images[-1]],
+            [0, own[0]["seconds"] / images[0] * images[-1]],
+            ":",
+            color=colour,
+            label=f"{storage}, 1x scaled",
+        )
+    for axes, title in zip(panels, ("seconds of an epoch", "MiB above the start, at most"), strict=True):
+        axes.set(title=title, xlabel="training images", xlim=(0, None), ylim=(0, None))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="cnn_111", help="as for train.py (default: cnn_111)")
+    parser.add_argument("--images", type=int, default=7000, help="training images at 1x (default: 7000)")
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    parser.add_argument("--one", nargs=2, metavar=("FACTOR", "STORAGE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.model, options.images, int(options.one[0]), options.one[1])))
+        return
+    from emotion.training.environment import describe_environment
+
+    measurements = []
+    for factor in FACTORS:
+        for storage in BUDGETS:
+            words = ["--model", options.model, "--images", str(options.images), "--one", str(factor), storage]
+            done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+            measurements.append(json.loads(done.stdout.splitlines()[-1]))
+            print(measurements[-1], flush=True)
+    result = {"model": options.model, "measurements": measurements, "environment": describe_environment()}
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        scaling_figure(measurements).savefig(options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

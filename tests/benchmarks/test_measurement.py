@@ -1,0 +1,74 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import measurement
+import pytest
+from measurement import MIB, Clock, peak_rss
+
+BENCHMARKS = Path(measurement.__file__).parent
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time in seconds, for tests to move on."""
+    time = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: time[0])
+    monkeypatch.setattr("time.time", lambda: 1000.0 + time[0])
+    return time
+
+
+def test_an_epoch_lasts_until_the_next(now: list[float]) -> None:
+    clock = Clock(started=1000.0)
+    clock.epoch_begins(64)
+    now[0] += 5
+    clock.validation_begins()
+    now[0] += 2
+    clock.validation_ends()
+    now[0] += 1  # a checkpoint
+    clock.epoch_begins(32)
+    now[0] += 3
+    clock.finish()
+    now[0] += 9
+    clock.finish()
+    assert clock.epochs == [
+        {"train_seconds": 6.0, "val_seconds": 2.0, "images": 64},
+        {"train_seconds": 3.0, "val_seconds": 0.0, "images": 32},
+    ]
+
+
+def test_start_up_ends_with_the_first_step_and_leaves_preparation_out(now: list[float]) -> None:
+    clock = Clock(started=1090.0)
+    now[0] += 1
+    with clock.preparing():
+        now[0] += 20
+    now[0] += 2
+    clock.step_ends()
+    now[0] += 50
+    clock.step_ends()
+    assert clock.startup_seconds == 13.0
+    assert clock.preparation_seconds == 20.0
+
+
+def test_every_reading_waits_for_the_device(now: list[float]) -> None:
+    def wait() -> None:
+        now[0] += 10  # what the device has still to do
+
+    clock = Clock(started=1100.0, synchronize=wait)
+    clock.epoch_begins(1)
+    clock.step_ends()
+    clock.validation_begins()
+    clock.validation_ends()
+    clock.finish()
+    assert clock.startup_seconds == 20.0
+    assert clock.epochs == [{"train_seconds": 30.0, "val_seconds": 10.0, "images": 1}]
+
+
+def test_peak_memory_is_that_of_the_process_itself() -> None:
+    ballast = bytearray(300 * MIB)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    code = "import measurement; block = bytearray(50 * 2**20); print(measurement.peak_rss())"
+    own = peak_rss()
+    child = int(subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, check=True).stdout)
+    assert own > 300 * MIB
+    assert 50 * MIB < child < 200 * MIB

@@ -1,0 +1,88 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contestants.timm_script import script_options
+from faces import write_folders
+from rounds import Contestant, run_process
+from workloads import Job
+
+# In place of timm's train.py, which no package holds: the functions that it has, and timm's own loaders and models.
+SCRIPT = """
+import argparse
+import torch
+import timm
+from timm.data import create_dataset, create_loader
+from timm.optim import create_optimizer_v2
+
+def train_one_epoch(model, loader, optimizer):
+    model.train()
+    for images, labels in loader:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+@torch.no_grad()
+def validate(model, loader):
+    model.eval()
+    for images, labels in loader:
+        assert float(images.max()) <= 1
+        model(images)
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("data-dir", "train-split", "val-split", "model", "device", "output", "opt"):
+        parser.add_argument("--" + name)
+    for name in ("batch-size", "epochs", "workers", "num-classes"):
+        parser.add_argument("--" + name, type=int)
+    for name in ("lr", "opt-eps", "weight-decay", "hflip", "color-jitter"):
+        parser.add_argument("--" + name, type=float)
+    parser.add_argument("--input-size", type=int, nargs=3)
+    for name in ("mean", "std", "scale", "ratio"):
+        parser.add_argument("--" + name, type=float, nargs="+")
+    args, _ = parser.parse_known_args()
+    model = timm.create_model(args.model, pretrained=False, in_chans=args.input_size[0], num_classes=args.num_classes)
+    optimizer = create_optimizer_v2(model, opt=args.opt, lr=args.lr, weight_decay=args.weight_decay, eps=args.opt_eps,
+                                    fused=True)
+    loaders = []
+    for split in (args.train_split, args.val_split):
+        dataset = create_dataset("", root=args.data_dir, split=split, is_training=split == "train",
+                                 input_img_mode="L" if args.input_size[0] == 1 else "RGB")
+        extra = dict(scale=args.scale, ratio=args.ratio, hflip=args.hflip, color_jitter=args.color_jitter)
+        loaders.append(create_loader(dataset, args.input_size, args.batch_size, is_training=split == "train",
+                                     mean=args.mean, std=args.std, num_workers=args.workers,
+                                     device=torch.device(args.device), **(extra if split == "train" else {})))
+    for _ in range(args.epochs):
+        train_one_epoch(model, loaders[0], optimizer)
+        validate(model, loaders[1])
+    print("done")
+"""
+
+
+def job(data: Path, workload: str = "cnn", precision: str = "32-true") -> Job:
+    return Job(workload, str(data), batch_size=32, epochs=2, precision=precision, workers=0, feature_views=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["cnn", "vgg16_fe"])
+def test_a_script_of_timms_shape_trains_our_network(workload: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    data, script = tmp_path / "faces", tmp_path / "train.py"
+    write_folders(data, "synthetic", tmp_path, 80)
+    script.write_text(SCRIPT)
+    contestant = Contestant("timm", "contestants.timm_script", script=str(script))
+    measured = run_process(contestant, job(data, workload))
+    assert "error" not in measured, measured
+    # Two full batches of 32; the loader leaves out the rest.
+    assert [epoch["images"] for epoch in measured["epochs"]] == [64, 64]
+    assert all(epoch["train_seconds"] > 0 and epoch["val_seconds"] > 0 for epoch in measured["epochs"])
+    assert 0 < measured["startup_seconds"] < 120
+
+
+def test_options_follow_the_workload(tmp_path: Path) -> None:
+    grey, colour = script_options(job(tmp_path)), script_options(job(tmp_path, "vgg16_ft", "bf16-mixed"))
+    assert grey[grey.index("--input-size") :][1:4] == ["1", "48", "48"]
+    assert colour[colour.index("--mean") :][1:4] == ["0.0"] * 3
+    assert "--amp" not in grey
+    assert colour[-3:] == ["--amp", "--amp-dtype", "bfloat16"]

@@ -1,0 +1,46 @@
+from dataclasses import replace
+
+import pytest
+from contestants.limit import batch_sizes
+from contestants.ours import compose_config
+from contestants.pytorch import build
+from workloads import EPSILON, IMAGE_SIZE, LEARNING_RATE, ROTATION, SHEAR, SHIFT, WORKLOADS, ZOOM, Job
+
+from emotion.data.augment import RandomAffine
+from emotion.training.task import KERAS_EPSILON
+
+JOB = Job("cnn", "faces", batch_size=64, epochs=3, precision="32-true", workers=0, feature_views=0)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_others_train_what_the_configuration_says(name: str) -> None:
+    config = compose_config(replace(JOB, workload=name))
+    for key, value in WORKLOADS[name].network_settings().items():
+        assert (list(value) if key == "blocks" and value else value) == config[key], key
+    assert config.lr == LEARNING_RATE
+    assert config.augment
+    assert config.balance == "class_weights"
+
+
+@pytest.mark.parametrize(("name", "trainable"), [("cnn", 1_027_559), ("vgg16_ft", 13_112_327), ("vgg16_fe", 133_127)])
+def test_parameters_are_those_of_the_network(name: str, trainable: int) -> None:
+    count = build(WORKLOADS[name]).count_parameters()
+    assert count.total == WORKLOADS[name].parameters
+    assert count.trainable == trainable
+
+
+def test_recipe_is_the_projects() -> None:
+    assert RandomAffine() == RandomAffine(ROTATION, ZOOM, SHIFT, SHEAR)
+    assert EPSILON == KERAS_EPSILON
+    assert IMAGE_SIZE == 48
+
+
+def test_a_job_survives_the_command_line() -> None:
+    job = replace(JOB, data='a "quoted" folder', script="train.py", started=1.5)
+    assert Job.from_json(job.to_json()) == job
+
+
+def test_an_epoch_of_the_limit_has_as_many_steps_as_one_of_the_others() -> None:
+    assert batch_sizes(128, 64) == [64, 64]
+    assert batch_sizes(130, 64) == [64, 64, 2]
+    assert batch_sizes(16, 64) == [16]
