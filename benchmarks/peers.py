@@ -52,7 +52,7 @@ def timm_script(path: Path | None) -> Path:
             raise UserError(f"--timm-script: no file {path}")
         return path.resolve()
     address = SCRIPT_ADDRESS.format(version("timm"))
-    script = cache_folder() / "benchmarks" / f"timm-{version('timm')}-train.py"
+    script = _downloaded_script()
     if not script.is_file():
         try:
             with urllib.request.urlopen(address, timeout=30) as response:
@@ -60,6 +60,19 @@ def timm_script(path: Path | None) -> Path:
         except (OSError, urllib.error.URLError) as error:
             raise UserError(f"{address} could not be downloaded ({error}); give a copy with --timm-script") from None
     return script
+
+
+def describe_script(script: Path) -> str:
+    """Says which of timm's training scripts it is; one that the user gave by its name and git's hash of its content."""
+    if script == _downloaded_script():
+        return f"train.py of timm {version('timm')}"
+    content = script.read_bytes()
+    blob = hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+    return f"{script.name} given by --timm-script (git blob {blob[:10]}) with timm {version('timm')}"
+
+
+def _downloaded_script() -> Path:
+    return cache_folder() / "benchmarks" / f"timm-{version('timm')}-train.py"
 
 
 def _run(*command: str) -> None:

@@ -2,7 +2,7 @@
 
 Trains on the same images repeated 1, 4 and 16 times, every measurement in a process of its own: seconds of the second
 epoch (training alone) and the most memory above what the process had before its data. Streaming is forced with
-memory_budget=0. Writes a JSON and, beside it, a plot.
+memory_budget=0; the file was just written, so the system still holds it in memory. Writes a JSON and a plot.
 
     python benchmarks/scaling.py --out benchmarks/results/scaling.json
 
@@ -10,18 +10,25 @@ The JSON: `measurements` is a list of {storage, factor, images, seconds, memory_
 hardware.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import psutil
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from measurement import MIB, Clock, peak_rss
+
+from emotion.data.packed import PackedImages
 
 FACTORS = (1, 4, 16)
 BUDGETS = {"resident": "null", "streamed": "0"}
@@ -29,58 +36,54 @@ COLOURS = {"resident": "#2f6db3", "streamed": "#b3612f"}
 
 
 def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any]:
-    """Trains two epochs in this process on drawn faces that are repeated; see the module."""
-    import time
-
-    import psutil
+    """Trains two epochs in this process, as `train.py` does, on drawn faces that are repeated."""
     from hydra import compose, initialize_config_dir
     from lightning import Callback
 
     from emotion.config import conf_dir, register_resolvers
     from emotion.data.datamodule import EmotionDataModule
-    from emotion.data.packed import PackedImages
+    from emotion.training import run
     from emotion.training.folder import RunFolder
-    from emotion.training.run import build_task
-    from emotion.training.trainer import build_trainer
 
     class Epochs(Callback):
-        def __init__(self) -> None:
-            self.clock = Clock(time.time())
-
         def on_train_epoch_start(self, *_: Any) -> None:
-            self.clock.epoch_begins(images * factor)
+            clock.epoch_begins(images * factor)
 
         def on_validation_start(self, *_: Any) -> None:
-            self.clock.finish()
+            clock.finish()
 
+    clock = Clock(time.time())
     register_resolvers()
-    words = [f"model={model}", "data=synthetic", "balance=none", f"memory_budget={BUDGETS[storage]}"]
+    words = [f"model={model}", "data=synthetic", f"synthetic_images={2 * images}", "split=official"]
+    limits = ["trainer.max_epochs=2", "trainer.limit_val_batches=2", f"memory_budget={BUDGETS[storage]}"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", [*words, "trainer.max_epochs=2", "trainer.limit_val_batches=2"])
-    budget = config.memory_budget
-    data = EmotionDataModule(data="synthetic", synthetic_images=2 * images, balance="none", memory_budget=budget)
+        config = compose("config", [*words, *limits])
+    source = EmotionDataModule(data="synthetic", synthetic_images=2 * images).packed
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as folder:
-        own = data.packed
-        train, rest = (np.flatnonzero((own.parts == "train") == is_train) for is_train in (True, False))
-        rows = np.concatenate([np.resize(train, images * factor), rest])
-        path = Path(folder) / "images.u8"
-        with path.open("wb") as file:
-            for part in np.array_split(rows, len(rows) // 4096 + 1):
-                file.write(own.images[part].tobytes())
-        shape = (len(rows), *own.images.shape[1:])
-        arrays = {name: getattr(own, name)[rows] for name in ("labels", "parts", "names", "hashes")}
-        repeated = np.memmap(path, np.uint8, "c", shape=shape)
-        data.__dict__["packed"] = PackedImages(images=repeated, skipped=(), **arrays)
-        epochs = Epochs()
-        build_trainer(config, RunFolder(Path(folder)), [epochs]).fit(build_task(config, data), data)
+        repeated = repeat(source, images, factor, Path(folder))
+        with patch.object(EmotionDataModule, "packed", repeated):
+            run.train(config, RunFolder(Path(folder)), [Epochs()])
     return {
         "storage": storage,
         "factor": factor,
-        "images": len(data.rows.train),
-        "seconds": round(epochs.clock.epochs[-1]["train_seconds"], 2),
+        "images": int((repeated.parts == "train").sum()),
+        "seconds": round(clock.epochs[-1]["train_seconds"], 2),
         "memory_mib": round((peak_rss() - before) / MIB),
     }
+
+
+def repeat(source: PackedImages, images: int, factor: int, folder: Path) -> PackedImages:
+    """Writes the training images so often, and the others once, and maps them as training does."""
+    train, rest = (np.flatnonzero((source.parts == "train") == is_train) for is_train in (True, False))
+    rows = np.concatenate([np.resize(train[:images], images * factor), rest])
+    path = folder / "images.u8"
+    with path.open("wb") as file:
+        for part in np.array_split(rows, len(rows) // 4096 + 1):
+            file.write(source.images[part].tobytes())
+    pixels = np.memmap(path, np.uint8, "c", shape=(len(rows), *source.images.shape[1:]))
+    arrays = {name: getattr(source, name)[rows] for name in ("labels", "parts", "names", "hashes")}
+    return PackedImages(images=pixels, skipped=(), **arrays)
 
 
 def scaling_figure(measurements: list[dict[str, Any]]) -> Figure:

@@ -1,16 +1,21 @@
 """timm's own training script over the same folders, with the project's network in timm's registry.
 
 It has no class weights and no affine augmentation. The closest is its random crop: shift and zoom, no rotation.
+
+An older script, without --device and --input-img-mode, runs too: what it leaves at a default gets the job's value here.
 """
 
 import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from measurement import Clock, run_contestant
+from peers import describe_script
 from timm.models import register_model
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from workloads import EPSILON, IMAGE_SIZE, LEARNING_RATE, ZOOM, Job
@@ -19,6 +24,9 @@ from contestants.limit import count_images
 from contestants.pytorch import DEVICE, build, measured, start_clock
 from emotion.data.classes import CLASSES
 from emotion.models.network import Network
+
+IMAGE_MODES = {1: "L", 3: "RGB"}
+"""Pillow's mode of an image by its number of channels."""
 
 
 def main(job: Job) -> dict[str, Any]:
@@ -30,14 +38,26 @@ def main(job: Job) -> dict[str, Any]:
     script = load_script(Path(job.script))
     # The script leaves out the last batch of an epoch where it is not full.
     images = count_images(Path(job.data, "train")) // job.batch_size * job.batch_size
-    script.train_one_epoch = _before(lambda: clock.epoch_begins(images), script.train_one_epoch)
-    script.validate = _timed_validation(clock, script.validate)
+    script.create_dataset = with_defaults(script.create_dataset, input_img_mode=IMAGE_MODES[job.network.channels])
+    epoch = with_defaults(script.train_one_epoch, device=DEVICE)
+    script.train_one_epoch = _before(lambda: clock.epoch_begins(images), epoch)
+    script.validate = _timed_validation(clock, with_defaults(script.validate, device=DEVICE))
     with tempfile.TemporaryDirectory() as output:
-        sys.argv = ["train.py", *script_options(job), "--output", output]
+        # In a file, since older scripts have no --device.
+        config = Path(output, "config.yaml")
+        config.write_text(f"device: {DEVICE.type}\n")
+        sys.argv = ["train.py", *script_options(job), "--config", str(config), "--output", output]
         script.main()
         clock.finish()
-    note = f"{job.workers} loader processes; no class weights; augmented by random crops of 72 to 100 % of the area"
-    return measured(clock, network, note, ["timm", "torchvision"])
+    return measured(clock, network, describe(job), ["timm", "torchvision"])
+
+
+def describe(job: Job) -> str:
+    """Says which script it was, and what of the recipe it has not."""
+    return (
+        f"{describe_script(Path(job.script))}; {job.workers} loader processes; no class weights; "
+        "augmented by random crops of 72 to 100 % of the area"
+    )
 
 
 def register(network: Network, channels: int) -> None:
@@ -59,6 +79,12 @@ def load_script(path: Path) -> Any:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     return script
+
+
+def with_defaults(function: Callable[..., Any], **defaults: Any) -> Callable[..., Any]:
+    """Returns the function with other defaults for those of the parameters that it has."""
+    has = signature(function).parameters
+    return partial(function, **{name: value for name, value in defaults.items() if name in has})
 
 
 def script_options(job: Job) -> list[str]:
@@ -94,11 +120,11 @@ def script_options(job: Job) -> list[str]:
         "--cooldown-epochs": 0,
         "--checkpoint-hist": 1,
         "--workers": job.workers,
-        "--device": DEVICE.type,
     }
     values = {key: value if isinstance(value, list) else [value] for key, value in options.items()}
     words = [str(word) for key, value in values.items() for word in (key, *value)]
-    return [*words, "--channels-last", *["--amp", "--amp-dtype", "bfloat16"] * job.mixed]
+    words += ["--channels-last"]
+    return [*words, *["--amp", "--amp-dtype", "bfloat16"] * job.mixed]
 
 
 def _before(action: Callable[[], None], function: Callable[..., Any]) -> Callable[..., Any]:

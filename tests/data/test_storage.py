@@ -31,6 +31,11 @@ def test_rows_come_chunk_by_chunk_as_they_were_asked_for(mapped, kind, in_memory
         assert torch.equal(got, torch.from_numpy(np.array(mapped))[rows])
 
 
+def test_part_of_a_mapped_array_is_read_from_its_own_place(mapped):
+    (values,) = Streamed(mapped[40:], CPU).gather([torch.tensor([0, 3])])
+    assert values[:, 0].tolist() == [400, 430]
+
+
 def test_small_arrays_are_resident_and_larger_ones_streamed(mapped, caplog):
     caplog.set_level("INFO")
     assert isinstance(place(mapped, CPU), Resident)

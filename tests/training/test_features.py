@@ -8,6 +8,7 @@ from torch import nn
 
 from emotion.data.augment import RandomAffine
 from emotion.data.datamodule import EmotionDataModule
+from emotion.errors import UserError
 from emotion.models.preprocess import Preprocess
 from emotion.training.features import FeatureCache
 
@@ -161,6 +162,14 @@ def test_batches_do_not_show(batch_size, monkeypatch, tmp_path):
     features = extract(Frozen())
     monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "other"))
     torch.testing.assert_close(extract(Frozen(), batch_size=batch_size), features, atol=2e-3, rtol=0)
+
+
+def test_features_too_large_for_half_precision_are_refused(cache):
+    frozen = Frozen()
+    torch.nn.init.constant_(frozen[1].weight, 1e6)
+    with pytest.raises(UserError, match="feature_views=0"):
+        extract(frozen)
+    assert not list(cache.rglob("*.npy"))
 
 
 def test_file_is_an_ordinary_array(cache):

@@ -1,4 +1,5 @@
 import copy
+import csv
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from omegaconf import OmegaConf
 
 from emotion.config import conf_dir
+from emotion.data.datamodule import EmotionDataModule
 from emotion.data.loader import Batch, BatchGroups
 from emotion.errors import UserError
 from emotion.training.callbacks import RandomState
@@ -27,11 +29,11 @@ class Recorder:
         def replay():
             self.replays += 1
             fresh = step()
-            for place, value in zip(self.places, fresh, strict=True):
+            for place, value in zip(places, fresh, strict=True):
                 place.resize_(value.shape).copy_(value)
 
-        self.places = Outcome(torch.empty(0), torch.empty(0))
-        return replay, self.places
+        places = Outcome(torch.empty(0), torch.empty(0))
+        return replay, places
 
 
 def batch_of(size, value):
@@ -51,26 +53,24 @@ class TestRecordedStep:
 
     def test_every_batch_is_done_once_whatever_its_shape(self):
         recorded = self.steps()
-        sizes = [4] * 6 + [3] + [4] * 2 + [5]
+        sizes = ([4, 4, 3] * 5 + [5])[1:]
         outcomes = [recorded(batch_of(size, number)) for number, size in enumerate(sizes)]
         assert self.seen == [(size, number) for number, size in enumerate(sizes)]
         for number, (loss, logits) in enumerate(outcomes):
             assert float(loss) == number, "an outcome was overwritten by a later step"
             assert logits.tolist() == [[2 * number]] * sizes[number]
-        assert self.recorder.recordings == 1
-        assert self.recorder.replays == 8 - WARM_UP
+        assert self.recorder.recordings == 2
+        assert self.recorder.replays == 9 - WARM_UP + 5 - WARM_UP
 
-    def test_what_cannot_be_recorded_runs_as_it_is(self, caplog):
+    def test_a_failed_recording_says_how_to_do_without(self):
         def fail(step):
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
         recorded = self.steps(fail)
-        losses = [float(recorded(batch_of(4, number)).loss) for number in range(8)]
-        assert losses == list(range(8))
-        assert len(self.seen) == 8
-        assert len(caplog.messages) == 1
-        assert "cuda_graph: the step cannot be recorded" in caplog.text
-        assert "more" not in caplog.text
+        for number in range(WARM_UP):
+            recorded(batch_of(4, number))
+        with pytest.raises(UserError, match=r"cannot be recorded \(operation .* capturing\); cuda_graph=false"):
+            recorded(batch_of(4, 9))
 
 
 @pytest.fixture
@@ -164,6 +164,8 @@ def test_steps_are_recorded_on_one_cuda_device():
         "trainer.accumulate_grad_batches=2",
         "trainer.gradient_clip_val=1.0",
         "trainer.limit_train_batches=10",
+        "trainer.limit_train_batches=1",
+        "trainer.strategy=ddp",
         "trainer.overfit_batches=3",
         "trainer.precision=16-mixed",
     ],
@@ -175,3 +177,54 @@ def test_what_needs_the_trainer_between_steps_is_named(word):
         records_steps(settings(**{key: value, "cuda_graph": "true"}), CUDA)
     with pytest.raises(UserError, match="no CUDA device"):
         records_steps(settings(cuda_graph="true"), CPU)
+
+
+def test_groups_are_logged_at_the_steps_they_end_at(make_task, make_trainer, make_loader, tmp_path):
+    task = make_task()
+    task.record_steps(Recorder())
+    trainer = make_trainer(tmp_path, max_epochs=2, log_every_n_steps=1)
+    trainer.fit(task, BatchGroups(make_loader(100), 5), make_loader(8))
+    with (tmp_path / "csv" / "metrics.csv").open() as file:
+        logged = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
+    assert logged == [4, 9, 12, 17, 22, 25]
+    assert trainer.global_step == 26
+
+
+def test_groups_take_no_more_memory_than_a_chunk(make_loader, monkeypatch):
+    monkeypatch.setattr("emotion.data.loader.DEVICE_CHUNK", 3 * 8 * 8 * 8)
+    groups = BatchGroups(make_loader(100), 50)
+    assert [len(group) for group in groups] == [3, 3, 3, 3, 1]
+    assert len(groups) == 5
+
+
+def test_optimizer_of_an_older_checkpoint_takes_the_form_of_this_run(make_fit, tmp_path):
+    make_fit(tmp_path / "first", 0, epochs=1)
+    path = tmp_path / "first" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    for group in content["optimizer_states"][0]["param_groups"]:
+        group["fused"] = None
+    torch.save(content, path)
+    _, trainer, _ = make_fit(tmp_path / "rest", 5, epochs=2, ckpt=path)
+    assert trainer.optimizers[0].param_groups[0]["fused"] is True
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
+def test_cuda_graphs_train_as_the_trainer_does(make_task, make_trainer, tmp_path, schedule):
+    def fit(groups):
+        data = EmotionDataModule(data="synthetic", synthetic_images=700, batch_size=32)
+        task = make_task(blocks=[1, 1], image_size=48, schedule=schedule, lr=2**-13, lr_patience=1)
+        if groups:
+            task.record_steps()
+            data.group_batches(groups)
+        trainer = make_trainer(tmp_path, accelerator="cuda", devices=1, max_epochs=6)
+        trainer.fit(task, data)
+        return trainer
+
+    plain, recorded = fit(0), fit(5)
+    assert recorded.global_step == plain.global_step
+    assert float(recorded.optimizers[0].param_groups[0]["lr"]) == pytest.approx(
+        float(plain.optimizers[0].param_groups[0]["lr"]), rel=1e-5, abs=1e-9
+    )
+    for name in ("train/loss", "val/loss"):
+        torch.testing.assert_close(recorded.callback_metrics[name], plain.callback_metrics[name], rtol=0.05, atol=0)

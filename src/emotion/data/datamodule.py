@@ -244,5 +244,8 @@ class EmotionDataModule(LightningDataModule):
         """Puts an array on the device once for all loaders; all of them live as long as this module."""
         key = id(inputs), device
         if key not in self._placed:
-            self._placed[key] = place(inputs, device, self.hparams["memory_budget"])
+            budget = self.hparams["memory_budget"]
+            if budget is not None:
+                budget -= sum(one.bytes_held for one in self._placed.values()) / 2**20
+            self._placed[key] = place(inputs, device, budget)
         return self._placed[key]

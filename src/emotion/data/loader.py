@@ -65,6 +65,12 @@ class BatchLoader:
         """Chooses the epoch (from 0) that the next iteration draws."""
         self.epoch = epoch
 
+    @property
+    def batch_bytes(self) -> int:
+        """The memory that the inputs of a full batch take."""
+        value_bytes = int(np.prod(self.inputs.shape[1:])) * (4 if self.affine else self.inputs.itemsize)
+        return value_bytes * self.batch_size
+
     def __len__(self) -> int:
         return len(self._batch_sizes())
 
@@ -110,9 +116,8 @@ class BatchLoader:
 
         A chunk is several batches, whose images are gathered and augmented together.
         """
-        value_bytes = int(np.prod(self.inputs.shape[1:])) * (4 if self.affine else self.inputs.itemsize)
         chunk_bytes = CPU_CHUNK if self.inputs.device.type == "cpu" else DEVICE_CHUNK
-        step = max(1, chunk_bytes // (value_bytes * self.batch_size))
+        step = max(1, chunk_bytes // self.batch_bytes)
         batches = torch.split(torch.arange(len(self.rows)), self._batch_sizes())
         own = [batch[self.rank :: self.world_size] for batch in batches]
         for start in range(0, len(own), step):
@@ -125,11 +130,11 @@ class BatchGroups:
 
     Args:
         loader: makes the batches.
-        size: how many there are in a list; fewer in the last of an epoch.
+        size: how many there are in a list, if so many do not take much memory; fewer in the last of an epoch.
     """
 
     def __init__(self, loader: BatchLoader, size: int) -> None:
-        self.loader, self.size = loader, size
+        self.loader, self.size = loader, max(1, min(size, DEVICE_CHUNK // loader.batch_bytes))
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch (from 0) that the next iteration draws."""

@@ -1,6 +1,7 @@
 """Where arrays lie while a network trains on them: whole on the device, or on disk and streamed."""
 
 import logging
+import mmap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ class Storage(Protocol):
     device: torch.device
     shape: tuple[int, ...]
     itemsize: int
+    bytes_held: int
 
     def gather(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields the values [n, ...] of each chunk of rows, int64 [n]."""
@@ -39,6 +41,7 @@ class Resident:
     def __init__(self, array: NDArray[Any], device: torch.device) -> None:
         self._values = torch.from_numpy(array).to(device)
         self.device, self.shape, self.itemsize = device, array.shape, array.itemsize
+        self.bytes_held = array.nbytes
 
     def gather(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields the values [n, ...] of each chunk of rows, int64 [n]."""
@@ -57,18 +60,22 @@ class Streamed:
     def __init__(self, array: NDArray[Any], device: torch.device) -> None:
         self._array = array
         self.device, self.shape, self.itemsize = device, array.shape, array.itemsize
+        self.bytes_held = 0
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def gather(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields the values [n, ...] of each chunk of rows, int64 [n]."""
         coming: deque[Future[Callable[[], Tensor]]] = deque()
-        with ThreadPoolExecutor(1, "read-ahead") as reader:
+        reader = ThreadPoolExecutor(1, "read-ahead")
+        try:
             for rows in chunks:
                 coming.append(reader.submit(self._fetch, rows.numpy()))
                 if len(coming) > READ_AHEAD:
                     yield coming.popleft().result()()
             while coming:
                 yield coming.popleft().result()()
+        finally:
+            reader.shutdown(cancel_futures=True)
 
     def _fetch(self, rows: NDArray[np.int64]) -> Callable[[], Tensor]:
         """Reads and sends off; what is returned waits for the copy on the consumer's side."""
@@ -89,7 +96,7 @@ class Streamed:
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         array = self._array
-        if isinstance(array, np.memmap) and array.filename:
+        if isinstance(array, np.memmap) and array.filename and isinstance(array.base, mmap.mmap):  # the whole file
             # A map of its own, since the pages that were read count as this process's memory until it is closed.
             array = np.memmap(array.filename, array.dtype, "r", array.offset, shape=array.shape)
         order = rows.argsort()  # the disk is read in one direction

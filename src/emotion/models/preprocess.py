@@ -28,6 +28,7 @@ class Preprocess(nn.Module):
 
     shift: Tensor
     scale: Tensor
+    luma: Tensor
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Preprocess(nn.Module):
         self.channels, self.image_size, self.normalize = channels, image_size, normalize
         shift = mean if normalize == "imagenet" else [0.0]
         scale = {"imagenet": std, "unit": [1.0], "keras_unit": [255 * value for value in std]}[normalize]
+        self.register_buffer("luma", torch.tensor(LUMA).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
 
@@ -53,7 +55,7 @@ class Preprocess(nn.Module):
         if images.dtype == torch.uint8:
             images = images.float() / 255
         if images.shape[1] == 3 and self.channels == 1:
-            images = (images * images.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+            images = (images * self.luma).sum(1, keepdim=True)
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=max(images.shape[-2:]) > self.image_size)

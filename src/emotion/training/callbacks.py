@@ -100,10 +100,18 @@ class TensorBoardPictures(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """A bar for every epoch, which stays with the figures that it reached."""
+    """A bar for every epoch, which stays with the figures that it reached; drawn anew a few times a second."""
 
     def __init__(self) -> None:
-        super().__init__(leave=True)
+        super().__init__(refresh_rate=4, leave=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar; its figures change at the end of an epoch, and reading them would wait for the device."""
+        if not self.is_disabled and self.train_progress_bar_id is None:
+            self._initialize_train_progress_bar_id()
+        self._update(self.train_progress_bar_id, batch_idx + 1)
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -125,7 +133,7 @@ class EpochLines(Callback):
         """Writes what the epoch reached; the training figures are not final before its very end."""
         values = trainer.callback_metrics
         log.info(
-            "epoch %d/%s  val/loss %.4f  val/acc %.4f  val/f1_macro %.4f  %.0f s",
+            "epoch %d/%s  val/loss %.4f  val/acc %.4f  val/f1_macro %.4f  %.1f s",
             trainer.current_epoch + 1,
             trainer.max_epochs,
             *(values[f"val/{name}"] for name in ("loss", "acc", "f1_macro")),

@@ -32,8 +32,8 @@ class Checkpoint:
 class SpacedCheckpointIO(TorchCheckpointIO):
     """Writes each file at most once in a while, and at the end what is still due.
 
-    On a fast device an epoch takes less time than its checkpoints take to write. A killed run loses no more than the
-    seconds between two writes, and goes on from the last file as if undisturbed.
+    On a fast device an epoch takes less time than its checkpoints take to write. A killed run loses what it did since
+    the last write, at most these seconds and an epoch, and goes on from that file as if undisturbed.
 
     Args:
         seconds: between two writes of the same file; in between, the latest content waits in the device's memory.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from emotion.data.augment import RandomAffine
 from emotion.data.packed import cache_folder
+from emotion.errors import UserError
 
 FORMAT = 2
 """Goes up when the same settings would give other features."""
@@ -101,7 +102,10 @@ class FeatureCache:
             inputs = torch.from_numpy(images[batch]).to(self.device)
             inputs = affine(inputs.float() / 255, generator) if affine else inputs
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-                yield self.frozen(inputs).half().cpu()
+                features = self.frozen(inputs).half().cpu()
+            if not features.isfinite().all():
+                raise UserError("feature_views: features are larger than half precision holds; use feature_views=0")
+            yield features
 
     def _digest(
         self, images: NDArray[np.uint8], rows: NDArray[np.int64], affine: RandomAffine | None, views: int

@@ -1,6 +1,8 @@
 """A training step that is recorded as a CUDA graph and replayed, so that a small network does not wait for Python."""
 
 import logging
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ from emotion.data.loader import Batch
 from emotion.errors import UserError, first_line
 
 WARM_UP = 3
-"""Ordinary steps before the recording, in which libraries choose their kernels and buffers are made."""
+"""Ordinary steps of each shape before its recording, in which libraries choose their kernels and buffers are made."""
 log = logging.getLogger(__name__)
 
 
@@ -30,57 +32,69 @@ Record = Callable[[Callable[[], Outcome]], tuple[Callable[[], None], Outcome]]
 def record_cuda_graph(step: Callable[[], Outcome]) -> tuple[Callable[[], None], Outcome]:
     """Records the kernels of a step without running them; returns what replays them, and where the outcome appears."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Other threads, which read ahead, may go on using the device meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outcome = step()
     return graph.replay, outcome
 
 
 class RecordedStep:
-    """Does optimisation steps: a few as they are, then by replaying a recording on every batch of the same shape.
+    """Does optimisation steps: the first of each shape as they are, further ones by replaying a recording.
 
     Args:
-        step: forward and backward pass and the optimiser's step, without any wait for the device.
+        step: forward and backward pass and the optimiser's step.
         record: makes the recording.
     """
 
     def __init__(self, step: Step, record: Record = record_cuda_graph) -> None:
         self._step, self._record = step, record
-        self._done = 0
-        self._inputs: Batch | None = None
-        self._replay: Callable[[], None] | None = None
+        self._done: Counter[torch.Size] = Counter()
+        self._recordings: dict[torch.Size, tuple[Batch, Callable[[], None], Outcome]] = {}
+        self._waits: str | None = None
 
     def __call__(self, batch: Batch) -> Outcome:
         """Does the step of one batch."""
-        self._done += 1
-        if self._done <= WARM_UP:
-            return self._aside(batch)
-        if self._inputs is None:
-            self._prepare(batch)
-        assert self._inputs is not None
-        if self._replay is None or batch.inputs.shape != self._inputs.inputs.shape:
+        shape = batch.inputs.shape
+        self._done[shape] += 1
+        if self._done[shape] <= WARM_UP:
+            return self._warm_up(batch)
+        if self._waits is not None:
             return self._step(batch)
-        for place, values in zip(self._inputs, batch, strict=True):
+        if shape not in self._recordings:
+            self._recordings[shape] = self._make(batch)
+        places, replay, outcome = self._recordings[shape]
+        for place, values in zip(places, batch, strict=True):
             place.copy_(values)
-        self._replay()
-        return Outcome(*(value.clone() for value in self._outcome))
+        replay()
+        return Outcome(*(value.clone() for value in outcome))
 
-    def _aside(self, batch: Batch) -> Outcome:
-        """Runs a step on a stream of its own, as a recording does."""
+    def _warm_up(self, batch: Batch) -> Outcome:
+        """Does a step on a stream of its own, as a recording does, and finds out whether it waits for the device."""
         if batch.inputs.device.type != "cuda":
             return self._step(batch)
         main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(main)
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
             outcome = self._step(batch)
+            torch.cuda.set_sync_debug_mode("default")
         main.wait_stream(side)
+        waits = [str(one.message) for one in caught if "synchroniz" in str(one.message)]
+        if waits and self._done[batch.inputs.shape] == WARM_UP and self._waits is None:
+            self._waits = waits[0].splitlines()[0]
+            log.warning("cuda_graph: the step waits for the device and cannot be recorded (%s)", self._waits)
         return outcome
 
-    def _prepare(self, batch: Batch) -> None:
-        self._inputs = inputs = Batch(*(value.clone() for value in batch))
+    def _make(self, batch: Batch) -> tuple[Batch, Callable[[], None], Outcome]:
+        places = Batch(*(value.clone() for value in batch))
         try:
-            self._replay, self._outcome = self._record(lambda: self._step(inputs))
+            return places, *self._record(lambda: self._step(places))
         except RuntimeError as error:
-            log.warning("cuda_graph: the step cannot be recorded and runs as it is (%s)", first_line(error))
+            # What a broken recording leaves of the device's state cannot be trusted, so there is no going on.
+            raise UserError(
+                f"cuda_graph: the step cannot be recorded ({first_line(error)}); cuda_graph=false does without"
+            ) from error
 
 
 def records_steps(config: DictConfig, device: torch.device) -> bool:
@@ -103,10 +117,11 @@ def _obstacle(config: DictConfig, device: torch.device) -> str | None:
         "max_steps": (-1,),
         "accumulate_grad_batches": (1,),
         "gradient_clip_val": (None, 0),
-        "limit_train_batches": (None, 1.0),
+        "limit_train_batches": (None,),
         "overfit_batches": (0, 0.0),
         "detect_anomaly": (False, None),
-        "precision": ("auto", "32-true", "bf16-mixed", "bf16-true"),
+        "strategy": ("auto",),
+        "precision": ("auto", "32-true", "bf16-mixed"),
     }
     if device.type != "cuda":
         return f"trainer.accelerator={trainer.accelerator} (no CUDA device)"

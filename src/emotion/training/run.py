@@ -1,5 +1,6 @@
 """One run: configuration, data, network, training, the test of the best checkpoint, the results."""
 
+import gc
 import inspect
 import logging
 import sys
@@ -51,10 +52,14 @@ QUIET = (
     ".*could not find the monitored key",  # epochs without validation
     "It is recommended to use .*sync_dist",  # the meters have counted over all processes already
     ".*is validated against ConfigStore schema with the same name",  # our presets are named like the plugins' own
+    ".*capturable=True.* but step.. is running without CUDA graph capture",  # before the step is recorded
+    "To copy construct from a tensor",  # Lightning's monitor of a learning rate on the device
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
 )
 BATCHES_TOGETHER = 50
 """Recorded steps between two looks of the Trainer, if nothing is logged."""
+FEATURES_KEPT = 2**30
+"""Bytes of features that are written to the cache without being asked for."""
 EVALUATED: tuple[Stage, ...] = ("val", "test")
 
 
@@ -91,6 +96,10 @@ def _job(config: DictConfig) -> None:
         except Exception as error:
             # Whatever fails in one run, the others go on; `run` has kept it in the run's folder.
             log.error("failed: %s", first_line(error))
+        finally:
+            # Networks refer to themselves in circles; what one held on the device must not stay into the next run.
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
@@ -167,26 +176,33 @@ def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] =
 
 
 def _speed_up(config: DictConfig, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
-    """Takes the shortcuts that the settings and the device allow; none of them changes what is learned."""
+    """Takes the shortcuts that the settings and the device allow."""
     device = trainer.strategy.root_device
     if records_steps(config, device):
         task.record_steps()
         data.group_batches(config.trainer.log_every_n_steps or BATCHES_TOGETHER)
+        trainer.log_every_n_steps = min(config.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
     if device.type == "cpu":
         keep_freed_memory()
-    views = _exact_views(config, task, device) if config.feature_views == "auto" else config.feature_views
+    views = _exact_views(config, task, data, device) if config.feature_views == "auto" else config.feature_views
     if views:
         data.use_features(FeatureCache(task.take_features(), device, config.seed, str(trainer.precision)), views)
     if _compile_pays(config, device) if config.compile == "auto" else config.compile:
         task.compile_network()
 
 
-def _exact_views(config: DictConfig, task: EmotionTask, device: torch.device) -> int:
+def _exact_views(config: DictConfig, task: EmotionTask, data: EmotionDataModule, device: torch.device) -> int:
     """One where the frozen part sees the same images in every epoch; augmented views would be fewer than it saw."""
-    frozen = any(True for _ in task.network.split()[0].parameters())
-    if frozen and config.augment and device.type == "cpu":
-        log.info("the frozen part of the network takes most of the time; feature_views=8 runs it once for 8 views")
-    return int(frozen and not config.augment)
+    frozen, _ = task.network.split()
+    if not any(True for _ in frozen.parameters()):
+        return 0
+    if config.augment:
+        if device.type == "cpu":
+            log.info("the frozen part of the network takes most of the time; feature_views=8 runs it once for 8 views")
+        return 0
+    with torch.inference_mode():
+        values = frozen.eval()(torch.zeros(1, 1, *task.network.example().shape[-2:], dtype=torch.uint8)).numel()
+    return int(2 * values * len(data.packed) <= FEATURES_KEPT)
 
 
 def _compile_pays(config: DictConfig, device: torch.device) -> bool:
