@@ -4,10 +4,9 @@ Trains the scratch CNN under the Trainer, with loading, shuffling, augmentation,
 the same steps how long the network's forward pass, the backward pass and the optimiser took; the rest is overhead.
 Measured in one process, so that a busy machine slows both alike. Writes JSON with versions and hardware.
 
-    python benchmarks/step.py --out benchmarks/step.json
-    python benchmarks/step.py trainer.precision=bf16-mixed --out benchmarks/step_bf16.json
+    python benchmarks/step.py --out benchmarks/results/step.json
 
-Data is drawn unless data=fer2013 is among the settings.
+Data is drawn unless data=fer2013 is among the settings. For CPUs: a GPU is still at work when these clocks are read.
 """
 
 import argparse
