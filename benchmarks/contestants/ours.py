@@ -49,7 +49,7 @@ def main(job: Job) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EMOTION_CACHE"] = f"{folder}/cache"
         trained = _train(compose_config(job), RunFolder(Path(folder, "run")), clock)
-    note = "as train.py trains, with logs, checkpoints and pictures for TensorBoard"
+    note = "as train.py trains; checkpoints and pictures fall into the first epoch, which does not count"
     if job.network.features:
         note += f"; {job.feature_views} augmented views of each image, the frozen part ran over them once"
     task = trained.trainer.lightning_module
