@@ -17,7 +17,8 @@ from emotion.errors import UserError
 from emotion.models.network import Network
 from emotion.models.preprocess import Preprocess
 from emotion.training import task as task_module
-from emotion.training.task import EmotionTask, EpochMeter
+from emotion.training.meter import EpochMeter
+from emotion.training.task import EmotionTask
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
