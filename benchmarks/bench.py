@@ -5,6 +5,8 @@
 
 Every contestant is a process of its own that trains the same network on the same files with the same precision; in each
 round each runs once, and each round begins with another one. The first epoch of a process warms up and does not count.
+Where others share the machine, a round in which they took over 3 % of some contestant's processor time is repeated,
+up to as many times as there are rounds; the rounds that lost least count, and the rest stay in the file.
 
     limit  bare forward, backward and optimiser steps on one batch in place, bare forward passes for validation
     ours   what train.py runs, with logging, checkpoints and TensorBoard
@@ -20,8 +22,9 @@ The result is a JSON file, written anew after every round:
     settings         options of the command line after `auto` was resolved: precision, rounds, epochs, data
     workloads        for each: `images` (train, val, test), `batch_size`, `feature_views` (0: none), `workers` and
                      `workers_tried` (number of loader processes to seconds per epoch of the plain loop),
-                     `runs` and `summary`
-    runs             for each contestant, a measurement each round: `epochs` (train_seconds, val_seconds, images),
+                     `runs`, `counted` (numbers of the rounds that count) and `summary`
+    runs             for each contestant, a measurement each round: `epochs` (train_seconds, val_seconds, images,
+                     stolen_share: of the processors' time, what the host gave to others),
                      `startup_seconds` (process start to first finished step, without preparation),
                      `preparation_seconds` (what later runs find done: packed images, features), `peak_rss_mib`,
                      `peak_device_mib` (null without a GPU), `parameters`, `versions`, `note`; or `error`
@@ -40,7 +43,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rounds import Contestant, choose_workers, run_rounds
-from summary import WARM_UP, summarise
+from summary import WARM_UP, calmest, summarise
 from workloads import WORKLOADS, Job
 
 RESULTS = Path(__file__).parent / "results"
@@ -100,7 +103,8 @@ def measure(options: argparse.Namespace) -> None:
             for workload in measure_workload(name, contestants, options, result["settings"], Path(folder)):
                 result["workloads"][name] = workload
                 save(result, out)
-                console.log(f"{name}: round {len(workload['runs'][contestants[0].name])} of {options.rounds}")
+                ran = len(workload["runs"][contestants[0].name])
+                console.log(f"{name}: {ran} rounds, {len(workload['counted'])} of {options.rounds} count")
         console.print(speed_table(name, result["workloads"][name]))
     console.print(f"{out}\n{out.with_suffix('.png')}")
 
@@ -186,7 +190,9 @@ def measure_workload(
     for runs in run_rounds(contestants, job, options.rounds):
         for contestant, run in runs.items():
             record["runs"][contestant].append(run)
-        yield record | {"summary": summarise(record["runs"])}
+        counted = calmest(record["runs"], options.rounds)
+        summary = summarise({key: [own[number] for number in counted] for key, own in record["runs"].items()})
+        yield record | {"counted": counted, "summary": summary}
 
 
 def save(result: dict[str, Any], out: Path) -> None:

@@ -43,7 +43,7 @@ def _draw_panel(axes: Axes, name: str, workload: Mapping[str, Any]) -> None:
     axes.set_ylim(len(contestants) - 0.5, -0.5)
     axes.set_xlim(0, 1.35 * max((one["images_per_second"]["max"] for one in summary.values()), default=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    rounds = len(next(iter(workload["runs"].values())))
+    rounds = len(workload["counted"])
     title = f"{name}, batch {workload['batch_size']}, {rounds} round{'s' * (rounds > 1)}"
     if "share_of_limit" in summary.get(OURS, {}):
         title += f": ours reaches {summary[OURS]['share_of_limit']['median']:.0%} of the limit"

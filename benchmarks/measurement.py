@@ -22,6 +22,7 @@ class Clock:
     """Times start-up and epochs.
 
     An epoch lasts until the next one begins, so that logging and checkpoints count; what is not validation is training.
+    `stolen_share` is the part of the processors' time that the host of a virtual machine gave to others meanwhile.
 
     Args:
         started: when the process was started, seconds since 1970.
@@ -31,6 +32,7 @@ class Clock:
     def __init__(self, started: float, synchronize: Callable[[], object] = lambda: None) -> None:
         self._started, self._synchronize = started, synchronize
         self._begun: float | None = None
+        self._ticks = (0, 0)
         self.epochs: list[dict[str, float]] = []
         self.startup_seconds: float | None = None
         self.preparation_seconds = 0.0
@@ -51,8 +53,8 @@ class Clock:
     def epoch_begins(self, images: int) -> None:
         """Begins an epoch of so many training images, and ends the one before."""
         self.finish()
-        self._begun = self._now()
-        self.epochs.append({"train_seconds": 0.0, "val_seconds": 0.0, "images": images})
+        self._begun, self._ticks = self._now(), processor_ticks()
+        self.epochs.append({"train_seconds": 0.0, "val_seconds": 0.0, "images": images, "stolen_share": 0.0})
 
     def validation_begins(self) -> None:
         """Begins the validation of an epoch."""
@@ -66,6 +68,8 @@ class Clock:
         """Ends the last epoch."""
         if self._begun is not None:
             self.epochs[-1]["train_seconds"] = self._now() - self._begun - self.epochs[-1]["val_seconds"]
+            stolen, passed = (now - then for now, then in zip(processor_ticks(), self._ticks, strict=True))
+            self.epochs[-1]["stolen_share"] = stolen / passed if passed else 0.0
             self._begun = None
 
     def _now(self) -> float:
@@ -95,6 +99,15 @@ def measurement(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "note": note,
     }
+
+
+def processor_ticks() -> tuple[int, int]:
+    """Returns how long the host gave the processors to others, and how long there were any; (0, 0) if unknown."""
+    try:
+        user, nice, system, idle, waiting, irq, softirq, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+    except (OSError, ValueError):
+        return 0, 0
+    return stolen, user + nice + system + idle + waiting + irq + softirq + stolen
 
 
 def peak_rss() -> int:

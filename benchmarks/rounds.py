@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from summary import figures
+from summary import MOST_STOLEN, figures, stolen_share
 from workloads import Job
 
 HERE = Path(__file__).parent
@@ -37,11 +37,19 @@ class Contestant:
 
 
 def run_rounds(contestants: Sequence[Contestant], job: Job, rounds: int) -> Iterator[dict[str, dict[str, Any]]]:
-    """Yields for each round the measurement of every contestant, or `{"error": why there is none}`."""
-    for number in range(rounds):
+    """Yields for each round the measurement of every contestant, or `{"error": why there is none}`.
+
+    Stops after `rounds` rounds that nobody disturbed (`summary.MOST_STOLEN`), or else after twice as many.
+    """
+    calm = 0
+    for number in range(2 * rounds):
         first = number % len(contestants)
         order = [*contestants[first:], *contestants[:first]]
-        yield {contestant.name: run_process(contestant, job) for contestant in order}
+        runs = {contestant.name: run_process(contestant, job) for contestant in order}
+        yield runs
+        calm += stolen_share(runs.values()) <= MOST_STOLEN
+        if calm == rounds:
+            return
 
 
 def run_process(contestant: Contestant, job: Job) -> dict[str, Any]:

@@ -9,6 +9,9 @@ WARM_UP = 1
 OURS, LIMIT = "ours", "limit"
 PER_PROCESS = ("startup_seconds", "preparation_seconds", "peak_rss_mib", "peak_device_mib")
 
+MOST_STOLEN = 0.03
+"""Share of the processors' time that others may take from a contestant; a round in which one lost more is disturbed."""
+
 Run = Mapping[str, Any]
 """A measurement, or `{"error": why there is none}`."""
 
@@ -30,6 +33,17 @@ def figures(run: Run) -> dict[str, float] | None:
         "val_seconds": statistics.median(val),
         **{key: run[key] for key in PER_PROCESS if run[key] is not None},
     }
+
+
+def stolen_share(runs: Iterable[Run]) -> float:
+    """Returns the largest share of the processors' time that one of these runs lost in the epochs that count."""
+    return max((_stolen(run["epochs"][WARM_UP:]) for run in runs if "error" not in run), default=0.0)
+
+
+def calmest(runs: Mapping[str, Sequence[Run]], rounds: int) -> list[int]:
+    """Returns the numbers of the so many rounds from which others took the least; speed has no part in the choice."""
+    shares = [stolen_share(one) for one in zip(*runs.values(), strict=True)]
+    return sorted(sorted(range(len(shares)), key=lambda number: max(shares[number], MOST_STOLEN))[:rounds])
 
 
 def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Any]]:
@@ -62,6 +76,10 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     """Returns median, least and greatest."""
     known = list(values)
     return {"median": statistics.median(known), "min": min(known), "max": max(known)}
+
+
+def _stolen(epochs: Sequence[Mapping[str, float]]) -> float:
+    return statistics.mean(epoch["stolen_share"] for epoch in epochs)
 
 
 def _ratios(rounds: Sequence[dict[str, float] | None], base: Sequence[dict[str, float] | None]) -> list[float]:

@@ -10,11 +10,12 @@ Measure = Callable[..., dict[str, Any]]
 def measure() -> Measure:
     """Makes a measurement; its epochs after the warm-up are (train seconds, validation seconds)."""
 
-    def make(*epochs: tuple[float, float], images: int = 100, startup: float = 4.0) -> dict[str, Any]:
-        pairs = [(1000.0, 1000.0), *epochs]
+    def make(*epochs: tuple[float, float], images: int = 100, stolen: float = 0.0) -> dict[str, Any]:
+        timed = [(1000.0, 1000.0, 0.9), *((*epoch, stolen) for epoch in epochs)]
+        keys = ("train_seconds", "val_seconds", "stolen_share")
         return {
-            "epochs": [{"train_seconds": train, "val_seconds": val, "images": images} for train, val in pairs],
-            "startup_seconds": startup,
+            "epochs": [dict(zip(keys, epoch, strict=True)) | {"images": images} for epoch in timed],
+            "startup_seconds": 4.0,
             "preparation_seconds": 0.5,
             "peak_rss_mib": 700.0,
             "peak_device_mib": None,

@@ -25,6 +25,7 @@ def result(measure: Measure) -> dict[str, Any]:
         "feature_views": 2,
         "workers": 0,
         "runs": runs,
+        "counted": [0, 1],
         "summary": summarise(runs),
     }
     return {

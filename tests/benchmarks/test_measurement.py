@@ -4,7 +4,7 @@ from pathlib import Path
 
 import measurement
 import pytest
-from measurement import MIB, Clock, peak_rss
+from measurement import MIB, Clock, peak_rss, processor_ticks
 
 BENCHMARKS = Path(measurement.__file__).parent
 
@@ -15,10 +15,13 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     time = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: time[0])
     monkeypatch.setattr("time.time", lambda: 1000.0 + time[0])
+    monkeypatch.setattr(measurement, "processor_ticks", lambda: (0, 0))
     return time
 
 
-def test_an_epoch_lasts_until_the_next(now: list[float]) -> None:
+def test_an_epoch_lasts_until_the_next(now: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([(7, 100), (9, 108), (9, 108), (9, 120)])
+    monkeypatch.setattr(measurement, "processor_ticks", lambda: next(ticks))
     clock = Clock(started=1000.0)
     clock.epoch_begins(64)
     now[0] += 5
@@ -32,8 +35,8 @@ def test_an_epoch_lasts_until_the_next(now: list[float]) -> None:
     now[0] += 9
     clock.finish()
     assert clock.epochs == [
-        {"train_seconds": 6.0, "val_seconds": 2.0, "images": 64},
-        {"train_seconds": 3.0, "val_seconds": 0.0, "images": 32},
+        {"train_seconds": 6.0, "val_seconds": 2.0, "images": 64, "stolen_share": 0.25},
+        {"train_seconds": 3.0, "val_seconds": 0.0, "images": 32, "stolen_share": 0.0},
     ]
 
 
@@ -61,7 +64,7 @@ def test_every_reading_waits_for_the_device(now: list[float]) -> None:
     clock.validation_ends()
     clock.finish()
     assert clock.startup_seconds == 20.0
-    assert clock.epochs == [{"train_seconds": 30.0, "val_seconds": 10.0, "images": 1}]
+    assert clock.epochs == [{"train_seconds": 30.0, "val_seconds": 10.0, "images": 1, "stolen_share": 0.0}]
 
 
 def test_peak_memory_is_that_of_the_process_itself() -> None:
@@ -72,3 +75,20 @@ def test_peak_memory_is_that_of_the_process_itself() -> None:
     child = int(subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, check=True).stdout)
     assert own > 300 * MIB
     assert 50 * MIB < child < 200 * MIB
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="Linux tells")
+def test_ticks_grow_and_a_part_of_them_was_stolen() -> None:
+    stolen, passed = processor_ticks()
+    assert 0 <= stolen < passed
+
+
+@pytest.mark.parametrize("text", [None, "", "cpu 1 2", "intr 1 2 3 4 5 6 7 many"])
+def test_where_the_system_does_not_tell_nothing_was_stolen(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stat"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(measurement, "Path", lambda _: path)
+    assert processor_ticks() == (0, 0)

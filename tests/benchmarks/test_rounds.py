@@ -76,3 +76,12 @@ def test_workers_are_tried_each(tmp_path: Path, measure: Measure) -> None:
         "print(json.dumps(measured))"
     )
     assert choose_workers(make_program(tmp_path / "plain", body), JOB, [0, 2, 8]) == {0: 5.0, 2: 3.0}
+
+
+@pytest.mark.parametrize(("stolen", "ran"), [([0.0] * 6, 3), ([0.5, 0.0, 0.5, 0.0, 0.0, 0.0], 5), ([0.5] * 6, 6)])
+def test_disturbed_rounds_are_repeated(
+    stolen: list[float], ran: int, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter(stolen)
+    monkeypatch.setattr(rounds, "run_process", lambda *_: measure((1.0, 0.0), stolen=next(shares)))
+    assert len(list(run_rounds([Contestant("ours", "")], JOB, 3))) == ran

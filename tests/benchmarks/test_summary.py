@@ -1,5 +1,5 @@
 import pytest
-from summary import figures, spread, summarise
+from summary import MOST_STOLEN, calmest, figures, spread, stolen_share, summarise
 
 from .conftest import Measure
 
@@ -51,3 +51,19 @@ def test_without_ours_there_is_no_ratio_to_it(measure: Measure) -> None:
     summary = summarise({"plain": [measure((1.0, 1.0))]})
     assert summary["plain"]["images_per_second"]["median"] == 50.0
     assert "times_ours" not in summary["plain"]
+
+
+def test_a_round_is_as_disturbed_as_its_most_disturbed_contestant(measure: Measure) -> None:
+    runs = [measure((1.0, 0.0), stolen=0.01), measure((1.0, 0.0), stolen=0.2), {"error": "killed"}]
+    assert stolen_share(runs) == 0.2  # and not the 0.9 of the warm-up
+    assert stolen_share([{"error": "killed"}]) == 0.0
+
+
+def test_the_rounds_that_lost_least_count_and_among_calm_ones_the_first(measure: Measure) -> None:
+    shares = [0.5, MOST_STOLEN, 0.2, 0.0, 0.1]
+    ours = [measure((1.0, 0.0), stolen=share) for share in shares]
+    runs = {"limit": [measure((9.0, 0.0))] * len(shares), "ours": ours}
+    assert calmest(runs, 1) == [1]
+    assert calmest(runs, 2) == [1, 3]
+    assert calmest(runs, 4) == [1, 2, 3, 4]
+    assert calmest(runs, 9) == [0, 1, 2, 3, 4]
