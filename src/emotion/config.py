@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -24,13 +24,16 @@ from emotion.data.datamodule import DATA_CHOICES, EmotionDataModule
 from emotion.errors import UserError, require_choice
 from emotion.models.preprocess import NormalizeName
 from emotion.models.registry import Family
+from emotion.models.views import ViewsName
 
 CHOICES: dict[str, Sequence[object]] = {
     **DATA_CHOICES,
     "family": get_args(Family),
     "normalize": get_args(NormalizeName),
+    "optimizer": ("adam", "adamw", "sgd"),
     "schedule": ("none", "plateau", "cosine"),
     "monitor": ("val/loss", "val/acc", "val/f1_macro"),
+    "tta": get_args(ViewsName),
     "compile": ("auto", True, False),
     "cuda_graph": ("auto", True, False),
     "overwrite": (True, False),
@@ -44,19 +47,35 @@ AT_LEAST: dict[str, int] = {
     "runs_per_gpu": 1,
     "image_size": 8,
     "feature_views": 0,
+    "plain_epochs": 0,
     "lr_patience": 1,
     "patience": 1,
 }
-OPTIONAL: dict[str, object] = {"patience": None, "memory_budget": None, "feature_views": "auto"}
+OPTIONAL: dict[str, object] = {"patience": None, "memory_budget": None, "feature_views": "auto", "dropout": None}
 """Values beside the numbers."""
-GROUPS = ("model", "experiment")
+NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(("val_fraction", "lr_factor"), (lambda value: 0 < value < 1, "between 0 and 1")),
+    "lr": (lambda value: value > 0, "above 0"),
+    "warmup_epochs": (lambda value: value >= 0, "from 0"),
+    "layer_decay": (lambda value: 0 < value <= 1, "above 0, at most 1,"),
+    **dict.fromkeys(("flip", "erase"), (lambda value: 0 <= value <= 1, "from 0 to 1")),
+    **dict.fromkeys(
+        ("zoom", "shift", "brightness", "contrast", "label_smoothing", "momentum", "ema_decay", "dropout"),
+        (lambda value: 0 <= value < 1, "from 0, below 1,"),
+    ),
+    **dict.fromkeys(
+        ("rotation", "shear", "mixup", "cutmix", "focal_gamma", "logit_adjustment", "weight_decay", "sam_rho"),
+        (lambda value: value >= 0, "from 0"),
+    ),
+}
+"""What numbers can be, and how to say it."""
+GROUPS = ("model", "recipe", "experiment")
 LAUNCHERS = {
     "joblib": "hydra_plugins.hydra_joblib_launcher",
     "ray": "hydra_plugins.hydra_ray_launcher",
     "slurm": "hydra_plugins.hydra_submitit_launcher",
 }
 """The launchers beside Hydra's own, each with the package that an extra of the same name installs."""
-SHARES = ("val_fraction", "lr_factor")
 NOT_SETTINGS = ("resume", "overwrite", "runs_per_gpu", "hydra")
 """Keys that say how to run, not what: they do not tell one run from another."""
 
@@ -68,7 +87,7 @@ def conf_dir() -> Path:
 
 
 def choice_names(group: str) -> list[str]:
-    """Returns what `model=` or `experiment=` can be."""
+    """Returns what `model=`, `recipe=` or `experiment=` can be."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
@@ -81,6 +100,7 @@ def describe_settings() -> str:
         "       train.py -m model=<name>,<name> seed=0,1,2    (every combination)\n"
         "       train.py -m experiment=<name>                 (every run of an experiment)\n\n"
         f"models: {', '.join(choice_names('model'))}\n\n"
+        f"recipes, recipe=<name>: {', '.join(choice_names('recipe'))}\n\n"
         f"experiments: {', '.join(choice_names('experiment'))}\n\n"
         f"what -m starts runs with, hydra/launcher=<name>: basic (one after another), {', '.join(LAUNCHERS)}\n\n"
         f"settings, their defaults and what they can be:\n\n{knobs}"
@@ -157,10 +177,10 @@ def check(values: Mapping[str, Any]) -> None:
         if key in AT_LEAST and not _is_whole(value, AT_LEAST[key]) and not (key in OPTIONAL and value == OPTIONAL[key]):
             other = f" or {OPTIONAL[key] or 'null'}" if key in OPTIONAL else ""
             raise UserError(f"{key}={value}: a whole number from {AT_LEAST[key]}{other} is needed")
-        if key in SHARES and not (_is_number(value) and 0 < value < 1):
-            raise UserError(f"{key}={value}: a number between 0 and 1 is needed")
-        if key == "lr" and not (_is_number(value) and value > 0):
-            raise UserError(f"lr={value}: a number above 0 is needed")
+        if key in NUMBERS and not (key in OPTIONAL and value == OPTIONAL[key]):
+            legal, range_ = NUMBERS[key]
+            if not (_is_number(value) and legal(value)):
+                raise UserError(f"{key}={value}: a number {range_} is needed")
         if key == "trainer" and value["limit_val_batches"] == 0:
             raise UserError(
                 "trainer.limit_val_batches=0: validation chooses the best checkpoint, it cannot be left out"

@@ -10,7 +10,7 @@ from typing import Any
 from emotion.analysis.document import Block, Document, Heading, Paragraph, Picture, Row, Table
 
 MISSING = "—"
-_SPLITS = ("val", "test")
+_SPLITS = ("val", "test", "val_tta", "test_tta")
 _RESULTS = (
     ("Loss", "loss"),
     ("Accuracy", "acc"),
@@ -23,7 +23,8 @@ _RESULTS = (
 )
 _RESULTS_NOTE = (
     "Macro: the mean over the classes, each counting the same. "
-    "Weighted: the mean over the classes, each counting by its number of images."
+    "Weighted: the mean over the classes, each counting by its number of images. "
+    "tta: the mean over several views of each image."
 )
 _REPORT_NOTE = (
     "Precision: the share of the images predicted as a class that are of it. "
@@ -44,7 +45,7 @@ def run_document(
     Args:
         title: The heading.
         facts: What was run, name to value: model, data, seed, epochs, hardware, command and the like.
-        metrics: {"val": S, "test": S}, either may be missing. S holds "loss", "acc", "precision_macro",
+        metrics: any of "val", "test", "val_tta", "test_tta", each to S. S holds "loss", "acc", "precision_macro",
             "recall_macro", "f1_macro", "precision_weighted", "recall_weighted", "f1_weighted" (floats), "num_images"
             (int) and "per_class", class name to {"precision", "recall", "f1" (floats in [0, 1]), "support" (int)}.
             A missing or not finite value shows as a dash.
@@ -91,7 +92,7 @@ def format_number(value: float | None, spec: str) -> str:
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
-    for split in reversed(_SPLITS):
+    for split in ("test", "val"):
         if split in metrics:
             scores = metrics[split]
             accuracy, f1 = format_number(scores.get("acc"), ".1%"), format_number(scores.get("f1_macro"), ".3f")

@@ -1,11 +1,20 @@
-"""Random affine augmentation in the report's (Keras's) terms, batched, with own parameters for every image."""
+"""What is done to training images at random, batched, with own parameters for every image.
+
+The affine transforms are in the report's (Keras's) terms.
+"""
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 10 / 3)
+"""Share of the image that an erased rectangle takes, and its height over its width."""
+ERASED_TONE = 0.5
+"""Of the rectangle: about the mean of FER2013, 0.508."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,81 @@ class RandomAffine:
         """Transforms float images [B, C, H, W] with parameters from a generator of the CPU."""
         count, _, height, width = images.shape
         return warp(images, self.draw(count, height, width, generator).to(images.device))
+
+
+class Draws(NamedTuple):
+    """What was drawn for N images.
+
+    Attributes:
+        matrices: of the affine transforms, mirroring among them: see `affine_matrices`.
+        tones: [N, 2], factors of contrast and brightness.
+        boxes: [N, 4], first and last row, first and last column of the erased rectangle, as shares; all 0 for none.
+    """
+
+    matrices: Tensor
+    tones: Tensor
+    boxes: Tensor
+
+    def of(self, images: Tensor, device: torch.device) -> "Draws":
+        """Returns the draws of some images, int64 [n], on a device."""
+        return Draws(*(values[images].to(device) for values in self))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes every image by itself: affine transform, mirroring, tone, erased rectangle, in this order.
+
+    Random erasing is that of Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, filled with mid grey.
+
+    Attributes:
+        affine: the transform, or None.
+        flip: share of the images that are mirrored left to right.
+        brightness: factors are drawn from 1 - brightness to 1 + brightness.
+        contrast: factors of the distance from the image's mean tone are drawn from 1 - contrast to 1 + contrast.
+        erase: share of the images that lose a rectangle.
+    """
+
+    affine: RandomAffine | None = None
+    flip: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    erase: float = 0.0
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do."""
+        return self != Augmentation()
+
+    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
+        """Draws for `count` images of this size, on the generator's device."""
+        affine = self.affine or RandomAffine(0, 0, 0, 0)
+        matrices = affine.draw(count, height, width, generator)
+        if self.flip:
+            mirrored = torch.rand(count, generator=generator) < self.flip
+            matrices[mirrored, :, 1] *= -1
+        tones, boxes = torch.ones(count, 2), torch.zeros(count, 4)
+        if self.brightness or self.contrast:
+            tones += torch.tensor([self.contrast, self.brightness]) * (
+                torch.rand(count, 2, generator=generator) * 2 - 1
+            )
+        if self.erase:
+            boxes = _draw_boxes(torch.rand(5, count, generator=generator), self.erase)
+        return Draws(matrices, tones, boxes)
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Changes float images [B, C, H, W], 0..1, by the draws of each."""
+        if self.affine or self.flip:
+            images = warp(images, draws.matrices)
+        if self.brightness or self.contrast:
+            contrast, brightness = draws.tones.to(images.dtype)[:, :, None, None, None].unbind(1)
+            mean = images.mean((1, 2, 3), keepdim=True)
+            images = ((images - mean) * contrast + mean).mul_(brightness).clamp_(0, 1)
+        return erase(images, draws.boxes) if self.erase else images
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Changes float images [B, C, H, W], 0..1, by parameters from a generator of the CPU."""
+        draws = self.draw(len(images), *images.shape[-2:], generator)
+        return self.apply(images, draws.of(torch.arange(len(images)), images.device))
 
 
 def affine_matrices(rotation: Tensor, shift: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
@@ -80,3 +164,25 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
     by_column = theta[:, :, 1, None] * columns
     grid = (by_row[:, :, :, None] + by_column[:, :, None, :]).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=True)
+
+
+def erase(images: Tensor, boxes: Tensor) -> Tensor:
+    """Fills a rectangle of each image [B, C, H, W] with mid grey; `boxes` as in `Draws`."""
+    height, width = images.shape[-2:]
+    first_row, last_row, first_column, last_column = boxes[:, :, None].unbind(1)
+    rows = (torch.arange(height, device=images.device) + 0.5) / height
+    columns = (torch.arange(width, device=images.device) + 0.5) / width
+    down = (rows > first_row) & (rows < last_row)
+    across = (columns > first_column) & (columns < last_column)
+    return images.masked_fill((down[:, :, None] & across[:, None, :])[:, None], ERASED_TONE)
+
+
+def _draw_boxes(draws: Tensor, share: float) -> Tensor:
+    """Makes boxes [N, 4] of uniform draws [5, N]: whether, area, aspect, and the place down and across."""
+    area = ERASED_AREA[0] + draws[1] * (ERASED_AREA[1] - ERASED_AREA[0])
+    low, high = (math.log(aspect) for aspect in ERASED_ASPECT)
+    aspect = (low + draws[2] * (high - low)).exp()
+    sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()]).clamp(max=1.0)
+    first = draws[3:] * (1 - sides)
+    boxes = torch.stack([first[0], first[0] + sides[0], first[1], first[1] + sides[1]], 1)
+    return boxes * (draws[0] < share)[:, None]

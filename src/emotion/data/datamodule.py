@@ -10,10 +10,11 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emotion.data.augment import RandomAffine
+from emotion.data.augment import Augmentation, RandomAffine
 from emotion.data.balance import BalanceName, class_weights, offline_copies
 from emotion.data.classes import CLASSES
 from emotion.data.loader import BatchGroups, BatchLoader
+from emotion.data.mix import Mix
 from emotion.data.packed import OnBadImage, PackedImages, pack
 from emotion.data.sources import SourceName, open_source
 from emotion.data.splits import Split, SplitName, make_split
@@ -34,7 +35,7 @@ DATA_CHOICES: dict[str, Sequence[object]] = {
 SOURCE_SETTINGS = ("data", "data_dir", "on_bad_image", "pack_size", "channels", "synthetic_images")
 """The settings that say which images there are; the others say what is done with them."""
 Pixels = NDArray[np.uint8]
-Extract = Callable[[Pixels, NDArray[np.int64], RandomAffine | None, int], NDArray[np.float16]]
+Extract = Callable[[Pixels, NDArray[np.int64], Augmentation | None, int], NDArray[np.float16]]
 
 
 class EmotionDataModule(LightningDataModule):
@@ -51,6 +52,17 @@ class EmotionDataModule(LightningDataModule):
         balance: `none`; `class_weights`: weighted loss; `weighted_sampler`: classes drawn equally often;
             `offline`: augmented copies of the training images of smaller classes.
         augment: random affine transforms of the training images, anew each epoch.
+        rotation: see `emotion.data.augment.RandomAffine`, as for the next three; `offline` copies have them too.
+        zoom: factors of both axes.
+        shift: share of height and width.
+        shear: degrees.
+        flip: see `emotion.data.augment.Augmentation`, as for the next three.
+        brightness: factors.
+        contrast: factors.
+        erase: share of the images.
+        mixup: see `emotion.data.mix.Mix`, as for the next one.
+        cutmix: parameter of the Beta distribution.
+        plain_epochs: the last so many of `trainer.max_epochs` see the images as they are.
         batch_size: of one process.
         seed: of the split, the copies, the order and the augmentation.
         on_bad_image: `error` or `skip`.
@@ -73,6 +85,17 @@ class EmotionDataModule(LightningDataModule):
         group_duplicates: bool = False,
         balance: BalanceName = "class_weights",
         augment: bool = True,
+        rotation: float = 10.0,
+        zoom: float = 0.15,
+        shift: float = 0.1,
+        shear: float = 0.15,
+        flip: float = 0.0,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        erase: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        plain_epochs: int = 0,
         batch_size: int = 64,
         seed: int = 0,
         on_bad_image: OnBadImage = "error",
@@ -86,7 +109,11 @@ class EmotionDataModule(LightningDataModule):
         for key, legal in DATA_CHOICES.items():
             require_choice(key, self.hparams[key], legal)
         self.balance, self.batch_size, self.seed = balance, batch_size, seed
-        self.affine = RandomAffine() if augment else None
+        self.affine = RandomAffine(rotation, zoom, shift, shear)
+        augmentation = Augmentation(self.affine if augment else None, flip, brightness, contrast, erase)
+        self.augmentation = augmentation if augmentation.changes else None
+        mix = Mix(mixup, cutmix)
+        self.mix = mix if mix.changes else None
         self.group_size = 0
         self._features: dict[Stage, tuple[NDArray[np.float16], Tensor, Tensor]] = {}
         self._placed: dict[tuple[int, torch.device], Resident | Streamed] = {}
@@ -145,7 +172,7 @@ class EmotionDataModule(LightningDataModule):
             return self.packed.images, self.labels, rows
         images = torch.from_numpy(self.packed.images[self.rows.train])
         # Copies are augmented even where training is not: unchanged copies would be a sampler at higher cost.
-        sources, copies = offline_copies(images, labels, len(CLASSES), self.affine or RandomAffine(), self.seed)
+        sources, copies = offline_copies(images, labels, len(CLASSES), self.affine, self.seed)
         labels = torch.cat([labels, labels[sources]])
         return torch.cat([images, copies]).numpy(), labels, torch.arange(len(labels))
 
@@ -158,6 +185,16 @@ class EmotionDataModule(LightningDataModule):
         weights: list[float] = class_weights(labels[rows], len(CLASSES)).tolist()
         return weights
 
+    @property
+    def class_shares(self) -> list[float]:
+        """The share of each class among the training images, as they are drawn."""
+        if self.balance == "weighted_sampler":
+            return [1 / len(CLASSES)] * len(CLASSES)
+        _, labels, rows = self.train_set
+        counts = torch.bincount(labels[rows], minlength=len(CLASSES))
+        shares: list[float] = (counts / counts.sum()).tolist()
+        return shares
+
     def counts(self) -> dict[Stage, list[int]]:
         """Returns for each stage the number of images of each class, and last of all of them."""
         stages: tuple[Stage, ...] = ("train", "val", "test")
@@ -168,10 +205,12 @@ class EmotionDataModule(LightningDataModule):
         """Trains and validates on features in place of images.
 
         Args:
-            extract: from images uint8 [N, C, S, S], the rows int64 [n] of them in use, their random transform or None,
+            extract: from images uint8 [N, C, S, S], the rows int64 [n] of them in use, their augmentation or None,
                 and a number of views, to features [views * n, ...], view after view.
             views: how many transforms of each training image there are, if training is augmented.
         """
+        if self.mix or self.hparams["plain_epochs"]:
+            raise UserError("feature_views: mixup, cutmix and plain_epochs need the images (feature_views=0)")
         inputs, labels, rows = self.train_set
         # Validation images come along unaugmented, so that every seed's cut of the same images shares one pass.
         pool = np.union1d(self.rows.train, self.rows.val)
@@ -179,8 +218,8 @@ class EmotionDataModule(LightningDataModule):
         train, val = (torch.from_numpy(np.searchsorted(pool, own)) for own in (self.rows.train, self.rows.val))
         pool_labels = self.labels[torch.from_numpy(pool)]
         self._features = {"train": (plain, pool_labels, train), "val": (plain, pool_labels, val)}
-        if self.affine is not None or self.balance == "offline":
-            features = extract(inputs, rows.numpy(), self.affine, views if self.affine else 1)
+        if self.augmentation or self.balance == "offline":
+            features = extract(inputs, rows.numpy(), self.augmentation, views if self.augmentation else 1)
             self._features["train"] = features, labels[rows], torch.arange(len(rows))
 
     def prepare_data(self) -> None:
@@ -204,11 +243,24 @@ class EmotionDataModule(LightningDataModule):
             labels,
             rows,
             shuffle=True,
-            affine=None if self._features else self.affine,
+            augmentation=None if self._features else self.augmentation,
+            mix=self.mix,
+            plain_from=self._plain_from(),
             sampling_weights=class_weights(labels[rows], len(CLASSES))[labels[rows]] if sampled else None,
             seed=self.seed,
         )
         return BatchGroups(loader, self.group_size) if self.group_size else loader
+
+    def _plain_from(self) -> int | None:
+        """The first epoch (from 0) whose images stay as they are."""
+        epochs: int = self.hparams["plain_epochs"]
+        if not epochs or self.trainer is None:
+            return None
+        if self.trainer.max_epochs is None or self.trainer.max_epochs < 0:
+            raise UserError(
+                f"plain_epochs={epochs}: the last epochs are those before trainer.max_epochs, which is open"
+            )
+        return max(0, self.trainer.max_epochs - epochs)
 
     def val_dataloader(self) -> BatchLoader:
         """Batches of the validation images (or of their features), in order."""

@@ -7,8 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from emotion.data.augment import RandomAffine, warp
+from emotion.data.augment import Augmentation
+from emotion.data.classes import CLASSES
+from emotion.data.mix import Mix
 from emotion.data.storage import Storage
 
 CPU_CHUNK, DEVICE_CHUNK = 2 * 2**20, 128 * 2**20
@@ -16,7 +19,12 @@ CPU_CHUNK, DEVICE_CHUNK = 2 * 2**20, 128 * 2**20
 
 
 class Batch(NamedTuple):
-    """Inputs uint8 [B, C, S, S] (0..255), float images (0..1) once augmented, or float16 features; labels int64 [B]."""
+    """A step's images.
+
+    Attributes:
+        inputs: uint8 [B, C, S, S] (0..255), float images (0..1) where a run augments or mixes, or float16 features.
+        labels: int64 [B], or where a run mixes float [B, K], rows sum to 1.
+    """
 
     inputs: Tensor
     labels: Tensor
@@ -35,7 +43,9 @@ class BatchLoader:
         rows: int64 [n], which of the N are used.
         batch_size: of one process.
         shuffle: a new order each epoch; else the order of `rows`.
-        affine: augmentation of uint8 images.
+        augmentation: of uint8 images, each by itself.
+        mix: of the images of a batch.
+        plain_from: the epoch (from 0) from which images stay as they are; None: never.
         sampling_weights: float [n]; if given, an epoch is n draws with replacement in proportion to them.
         seed: of order, draws and augmentation.
         rank: number of this process, 0..world_size - 1.
@@ -50,14 +60,17 @@ class BatchLoader:
         batch_size: int,
         *,
         shuffle: bool = False,
-        affine: RandomAffine | None = None,
+        augmentation: Augmentation | None = None,
+        mix: Mix | None = None,
+        plain_from: int | None = None,
         sampling_weights: Tensor | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.inputs, self.labels, self.rows = inputs, labels.to(inputs.device), rows
-        self.batch_size, self.shuffle, self.affine, self.seed = batch_size, shuffle, affine, seed
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.augmentation, self.mix, self.plain_from = augmentation, mix, plain_from
         self.sampling_weights, self.rank, self.world_size = sampling_weights, rank, world_size
         self.epoch = 0
 
@@ -68,8 +81,9 @@ class BatchLoader:
     @property
     def batch_bytes(self) -> int:
         """The memory that the inputs of a full batch take."""
-        value_bytes = int(np.prod(self.inputs.shape[1:])) * (4 if self.affine else self.inputs.itemsize)
-        return value_bytes * self.batch_size
+        return (
+            int(np.prod(self.inputs.shape[1:])) * (4 if self._makes_floats else self.inputs.itemsize) * self.batch_size
+        )
 
     def __len__(self) -> int:
         return len(self._batch_sizes())
@@ -78,15 +92,31 @@ class BatchLoader:
         generator = torch.Generator().manual_seed(self._epoch_seed())
         rows = self._order(generator)
         places = rows + len(self.labels) * self._draw_views(generator)
-        height, width = self.inputs.shape[-2:] if self.affine else (0, 0)
-        matrices = self.affine.draw(len(rows), height, width, generator) if self.affine else None
+        plain = self.plain_from is not None and self.epoch >= self.plain_from
+        augmentation, mix = (None, None) if plain else (self.augmentation, self.mix)
+        height, width = self.inputs.shape[-2:] if augmentation else (0, 0)
+        draws = augmentation.draw(len(rows), height, width, generator) if augmentation else None
         chunks = list(self._chunks())
         values = self.inputs.gather(places[positions] for positions, _ in chunks)
         for (positions, sizes), inputs in zip(chunks, values, strict=True):
-            if matrices is not None:
-                inputs = warp(inputs.float() / 255, matrices[positions].to(self.inputs.device))
+            if self._makes_floats:
+                inputs = inputs.float() / 255
+            if augmentation and draws:
+                inputs = augmentation.apply(inputs, draws.of(positions, self.inputs.device))
             labels = self.labels[rows[positions].to(self.inputs.device)]
-            yield from map(Batch, torch.split(inputs, sizes), torch.split(labels, sizes))
+            for batch in map(Batch, torch.split(inputs, sizes), torch.split(labels, sizes)):
+                yield self._mixed(batch, mix, generator)
+
+    @property
+    def _makes_floats(self) -> bool:
+        return self.augmentation is not None or self.mix is not None
+
+    def _mixed(self, batch: Batch, mix: Mix | None, generator: torch.Generator) -> Batch:
+        """Mixes, or gives the batch the form that mixed ones have."""
+        if self.mix is None:
+            return batch
+        inputs, labels = batch.inputs, one_hot(batch.labels, len(CLASSES)).float()
+        return Batch(*mix(inputs, labels, generator)) if mix else Batch(inputs, labels)
 
     def _epoch_seed(self) -> int:
         entropy = np.random.SeedSequence([self.seed, self.epoch])

@@ -6,13 +6,15 @@ from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.network import Network
-from emotion.models.preprocess import NormalizeName, Preprocess
+from emotion.models.preprocess import NormalizeName, Preprocess, require_unit
 
 FIRST_FILTERS = 32
 HIDDEN_UNITS = 256
 
 
-def build_cnn(blocks: Sequence[int], image_size: int, normalize: NormalizeName, num_classes: int) -> Network:
+def build_cnn(
+    blocks: Sequence[int], image_size: int, normalize: NormalizeName, num_classes: int, dropout: float = 0.5
+) -> Network:
     """Builds the scratch CNN of section 3.1 of the report.
 
     Blocks of 3x3 convolutions with ReLU, 32 filters in the first block and twice as many in each further one; a block
@@ -26,6 +28,7 @@ def build_cnn(blocks: Sequence[int], image_size: int, normalize: NormalizeName, 
         image_size: height and width of the input, pixels.
         normalize: `unit` is the report's; the others are for pretrained weights.
         num_classes: number of logits.
+        dropout: before the last layer; 0.5 is the report's.
 
     Raises:
         UserError: no blocks, an empty block, or more halvings than the image allows.
@@ -35,8 +38,7 @@ def build_cnn(blocks: Sequence[int], image_size: int, normalize: NormalizeName, 
             f"blocks={list(blocks)}: one or more blocks of one or more convolutions are needed, each halves the image "
             f"(image_size={image_size})"
         )
-    if normalize != "unit":
-        raise UserError(f"normalize={normalize}: the scratch CNN has no pretrained weights to match; it takes unit")
+    require_unit(normalize)
     filters = [FIRST_FILTERS * 2**number for number in range(len(blocks))]
     backbone = nn.Sequential(
         *(
@@ -49,7 +51,7 @@ def build_cnn(blocks: Sequence[int], image_size: int, normalize: NormalizeName, 
         nn.Linear(filters[-1] * (image_size >> len(blocks)) ** 2, HIDDEN_UNITS),
         nn.ReLU(),
         _batch_norm(nn.BatchNorm1d, HIDDEN_UNITS),
-        nn.Dropout(0.5),
+        nn.Dropout(dropout),
         nn.Linear(HIDDEN_UNITS, num_classes),
     )
     network = Network(Preprocess(1, image_size, normalize), backbone, head, [backbone])

@@ -79,11 +79,31 @@ class Network(nn.Module):
         for name in self._frozen:
             self.backbone.get_submodule(name).eval()
 
-    def split(self) -> tuple[nn.Module, nn.Module]:
-        """Divides the network before the first stage that trains: a fixed function of the pixels, and the rest."""
+    @property
+    def frozen_stages(self) -> int:
+        """How many stages there are before the first one that trains."""
         trains = [any(parameter.requires_grad for parameter in stage.parameters()) for stage in self._stages]
-        first = trains.index(True) if True in trains else len(trains)
+        return trains.index(True) if True in trains else len(trains)
+
+    def split(self, first: int) -> tuple[nn.Module, nn.Module]:
+        """Divides the network before a stage: a function of the pixels, and the rest."""
         return nn.Sequential(self.preprocess, *self._stages[:first]), nn.Sequential(*self._stages[first:], self.head)
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Returns the parameters of each stage of the backbone, and last those of the head.
+
+        The backbones of timm say themselves which of their parameters belong together.
+        """
+        matcher = getattr(self.backbone, "group_matcher", None)
+        if matcher is None:
+            groups = [list(stage.parameters()) for stage in self._stages]
+        else:
+            from timm.models import group_parameters
+
+            parameters = dict(self.backbone.named_parameters())
+            names = group_parameters(self.backbone, matcher(coarse=False))
+            groups = [[parameters[name] for name in names[key]] for key in sorted(names)]
+        return [own for own in (*groups, list(self.head.parameters())) if own]
 
     def count_parameters(self) -> ParameterCount:
         """Counts parameters as Keras does."""

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emotion.errors import UserError
+
 NormalizeName = Literal["imagenet", "unit", "keras_unit"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -61,3 +63,13 @@ class Preprocess(nn.Module):
             images = F.interpolate(images, size, mode="bilinear", antialias=max(images.shape[-2:]) > self.image_size)
         normalized = ((images - self.shift) / self.scale).expand(-1, self.channels, -1, -1)
         return normalized.contiguous(memory_format=torch.channels_last)
+
+
+def require_unit(normalize: NormalizeName) -> None:
+    """Checks the scaling of a network that begins with random weights.
+
+    Raises:
+        UserError: one that is not `unit`.
+    """
+    if normalize != "unit":
+        raise UserError(f"normalize={normalize}: this model has no pretrained weights to match; it takes unit")

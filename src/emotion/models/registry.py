@@ -1,6 +1,6 @@
 """Builds any network from plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -10,43 +10,67 @@ from emotion.errors import UserError
 from emotion.models.cnn import build_cnn
 from emotion.models.network import Network, Unfreeze
 from emotion.models.preprocess import NormalizeName
+from emotion.models.resnet import build_resnet
 from emotion.models.transfer import build_transfer
 
-Family = Literal["cnn", "torchvision", "timm"]
+Family = Literal["cnn", "resnet", "torchvision", "timm"]
+NEEDS: dict[Family, tuple[str, ...]] = {
+    "cnn": ("blocks",),
+    "resnet": ("blocks", "width", "stem_stride"),
+    "torchvision": ("backbone", "unfreeze"),
+    "timm": ("backbone", "unfreeze"),
+}
+"""The settings that each family has; the others are None."""
 
 
 def build_network(
     *,
     family: Family,
-    backbone: str | None,
-    blocks: Sequence[int] | None,
-    unfreeze: Unfreeze | None,
     image_size: int,
     normalize: NormalizeName,
+    backbone: str | None = None,
+    unfreeze: Unfreeze | None = None,
+    blocks: Sequence[int] | None = None,
+    width: int | None = None,
+    stem_stride: int | None = None,
+    dropout: float | None = None,
 ) -> Network:
     """Builds a network with random weights, laid out channels last, which convolutions run fastest on.
 
     Args:
-        family: `cnn` (the report's, from scratch), or the library that `backbone` comes from.
-        backbone: a name in that library; None for the CNN.
-        blocks: convolutions of each block of the CNN; None for a backbone.
-        unfreeze: how many of the backbone's last layers train, or `all`; None for the CNN.
+        family: `cnn` (the report's), `resnet` (for small images), or the library that `backbone` comes from.
         image_size: height and width of the network's input, pixels.
         normalize: see `emotion.models.preprocess.Preprocess`.
+        backbone: a name in that library.
+        unfreeze: how many of the backbone's last layers train, or `all`.
+        blocks: convolutions of each block of the CNN, or residual blocks of each stage of the ResNet.
+        width: see `emotion.models.resnet.build_resnet`, as for the next one.
+        stem_stride: pixels.
+        dropout: before the last layer; None takes the family's own.
 
     Raises:
         UserError: values that do not go together or are out of range.
     """
+    given = {"backbone": backbone, "unfreeze": unfreeze, "blocks": blocks, "width": width, "stem_stride": stem_stride}
+    _check(family, given)
+    own = {} if dropout is None else {"dropout": dropout}
     if family == "cnn":
-        if backbone is not None or unfreeze is not None:
-            key = "backbone" if backbone is not None else "unfreeze"
-            raise UserError(
-                f"{key}: this model has no backbone; use a model with one (vgg16_ft, resnet50_ft, timm ...)"
-            )
-        network = build_cnn(blocks or [], image_size, normalize, len(CLASSES))
-        return network.to(memory_format=torch.channels_last)
-    if backbone is None or unfreeze is None or blocks is not None:
-        raise UserError(f"a model of {family} needs backbone=<name> and unfreeze=<number or all>, and takes no blocks")
-    network = build_transfer(family, backbone, image_size, normalize, len(CLASSES))
-    network.unfreeze(unfreeze)
+        network = build_cnn(blocks or (), image_size, normalize, len(CLASSES), **own)
+    elif family == "resnet":
+        network = build_resnet(blocks or (), width or 0, stem_stride or 0, image_size, normalize, len(CLASSES), **own)
+    else:
+        assert backbone is not None
+        assert unfreeze is not None
+        network = build_transfer(family, backbone, image_size, normalize, len(CLASSES), **own)
+        network.unfreeze(unfreeze)
     return network.to(memory_format=torch.channels_last)
+
+
+def _check(family: Family, given: Mapping[str, object]) -> None:
+    needed = NEEDS[family]
+    for key, value in given.items():
+        if value is None and key in needed:
+            raise UserError(f"{key} is missing: a model of family {family} needs {' and '.join(needed)}")
+        if value is not None and key not in needed:
+            others = ", ".join(other for other, keys in NEEDS.items() if key in keys)
+            raise UserError(f"{key}: a model of family {family} has none (those of {others} do)")

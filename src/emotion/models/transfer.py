@@ -17,7 +17,12 @@ HIDDEN_UNITS = 256
 
 
 def build_transfer(
-    library: Library, backbone: str, image_size: int, normalize: NormalizeName, num_classes: int
+    library: Library,
+    backbone: str,
+    image_size: int,
+    normalize: NormalizeName,
+    num_classes: int,
+    dropout: float = 0.5,
 ) -> Network:
     """Builds a backbone with the head of section 3.2 of the report: flatten, 256 units, dropout 0.5, the classes.
 
@@ -30,6 +35,7 @@ def build_transfer(
         image_size: height and width to which images are resized on the device, pixels.
         normalize: see `Preprocess`.
         num_classes: number of logits.
+        dropout: before the last layer; 0.5 is the report's.
 
     Raises:
         UserError: unknown backbone, or an image size that does not fit it.
@@ -44,7 +50,7 @@ def build_transfer(
         nn.Flatten(),
         nn.Linear(features, HIDDEN_UNITS),
         nn.ReLU(),
-        nn.Dropout(0.5),
+        nn.Dropout(dropout),
         nn.Linear(HIDDEN_UNITS, num_classes),
     )
     return Network(preprocess, body, head.apply(init_keras), stages)

@@ -118,7 +118,7 @@ def _heatmaps(run: Run, packed: PackedImages, album: Album) -> list[Block]:
     """Draws what spoke for the predicted class: in an image of each class, and in mistakes."""
     if not run.folder.best.is_file():
         raise UserError(f"the checkpoint was not kept with this run ({run.folder.best} is missing)")
-    network = load_checkpoint(run.folder.best).task.network
+    network = load_checkpoint(run.folder.best).task.inference_network
     right, wrong = examples_per_class(run.test), mistakes(run.test, EXPLAINED_MISTAKES)
     shown = {
         "classes": ("Grad-CAM (HiResCAM): the surest right answer of each class", right),

@@ -15,15 +15,19 @@ from emotion.analysis.predictions import Predictions, mean_predictions
 from emotion.config import check, exit_on_user_error, parse_words
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError
+from emotion.models.views import ViewsName
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
-from emotion.training.results import predict, write_results
+from emotion.training.results import predict_stages, write_results
 
-OPTIONS = ("ckpt", "out", "device")
-USAGE = """usage: evaluate.py ckpt=<file> | ckpt=[a.ckpt,b.ckpt] [out=<folder>] [device=cuda] [data=... split=...]
+OPTIONS = ("ckpt", "out", "device", "tta")
+USAGE = """usage: evaluate.py ckpt=<file> | ckpt=[a.ckpt,b.ckpt] [tta=flip] [out=<folder>] [device=cuda]
+                   [data=... split=...]
 
 Rebuilds network and data from the checkpoint and tests it. Settings of the data given beside it replace its own;
-split=test_only tests on all images of a source. Several checkpoints are averaged by their mean probability."""
+split=test_only tests on all images of a source. Several checkpoints are averaged by their mean probability; a pattern
+in quotes, ckpt='runs/small/*/checkpoints/best.ckpt', names all that it fits. tta=flip, shifts or ten_crop also tests
+with the mean over several views of each image."""
 
 
 def main() -> None:
@@ -33,13 +37,18 @@ def main() -> None:
         return
     with exit_on_user_error():
         options = parse_words(sys.argv[1:], OPTIONS)
-        paths = options.pop("ckpt", None) or []
-        out, device = options.pop("out", None), options.pop("device", None)
-        evaluate([Path(path) for path in ([paths] if isinstance(paths, str) else paths)], options, out, device)
+        words = options.pop("ckpt", None) or []
+        paths = [path for word in ([words] if isinstance(words, str) else words) for path in _find(word)]
+        own = {key: options.pop(key) for key in ("out", "device", "tta") if key in options}
+        evaluate(paths, options, **own)
 
 
 def evaluate(
-    paths: Sequence[Path], changes: dict[str, Any], out: str | None = None, device: str | None = None
+    paths: Sequence[Path],
+    changes: dict[str, Any],
+    out: str | None = None,
+    device: str | None = None,
+    tta: ViewsName = "none",
 ) -> dict[str, Any]:
     """Tests checkpoints and writes `metrics.json`, `predictions.npz`, pictures and the report.
 
@@ -48,6 +57,7 @@ def evaluate(
         changes: settings of the data that replace those in the checkpoints.
         out: folder for the results; None makes `runs/evaluations/<data>-<split>-<hash>`.
         device: `cpu` or `cuda`; None takes a GPU if there is one.
+        tta: see `emotion.models.views.Views`; its figures come beside the others.
 
     Returns:
         What `metrics.json` holds.
@@ -57,12 +67,12 @@ def evaluate(
     """
     if not paths:
         raise UserError(f"ckpt is missing\n{USAGE}")
-    check(changes)
+    check({**changes, "tta": tta})
     place = _device(device)
     checkpoints = [load_checkpoint(path) for path in paths]
     modules = [checkpoint.data_module(**changes) for checkpoint in checkpoints]
     first = modules[0]
-    stages: dict[str, Predictions] = {stage: _mean(checkpoints, modules, stage, place) for stage in _stages(modules)}
+    stages = _mean(checkpoints, modules, place, tta)
     environment = describe_environment()
     facts = {
         "checkpoints": ", ".join(map(str, paths)),
@@ -71,7 +81,7 @@ def evaluate(
         "hardware": describe_hardware(environment),
         "command": environment["command"],
     }
-    folder = Path(out) if out else _default_folder(first, paths, changes)
+    folder = Path(out) if out else _default_folder(first, paths, {**changes, "tta": tta})
     results = write_results(folder, "Evaluation", facts, stages, first)
     _print(results, folder)
     return results
@@ -84,10 +94,21 @@ def _stages(modules: Sequence[EmotionDataModule]) -> list[Stage]:
 
 
 def _mean(
-    checkpoints: Sequence[Checkpoint], modules: Sequence[EmotionDataModule], stage: Stage, device: torch.device
-) -> Predictions:
-    pairs = zip(checkpoints, modules, strict=True)
-    return mean_predictions([predict(checkpoint.task.network, data, stage, device) for checkpoint, data in pairs])
+    checkpoints: Sequence[Checkpoint], modules: Sequence[EmotionDataModule], device: torch.device, tta: ViewsName
+) -> dict[str, Predictions]:
+    stages = _stages(modules)
+    members = [
+        predict_stages(checkpoint.task.inference_network, data, stages, device, tta)
+        for checkpoint, data in zip(checkpoints, modules, strict=True)
+    ]
+    return {stage: mean_predictions([member[stage] for member in members]) for stage in members[0]}
+
+
+def _find(word: str) -> list[Path]:
+    """A path may hold the characters of a pattern itself."""
+    path = Path(word).expanduser()
+    found = [] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    return found or [path]
 
 
 def _device(name: str | None) -> torch.device:

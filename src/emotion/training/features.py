@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from emotion.data.augment import RandomAffine
+from emotion.data.augment import Augmentation
 from emotion.data.packed import cache_folder
 from emotion.errors import UserError
 
@@ -53,23 +53,27 @@ class FeatureCache:
         self.half = AUTOCAST.get(precision)
 
     def __call__(
-        self, images: NDArray[np.uint8], rows: NDArray[np.int64], affine: RandomAffine | None = None, views: int = 1
+        self,
+        images: NDArray[np.uint8],
+        rows: NDArray[np.int64],
+        augmentation: Augmentation | None = None,
+        views: int = 1,
     ) -> NDArray[np.float16]:
         """Returns features [views * n, ...], mapped from disk, of the images in use, view after view.
 
         Args:
             images: uint8 [N, C, S, S].
             rows: which of them are in use, int64 [n].
-            affine: random transform, drawn anew for every view; None leaves the images as they are.
-            views: how many transforms of each image.
+            augmentation: drawn anew for every view; None leaves the images as they are.
+            views: how many of each image.
         """
         root = cache_folder() / "features"
         root.mkdir(parents=True, exist_ok=True)
-        path = root / f"{self._digest(images, rows, affine, views)}.npy"
+        path = root / f"{self._digest(images, rows, augmentation, views)}.npy"
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
                 log.info("computing features of %d images, %d views: done once, then kept", len(rows), views)
-                self._write(path, images, rows, affine, views)
+                self._write(path, images, rows, augmentation, views)
         features: NDArray[np.float16] = np.load(path, mmap_mode="c")
         return features
 
@@ -78,12 +82,12 @@ class FeatureCache:
         path: Path,
         images: NDArray[np.uint8],
         rows: NDArray[np.int64],
-        affine: RandomAffine | None,
+        augmentation: Augmentation | None,
         views: int,
     ) -> None:
         temporary = path.with_suffix(".tmp")
         with temporary.open("wb") as file:
-            for number, features in enumerate(self._compute(images, np.tile(rows, views), affine)):
+            for number, features in enumerate(self._compute(images, np.tile(rows, views), augmentation)):
                 if number == 0:
                     shape = (views * len(rows), *features.shape[1:])
                     header = {"descr": "<f2", "fortran_order": False, "shape": shape}
@@ -93,14 +97,14 @@ class FeatureCache:
 
     @torch.inference_mode()
     def _compute(
-        self, images: NDArray[np.uint8], rows: NDArray[np.int64], affine: RandomAffine | None
+        self, images: NDArray[np.uint8], rows: NDArray[np.int64], augmentation: Augmentation | None
     ) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
         batches = np.array_split(rows, range(self.batch_size, len(rows), self.batch_size))
         console = Console(stderr=True)
         for batch in track(batches, "computing features", console=console, disable=not console.is_terminal):
             inputs = torch.from_numpy(images[batch]).to(self.device)
-            inputs = affine(inputs.float() / 255, generator) if affine else inputs
+            inputs = augmentation(inputs.float() / 255, generator) if augmentation else inputs
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
                 features = self.frozen(inputs).half().cpu()
             if not features.isfinite().all():
@@ -108,9 +112,9 @@ class FeatureCache:
             yield features
 
     def _digest(
-        self, images: NDArray[np.uint8], rows: NDArray[np.int64], affine: RandomAffine | None, views: int
+        self, images: NDArray[np.uint8], rows: NDArray[np.int64], augmentation: Augmentation | None, views: int
     ) -> str:
-        drawing = (affine, views, self.seed) if affine else None
+        drawing = (augmentation, views, self.seed) if augmentation else None
         facts = (FORMAT, self.frozen, self.half, len(rows), images.shape[1:], drawing)
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
         for name, value in self.frozen.state_dict(keep_vars=True).items():

@@ -31,10 +31,13 @@ class EpochMeter:
         return not self._losses
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Keeps a batch: its mean loss (scalar), logits [B, K] and labels int64 [B]."""
+        """Keeps a batch: its mean loss (scalar), logits [B, K] and labels, int64 [B] or float [B, K].
+
+        Of images that are mixed, the class with the greatest share counts as the label.
+        """
         self._losses.append(loss.detach())
         self._logits.append(logits.detach())
-        self._labels.append(labels)
+        self._labels.append(labels.argmax(1) if labels.is_floating_point() else labels)
 
     def finish(self, add_up: Callable[[Tensor], Tensor] = torch.clone) -> tuple[dict[str, Any], NDArray[np.int64]]:
         """Returns `loss` and `matrix_metrics` over all processes, and the confusion matrix; starts anew.

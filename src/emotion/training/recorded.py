@@ -112,6 +112,8 @@ def records_steps(config: DictConfig, device: torch.device) -> bool:
 def _obstacle(config: DictConfig, device: torch.device) -> str | None:
     """Names the first thing that needs the Trainer, or the CPU, between two steps."""
     trainer = config.trainer
+    if config.sam_rho:
+        return f"sam_rho={config.sam_rho}"
     plain = {
         "num_nodes": (1,),
         "max_steps": (-1,),

@@ -21,6 +21,7 @@ from emotion.analysis.predictions import Predictions, confident_mistakes, save_p
 from emotion.analysis.summary import run_document
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule, Stage
+from emotion.models.views import Views, ViewsName
 from emotion.training.folder import write_json, write_text
 
 SHOWN_MISTAKES = 32
@@ -35,6 +36,16 @@ def predict(network: nn.Module, data: EmotionDataModule, stage: Stage, device: t
     probabilities = torch.cat(outputs).numpy() if outputs else np.empty((0, len(CLASSES)), np.float32)
     packed = data.packed
     return Predictions(packed.names[rows], packed.labels[rows], probabilities, packed.parts[rows], packed.copied[rows])
+
+
+def predict_stages(
+    network: nn.Module, data: EmotionDataModule, stages: Sequence[Stage], device: torch.device, tta: ViewsName = "none"
+) -> dict[str, Predictions]:
+    """Returns the predictions of each stage, and as `<stage>_tta` those of test-time augmentation."""
+    networks = {"": network} if tta == "none" else {"": network, "_tta": Views(network, tta)}
+    return {
+        f"{stage}{suffix}": predict(own, data, stage, device) for suffix, own in networks.items() for stage in stages
+    }
 
 
 def write_results(
@@ -53,7 +64,7 @@ def write_results(
         folder: where to.
         title: heading of the report.
         facts: rows of its first table.
-        stages: predictions of `val` and `test`, of those that have images.
+        stages: predictions of `val` and `test`, of those that have images, and of `val_tta` and `test_tta`.
         data: what they were made on.
         history: learning curves, if there was a training.
         best_epoch: from 1, marked in the curves.

@@ -21,7 +21,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.analysis.figures import merge_histories, read_history
-from emotion.analysis.predictions import Predictions
 from emotion.config import (
     check,
     check_overrides,
@@ -39,7 +38,7 @@ from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json, write_json, write_text
 from emotion.training.recorded import records_steps
-from emotion.training.results import predict, write_results
+from emotion.training.results import predict_stages, write_results
 from emotion.training.sweep import run_apart
 from emotion.training.task import EmotionTask
 from emotion.training.trainer import build_trainer
@@ -165,8 +164,9 @@ def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] =
     data = EmotionDataModule(**_arguments(EmotionDataModule, settings(config)))
     task = build_task(config, data)
     _log_sizes(config, task, data)
-    if config.family != "cnn":
+    if config.backbone:
         load_backbone(task.network.backbone, config.weights, config.family, config.backbone, config.image_size)
+        task.restart_average()
     timer = Timer()
     trainer = build_trainer(config, folder, [timer, *callbacks])
     _speed_up(config, task, data, trainer)
@@ -193,10 +193,10 @@ def _speed_up(config: DictConfig, task: EmotionTask, data: EmotionDataModule, tr
 
 def _exact_views(config: DictConfig, task: EmotionTask, data: EmotionDataModule, device: torch.device) -> int:
     """One where the frozen part sees the same images in every epoch; augmented views would be fewer than it saw."""
-    frozen, _ = task.network.split()
+    frozen, _ = task.network.split(task.network.frozen_stages)
     if not any(True for _ in frozen.parameters()):
         return 0
-    if config.augment:
+    if data.augmentation or data.mix:
         if device.type == "cpu":
             log.info("the frozen part of the network takes most of the time; feature_views=8 runs it once for 8 views")
         return 0
@@ -222,9 +222,7 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
         )
     best = load_checkpoint(folder.best)
     device = trained.trainer.strategy.root_device
-    stages: dict[str, Predictions] = {
-        stage: predict(best.task.network, trained.data, stage, device) for stage in EVALUATED
-    }
+    stages = predict_stages(best.task.inference_network, trained.data, EVALUATED, device, config.tta)
     environment = read_json(folder.environment)
     epochs, images = trained.trainer.current_epoch, trained.images_per_epoch
     record = {
@@ -273,7 +271,9 @@ def _resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str
 
 def build_task(config: DictConfig, data: EmotionDataModule) -> EmotionTask:
     """Builds network, loss and optimiser; the class weights are counted on the data."""
-    return EmotionTask(**_arguments(EmotionTask, settings(config)), class_weights=data.class_weights)
+    return EmotionTask(
+        **_arguments(EmotionTask, settings(config)), class_weights=data.class_weights, class_shares=data.class_shares
+    )
 
 
 def _arguments(kind: type[EmotionTask] | type[EmotionDataModule], values: dict[str, Any]) -> dict[str, Any]:

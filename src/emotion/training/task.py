@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,27 +14,36 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from emotion.data.classes import CLASSES
 from emotion.data.loader import Batch, BatchGroups, BatchLoader
 from emotion.errors import UserError
-from emotion.models.network import Unfreeze
+from emotion.models.network import Network, Unfreeze
 from emotion.models.preprocess import NormalizeName
 from emotion.models.registry import Family, build_network
+from emotion.training.loss import EmotionLoss, LossSettings
 from emotion.training.meter import EpochMeter
+from emotion.training.optimizer import (
+    OptimizerName,
+    OptimizerSettings,
+    SharpnessAware,
+    build_optimizer,
+    cosine_factor,
+)
 from emotion.training.recorded import Outcome, Record, RecordedStep, record_cuda_graph
 
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
+
 ScheduleName = Literal["none", "plateau", "cosine"]
-KERAS_EPSILON = 1e-7
 
 
 class EmotionTask(LightningModule):
     """Trains any network of the project to classify expressions.
 
-    Every argument is a plain value and is kept in checkpoints, so that a checkpoint rebuilds its network.
-    Optimiser and initialisation follow Keras's defaults, which the report used: Adam with epsilon 1e-7, and a weighted
-    loss that is divided by the number of images, not by the sum of their weights.
+    Every argument is a plain value and is kept in checkpoints, so that a checkpoint rebuilds its network; those with a
+    default came later, and checkpoints without them are read with it.
 
     Args:
         model: the name of the recipe; kept for the record.
@@ -45,11 +55,26 @@ class EmotionTask(LightningModule):
         normalize: scaling of the pixels.
         weights: where the backbone's weights came from; kept for the record, they are loaded by `train`.
         class_weights: weight of each class in the training loss; None weighs all alike.
-        lr: learning rate of Adam.
+        lr: learning rate of the last layer.
         schedule: `none`; `plateau`: times `lr_factor` when val/loss has not improved for `lr_patience` epochs;
-            `cosine`: to zero over the whole training, step by step.
+            `cosine`: to zero over the whole training, step by step (Loshchilov and Hutter, "SGDR", ICLR 2017).
         lr_factor: see `schedule`.
         lr_patience: see `schedule`; Keras's way of counting (the third bad epoch of three acts).
+        warmup_epochs: of `cosine`: before it, the learning rate rises from almost zero.
+        class_shares: of the training images; what `logit_adjustment` needs.
+        label_smoothing: see `emotion.training.loss.LossSettings`, as for the next two.
+        focal_gamma: power.
+        logit_adjustment: tau.
+        optimizer: see `emotion.training.optimizer.OptimizerSettings`, as for the next four.
+        momentum: of `sgd`.
+        weight_decay: of weights.
+        layer_decay: of the learning rate.
+        sam_rho: radius.
+        ema_decay: validation, test and use see the exponential moving average of the weights (Polyak and Juditsky
+            1992; timm keeps it), which holds on to so much of itself at each step; 0 is off.
+        dropout: see `emotion.models.registry.build_network`, as for the next two.
+        width: filters.
+        stem_stride: pixels.
     """
 
     def __init__(
@@ -68,26 +93,58 @@ class EmotionTask(LightningModule):
         schedule: ScheduleName,
         lr_factor: float,
         lr_patience: int,
+        warmup_epochs: float = 0.0,
+        class_shares: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        focal_gamma: float = 0.0,
+        logit_adjustment: float = 0.0,
+        optimizer: OptimizerName = "adam",
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        layer_decay: float = 1.0,
+        sam_rho: float = 0.0,
+        ema_decay: float = 0.0,
+        dropout: float | None = None,
+        width: int | None = None,
+        stem_stride: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.network = build_network(
             family=family,
-            backbone=backbone,
-            blocks=blocks,
-            unfreeze=unfreeze,
             image_size=image_size,
             normalize=normalize,
+            backbone=backbone,
+            unfreeze=unfreeze,
+            blocks=blocks,
+            width=width,
+            stem_stride=stem_stride,
+            dropout=dropout,
         )
+        self.average = _averaged(self.network, ema_decay) if ema_decay else None
         self.lr, self.schedule, self.lr_factor, self.lr_patience = lr, schedule, lr_factor, lr_patience
-        self.class_weights: Tensor | None
-        weights_tensor = torch.tensor(class_weights) if class_weights is not None else None
-        self.register_buffer("class_weights", weights_tensor, persistent=False)
+        self.warmup_epochs = warmup_epochs
+        self.optimizer_settings = OptimizerSettings(optimizer, momentum, weight_decay, layer_decay, sam_rho)
+        changes = LossSettings(label_smoothing, focal_gamma, logit_adjustment)
+        weights_of, shares_of = (own and torch.tensor(own) for own in (class_weights, class_shares))
+        self.loss = EmotionLoss(changes, weights_of, shares_of)
         self.train_meter, self.val_meter = EpochMeter(), EpochMeter()
         self._val_loss: float | None = None
         self.val_matrix: NDArray[np.int64] | None = None
         # In a tuple, since as an attribute its parameters would be registered a second time.
         self._trained: tuple[Callable[[Tensor], Tensor]] = (self.network,)
+        self._validated: tuple[Callable[[Tensor], Tensor]] = (self.inference_network,)
+        self._perturbed = False
+
+    @property
+    def inference_network(self) -> Network:
+        """The network to use: the average of the weights if there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def restart_average(self) -> None:
+        """Makes the average of the weights begin with the weights as they are."""
+        if self.average is not None:
+            self.average.set(self.network)
 
     def take_features(self) -> nn.Module:
         """Makes the task train on features in place of images.
@@ -98,22 +155,25 @@ class EmotionTask(LightningModule):
         Raises:
             UserError: nothing is frozen.
         """
-        frozen, trained = self.network.split()
+        first = self.network.frozen_stages
+        frozen, trained = self.network.split(first)
         if not list(frozen.parameters()):
             raise UserError(
                 "feature_views: this network has no frozen part that can be split from the rest (unfreeze=)"
             )
-        self._trained = (trained,)
+        self._trained, self._validated = (trained,), (self.inference_network.split(first)[1],)
         return frozen
 
     def compile_network(self) -> None:
         """Makes training and validation run what trains through PyTorch's compiler."""
         torch.compiler.reset()  # of the networks of earlier runs in this process, which count against its limits
+        averaged = self._validated[0] if self.average else None
         self._trained = (torch.compile(self._trained[0]),)
+        self._validated = (torch.compile(averaged),) if averaged else self._trained
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images [B, C, H, W], uint8 or float 0..1, to logits [B, K]."""
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.inference_network(images)
         return logits
 
     def record_steps(self, record: Record = record_cuda_graph) -> None:
@@ -128,16 +188,44 @@ class EmotionTask(LightningModule):
             return None
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         loss, logits = self._outcome(batch)
+        if self._perturbed:
+            return loss
         self.train_meter.update(loss, logits, batch.labels)
         if interval and (self.global_step + 1) % interval == 0:
             self.log("train/loss_step", loss)
         return loss
 
     def _outcome(self, batch: Batch) -> Outcome:
-        """The loss is the cross-entropy, weighted by class, mean over the images."""
-        logits = self._logits(batch)
-        losses = F.cross_entropy(logits, batch.labels, weight=self.class_weights, reduction="none")
-        return Outcome(losses.mean(), logits)
+        logits = self._logits(self._trained[0], batch)
+        return Outcome(self.loss(logits, batch.labels), logits)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Does the optimiser's step, with the gradient of the worst place nearby if asked, and moves the average."""
+        assert optimizer_closure is not None
+        rho = self.optimizer_settings.sam_rho
+        closure = partial(self._sharpness_aware, optimizer_closure, rho) if rho else optimizer_closure
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        self._move_average()
+
+    def _sharpness_aware(self, closure: Callable[[], Any], rho: float) -> Any:
+        loss = closure()
+        sharpness = SharpnessAware((own for own in self.network.parameters() if own.requires_grad), rho)
+        before = sharpness.climb()
+        self._perturbed = True
+        closure()
+        self._perturbed = False
+        sharpness.descend(before)
+        return loss
+
+    def _move_average(self) -> None:
+        if self.average is not None:
+            self.average.update(self.network)
 
     def _optimise(self, batch: Batch) -> Outcome:
         optimizer = self._optimizer()
@@ -150,6 +238,7 @@ class EmotionTask(LightningModule):
             optimizer.zero_grad()
             outcome.loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            self._move_average()
         return Outcome(*(value.detach() for value in outcome))
 
     def _replay(self, batches: list[Batch]) -> Tensor:
@@ -169,7 +258,7 @@ class EmotionTask(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts a batch; the validation loss is not weighted, as in Keras."""
-        logits = self._logits(batch)
+        logits = self._logits(self._validated[0], batch)
         self.val_meter.update(F.cross_entropy(logits, batch.labels), logits, batch.labels)
 
     def on_train_start(self) -> None:
@@ -177,9 +266,12 @@ class EmotionTask(LightningModule):
         optimizer = self._optimizer()
         for group in optimizer.param_groups:
             group["lr"] = self._rate(float(group["lr"]))
-            group["capturable"] = not self.automatic_optimization
             group["fused"] = self._fused
+            if "capturable" in group:
+                group["capturable"] = not self.automatic_optimization
         for parameter, state in optimizer.state.items():
+            if "step" not in state:
+                continue
             state["step"] = state["step"].to(parameter.device if self._fused else "cpu", torch.float32)
 
     def on_train_epoch_start(self) -> None:
@@ -208,13 +300,14 @@ class EmotionTask(LightningModule):
         self._val_loss = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Returns Adam over the trainable parameters, with the schedule."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(trainable, self._rate(self.lr), eps=KERAS_EPSILON, fused=self._fused)
+        """Returns the optimiser of what trains, with the schedule."""
+        optimizer = build_optimizer(self.network.layers(), self._rate(self.lr), self.optimizer_settings, self._fused)
         if self.schedule == "none":
             return optimizer
         if self.schedule == "cosine":
-            cosine = CosineAnnealingLR(optimizer, self._planned_steps())
+            steps = self._planned_steps()
+            warm_up = round(self.warmup_epochs * steps / (self.trainer.max_epochs or 1))
+            cosine = LambdaLR(optimizer, partial(cosine_factor, steps=steps, warm_up=warm_up))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
         # PyTorch acts on the epoch after `patience` bad ones, Keras on the last of them; Keras's threshold is absolute.
         plateau = ReduceLROnPlateau(
@@ -258,6 +351,12 @@ class EmotionTask(LightningModule):
         assert isinstance(total, Tensor)
         return total
 
-    def _logits(self, batch: Batch) -> Tensor:
-        inputs = batch.inputs.float() if batch.inputs.dtype == torch.float16 else batch.inputs
-        return self._trained[0](inputs).float()
+    @staticmethod
+    def _logits(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        return network(batch.inputs.float() if batch.inputs.dtype == torch.float16 else batch.inputs).float()
+
+
+def _averaged(network: Network, decay: float) -> "ModelEmaV3":
+    from timm.utils import ModelEmaV3  # here, since it takes seconds
+
+    return ModelEmaV3(network, decay).requires_grad_(False)

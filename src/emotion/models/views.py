@@ -1,0 +1,54 @@
+"""Test-time augmentation: the mean over fixed views of each image."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ViewsName = Literal["none", "flip", "shifts", "ten_crop"]
+SHIFT, CROP = 1 / 24, 11 / 12
+"""Of `shifts` and `ten_crop`, as shares of the image: 2 of 48 pixels, and 44 of 48."""
+
+
+class Views(nn.Module):
+    """Averages a network's probabilities over views of each image.
+
+    Args:
+        network: images [B, C, H, W] to logits [B, K].
+        views: `none`; `flip`: the image and its mirror image; `shifts`: these as they are and moved a little up, down,
+            left and right, edges repeated, 10 views; `ten_crop`: corners and centre and their mirror images, each
+            enlarged by the network's own preprocessing, 10 views.
+    """
+
+    def __init__(self, network: nn.Module, views: ViewsName) -> None:
+        super().__init__()
+        self.network, self.views = network, views
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images [B, C, H, W], uint8 or float 0..1, to the logarithms of the mean probabilities [B, K]."""
+        probabilities = [self.network(view).float().softmax(1) for view in self._make(images)]
+        return torch.stack(probabilities).mean(0).log()
+
+    def _make(self, images: Tensor) -> Iterator[Tensor]:
+        for view in self._places(images):
+            yield view
+            if self.views != "none":
+                yield view.flip(-1)
+
+    def _places(self, images: Tensor) -> Iterator[Tensor]:
+        if self.views == "ten_crop":
+            from torchvision.transforms.functional import five_crop
+
+            height, width = (round(CROP * side) for side in images.shape[-2:])
+            yield from five_crop(images, [height, width])
+            return
+        yield images
+        if self.views == "shifts":
+            height, width = images.shape[-2:]
+            down, across = (max(1, round(SHIFT * side)) for side in (height, width))
+            floats = images.float() / 255 if images.dtype == torch.uint8 else images
+            padded = F.pad(floats, (across, across, down, down), "replicate")
+            for top, left in ((0, across), (2 * down, across), (down, 0), (down, 2 * across)):
+                yield padded[..., top : top + height, left : left + width]
