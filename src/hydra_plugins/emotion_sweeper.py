@@ -13,12 +13,12 @@ class RunSweeper(Sweeper):
     """Plans the runs of a sweep, has a launcher run those that are not finished, and tells what became of them.
 
     Args:
-        params: grid of an experiment, setting to comma-separated values; the command line wins.
-        experiments: the experiments that an experiment consists of.
+        params: grid of an experiment or recipe, setting to comma-separated values; the command line wins.
+        parts: the experiments or recipes that it consists of, as `experiment=<name>` or `recipe=<name>`.
     """
 
-    def __init__(self, params: DictConfig, experiments: list[str]) -> None:
-        self.params, self.experiments = params, experiments
+    def __init__(self, params: DictConfig, parts: list[str]) -> None:
+        self.params, self.parts = params, parts
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `sweep`."""

@@ -41,6 +41,11 @@ class Predictions:
         """Returns the predictions for some of the images, given as a mask bool [N] or as row numbers int64 [n]."""
         return Predictions(*(getattr(self, field.name)[kept] for field in fields(self)))
 
+    def joined(self, other: Predictions) -> Predictions:
+        """Returns these predictions and those for other images after them."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return Predictions(*(np.concatenate(pair) for pair in pairs))
+
     @property
     def stored(self) -> NDArray[np.float16]:
         """The probabilities in half precision, as they are kept in files and decided from."""

@@ -13,12 +13,13 @@ from emotion.models.preprocess import NormalizeName
 from emotion.models.resnet import build_resnet
 from emotion.models.transfer import build_transfer
 
-Family = Literal["cnn", "resnet", "torchvision", "timm"]
+Family = Literal["cnn", "resnet", "torchvision", "timm", "face"]
 NEEDS: dict[Family, tuple[str, ...]] = {
     "cnn": ("blocks",),
     "resnet": ("blocks", "width", "stem_stride"),
     "torchvision": ("backbone", "unfreeze"),
     "timm": ("backbone", "unfreeze"),
+    "face": ("backbone", "unfreeze"),
 }
 """The settings that each family has; the others are None."""
 

@@ -1,4 +1,4 @@
-"""Pretrained backbones of torchvision and timm with the report's head."""
+"""Pretrained backbones of torchvision and timm, and those trained on faces, with the report's head."""
 
 import difflib
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.cnn import init_keras
+from emotion.models.face import DLIB_MEAN, DLIB_STD, DlibResNet
 from emotion.models.network import Network, feature_count
 from emotion.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, NormalizeName, Preprocess
 
-Library = Literal["torchvision", "timm"]
+Library = Literal["torchvision", "timm", "face"]
 HIDDEN_UNITS = 256
 
 
@@ -40,11 +41,16 @@ def build_transfer(
     Raises:
         UserError: unknown backbone, or an image size that does not fit it.
     """
-    body, stages = _torchvision_backbone(backbone) if library == "torchvision" else _timm_backbone(backbone, image_size)
-    config = getattr(body, "pretrained_cfg", {})
-    preprocess = Preprocess(
-        3, image_size, normalize, config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
-    )
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if library == "torchvision":
+        body, stages = _torchvision_backbone(backbone)
+    elif library == "timm":
+        body, stages = _timm_backbone(backbone, image_size)
+        mean, std = body.pretrained_cfg.get("mean", mean), body.pretrained_cfg.get("std", std)
+    else:
+        body, stages = _face_backbone(backbone)
+        mean, std = DLIB_MEAN, DLIB_STD
+    preprocess = Preprocess(3, image_size, normalize, mean, std)
     features = feature_count(body, torch.zeros(1, 3, image_size, image_size), backbone)
     head = nn.Sequential(
         nn.Flatten(),
@@ -99,6 +105,13 @@ def _timm_backbone(name: str, image_size: int) -> tuple[nn.Module, Sequence[nn.M
         reason = str(error) or type(error).__name__
         raise UserError(f"backbone={name}: timm does not build it with image_size={image_size} ({reason})") from None
     return model, [model]
+
+
+def _face_backbone(name: str) -> tuple[nn.Module, Sequence[nn.Module]]:
+    if name != "resnet29_dlib":
+        raise UserError(f"backbone={name}: not one of resnet29_dlib")
+    body = DlibResNet().apply(_init_torchvision)
+    return body, body.stages
 
 
 def create_timm(name: str, image_size: int, pretrained: bool) -> nn.Module:

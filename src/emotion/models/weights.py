@@ -10,7 +10,7 @@ from emotion.errors import UserError, first_line
 from emotion.models.transfer import Library, create_timm
 
 State = Mapping[str, Tensor]
-CLASSIFIERS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.")
+CLASSIFIERS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.", "embedding.")
 """What the backbones' own classifiers are called; their weights are not used."""
 
 
@@ -81,6 +81,8 @@ def _imagenet_state(library: Library, name: str, image_size: int) -> State:
 
             state: State = next(iter(get_model_weights(name))).get_state_dict(progress=True, check_hash=True)
             return state
+        if library == "face":
+            raise LookupError("it was trained on faces")
         return create_timm(name, image_size, pretrained=True).state_dict()
     except Exception as error:
         # Both libraries let through whatever their download clients raise.

@@ -86,6 +86,8 @@ def _job(config: DictConfig) -> None:
     path, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.RUN:
         with exit_on_user_error():
+            if hydra_config.sweeper.parts:
+                raise UserError(f"{' '.join(overrides)}: these are several runs, which -m starts")
             run(config, path, overrides)
     elif hydra_config.runtime.choices["hydra/launcher"] not in WARM:
         run_apart(overrides, RunFolder(path))

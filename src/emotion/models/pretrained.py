@@ -1,0 +1,116 @@
+"""Trained networks to take away: a file with the weights, how to build the network, and what is known about it."""
+
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError, first_line
+from emotion.models.network import Network
+from emotion.models.registry import build_network
+from emotion.models.views import Views, ViewsName
+
+SHIPPED = Path(__file__).parents[1] / "pretrained"
+"""The folder of the files that are part of the package."""
+METADATA = "emotion"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known about a trained network.
+
+    Attributes:
+        network: the arguments of `emotion.models.registry.build_network`.
+        temperature: what the logits are divided by, fitted on validation images.
+        views: the views of each image whose mean counts (see `emotion.models.views.Views`).
+        facts: how it was trained and measured.
+    """
+
+    network: dict[str, Any]
+    temperature: float = 1.0
+    views: ViewsName = "none"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Classifier(nn.Module):
+    """A trained network that turns images into calibrated probabilities.
+
+    Attributes:
+        classes: the names of the K classes.
+        card: what is known about it.
+        viewed: images [B, C, H, W] to logits [B, K], before the temperature.
+    """
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.card, self.classes = card, CLASSES
+        self.viewed = Views(network, card.views)
+        self.eval()
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images of faces [B, C, H, W], uint8 (0..255) or float (0..1), grey or RGB, to probabilities [B, K].
+
+        Any height and width will do; the face should fill the image, as in FER2013.
+        """
+        return (self.viewed(images) / self.card.temperature).softmax(1)
+
+
+def load_pretrained(name: str | Path = "small", device: str | torch.device = "cpu") -> Classifier:
+    """Loads a trained network without a download and without running code in the file.
+
+    Args:
+        name: of one that ships with the package, or the path of a `.safetensors` file.
+        device: where it runs.
+
+    Raises:
+        UserError: no such network or file, or a file of another kind.
+    """
+    from safetensors import safe_open
+
+    path = _find(name)
+    try:
+        with safe_open(path, "pt") as file:
+            card = Card(**json.loads(file.metadata()[METADATA]))
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        network = build_network(**card.network)
+        network.load_state_dict(state)
+    except Exception as error:
+        # A damaged or hostile file can make the readers raise anything.
+        raise UserError(f"{path}: not a network of this project ({first_line(error)})") from None
+    return Classifier(network, card).to(device)
+
+
+def save_pretrained(path: Path, network: Network, card: Card) -> None:
+    """Writes a network, its weights in half precision and its statistics in full."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().half() for name, value in network.named_parameters()}
+    state = {name: weights.get(name, value).contiguous().cpu() for name, value in network.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, temporary, {METADATA: json.dumps(vars(card))})
+    os.replace(temporary, path)
+
+
+def network_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Picks the arguments of `build_network` from those of a task."""
+    legal = inspect.signature(build_network).parameters
+    return {key: value for key, value in hyperparameters.items() if key in legal}
+
+
+def _find(name: str | Path) -> Path:
+    shipped = sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+    if name in shipped:
+        return SHIPPED / f"{name}.safetensors"
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"{name}: no such network ({', '.join(shipped)}) and no such file")
+    return path
