@@ -20,6 +20,9 @@ BALANCES = {
     "none": "no balancing",
 }
 
+FAMILIES = {"cnn": "CNN", "resnet": "ResNet"}
+"""Networks without a pretrained backbone."""
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -48,8 +51,8 @@ class Configuration:
         values = self.first.settings
         if self.published:
             return self.published.network
-        if values["family"] == "cnn":
-            return "CNN " + "-".join(map(str, values["blocks"]))
+        if values.get("backbone") is None:
+            return f"{FAMILIES[values['family']]} {'-'.join(map(str, values['blocks']))}"
         return f"{values['backbone']}, unfreeze={values['unfreeze']}"
 
     @property
@@ -91,7 +94,7 @@ class Configuration:
 
     @property
     def _weights(self) -> str:
-        if self.first.settings["family"] == "cnn":
+        if self.first.settings.get("backbone") is None:
             return ""
         name = weights_name(self.first.settings)
         return {"imagenet": "ImageNet weights", "none": "random weights"}.get(name, f"weights {name}")

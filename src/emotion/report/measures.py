@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from emotion.analysis.calibration import Calibration, calibration, fit_temperature, with_temperature
 from emotion.analysis.document import Cell, Row, Table
 from emotion.analysis.predictions import Predictions
+from emotion.analysis.protocol import FIGURES, protocol_figures, protocol_parts
 from emotion.analysis.statistics import PairedTest, paired_test, summarize
 from emotion.analysis.summary import format_number
 from emotion.report.configurations import Configuration, interval
@@ -50,6 +51,16 @@ def calibration_table(configurations: Sequence[Configuration]) -> Table:
         *(f"{name}, {when}" for name in ("NLL", "ECE", "Brier") for when in ("before", "after")),
     ]
     return Table(header, "lrrrrrrr", [_calibration_row(one) for one in configurations])
+
+
+def protocol_table(configurations: Sequence[Configuration]) -> Table:
+    """Builds a table of final figures: each part of the held-out images, with and without test-time augmentation.
+
+    Only for configurations that validated on PublicTest; the temperature before NLL and ECE was fitted there.
+    """
+    held_out = [one for one in configurations if (one.first.val.parts == "public").all()]
+    rows = [row for one in held_out for views in ("none", "tta") for row in _protocol_rows(one, views)]
+    return Table(("Run", "Views", "Images", *FIGURES.values()), "lllrrrr", rows)
 
 
 def compare_pairs(configurations: Sequence[Configuration]) -> list[Pair]:
@@ -91,6 +102,21 @@ def _figures_row(ours: Configuration) -> Row:
         value_cell(ours.scores(figure), ours.test_interval(figure)) for figure in ("f1_macro", "balanced_acc")
     )
     return (name_cell(ours, ours.note), *(_accuracy_cell(ours, part) for part in parts), macro, balanced)
+
+
+def _protocol_rows(ours: Configuration, views: str) -> Iterator[Row]:
+    stages = [{"val": run.val, "test": run.test} if views == "none" else dict(run.augmented) for run in ours.runs]
+    if not all(stages):
+        return
+    temperatures = [fit_temperature(own["val"]) for own in stages]
+    shown = "one" if views == "none" else str(ours.first.settings.get("tta"))
+    for part in protocol_parts(stages[0]):
+        figures = [
+            protocol_figures(protocol_parts(own)[part], temperature)
+            for own, temperature in zip(stages, temperatures, strict=True)
+        ]
+        values = (str(summarize([own[name] for own in figures])) for name in FIGURES)
+        yield (name_cell(ours, ours.seeds), shown, part, *values)
 
 
 def _part(test: Predictions, part: str) -> Predictions:

@@ -40,6 +40,10 @@ _COPIES = (
     "FER2013 holds the same picture more than once. The column without a copy leaves out the test images that are "
     "pixel for pixel in the training part too. PublicTest and PrivateTest are the two halves of the test images."
 )
+_PROTOCOL = (
+    "Runs of split=official or clean: PublicTest chose the epoch and the temperature that NLL and ECE are given after. "
+    "Views: one is the image as it is, else the mean over several views of each image."
+)
 _CALIBRATION = (
     "NLL is the mean negative log likelihood, ECE the mean gap between confidence and accuracy over 15 bins of "
     "confidence, Brier the mean squared error of the probabilities; less is better. After: logits divided by one "
@@ -99,7 +103,12 @@ def _overview(configurations: Sequence[Configuration], folder: Path) -> list[Blo
 
 
 def _measures(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
+    protocol = measures.protocol_table(configurations)
     return [
+        *(
+            [Heading("PublicTest chooses, PrivateTest is read once"), Paragraph(_PROTOCOL), protocol]
+            * bool(protocol.rows)
+        ),
         Heading("Test images and their parts"),
         Paragraph(_COPIES),
         measures.figures_table(configurations),

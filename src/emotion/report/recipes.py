@@ -28,7 +28,7 @@ _HOW_IT_RAN = {
     "trainer.log_every_n_steps",
     "trainer.profiler",
 }
-GIVEN = ("model", "data", "balance", "unfreeze")
+GIVEN = ("model", "data", "balance", "unfreeze", "recipe")
 """Settings that choose the recipe, and so are never a difference from it."""
 
 
@@ -43,10 +43,12 @@ def published_run(values: Mapping[str, Any]) -> PublishedRun | None:
 def differences(values: Mapping[str, Any], published: PublishedRun | None) -> dict[str, str]:
     """Returns the settings that are not those of the recipe, as they would be typed, in the order of the recipe.
 
-    The recipe is that of the published run, or else that of the model. Where a run lies, how it ran and its seed are no
-    difference, and neither is a setting that an older run does not know yet.
+    The recipe is the one that it names, or that of the published run, or else that of the model. Where a run lies, how
+    it ran and its seed are no difference, and neither is a setting that an older run does not know yet.
     """
-    config = _compose(published.experiment if published else None, values["model"])
+    recipe_name = values.get("recipe")
+    experiment = published.experiment if published and not recipe_name else None
+    config = _compose(experiment=experiment, recipe=recipe_name, model=values["model"])
     config.update({key: values.get(key) for key in GIVEN})
     recipe = dict(_flat(settings(config)))
     own = dict(_flat(values)) | {"weights": weights_name(values)}
@@ -62,9 +64,8 @@ def weights_name(values: Mapping[str, Any]) -> str:
     return files[0].name if len(files) == 1 else path.name
 
 
-def _compose(experiment: str | None, model: str) -> DictConfig:
-    words = [f"experiment={experiment}"] if experiment else []
-    words += [f"model={model}"] if model in choice_names("model") else []
+def _compose(**chosen: str | None) -> DictConfig:
+    words = (f"{group}={name}" for group, name in chosen.items() if name in choice_names(group))
     return _compose_words(tuple(words)).copy()
 
 

@@ -30,6 +30,7 @@ class Run:
         record: epochs, seconds, hardware and the like; older runs hold less.
         val: predictions for the validation images.
         test: predictions for the test images.
+        augmented: `val` and `test` with test-time augmentation, where there was any.
     """
 
     folder: RunFolder
@@ -37,6 +38,7 @@ class Run:
     record: Mapping[str, Any]
     val: Predictions
     test: Predictions
+    augmented: Mapping[str, Predictions]
 
     @property
     def seed(self) -> int:
@@ -105,7 +107,8 @@ def _read(path: Path, settings: Mapping[str, Any]) -> Run | Unused:
         if folder.state == "finished":
             stages = load_predictions(folder.predictions)
             record = read_json(folder.metrics).get("run", {})
-            return Run(folder, settings, record, stages["val"], stages["test"])
+            augmented = {stage: stages[f"{stage}_tta"] for stage in ("val", "test") if f"{stage}_tta" in stages}
+            return Run(folder, settings, record, stages["val"], stages["test"], augmented)
         if folder.failure.is_file():
             return Unused(path, f"failed: {read_json(folder.failure)['error']}")
     except (UserError, ValueError, KeyError) as error:
