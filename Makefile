@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: train test quick bench
+.PHONY: train test quick bench best
 
 # Under two minutes on two cores: the smallest of the report's CNNs on drawn faces. With data=fer2013 it is the real thing.
 train: $(INSTALLED)
@@ -23,6 +23,14 @@ quick: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json
+
+# The recipes behind the best figures, five seeds each, with and without the copies between the parts of FER2013, and
+# the page over them. Wants a GPU. To try it: make best WORDS="data=synthetic seed=0 trainer.max_epochs=1 weights=none"
+best: $(INSTALLED)
+	$(BIN)/python train.py -m recipe=small,best_ensemble $(WORDS)
+	$(BIN)/python train.py -m recipe=small,best_ensemble split=clean name=clean $(WORDS)
+	$(BIN)/python evaluate.py ckpt='runs/best_*/*/checkpoints/best.ckpt' tta=shifts out=runs/ensemble
+	$(BIN)/emotion report runs/small runs/best_scratch runs/best_pretrained runs/clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -51,6 +51,27 @@ def report(
 
 
 @app.command()
+def publish(
+    checkpoint: Annotated[Path, typer.Argument(help="A best.ckpt.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.safetensors"),
+    views: Annotated[str, typer.Option(help="Whose mean counts: none, flip, shifts or ten_crop.")] = "flip",
+) -> None:
+    """Turn a checkpoint into a small file that `emotion.load` reads: weights, temperature, figures, no code."""
+    import json
+    from typing import cast, get_args
+
+    from emotion.config import exit_on_user_error
+    from emotion.errors import require_choice
+    from emotion.models.views import ViewsName
+    from emotion.training.publish import publish as publish_network
+
+    with exit_on_user_error():
+        require_choice("--views", views, get_args(ViewsName))
+        classifier = publish_network(checkpoint, out, cast("ViewsName", views))
+        typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command()
 def audit(
     settings: Annotated[
         list[str] | None, typer.Argument(help="Where the data lies, and settings: photos data=folder pack_size=96 ...")

@@ -14,7 +14,7 @@ class RunSweeper(Sweeper):
 
     Args:
         params: grid of an experiment or recipe, setting to comma-separated values; the command line wins.
-        parts: the experiments or recipes that it consists of, as `experiment=<name>` or `recipe=<name>`.
+        parts: what it consists of, as words of a command line: `experiment=<name>`, `recipe=<name> flip=0`.
     """
 
     def __init__(self, params: DictConfig, parts: list[str]) -> None:

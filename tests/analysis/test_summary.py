@@ -93,6 +93,20 @@ def test_missing_splits_are_left_out() -> None:
     assert run_document("run", {}, {}, NAMES, []) == Document("run", [])
 
 
+def test_test_time_augmentation_has_columns_of_its_own() -> None:
+    metrics = {"test_tta": scores(acc=0.625), "val_tta": scores(acc=0.725), **METRICS}
+    document = run_document("run", FACTS, metrics, NAMES, [])
+    results, report = tables(document)[1:]
+    assert results[0] == ("Metric", "val", "test", "val_tta", "test_tta")
+    assert results[2] == ("Accuracy", "0.7100", "0.6100", "0.7250", "0.6250")
+    assert results[-1] == ("Images", "100", "3589", "3589", "3589")
+    assert all(len(row) == 5 for row in results)
+    assert tables(run_document("run", FACTS, METRICS, NAMES, []))[2] == report
+    assert document.blocks[0] == Paragraph("Test accuracy 61.0%, macro F1 0.640, on 3,589 images.", lead=True)
+    notes = " ".join(block.text for block in document.blocks if isinstance(block, Paragraph))
+    assert "tta: the mean over several views" in notes
+
+
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
 def test_values_that_are_no_number_show_as_a_dash(value: float | None) -> None:
     results, report = tables(run_document("run", {}, {"test": scores(loss=value, per_class={})}, NAMES, []))

@@ -69,6 +69,8 @@ def test_layers_follow_in_the_order_of_the_report():
         "Flatten", "Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear",
     ]  # fmt: skip
     assert [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)] == [0.2, 0.2, 0.5]
+    other = build_cnn([3, 1], 48, "unit", 7, dropout=0.1)
+    assert [layer.p for layer in other.modules() if isinstance(layer, nn.Dropout)] == [0.2, 0.2, 0.1]
     pools = [layer for layer in network.modules() if isinstance(layer, nn.MaxPool2d)]
     assert all((pool.kernel_size, pool.stride) == (2, 2) for pool in pools)
 

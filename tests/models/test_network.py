@@ -240,7 +240,7 @@ def test_unfreeze_leaves_weights_statistics_and_mode_alone():
 
 def assert_split_equals(network, images):
     network.eval()
-    prefix, suffix = network.split()
+    prefix, suffix = network.split(network.frozen_stages)
     assert not any(parameter.requires_grad for parameter in prefix.parameters())
     own = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
     assert own == {id(parameter) for parameter in suffix.parameters() if parameter.requires_grad}
@@ -252,6 +252,7 @@ def assert_split_equals(network, images):
 @pytest.mark.parametrize(("count", "stages"), [(0, 21), (1, 18), (3, 13), (6, 6), (8, 0), ("all", 0)])
 def test_vgg_is_split_before_its_first_trained_convolution(vgg11, count, stages):
     vgg11.unfreeze(count)
+    assert vgg11.frozen_stages == stages
     prefix, suffix = assert_split_equals(vgg11, torch.rand(2, 1, 48, 48))
     assert list(prefix) == [vgg11.preprocess, *vgg11.backbone.features[:stages]]
     assert list(suffix) == [*vgg11.backbone.features[stages:], vgg11.head]
@@ -275,12 +276,86 @@ def test_backbone_of_one_stage_is_split_around_it(count, stages):
 def test_split_shares_its_weights_with_the_network():
     network = network_of(Backbone())
     network.unfreeze(0)
-    _, suffix = network.split()
+    _, suffix = network.split(network.frozen_stages)
     images = torch.rand(2, 3, 8, 8)
     before = network.eval()(images)
     with torch.no_grad():
         suffix[-1][-1].bias.add_(1)
     torch.testing.assert_close(network(images), before + 1)
+
+
+@pytest.mark.parametrize("backbone", ["vgg11", "resnet18"])
+def test_network_can_be_split_before_any_stage(request, backbone):
+    network = request.getfixturevalue(backbone).eval()
+    images = torch.rand(2, 1, 48, 48)
+    stages = {"vgg11": 21, "resnet18": 12}[backbone]
+    with torch.no_grad():
+        expected = network(images)
+        for first in range(stages + 1):
+            prefix, suffix = network.split(first)
+            assert len(prefix) == first + 1
+            torch.testing.assert_close(suffix(prefix(images)), expected)
+
+
+def timm(backbone):
+    return build_network(family="timm", backbone=backbone, unfreeze="all", image_size=32, normalize="imagenet")
+
+
+def scratch(family, **settings):
+    return build_network(family=family, image_size=32, normalize="unit", **settings)
+
+
+LAYERED = {
+    # 13 convolutions.
+    "vgg16": (lambda: torchvision("vgg16"), 13),
+    # The stem's convolution and normalisation, 16 blocks.
+    "resnet50": (lambda: torchvision("resnet50", 32), 2 + 16),
+    # The stem, 4 blocks.
+    "resnet10t": (lambda: timm("resnet10t"), 1 + 4),
+    # The embeddings, 12 blocks, the last with the normalisation after it.
+    "vit_tiny_patch16_224": (lambda: timm("vit_tiny_patch16_224"), 1 + 12),
+    "cnn": (lambda: scratch("cnn", blocks=[2, 1]), 1),
+    "resnet": (lambda: scratch("resnet", blocks=[2, 1], width=4, stem_stride=1), 1 + 2),
+}
+
+
+class TestLayers:
+    @pytest.mark.parametrize("name", LAYERED)
+    def test_hold_every_parameter_once_from_the_first_to_the_head(self, name):
+        build, count = LAYERED[name]
+        network = build()
+        layers = network.layers()
+        assert len(layers) == count + 1
+        assert list(map(id, layers[-1])) == list(map(id, network.head.parameters()))
+        held = [id(parameter) for layer in layers for parameter in layer]
+        assert len(held) == len(set(held))
+        assert set(held) == {id(parameter) for parameter in network.parameters()}
+
+    @pytest.mark.parametrize("name", LAYERED)
+    def test_follow_the_forward_pass(self, name):
+        network = LAYERED[name][0]()
+        place = {id(parameter): number for number, layer in enumerate(network.layers()) for parameter in layer}
+        seen = []
+        for module in network.modules():
+            own = [place[id(parameter)] for parameter in module.parameters(recurse=False)]
+            if own and not list(module.children()):
+                module.register_forward_hook(lambda *_, own=own: seen.extend(own))
+        with torch.no_grad():
+            network.eval()(torch.rand(1, 1, 32, 32))
+        assert seen == sorted(seen)
+        assert set(seen) == set(range(len(network.layers())))
+
+    def test_of_a_transformer_begin_with_the_embeddings(self):
+        network = timm("vit_tiny_patch16_224")
+        first = {id(parameter) for parameter in network.layers()[0]}
+        names = {name for name, parameter in network.backbone.named_parameters() if id(parameter) in first}
+        assert names == {"cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
+
+    def test_are_the_same_whatever_is_frozen(self, resnet18):
+        resnet18.unfreeze("all")
+        expected = [list(map(id, layer)) for layer in resnet18.layers()]
+        resnet18.unfreeze(2)
+        assert [list(map(id, layer)) for layer in resnet18.layers()] == expected
 
 
 def test_stages_are_in_the_state_dict_once(resnet18):

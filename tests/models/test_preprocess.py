@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from emotion.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from emotion.errors import UserError
+from emotion.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, require_unit
 
 MEAN, STD = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
 
@@ -116,6 +117,14 @@ def test_output_lies_channels_last(channels):
 
 def test_nothing_of_it_is_in_a_state_dict():
     assert not Preprocess(3, 8, "imagenet").state_dict()
+
+
+def test_networks_without_pretrained_weights_take_unit_alone():
+    require_unit("unit")
+    for normalize in ("imagenet", "keras_unit"):
+        with pytest.raises(UserError, match=f"normalize={normalize}: .*takes unit") as error:
+            require_unit(normalize)
+        assert "\n" not in str(error.value)
 
 
 def test_text_tells_different_settings_apart():

@@ -9,8 +9,8 @@ from emotion.models.transfer import build_transfer
 TIMM = ["resnet18", "tf_efficientnet_lite0", "vit_tiny_patch16_224", "convnext_atto"]
 
 
-def build(library, backbone, image_size=48, normalize="imagenet"):
-    return build_transfer(library, backbone, image_size, normalize, 7)
+def build(library, backbone, image_size=48, normalize="imagenet", **options):
+    return build_transfer(library, backbone, image_size, normalize, 7, **options)
 
 
 def trained(network):
@@ -28,6 +28,7 @@ def test_head_is_that_of_the_report():
         (512, 256), (256, 7),
     ]  # fmt: skip
     assert head[3].p == 0.5
+    assert build("torchvision", "vgg11", dropout=0.2).head[3].p == 0.2
     for layer in (head[1], head[4]):
         limit = (6 / (layer.in_features + layer.out_features)) ** 0.5
         assert 0.95 * limit < layer.weight.detach().abs().max() <= limit

@@ -27,6 +27,19 @@ DATA = {
 }
 
 
+FIRST_VERSION = {
+    "hyper_parameters": {
+        *("model", "family", "backbone", "blocks", "unfreeze", "image_size", "normalize", "weights", "class_weights"),
+        *("lr", "schedule", "lr_factor", "lr_patience"),
+    },
+    "datamodule_hyper_parameters": {
+        *("data", "data_dir", "split", "val_fraction", "group_duplicates", "balance", "augment", "batch_size", "seed"),
+        *("on_bad_image", "pack_size", "channels", "synthetic_images"),
+    },
+}
+"""The arguments that the first checkpoints hold."""
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, own_cache, make_task, make_trainer):
     """A task after two epochs, and its checkpoint."""
@@ -81,6 +94,60 @@ def test_network_gives_the_same_outputs(trained):
         assert torch.equal(checkpoint.task(images), task(images))
     assert not any(module.training for module in checkpoint.task.modules())
     assert dict(checkpoint.task.hparams) == dict(task.hparams)
+
+
+class TestAverage:
+    @pytest.fixture(scope="class")
+    def averaged(self, tmp_path_factory, make_task, make_trainer):
+        """A task with an average of its weights after an epoch, and its checkpoint."""
+        folder = tmp_path_factory.mktemp("averaged")
+        task = make_task(blocks=[1, 1], image_size=16, ema_decay=0.8, lr=0.01)
+        trainer = make_trainer(folder)
+        trainer.fit(task, EmotionDataModule(**DATA | {"balance": "none"}))
+        trainer.save_checkpoint(folder / "last.ckpt")
+        return task.eval(), folder / "last.ckpt"
+
+    def test_is_read_and_used(self, averaged):
+        task, path = averaged
+        again = load_checkpoint(path).task
+        images = torch.rand(5, 1, 48, 48)
+        with torch.no_grad():
+            expected = task.average.module(images)
+            assert torch.equal(again(images), expected)
+            assert torch.equal(again.inference_network(images), expected)
+            assert torch.equal(again.network(images), task.network(images))
+            assert not torch.allclose(again.network(images), expected, atol=1e-3)
+        assert not any(module.training for module in again.modules())
+
+    @pytest.mark.parametrize("part", ["average", "network"])
+    def test_a_checkpoint_without_it_is_refused(self, averaged, tmp_path, part):
+        content = torch.load(averaged[1], weights_only=True)
+        content["state_dict"] = {
+            name: value for name, value in content["state_dict"].items() if not name.startswith(part)
+        }
+        torch.save(content, tmp_path / "part.ckpt")
+        refused(tmp_path / "part.ckpt", "not a checkpoint of this project", "state_dict")
+
+
+def test_checkpoint_of_the_first_version_is_read(trained, change):
+    """What came later has defaults that change nothing."""
+
+    def age(content):
+        for part, first in FIRST_VERSION.items():
+            content[part] = {key: value for key, value in content[part].items() if key in first}
+
+    task, checkpoint = trained[0], load_checkpoint(change(age))
+    assert set(checkpoint.task.hparams) > FIRST_VERSION["hyper_parameters"]
+    images = torch.rand(5, 1, 48, 48)
+    with torch.no_grad():
+        assert torch.equal(checkpoint.task(images), task(images))
+    labels = torch.arange(5)
+    logits = torch.randn(5, 7)
+    assert torch.equal(checkpoint.task.loss(logits, labels), task.loss(logits, labels))
+    data, original = checkpoint.data_module(), EmotionDataModule(**DATA)
+    assert dict(data.hparams) == dict(original.hparams)
+    for stage in ("train", "val", "test"):
+        assert np.array_equal(getattr(data.rows, stage), getattr(original.rows, stage))
 
 
 def test_epoch_counts_from_one(trained):

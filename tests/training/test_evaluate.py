@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from hydra import compose, initialize_config_dir
 
 from emotion.config import conf_dir, register_resolvers
 from emotion.errors import UserError
-from emotion.training.evaluate import evaluate
+from emotion.training.checkpoint import load_checkpoint
+from emotion.training.evaluate import evaluate, main
 from emotion.training.folder import RunFolder
 from emotion.training.run import run
 
@@ -19,7 +21,7 @@ def runs(tmp_path_factory):
     folders = []
     for seed in (0, 1):
         words = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "trainer.accelerator=cpu", f"seed={seed}"]
-        words += ["trainer.max_epochs=1", "split=official", "balance=none"]
+        words += ["trainer.max_epochs=1", "split=official", "balance=none", "tta=flip"]
         path = tmp_path_factory.mktemp(f"seed{seed}")
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             run(compose("config", words), path, words)
@@ -30,9 +32,85 @@ def runs(tmp_path_factory):
 def test_checkpoint_alone_gives_the_figures_of_the_run(runs, tmp_path):
     results = evaluate([runs[0].best], {}, str(tmp_path), "cpu")
     original = json.loads(runs[0].metrics.read_text())
+    assert list(results) == ["val", "test"]
     assert results["val"] == original["val"]
     assert results["test"] == original["test"]
     assert json.loads((tmp_path / "metrics.json").read_text()) == results
+
+
+def test_augmented_figures_are_those_of_the_run_too(runs, tmp_path):
+    results = evaluate([runs[0].best], {}, str(tmp_path), "cpu", "flip")
+    original = json.loads(runs[0].metrics.read_text())
+    assert list(results) == ["val", "test", "val_tta", "test_tta"]
+    assert results == {stage: original[stage] for stage in results}
+    with np.load(tmp_path / "predictions.npz") as found, np.load(runs[0].predictions) as expected:
+        assert found.files == expected.files
+        assert all(np.array_equal(found[name], expected[name]) for name in expected.files)
+    assert "| Metric | val | test | val_tta | test_tta |" in (tmp_path / "report.md").read_text()
+
+
+def test_augmented_predictions_are_the_mean_of_an_image_and_its_mirror_image(runs, tmp_path):
+    evaluate([runs[0].best], {}, str(tmp_path), "cpu", "flip")
+    checkpoint = load_checkpoint(runs[0].best)
+    data = checkpoint.data_module()
+    images = torch.from_numpy(data.packed.images[data.rows.test])
+    with torch.no_grad():
+        expected = (checkpoint.task(images).softmax(1) + checkpoint.task(images.flip(-1)).softmax(1)) / 2
+    found = np.load(tmp_path / "predictions.npz")
+    np.testing.assert_allclose(found["test_tta_probabilities"], expected, atol=1e-3)
+    assert not np.array_equal(found["test_tta_probabilities"], found["test_probabilities"])
+
+
+def test_augmented_probabilities_are_averaged_over_the_members(runs, tmp_path):
+    evaluate([folder.best for folder in runs], {}, str(tmp_path), "cpu", "flip")
+    members = [np.load(folder.predictions)["test_tta_probabilities"].astype(np.float64) for folder in runs]
+    found = np.load(tmp_path / "predictions.npz")["test_tta_probabilities"]
+    np.testing.assert_allclose(found, np.mean(members, axis=0), atol=2e-3)
+
+
+class TestPatterns:
+    @pytest.fixture
+    def call(self, monkeypatch, tmp_path):
+        """Runs the command line and returns the checkpoints that it evaluated."""
+
+        def run(*words):
+            seen = []
+            monkeypatch.setattr("emotion.training.evaluate.evaluate", lambda paths, *_, **__: seen.extend(paths))
+            monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
+            main()
+            return seen
+
+        monkeypatch.chdir(tmp_path)
+        return run
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        paths = [tmp_path / "runs" / name / "checkpoints" / "best.ckpt" for name in ("b", "a", "c[1]")]
+        for path in paths:
+            path.parent.mkdir(parents=True)
+            path.touch()
+        return sorted(paths)
+
+    def test_name_all_that_they_fit_in_order(self, call, files, tmp_path):
+        assert call(f"ckpt={tmp_path}/runs/*/checkpoints/best.ckpt") == files
+        assert call(f"ckpt={tmp_path}/**/best.ckpt") == files
+        assert call(f"ckpt={tmp_path}/runs/[ab]/*/best.ckpt") == files[:2]
+
+    def test_may_be_relative_and_stand_in_a_list(self, call, files, tmp_path):
+        found = call("ckpt=[runs/a/*/best.ckpt,runs/b/checkpoints/best.ckpt]")
+        assert [path.resolve() for path in found] == files[:2]
+
+    def test_a_file_whose_name_looks_like_one_is_that_file(self, call, files):
+        assert call(f"ckpt={files[2]}") == files[2:]
+
+    @pytest.mark.parametrize("pattern", ["runs/small/*/best.ckpt", "/nowhere/*.ckpt", "runs/**.ckpt", "5"])
+    def test_that_fit_nothing_are_one_line(self, monkeypatch, capsys, tmp_path, pattern):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", f"ckpt={pattern}"])
+        with pytest.raises(SystemExit) as status:
+            main()
+        assert status.value.code == 2
+        assert capsys.readouterr().err == f"error: ckpt={pattern}: no such file\n"
 
 
 def test_several_checkpoints_are_averaged(runs, tmp_path):
@@ -84,3 +162,6 @@ def test_illegal_settings_are_refused_before_anything_is_read(tmp_path):
         evaluate([], {})
     with pytest.raises(UserError, match="device=quantum"):
         evaluate([tmp_path / "missing.ckpt"], {}, device="quantum")
+    with pytest.raises(UserError, match="tta=mirror: .*flip, shifts, ten_crop") as error:
+        evaluate([tmp_path / "missing.ckpt"], {}, tta="mirror")
+    assert "\n" not in str(error.value)

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from emotion.config import conf_dir
 from emotion.data.datamodule import EmotionDataModule
 from emotion.data.loader import Batch, BatchGroups
+from emotion.data.mix import Mix
 from emotion.errors import UserError
 from emotion.training.callbacks import RandomState
 from emotion.training.recorded import WARM_UP, Outcome, RecordedStep, records_steps
@@ -77,10 +78,10 @@ class TestRecordedStep:
 def make_fit(make_task, make_trainer, make_loader):
     """Trains with recorded steps or plain ones and returns task, trainer and recorder."""
 
-    def fit(folder, groups, epochs=3, ckpt=None, precision="32-true", **changes):
+    def fit(folder, groups, epochs=3, ckpt=None, precision="32-true", mix=None, **changes):
         # The learning rate is exact in single precision, in which a recorded step reads it.
-        task = make_task(class_weights=[0.5, 1.0, 1.5, 1.0, 2.0, 1.0, 0.5], lr=2**-13, **changes)
-        loader, recorder = make_loader(100, shuffle=True), Recorder()
+        task = make_task(**{"class_weights": [0.5, 1.0, 1.5, 1.0, 2.0, 1.0, 0.5], "lr": 2**-13} | changes)
+        loader, recorder = make_loader(100, shuffle=True, mix=mix), Recorder()
         if groups:
             task.record_steps(recorder)
             loader = BatchGroups(loader, groups)
@@ -119,11 +120,57 @@ def test_recorded_steps_train_as_the_trainer_does(make_fit, tmp_path, schedule, 
         torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6, msg=name)
 
 
+INGREDIENTS = {
+    "optimizer": "sgd",
+    "lr": 2**-4,
+    "weight_decay": 1e-3,
+    "layer_decay": 0.5,
+    "ema_decay": 0.8,
+    "focal_gamma": 1.0,
+    "mix": Mix(mixup=0.2),
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"ema_decay": 0.8}, {"optimizer": "adamw"}, INGREDIENTS | {"schedule": "cosine", "warmup_epochs": 1.0}],
+    ids=["average", "adamw", "many"],
+)
+def test_recorded_steps_train_with_every_ingredient(make_fit, tmp_path, options):
+    plain, *_ = make_fit(tmp_path / "plain", 0, **options)
+    task, recorded, recorder = make_fit(tmp_path / "recorded", 5, **options)
+    assert recorder.replays == 3 * 12 - WARM_UP
+    assert recorded.global_step == 39
+    assert task.state_dict().keys() == plain.state_dict().keys()
+    for (name, value), other in zip(task.state_dict().items(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_recorded_steps_move_the_average(make_task, make_trainer, make_loader, tmp_path):
+    task = make_task(ema_decay=0.8, lr=0.01)
+    task.record_steps(Recorder())
+    expected, move = {name: value.clone() for name, value in task.network.state_dict().items()}, task._move_average
+
+    def follow():
+        move()
+        for name, value in task.network.state_dict().items():
+            floats = value.is_floating_point()
+            expected[name] = 0.8 * expected[name] + 0.2 * value if floats else value.clone()
+
+    task._move_average = follow
+    make_trainer(tmp_path).fit(task, BatchGroups(make_loader(100), 5))
+    for name, value in task.average.module.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+    assert int(expected["backbone.0.3.num_batches_tracked"]) == 13
+    assert not torch.allclose(task.network.head[1].weight, expected["head.1.weight"], atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, INGREDIENTS], ids=["plain", "many"])
 @pytest.mark.parametrize(("before", "after"), [(5, 5), (5, 0), (0, 5)])
-def test_a_run_goes_on_whether_or_not_its_steps_are_recorded(make_fit, tmp_path, before, after):
-    whole, *_ = make_fit(tmp_path / "whole", before, epochs=4)
-    make_fit(tmp_path / "first", before, epochs=2)
-    rest, *_ = make_fit(tmp_path / "rest", after, epochs=4, ckpt=tmp_path / "first" / "last.ckpt")
+def test_a_run_goes_on_whether_or_not_its_steps_are_recorded(make_fit, tmp_path, before, after, options):
+    whole, *_ = make_fit(tmp_path / "whole", before, epochs=4, **options)
+    make_fit(tmp_path / "first", before, epochs=2, **options)
+    rest, *_ = make_fit(tmp_path / "rest", after, epochs=4, ckpt=tmp_path / "first" / "last.ckpt", **options)
     for (name, value), other in zip(rest.state_dict().items(), whole.state_dict().values(), strict=True):
         torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-5, msg=name)
 
@@ -168,6 +215,7 @@ def test_steps_are_recorded_on_one_cuda_device():
         "trainer.strategy=ddp",
         "trainer.overfit_batches=3",
         "trainer.precision=16-mixed",
+        "sam_rho=0.05",
     ],
 )
 def test_what_needs_the_trainer_between_steps_is_named(word):

@@ -7,15 +7,25 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import _dynamo as dynamo
+from torch.nn.functional import cross_entropy
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import conf_dir, register_resolvers
 from emotion.errors import UserError
+from emotion.models.registry import build_network
+from emotion.models.views import Views
 from emotion.training.callbacks import TensorBoardPictures
+from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
 
 SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
+INGREDIENTS = [
+    *("balance=none", "logit_adjustment=1", "label_smoothing=0.1", "focal_gamma=1"),
+    *("flip=0.5", "erase=0.5", "brightness=0.2", "contrast=0.2", "mixup=0.2", "cutmix=0.5", "plain_epochs=1"),
+    *("optimizer=sgd", "lr=0.01", "weight_decay=1e-3", "layer_decay=0.8", "schedule=cosine", "warmup_epochs=1"),
+    *("ema_decay=0.9", "tta=flip", "patience=null"),
+]
 
 
 def compose_config(overrides):
@@ -71,8 +81,10 @@ def killer(monkeypatch):
         ["balance=weighted_sampler", "schedule=cosine"],
         ["balance=offline"],
         ["balance=none", "augment=false", "monitor=val/acc"],
+        INGREDIENTS,
+        ["model=resnet_small", "width=4", "image_size=24", "sam_rho=0.05", "optimizer=adamw", "dropout=0.2"],
     ],
-    ids=["class_weights", "weighted_sampler", "offline", "none"],
+    ids=["class_weights", "weighted_sampler", "offline", "none", "ingredients", "sharpness-aware"],
 )
 def test_killed_run_continues_as_if_undisturbed(tmp_path, killer, monkeypatch, overrides):
     undisturbed = train(tmp_path / "undisturbed", "trainer.max_epochs=4", *overrides)
@@ -83,6 +95,57 @@ def test_killed_run_continues_as_if_undisturbed(tmp_path, killer, monkeypatch, o
     monkeypatch.undo()
     continued = train(tmp_path / "killed", "trainer.max_epochs=4", *overrides)
     assert_same_run(undisturbed, continued)
+
+
+def test_run_with_views_of_each_image_writes_their_figures_beside_the_others(tmp_path):
+    folder = train(tmp_path / "run", "trainer.max_epochs=1", "balance=none", "tta=shifts", "ema_decay=0.5")
+    plain = train(tmp_path / "plain", "trainer.max_epochs=1", "balance=none", "ema_decay=0.5")
+    metrics, expected = read_json(folder.metrics), read_json(plain.metrics)
+    assert list(metrics) == ["val", "test", "val_tta", "test_tta", "run"]
+    assert {stage: metrics[stage] for stage in ("val", "test")} == {stage: expected[stage] for stage in ("val", "test")}
+    best = load_checkpoint(folder.best)
+    data = best.data_module()
+    with np.load(folder.predictions) as file:
+        for stage in ("val", "test"):
+            images = torch.from_numpy(data.packed.images[getattr(data.rows, stage)])
+            with torch.no_grad():
+                views = Views(best.task.average.module, "shifts")(images).exp()
+            np.testing.assert_allclose(file[f"{stage}_tta_probabilities"], views, atol=2e-3)
+            assert np.array_equal(file[f"{stage}_tta_ids"], file[f"{stage}_ids"])
+            predicted = file[f"{stage}_tta_probabilities"].argmax(1)
+            assert metrics[f"{stage}_tta"]["acc"] == pytest.approx((predicted == file[f"{stage}_labels"]).mean())
+    report = (folder.path / "report.md").read_text()
+    assert "| Metric | val | test | val_tta | test_tta |" in report
+    assert f"| Accuracy | {' | '.join(format(metrics[key]['acc'], '.4f') for key in list(metrics)[:4])} |" in report
+    assert "_tta" not in (plain.path / "report.md").read_text()
+
+
+def test_averaged_weights_are_tested_not_the_last(tmp_path):
+    words = ["trainer.max_epochs=1", "balance=none", "ema_decay=0.9", "trainer.precision=32-true"]
+    folder = train(tmp_path, *words)
+    task, data = load_checkpoint(folder.best).task, load_checkpoint(folder.best).data_module()
+    images, labels = torch.from_numpy(data.packed.images[data.rows.val]), data.labels[data.rows.val]
+    with torch.no_grad():
+        averaged, last = (
+            float(cross_entropy(network(images), labels)) for network in (task.average.module, task.network)
+        )
+    assert read_json(folder.metrics)["val"]["loss"] == pytest.approx(averaged, abs=1e-4)
+    losses = merge_histories(map(read_history, folder.csv_files()))["val/loss"]
+    assert losses[0][1] == pytest.approx(averaged, abs=1e-4)
+    assert last != pytest.approx(averaged, abs=1e-2)
+
+
+def test_average_begins_with_the_pretrained_weights(tmp_path):
+    torch.manual_seed(7)
+    settings = {"family": "torchvision", "backbone": "resnet18", "unfreeze": 0, "image_size": 32}
+    pretrained = build_network(**settings, normalize="imagenet").backbone.state_dict()
+    torch.save(pretrained, tmp_path / "weights.pt")
+    words = ["model=resnet50_fe", "backbone=resnet18", "image_size=32", f"weights={tmp_path / 'weights.pt'}"]
+    words += ["ema_decay=0.999", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "feature_views=0"]
+    folder = train(tmp_path / "run", *words)
+    average = load_checkpoint(folder.last).task.inference_network.backbone.state_dict()
+    for name, value in pretrained.items():
+        torch.testing.assert_close(average[name], value, msg=name)
 
 
 def test_resume_extends_a_finished_run(tmp_path):

@@ -1,3 +1,4 @@
+import copy
 import csv
 import json
 import math
@@ -11,8 +12,11 @@ from sklearn.metrics import f1_score, recall_score
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emotion.data.augment import RandomAffine
+from emotion.data.augment import Augmentation, RandomAffine
 from emotion.data.classes import CLASSES
+from emotion.data.loader import BatchLoader
+from emotion.data.mix import Mix
+from emotion.data.storage import Resident
 from emotion.errors import UserError
 from emotion.models.network import Network
 from emotion.models.preprocess import Preprocess
@@ -27,6 +31,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
 WEIGHTS = [0.5, 4.0, 0.1, 1.0, 2.0, 0.7, 3.0]
+SHARES = [0.14, 0.01, 0.15, 0.25, 0.17, 0.11, 0.17]
+RESNET = {"family": "resnet", "blocks": [1, 1], "width": 4, "stem_stride": 1}
+"""A network without dropout, so that its training can be repeated by hand."""
+SGD = {"optimizer": "sgd", "lr": 0.05, "momentum": 0.8, "weight_decay": 0.01}
 
 
 class Recorder(Callback):
@@ -73,8 +81,31 @@ def test_loss_is_divided_by_the_number_of_images_as_in_keras(
     assert logged(tmp_path, "train/acc") == pytest.approx([float(right.float().mean())])
 
 
-def test_validation_counts_every_image_once_without_weights(make_task, make_trainer, make_loader, tmp_path):
-    task, val = make_task(class_weights=WEIGHTS), make_loader(50, seed=1)
+@pytest.mark.parametrize("mix", [None, Mix(mixup=0.4)], ids=["labels", "mixed"])
+def test_training_loss_has_the_changes_that_are_asked_for(make_task, make_trainer, make_loader, tmp_path, mix):
+    changes = {"label_smoothing": 0.2, "focal_gamma": 2.0, "logit_adjustment": 0.5}
+    task = make_task(class_weights=WEIGHTS, class_shares=SHARES, **changes)
+    recorder = Recorder(task.network)
+    make_trainer(tmp_path, callbacks=[recorder]).fit(task, make_loader(16, mix=mix))
+    expected = []
+    for logits, labels in zip(recorder.logits, recorder.labels, strict=True):
+        assert labels.is_floating_point() == bool(mix)
+        adjusted = logits + 0.5 * torch.tensor(SHARES).log()
+        shares = labels if mix else F.one_hot(labels, 7)
+        targets = 0.8 * shares + 0.2 / 7
+        each = -(torch.tensor(WEIGHTS) * targets * adjusted.log_softmax(1)).sum(1)
+        expected.append(float((each * (1 - (shares * adjusted.softmax(1)).sum(1)) ** 2).mean()))
+    assert [float(loss) for loss in recorder.losses] == pytest.approx(expected, rel=1e-5)
+    assert logged(tmp_path, "train/loss") == pytest.approx([sum(expected) / 2], rel=1e-5)
+    own = [labels.argmax(1) if mix else labels for labels in recorder.labels]
+    right = torch.cat(recorder.logits).argmax(1) == torch.cat(own)
+    assert logged(tmp_path, "train/acc") == pytest.approx([float(right.float().mean())])
+
+
+@pytest.mark.parametrize("changes", [{}, {"label_smoothing": 0.2, "focal_gamma": 2.0, "logit_adjustment": 1.0}])
+def test_validation_counts_every_image_once_without_weights(make_task, make_trainer, make_loader, tmp_path, changes):
+    task = make_task(class_weights=WEIGHTS, class_shares=SHARES, **changes)
+    val = make_loader(50, seed=1)
     trainer = make_trainer(tmp_path)
     trainer.fit(task, make_loader(), val)
     with torch.no_grad():
@@ -129,7 +160,7 @@ class TestHparams:
         again.load_state_dict(task.state_dict())
         images = torch.rand(3, 1, 8, 8)
         assert torch.equal(again.eval()(images), task.eval()(images))
-        assert torch.equal(again.class_weights, torch.tensor(WEIGHTS))
+        assert torch.equal(again.loss.weights, torch.tensor(WEIGHTS))
 
     def test_checkpoint_holds_tensors_and_plain_values_alone(self, make_task, make_trainer, make_loader, tmp_path):
         task = make_task(blocks=[2, 1], class_weights=WEIGHTS, schedule="plateau")
@@ -155,6 +186,15 @@ class TestHparams:
 
 
 class TestOptimizer:
+    def test_settings_reach_it(self, make_task, make_trainer, make_loader, tmp_path):
+        trainer = make_trainer(tmp_path)
+        trainer.fit(make_task(**RESNET, **SGD, layer_decay=0.5), make_loader())
+        (optimizer,) = trainer.optimizers
+        assert type(optimizer) is torch.optim.SGD
+        groups = [(group["lr"], group["momentum"], group["weight_decay"]) for group in optimizer.param_groups]
+        rates = [rate for rate in (0.05, 0.025, 0.0125, 0.00625) for _ in range(2)]
+        assert groups == [(rate, 0.8, decay) for rate, decay in zip(rates, [0.01, 0.0] * 4, strict=True)]
+
     def test_is_the_adam_of_keras(self, make_task, make_trainer, make_loader, tmp_path):
         trainer = make_trainer(tmp_path)
         trainer.fit(make_task(lr=3e-4), make_loader())
@@ -175,10 +215,185 @@ class TestOptimizer:
         assert recorder.rates[accumulate - 1 :: accumulate] == pytest.approx(expected)
         assert recorder.rates[-1] == pytest.approx(0, abs=1e-9)
 
+    @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}, {"max_epochs": 9}, {"max_epochs": -1}])
+    def test_warm_up_takes_its_epochs_however_the_end_is_given(
+        self, make_task, make_trainer, make_loader, tmp_path, options
+    ):
+        accumulate = options.get("accumulate_grad_batches", 1)
+        per_epoch = 4 // accumulate
+        steps, warm_up = 3 * per_epoch, round(1.5 * per_epoch)
+        end = {"max_steps": steps} if "max_epochs" in options else {"max_epochs": 3}
+        task = make_task(schedule="cosine", warmup_epochs=1.5, lr=0.1)
+        recorder = Recorder(task.network)
+        make_trainer(tmp_path, callbacks=[recorder], **end | options).fit(task, make_loader(32))
+        rise = [0.1 * step / warm_up for step in range(2, warm_up + 1)]
+        fall = [0.05 * (1 + math.cos(math.pi * step / (steps - warm_up))) for step in range(steps - warm_up + 1)]
+        assert recorder.rates[accumulate - 1 :: accumulate] == pytest.approx([*rise, *fall])
+
     def test_cosine_without_an_end_is_refused(self, make_task, make_trainer, make_loader, tmp_path):
         trainer = make_trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01")
         with pytest.raises(UserError, match="cosine"):
             trainer.fit(make_task(schedule="cosine"), make_loader())
+
+
+class Steps(Callback):
+    """Keeps the batches, the losses that the loop was told, and the state of the network after each batch."""
+
+    def __init__(self):
+        self.batches, self.states = [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches.append(batch)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.states.append({name: value.clone() for name, value in pl_module.network.state_dict().items()})
+
+
+def sam_by_hand(network, batches, rho, optimizer):
+    """Two passes over each batch: up to where the loss is highest, and from there the gradient for the step."""
+    losses, logits = [], []
+    for images, labels in batches:
+        logits.append(network(images))
+        loss = F.cross_entropy(logits[-1], labels)
+        losses.append(float(loss))
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+        highest = copy.deepcopy(network)
+        with torch.no_grad():
+            for parameter, gradient in zip(highest.parameters(), gradients, strict=True):
+                parameter += rho * gradient / norm
+        F.cross_entropy(highest(images), labels).backward()
+        for parameter, other in zip(network.parameters(), highest.parameters(), strict=True):
+            parameter.grad = other.grad
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, torch.cat(logits)
+
+
+class TestSharpnessAware:
+    @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+    def test_steps_are_those_of_two_passes_by_hand(self, make_task, make_trainer, make_loader, tmp_path, optimizer):
+        task = make_task(**RESNET, **SGD | {"optimizer": optimizer}, sam_rho=0.1)
+        network, steps = copy.deepcopy(task.network).train(), Steps()
+        trainer = make_trainer(tmp_path, callbacks=[steps])
+        trainer.fit(task, make_loader(21))
+        decaying = {"params": [own for own in network.parameters() if own.ndim > 1], "weight_decay": 0.01}
+        rest = {"params": [own for own in network.parameters() if own.ndim == 1], "weight_decay": 0.0}
+        kinds = {
+            "sgd": lambda groups: torch.optim.SGD(groups, 0.05, momentum=0.8, nesterov=True),
+            "adam": lambda groups: torch.optim.Adam(groups, 0.05, eps=1e-7),
+        }
+        losses, logits = sam_by_hand(network, steps.batches, 0.1, kinds[optimizer]([decaying, rest]))
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(task.network.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+        assert logged(tmp_path, "train/loss_step") == pytest.approx(losses, rel=1e-4)
+        mean = sum(size * loss for size, loss in zip([8, 8, 5], losses, strict=True)) / 21
+        assert logged(tmp_path, "train/loss") == pytest.approx([mean], rel=1e-4)
+        right = logits.argmax(1) == torch.cat([batch.labels for batch in steps.batches])
+        assert logged(tmp_path, "train/acc") == pytest.approx([float(right.float().mean())])
+        assert trainer.global_step == 3
+
+    def test_another_radius_is_another_training(self, make_task, make_trainer, make_loader, tmp_path):
+        weights = []
+        for rho in (0.0, 0.1, 0.5):
+            task = make_task(**RESNET, **SGD, sam_rho=rho)
+            make_trainer(tmp_path / str(rho)).fit(task, make_loader())
+            weights.append(task.network.head[-1].weight.detach())
+        assert not torch.allclose(weights[0], weights[1])
+        assert not torch.allclose(weights[1], weights[2])
+
+    def test_accumulated_gradients_are_refused(self, make_task, make_trainer, make_loader, tmp_path):
+        trainer = make_trainer(tmp_path, accumulate_grad_batches=2)
+        with pytest.raises(UserError, match=r"^sam_rho: .*trainer\.accumulate_grad_batches=1") as error:
+            trainer.fit(make_task(sam_rho=0.1), make_loader())
+        assert "\n" not in str(error.value)
+
+
+def average_by_hand(first, states, decay):
+    average = {name: value.clone() for name, value in first.items()}
+    for state in states:
+        for name, value in state.items():
+            average[name] = decay * average[name] + (1 - decay) * value if value.is_floating_point() else value
+    return average
+
+
+def assert_same_state(found, expected, **tolerance):
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], **tolerance, msg=name)
+
+
+class TestAverage:
+    def start(self, task):
+        return {name: value.clone() for name, value in task.network.state_dict().items()}
+
+    @pytest.mark.parametrize("changes", [{}, {"sam_rho": 0.1}], ids=["plain", "sharpness-aware"])
+    def test_is_the_exponential_one_of_weights_and_statistics(
+        self, make_task, make_trainer, make_loader, tmp_path, changes
+    ):
+        task, steps = make_task(**RESNET, **SGD, **changes, ema_decay=0.8), Steps()
+        first = self.start(task)
+        make_trainer(tmp_path, max_epochs=2, callbacks=[steps]).fit(task, make_loader(24, shuffle=True))
+        assert len(steps.states) == 6
+        expected = average_by_hand(first, steps.states, 0.8)
+        assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(expected["head.3.weight"], task.network.head[3].weight, atol=1e-4)
+
+    def test_moves_with_the_steps_not_the_batches(self, make_task, make_trainer, make_loader, tmp_path):
+        task, steps = make_task(**RESNET, **SGD, ema_decay=0.8), Steps()
+        first = self.start(task)
+        make_trainer(tmp_path, callbacks=[steps], accumulate_grad_batches=3).fit(task, make_loader(48))
+        expected = average_by_hand(first, steps.states[2::3], 0.8)
+        assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
+
+    def test_is_what_validation_and_use_see(self, make_task, make_trainer, make_loader, tmp_path):
+        task, val = make_task(**RESNET, **SGD, ema_decay=0.8), make_loader(20, seed=1)
+        trainer = make_trainer(tmp_path)
+        trainer.fit(task, make_loader(), val)
+        assert task.inference_network is task.average.module
+        images = next(val.inputs.gather([val.rows]))
+        with torch.no_grad():
+            averaged, last = task.average.module.eval()(images), task.network.eval()(images)
+            assert torch.equal(task(images), averaged)
+        losses = [float(F.cross_entropy(logits, val.labels)) for logits in (averaged, last)]
+        assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(losses[0], rel=1e-5)
+        assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+    def test_is_not_there_by_itself(self, make_task):
+        task = make_task()
+        assert task.average is None
+        assert task.inference_network is task.network
+        task.restart_average()
+        assert {name.split(".")[0] for name in task.state_dict()} == {"network"}
+
+    def test_is_in_the_state_and_does_not_train(self, make_task, make_trainer, make_loader, tmp_path):
+        task = make_task(ema_decay=0.9)
+        assert {name.split(".")[0] for name in task.state_dict()} == {"network", "average"}
+        assert len(task.state_dict()) == 2 * len(task.network.state_dict())
+        assert not any(parameter.requires_grad for parameter in task.average.parameters())
+        trainer = make_trainer(tmp_path)
+        trainer.fit(task, make_loader())
+        held = {id(parameter) for group in trainer.optimizers[0].param_groups for parameter in group["params"]}
+        assert held == {id(parameter) for parameter in task.network.parameters()}
+
+    def test_does_not_change_the_training(self, make_task, make_trainer, make_loader, tmp_path):
+        states = []
+        for decay in (0.0, 0.9):
+            task = make_task(ema_decay=decay)
+            make_trainer(tmp_path / str(decay), max_epochs=2).fit(task, make_loader(), make_loader(seed=1))
+            states.append(task.network.state_dict())
+        assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+    def test_begins_again_with_weights_that_were_loaded(self, make_task):
+        task = make_task(ema_decay=0.9)
+        with torch.no_grad():
+            for value in task.network.state_dict().values():
+                value.fill_(3)
+        task.restart_average()
+        assert_same_state(task.average.module.state_dict(), task.network.state_dict(), rtol=0, atol=0)
+        with torch.no_grad():
+            task.network.head[1].weight.fill_(4)
+        assert (task.average.module.head[1].weight == 3).all(), "the average shares its memory with the network"
 
 
 def keras_plateau(losses, rate, factor, patience):
@@ -285,7 +500,7 @@ class TestFreezing:
             return network
 
         monkeypatch.setattr(task_module, "build_network", build_network)
-        return make_task(lr=0.01)
+        return make_task(lr=0.01, ema_decay=0.8)
 
     @pytest.mark.parametrize("callbacks", [[], [Careless()]], ids=["alone", "with a careless callback"])
     def test_frozen_statistics_and_dropout_rest_while_the_others_work(
@@ -322,6 +537,35 @@ class TestFreezing:
         last = [name for name in before if name.startswith("layer4.1.")]
         assert moved == set(last)
 
+    def test_average_keeps_what_is_frozen_bit_by_bit(self, task, make_trainer, make_loader, tmp_path):
+        first = {name: value.clone() for name, value in task.network.state_dict().items()}
+        make_trainer(tmp_path, max_epochs=2).fit(task, make_loader())
+        average = task.average.module.state_dict()
+        same = {name for name, value in average.items() if torch.equal(value, first[name])}
+        assert same == {name for name in first if name.startswith(("backbone.0.", "backbone.1."))}
+
+    def test_training_on_features_is_training_on_images(self, task, make_trainer, make_loader, tmp_path):
+        twin = copy.deepcopy(task)
+        steps, trainers = Steps(), [make_trainer(tmp_path / name, max_epochs=3) for name in ("images", "features")]
+        torch.manual_seed(1)
+        trainers[0].fit(twin, make_loader(shuffle=True), make_loader(seed=1))
+        frozen = task.take_features().eval()
+
+        def features(loader, **options):
+            with torch.no_grad():
+                values = frozen(next(loader.inputs.gather([loader.rows])))
+            return BatchLoader(Resident(values.numpy(), values.device), loader.labels, loader.rows, 8, **options)
+
+        first = {name: value.clone() for name, value in task.network.state_dict().items()}
+        trainers[1].callbacks.append(steps)
+        torch.manual_seed(1)
+        trainers[1].fit(task, features(make_loader(), shuffle=True), features(make_loader(seed=1)))
+        assert_same_state(task.state_dict(), twin.state_dict(), rtol=1e-4, atol=1e-6)
+        expected = average_by_hand(first, steps.states, 0.8)
+        assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
+        losses = [float(trainer.callback_metrics["val/loss"]) for trainer in trainers]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
     def test_features_of_a_task_that_trains_as_a_whole_are_refused(self, make_task):
         with pytest.raises(UserError, match="feature_views: this network has no frozen part"):
             make_task().take_features()
@@ -339,12 +583,25 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def test_steps_do_not_wait_for_the_device(make_task, make_trainer, make_loader, tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"label_smoothing": 0.1, "focal_gamma": 2.0, "logit_adjustment": 1.0, "class_shares": SHARES, **SGD},
+        {"ema_decay": 0.9, "optimizer": "adamw"},
+        {"sam_rho": 0.1},
+    ],
+    ids=["plain", "loss", "average", "sharpness-aware"],
+)
+def test_steps_do_not_wait_for_the_device(make_task, make_trainer, make_loader, tmp_path, changes):
+    augmentation = Augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2, erase=0.5)
+
     def waits(batches):
-        task = make_task(class_weights=WEIGHTS)
+        task = make_task(class_weights=WEIGHTS, **changes)
         with Waits() as mode:
             trainer = make_trainer(tmp_path, log_every_n_steps=10**6, max_epochs=1)
-            trainer.fit(task, make_loader(8 * batches, affine=RandomAffine(), shuffle=True), make_loader(8 * batches))
+            train = make_loader(8 * batches, augmentation=augmentation, shuffle=True)
+            trainer.fit(task, train, make_loader(8 * batches))
         return mode.calls
 
     assert waits(30) == waits(3) > 0
@@ -365,6 +622,20 @@ class TestEpochMeter:
             assert matrix.sum() == 4
             assert matrix[4, 0] == 1
             assert meter.empty
+
+    def test_of_mixed_images_the_greatest_share_is_the_label(self):
+        meter = EpochMeter()
+        labels = torch.zeros(3, 7)
+        labels[0, [1, 2]] = torch.tensor([0.6, 0.4])
+        labels[1, [1, 2]] = torch.tensor([0.3, 0.7])
+        labels[2, 5] = 1.0
+        meter.update(torch.tensor(1.0), torch.eye(7)[[1, 1, 5]], labels)
+        meter.update(torch.tensor(1.0), torch.eye(7)[[3]], torch.tensor([3]))
+        metrics, matrix = meter.finish()
+        assert metrics["acc"] == pytest.approx(3 / 4)
+        assert {(1, 1): 1, (2, 1): 1, (5, 5): 1, (3, 3): 1} == {
+            (int(row), int(column)): int(matrix[row, column]) for row, column in zip(*matrix.nonzero(), strict=True)
+        }
 
     def test_keeps_no_graph(self):
         meter = EpochMeter()

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def main() -> None:
     with exit_on_user_error():
         options = parse_words(sys.argv[1:], OPTIONS)
         words = options.pop("ckpt", None) or []
-        paths = [path for word in ([words] if isinstance(words, str) else words) for path in _find(word)]
+        paths = [path for word in (words if isinstance(words, list) else [words]) for path in _find(str(word))]
         own = {key: options.pop(key) for key in ("out", "device", "tta") if key in options}
         evaluate(paths, options, **own)
 
@@ -107,7 +108,7 @@ def _mean(
 def _find(word: str) -> list[Path]:
     """A path may hold the characters of a pattern itself."""
     path = Path(word).expanduser()
-    found = [] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    found = [] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))
     return found or [path]
 
 

@@ -53,5 +53,7 @@ class EmotionLoss(nn.Module):
         losses = F.cross_entropy(logits, labels, self.weights, reduction="none", label_smoothing=smoothing)
         if self.settings.focal_gamma:
             shares = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1])
-            losses = losses * (1 - (logits.softmax(1) * shares).sum(1)) ** self.settings.focal_gamma
+            # A power has no finite slope at 0 if it is less than 1, and of less than 0, which rounding makes, no value.
+            doubt = (1 - (logits.softmax(1) * shares).sum(1)).clamp_min(torch.finfo(logits.dtype).eps)
+            losses = losses * doubt**self.settings.focal_gamma
         return losses.mean()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,17 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from emotion.analysis.metrics import matrix_metrics
 from emotion.data.classes import CLASSES
 
+JOINED = 64
+"""Batches whose values are joined: many small ones that stay would break up the memory that steps use again."""
+
+
+class _Kept(NamedTuple):
+    """The summed loss (scalar) of some images, their logits [N, K] and labels int64 [N]."""
+
+    loss: Tensor
+    logits: Tensor
+    labels: Tensor
+
 
 class EpochMeter:
     """Keeps the losses and logits of an epoch on the device, and counts once at its end.
@@ -21,23 +32,23 @@ class EpochMeter:
     """
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._logits: list[Tensor] = []
-        self._labels: list[Tensor] = []
+        self._batches: list[_Kept] = []
+        self._joined: list[_Kept] = []
 
     @property
     def empty(self) -> bool:
         """Whether nothing was kept since the last `finish`."""
-        return not self._losses
+        return not self._batches and not self._joined
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Keeps a batch: its mean loss (scalar), logits [B, K] and labels, int64 [B] or float [B, K].
 
         Of images that are mixed, the class with the greatest share counts as the label.
         """
-        self._losses.append(loss.detach())
-        self._logits.append(logits.detach())
-        self._labels.append(labels.argmax(1) if labels.is_floating_point() else labels)
+        labels = labels.argmax(1) if labels.is_floating_point() else labels
+        self._batches.append(_Kept(loss.detach() * len(labels), logits.detach(), labels))
+        if len(self._batches) == JOINED:
+            self._join()
 
     def finish(self, add_up: Callable[[Tensor], Tensor] = torch.clone) -> tuple[dict[str, Any], NDArray[np.int64]]:
         """Returns `loss` and `matrix_metrics` over all processes, and the confusion matrix; starts anew.
@@ -45,13 +56,18 @@ class EpochMeter:
         Args:
             add_up: adds a tensor to those of the other processes.
         """
-        sizes = torch.tensor([len(labels) for labels in self._labels])
-        losses = torch.stack(self._losses).float()
-        # A loss that is no number must not look like an improvement.
-        total = (losses.nan_to_num(nan=math.inf) * sizes.to(losses.device)).sum()
-        logits, labels = torch.cat(self._logits), torch.cat(self._labels)
+        self._batches, self._joined = [*self._joined, *self._batches], []
+        self._join()
+        ((total, logits, labels),) = self._joined
         counts = multiclass_confusion_matrix(logits, labels, len(CLASSES), validate_args=False)
         matrix = add_up(counts).cpu().numpy()
         metrics = {"loss": float(add_up(total)) / matrix.sum(), **matrix_metrics(matrix, CLASSES)}
-        self._losses, self._logits, self._labels = [], [], []
+        self._joined = []
         return metrics, matrix
+
+    def _join(self) -> None:
+        totals, logits, labels = zip(*self._batches, strict=True)
+        # A loss that is no number must not look like an improvement.
+        total = torch.stack(totals).float().nan_to_num(nan=math.inf).sum()
+        self._joined.append(_Kept(total, torch.cat(logits), torch.cat(labels)))
+        self._batches = []

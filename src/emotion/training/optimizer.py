@@ -48,12 +48,17 @@ def build_optimizer(
         fused: whether one kernel updates all parameters.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for place, layer in enumerate(reversed(layers)):
+    for place, layer in enumerate(layers, 1):
+        scale = settings.layer_decay ** (len(layers) - place)
         for parameter in layer:
             if parameter.requires_grad:
                 decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-                groups[settings.layer_decay**place, decay].append(parameter)
-    parameters = [{"params": own, "lr": lr * scale, "weight_decay": decay} for (scale, decay), own in groups.items()]
+                groups[scale, decay].append(parameter)
+    # First the fastest, which learn at the rate that was asked for: learning curves show that of the first group.
+    parameters = [
+        {"params": groups[scale, decay], "lr": lr * scale, "weight_decay": decay}
+        for scale, decay in sorted(groups, reverse=True)
+    ]
     if settings.optimizer == "sgd":
         return SGD(parameters, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=fused)
     if settings.optimizer == "adamw":
@@ -72,25 +77,26 @@ class SharpnessAware:
     """Moves weights to where the loss nearby is highest, and back.
 
     Args:
-        parameters: those that train.
+        network: all its parameters that train are moved.
         rho: how far, the norm of all moves together.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], rho: float) -> None:
-        self.parameters, self.rho = list(parameters), rho
+    def __init__(self, network: nn.Module, rho: float) -> None:
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.state, self.rho = [*self.parameters, *network.buffers()], rho
 
     @torch.no_grad()
     def climb(self) -> list[Tensor]:
-        """Moves along the gradients; returns where the weights were."""
+        """Moves along the gradients; returns the weights and running statistics as they were."""
         own = [parameter for parameter in self.parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in own]
         scale = self.rho / (nn.utils.get_total_norm(gradients) + 1e-12)
-        before = [parameter.clone() for parameter in self.parameters]
+        before = [value.clone() for value in self.state]
         for parameter, gradient in zip(own, gradients, strict=True):
             parameter.addcmul_(gradient, scale)
         return before
 
     @torch.no_grad()
     def descend(self, before: Sequence[Tensor]) -> None:
-        """Puts the weights back."""
-        torch._foreach_copy_(self.parameters, list(before))
+        """Puts the weights back, and the statistics: those of the place left do not belong to the network."""
+        torch._foreach_copy_(self.state, list(before))

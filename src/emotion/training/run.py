@@ -81,7 +81,8 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
 
 
-def _job(config: DictConfig) -> None:
+def _job(config: DictConfig) -> float | None:
+    """Does a run; returns its validation accuracy, for sweepers that search for the best settings."""
     hydra_config = HydraConfig.get()
     path, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.RUN:
@@ -101,6 +102,8 @@ def _job(config: DictConfig) -> None:
             # Networks refer to themselves in circles; what one held on the device must not stay into the next run.
             gc.collect()
             torch.cuda.empty_cache()
+    folder = RunFolder(path)
+    return float(read_json(folder.metrics)["val"]["acc"]) if folder.state == "finished" else None
 
 
 def run(config: DictConfig, path: Path, overrides: list[str]) -> None:

@@ -70,8 +70,8 @@ def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
 def plan(arguments: list[str], compose: Compose) -> list[Job]:
     """Lists the runs of a sweep, each once.
 
-    An experiment or recipe multiplies what stands on the command line by its own grid (`hydra.sweeper.params`), or
-    stands for others (`hydra.sweeper.parts`); a key on the command line replaces the same key of the grid.
+    An experiment or recipe multiplies what stands on the command line by its own grid (`hydra.sweeper.params`), and
+    stands for others where it has `hydra.sweeper.parts`; a key on the command line replaces the same key of the grid.
 
     Raises:
         UserError: a run has settings that are not legal, or asks for several devices.
@@ -100,11 +100,13 @@ def run_apart(overrides: Sequence[str], folder: RunFolder) -> None:
 
 def _expand(overrides: list[str], compose: Compose) -> list[list[str]]:
     sweeper = compose(overrides).hydra.sweeper
-    if sweeper.parts:
-        others = [word for word in overrides if _key(word) not in ("experiment", "recipe")]
-        return [expanded for part in sweeper.parts for expanded in _expand([part, *others], compose)]
     given = {_key(word) for word in overrides}
-    return _product([*(f"{key}={value}" for key, value in sweeper.params.items() if key not in given), *overrides])
+    grid = [f"{key}={value}" for key, value in sweeper.params.items() if key not in given]
+    if not sweeper.parts:
+        return _product([*grid, *overrides])
+    others = [word for word in overrides if _key(word) not in ("experiment", "recipe")]
+    runs = (run for part in sweeper.parts for run in _product([*grid, *part.split(), *others]))
+    return [expanded for run in runs for expanded in _expand(run, compose)]
 
 
 def _product(words: Sequence[str]) -> list[list[str]]:

@@ -215,7 +215,7 @@ class EmotionTask(LightningModule):
 
     def _sharpness_aware(self, closure: Callable[[], Any], rho: float) -> Any:
         loss = closure()
-        sharpness = SharpnessAware((own for own in self.network.parameters() if own.requires_grad), rho)
+        sharpness = SharpnessAware(self.network, rho)
         before = sharpness.climb()
         self._perturbed = True
         closure()
@@ -301,12 +301,14 @@ class EmotionTask(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimiser of what trains, with the schedule."""
+        if self.optimizer_settings.sam_rho and self.trainer.accumulate_grad_batches > 1:
+            raise UserError("sam_rho: every step needs a batch of its own (trainer.accumulate_grad_batches=1)")
         optimizer = build_optimizer(self.network.layers(), self._rate(self.lr), self.optimizer_settings, self._fused)
         if self.schedule == "none":
             return optimizer
         if self.schedule == "cosine":
-            steps = self._planned_steps()
-            warm_up = round(self.warmup_epochs * steps / (self.trainer.max_epochs or 1))
+            steps, per_epoch = self._planned_steps()
+            warm_up = round(self.warmup_epochs * per_epoch)
             cosine = LambdaLR(optimizer, partial(cosine_factor, steps=steps, warm_up=warm_up))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
         # PyTorch acts on the epoch after `patience` bad ones, Keras on the last of them; Keras's threshold is absolute.
@@ -328,14 +330,17 @@ class EmotionTask(LightningModule):
         """Lightning cannot clip gradients that a fused optimiser unscales itself."""
         return self.trainer.precision != "16-mixed"
 
-    def _planned_steps(self) -> int:
-        steps = self.trainer.estimated_stepping_batches
+    def _planned_steps(self) -> tuple[int, int]:
+        """Counts the optimiser's steps of the whole training, and of an epoch."""
+        trainer = self.trainer
+        steps = trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise UserError("schedule=cosine needs an end: trainer.max_epochs or trainer.max_steps")
-        loader = self.trainer.train_dataloader
+        trainer.fit_loop.setup_data()
+        loader = trainer.train_dataloader
         if isinstance(loader, BatchGroups):
-            return int(steps) // len(loader) * len(loader.loader)
-        return int(steps)
+            return int(steps) // len(loader) * len(loader.loader), len(loader.loader)
+        return int(steps), math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
     def _rate(self, value: float) -> float | Tensor:
         """A recorded step reads the learning rate from the device."""

@@ -1,0 +1,126 @@
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from emotion.training.loss import EmotionLoss, LossSettings
+
+WEIGHTS = torch.tensor([0.5, 4.0, 0.1, 1.0, 2.0, 0.7, 3.0])
+SHARES = torch.tensor([0.14, 0.01, 0.15, 0.25, 0.17, 0.11, 0.17])
+KNOBS = {"label_smoothing": (0.0, 0.1), "focal_gamma": (0.0, 0.5, 2.0), "logit_adjustment": (0.0, 1.0, 0.7)}
+
+
+def draw(count=12):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(count, 7, generator=generator)
+    hard = torch.randint(7, (count,), generator=generator)
+    shares = torch.rand(count, 1, generator=generator)
+    soft = shares * F.one_hot(hard, 7) + (1 - shares) * F.one_hot(hard.roll(1), 7)
+    return logits, hard, soft
+
+
+def by_hand(logits, labels, weights, label_smoothing, focal_gamma, logit_adjustment):
+    """The loss of labels [B, K] in double precision, from the definitions."""
+    logits, labels = logits.double().numpy(), labels.double().numpy()
+    logits = logits + logit_adjustment * np.log(SHARES.double().numpy())
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    targets = (1 - label_smoothing) * labels + label_smoothing / 7
+    losses = -(weights * targets * np.log(probabilities)).sum(1)
+    return (losses * (1 - (labels * probabilities).sum(1)) ** focal_gamma).mean()
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_every_combination_is_what_the_definitions_say(kind, weights):
+    logits, hard, soft = draw()
+    labels, shares = (hard, F.one_hot(hard, 7)) if kind == "hard" else (soft, soft)
+    by_class = np.ones(7) if weights is None else weights.double().numpy()
+    seen = set()
+    for values in product(*KNOBS.values()):
+        changes = dict(zip(KNOBS, values, strict=True))
+        found = float(EmotionLoss(LossSettings(**changes), weights, SHARES)(logits, labels))
+        assert found == pytest.approx(by_hand(logits, shares, by_class, **changes), rel=1e-5), changes
+        seen.add(round(found, 4))
+    assert len(seen) == 2 * 3 * 3, "two of the combinations give the same loss"
+
+
+def test_by_itself_it_is_the_cross_entropy():
+    logits, hard, soft = draw()
+    for labels in (hard, soft):
+        for shares in (None, SHARES):
+            found = EmotionLoss(LossSettings(), None, shares)(logits, labels)
+            torch.testing.assert_close(found, F.cross_entropy(logits, labels))
+
+
+def test_smoothing_is_that_of_pytorch():
+    logits, hard, soft = draw()
+    for labels in (hard, soft):
+        found = EmotionLoss(LossSettings(label_smoothing=0.2))(logits, labels)
+        torch.testing.assert_close(found, F.cross_entropy(logits, labels, label_smoothing=0.2))
+
+
+def test_weighted_mean_is_that_of_keras():
+    """PyTorch divides by the sum of the weights, Keras by the number of images."""
+    logits, hard, _ = draw()
+    found = EmotionLoss(LossSettings(), WEIGHTS)(logits, hard)
+    own = WEIGHTS[hard]
+    torch.testing.assert_close(found, (own * F.cross_entropy(logits, hard, reduction="none")).mean())
+    torch.testing.assert_close(found * len(own) / own.sum(), F.cross_entropy(logits, hard, WEIGHTS))
+
+
+def test_focal_loss_hardly_counts_what_is_known():
+    logits = torch.tensor([[4.0, 0, 0, 0, 0, 0, 0], [0.0, 0, 0, 0, 0, 0, 0]])
+    shares = []
+    for gamma in (0.0, 2.0):
+        known, unknown = (
+            EmotionLoss(LossSettings(focal_gamma=gamma))(row[None], torch.tensor([0])) for row in logits
+        )
+        shares.append(float(known / unknown))
+    assert shares[1] < shares[0] / 50
+
+
+class TestLogitAdjustment:
+    def test_knows_the_shares_where_the_network_knows_nothing(self):
+        labels = torch.arange(7)
+        found = EmotionLoss(LossSettings(logit_adjustment=1.0), None, SHARES)(torch.zeros(7, 7), labels)
+        torch.testing.assert_close(found, -(SHARES / SHARES.sum()).log().mean())
+
+    def test_leaves_the_network_to_learn_what_a_balanced_set_would_teach(self):
+        """Least is the loss of log p(class | image) / p(class), whose greatest is right for equally many of each."""
+        posterior = torch.rand(4, 7, generator=torch.Generator().manual_seed(3)).softmax(1)
+        loss = EmotionLoss(LossSettings(logit_adjustment=1.0), None, SHARES)
+        logits = (posterior / SHARES).log().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(logits, posterior), logits)
+        assert gradient.abs().max() < 1e-6
+        (gradient,) = torch.autograd.grad(EmotionLoss(LossSettings())(logits, posterior), logits)
+        assert gradient.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_gradient_is_that_of_the_loss(kind):
+    logits, hard, soft = draw(4)
+    labels = hard if kind == "hard" else soft.double()
+    settings = LossSettings(label_smoothing=0.1, focal_gamma=1.5, logit_adjustment=1.0)
+    loss = EmotionLoss(settings, WEIGHTS.double(), SHARES.double())
+    assert torch.autograd.gradcheck(lambda logits: loss(logits, labels), logits.double().requires_grad_())
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("share", [1.0, 1 + 2**-23], ids=["one", "rounded above one"])
+def test_certainty_gives_finite_losses_and_gradients(gamma, share):
+    logits = torch.tensor([[200.0, 0, 0, 0, 0, 0, 0], [0.0, 1, 0, 0, 0, 0, 0]], requires_grad=True)
+    for labels in (torch.tensor([0, 1]), share * F.one_hot(torch.tensor([0, 1]), 7).float()):
+        loss = EmotionLoss(LossSettings(focal_gamma=gamma))(logits, labels)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss.isfinite()
+        assert gradient.isfinite().all()
+        assert gradient[1].abs().max() > 0
+
+
+def test_it_has_no_state_of_its_own_but_moves_with_the_task():
+    loss = EmotionLoss(LossSettings(logit_adjustment=1.0), WEIGHTS, SHARES)
+    assert not loss.state_dict()
+    moved = loss.to("meta")
+    assert moved.weights.device.type == moved.offsets.device.type == "meta"
