@@ -7,7 +7,7 @@ from contestants.pytorch import build
 from workloads import EPSILON, IMAGE_SIZE, LEARNING_RATE, ROTATION, SHEAR, SHIFT, WORKLOADS, ZOOM, Job
 
 from emotion.data.augment import RandomAffine
-from emotion.training.task import KERAS_EPSILON
+from emotion.training.optimizer import KERAS_EPSILON
 
 JOB = Job("cnn", "faces", batch_size=64, epochs=3, precision="32-true", workers=0, feature_views=0)
 

@@ -9,7 +9,7 @@ CNN = {"family": "cnn", "blocks": [1, 1]}
 RESNET = {"family": "resnet", "blocks": [1, 1], "width": 4, "stem_stride": 2}
 VGG = {"family": "torchvision", "backbone": "vgg11", "unfreeze": 1}
 TIMM = {"family": "timm", "backbone": "test_efficientnet", "unfreeze": 2}
-FACE = {"family": "face", "backbone": "resnet29_dlib", "unfreeze": 0, "image_size": 96, "normalize": "imagenet"}
+FACE = {"family": "face", "backbone": "resnet29_dlib", "unfreeze": 0, "image_size": 112, "normalize": "imagenet"}
 FAMILIES = (CNN, RESNET, VGG, TIMM, FACE)
 NAMES = [settings["family"] for settings in FAMILIES]
 GIVEN = {"backbone": "vgg16", "unfreeze": 0, "blocks": [2, 2], "width": 4, "stem_stride": 1}
@@ -54,7 +54,7 @@ def test_width_and_stride_reach_the_resnet():
     assert (stem.out_channels, stem.stride) == (6, (1, 1))
 
 
-@pytest.mark.parametrize(("settings", "own"), zip(FAMILIES, [0.5, 0.0, 0.5, 0.5, 0.5], strict=True), ids=NAMES)
+@pytest.mark.parametrize(("settings", "own"), list(zip(FAMILIES, [0.5, 0.0, 0.5, 0.5, 0.5], strict=True)), ids=NAMES)
 def test_dropout_before_the_last_layer_is_the_familys_own_or_as_given(settings, own):
     def last(network):
         return [module for module in network.head if isinstance(module, nn.Dropout)][-1].p

@@ -3,12 +3,13 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning import Callback
 from omegaconf import OmegaConf
-from sklearn.metrics import f1_score, recall_score
+from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,7 +22,7 @@ from emotion.errors import UserError
 from emotion.models.network import Network
 from emotion.models.preprocess import Preprocess
 from emotion.training import task as task_module
-from emotion.training.meter import EpochMeter
+from emotion.training.meter import JOINED, EpochMeter
 from emotion.training.task import EmotionTask
 
 pytestmark = [
@@ -255,7 +256,7 @@ def sam_by_hand(network, batches, rho, optimizer):
     for images, labels in batches:
         logits.append(network(images))
         loss = F.cross_entropy(logits[-1], labels)
-        losses.append(float(loss))
+        losses.append(loss.item())
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
         highest = copy.deepcopy(network)
@@ -347,7 +348,7 @@ class TestAverage:
         assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
 
     def test_is_what_validation_and_use_see(self, make_task, make_trainer, make_loader, tmp_path):
-        task, val = make_task(**RESNET, **SGD, ema_decay=0.8), make_loader(20, seed=1)
+        task, val = make_task(**RESNET, **SGD | {"lr": 0.5}, ema_decay=0.8), make_loader(20, seed=1)
         trainer = make_trainer(tmp_path)
         trainer.fit(task, make_loader(), val)
         assert task.inference_network is task.average.module
@@ -357,7 +358,7 @@ class TestAverage:
             assert torch.equal(task(images), averaged)
         losses = [float(F.cross_entropy(logits, val.labels)) for logits in (averaged, last)]
         assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(losses[0], rel=1e-5)
-        assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+        assert losses[0] != pytest.approx(losses[1], rel=1e-2)
 
     def test_is_not_there_by_itself(self, make_task):
         task = make_task()
@@ -587,7 +588,8 @@ class Waits(TorchDispatchMode):
     "changes",
     [
         {},
-        {"label_smoothing": 0.1, "focal_gamma": 2.0, "logit_adjustment": 1.0, "class_shares": SHARES, **SGD},
+        # Without the focal loss, since F.one_hot looks at its labels where they are on the CPU, and only there.
+        {"label_smoothing": 0.1, "logit_adjustment": 1.0, "class_shares": SHARES, **SGD},
         {"ema_decay": 0.9, "optimizer": "adamw"},
         {"sam_rho": 0.1},
     ],
@@ -599,7 +601,7 @@ def test_steps_do_not_wait_for_the_device(make_task, make_trainer, make_loader, 
     def waits(batches):
         task = make_task(class_weights=WEIGHTS, **changes)
         with Waits() as mode:
-            trainer = make_trainer(tmp_path, log_every_n_steps=10**6, max_epochs=1)
+            trainer = make_trainer(tmp_path / str(batches), log_every_n_steps=10**6, max_epochs=1)
             train = make_loader(8 * batches, augmentation=augmentation, shuffle=True)
             trainer.fit(task, train, make_loader(8 * batches))
         return mode.calls
@@ -623,6 +625,22 @@ class TestEpochMeter:
             assert matrix[4, 0] == 1
             assert meter.empty
 
+    @pytest.mark.parametrize("batches", [1, JOINED - 1, JOINED, JOINED + 1, 3 * JOINED + 5])
+    def test_counts_any_number_of_batches(self, batches):
+        generator, meter = torch.Generator().manual_seed(batches), EpochMeter()
+        logits, labels, losses = [], [], []
+        for number in range(batches):
+            size = 1 + number % 3
+            logits.append(torch.randn(size, 7, generator=generator))
+            labels.append(torch.randint(7, (size,), generator=generator))
+            losses.append(F.cross_entropy(logits[-1], labels[-1]))
+            meter.update(losses[-1], logits[-1], labels[-1])
+        metrics, matrix = meter.finish()
+        every = torch.cat(logits), torch.cat(labels)
+        assert metrics["loss"] == pytest.approx(float(F.cross_entropy(*every)), rel=1e-5)
+        assert np.array_equal(matrix, confusion_matrix(every[1], every[0].argmax(1), labels=range(7)))
+        assert meter.empty
+
     def test_of_mixed_images_the_greatest_share_is_the_label(self):
         meter = EpochMeter()
         labels = torch.zeros(3, 7)
@@ -641,7 +659,8 @@ class TestEpochMeter:
         meter = EpochMeter()
         logits = torch.zeros(2, 7, requires_grad=True)
         meter.update(logits.sum(), logits, torch.tensor([0, 1]))
-        assert not any(value.requires_grad for kept in vars(meter).values() for value in kept)
+        assert not meter.empty
+        assert not any(value.requires_grad for kept in vars(meter).values() for batch in kept for value in batch)
 
     def test_loss_of_a_diverged_epoch_is_infinite(self):
         meter = EpochMeter()
