@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -172,15 +173,17 @@ def check(values: Mapping[str, Any]) -> None:
         UserError: a value that is not legal, with what is.
     """
     for key, value in values.items():
+        if key in OPTIONAL and value == OPTIONAL[key]:
+            continue
+        other = f" or {OPTIONAL[key] or 'null'}" if key in OPTIONAL else ""
         if key in CHOICES:
             require_choice(key, value, CHOICES[key])
-        if key in AT_LEAST and not _is_whole(value, AT_LEAST[key]) and not (key in OPTIONAL and value == OPTIONAL[key]):
-            other = f" or {OPTIONAL[key] or 'null'}" if key in OPTIONAL else ""
+        if key in AT_LEAST and not _is_whole(value, AT_LEAST[key]):
             raise UserError(f"{key}={value}: a whole number from {AT_LEAST[key]}{other} is needed")
-        if key in NUMBERS and not (key in OPTIONAL and value == OPTIONAL[key]):
+        if key in NUMBERS:
             legal, range_ = NUMBERS[key]
             if not (_is_number(value) and legal(value)):
-                raise UserError(f"{key}={value}: a number {range_} is needed")
+                raise UserError(f"{key}={value}: a number {range_}{other} is needed")
         if key == "trainer" and value["limit_val_batches"] == 0:
             raise UserError(
                 "trainer.limit_val_batches=0: validation chooses the best checkpoint, it cannot be left out"
@@ -256,4 +259,4 @@ def _is_whole(value: object, least: int) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -53,6 +53,17 @@ def trained(tmp_path_factory, own_cache, make_task, make_trainer):
     return task.eval(), folder / "saved" / "last.ckpt"
 
 
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory, own_cache, make_task, make_trainer):
+    """A task with an average of its weights after an epoch, and its checkpoint."""
+    folder = tmp_path_factory.mktemp("averaged")
+    task = make_task(blocks=[1, 1], image_size=16, ema_decay=0.8, lr=0.01)
+    trainer = make_trainer(folder)
+    trainer.fit(task, EmotionDataModule(**DATA | {"balance": "none"}))
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return task.eval(), folder / "last.ckpt"
+
+
 @pytest.fixture
 def change(trained, tmp_path):
     """Writes a copy of the checkpoint with something changed."""
@@ -97,16 +108,6 @@ def test_network_gives_the_same_outputs(trained):
 
 
 class TestAverage:
-    @pytest.fixture(scope="class")
-    def averaged(self, tmp_path_factory, make_task, make_trainer):
-        """A task with an average of its weights after an epoch, and its checkpoint."""
-        folder = tmp_path_factory.mktemp("averaged")
-        task = make_task(blocks=[1, 1], image_size=16, ema_decay=0.8, lr=0.01)
-        trainer = make_trainer(folder)
-        trainer.fit(task, EmotionDataModule(**DATA | {"balance": "none"}))
-        trainer.save_checkpoint(folder / "last.ckpt")
-        return task.eval(), folder / "last.ckpt"
-
     def test_is_read_and_used(self, averaged):
         task, path = averaged
         again = load_checkpoint(path).task

@@ -14,7 +14,10 @@ from emotion.errors import UserError
 from emotion.training.callbacks import RandomState
 from emotion.training.recorded import WARM_UP, Outcome, RecordedStep, records_steps
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
+]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 

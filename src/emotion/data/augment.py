@@ -95,7 +95,7 @@ class Augmentation:
         return self != Augmentation()
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
-        """Draws for `count` images of this size, on the generator's device."""
+        """Draws for `count` images of this size, from a generator of the CPU."""
         affine = self.affine or RandomAffine(0, 0, 0, 0)
         matrices = affine.draw(count, height, width, generator)
         if self.flip:

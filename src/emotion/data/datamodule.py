@@ -209,7 +209,7 @@ class EmotionDataModule(LightningDataModule):
                 and a number of views, to features [views * n, ...], view after view.
             views: how many transforms of each training image there are, if training is augmented.
         """
-        if self.mix or self.hparams["plain_epochs"]:
+        if self.mix or (self.augmentation and self.hparams["plain_epochs"]):
             raise UserError("feature_views: mixup, cutmix and plain_epochs need the images (feature_views=0)")
         inputs, labels, rows = self.train_set
         # Validation images come along unaugmented, so that every seed's cut of the same images shares one pass.

@@ -44,7 +44,7 @@ class BatchLoader:
         batch_size: of one process.
         shuffle: a new order each epoch; else the order of `rows`.
         augmentation: of uint8 images, each by itself.
-        mix: of the images of a batch.
+        mix: of the images that a process has of a batch.
         plain_from: the epoch (from 0) from which images stay as they are; None: never.
         sampling_weights: float [n]; if given, an epoch is n draws with replacement in proportion to them.
         seed: of order, draws and augmentation.
@@ -81,9 +81,8 @@ class BatchLoader:
     @property
     def batch_bytes(self) -> int:
         """The memory that the inputs of a full batch take."""
-        return (
-            int(np.prod(self.inputs.shape[1:])) * (4 if self._makes_floats else self.inputs.itemsize) * self.batch_size
-        )
+        itemsize = 4 if self._makes_floats else self.inputs.itemsize
+        return int(np.prod(self.inputs.shape[1:])) * itemsize * self.batch_size
 
     def __len__(self) -> int:
         return len(self._batch_sizes())
