@@ -5,13 +5,42 @@ from hydra import compose, initialize_config_dir
 from lightning import Trainer
 from omegaconf import OmegaConf
 
-from emotion.config import check, check_overrides, conf_dir, parse_words, register_resolvers, run_dir, settings
+from emotion.config import (
+    AT_LEAST,
+    CHOICES,
+    NUMBERS,
+    OPTIONAL,
+    check,
+    check_overrides,
+    choice_names,
+    conf_dir,
+    describe_settings,
+    parse_words,
+    register_resolvers,
+    run_dir,
+    settings,
+)
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.training.task import EmotionTask
 
-MODELS = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+MODELS = choice_names("model")
+RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
+# Keys, numbers that are legal, among them the edges, and numbers that are not.
+RANGES = [
+    (("val_fraction", "lr_factor"), (1e-6, 0.5, 0.999), (0, 1, -0.1, 1.5)),
+    (("lr",), (1e-9, 1, 10), (0, -1e-3)),
+    (("layer_decay",), (1e-6, 0.75, 1), (0, 1.01, -0.5)),
+    (("flip", "erase"), (0, 0.5, 1), (-0.01, 1.01)),
+    (
+        ("zoom", "shift", "brightness", "contrast", "label_smoothing", "momentum", "ema_decay", "dropout"),
+        (0, 0.5, 0.9999),
+        (-0.01, 1, 1.5),
+    ),
+    (("rotation", "shear", "mixup", "cutmix"), (0, 0.2, 3, 100), (-1e-9, -1)),
+    (("focal_gamma", "logit_adjustment", "weight_decay", "sam_rho", "warmup_epochs"), (0, 0.2, 3), (-1e-9, -1)),
+]
 BLOCKS = {
     "cnn": [2, 2, 1, 1],
     "cnn_111": [1, 1, 1],
@@ -47,9 +76,9 @@ def test_every_model_file_composes_and_builds(model):
 def test_every_knob_is_an_argument_of_what_it_configures():
     values = settings(compose_config())
     arguments = {name for kind in (EmotionDataModule, EmotionTask) for name in inspect.signature(kind).parameters}
-    run = {"name", "feature_views", "compile", "cuda_graph", "monitor", "patience", "min_delta", "trainer"}
-    assert set(values) - run <= arguments
-    assert arguments - set(values) == {"class_weights"}
+    run = {"recipe", "name", "feature_views", "compile", "cuda_graph", "monitor", "patience", "min_delta", "tta"}
+    assert set(values) - run - {"trainer"} <= arguments
+    assert arguments - set(values) == {"class_weights", "class_shares"}
     assert set(values["trainer"]) <= set(inspect.signature(Trainer).parameters)
 
 
@@ -60,6 +89,45 @@ def test_model_files_restate_only_what_differs():
         for key, value in OmegaConf.merge({"data": "fer2013"}, OmegaConf.load(path)).items():
             if key not in ("defaults", "data", "model") and path.stem != "cnn":
                 assert base[key] != value, f"{path.name} repeats the default {key}={value}"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_composes_to_legal_settings_and_restates_only_what_differs(recipe):
+    config = compose_config(f"recipe={recipe}")
+    own = OmegaConf.load(conf_dir() / "recipe" / f"{recipe}.yaml")
+    check(settings(config))
+    assert config.recipe == config.name == own.recipe == recipe
+    model = compose_config(f"model={config.model}")
+    assert set(settings(config)) == set(settings(model))
+    for key in set(own) - {"defaults", "hydra", "trainer"}:
+        assert config[key] == own[key] != model[key], key
+    for key, value in own.trainer.items():
+        assert config.trainer[key] == value != model.trainer[key], key
+    assert config.plain_epochs + config.warmup_epochs < config.trainer.max_epochs
+
+
+def test_recipe_brings_its_model_and_the_command_line_wins():
+    config = compose_config("recipe=small")
+    assert (config.model, config.family, config.width, config.flip) == ("resnet_small", "resnet", 48, 0.5)
+    for words in (["recipe=small", "flip=0", "model=cnn"], ["model=cnn", "flip=0", "recipe=small"]):
+        config = compose_config(*words)
+        assert (config.model, config.family, config.flip, config.erase) == ("cnn", "cnn", 0, 0.5)
+    assert compose_config().recipe is None
+
+
+def test_ensemble_consists_of_the_best_recipes_and_every_seed():
+    parts = compose_hydra("recipe=best_ensemble").sweeper.parts
+    assert list(parts) == ["recipe=best_scratch", "recipe=best_pretrained"]
+    for part in parts:
+        assert compose_hydra(part).sweeper.params.seed == "0,1,2,3,4"
+
+
+def test_help_lists_models_recipes_and_every_setting():
+    text = describe_settings()
+    (recipes,) = (line for line in text.splitlines() if line.startswith("recipes"))
+    assert recipes.endswith(": best_ensemble, best_pretrained, best_scratch, small")
+    lines = [line.partition(":")[0] for line in text.splitlines()]
+    assert set(settings(compose_config())) - {"model", "recipe"} <= set(lines)
 
 
 @pytest.mark.parametrize("overrides", [("model=vgg16_ft", "unfreeze=9"), ("unfreeze=9", "model=vgg16_ft")])
@@ -74,6 +142,10 @@ def test_command_line_wins_in_any_order(overrides):
         (["unfreez=3"], ["unfreez", "did you mean unfreeze?", "batch_size"]),
         (["model=vgg16_tf"], ["vgg16_tf", "did you mean vgg16_ft?", "resnet50_fe"]),
         (["model=cnn,nonsense"], ["nonsense", "cnn_111"]),
+        (["recipe=smal"], ["no recipe 'smal'", "did you mean small?", "best_scratch"]),
+        (["-m", "recipe=small,best_scrach"], ["best_scrach", "did you mean best_scratch?"]),
+        (["recipes=small"], ["recipes", "did you mean recipe?"]),
+        (["flips=0.5"], ["flips", "did you mean flip?", "brightness"]),
         (["trainer.max_epoch=3"], ["trainer.max_epoch", "trainer.max_epochs"]),
         (["+gamma=3"], ["gamma", "Legal"]),
         (["~lrr"], ["~lrr"]),
@@ -90,6 +162,7 @@ def test_wrong_words_get_one_line_that_says_what_is_legal(words, parts):
 
 def test_right_words_pass():
     check_overrides(["-m", "model=cnn,vgg16_ft", "seed=range(3)", "hydra.run.dir=x", "--cfg=job", "trainer.devices=2"])
+    check_overrides(["-m", "recipe=small,best_ensemble", "flip=0.5", "mixup=0,0.2", "tta=flip"])
 
 
 @pytest.mark.parametrize(
@@ -112,6 +185,15 @@ def test_right_words_pass():
         ("patience=0", "whole number from 1 or null"),
         ("memory_budget=-1", "whole number from 0 or null"),
         ("feature_views=few", "whole number from 0 or auto"),
+        ("flip=2", "a number from 0 to 1 is needed"),
+        ("brightness=1", "a number from 0, below 1, is needed"),
+        ("dropout=1", "a number from 0, below 1, or null is needed"),
+        ("mixup=-0.2", "a number from 0 is needed"),
+        ("layer_decay=0", "a number above 0, at most 1, is needed"),
+        ("plain_epochs=0.5", "whole number from 0 is needed"),
+        ("optimizer=lamb", "adam, adamw, sgd"),
+        ("tta=all", "none, flip, shifts, ten_crop"),
+        ("family=vit", "cnn, resnet, torchvision, timm, face"),
         ("compile=yes please", "auto, true, false"),
         ("cuda_graph=maybe", "auto, true, false"),
         ("trainer.limit_val_batches=0", "cannot be left out"),
@@ -123,6 +205,43 @@ def test_illegal_values_name_the_key_and_what_is_legal(word, legal):
     assert str(error.value).startswith(f"{word.split('=')[0]}=")
     assert "\n" not in str(error.value)
     assert legal in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "legal", "illegal"), [(key, *rest) for keys, *rest in RANGES for key in keys])
+def test_numbers_are_legal_up_to_the_edges_of_their_range(key, legal, illegal):
+    for value in legal:
+        check({key: value})
+    for value in (*illegal, "few", True, float("inf"), float("nan")):
+        assert_refused(key, value)
+    if key == "dropout":
+        check({key: None})
+    else:
+        assert_refused(key, None)
+
+
+@pytest.mark.parametrize(("key", "least"), AT_LEAST.items())
+def test_whole_numbers_are_legal_from_the_least(key, least):
+    for value in (least, least + 1, 10**6, *([OPTIONAL[key]] if key in OPTIONAL else [])):
+        check({key: value})
+    for value in (least - 1, least + 0.5, "few", True, *([] if key in OPTIONAL else [None])):
+        assert_refused(key, value)
+
+
+@pytest.mark.parametrize(("key", "legal"), CHOICES.items())
+def test_choices_are_legal_and_nothing_else(key, legal):
+    for value in legal:
+        check({key: value})
+    for value in ("nonsense", None, 7):
+        assert_refused(key, value)
+
+
+def test_every_number_of_the_configuration_has_a_range():
+    assert {key for keys, *_ in RANGES for key in keys} == set(NUMBERS)
+    base = OmegaConf.load(conf_dir() / "config.yaml")
+    numbers = {key for key, value in base.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    # Any change of what is monitored can count as an improvement.
+    assert numbers - set(NUMBERS) - set(AT_LEAST) - set(CHOICES) == {"min_delta"}
+    assert set(NUMBERS) | set(AT_LEAST) | set(OPTIONAL) <= set(base)
 
 
 def test_run_folder_tells_settings_apart_and_nothing_else():
@@ -179,7 +298,19 @@ def test_launcher_that_is_not_installed_names_its_extra(monkeypatch, name):
         check_overrides([f"hydra/launcher={name}"])
 
 
-def compose_launcher(name, *overrides):
+def assert_refused(key, value):
+    """The value gets one line that names its key."""
+    with pytest.raises(UserError) as error:
+        check({key: value})
+    assert str(error.value).startswith(f"{key}={value}: ")
+    assert "\n" not in str(error.value)
+
+
+def compose_hydra(*overrides):
     register_resolvers()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", [f"hydra/launcher={name}", *overrides], return_hydra_config=True).hydra.launcher
+        return compose("config", list(overrides), return_hydra_config=True).hydra
+
+
+def compose_launcher(name, *overrides):
+    return compose_hydra(f"hydra/launcher={name}", *overrides).launcher

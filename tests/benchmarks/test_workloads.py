@@ -9,6 +9,10 @@ from workloads import EPSILON, IMAGE_SIZE, LEARNING_RATE, ROTATION, SHEAR, SHIFT
 from emotion.data.augment import RandomAffine
 from emotion.training.optimizer import KERAS_EPSILON
 
+AFFINE = ROTATION, ZOOM, SHIFT, SHEAR
+CHANGES_OF_IMAGES = ("flip", "brightness", "contrast", "erase", "mixup", "cutmix", "plain_epochs")
+CHANGES_OF_LOSS = ("label_smoothing", "focal_gamma", "logit_adjustment")
+CHANGES_OF_STEPS = ("weight_decay", "sam_rho", "ema_decay", "warmup_epochs")
 JOB = Job("cnn", "faces", batch_size=64, epochs=3, precision="32-true", workers=0, feature_views=0)
 
 
@@ -17,8 +21,10 @@ def test_the_others_train_what_the_configuration_says(name: str) -> None:
     config = compose_config(replace(JOB, workload=name))
     for key, value in WORKLOADS[name].network_settings().items():
         assert (list(value) if key == "blocks" and value else value) == config[key], key
-    assert config.lr == LEARNING_RATE
-    assert config.augment
+    assert (config.optimizer, config.lr) == ("adam", LEARNING_RATE)
+    assert (config.augment, config.rotation, config.zoom, config.shift, config.shear) == (True, *AFFINE)
+    assert not any(config[key] for key in (*CHANGES_OF_IMAGES, *CHANGES_OF_LOSS, *CHANGES_OF_STEPS))
+    assert config.dropout is None
     assert config.balance == "class_weights"
 
 
@@ -30,7 +36,7 @@ def test_parameters_are_those_of_the_network(name: str, trainable: int) -> None:
 
 
 def test_recipe_is_the_projects() -> None:
-    assert RandomAffine() == RandomAffine(ROTATION, ZOOM, SHIFT, SHEAR)
+    assert RandomAffine() == RandomAffine(*AFFINE)
     assert EPSILON == KERAS_EPSILON
     assert IMAGE_SIZE == 48
 

@@ -3,9 +3,26 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import ndimage, stats
+from torchvision.transforms.v2 import functional as tv
 
-from emotion.data.augment import RandomAffine, affine_matrices, warp
+from emotion.data.augment import Augmentation, RandomAffine, affine_matrices, warp
+
+EVERYTHING = Augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2, erase=0.5)
+
+
+def noise(count, size=24, channels=1, low=0.0, high=1.0):
+    """Different images without a pixel of mid grey."""
+    images = torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(9))
+    return (low + (high - low) * images).where(images != 0.5, low)
+
+
+def change(augmentation, images, seed=0):
+    return augmentation(images, torch.Generator().manual_seed(seed))
+
+
+def draws(augmentation, images, seed=0):
+    return augmentation.draw(len(images), *images.shape[-2:], torch.Generator().manual_seed(seed))
 
 
 def keras_transform(image, degrees, down, right, shear_degrees, zoom_rows, zoom_columns):
@@ -58,3 +75,162 @@ def test_same_generator_state_same_images():
     first, second = (RandomAffine()(images, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, RandomAffine()(images, torch.Generator().manual_seed(8)))
+
+
+# Mirroring
+
+
+def test_flip_mirrors_its_share_of_the_images_and_leaves_the_others():
+    levels = torch.randint(256, (2000, 1, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    flipped = (change(Augmentation(flip=0.25), levels.float() / 255) * 255).round().byte()
+    same, mirrored = ((flipped == other).flatten(1).all(1) for other in (levels, levels.flip(-1)))
+    assert (same ^ mirrored).all()
+    # 2,000 images: 500 mirrored, with a standard deviation of 19.
+    assert abs(int(mirrored.sum()) - 500) < 80
+
+
+def test_flip_comes_after_the_affine_transform():
+    images = noise(20)
+    moved, mirrored = (change(Augmentation(RandomAffine(), flip=flip), images) for flip in (0, 1))
+    torch.testing.assert_close(mirrored, moved.flip(-1), atol=1e-4, rtol=0)
+
+
+# Tone
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast"])
+def test_tone_of_each_image_is_changed_as_torchvision_does(name):
+    images, augmentation = noise(200), Augmentation(**{name: 0.4})
+    changed = change(augmentation, images)
+    contrast, brightness = draws(augmentation, images).tones.T
+    factors, others = (brightness, contrast) if name == "brightness" else (contrast, brightness)
+    adjust = tv.adjust_brightness if name == "brightness" else tv.adjust_contrast
+    expected = torch.stack([adjust(image, float(factor)) for image, factor in zip(images, factors, strict=True)])
+    torch.testing.assert_close(changed, expected, atol=1e-6, rtol=0)
+    # Some tones left the range.
+    assert (changed == 1).any()
+    assert torch.equal(others, torch.ones(200))
+    assert stats.kstest(factors, "uniform", (0.6, 0.8)).pvalue > 0.01
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contrast_comes_before_brightness_and_the_tones_stay_in_range(channels):
+    images, augmentation = noise(50, channels=channels), Augmentation(brightness=0.9, contrast=0.9)
+    changed = change(augmentation, images).numpy()
+    for image, result, (contrast, brightness) in zip(
+        images.numpy(), changed, draws(augmentation, images).tones.numpy(), strict=True
+    ):
+        expected = np.clip(((image - image.mean()) * contrast + image.mean()) * brightness, 0, 1)
+        np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert (changed == 0).any()
+    assert (changed == 1).any()
+
+
+def test_tone_moves_no_pixel():
+    images = noise(100, low=0.3, high=0.6)
+    changed = change(Augmentation(brightness=0.2, contrast=0.2), images)
+    for image, result in zip(images, changed, strict=True):
+        assert np.corrcoef(image.flatten(), result.flatten())[0, 1] == pytest.approx(1, abs=1e-5)
+
+
+# Erasing
+
+
+def rectangles(erased):
+    """First row, first column, height and width of the one rectangle that each image has lost."""
+    result = []
+    for one in erased:
+        rows, columns = one.any(1), one.any(0)
+        assert torch.equal(one, rows[:, None] & columns)
+        places = [np.flatnonzero(side) for side in (rows, columns)]
+        assert all(len(place) == place[-1] - place[0] + 1 for place in places)
+        result.append([places[0][0], places[1][0], len(places[0]), len(places[1])])
+    return np.array(result).T
+
+
+def test_erase_takes_a_rectangle_from_its_share_of_the_images():
+    images = noise(2000)
+    changed = change(Augmentation(erase=0.25), images)
+    erased = (changed != images)[:, 0]
+    assert (changed[:, 0][erased] == 0.5).all()
+    # 2,000 images: 500 of them, with a standard deviation of 19.
+    assert abs(int(erased.flatten(1).any(1).sum()) - 500) < 80
+    assert len({tuple(one) for one in rectangles(erased[erased.flatten(1).any(1)]).T}) > 400
+
+
+def test_erased_rectangles_have_areas_shapes_and_places_of_random_erasing():
+    side = 150
+    images = noise(400, side)
+    first_rows, first_columns, heights, widths = rectangles((change(Augmentation(erase=1), images) != images)[:, 0])
+    # The ranges of Zhong et al.; a pixel more or less by rounding.
+    assert stats.kstest(heights * widths / side**2, "uniform", (0.02, 1 / 3 - 0.02)).pvalue > 0.01
+    assert stats.kstest(np.log(heights / widths), "uniform", (math.log(0.3), 2 * math.log(10 / 3))).pvalue > 0.01
+    for first, length in ((first_rows, heights), (first_columns, widths)):
+        assert (first + length).max() <= side
+        assert stats.kstest(first / (side - length + 1e-9), "uniform").pvalue > 0.01
+
+
+def test_erase_leaves_all_channels_grey():
+    images = noise(50, channels=3)
+    erased = change(Augmentation(erase=1), images) != images
+    assert (erased == erased[:, :1]).all()
+    assert erased.flatten(1).any(1).all()
+
+
+# All of them
+
+
+def test_nothing_is_on_by_default():
+    assert not Augmentation().changes
+    images = noise(5)
+    assert torch.equal(change(Augmentation(), images), images)
+
+
+@pytest.mark.parametrize(
+    "options", [{"affine": RandomAffine()}, {"flip": 0.5}, {"brightness": 0.2}, {"contrast": 0.2}, {"erase": 0.5}]
+)
+def test_each_ingredient_alone_changes_images(options):
+    images = noise(20)
+    assert Augmentation(**options).changes
+    assert not torch.allclose(change(Augmentation(**options), images), images, atol=1e-3)
+
+
+def test_affine_alone_draws_what_it_drew_before_there_were_other_ingredients():
+    images, generators = noise(3, 48), [torch.Generator().manual_seed(0) for _ in range(2)]
+    assert torch.equal(Augmentation(RandomAffine())(images, generators[0]), RandomAffine()(images, generators[1]))
+    assert torch.equal(*(generator.get_state() for generator in generators))
+    recorded = [[0.942226, 0.003363, 2.569765], [-0.001231, 1.040218, -3.953978]]
+    torch.testing.assert_close(
+        draws(Augmentation(RandomAffine()), images).matrices[0], torch.tensor(recorded), atol=2e-6, rtol=0
+    )
+
+
+def test_affine_transforms_do_not_depend_on_the_rest():
+    images = noise(50)
+    alone, among_others = (draws(one, images).matrices for one in (Augmentation(RandomAffine()), EVERYTHING))
+    mirror = torch.tensor([1, -1, 1])
+    assert all(
+        torch.equal(other, own) or torch.equal(other, own * mirror)
+        for own, other in zip(alone, among_others, strict=True)
+    )
+
+
+def test_images_are_changed_by_the_generator_alone_each_in_its_own_way():
+    images = noise(1).repeat(20, 1, 1, 1)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = change(EVERYTHING, images, seed=7)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(first, change(EVERYTHING, images, seed=7))
+    assert len(torch.cat([first, change(EVERYTHING, images, seed=8)]).flatten(1).unique(dim=0)) == 40
+    assert torch.equal(images, noise(1).repeat(20, 1, 1, 1))
+
+
+def test_draws_of_some_images_are_those_that_they_have_among_all():
+    images, some = noise(30), torch.tensor([4, 28, 11])
+    everything = draws(EVERYTHING, images)
+    whole = EVERYTHING.apply(images, everything)
+    torch.testing.assert_close(EVERYTHING.apply(images[some], everything.of(some, images.device)), whole[some])
+    assert whole.min() >= 0
+    assert whole.max() <= 1

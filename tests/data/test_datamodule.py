@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
-from emotion.data.augment import RandomAffine
+from emotion.data.augment import Augmentation, RandomAffine
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
+from emotion.data.mix import Mix
 from emotion.errors import UserError
 
 BALANCES = ["none", "class_weights", "weighted_sampler", "offline"]
+INGREDIENTS = {"flip": 0.5, "brightness": 0.2, "contrast": 0.2, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0}
 TRAIN_COUNTS = (5, 2, 4, 8, 6, 4, 3)
 # Every image has one tone, which no transform changes, so that it can be told after augmentation:
 # its part's first tone + 10 * its class + its number.
@@ -44,6 +46,13 @@ VAL_TONES, TEST_TONES = (
 def tone_data(root: Path, **options) -> EmotionDataModule:
     settings = {"data": "folder", "data_dir": str(root), "split": "official", "batch_size": 8}
     return EmotionDataModule(**settings | options)
+
+
+def in_process(data: EmotionDataModule, rank: int = 0, world_size: int = 1, max_epochs: int | None = 1):
+    """Attaches the data to what it needs of a trainer."""
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=world_size, max_epochs=max_epochs)
+    return data
 
 
 def drawn(loader, epoch: int = 0) -> tuple[list[int], list[int]]:
@@ -119,6 +128,72 @@ def test_training_images_are_augmented_only_if_asked(fer_tree):
     assert len(images(augment=True).flatten(1).unique(dim=0)) == 64
 
 
+@pytest.mark.parametrize(
+    ("options", "augmentation"),
+    [
+        ({}, Augmentation(RandomAffine(10, 0.15, 0.1, 0.15))),
+        ({"rotation": 5, "zoom": 0.2, "shift": 0.3, "shear": 0.4}, Augmentation(RandomAffine(5, 0.2, 0.3, 0.4))),
+        ({"augment": False, "rotation": 5}, None),
+        ({"augment": False, "flip": 0.1}, Augmentation(flip=0.1)),
+        ({"augment": False, "brightness": 0.2}, Augmentation(brightness=0.2)),
+        ({"augment": False, "contrast": 0.3}, Augmentation(contrast=0.3)),
+        ({"augment": False, "erase": 0.4}, Augmentation(erase=0.4)),
+        ({"flip": 0.1, "erase": 0.4}, Augmentation(RandomAffine(), flip=0.1, erase=0.4)),
+    ],
+)
+def test_settings_reach_the_augmentation(tones, options, augmentation):
+    data = tone_data(tones, **options)
+    assert data.augmentation == data.train_dataloader().augmentation == augmentation
+
+
+@pytest.mark.parametrize(
+    ("options", "mix"),
+    [
+        ({}, None),
+        ({"mixup": 0.2}, Mix(mixup=0.2)),
+        ({"cutmix": 1.0}, Mix(cutmix=1.0)),
+        ({"mixup": 0.2, "cutmix": 1.0}, Mix(mixup=0.2, cutmix=1.0)),
+    ],
+)
+def test_settings_reach_the_mix(tones, options, mix):
+    data = tone_data(tones, **options)
+    assert data.mix == data.train_dataloader().mix == mix
+
+
+def test_only_training_images_are_augmented_and_mixed(tones):
+    data = tone_data(tones, **INGREDIENTS)
+    for loader, expected in ((data.val_dataloader(), VAL_TONES), (data.test_dataloader(), TEST_TONES)):
+        assert drawn(loader) == (expected, [label for label in range(7) for _ in range(2)])
+        assert all((batch.inputs.dtype, batch.labels.dtype) == (torch.uint8, torch.int64) for batch in loader)
+    assert all(batch.labels.shape == (len(batch.inputs), 7) for batch in data.train_dataloader())
+
+
+@pytest.mark.parametrize(("plain_epochs", "first"), [(0, 4), (1, 3), (3, 1), (4, 0), (9, 0)])
+def test_plain_epochs_are_the_last_of_a_training(tones, plain_epochs, first):
+    data = tone_data(tones, plain_epochs=plain_epochs, balance="none", **INGREDIENTS)
+    loader = in_process(data, max_epochs=4).train_dataloader()
+    for number in range(4):
+        loader.set_epoch(number)
+        batches = list(loader)
+        values = torch.cat([batch.inputs for batch in batches]) * 255
+        labels = torch.cat([batch.labels for batch in batches])
+        as_they_are = torch.equal(values.amax((1, 2, 3)).round().int().sort().values, torch.tensor(TRAIN_TONES).int())
+        unmixed = bool((labels.max(1).values == 1).all())
+        assert (as_they_are, unmixed) == (number >= first, number >= first)
+
+
+@pytest.mark.parametrize("max_epochs", [None, -1])
+def test_plain_epochs_need_an_end_to_count_from(tones, max_epochs):
+    with pytest.raises(UserError, match=r"^plain_epochs=2: .*trainer\.max_epochs") as error:
+        in_process(tone_data(tones, plain_epochs=2), max_epochs=max_epochs).train_dataloader()
+    assert "\n" not in str(error.value)
+    assert in_process(tone_data(tones), max_epochs=max_epochs).train_dataloader().plain_from is None
+
+
+def test_without_a_trainer_no_epoch_is_plain(tones):
+    assert tone_data(tones, plain_epochs=2).train_dataloader().plain_from is None
+
+
 @pytest.mark.parametrize("batch_size", [4, 16])
 def test_batches_have_their_size(tones, batch_size):
     data = tone_data(tones, batch_size=batch_size)
@@ -178,6 +253,27 @@ def test_class_weights_only_with_that_balance(tones, balance):
     assert [type(weight) for weight in weights] == [float] * 7
     labels = np.repeat(np.arange(7), TRAIN_COUNTS)
     np.testing.assert_allclose(weights, compute_class_weight("balanced", classes=np.arange(7), y=labels), rtol=1e-6)
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_class_shares_are_those_of_the_labels_as_they_are_drawn(tones, balance):
+    data = tone_data(tones, balance=balance)
+    assert [type(share) for share in data.class_shares] == [float] * 7
+    equal = balance in ("weighted_sampler", "offline")
+    expected = [1 / 7] * 7 if equal else np.array(TRAIN_COUNTS) / sum(TRAIN_COUNTS)
+    np.testing.assert_allclose(data.class_shares, expected, rtol=1e-6)
+    loader = data.train_dataloader()
+    labels = np.concatenate([drawn(loader, epoch)[1] for epoch in range(40)])
+    # 1,280 draws or more: the standard deviation of a share is at most 0.014.
+    np.testing.assert_allclose(np.bincount(labels) / len(labels), data.class_shares, atol=0.05)
+
+
+def test_class_shares_are_counted_on_the_training_part_of_a_cut(tones):
+    data = tone_data(tones, split="report", val_fraction=0.3, balance="none")
+    counts = np.bincount(data.packed.labels[data.rows.train], minlength=7)
+    np.testing.assert_allclose(data.class_shares, counts / len(data.rows.train), rtol=1e-6)
+    with pytest.raises(UserError, match="no training images"):
+        _ = tone_data(tones, split="test_only", balance="none").class_shares
 
 
 @pytest.mark.parametrize("balance", BALANCES)
@@ -248,6 +344,19 @@ def test_offline_copies_differ_from_their_images_and_depend_on_the_seed(fer_tree
     assert len(np.unique(first, axis=0)) == 56
 
 
+def test_offline_copies_have_the_affine_transform_of_the_settings_and_nothing_else(fer_tree):
+    def copies(**options):
+        data = EmotionDataModule(data_dir=str(fer_tree), split="official", balance="offline", **options)
+        return data.train_set[0][32:]
+
+    originals = {image.tobytes() for image in EmotionDataModule(data_dir=str(fer_tree)).packed.images}
+    unmoved = dict.fromkeys(("rotation", "zoom", "shift", "shear"), 0)
+    assert all(copy.tobytes() in originals for copy in copies(**unmoved, **INGREDIENTS))
+    assert not any(copy.tobytes() in originals for copy in copies())
+    np.testing.assert_array_equal(copies(), copies(**INGREDIENTS))
+    assert not np.array_equal(copies(), copies(rotation=30))
+
+
 # Features
 
 
@@ -255,12 +364,12 @@ class Extractor:
     """Stands for the frozen part of a network: a feature is (tone of the image, number of the view)."""
 
     def __init__(self):
-        self.calls: list[tuple[list[int], RandomAffine | None, int]] = []
+        self.calls: list[tuple[list[int], Augmentation | None, int]] = []
 
-    def __call__(self, images, rows, affine, views):
+    def __call__(self, images, rows, augmentation, views):
         assert images.dtype == np.uint8
         tones = images[rows, 0, 24, 24].astype(np.float16)
-        self.calls.append((sorted(tones.astype(int).tolist()), affine, views))
+        self.calls.append((sorted(tones.astype(int).tolist()), augmentation, views))
         return np.concatenate([np.stack([tones, np.full_like(tones, view)], 1) for view in range(views)])
 
 
@@ -306,7 +415,7 @@ def test_seeds_share_the_pass_over_plain_images(tones):
 @pytest.mark.parametrize("balance", ["none", "class_weights"])
 def test_features_of_augmented_images_come_in_views(tones, balance):
     data, extract = with_features(tones, augment=True, balance=balance)
-    assert extract.calls == [(TRAIN_TONES + VAL_TONES, None, 1), (TRAIN_TONES, RandomAffine(), 3)]
+    assert extract.calls == [(TRAIN_TONES + VAL_TONES, None, 1), (TRAIN_TONES, Augmentation(RandomAffine()), 3)]
     loader = data.train_dataloader()
     assert len(loader) == 4
     epochs = [features(loader, epoch) for epoch in range(10)]
@@ -317,11 +426,11 @@ def test_features_of_augmented_images_come_in_views(tones, balance):
     assert len({tuple(views) for _, views, _ in epochs}) == 10
 
 
-@pytest.mark.parametrize(("augment", "transform", "views"), [(False, None, 1), (True, RandomAffine(), 3)])
+@pytest.mark.parametrize(("augment", "transform", "views"), [(False, None, 1), (True, Augmentation(RandomAffine()), 3)])
 def test_features_of_offline_copies(tones, augment, transform, views):
     data, extract = with_features(tones, augment=augment, balance="offline")
-    (_, (taken, affine, passes)) = extract.calls
-    assert (len(taken), sorted(set(taken)), affine, passes) == (56, TRAIN_TONES, transform, views)
+    (_, (taken, augmentation, passes)) = extract.calls
+    assert (len(taken), sorted(set(taken)), augmentation, passes) == (56, TRAIN_TONES, transform, views)
     seen, _, labels = features(data.train_dataloader())
     assert Counter(labels) == dict.fromkeys(range(7), 8)
     assert [tone // 10 for tone in seen] == labels
@@ -340,15 +449,33 @@ def test_class_weights_are_the_same_with_features(tones):
     assert with_features(tones)[0].class_weights == tone_data(tones).class_weights is not None
 
 
+def test_features_of_images_that_are_only_mirrored_come_in_views(tones):
+    data, extract = with_features(tones, augment=False, flip=0.5, balance="none")
+    assert extract.calls[1:] == [(TRAIN_TONES, Augmentation(flip=0.5), 3)]
+    assert set(features(data.train_dataloader())[1]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.2}, {"cutmix": 1.0}, {"augment": True, "plain_epochs": 2}])
+def test_what_needs_the_images_is_refused_with_features(tones, options):
+    data, extract = tone_data(tones, **{"augment": False, **options}), Extractor()
+    with pytest.raises(UserError, match=r"^feature_views: mixup, cutmix and plain_epochs need the images") as error:
+        data.use_features(extract, views=1)
+    assert "\n" not in str(error.value)
+    assert not extract.calls
+
+
+def test_plain_epochs_change_nothing_where_all_epochs_are_plain(tones):
+    _, extract = with_features(tones, augment=False, plain_epochs=2, balance="none")
+    assert len(extract.calls) == 1
+
+
 # Processes
 
 
 @pytest.mark.parametrize("balance", ["class_weights", "offline"])
 def test_processes_share_out_the_training_images(tones, balance):
     def share(rank):
-        data = tone_data(tones, balance=balance, batch_size=4)
-        strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=2)
+        data = in_process(tone_data(tones, balance=balance, batch_size=4), rank, world_size=2)
         return drawn(data.train_dataloader(), 1)
 
     whole = drawn(tone_data(tones, balance=balance, batch_size=8).train_dataloader(), 1)

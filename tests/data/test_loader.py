@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from emotion.data.augment import RandomAffine
+from emotion.data.augment import Augmentation, RandomAffine, warp
 from emotion.data.balance import class_weights
-from emotion.data.loader import BatchLoader
+from emotion.data.loader import Batch, BatchLoader
+from emotion.data.mix import Mix
 from emotion.data.storage import Resident, Streamed
 from emotion.data.synthetic import draw_image
 
 CPU = torch.device("cpu")
+AFFINE = Augmentation(RandomAffine())
+EVERYTHING = Augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2, erase=0.5)
+MIX = Mix(mixup=0.2, cutmix=1.0)
 
 
 def numbered(count: int, batch_size: int = 4, rows: Sequence[int] | None = None, **options) -> BatchLoader:
@@ -112,34 +116,34 @@ def test_ranks_share_out_the_global_batches_of_one_process():
 def test_augmented_images_are_floats_from_0_to_1_and_plain_ones_bytes():
     (plain,) = epoch(faces(4))
     assert plain.dtype == torch.uint8
-    (unmoved,) = epoch(faces(4, affine=RandomAffine(rotation=0, zoom=0, shift=0, shear=0)))
+    (unmoved,) = epoch(faces(4, augmentation=Augmentation(RandomAffine(rotation=0, zoom=0, shift=0, shear=0))))
     assert unmoved.dtype == torch.float32
     torch.testing.assert_close(unmoved, plain / 255, atol=1e-5, rtol=0)
-    (moved,) = epoch(faces(4, affine=RandomAffine()))
+    (moved,) = epoch(faces(4, augmentation=EVERYTHING, mix=MIX))
     assert moved.min() >= 0
     assert moved.max() <= 1
 
 
 def test_augmentation_is_a_function_of_seed_and_epoch():
     torch.manual_seed(1)
-    loader = faces(12, affine=RandomAffine(), seed=3)
+    loader = faces(12, augmentation=EVERYTHING, seed=3)
     first, second = epoch(loader, 0), epoch(loader, 1)
     next(iter(loader))
     torch.manual_seed(2)
     for batch, again in zip(first, epoch(loader, 0), strict=True):
         assert torch.equal(batch, again)
     # A resumed run starts with the second epoch.
-    for batch, resumed in zip(second, epoch(faces(12, affine=RandomAffine(), seed=3), 1), strict=True):
+    for batch, resumed in zip(second, epoch(faces(12, augmentation=EVERYTHING, seed=3), 1), strict=True):
         assert torch.equal(batch, resumed)
     # All images are alike, so only their transforms can differ.
-    everything = torch.cat([*first, *second, *epoch(faces(12, affine=RandomAffine(), seed=4), 0)])
+    everything = torch.cat([*first, *second, *epoch(faces(12, augmentation=EVERYTHING, seed=4), 0)])
     assert len(everything.flatten(1).unique(dim=0)) == 36
 
 
 def test_ranks_share_out_the_augmented_images_of_one_process():
-    whole = torch.cat(epoch(faces(16, 8, affine=RandomAffine())))
+    whole = torch.cat(epoch(faces(16, 8, augmentation=EVERYTHING)))
     shares = torch.cat(
-        [batch for rank in (0, 1) for batch in epoch(faces(16, rank=rank, world_size=2, affine=RandomAffine()))]
+        [batch for rank in (0, 1) for batch in epoch(faces(16, rank=rank, world_size=2, augmentation=EVERYTHING))]
     )
     assert len(whole.flatten(1).unique(dim=0)) == 16
     assert torch.equal(shares.flatten(1).unique(dim=0), whole.flatten(1).unique(dim=0))
@@ -157,8 +161,8 @@ def pixels(tmp_path) -> np.memmap:
 @pytest.mark.parametrize("chunk", [1, 40_000, 10**9])
 def test_how_images_are_stored_and_how_many_are_augmented_at_once_does_not_show(pixels, storage, chunk, monkeypatch):
     def batches() -> list[torch.Tensor]:
-        options = {"shuffle": True, "affine": RandomAffine(), "seed": 3}
-        loader = BatchLoader(storage(pixels, CPU), torch.arange(50), torch.arange(48), 4, **options)
+        options = {"shuffle": True, "augmentation": EVERYTHING, "mix": MIX, "seed": 3}
+        loader = BatchLoader(storage(pixels, CPU), torch.arange(50) % 7, torch.arange(48), 4, **options)
         loader.set_epoch(2)
         return [value for batch in loader for value in batch]
 
@@ -166,6 +170,87 @@ def test_how_images_are_stored_and_how_many_are_augmented_at_once_does_not_show(
     monkeypatch.setattr("emotion.data.loader.CPU_CHUNK", chunk)
     for batch, same in zip(batches(), expected, strict=True):
         torch.testing.assert_close(batch, same, rtol=0, atol=1e-6)
+
+
+def different_faces(pixels: np.ndarray, number: int = 0, **options) -> list[Batch]:
+    """One epoch of the 50 faces, shuffled, of seven classes."""
+    options = {"shuffle": True, "seed": 3, **options}
+    loader = BatchLoader(Resident(pixels, CPU), torch.arange(50) % 7, torch.arange(50), 8, **options)
+    loader.set_epoch(number)
+    return list(loader)
+
+
+def test_affine_alone_gives_the_batches_that_it_gave_before_there_were_other_ingredients(pixels):
+    seed = np.random.SeedSequence([3, 2]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    generator = torch.Generator().manual_seed(int(seed))
+    rows = torch.randperm(50, generator=generator)
+    torch.randint(1, (50,), generator=generator)  # the views
+    matrices = RandomAffine().draw(50, 48, 48, generator)
+    expected = warp(torch.from_numpy(pixels[rows.numpy()]).float() / 255, matrices)
+    batches = different_faces(pixels, 2, augmentation=AFFINE)
+    torch.testing.assert_close(torch.cat([batch.inputs for batch in batches]), expected, rtol=0, atol=1e-6)
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), rows % 7)
+
+
+def test_no_images_give_no_batches_with_all_ingredients(pixels):
+    loader = BatchLoader(Resident(pixels, CPU), torch.arange(50), torch.arange(0), 8, augmentation=EVERYTHING, mix=MIX)
+    assert list(loader) == []
+
+
+@pytest.mark.parametrize("augmentation", [None, EVERYTHING], ids=["plain", "augmented"])
+def test_batches_are_mixed_after_their_images_are_augmented(pixels, augmentation):
+    unmixed = different_faces(pixels, augmentation=augmentation)
+    shares = []
+    for before, after in zip(unmixed, different_faces(pixels, augmentation=augmentation, mix=Mix(1.0)), strict=True):
+        images, labels = before.inputs if augmentation else before.inputs.float() / 255, torch.eye(7)[before.labels]
+        others = images.roll(1, 0)
+        shares.append(float(((after.inputs - others) * (images - others)).sum() / (images - others).square().sum()))
+        for mixed, own in ((after.inputs, images), (after.labels, labels)):
+            torch.testing.assert_close(mixed, shares[-1] * own + (1 - shares[-1]) * own.roll(1, 0), rtol=0, atol=1e-5)
+    assert len(set(shares)) == len(unmixed)
+
+
+def test_mixing_is_a_function_of_seed_and_epoch(pixels):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = different_faces(pixels, 1, mix=MIX)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    for batch, again in zip(first, different_faces(pixels, 1, mix=MIX), strict=True):
+        assert all(map(torch.equal, batch, again))
+    for other in (different_faces(pixels, 2, mix=MIX), different_faces(pixels, 1, mix=MIX, seed=4)):
+        assert not torch.equal(first[0].inputs, other[0].inputs)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "mix"),
+    [(None, None), (EVERYTHING, None), (None, MIX), (EVERYTHING, MIX)],
+    ids=["plain", "augmented", "mixed", "both"],
+)
+def test_plain_epochs_show_images_as_they_are_in_the_form_that_they_had(pixels, augmentation, mix):
+    options = {"augmentation": augmentation, "mix": mix}
+    for number in range(4):
+        usual, plain, unchanged = (
+            different_faces(pixels, number, **own) for own in (options, {**options, "plain_from": 2}, {})
+        )
+        for before, after, bare in zip(usual, plain, unchanged, strict=True):
+            assert [(value.dtype, value.shape) for value in after] == [(value.dtype, value.shape) for value in before]
+            if number < 2:
+                assert all(map(torch.equal, after, before))
+                continue
+            assert torch.equal(after.inputs, bare.inputs.float() / 255 if augmentation or mix else bare.inputs)
+            assert torch.equal(after.labels, torch.eye(7)[bare.labels] if mix else bare.labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "value_bytes"),
+    [({}, 1), ({"augmentation": AFFINE}, 4), ({"mix": MIX}, 4)],
+    ids=["plain", "affine", "mix"],
+)
+def test_size_of_a_batch_is_known_beforehand(options, value_bytes):
+    loader = faces(8, 4, **options)
+    assert loader.batch_bytes == 4 * 48 * 48 * value_bytes
+    assert {batch.inputs.nbytes for batch in loader} == {loader.batch_bytes}
 
 
 def views_loader(**options) -> BatchLoader:

@@ -1,5 +1,3 @@
-from typing import ClassVar
-
 import pytest
 import torch
 from torch import nn
@@ -150,8 +148,6 @@ def test_image_that_timm_does_not_take_is_explained(monkeypatch):
     import timm
 
     class Wordless(nn.Module):
-        pretrained_cfg: ClassVar = {}
-
         def forward(self, images):
             raise AssertionError
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, false_discovery_control
@@ -13,6 +15,7 @@ from emotion.report.measures import (
     cost_table,
     figures_table,
     pairs_table,
+    protocol_table,
 )
 
 from .conftest import MakeRun
@@ -98,3 +101,28 @@ def test_deviation_of_the_calibration_is_over_seeds(make_run: MakeRun) -> None:
     mean, deviation = map(float, texts(calibration_table(group(runs)[0]).rows[0])[2].split(" ± "))
     assert mean == pytest.approx(np.mean(losses), abs=2e-3)
     assert deviation == pytest.approx(np.std(losses, ddof=1), abs=1e-3)
+
+
+def test_protocol_gives_each_part_with_and_without_views(make_run: MakeRun) -> None:
+    runs = [make_run(f"seed={seed}", name=f"a{seed}", images=700, picked=seed) for seed in (0, 1)]
+    for run in runs:
+        run.val.parts[:] = "public"
+        run.test.parts[:] = "private"
+    better = [make_run(f"seed={seed}", name=f"b{seed}", images=700, accuracy=0.9, picked=seed).test for seed in (0, 1)]
+    for test in better:
+        test.parts[:] = "private"
+    runs = [replace(run, augmented={"val": run.val, "test": test}) for run, test in zip(runs, better, strict=True)]
+    table = protocol_table(group(runs)[0])
+    assert [texts(row)[1:3] for row in table.rows] == [
+        [views, part]
+        for views in ("one", "none")  # what the setting `tta` of these runs says
+        for part in ("PublicTest", "PrivateTest", "PrivateTest without copies", "All")
+    ]
+    accuracies = [(run.test.predicted == run.test.labels).mean() for run in runs]
+    deviation = np.std(accuracies, ddof=1)
+    assert texts(table.rows[1])[3] == f"{np.mean(accuracies):.4f} ± {deviation:.4f}"
+    assert float(texts(table.rows[5])[3].split(" ")[0]) > 0.85
+
+
+def test_protocol_needs_public_test_as_validation(make_run: MakeRun) -> None:
+    assert not protocol_table(group([make_run(images=70)])[0]).rows

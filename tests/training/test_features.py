@@ -6,7 +6,7 @@ import torch
 from lightning import seed_everything
 from torch import nn
 
-from emotion.data.augment import RandomAffine
+from emotion.data.augment import Augmentation, RandomAffine
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.preprocess import Preprocess
@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
 CPU = torch.device("cpu")
+AFFINE = Augmentation(RandomAffine())
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +44,10 @@ def draw_images(size=10, seed=0):
     return torch.randint(256, (size, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def extract(frozen, images=None, affine=None, views=1, seed=0, batch_size=4, precision="32-true"):
+def extract(frozen, images=None, augmentation=None, views=1, seed=0, batch_size=4, precision="32-true"):
     images = (draw_images() if images is None else images).numpy()
-    features = FeatureCache(frozen, CPU, seed, precision, batch_size)(images, np.arange(len(images)), affine, views)
+    cache = FeatureCache(frozen, CPU, seed, precision, batch_size)
+    features = cache(images, np.arange(len(images)), augmentation, views)
     return torch.from_numpy(features)
 
 
@@ -78,10 +80,11 @@ def test_second_time_nothing_is_computed():
         {"images": draw_images(seed=1)},
         {"images": draw_images(9)},
         {"images": draw_images().flip(0)},
-        {"affine": RandomAffine()},
-        {"affine": RandomAffine(), "views": 2},
-        {"affine": RandomAffine(rotation=20.0), "views": 2},
-        {"affine": RandomAffine(), "views": 3, "seed": 1},
+        {"augmentation": AFFINE},
+        {"augmentation": AFFINE, "views": 2},
+        {"augmentation": Augmentation(RandomAffine(rotation=20.0)), "views": 2},
+        {"augmentation": Augmentation(RandomAffine(), flip=0.5), "views": 3},
+        {"augmentation": AFFINE, "views": 3, "seed": 1},
         {"precision": "bf16-mixed"},
     ],
     ids=[
@@ -95,6 +98,7 @@ def test_second_time_nothing_is_computed():
         "affine",
         "views",
         "angle",
+        "flip",
         "seed",
         "precision",
     ],
@@ -103,7 +107,7 @@ def test_other_inputs_have_features_of_their_own(cache, changes):
     options = {"images": draw_images(), **changes}
     frozen = options.pop("frozen", Frozen)()
     extract(Frozen())
-    extract(Frozen(), affine=RandomAffine(), views=3)
+    extract(Frozen(), augmentation=AFFINE, views=3)
     assert len(list(cache.rglob("*.npy"))) == 2
     fresh = extract(frozen, **options)
     assert len(list(cache.rglob("*.npy"))) == 3
@@ -120,10 +124,23 @@ def test_running_statistics_and_dropout_rest():
 
 def test_views_are_drawn_anew():
     plain = extract(Frozen())
-    views = [*extract(Frozen(), affine=RandomAffine(), views=3).view(3, *plain.shape), plain]
+    views = [*extract(Frozen(), augmentation=AFFINE, views=3).view(3, *plain.shape), plain]
     for number, view in enumerate(views):
         for other in views[:number]:
             assert (view - other).float().flatten(1).norm(dim=1).min() > 0.1
+
+
+def test_views_are_augmented_with_every_ingredient():
+    class Pixels(nn.Module):
+        def forward(self, images):
+            return images.float() / (255 if images.dtype == torch.uint8 else 1)
+
+    images = draw_images(200)
+    plain = extract(Pixels(), images)
+    mirrored = extract(Pixels(), images, Augmentation(flip=1.0))
+    torch.testing.assert_close(mirrored, plain.flip(-1), atol=1e-3, rtol=0)
+    erased = extract(Pixels(), images, Augmentation(erase=1.0), views=2)
+    assert ((erased == plain.repeat(2, 1, 1, 1)) | (erased == 0.5)).all()
 
 
 def test_views_lie_one_after_the_other():
@@ -131,28 +148,28 @@ def test_views_lie_one_after_the_other():
     images = torch.arange(0, 250, 25, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 1, 8, 8)
     plain = extract(Frozen(), images)
     assert len(plain.flatten(1).unique(dim=0)) == 10
-    views = extract(Frozen(), images, RandomAffine(), 3).view(3, *plain.shape)
+    views = extract(Frozen(), images, AFFINE, 3).view(3, *plain.shape)
     torch.testing.assert_close(views, plain.expand(3, *plain.shape), atol=5e-3, rtol=0)
 
 
 def test_views_are_the_same_in_every_run(cache, monkeypatch, tmp_path):
-    features = extract(Frozen(), affine=RandomAffine(), views=2)
+    features = extract(Frozen(), augmentation=AFFINE, views=2)
     monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "other"))
     torch.manual_seed(99)
-    assert torch.equal(features, extract(Frozen(), affine=RandomAffine(), views=2))
+    assert torch.equal(features, extract(Frozen(), augmentation=AFFINE, views=2))
 
 
 def test_the_random_state_of_the_run_is_left_alone():
     frozen = Frozen()
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    extract(frozen, affine=RandomAffine(), views=2)
+    extract(frozen, augmentation=AFFINE, views=2)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_views_follow_the_seed_and_plain_features_do_not():
     plain = [extract(Frozen(), seed=seed) for seed in (0, 1)]
-    views = [extract(Frozen(), affine=RandomAffine(), seed=seed) for seed in (0, 1)]
+    views = [extract(Frozen(), augmentation=AFFINE, seed=seed) for seed in (0, 1)]
     assert torch.equal(*plain)
     assert not torch.equal(*views)
 
@@ -173,7 +190,7 @@ def test_features_too_large_for_half_precision_are_refused(cache):
 
 
 def test_file_is_an_ordinary_array(cache):
-    features = extract(Frozen(), affine=RandomAffine(), views=2)
+    features = extract(Frozen(), augmentation=AFFINE, views=2)
     (path,) = cache.rglob("*.npy")
     stored = np.load(path, allow_pickle=False)
     assert stored.shape == (20, 2, 6, 6)
@@ -261,7 +278,7 @@ def test_training_on_features_ends_where_training_on_images_does(make_task, make
 def test_augmented_training_draws_from_all_views(make_task, make_trainer, tmp_path, balance):
     data = EmotionDataModule(data="synthetic", synthetic_images=140, balance=balance, augment=True, batch_size=32)
     task = make_task(blocks=[1, 1])
-    frozen, trained = task.network.split()
+    frozen, trained = task.network.split(task.network.frozen_stages)
     data.use_features(FeatureCache(frozen, CPU), views=3)
     loader = data.train_dataloader()
     assert loader.inputs.shape[0] == 3 * len(loader.labels)

@@ -74,9 +74,7 @@ def test_focal_loss_hardly_counts_what_is_known():
     logits = torch.tensor([[4.0, 0, 0, 0, 0, 0, 0], [0.0, 0, 0, 0, 0, 0, 0]])
     shares = []
     for gamma in (0.0, 2.0):
-        known, unknown = (
-            EmotionLoss(LossSettings(focal_gamma=gamma))(row[None], torch.tensor([0])) for row in logits
-        )
+        known, unknown = (EmotionLoss(LossSettings(focal_gamma=gamma))(row[None], torch.tensor([0])) for row in logits)
         shares.append(float(known / unknown))
     assert shares[1] < shares[0] / 50
 

@@ -31,9 +31,7 @@ def names_of(network, parameters):
 
 def of_each(network, optimizer, key):
     """What the optimiser has under a key for each parameter, by name."""
-    return {
-        name: group[key] for group in optimizer.param_groups for name in names_of(network, group["params"])
-    }
+    return {name: group[key] for group in optimizer.param_groups for name in names_of(network, group["params"])}
 
 
 class TestBuild:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from emotion.config import conf_dir, register_resolvers, run_dir
 from emotion.errors import UserError
@@ -207,3 +208,32 @@ def test_run_in_a_process_of_its_own_leaves_why_it_ended(tmp_path, monkeypatch, 
         assert json.loads(folder.failure.read_text())["error"] == reason
     else:
         assert not folder.failure.exists()
+
+
+def test_ingredients_change_one_thing_each():
+    runs = plan_runs("experiment=ingredients", "seed=0")
+    flat = [dict(_flat(OmegaConf.to_container(config))) for config in runs]
+    base = flat[0]
+    changed = [{key for key in own if own[key] != base[key]} for own in flat]
+    assert changed[0] == set()
+    assert all(changed[1:])
+    assert len({frozenset(one) for one in changed}) > 12
+    assert {(own["name"], own["recipe"], own["width"], own["trainer.max_epochs"]) for own in flat} == {
+        ("ingredients", "small", 24, 15)
+    }
+    assert len(plan_runs("experiment=ingredients")) == 3 * len(runs)
+
+
+def test_the_ensemble_is_every_seed_of_both_recipes():
+    runs = plan_runs("recipe=best_ensemble", "trainer.max_epochs=1")
+    members = [(config.recipe, config.name, config.seed, config.trainer.max_epochs) for config in runs]
+    names = ("best_scratch", "best_pretrained")
+    assert members == [(name, name, seed, 1) for name in names for seed in range(5)]
+
+
+def _flat(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -122,8 +122,9 @@ class Augmentation:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Changes float images [B, C, H, W], 0..1, by parameters from a generator of the CPU."""
-        draws = self.draw(len(images), *images.shape[-2:], generator)
-        return self.apply(images, draws.of(torch.arange(len(images)), images.device))
+        count, _, height, width = images.shape
+        draws = self.draw(count, height, width, generator)
+        return self.apply(images, draws.of(torch.arange(count), images.device))
 
 
 def affine_matrices(rotation: Tensor, shift: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ class DlibResNet(nn.Module):
     """dlib's face recognition network up to its 256 pooled features, with normalisation folded into convolutions.
 
     29 convolutions trained by Davis King on about 3 million faces, published as `dlib_face_recognition_resnet_model_v1`
-    (public domain). It was trained with 150 pixels and takes other sizes.
+    (public domain). It was trained with 150 pixels and takes 103 or more.
     """
 
     def __init__(self) -> None:

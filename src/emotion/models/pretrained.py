@@ -60,7 +60,8 @@ class Classifier(nn.Module):
 
         Any height and width will do; the face should fill the image, as in FER2013.
         """
-        return (self.viewed(images) / self.card.temperature).softmax(1)
+        logits: Tensor = self.viewed(images)
+        return (logits / self.card.temperature).softmax(1)
 
 
 def load_pretrained(name: str | Path = "small", device: str | torch.device = "cpu") -> Classifier:

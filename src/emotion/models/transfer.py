@@ -46,7 +46,8 @@ def build_transfer(
         body, stages = _torchvision_backbone(backbone)
     elif library == "timm":
         body, stages = _timm_backbone(backbone, image_size)
-        mean, std = body.pretrained_cfg.get("mean", mean), body.pretrained_cfg.get("std", std)
+        config = getattr(body, "pretrained_cfg", {})
+        mean, std = config.get("mean", mean), config.get("std", std)
     else:
         body, stages = _face_backbone(backbone)
         mean, std = DLIB_MEAN, DLIB_STD

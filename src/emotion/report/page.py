@@ -103,12 +103,8 @@ def _overview(configurations: Sequence[Configuration], folder: Path) -> list[Blo
 
 
 def _measures(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
-    protocol = measures.protocol_table(configurations)
     return [
-        *(
-            [Heading("PublicTest chooses, PrivateTest is read once"), Paragraph(_PROTOCOL), protocol]
-            * bool(protocol.rows)
-        ),
+        *_protocol(configurations),
         Heading("Test images and their parts"),
         Paragraph(_COPIES),
         measures.figures_table(configurations),
@@ -119,6 +115,13 @@ def _measures(configurations: Sequence[Configuration], folder: Path) -> list[Blo
         Heading("Time and hardware"),
         measures.cost_table(configurations),
     ]
+
+
+def _protocol(configurations: Sequence[Configuration]) -> list[Block]:
+    table = measures.protocol_table(configurations)
+    if not table.rows:
+        return []
+    return [Heading("PublicTest chooses, PrivateTest is read once"), Paragraph(_PROTOCOL), table]
 
 
 def _pairs(configurations: Sequence[Configuration], folder: Path) -> list[Block]:

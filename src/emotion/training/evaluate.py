@@ -108,7 +108,7 @@ def _mean(
 def _find(word: str) -> list[Path]:
     """A path may hold the characters of a pattern itself."""
     path = Path(word).expanduser()
-    found = [] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))
+    found = [] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
     return found or [path]
 
 

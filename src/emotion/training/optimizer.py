@@ -88,11 +88,10 @@ class SharpnessAware:
     @torch.no_grad()
     def climb(self) -> list[Tensor]:
         """Moves along the gradients; returns the weights and running statistics as they were."""
-        own = [parameter for parameter in self.parameters if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in own]
-        scale = self.rho / (nn.utils.get_total_norm(gradients) + 1e-12)
+        moves = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+        scale = self.rho / (nn.utils.get_total_norm([gradient for _, gradient in moves]) + 1e-12)
         before = [value.clone() for value in self.state]
-        for parameter, gradient in zip(own, gradients, strict=True):
+        for parameter, gradient in moves:
             parameter.addcmul_(gradient, scale)
         return before
 

@@ -34,7 +34,7 @@ from emotion.training.optimizer import (
 from emotion.training.recorded import Outcome, Record, RecordedStep, record_cuda_graph
 
 if TYPE_CHECKING:
-    from timm.utils import ModelEmaV3
+    from timm.utils.model_ema import ModelEmaV3
 
 ScheduleName = Literal["none", "plateau", "cosine"]
 
@@ -126,8 +126,7 @@ class EmotionTask(LightningModule):
         self.warmup_epochs = warmup_epochs
         self.optimizer_settings = OptimizerSettings(optimizer, momentum, weight_decay, layer_decay, sam_rho)
         changes = LossSettings(label_smoothing, focal_gamma, logit_adjustment)
-        weights_of, shares_of = (own and torch.tensor(own) for own in (class_weights, class_shares))
-        self.loss = EmotionLoss(changes, weights_of, shares_of)
+        self.loss = EmotionLoss(changes, _tensor(class_weights), _tensor(class_shares))
         self.train_meter, self.val_meter = EpochMeter(), EpochMeter()
         self._val_loss: float | None = None
         self.val_matrix: NDArray[np.int64] | None = None
@@ -144,7 +143,7 @@ class EmotionTask(LightningModule):
     def restart_average(self) -> None:
         """Makes the average of the weights begin with the weights as they are."""
         if self.average is not None:
-            self.average.set(self.network)
+            self.average.module.load_state_dict(self.network.state_dict())
 
     def take_features(self) -> nn.Module:
         """Makes the task train on features in place of images.
@@ -361,7 +360,11 @@ class EmotionTask(LightningModule):
         return network(batch.inputs.float() if batch.inputs.dtype == torch.float16 else batch.inputs).float()
 
 
+def _tensor(values: Sequence[float] | None) -> Tensor | None:
+    return None if values is None else torch.tensor(values)
+
+
 def _averaged(network: Network, decay: float) -> "ModelEmaV3":
-    from timm.utils import ModelEmaV3  # here, since it takes seconds
+    from timm.utils.model_ema import ModelEmaV3  # here, since it takes seconds
 
     return ModelEmaV3(network, decay).requires_grad_(False)

@@ -1,0 +1,109 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import emotion
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError
+from emotion.models.network import Network
+from emotion.models.pretrained import Card, load_pretrained, network_settings, save_pretrained
+from emotion.models.registry import build_network
+
+SETTINGS = {
+    "family": "resnet",
+    "image_size": 16,
+    "normalize": "unit",
+    "blocks": [1, 1],
+    "width": 8,
+    "stem_stride": 1,
+}
+
+
+@pytest.fixture
+def network() -> Network:
+    """A small ResNet whose statistics and residual branches are not those it begins with."""
+    torch.manual_seed(0)
+    network = build_network(**SETTINGS)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    network.train()
+    for _ in range(3):
+        network(torch.rand(16, 1, 16, 16))
+    return network.eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randint(256, (5, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_what_was_saved_is_what_is_loaded(network: Network, images: Tensor, tmp_path: Path) -> None:
+    card = Card(SETTINGS, temperature=1.7, views="flip", facts={"model": "mine", "figures": {"All": {"acc": 0.5}}})
+    save_pretrained(tmp_path / "mine.safetensors", network, card)
+    classifier = emotion.load(tmp_path / "mine.safetensors")
+    assert classifier.card == card
+    assert classifier.classes == CLASSES
+    with torch.inference_mode():
+        views = torch.stack([network(images), network(images.flip(-1))]).softmax(2).mean(0)
+    expected = (views.log() / 1.7).softmax(1)
+    assert torch.allclose(classifier(images), expected, atol=3e-3)
+    assert torch.allclose(classifier(images).sum(1), torch.ones(5))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
+
+
+def test_weights_are_halves_and_statistics_are_not_rounded(network: Network, tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "mine.safetensors", network, Card(SETTINGS))
+    state = load_file(tmp_path / "mine.safetensors")
+    assert {name for name, value in state.items() if value.dtype == torch.float16} == dict(
+        network.named_parameters()
+    ).keys()
+    loaded = load_pretrained(tmp_path / "mine.safetensors").viewed.network.state_dict()
+    for name, value in network.state_dict().items():
+        assert loaded[name].dtype == value.dtype
+        assert torch.equal(loaded[name], value.half().float() if state[name].dtype == torch.float16 else value)
+
+
+def test_grey_colour_bytes_and_floats_of_any_size(network: Network, images: Tensor, tmp_path: Path) -> None:
+    save_pretrained(tmp_path / "mine.safetensors", network, Card(SETTINGS))
+    classifier = load_pretrained(tmp_path / "mine.safetensors")
+    expected = classifier(images)
+    assert not expected.requires_grad
+    assert torch.allclose(classifier(images.float() / 255), expected, atol=1e-5)
+    assert torch.allclose(classifier(images.expand(-1, 3, -1, -1)), expected, atol=1e-4)
+    assert classifier(torch.zeros(2, 3, 40, 60)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("content", ["nothing", "garbage", "other", "pickle", "settings", "weights"])
+def test_other_files_are_refused_in_a_line(content: str, network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    metadata = {"emotion": json.dumps({"network": SETTINGS})}
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    if content == "garbage":
+        path.write_bytes(b"no tensors")
+    elif content == "other":
+        save_file({"a": torch.zeros(1)}, path)
+    elif content == "pickle":
+        torch.save(network.state_dict(), path)
+    elif content == "settings":
+        save_file(state, path, {"emotion": json.dumps({"network": {"family": "cnn"}})})
+    elif content == "weights":
+        save_file({"a": torch.zeros(1)}, path, metadata)
+    with pytest.raises(UserError) as error:
+        load_pretrained(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_settings_of_the_network_are_picked_from_those_of_a_task() -> None:
+    assert network_settings({**SETTINGS, "lr": 0.1, "model": "mine"}) == SETTINGS
+
+
+def test_the_package_alone_does_not_import_pytorch() -> None:
+    code = "import sys, emotion; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

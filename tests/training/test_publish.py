@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from emotion.analysis.calibration import calibration, fit_temperature
+from emotion.analysis.predictions import load_predictions
+from emotion.config import conf_dir, register_resolvers
+from emotion.errors import UserError
+from emotion.training.publish import publish
+from emotion.training.run import run
+
+WORDS = ["recipe=small", "width=8", "data=synthetic", "synthetic_images=210", "split=official", "trainer.max_epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("config", [*WORDS, "ema_decay=0.5", "trainer.precision=32-true", "tta=flip"])
+    run(config, folder, [])
+    return folder
+
+
+def test_the_file_has_temperature_and_figures_of_the_run(trained: Path, tmp_path: Path) -> None:
+    classifier = publish(trained / "checkpoints/best.ckpt", tmp_path / "out.safetensors", "flip")
+    stages = load_predictions(trained / "predictions.npz")
+    val, test = stages["val_tta"], stages["test_tta"]
+    card = classifier.card
+    # Half precision of the weights moves probabilities in the third digit.
+    assert card.temperature == pytest.approx(fit_temperature(val), rel=0.02)
+    assert card.views == "flip"
+    assert card.facts["model"] == "resnet_small"
+    assert card.facts["split"] == "official"
+    figures = card.facts["figures"]["All"]
+    held_out = val.joined(test)
+    assert figures["images"] == len(held_out)
+    assert figures["acc"] == pytest.approx((held_out.predicted == held_out.labels).mean(), abs=0.02)
+    scaled = (held_out.probabilities.astype(float)) ** (1 / card.temperature)
+    scaled /= scaled.sum(1, keepdims=True)
+    assert figures["nll"] == pytest.approx(calibration(scaled.astype("float32"), held_out.labels).nll, rel=0.01)
+
+
+def test_the_file_is_the_averaged_network(trained: Path, tmp_path: Path) -> None:
+    classifier = publish(trained / "checkpoints/best.ckpt", tmp_path / "out.safetensors", "none")
+    state = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    weights = dict(classifier.viewed.network.named_parameters())
+    assert any(not torch.equal(value, state[f"network.{name}"].half().float()) for name, value in weights.items())
+    for name, value in weights.items():
+        assert torch.equal(value, state[f"average.module.{name}"].half().float())
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        publish(tmp_path / "none.ckpt", tmp_path / "out.safetensors")
+    assert list(tmp_path.iterdir()) == []
