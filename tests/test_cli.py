@@ -80,7 +80,7 @@ def test_info_counts_splits_and_classes():
     [
         (["--help"], "evaluate"),
         (["data", "info", "--help"], "data_dir=photos"),
-        (["train", "--help"], "lr: 1e-3                     # Adam"),
+        (["train", "--help"], "lr: 1e-3                     # learning rate"),
         (["evaluate", "--help"], "split=test_only"),
     ],
 )

@@ -51,7 +51,7 @@ def _trained_part(network: Network, job: Job) -> tuple[nn.Module, Tensor]:
     images = torch.rand(job.batch_size, 1, IMAGE_SIZE, IMAGE_SIZE, device=DEVICE)
     if not job.network.features:
         return network, images
-    frozen, trained = network.split()
+    frozen, trained = network.split(network.frozen_stages)
     with torch.no_grad(), autocast(job):
         return trained, frozen.eval()(images).float()
 
