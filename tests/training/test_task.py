@@ -310,9 +310,11 @@ class TestSharpnessAware:
         assert "\n" not in str(error.value)
 
 
-def average_by_hand(first, states, decay):
+def average_by_hand(first, states, decay, steps_per_epoch=1000):
     average = {name: value.clone() for name, value in first.items()}
-    for state in states:
+    for done, state in enumerate(states):
+        if done and done % steps_per_epoch == 0 and done < 1 / (1 - decay):
+            average = {name: value.clone() for name, value in states[done - 1].items()}
         for name, value in state.items():
             average[name] = decay * average[name] + (1 - decay) * value if value.is_floating_point() else value
     return average
@@ -334,9 +336,9 @@ class TestAverage:
     ):
         task, steps = make_task(**RESNET, **SGD, **changes, ema_decay=0.8), Steps()
         first = self.start(task)
-        make_trainer(tmp_path, max_epochs=2, callbacks=[steps]).fit(task, make_loader(24, shuffle=True))
-        assert len(steps.states) == 6
-        expected = average_by_hand(first, steps.states, 0.8)
+        make_trainer(tmp_path, max_epochs=3, callbacks=[steps]).fit(task, make_loader(24, shuffle=True))
+        assert len(steps.states) == 9
+        expected = average_by_hand(first, steps.states, 0.8, steps_per_epoch=3)
         assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
         assert not torch.allclose(expected["head.3.weight"], task.network.head[3].weight, atol=1e-4)
 
@@ -562,7 +564,7 @@ class TestFreezing:
         torch.manual_seed(1)
         trainers[1].fit(task, features(make_loader(), shuffle=True), features(make_loader(seed=1)))
         assert_same_state(task.state_dict(), twin.state_dict(), rtol=1e-4, atol=1e-6)
-        expected = average_by_hand(first, steps.states, 0.8)
+        expected = average_by_hand(first, steps.states, 0.8, steps_per_epoch=3)
         assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
         losses = [float(trainer.callback_metrics["val/loss"]) for trainer in trainers]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)

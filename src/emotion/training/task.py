@@ -71,7 +71,8 @@ class EmotionTask(LightningModule):
         layer_decay: of the learning rate.
         sam_rho: radius.
         ema_decay: validation, test and use see the exponential moving average of the weights (Polyak and Juditsky
-            1992; timm keeps it), which holds on to so much of itself at each step; 0 is off.
+            1992; timm keeps it), which holds on to so much of itself at each step; 0 is off. For 1 / (1 - ema_decay)
+            steps it begins anew with each epoch, since it would still be mostly the initial weights.
         dropout: see `emotion.models.registry.build_network`, as for the next two.
         width: filters.
         stem_stride: pixels.
@@ -123,7 +124,7 @@ class EmotionTask(LightningModule):
         )
         self.average = _averaged(self.network, ema_decay) if ema_decay else None
         self.lr, self.schedule, self.lr_factor, self.lr_patience = lr, schedule, lr_factor, lr_patience
-        self.warmup_epochs = warmup_epochs
+        self.warmup_epochs, self.ema_decay = warmup_epochs, ema_decay
         self.optimizer_settings = OptimizerSettings(optimizer, momentum, weight_decay, layer_decay, sam_rho)
         changes = LossSettings(label_smoothing, focal_gamma, logit_adjustment)
         self.loss = EmotionLoss(changes, _tensor(class_weights), _tensor(class_shares))
@@ -274,8 +275,10 @@ class EmotionTask(LightningModule):
             state["step"] = state["step"].to(parameter.device if self._fused else "cpu", torch.float32)
 
     def on_train_epoch_start(self) -> None:
-        """Freezes, for Lightning calls no `train()` that could be overridden, and tells the loader the epoch."""
+        """Freezes, for Lightning calls no `train()` that could be overridden; tells the loader the epoch."""
         self.network.freeze_statistics()
+        if self.global_step * (1 - self.ema_decay) < 1:
+            self.restart_average()
         loader = self.trainer.train_dataloader
         if isinstance(loader, BatchLoader | BatchGroups):
             loader.set_epoch(self.current_epoch)
