@@ -1,5 +1,6 @@
 """The commands as a user types them, each in its own process."""
 
+import json
 import os
 import re
 import subprocess
@@ -114,3 +115,17 @@ def test_commands_of_the_readme_are_legal(words):
 
 def test_the_readme_has_commands():
     assert len(commands_of_the_readme()) >= 8
+
+
+@pytest.mark.slow
+def test_optuna_searches_and_goes_on_without_repeating_runs(tmp_path):
+    words = ["-m", "hydra/sweeper=search", "recipe=small", "width=8", "seed=0", *SMALL]
+    first = call("emotion", "train", *words, "hydra.sweeper.n_trials=2", folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    runs = sorted(tmp_path.glob("runs/small/*/metrics.json"))
+    accuracies = [json.loads(path.read_text())["val"]["acc"] for path in runs]
+    assert len(runs) == 2
+    assert f"Best value: {max(accuracies)}" in first.stdout
+    longer = call("emotion", "train", *words, "hydra.sweeper.n_trials=3", folder=tmp_path)
+    assert longer.stderr.count("finished already") == 2
+    assert len(list(tmp_path.glob("runs/small/*/metrics.json"))) == 3
