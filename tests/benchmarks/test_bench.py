@@ -11,6 +11,7 @@ from workloads import WORKLOADS
 @pytest.mark.slow
 def test_a_round_of_each_workload_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("rounds.MOST_STOLEN", 1.0)
     out = tmp_path / "result.json"
     words = "--workloads cnn vgg16_fe --contestants limit plain ours timm --rounds 1 --epochs 2 --images 64 --workers 0"
     words += f" --data synthetic --precision 32-true --timm-script {tmp_path}/none.py --out {out}"

@@ -8,6 +8,7 @@ from scipy.stats import binomtest, false_discovery_control
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
 from emotion.analysis.document import Cell, Row
+from emotion.analysis.predictions import Predictions
 from emotion.report.configurations import group
 from emotion.report.measures import (
     calibration_table,
@@ -103,15 +104,21 @@ def test_deviation_of_the_calibration_is_over_seeds(make_run: MakeRun) -> None:
     assert deviation == pytest.approx(np.std(losses, ddof=1), abs=1e-3)
 
 
+def public(own: Predictions) -> Predictions:
+    return replace(own, parts=np.full(len(own), "public"))
+
+
+def private(own: Predictions) -> Predictions:
+    return replace(own, parts=np.full(len(own), "private"))
+
+
 def test_protocol_gives_each_part_with_and_without_views(make_run: MakeRun) -> None:
     runs = [make_run(f"seed={seed}", name=f"a{seed}", images=700, picked=seed) for seed in (0, 1)]
-    for run in runs:
-        run.val.parts[:] = "public"
-        run.test.parts[:] = "private"
     better = [make_run(f"seed={seed}", name=f"b{seed}", images=700, accuracy=0.9, picked=seed).test for seed in (0, 1)]
-    for test in better:
-        test.parts[:] = "private"
-    runs = [replace(run, augmented={"val": run.val, "test": test}) for run, test in zip(runs, better, strict=True)]
+    runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
+    runs = [
+        replace(run, augmented={"val": run.val, "test": private(test)}) for run, test in zip(runs, better, strict=True)
+    ]
     table = protocol_table(group(runs)[0])
     assert [texts(row)[1:3] for row in table.rows] == [
         [views, part]

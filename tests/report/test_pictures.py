@@ -95,7 +95,7 @@ def test_heatmaps_explain_classes_and_mistakes(drawn_run: Run, tmp_path: Path, m
     network = build_network(
         family="cnn", backbone=None, blocks=[1, 1, 1], unfreeze=None, image_size=48, normalize="unit"
     )
-    checkpoint = SimpleNamespace(task=SimpleNamespace(network=network))
+    checkpoint = SimpleNamespace(task=SimpleNamespace(inference_network=network))
     asked: list[list[int]] = []
 
     def explain(network: torch.nn.Module, images: np.ndarray, classes: np.ndarray) -> np.ndarray:

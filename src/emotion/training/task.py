@@ -275,13 +275,15 @@ class EmotionTask(LightningModule):
             state["step"] = state["step"].to(parameter.device if self._fused else "cpu", torch.float32)
 
     def on_train_epoch_start(self) -> None:
-        """Freezes, for Lightning calls no `train()` that could be overridden; tells the loader the epoch."""
+        """Freezes, for Lightning calls no `train()` that could be overridden, and tells the loader the epoch."""
         self.network.freeze_statistics()
-        if self.global_step * (1 - self.ema_decay) < 1:
-            self.restart_average()
         loader = self.trainer.train_dataloader
-        if isinstance(loader, BatchLoader | BatchGroups):
-            loader.set_epoch(self.current_epoch)
+        if not isinstance(loader, BatchLoader | BatchGroups):
+            return
+        loader.set_epoch(self.current_epoch)
+        steps = self.current_epoch * len(loader.loader if isinstance(loader, BatchGroups) else loader)
+        if steps * (1 - self.ema_decay) < 1:
+            self.restart_average()
 
     def on_validation_epoch_end(self) -> None:
         """Logs loss, accuracy, macro F1 and the recall of each class on the validation images."""
