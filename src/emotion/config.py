@@ -184,6 +184,8 @@ def check(values: Mapping[str, Any]) -> None:
             legal, range_ = NUMBERS[key]
             if not (_is_number(value) and legal(value)):
                 raise UserError(f"{key}={value}: a number {range_}{other} is needed")
+        if key == "extra_data" and not isinstance(value, list | None):
+            raise UserError(f"extra_data={value}: a list of folders is needed, as extra_data=[photos]")
         if key == "trainer" and value["limit_val_batches"] == 0:
             raise UserError(
                 "trainer.limit_val_batches=0: validation chooses the best checkpoint, it cannot be left out"

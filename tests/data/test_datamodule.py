@@ -506,3 +506,28 @@ def test_classes_of_real_fer2013(fer2013, real_packed):
     counts = EmotionDataModule(data_dir=str(fer2013)).counts()
     assert np.add(counts["train"], counts["val"]).tolist() == [3995, 436, 4097, 7215, 4965, 4830, 3171, 28709]
     assert counts["test"] == [958, 111, 1024, 1774, 1233, 1247, 831, 7178]
+
+
+def test_extra_data_trains_with_the_rest_and_is_resized(tones, tmp_path):
+    for name, tone in (("happy", 250), ("sad", 252)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (60, 90), (tone, tone, tone)).save(tmp_path / name / "photo.png")
+    Image.new("L", (48, 48), FIRST_TONES["test"]).save(tmp_path / "sad" / "leak.png")  # the first test image
+    data = in_process(tone_data(tones, extra_data=[str(tmp_path)], augment=False))
+    found, labels = drawn(data.train_dataloader())
+    assert sorted(found) == [*TRAIN_TONES, 250, 252]
+    assert {tone: label for tone, label in zip(found, labels, strict=True) if tone >= 250} == {
+        250: CLASSES.index("happy"),
+        252: CLASSES.index("sad"),
+    }
+    assert drawn(data.val_dataloader())[0] == VAL_TONES
+    assert drawn(data.test_dataloader())[0] == TEST_TONES
+    names = data.packed.names
+    assert len(set(names)) == len(names)
+    assert names[-1].startswith("extra0/")
+    assert data.packed.copied[data.rows.test].tolist() == [True] + [False] * 13
+
+
+def test_extra_data_that_is_not_there(tones, tmp_path):
+    with pytest.raises(UserError, match=r"/none: no such folder$"):
+        _ = tone_data(tones, extra_data=[str(tmp_path / "none")]).packed

@@ -295,7 +295,7 @@ def test_resizing_keeps_the_face(tmp_path):
 def test_no_such_folder(tmp_path):
     with pytest.raises(UserError) as error:
         FolderSource(tmp_path / "faces")
-    assert message(error) == f"data_dir: no folder {tmp_path / 'faces'}"
+    assert message(error) == f"{tmp_path / 'faces'}: no such folder"
 
 
 @pytest.mark.parametrize("name", ["folder", "fer2013"])
@@ -303,9 +303,7 @@ def test_zip_is_to_be_unpacked(tmp_path, name):
     archive = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", make_tree(tmp_path / "faces")))
     with pytest.raises(UserError) as error:
         source_of(archive, name)
-    assert message(error).startswith(
-        f"data_dir: {archive} is a file, not a folder; an archive is unpacked with `python -m"
-    )
+    assert message(error).startswith(f"{archive} is a file, not a folder; an archive is unpacked with `python -m")
 
 
 def test_command_that_unpacks_a_zip_works_from_here(tmp_path):
@@ -318,7 +316,7 @@ def test_command_that_unpacks_a_zip_works_from_here(tmp_path):
 def test_folder_without_class_folders(tmp_path):
     with pytest.raises(UserError) as error:
         FolderSource(tmp_path)
-    assert message(error).startswith(f"data_dir: {tmp_path} has no class folders (<class>/ or train|val|test/<class>/")
+    assert message(error).startswith(f"{tmp_path} has no class folders (<class>/ or train|val|test/<class>/")
 
 
 @pytest.mark.parametrize("part", ["", "train"])

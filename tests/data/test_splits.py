@@ -193,3 +193,29 @@ def test_clean_split_of_real_fer2013(real_packed):
     assert len(dropped) == 28709 - 28006
     assert all(real_packed.images[row].tobytes() in held_out for row in dropped)
     assert not any(real_packed.images[row].tobytes() in held_out for row in clean.train)
+
+
+@pytest.mark.parametrize("name", ["report", "official", "clean"])
+def test_extra_images_train_but_for_copies_of_held_out_ones(name):
+    packed = fake(SMALL | {"extra": 6})
+    extra, public, private = (of_part(packed, part) for part in ("extra", "public", "private"))
+    packed.hashes[extra[0]] = packed.hashes[private[3]]
+    packed.hashes[extra[1]] = packed.hashes[public[2]]
+    division = split(packed, name)
+    assert set(extra[2:]) <= set(division.train)
+    assert not set(extra[:2]) & set(np.concatenate(astuple(division)))
+    assert not set(extra) & {*division.val, *division.test}
+    alone = split(fake_without_extra(packed), name)
+    assert [len(part) for part in (division.val, division.test)] == [len(alone.val), len(alone.test)]
+    assert len(division.train) == len(alone.train) + 4
+
+
+def test_extra_images_do_not_test():
+    packed = fake(SMALL | {"extra": 6})
+    assert sorted(split(packed, "test_only").test) == of_part(packed, "train", "public", "private")
+
+
+def fake_without_extra(packed: PackedImages) -> PackedImages:
+    kept = packed.parts != "extra"
+    arrays = {name: getattr(packed, name)[kept] for name in ("images", "labels", "parts", "names", "hashes")}
+    return PackedImages(**arrays, skipped=())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,7 +17,7 @@ from emotion.data.classes import CLASSES
 from emotion.data.loader import BatchGroups, BatchLoader
 from emotion.data.mix import Mix
 from emotion.data.packed import OnBadImage, PackedImages, pack
-from emotion.data.sources import SourceName, open_source
+from emotion.data.sources import FolderSource, SourceName, open_source
 from emotion.data.splits import Split, SplitName, make_split
 from emotion.data.storage import Resident, Streamed, place
 from emotion.errors import UserError, require_choice
@@ -69,6 +70,7 @@ class EmotionDataModule(LightningDataModule):
         pack_size: stored height and width of `data=folder`, pixels.
         channels: 1 (grey) or 3 (RGB), for `data=folder`.
         synthetic_images: number of drawn faces of `data=synthetic`.
+        extra_data: folders with a folder for each class, whose images are added to training, resized as the others.
         memory_budget: see `emotion.data.storage.place`.
 
     Raises:
@@ -102,6 +104,7 @@ class EmotionDataModule(LightningDataModule):
         pack_size: int = 48,
         channels: int = 1,
         synthetic_images: int = 3500,
+        extra_data: Sequence[str] | None = None,
         memory_budget: int | None = None,
     ) -> None:
         super().__init__()
@@ -133,7 +136,12 @@ class EmotionDataModule(LightningDataModule):
             channels=options["channels"],
             synthetic_images=options["synthetic_images"],
         )
-        return pack(source, options["on_bad_image"])
+        packed = pack(source, options["on_bad_image"])
+        paths = [Path(path).expanduser() for path in options["extra_data"] or ()]
+        if not paths:
+            return packed
+        others = [FolderSource(path, source.size, source.channels) for path in paths]
+        return packed.extended([pack(other, options["on_bad_image"]) for other in others])
 
     @cached_property
     def rows(self) -> Split:

@@ -4,8 +4,8 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -33,7 +33,7 @@ class PackedImages:
     Attributes:
         images: uint8 [N, C, S, S], mapped from disk (writes would stay in memory).
         labels: int64 [N], class ids.
-        parts: str [N], the part of the source each image belongs to.
+        parts: str [N], the part of the source each image belongs to; `extra` for those of other sources.
         names: str [N], unique.
         hashes: uint64 [N]; equal exactly where the pixels are equal.
         skipped: one line for each image that could not be used.
@@ -52,13 +52,29 @@ class PackedImages:
     @cached_property
     def copied(self) -> NDArray[np.bool_]:
         """Whether a pixel-identical other image is in the training part, bool [N]."""
-        training: NDArray[np.bool_] = self.parts == "train"
+        training = np.isin(self.parts, ("train", "extra"))
         hashes, counts = np.unique(self.hashes[training], return_counts=True)
         if not len(hashes):
             return training
         places = np.searchsorted(hashes, self.hashes).clip(max=len(hashes) - 1)
         copies = np.where(hashes[places] == self.hashes, counts[places], 0)
         return np.greater(copies, training)
+
+    def extended(self, others: Sequence["PackedImages"]) -> "PackedImages":
+        """Returns these images and all those of other sources of the same size, as part `extra`, in memory."""
+        extra = [
+            replace(
+                other,
+                parts=np.full(len(other), "extra"),
+                names=np.array([f"extra{number}/{name}" for name in other.names]),
+            )
+            for number, other in enumerate(others)
+        ]
+        arrays = {
+            name: np.concatenate([getattr(own, name) for own in (self, *extra)])
+            for name in ("images", "labels", "parts", "names", "hashes")
+        }
+        return PackedImages(**arrays, skipped=(*self.skipped, *(line for own in extra for line in own.skipped)))
 
 
 def cache_folder() -> Path:

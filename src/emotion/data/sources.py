@@ -106,9 +106,7 @@ class FolderSource(Source):
         self.root, self.size, self.channels = _existing_folder(root), size, channels
         self.files = [file for part, folder in _part_folders(root) for file in self._list_part(part, folder)]
         if not self.files:
-            raise UserError(
-                f"data_dir: {root} has no class folders (<class>/ or train|val|test/<class>/; {', '.join(CLASSES)})"
-            )
+            raise UserError(f"{root} has no class folders (<class>/ or train|val|test/<class>/; {', '.join(CLASSES)})")
 
     @property
     def place(self) -> str:
@@ -354,10 +352,10 @@ def _visible_files(folder: Path) -> Iterator[str]:
 
 def _existing_folder(root: Path) -> Path:
     if not root.exists():
-        raise UserError(f"data_dir: no folder {root}")
+        raise UserError(f"{root}: no such folder")
     if not root.is_dir():
         raise UserError(
-            f"data_dir: {root} is a file, not a folder; an archive is unpacked with `python -m zipfile -e {root} "
+            f"{root} is a file, not a folder; an archive is unpacked with `python -m zipfile -e {root} "
             "<folder>`, a CSV file is read with data=fer2013_csv"
         )
     return root

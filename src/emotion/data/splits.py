@@ -25,7 +25,7 @@ class Split:
 def make_split(
     packed: PackedImages, split: SplitName, *, val_fraction: float, seed: int, group_duplicates: bool
 ) -> Split:
-    """Divides the images of a source.
+    """Divides the images of a source; those of part `extra` train, if they are not pixel for pixel among the others.
 
     Args:
         packed: the images.
@@ -42,8 +42,16 @@ def make_split(
     Raises:
         UserError: the source lacks the parts that the split needs.
     """
+    own = _divide(packed, split, val_fraction=val_fraction, seed=seed, group_duplicates=group_duplicates)
+    extra = np.flatnonzero(packed.parts == "extra")
+    if split == "test_only" or not len(extra):
+        return own
+    return _without_leaks(Split(np.concatenate([own.train, extra]), own.val, own.test), packed.hashes, extra)
+
+
+def _divide(packed: PackedImages, split: SplitName, *, val_fraction: float, seed: int, group_duplicates: bool) -> Split:
     rows = {part: np.flatnonzero(packed.parts == part) for part in ("train", "val", "test", "public", "private")}
-    everything = np.arange(len(packed))
+    everything = np.flatnonzero(packed.parts != "extra")
     if split == "test_only":
         return Split(everything[:0], everything[:0], everything)
     if split == "report":
@@ -59,7 +67,7 @@ def make_split(
         )
     official = Split(rows["train"], np.union1d(rows["val"], rows["public"]), np.union1d(rows["test"], rows["private"]))
     _require_parts(official, split)
-    return official if split == "official" else _without_leaks(official, packed.hashes)
+    return official if split == "official" else _without_leaks(official, packed.hashes, official.train)
 
 
 def _cut(
@@ -87,6 +95,8 @@ def _require_parts(split: Split, name: SplitName) -> None:
         )
 
 
-def _without_leaks(split: Split, hashes: NDArray[np.uint64]) -> Split:
+def _without_leaks(split: Split, hashes: NDArray[np.uint64], suspects: Indices) -> Split:
+    """Leaves out those of some training images whose pixels also occur in validation or test."""
     held_out = np.concatenate([hashes[split.val], hashes[split.test]])
-    return Split(split.train[~np.isin(hashes[split.train], held_out)], split.val, split.test)
+    leaks = suspects[np.isin(hashes[suspects], held_out)]
+    return Split(split.train[~np.isin(split.train, leaks)], split.val, split.test)
