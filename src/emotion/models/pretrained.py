@@ -91,13 +91,13 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
 
 def save_pretrained(path: Path, network: Network, card: Card) -> None:
     """Writes a network, its weights in half precision and its statistics in full."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {name: value.detach().half() for name, value in network.named_parameters()}
     state = {name: weights.get(name, value).contiguous().cpu() for name, value in network.state_dict().items()}
     temporary = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, temporary, {METADATA: json.dumps(vars(card))})
+    temporary.write_bytes(save(state, {METADATA: json.dumps(vars(card))}))
     os.replace(temporary, path)
 
 

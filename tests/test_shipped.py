@@ -1,0 +1,103 @@
+"""The network that ships with the package: small, complete, and as accurate as its card says."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import emotion
+from emotion.analysis.calibration import fit_temperature
+from emotion.analysis.predictions import Predictions, load_predictions
+from emotion.analysis.protocol import protocol_figures, protocol_parts
+from emotion.data.packed import PackedImages
+from emotion.data.splits import make_split
+from emotion.models.pretrained import SHIPPED
+from emotion.models.views import Views
+
+ROOT = Path(__file__).parents[1]
+FILE = SHIPPED / "small.safetensors"
+CARD = (SHIPPED / "small.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPES = ROOT / "results" / "recipes"
+PARTS = ("PublicTest", "PrivateTest", "PrivateTest without copies", "All")
+
+
+def test_it_is_small() -> None:
+    assert FILE.stat().st_size <= 8_000_000
+    network = emotion.load().viewed.network
+    assert sum(parameter.numel() for parameter in network.parameters()) <= 5_000_000
+
+
+def test_it_loads_without_a_download_or_code() -> None:
+    with safe_open(FILE, "pt") as file:
+        card = json.loads(file.metadata()["emotion"])
+    classifier = emotion.load()
+    assert vars(classifier.card) == card
+    probabilities = classifier(torch.randint(256, (3, 1, 48, 48), dtype=torch.uint8))
+    assert torch.allclose(probabilities.sum(1), torch.ones(3), atol=1e-5)
+
+
+def test_the_card_states_the_figures_of_the_file() -> None:
+    figures = emotion.load().card.facts["figures"]
+    assert tuple(figures) == PARTS
+    for part, own in figures.items():
+        cells = [f"{own[name]:.4f}" for name in ("acc", "f1_macro", "nll", "ece")]
+        assert f"| {part} | {own['images']:,} | {' | '.join(cells)} |" in CARD
+    assert f"{figures['PrivateTest']['acc']:.4f}" in README
+
+
+@pytest.mark.parametrize(
+    "word", ["FER2013", "recipe=small", "temperature", "Limits", "must not", "Licence", "emotion.load()"]
+)
+def test_the_card_says_what_it_is_and_what_it_is_not_for(word: str) -> None:
+    assert word in CARD
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_its_figures_measured_again(real_packed: PackedImages) -> None:
+    classifier = emotion.load()
+    split = make_split(real_packed, "official", val_fraction=0.2, seed=0, group_duplicates=False)
+
+    def predict(rows: np.ndarray) -> Predictions:
+        images = torch.from_numpy(real_packed.images[rows])
+        probabilities = torch.cat([classifier(batch) for batch in images.split(512)]).numpy()
+        packed = real_packed
+        return Predictions(
+            packed.names[rows], packed.labels[rows], probabilities, packed.parts[rows], packed.copied[rows]
+        )
+
+    parts = protocol_parts({"val": predict(split.val), "test": predict(split.test)})
+    for part, stated in classifier.card.facts["figures"].items():
+        for name, value in protocol_figures(parts[part]).items():
+            assert value == pytest.approx(stated[name], abs=2e-3), f"{part}: {name}"
+
+
+@pytest.mark.parametrize("folder", sorted(RECIPES.glob("*")), ids=lambda path: path.name)
+def test_readme_states_the_figures_of_the_recipes(folder: Path) -> None:
+    runs = [load_predictions(path) for path in sorted(folder.glob("*/predictions.npz"))]
+    assert runs
+    for views, suffix in (("one", ""), ("flip", "_tta")):
+        stages = [{stage: run[f"{stage}{suffix}"] for stage in ("val", "test")} for run in runs]
+        for part in PARTS:
+            figures = [protocol_figures(protocol_parts(own)[part], fit_temperature(own["val"])) for own in stages]
+            cells = [written([own[name] for own in figures]) for name in ("acc", "f1_macro", "nll", "ece")]
+            row = f"| `{folder.name}` | {views} | {part} | {' | '.join(cells)} | {len(runs)} |"
+            assert row in README
+
+
+def written(values: list[float]) -> str:
+    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
+
+
+def test_views_of_the_file_are_those_of_the_recipe() -> None:
+    classifier = emotion.load()
+    assert isinstance(classifier.viewed, Views)
+    settings = next(RECIPES.glob("small/*/config.yaml")).read_text(encoding="utf-8")
+    match = re.search(r"^tta: (\w+)$", settings, re.MULTILINE)
+    assert match
+    assert classifier.card.views == match[1]
