@@ -63,7 +63,7 @@ PROGRAMS = {
 def main() -> None:
     """Runs the command line."""
     options = parse_options()
-    from emotion.config import exit_on_user_error
+    from emotion.errors import exit_on_user_error
 
     with exit_on_user_error():
         measure(options)

@@ -1,23 +1,23 @@
 """Facial emotion recognition that people can train, trust and use."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from emotion.models.pretrained import Classifier
+    from emotion.inference.recognizer import load
+    from emotion.models.pretrained import load_pretrained
 
 __version__ = "0.1.0"
+__all__ = ["load", "load_pretrained"]
 
 
-def load(name: "str | Path" = "small", device: str = "cpu") -> "Classifier":
-    """Loads a trained network: see `emotion.models.pretrained.load_pretrained`.
+def __getattr__(name: str) -> Any:
+    # Not at the top, so that `import emotion` waits for neither OpenCV nor PyTorch.
+    if name == "load":
+        from emotion.inference.recognizer import load
 
-    >>> import emotion, torch
-    >>> classifier = emotion.load()
-    >>> classifier(torch.zeros(1, 1, 48, 48, dtype=torch.uint8)).shape
-    torch.Size([1, 7])
-    """
-    from emotion.models.pretrained import load_pretrained  # here, so that `import emotion` does not wait for PyTorch
+        return load
+    if name == "load_pretrained":
+        from emotion.models.pretrained import load_pretrained
 
-    return load_pretrained(name, device)
+        return load_pretrained
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

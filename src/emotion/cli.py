@@ -42,7 +42,7 @@ def report(
     ),
 ) -> None:
     """Put the published report's figures beside those of our runs, on one page."""
-    from emotion.config import exit_on_user_error
+    from emotion.errors import exit_on_user_error
     from emotion.report.page import write_report
 
     with exit_on_user_error():
@@ -60,8 +60,7 @@ def publish(
     import json
     from typing import cast, get_args
 
-    from emotion.config import exit_on_user_error
-    from emotion.errors import require_choice
+    from emotion.errors import exit_on_user_error, require_choice
     from emotion.models.views import ViewsName
     from emotion.training.publish import publish as publish_network
 
@@ -87,8 +86,9 @@ def audit(
     from rich.progress import track
 
     from emotion.analysis.document import to_markdown
-    from emotion.config import exit_on_user_error, require_known
+    from emotion.config import require_known
     from emotion.data.datamodule import SOURCE_SETTINGS
+    from emotion.errors import exit_on_user_error
     from emotion.report.audit import run_audit
 
     console, errors = Console(), Console(stderr=True)
@@ -109,8 +109,8 @@ def fetch(
     to: Annotated[Path, typer.Option(help="Folder that will hold train/ and test/.")] = Path("data/fer2013"),
 ) -> None:
     """Download FER2013 as image folders."""
-    from emotion.config import exit_on_user_error
     from emotion.data.fetch import fetch as fetch_data
+    from emotion.errors import exit_on_user_error
 
     with exit_on_user_error():
         typer.echo(f"FER2013 is in {fetch_data(to)}")
@@ -126,8 +126,8 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from emotion.config import exit_on_user_error
     from emotion.data.classes import CLASSES
+    from emotion.errors import exit_on_user_error
 
     with exit_on_user_error():
         counts = _data_module(settings).counts()

@@ -7,9 +7,7 @@ import inspect
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -106,16 +104,6 @@ def describe_settings() -> str:
         f"what -m starts runs with, hydra/launcher=<name>: basic (one after another), {', '.join(LAUNCHERS)}\n\n"
         f"settings, their defaults and what they can be:\n\n{knobs}"
     )
-
-
-@contextmanager
-def exit_on_user_error() -> Iterator[None]:
-    """Turns a `UserError` into one line on standard error and exit status 2."""
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def check_overrides(arguments: Iterable[str]) -> None:

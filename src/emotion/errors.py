@@ -1,6 +1,8 @@
 """The one exception that stands for a mistake of the user's, not of the program's."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -20,3 +22,13 @@ def require_choice(key: str, value: object, legal: Sequence[object]) -> None:
     if value not in legal:
         names = (str(name).lower() if isinstance(name, bool) else str(name) for name in legal)
         raise UserError(f"{key}={value}: not one of {', '.join(names)}")
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Turns a `UserError` into one line on standard error and exit status 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from emotion.data.classes import CLASSES
+from emotion.data.decode import BadImageError
 from emotion.data.packed import pack
 from emotion.data.sources import (
-    BadImageError,
     Fer2013Csv,
     Fer2013Folders,
     FolderSource,

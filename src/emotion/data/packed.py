@@ -17,7 +17,8 @@ from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import track
 
-from emotion.data.sources import BadImageError, LabelledImage, Source, fingerprint
+from emotion.data.decode import BadImageError
+from emotion.data.sources import LabelledImage, Source, fingerprint
 from emotion.errors import UserError
 
 OnBadImage = Literal["error", "skip"]

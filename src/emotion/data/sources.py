@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from emotion.data import synthetic
 from emotion.data.classes import CLASSES, CSV_CLASSES, class_id
+from emotion.data.decode import BadImageError, upright
 from emotion.errors import UserError
 
 SourceName = Literal["fer2013", "fer2013_csv", "folder", "synthetic"]
@@ -35,10 +36,6 @@ PART_FOLDERS: dict[str, Part] = {
 }
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 CSV_FILES = ("fer2013.csv", "icml_face_data.csv")
-
-
-class BadImageError(UserError):
-    """One image that cannot be used; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +154,8 @@ class FolderSource(Source):
         return LabelledImage(pixels, file.label, file.part, file.name)
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        upright = _eight_bits(ImageOps.exif_transpose(image)).convert("L" if self.channels == 1 else "RGB")
-        square = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.LANCZOS)
+        picture = upright(image, "L" if self.channels == 1 else "RGB")
+        square = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.LANCZOS)
         return np.asarray(square).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
 
 
@@ -328,15 +325,6 @@ def _digit(text: str, limit: int) -> int:
     if not 0 <= value < limit:
         raise ValueError(text)
     return value
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scales 16-bit tones, which conversion would clip."""
-    if image.mode == "F":
-        raise BadImageError("pixels are floating-point numbers, whose range is not known")
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
 
 
 def _visible_folders(folder: Path) -> Iterator[Path]:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from emotion.data.classes import CLASSES
+from emotion.data.sources import FER_SIZE
 from emotion.errors import UserError, first_line
 from emotion.models.network import Network
 from emotion.models.registry import build_network
 from emotion.models.views import Views, ViewsName
+from emotion.pretrained import SHIPPED
 
-SHIPPED = Path(__file__).parents[1] / "pretrained"
-"""The folder of the files that are part of the package."""
 METADATA = "emotion"
 
 
@@ -30,12 +30,14 @@ class Card:
         network: the arguments of `emotion.models.registry.build_network`.
         temperature: what the logits are divided by, fitted on validation images.
         views: the views of each image whose mean counts (see `emotion.models.views.Views`).
+        side: height and width of the images it was trained on, pixels.
         facts: how it was trained and measured.
     """
 
     network: dict[str, Any]
     temperature: float = 1.0
     views: ViewsName = "none"
+    side: int = FER_SIZE
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -45,13 +47,14 @@ class Classifier(nn.Module):
     Attributes:
         classes: the names of the K classes.
         card: what is known about it.
+        network: images [B, C, H, W] to logits [B, K].
         viewed: images [B, C, H, W] to logits [B, K], before the temperature.
     """
 
-    def __init__(self, network: nn.Module, card: Card) -> None:
+    def __init__(self, network: Network, card: Card) -> None:
         super().__init__()
         self.card, self.classes = card, CLASSES
-        self.viewed = Views(network, card.views)
+        self.network, self.viewed = network, Views(network, card.views)
         self.eval()
 
     @torch.inference_mode()

@@ -28,10 +28,11 @@ class Views(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images [B, C, H, W], uint8 or float 0..1, to the logarithms of the mean probabilities [B, K]."""
-        probabilities = [self.network(view).float().softmax(1) for view in self._make(images)]
+        probabilities = [self.network(view).float().softmax(1) for view in self.make(images)]
         return torch.stack(probabilities).mean(0).log()
 
-    def _make(self, images: Tensor) -> Iterator[Tensor]:
+    def make(self, images: Tensor) -> Iterator[Tensor]:
+        """Yields the views, each with as many images."""
         for view in self._places(images):
             yield view
             if self.views != "none":

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from emotion.analysis.predictions import Predictions, mean_predictions
-from emotion.config import check, exit_on_user_error, parse_words
+from emotion.config import check, parse_words
 from emotion.data.datamodule import EmotionDataModule, Stage
-from emotion.errors import UserError
+from emotion.errors import UserError, exit_on_user_error
 from emotion.models.views import ViewsName
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware

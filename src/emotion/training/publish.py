@@ -7,10 +7,21 @@ import torch
 
 from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.protocol import protocol_figures, protocol_parts
+from emotion.data.sources import FER_SIZE
 from emotion.models.pretrained import Card, Classifier, load_pretrained, network_settings, save_pretrained
 from emotion.models.views import ViewsName
-from emotion.training.checkpoint import load_checkpoint
+from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.results import predict
+
+
+def from_checkpoint(checkpoint: Path) -> Classifier:
+    """Returns the network of a `best.ckpt` as it is: one view, probabilities not calibrated.
+
+    Raises:
+        UserError: no such checkpoint.
+    """
+    trained = load_checkpoint(checkpoint)
+    return Classifier(trained.task.inference_network, _card(trained))
 
 
 def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifier:
@@ -28,7 +39,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
     """
     trained = load_checkpoint(checkpoint)
     network, data = trained.task.inference_network, trained.data_module()
-    card = Card(network_settings(trained.task.hparams), views=views)
+    card = replace(_card(trained), views=views)
     save_pretrained(out, network, card)
     rounded = load_pretrained(out)  # what users will have
     stages = {stage: predict(rounded.viewed, data, stage, torch.device("cpu")) for stage in ("val", "test")}
@@ -42,3 +53,8 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
     facts = {"model": trained.task.hparams["model"], **settings, "epoch": trained.epoch, "figures": figures}
     save_pretrained(out, network, replace(card, temperature=temperature, facts=facts))
     return load_pretrained(out)
+
+
+def _card(trained: Checkpoint) -> Card:
+    side = trained.data["pack_size"] if trained.data["data"] == "folder" else FER_SIZE
+    return Card(network_settings(trained.task.hparams), side=side)

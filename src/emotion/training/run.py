@@ -26,12 +26,11 @@ from emotion.config import (
     check_overrides,
     conf_dir,
     describe_settings,
-    exit_on_user_error,
     register_resolvers,
     settings,
 )
 from emotion.data.datamodule import EmotionDataModule, Stage
-from emotion.errors import UserError, first_line
+from emotion.errors import UserError, exit_on_user_error, first_line
 from emotion.models.weights import load_backbone, resolve_weights
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware, keep_freed_memory

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from emotion.config import check, exit_on_user_error, run_dir, settings
-from emotion.errors import UserError, first_line
+from emotion.config import check, run_dir, settings
+from emotion.errors import UserError, exit_on_user_error, first_line
 from emotion.training.folder import RunFolder, read_json
 
 Compose = Callable[[list[str]], DictConfig]

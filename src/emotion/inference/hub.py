@@ -1,0 +1,73 @@
+"""Networks on the Hugging Face hub, which is the one thing here that needs the internet."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from emotion.errors import UserError, first_line
+
+CARD, FILES = "README.md", ("network.onnx", "network.safetensors")
+"""What `push` writes into a repository; where there are both files, the first is loaded."""
+ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:/(.+))?")
+
+
+def download(address: str) -> Path:
+    """Fetches a network, or finds it among those that were fetched before.
+
+    Args:
+        address: `hf://<owner>/<repository>` or `hf://<owner>/<repository>/<file>`.
+
+    Raises:
+        UserError: another form, no such repository or file, or no connection.
+    """
+    match = ADDRESS.fullmatch(address)
+    if not match:
+        raise UserError(f"{address}: hf://<owner>/<repository> or hf://<owner>/<repository>/<file> is needed")
+    repository, file = match.groups()
+    hub = _hub()
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for name in [file] if file else FILES:
+        try:
+            return Path(hub.hf_hub_download(repository, name))
+        except EntryNotFoundError:
+            continue
+        except Exception as error:
+            # Connections, rights and names fail in many ways.
+            raise UserError(f"{address}: {first_line(error)}") from None
+    raise UserError(f"{address}: this repository holds no {file or ' or '.join(FILES)}")
+
+
+def push(repository: str, files: list[Path], card: str, private: bool = False) -> str:
+    """Uploads a network and its card, and returns the address of the page.
+
+    Args:
+        repository: `<owner>/<repository>`; made if it does not exist.
+        files: `.onnx` or `.safetensors` files, at most one of each.
+        card: Markdown.
+        private: whether a repository that is made can be seen by its owner alone.
+
+    Raises:
+        UserError: another kind of file, no right to write there, or no connection.
+    """
+    names = [f"network{path.suffix}" for path in files]
+    if not files or len(set(names)) < len(names) or not set(names) <= set(FILES):
+        raise UserError(f"{', '.join(map(str, files))}: one .onnx or one .safetensors file is needed, or one of each")
+    api = _hub().HfApi()
+    try:
+        page = api.create_repo(repository, private=private, exist_ok=True)
+        for path, name in zip(files, names, strict=True):
+            api.upload_file(path_or_fileobj=path, path_in_repo=name, repo_id=repository)
+        api.upload_file(path_or_fileobj=card.encode(), path_in_repo=CARD, repo_id=repository)
+    except Exception as error:
+        # Connections, rights and names fail in many ways.
+        raise UserError(f"{repository}: {first_line(error)}") from None
+    return str(page)
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError("the hub needs packages that `pip install emotion[hub]` adds") from None
+    return huggingface_hub

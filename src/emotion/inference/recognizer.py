@@ -1,0 +1,155 @@
+"""From pictures to faces with probabilities."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emotion.data.classes import CLASSES
+from emotion.inference.faces import Box, Detection, FaceDetector, cut_out, whole
+from emotion.inference.images import Picture, read_picture
+from emotion.inference.networks import FaceNetwork, load_networks
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of a picture.
+
+    Attributes:
+        box: left, top, width and height of the square that was judged, pixels of the upright picture; it may reach over
+            the picture's edges.
+        label: the most probable class.
+        probabilities: of each class, in the order of `emotion.data.classes.CLASSES`; they sum to 1.
+        confidence: of the detector that this is a face, 0..1; None where none was asked.
+    """
+
+    box: Box
+    label: str
+    probabilities: dict[str, float]
+    confidence: float | None = None
+
+
+class Recognizer:
+    """Tells the expressions of the faces in pictures.
+
+    Args:
+        networks: one, or several whose mean probability counts.
+        smallest: see `emotion.inference.faces.FaceDetector`.
+
+    >>> import emotion, numpy
+    >>> recognizer = emotion.load()
+    >>> (face,) = recognizer.predict(numpy.zeros((48, 48), numpy.uint8), detect=False)
+    >>> sorted(face.probabilities) == sorted(recognizer.classes)
+    True
+    """
+
+    classes = CLASSES
+
+    def __init__(self, networks: Sequence[FaceNetwork], smallest: float | None = None) -> None:
+        self.networks, self._smallest = tuple(networks), smallest
+
+    @cached_property
+    def detector(self) -> FaceDetector:
+        """Finds the faces; made when it is first needed."""
+        return FaceDetector(self._smallest)
+
+    def predict(self, image: Picture, detect: bool = True) -> list[Face]:
+        """Returns the faces in a picture, from left to right.
+
+        Args:
+            image: a path, the content of a file, a PIL image, or an array uint8 [H, W] (grey) or [H, W, 3] (RGB).
+            detect: False where the central square of the picture is one face already.
+
+        Raises:
+            UserError: not a picture.
+        """
+        picture = read_picture(image)
+        return self.recognize([picture], [self.find(picture, detect)])[0]
+
+    def predict_many(self, pictures: Iterable[NDArray[np.uint8]], detect: bool = True) -> Iterator[list[Face]]:
+        """Yields the faces of each picture, RGB uint8 [H, W, 3], judging those of several pictures at a time."""
+        rest = iter(pictures)
+        while chunk := list(islice(rest, 8)):
+            yield from self.recognize(chunk, [self.find(picture, detect) for picture in chunk])
+
+    def find(self, picture: NDArray[np.uint8], detect: bool = True) -> list[Detection]:
+        """Returns where the faces of a picture, RGB uint8 [H, W, 3], are."""
+        return self.detector(picture) if detect else [Detection(whole(picture), 1.0)]
+
+    def recognize(
+        self, pictures: Sequence[NDArray[np.uint8]], found: Sequence[Sequence[Detection]]
+    ) -> list[list[Face]]:
+        """Judges the faces that were found in each picture, RGB uint8 [H, W, 3], all at once."""
+        boxes = [[face.box for face in faces] for faces in found]
+        probabilities = iter(self.probabilities(pictures, boxes))
+        return [[_face(detection, next(probabilities)) for detection in detections] for detections in found]
+
+    def probabilities(
+        self, pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[Sequence[Box]]
+    ) -> NDArray[np.float32]:
+        """Returns the mean probabilities [N, K] of all faces, given by their boxes in each picture."""
+        cut = {side: _cut_all(pictures, boxes, side) for side in {network.side for network in self.networks}}
+        return np.asarray(np.mean([_in_batches(network, cut[network.side]) for network in self.networks], axis=0))
+
+    def heatmaps(self, picture: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[str]) -> NDArray[np.float32]:
+        """Returns where each face speaks for a class, to the first network that counts.
+
+        Args:
+            picture: RGB uint8 [H, W, 3].
+            boxes: of N faces.
+            labels: N classes.
+
+        Returns:
+            float32 [N, S, S], from 0 to 1 at the strongest place of the box.
+
+        Raises:
+            UserError: the network cannot tell.
+        """
+        network = self.networks[0]
+        faces = cut_out(picture, boxes, network.side)
+        return network.heatmaps(faces, np.array([CLASSES.index(label) for label in labels], np.int64))
+
+
+def load(
+    name: str | Path | Sequence[str | Path] = "small",
+    *,
+    tta: str | None = None,
+    device: str = "cpu",
+    smallest: float | None = None,
+) -> Recognizer:
+    """Loads a trained network, or several whose mean probability counts.
+
+    Args:
+        name: of a network that ships with the package (`small`), the path of an `.onnx`, `.safetensors` or `.ckpt`
+            file, `hf://<owner>/<repository>`, or a list of these.
+        tta: the views of each face whose mean counts: none, flip, shifts or ten_crop; None leaves it to the file.
+        device: `cpu` or `cuda`.
+        smallest: the smallest face to find, as a share of the picture's longer side; None: an eighth, and a fortieth
+            where there is none or a small one.
+
+    Raises:
+        UserError: no such network or file.
+    """
+    names = [name] if isinstance(name, str | Path) else name
+    return Recognizer(load_networks(names, tta, device), smallest)
+
+
+def _cut_all(pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[Sequence[Box]], side: int) -> NDArray[np.uint8]:
+    cut = [cut_out(picture, own, side) for picture, own in zip(pictures, boxes, strict=True)]
+    return np.concatenate([np.empty((0, side, side), np.uint8), *cut])
+
+
+def _in_batches(network: FaceNetwork, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+    parts = [network(faces[start : start + BATCH]) for start in range(0, len(faces), BATCH)]
+    return np.concatenate([np.empty((0, len(CLASSES)), np.float32), *parts])
+
+
+def _face(detection: Detection, probabilities: NDArray[np.float32]) -> Face:
+    named = dict(zip(CLASSES, map(float, probabilities), strict=True))
+    return Face(detection.box, max(named, key=named.__getitem__), named, detection.confidence)

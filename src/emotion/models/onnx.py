@@ -1,0 +1,67 @@
+"""Networks in ONNX files, which run without PyTorch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError, first_line
+
+METADATA = "emotion"
+"""The key of an ONNX file's metadata under which its card lies, as JSON."""
+
+
+class OnnxNetwork:
+    """A file that `emotion export` wrote, run by onnxruntime.
+
+    Args:
+        path: of the file.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        UserError: another kind of file, or no such device.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device)
+        if provider not in onnxruntime.get_available_providers():
+            raise UserError(f"device={device}: {path.name} runs on {onnxruntime.get_device().lower()} here")
+        try:
+            self._session = onnxruntime.InferenceSession(path, providers=[provider])
+            card: dict[str, Any] = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA])
+            if tuple(card["classes"]) != CLASSES:
+                raise ValueError(f"its classes are {', '.join(card['classes'])}")
+            self.name, self.side, self.views = path.stem, int(card["side"]), str(card["views"])
+        except Exception as error:
+            # A damaged or foreign file can make the reader raise anything.
+            raise UserError(f"{path}: not a network that `emotion export` wrote ({first_line(error)})") from None
+        self._explains = len(self._session.get_outputs()) > 1
+
+    def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Maps grey faces uint8 [N, side, side] to probabilities [N, K] in the order of `CLASSES`."""
+        return np.asarray(self._session.run(["probabilities"], {"images": faces})[0])
+
+    def heatmaps(self, faces: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Returns class activation maps (arXiv:1512.04150), float32 [N, side, side], 0 to 1 at the strongest place.
+
+        Files hold them where the network ends in the mean over its last feature map and one linear layer. HiResCAM and
+        Grad-CAM come to the same there.
+
+        Raises:
+            UserError: this file does not.
+        """
+        import cv2
+
+        if not self._explains:
+            raise UserError(f"{self.name}: this file holds no class activation maps; take its checkpoint")
+        evidence = self._session.run(["evidence"], {"images": faces})[0][np.arange(len(faces)), classes].clip(min=0)
+        size = (self.side, self.side)
+        maps = np.stack([cv2.resize(own, size, interpolation=cv2.INTER_LINEAR) for own in evidence])
+        strongest = maps.max(axis=(1, 2), keepdims=True)
+        return np.asarray(maps / np.where(strongest > 0, strongest, 1))

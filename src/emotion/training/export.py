@@ -1,0 +1,181 @@
+"""Writes networks as ONNX files: grey pixels in, calibrated probabilities out, and nothing else needed to run them."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError
+from emotion.models.network import Network
+from emotion.models.onnx import METADATA, OnnxNetwork
+from emotion.models.pretrained import Classifier
+
+OPSET = 18
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written, and how far its probabilities are from PyTorch's.
+
+    Attributes:
+        path: of the file.
+        difference: the largest of any probability, over the images it was checked on.
+        agreement: the share of these images with the same most probable class.
+    """
+
+    path: Path
+    difference: float
+    agreement: float
+
+
+class _Graph(nn.Module):
+    """The whole function of a classifier, and where each class was seen if its head allows that."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.viewed, self.temperature = classifier.viewed, classifier.card.temperature
+        self.network, self.linear = classifier.network, _averaging_head(classifier.network)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps images uint8 [B, S, S] to probabilities [B, K] and, from the image itself, evidence [B, K, h, w]."""
+        # All views in one pass, so that the file holds the weights and the steps once.
+        views = torch.stack(list(self.viewed.make(images[:, None])))
+        maps = self.network.backbone(self.network.preprocess(views.flatten(0, 1)))
+        each = self.network.head(maps).softmax(1).unflatten(0, views.shape[:2])
+        probabilities = (each.mean(0).log() / self.temperature).softmax(1)
+        if self.linear is None:
+            return (probabilities,)
+        shown = maps.unflatten(0, views.shape[:2])[0]
+        return probabilities, torch.einsum("bchw,kc->bkhw", shown, self.linear.weight)
+
+
+def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) -> Exported:
+    """Writes a classifier to an ONNX file with a free batch size and compares the two.
+
+    Inputs of the file: `images` uint8 [B, S, S]. Outputs: `probabilities` float32 [B, K], with the views and the
+    temperature of the card inside, and where the network ends in the mean over a feature map and one linear layer
+    `evidence` float32 [B, K, h, w], its class activation maps (arXiv:1512.04150).
+
+    Args:
+        classifier: to write.
+        images: grey uint8 [N, S, S] to compare on.
+        out: the `.onnx` file.
+
+    Raises:
+        UserError: the extra `export` is not installed, or the network cannot be written.
+    """
+    _require_onnx()
+    graph = _Graph(classifier).eval()
+    example = torch.zeros(2, classifier.card.side, classifier.card.side, dtype=torch.uint8)
+    names = ["probabilities", "evidence"][: 1 if graph.linear is None else 2]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.tmp")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program: Any = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=names,
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=2**16)}},
+                verbose=False,
+            )
+        except Exception as error:
+            # What cannot be exported makes the exporter raise anything.
+            raise UserError(f"{out}: this network cannot be written as ONNX ({type(error).__name__})") from None
+    program.model.metadata_props[METADATA] = json.dumps(_card(classifier))
+    program.save(temporary, external_data=False)
+    os.replace(temporary, out)
+    return _compare(classifier, images, out)
+
+
+def quantize_onnx(path: Path, calibration: NDArray[np.uint8], out: Path) -> None:
+    """Writes an exported file with weights and activations of its convolutions and linear layers in eight bits.
+
+    Args:
+        path: the file.
+        calibration: training images, grey uint8 [N, S, S], from which the ranges of the activations are taken.
+        out: the file to write.
+    """
+    _require_onnx()
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        batches: Iterator[NDArray[np.uint8]] = iter(np.array_split(calibration, max(1, len(calibration) // BATCH)))
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch}
+
+    prepared, temporary = out.with_name(f".{out.name}.prepared"), out.with_name(f".{out.name}.tmp")
+    try:
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            temporary,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        os.replace(temporary, out)
+    finally:
+        prepared.unlink(missing_ok=True)
+
+
+def accuracy(network: OnnxNetwork, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
+    """Returns the share of images, grey uint8 [N, S, S], whose most probable class is their label."""
+    return float((_run(network, images).argmax(1) == labels).mean())
+
+
+def _compare(classifier: Classifier, images: NDArray[np.uint8], out: Path) -> Exported:
+    theirs = _run(OnnxNetwork(out), images)
+    ours = np.concatenate([classifier(torch.from_numpy(part)[:, None]).numpy() for part in _batches(images)])
+    return Exported(out, float(np.abs(ours - theirs).max()), float((ours.argmax(1) == theirs.argmax(1)).mean()))
+
+
+def _run(network: OnnxNetwork, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.concatenate([network(part) for part in _batches(images)])
+
+
+def _batches(images: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
+    return np.array_split(images, -(-len(images) // BATCH))
+
+
+def _card(classifier: Classifier) -> dict[str, Any]:
+    card = classifier.card
+    views = str(classifier.viewed.views)
+    return {"classes": CLASSES, "side": card.side, "views": views, "temperature": card.temperature, "facts": card.facts}
+
+
+def _averaging_head(network: Network) -> nn.Linear | None:
+    """Returns the linear layer of a head that is the mean over the map and then linear."""
+    head = list(network.head.children())
+    averages = bool(head) and isinstance(head[0], nn.AdaptiveAvgPool2d) and head[0].output_size in (1, (1, 1))
+    linear = head[-1] if head else None
+    between = all(isinstance(module, nn.Flatten | nn.Dropout) for module in head[1:-1])
+    return linear if averages and between and isinstance(linear, nn.Linear) else None
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError("exporting needs packages that `pip install emotion[export]` adds") from None
