@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-app = typer.Typer(no_args_is_help=True, help="Facial emotion recognition: train, evaluate, look at data.")
+app = typer.Typer(no_args_is_help=True, help="Facial emotion recognition: use a network, train one, look at data.")
 data = typer.Typer(no_args_is_help=True, help="Get and inspect data.")
 app.add_typer(data, name="data")
 
@@ -68,6 +68,203 @@ def publish(
         require_choice("--views", views, get_args(ViewsName))
         classifier = publish_network(checkpoint, out, cast("ViewsName", views))
         typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
+
+
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ckpt",
+        metavar="FILE",
+        help="A .ckpt, .safetensors or .onnx file, hf://owner/repository, or `small`, which ships with the package. "
+        "Given several times, the mean of the networks counts.",
+        show_default="small",
+    ),
+]
+Tta = Annotated[
+    str | None,
+    typer.Option(help="Views whose mean counts: none, flip, shifts, ten_crop.", show_default="what the file says"),
+]
+Detect = Annotated[bool, typer.Option("--detect/--no-detect", help="Find faces, or take each picture as one face.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Smallest = Annotated[
+    float | None,
+    typer.Option(
+        help="The smallest face to find, as a share of the picture's longer side.",
+        show_default="an eighth; a fortieth where there is none or a small one",
+    ),
+]
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[str], typer.Argument(help="Images, videos, folders of them, or patterns in quotes.")],
+    ckpt: Checkpoints = None,
+    tta: Tta = None,
+    detect: Detect = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for copies with boxes and labels.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Of a video, judge every so many frames.")] = 5,
+    smallest: Smallest = None,
+    device: Device = "cpu",
+) -> None:
+    """Find the faces in images and videos and tell their expressions.
+
+    emotion predict photo.jpg
+
+    emotion predict holiday/ --csv > faces.csv
+
+    emotion predict interview.mp4 --out annotated --every 1
+    """
+    from functools import partial
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from emotion.errors import UserError, exit_on_user_error
+    from emotion.inference.predict import Prediction
+    from emotion.inference.recognizer import load
+    from emotion.inference.records import to_csv, to_json, to_table
+
+    errors = Console(stderr=True)
+    with exit_on_user_error():
+        if as_json and as_csv:
+            raise UserError("--json and --csv: one of them at a time")
+        recognizer = load(ckpt or "small", tta=tta, device=device, smallest=smallest)
+        prediction = Prediction(
+            recognizer,
+            detect=detect,
+            out=out,
+            every=every,
+            progress=partial(
+                track, description="judging", console=errors, transient=True, disable=not errors.is_terminal
+            ),
+            complain=lambda sentence: print(f"error: {sentence}", file=sys.stderr),
+        )
+        records = prediction.run(paths)
+    if as_json or as_csv:
+        print((to_json if as_json else to_csv)(records), end="\n" if as_json else "")
+    elif records:
+        Console().print(to_table(records))
+    raise typer.Exit(2 if prediction.failed else 0)
+
+
+@app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Explain this class too; may be given several times.")
+    ] = None,
+    ckpt: Annotated[str, typer.Option(help="As for predict, one; not .onnx.")] = "small",
+    detect: Detect = True,
+    out: Annotated[Path, typer.Option(help="The picture to write, .png, .svg or .pdf.")] = Path("explained.png"),
+    device: Device = "cpu",
+) -> None:
+    """Draw what in each face speaks for its class: Grad-CAM, Grad-CAM++ and HiResCAM.
+
+    emotion explain photo.jpg --class fear --out why.png
+    """
+    from emotion.errors import UserError, exit_on_user_error
+    from emotion.inference.explain import explain as explain_picture
+
+    with exit_on_user_error():
+        if out.suffix not in (".png", ".svg", ".pdf"):
+            raise UserError(f"--out {out}: .png, .svg or .pdf is needed")
+        figure, faces = explain_picture(image, ckpt, classes or (), detect=detect, device=device)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=120)
+        for face in faces:
+            typer.echo(f"{face.label} {face.probabilities[face.label]:.0%}")
+        typer.echo(f"heatmaps: {out}")
+
+
+@app.command()
+def export(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="Images to compare on, if not those it was trained on: data_dir=... data=synthetic ..."),
+    ] = None,
+    ckpt: Annotated[str, typer.Option(help="A .ckpt or .safetensors file, or small.")] = "small",
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.onnx"),
+    tta: Tta = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Also write <out>-int8.onnx and measure what it costs.")] = False,
+) -> None:
+    """Write a network as ONNX: grey pixels in, probabilities out; `emotion predict --ckpt` runs it without PyTorch.
+
+    emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8
+
+    emotion export data=synthetic --out small.onnx
+    """
+    from emotion.config import check, parse_words
+    from emotion.errors import exit_on_user_error
+    from emotion.training.export import export_network
+
+    with exit_on_user_error():
+        values = parse_words(settings or [])
+        check(values)
+        for line in export_network(ckpt, out, values, tta, int8):
+            typer.echo(line)
+
+
+@app.command()
+def push(
+    repository: Annotated[str, typer.Argument(help="<owner>/<name> on the Hugging Face hub.")],
+    files: Annotated[list[Path], typer.Argument(help="An .onnx file, a .safetensors file, or both.")],
+    card: Annotated[Path, typer.Option(help="Markdown that says what the network is and is not for.")],
+    private: Annotated[bool, typer.Option("--private", help="Let only you see it.")] = False,
+) -> None:
+    """Publish a network with its card on the Hugging Face hub, from where `--ckpt hf://owner/name` loads it.
+
+    emotion push me/faces network.onnx network.safetensors --card card.md
+    """
+    from emotion.errors import UserError, exit_on_user_error
+    from emotion.pretrained.hub import push as push_files
+
+    with exit_on_user_error():
+        for path in (card, *files):
+            if not path.is_file():
+                raise UserError(f"{path}: no such file")
+        typer.echo(push_files(repository, files, card.read_text(encoding="utf-8"), private))
+
+
+Host = Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="The port.")]
+
+
+@app.command()
+def serve(ckpt: Checkpoints = None, tta: Tta = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Answer HTTP requests: POST /predict takes an image and returns its faces as JSON; /docs describes it.
+
+    emotion serve --port 8000, then curl -F image=@photo.jpg localhost:8000/predict
+    """
+    from emotion.errors import exit_on_user_error
+    from emotion.inference.recognizer import load
+    from emotion.inference.service import run
+
+    with exit_on_user_error():
+        run({"default": load(ckpt or "small", tta=tta)}, host, port, page=False, open_browser=False)
+
+
+@app.command(name="app")
+def web_app(
+    ckpt: Annotated[str, typer.Option(help="As for predict, one.")] = "small",
+    compare: Annotated[str | None, typer.Option(help="A second network to show beside the first.")] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+) -> None:
+    """Show a page for pictures and the webcam; images stay on this machine.
+
+    emotion app --ckpt runs/small/.../best.ckpt --compare small
+    """
+    from emotion.errors import exit_on_user_error
+    from emotion.inference.recognizer import load
+    from emotion.inference.service import run
+
+    with exit_on_user_error():
+        names = [ckpt] if compare is None else [ckpt, compare]
+        recognizers = {Path(name).name if Path(name).suffix != ".ckpt" else name: load(name) for name in names}
+        run(recognizers, host, port, page=True, open_browser=open_browser)
 
 
 @app.command()

@@ -89,8 +89,22 @@ def cut_out(picture: NDArray[np.uint8], boxes: Sequence[Box], side: int) -> NDAr
         Grey uint8 [N, side, side].
     """
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
-    faces = [_cut(grey, box, side) for box in boxes]
+    faces = [cut(grey, box, side) for box in boxes]
     return np.stack(faces) if faces else np.empty((0, side, side), np.uint8)
+
+
+def cut(picture: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
+    """Cuts a square out of a picture, uint8 [H, W] or [H, W, 3], and resizes it to `side` pixels."""
+    left, top, width, height = box
+    rows, columns = picture.shape[:2]
+    inside = picture[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)]
+    if not inside.size:
+        return np.zeros((side, side, *picture.shape[2:]), np.uint8)
+    beyond = max(0, -top), max(0, top + height - rows), max(0, -left), max(0, left + width - columns)
+    face = cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REPLICATE)
+    shrinks = max(face.shape[:2]) > side
+    resized = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return np.asarray(resized, np.uint8)
 
 
 def whole(picture: NDArray[np.uint8]) -> Box:
@@ -106,16 +120,3 @@ def _framed(box: Sequence[float]) -> Box:
     side = (max(width, 1) * max(height, 1)) ** 0.5 / FACE_SHARE
     centre = left + width / 2 + SHIFT[0] * side, top + height / 2 + SHIFT[1] * side
     return round(centre[0] - side / 2), round(centre[1] - side / 2), max(1, round(side)), max(1, round(side))
-
-
-def _cut(grey: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
-    left, top, width, height = box
-    rows, columns = grey.shape
-    inside = grey[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)]
-    if not inside.size:
-        return np.zeros((side, side), np.uint8)
-    beyond = max(0, -top), max(0, top + height - rows), max(0, -left), max(0, left + width - columns)
-    face = cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REPLICATE)
-    shrinks = max(face.shape) > side
-    resized = cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return np.asarray(resized, np.uint8)

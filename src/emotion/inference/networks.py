@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from emotion.errors import UserError
 from emotion.models.onnx import OnnxNetwork
-from emotion.pretrained import SHIPPED
+from emotion.pretrained import find_network
 
 
 class FaceNetwork(Protocol):
@@ -63,22 +63,3 @@ def _load(name: str | Path, views: str | None, device: str) -> FaceNetwork:
     from emotion.inference.pytorch import TorchNetwork  # here, since PyTorch takes seconds to import
 
     return TorchNetwork(path, views, device)
-
-
-def find_network(name: str | Path) -> Path:
-    """Returns the file that a name stands for.
-
-    Raises:
-        UserError: there is none.
-    """
-    shipped = sorted(path.stem for path in SHIPPED.glob("*.onnx"))
-    if name in shipped:
-        return SHIPPED / f"{name}.onnx"
-    if str(name).startswith("hf://"):
-        from emotion.inference.hub import download
-
-        return download(str(name))
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise UserError(f"{name}: no such network ({', '.join(shipped)}) and no such file")
-    return path

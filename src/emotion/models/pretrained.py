@@ -17,7 +17,7 @@ from emotion.errors import UserError, first_line
 from emotion.models.network import Network
 from emotion.models.registry import build_network
 from emotion.models.views import Views, ViewsName
-from emotion.pretrained import SHIPPED
+from emotion.pretrained import find_weights
 
 METADATA = "emotion"
 
@@ -71,7 +71,7 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
     """Loads a trained network without a download and without running code in the file.
 
     Args:
-        name: of one that ships with the package, or the path of a `.safetensors` file.
+        name: see `emotion.pretrained.find_network`; a `.safetensors` file is needed.
         device: where it runs.
 
     Raises:
@@ -79,7 +79,7 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
     """
     from safetensors import safe_open
 
-    path = _find(name)
+    path = find_weights(name)
     try:
         with safe_open(path, "pt") as file:
             card = Card(**json.loads(file.metadata()[METADATA]))
@@ -108,13 +108,3 @@ def network_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """Picks the arguments of `build_network` from those of a task."""
     legal = inspect.signature(build_network).parameters
     return {key: value for key, value in hyperparameters.items() if key in legal}
-
-
-def _find(name: str | Path) -> Path:
-    shipped = sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
-    if name in shipped:
-        return SHIPPED / f"{name}.safetensors"
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise UserError(f"{name}: no such network ({', '.join(shipped)}) and no such file")
-    return path

@@ -1,6 +1,44 @@
-"""The networks that are part of the package: a card, weights for PyTorch, and the whole function as ONNX."""
+"""Where trained networks come from: the files in this folder, which are part of the package, others, and the hub."""
 
 from pathlib import Path
 
+from emotion.errors import UserError
+
 SHIPPED = Path(__file__).parent
-"""The folder of their files."""
+"""The folder of the files that are part of the package: a card, weights for PyTorch, and the whole function as ONNX."""
+
+
+def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
+    """Returns the file that a name stands for.
+
+    Args:
+        name: of a network that ships with the package, a path, or `hf://<owner>/<repository>[/<file>]`.
+        suffix: of the file to take where a name stands for several: `.onnx` or `.safetensors`.
+
+    Raises:
+        UserError: there is none.
+    """
+    shipped = sorted(path.stem for path in SHIPPED.glob("*.onnx"))
+    if name in shipped:
+        return SHIPPED / f"{name}{suffix}"
+    if str(name).startswith("hf://"):
+        from emotion.pretrained.hub import download
+
+        return download(str(name), suffix)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"{name}: no such network ({', '.join(shipped)}) and no such file")
+    return path
+
+
+def find_weights(name: str | Path) -> Path:
+    """Returns the `.ckpt` or `.safetensors` file that a name stands for; that beside an `.onnx` file does, too.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = find_network(name, ".safetensors")
+    weights = path.with_suffix(".safetensors") if path.suffix == ".onnx" else path
+    if not weights.is_file():
+        raise UserError(f"{name}: PyTorch is needed here; take the .ckpt or .safetensors file it was exported from")
+    return weights

@@ -6,16 +6,17 @@ from typing import Any
 
 from emotion.errors import UserError, first_line
 
-CARD, FILES = "README.md", ("network.onnx", "network.safetensors")
-"""What `push` writes into a repository; where there are both files, the first is loaded."""
+CARD, SUFFIXES = "README.md", (".onnx", ".safetensors")
+"""What `push` writes into a repository: this and `network.onnx`, `network.safetensors` or both."""
 ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:/(.+))?")
 
 
-def download(address: str) -> Path:
+def download(address: str, suffix: str) -> Path:
     """Fetches a network, or finds it among those that were fetched before.
 
     Args:
         address: `hf://<owner>/<repository>` or `hf://<owner>/<repository>/<file>`.
+        suffix: of the file to take if there are several and none is named.
 
     Raises:
         UserError: another form, no such repository or file, or no connection.
@@ -25,17 +26,20 @@ def download(address: str) -> Path:
         raise UserError(f"{address}: hf://<owner>/<repository> or hf://<owner>/<repository>/<file> is needed")
     repository, file = match.groups()
     hub = _hub()
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    for name in [file] if file else FILES:
+    names = [f"network{own}" for own in sorted(SUFFIXES, key=lambda own: own != suffix)]
+    for name in [file] if file else names:
         try:
             return Path(hub.hf_hub_download(repository, name))
+        except LocalEntryNotFoundError:
+            raise UserError(f"{address}: no connection to the hub, and it was not fetched before") from None
         except EntryNotFoundError:
             continue
         except Exception as error:
             # Connections, rights and names fail in many ways.
             raise UserError(f"{address}: {first_line(error)}") from None
-    raise UserError(f"{address}: this repository holds no {file or ' or '.join(FILES)}")
+    raise UserError(f"{address}: this repository holds no {file or ' or '.join(names)}")
 
 
 def push(repository: str, files: list[Path], card: str, private: bool = False) -> str:
@@ -50,14 +54,14 @@ def push(repository: str, files: list[Path], card: str, private: bool = False) -
     Raises:
         UserError: another kind of file, no right to write there, or no connection.
     """
-    names = [f"network{path.suffix}" for path in files]
-    if not files or len(set(names)) < len(names) or not set(names) <= set(FILES):
+    suffixes = [path.suffix for path in files]
+    if not files or len(set(suffixes)) < len(files) or not set(suffixes) <= set(SUFFIXES):
         raise UserError(f"{', '.join(map(str, files))}: one .onnx or one .safetensors file is needed, or one of each")
     api = _hub().HfApi()
     try:
         page = api.create_repo(repository, private=private, exist_ok=True)
-        for path, name in zip(files, names, strict=True):
-            api.upload_file(path_or_fileobj=path, path_in_repo=name, repo_id=repository)
+        for path in files:
+            api.upload_file(path_or_fileobj=path, path_in_repo=f"network{path.suffix}", repo_id=repository)
         api.upload_file(path_or_fileobj=card.encode(), path_in_repo=CARD, repo_id=repository)
     except Exception as error:
         # Connections, rights and names fail in many ways.

@@ -1,0 +1,37 @@
+"""Boxes and labels drawn on pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from emotion.data.classes import CLASSES
+from emotion.inference.recognizer import Face
+
+COLOURS = dict(zip(CLASSES, ("#d55e00", "#8a9a00", "#cc79a7", "#f0c400", "#c9d1d9", "#56b4e9", "#3fbf8f"), strict=True))
+"""Of the boxes, on which dark letters can be read; the letters, not the colours, tell the classes apart."""
+
+
+def draw_faces(picture: NDArray[np.uint8], faces: Sequence[Face]) -> Image.Image:
+    """Returns a copy of a picture, RGB uint8 [H, W, 3], with each face's box, label and probability."""
+    drawn = Image.fromarray(picture)
+    pen = ImageDraw.Draw(drawn)
+    line = max(2, round(max(drawn.size) / 400))
+    for face in faces:
+        left, top, width, height = face.box
+        pen.rectangle((left, top, left + width, top + height), outline=COLOURS[face.label], width=line)
+        _write(pen, face, max(11, min(round(width / 7), 8 * line)), drawn.size)
+    return drawn
+
+
+def _write(pen: ImageDraw.ImageDraw, face: Face, size: int, picture: tuple[int, int]) -> None:
+    """Writes above the box, or inside where there is no room above."""
+    text, font = f"{face.label} {face.probabilities[face.label]:.0%}", ImageFont.load_default(size)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font)
+    margin = size // 4
+    width, height = right - left + 2 * margin, bottom - top + 2 * margin
+    x = max(0, min(face.box[0], picture[0] - width))
+    y = face.box[1] - height if face.box[1] >= height else max(0, face.box[1])
+    pen.rectangle((x, y, x + width, y + height), fill=COLOURS[face.label])
+    pen.text((x + margin - left, y + margin - top), text, "#101418", font)

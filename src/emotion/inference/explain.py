@@ -1,0 +1,100 @@
+"""A picture of what in each face speaks for a class, by three methods."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
+
+from emotion.analysis.gradcam import Method
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError, require_choice
+from emotion.inference.faces import cut, cut_out
+from emotion.inference.images import Picture, read_picture
+from emotion.inference.pytorch import TorchNetwork
+from emotion.inference.recognizer import Face, Recognizer
+from emotion.pretrained import find_weights
+
+SIDE = 192
+"""Pixels of the faces in the picture."""
+MOST_FACES = 20
+TITLES = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM"}
+
+
+def explain(
+    image: Picture,
+    name: str | Path = "small",
+    classes: Sequence[str] = (),
+    *,
+    detect: bool = True,
+    tta: str | None = None,
+    device: str = "cpu",
+) -> tuple[Figure, list[Face]]:
+    """Draws the faces of a picture, their probabilities, and heatmaps for the predicted and other classes.
+
+    Args:
+        image: see `emotion.inference.images.Picture`.
+        name: see `emotion.inference.recognizer.load`; not an `.onnx` file, which holds no gradients.
+        classes: to explain besides the predicted one.
+        detect: False where the picture is one face already.
+        tta: see `emotion.inference.recognizer.load`; heatmaps are of the face as it is.
+        device: `cpu`, `cuda` ...
+
+    Returns:
+        A figure with a row for each face and class, and the faces.
+
+    Raises:
+        UserError: not a picture, no face in it, no such network or class, or a network without feature maps.
+    """
+    for label in classes:
+        require_choice("--class", label, CLASSES)
+    network = TorchNetwork(find_weights(name), tta, device)
+    picture = read_picture(image)
+    faces = Recognizer([network]).predict(picture, detect)
+    if not faces:
+        raise UserError(f"{_title(image)}: no face found; --no-detect takes the whole picture as one")
+    rows = [(face, label) for face in faces[:MOST_FACES] for label in dict.fromkeys((face.label, *classes))]
+    seen = cut_out(picture, [face.box for face, _ in rows], network.side)
+    ids = np.array([CLASSES.index(label) for _, label in rows], np.int64)
+    maps = [network.heatmaps(seen, ids, method) for method in get_args(Method)]
+    figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    places = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for place, (face, label), *own in zip(places, rows, *maps, strict=True):
+        _draw_row(place, cut(picture, face.box, SIDE), face, label, own)
+    return figure, faces
+
+
+def _draw_row(
+    row: SubFigure, face: NDArray[np.uint8], judged: Face, label: str, heatmaps: Sequence[NDArray[np.float32]]
+) -> None:
+    axes = row.subplots(1, 5, width_ratios=(1, 1, 1, 1, 1.5))
+    titles = ("", *(f"{TITLES[method]}: {label}" for method in get_args(Method)))
+    for place, title, heatmap in zip(axes, titles, (None, *heatmaps), strict=False):
+        place.imshow(face)
+        place.set_title(title, fontsize=9)
+        place.set_axis_off()
+        if heatmap is not None:
+            smooth = cv2.resize(heatmap, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+            place.imshow(smooth, "inferno", alpha=0.75 * smooth, vmin=0, vmax=1)
+    _draw_bars(axes[-1], judged, label)
+
+
+def _draw_bars(axes: Any, face: Face, label: str) -> None:
+    values = [face.probabilities[name] for name in CLASSES]
+    colours = ["#d9792b" if name == label else "#9fc0e4" for name in CLASSES]
+    bars = axes.barh(CLASSES, values, color=colours)
+    axes.bar_label(bars, [f"{value:.0%}" for value in values], padding=3, fontsize=8)
+    axes.set_xlim(0, 1.15)
+    axes.invert_yaxis()
+    axes.set_xticks([])
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+
+
+def _title(image: Picture) -> str:
+    return str(image) if isinstance(image, str | Path) else "image"

@@ -1,0 +1,115 @@
+"""Goes through files: pictures and videos to records, and to annotated copies."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from emotion.data.decode import BadImageError
+from emotion.errors import UserError
+from emotion.inference.drawing import draw_faces
+from emotion.inference.images import find_media, is_video, read_picture
+from emotion.inference.recognizer import Face, Recognizer
+from emotion.inference.records import Record
+from emotion.inference.video import Video, VideoFile
+
+CHUNK = 16
+
+Progress = Callable[..., Iterable[Any]]
+"""Called with the files, or with the frames of a video and as `total` their number, it passes them on."""
+
+
+class Prediction:
+    """A pass over files.
+
+    Args:
+        recognizer: judges the faces.
+        detect: False where each picture or frame is one face already.
+        out: folder for annotated copies, or None.
+        every: of a video, every how many frames are judged.
+        progress: shows how far it is.
+        complain: called with a sentence for each file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        detect: bool = True,
+        out: Path | None = None,
+        every: int = 5,
+        progress: Progress = lambda items, total=None: items,
+        complain: Callable[[str], object] = print,
+    ) -> None:
+        self.recognizer, self.detect, self.out, self.every = recognizer, detect, out, every
+        self.progress, self.complain, self.failed = progress, complain, 0
+
+    def run(self, words: Sequence[str | Path]) -> list[Record]:
+        """Returns what is in the files that the words name (see `emotion.inference.images.find_media`).
+
+        Raises:
+            UserError: a word that names nothing.
+        """
+        paths = find_media(words)
+        copies = self._copies(paths)
+        videos = [path for path in paths if is_video(path)]
+        pictures = [path for path in paths if not is_video(path)]
+        chunks = [pictures[start : start + CHUNK] for start in range(0, len(pictures), CHUNK)]
+        records = [record for chunk in self.progress(chunks) for record in self._pictures(chunk, copies)]
+        return records + [record for path in videos for record in self._video(path, copies)]
+
+    def _pictures(self, paths: Sequence[Path], copies: dict[Path, Path]) -> Iterator[Record]:
+        read = {path: picture for path in paths if (picture := self._try(read_picture, path)) is not None}
+        for path, faces in zip(read, self.recognizer.predict_many(read.values(), self.detect), strict=True):
+            if path in copies:
+                _save(draw_faces(read[path], faces), copies[path])
+            yield Record(str(path), faces)
+
+    def _video(self, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
+        video = self._try(Video, path)
+        if video is None:
+            return
+        faces: list[Face] = []
+        with ExitStack() as stack:
+            copy = stack.enter_context(VideoFile(copies[path], video.rate)) if path in copies else None
+            for number, frame in enumerate(self.progress(video, total=video.frames)):
+                if number % self.every == 0:
+                    (faces,) = self.recognizer.predict_many([frame], self.detect)
+                    yield Record(str(path), faces, number / video.rate)
+                if copy:
+                    copy.write(np.asarray(draw_faces(frame, faces)))
+
+    def _try(self, read: Callable[[Path], Any], path: Path) -> Any:
+        try:
+            return read(path)
+        except BadImageError as error:
+            self.failed += 1
+            self.complain(str(error))
+            return None
+
+    def _copies(self, paths: Sequence[Path]) -> dict[Path, Path]:
+        """Lays the copies out as the files lie below the folder that they share."""
+        if self.out is None or not paths:
+            return {}
+        resolved = [path.resolve() for path in paths]
+        root = Path(os.path.commonpath([path.parent for path in resolved]))
+        if root == self.out.resolve():
+            raise UserError(f"--out {self.out}: the copies would replace the files themselves; name another folder")
+        copies = {path: self.out / own.relative_to(root) for path, own in zip(paths, resolved, strict=True)}
+        return {path: _writable(copy, is_video(path)) for path, copy in copies.items()}
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def _writable(path: Path, video: bool) -> Path:
+    """Adds a suffix of a kind that can be written, where the file's own cannot."""
+    suffix = path.suffix.lower()
+    writable = suffix == ".mp4" if video else Image.registered_extensions().get(suffix) in Image.SAVE
+    return path if writable else path.with_name(path.name + (".mp4" if video else ".png"))

@@ -1,0 +1,70 @@
+"""What was found in files, as a table, JSON or CSV."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from io import StringIO
+
+from rich.markup import escape
+from rich.table import Table
+
+from emotion.data.classes import CLASSES
+from emotion.inference.recognizer import Face
+
+
+@dataclass(frozen=True)
+class Record:
+    """The faces in a picture, or in a frame of a video at some second."""
+
+    file: str
+    faces: Sequence[Face]
+    second: float | None = None
+
+
+def to_table(records: Iterable[Record]) -> Table:
+    """Returns a table to print: a row for each face, or one that says there is none."""
+    table = Table("file", "face", "expression", "", "next", box=None, pad_edge=False)
+    for record in records:
+        place = escape(record.file) + ("" if record.second is None else f" {record.second:.2f} s")
+        if not record.faces:
+            table.add_row(place, "[dim]no face[/]")
+        for face in record.faces:
+            (_, first), (second, runner_up) = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
+            bar = "█" * round(10 * first)
+            box = "{} {} {}x{}".format(*face.box)
+            table.add_row(place, box, f"[bold]{face.label}[/]", f"{first:4.0%} {bar}", f"{second} {runner_up:.0%}")
+    return table
+
+
+def to_json(records: Iterable[Record]) -> str:
+    """Returns a list of objects with `file`, `second` (of videos) and `faces`."""
+    rows = [
+        {"file": record.file}
+        | ({} if record.second is None else {"second": round(record.second, 3)})
+        | {"faces": [_rounded(face) for face in record.faces]}
+        for record in records
+    ]
+    return json.dumps(rows, indent=2, ensure_ascii=False)
+
+
+def to_csv(records: Iterable[Record]) -> str:
+    """Returns a row for each face under a header; a file without faces has a row without values."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("file", "second", "left", "top", "width", "height", "confidence", "label", *CLASSES))
+    for record in records:
+        place = (record.file, "" if record.second is None else f"{record.second:.3f}")
+        for face in record.faces:
+            confidence = "" if face.confidence is None else f"{face.confidence:.4f}"
+            probabilities = (f"{face.probabilities[name]:.4f}" for name in CLASSES)
+            writer.writerow((*place, *face.box, confidence, face.label, *probabilities))
+        if not record.faces:
+            writer.writerow((*place, *[""] * (6 + len(CLASSES))))
+    return text.getvalue()
+
+
+def _rounded(face: Face) -> dict[str, object]:
+    rounded = {name: round(value, 4) for name, value in face.probabilities.items()}
+    confidence = None if face.confidence is None else round(face.confidence, 4)
+    return asdict(face) | {"probabilities": rounded, "confidence": confidence}

@@ -1,0 +1,80 @@
+"""Frames of videos, read and written one at a time."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from emotion.data.decode import BadImageError
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # damaged files get a sentence of ours
+
+
+class Video:
+    """A video file to read.
+
+    Attributes:
+        rate: frames a second.
+        frames: how many the file says it has; 0 where it does not say.
+
+    Raises:
+        BadImageError: not a video that can be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._capture = cv2.VideoCapture(str(path))
+        if not self._capture.isOpened():
+            raise BadImageError(f"{path}: not a video that can be read")
+        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """Yields RGB uint8 [H, W, 3]."""
+        try:
+            while True:
+                read, frame = self._capture.read()
+                if not read:
+                    return
+                yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+        finally:
+            self._capture.release()
+
+
+class VideoFile:
+    """An MP4 file to write; it appears under its name when the `with` block ends well.
+
+    Args:
+        path: of the file.
+        rate: frames a second.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self._path, self._temporary, self._rate = path, path.with_name(f".{path.stem}.tmp.mp4"), rate
+        self._writer: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> "VideoFile":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def write(self, frame: NDArray[np.uint8]) -> None:
+        """Adds a frame, RGB uint8 [H, W, 3], of the same size as those before."""
+        if self._writer is None:
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self._temporary), code, self._rate, frame.shape[1::-1])
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+        if self._temporary.exists():
+            if kind is None:
+                self._temporary.replace(self._path)
+            else:
+                self._temporary.unlink()
