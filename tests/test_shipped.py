@@ -15,8 +15,8 @@ from emotion.analysis.predictions import Predictions, load_predictions
 from emotion.analysis.protocol import protocol_figures, protocol_parts
 from emotion.data.packed import PackedImages
 from emotion.data.splits import make_split
-from emotion.pretrained import SHIPPED
 from emotion.models.views import Views
+from emotion.pretrained import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 FILE = SHIPPED / "small.safetensors"
