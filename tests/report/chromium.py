@@ -23,11 +23,12 @@ class Chromium:
         events: what the browser reported so far, each with "method" and "params".
     """
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, more_options: str = "") -> None:
         assert EXECUTABLE is not None
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         options = "--headless --no-sandbox --disable-gpu --no-first-run --remote-debugging-pipe"
+        options = f"{options} {more_options}"
         # The protocol has its place at file descriptors 3 and 4, which may be any of the four here.
         theirs = [fcntl.fcntl(pipe, fcntl.F_DUPFD, 10) for pipe in (to_browser, from_browser)]
         command = f'exec "$0" {options} --user-data-dir="$1" about:blank 3<&{theirs[0]} 4>&{theirs[1]}'
@@ -68,10 +69,10 @@ class Chromium:
         assert "error" not in answer, answer
         return dict(answer["result"])
 
-    def open(self, page: Path) -> None:
-        """Opens a file and waits until it is loaded."""
+    def open(self, page: Path | str) -> None:
+        """Opens a file or an address and waits until it is loaded."""
         self.events.clear()
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())
 

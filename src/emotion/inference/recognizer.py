@@ -1,6 +1,6 @@
 """From pictures to faces with probabilities."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -88,14 +88,22 @@ class Recognizer:
         """Judges the faces that were found in each picture, RGB uint8 [H, W, 3], all at once."""
         boxes = [[face.box for face in faces] for faces in found]
         probabilities = iter(self.probabilities(pictures, boxes))
-        return [[_face(detection, next(probabilities)) for detection in detections] for detections in found]
+        return [[to_face(detection, next(probabilities)) for detection in detections] for detections in found]
 
     def probabilities(
         self, pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[Sequence[Box]]
     ) -> NDArray[np.float32]:
         """Returns the mean probabilities [N, K] of all faces, given by their boxes in each picture."""
-        cut = {side: _cut_all(pictures, boxes, side) for side in {network.side for network in self.networks}}
-        return np.asarray(np.mean([_in_batches(network, cut[network.side]) for network in self.networks], axis=0))
+        return self.judge({side: _cut_all(pictures, boxes, side) for side in self.sides})
+
+    @property
+    def sides(self) -> set[int]:
+        """The sides of the faces that the networks take, pixels."""
+        return {network.side for network in self.networks}
+
+    def judge(self, crops: Mapping[int, NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Returns the mean probabilities [N, K] of N faces, given as grey [N, side, side] for each side in `sides`."""
+        return np.asarray(np.mean([_in_batches(network, crops[network.side]) for network in self.networks], axis=0))
 
     def heatmaps(self, picture: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[str]) -> NDArray[np.float32]:
         """Returns where each face speaks for a class, to the first network that counts.
@@ -140,6 +148,12 @@ def load(
     return Recognizer(load_networks(names, tta, device), smallest)
 
 
+def to_face(detection: Detection, probabilities: NDArray[np.float32]) -> Face:
+    """Joins where a face is with its probabilities [K]."""
+    named = dict(zip(CLASSES, map(float, probabilities), strict=True))
+    return Face(detection.box, max(named, key=named.__getitem__), named, detection.confidence)
+
+
 def _cut_all(pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[Sequence[Box]], side: int) -> NDArray[np.uint8]:
     cut = [cut_out(picture, own, side) for picture, own in zip(pictures, boxes, strict=True)]
     return np.concatenate([np.empty((0, side, side), np.uint8), *cut])
@@ -148,8 +162,3 @@ def _cut_all(pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[Sequence[Box
 def _in_batches(network: FaceNetwork, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
     parts = [network(faces[start : start + BATCH]) for start in range(0, len(faces), BATCH)]
     return np.concatenate([np.empty((0, len(CLASSES)), np.float32), *parts])
-
-
-def _face(detection: Detection, probabilities: NDArray[np.float32]) -> Face:
-    named = dict(zip(CLASSES, map(float, probabilities), strict=True))
-    return Face(detection.box, max(named, key=named.__getitem__), named, detection.confidence)

@@ -1,0 +1,311 @@
+// The page: sends pictures to the service it came from and shows the answers.
+
+const COLOURS = { angry: "#d55e00", disgust: "#8a9a00", fear: "#cc79a7", happy: "#f0c400", neutral: "#8d96a0",
+  sad: "#56b4e9", surprise: "#3fbf8f" };
+const SAMPLES = [
+  { file: "collins.jpg", text: "Photograph of a smiling astronaut", whole: false },
+  { file: "drawn-surprise.png", text: "Drawn face, surprised", whole: true },
+  { file: "drawn-angry.png", text: "Drawn face, angry", whole: true },
+  { file: "drawn-happy.png", text: "Drawn face, happy", whole: true },
+];
+const MINUTE = 60_000;
+const WEBCAM_WIDTH = 640;
+
+const at = (id) => document.getElementById(id);
+let networks = [];
+let shown = null; // { bitmap, answers, whole } of the picture on the page
+let latest = 0; // number of the newest question: older answers are dropped
+let stream = null;
+let history = []; // { time, probabilities } of the largest face
+
+function element(name, text = "", className = "") {
+  const made = document.createElement(name);
+  made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function complain(sentence) {
+  at("message").textContent = sentence;
+  at("message").hidden = !sentence;
+}
+
+async function ask(blob, network, whole, heatmap) {
+  const form = new FormData();
+  form.append("image", blob, "picture");
+  const query = new URLSearchParams({ network, detect: String(!whole), heatmap: String(heatmap) });
+  let answer;
+  try {
+    answer = await fetch(`/predict?${query}`, { method: "POST", body: form });
+  } catch {
+    throw new Error("The program behind this page does not answer; is it still running?");
+  }
+  const content = await answer.json().catch(() => ({ detail: `status ${answer.status}` }));
+  if (!answer.ok) {
+    throw new Error(typeof content.detail === "string" ? content.detail : "The request was not understood.");
+  }
+  return content;
+}
+
+async function askAll(blob, whole, heatmap) {
+  return Promise.all(networks.map((name, index) => ask(blob, name, whole, heatmap && index === 0)));
+}
+
+async function show(blob, whole) {
+  const number = ++latest;
+  complain("");
+  try {
+    const answers = await askAll(blob, whole, true);
+    const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
+    if (number !== latest) return;
+    shown = { bitmap, answers, whole, blob };
+    draw();
+  } catch (error) {
+    if (number === latest) complain(error.message);
+  }
+}
+
+function draw() {
+  const { bitmap, answers } = shown;
+  const canvas = at("picture");
+  const longer = Math.max(bitmap.width, bitmap.height);
+  const scale = Math.min(1600 / longer, Math.max(1, 800 / longer)); // letters on small pictures need pixels too
+  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  const pen = canvas.getContext("2d");
+  pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const factor = canvas.width / answers[0].width;
+  for (const face of answers[0].faces) drawFace(pen, face, factor);
+  at("result").hidden = false;
+  describe(answers);
+}
+
+function drawFace(pen, face, factor) {
+  const [left, top, width, height] = face.box.map((value) => value * factor);
+  if (at("heatmap").checked && face.heatmap) drawHeatmap(pen, face.heatmap, left, top, width, height);
+  const unit = Math.max(pen.canvas.width, pen.canvas.height) / 400;
+  const size = Math.max(12, Math.min(width / 7, 14 * unit), 6 * unit);
+  pen.lineWidth = Math.max(2, unit);
+  pen.strokeStyle = COLOURS[face.label];
+  pen.strokeRect(left, top, width, height);
+  pen.font = `${size}px system-ui, sans-serif`;
+  const text = `${face.label} ${Math.round(100 * face.probabilities[face.label])} %`;
+  const wide = pen.measureText(text).width + size / 2;
+  const x = Math.max(0, Math.min(left, pen.canvas.width - wide));
+  const y = top >= 1.4 * size ? top - 1.4 * size : Math.max(0, top);
+  pen.fillStyle = COLOURS[face.label];
+  pen.fillRect(x, y, wide, 1.4 * size);
+  pen.fillStyle = "#101418";
+  pen.textBaseline = "middle";
+  pen.fillText(text, x + size / 4, y + 0.72 * size);
+}
+
+function drawHeatmap(pen, rows, left, top, width, height) {
+  const small = new OffscreenCanvas(rows[0].length, rows.length);
+  const image = new ImageData(rows[0].length, rows.length);
+  rows.flat().forEach((value, index) => {
+    image.data.set([255, Math.round(220 * value), 0, Math.round(190 * value)], 4 * index);
+  });
+  small.getContext("2d").putImageData(image, 0, 0);
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(small, left, top, width, height);
+}
+
+function describe(answers) {
+  const faces = answers[0].faces;
+  const words = faces.map((face) => `${face.label} ${Math.round(100 * face.probabilities[face.label])} %`);
+  const count = faces.length === 1 ? "One face" : `${faces.length} faces`;
+  at("summary").textContent = faces.length
+    ? `${count}: ${words.join(", ")}.`
+    : "No face found. If the picture shows nothing but a face, say so above.";
+  at("faces").replaceChildren(...faces.map((face, index) => describeFace(answers.map((answer) => answer.faces[index]), index)));
+}
+
+function describeFace(versions, index) {
+  const box = element("article", "", "face");
+  const heading = element("h2", `${versions[0].label} `);
+  heading.append(element("small", `face ${index + 1}`));
+  box.append(heading);
+  if (versions.length > 1) box.append(key());
+  const bars = element("dl", "", "bars");
+  for (const name of Object.keys(versions[0].probabilities)) {
+    const values = versions.map((face) => face.probabilities[name]);
+    const bar = element("dd", "", "bar");
+    bar.setAttribute("aria-hidden", "true");
+    for (const value of values) {
+      const line = element("i");
+      line.style.width = `${100 * value}%`;
+      bar.append(line);
+    }
+    const top = name === versions[0].label ? "top" : "";
+    bars.append(element("dt", name, top), bar, element("dd", values.map((value) => `${Math.round(100 * value)} %`).join(" · "), top));
+  }
+  box.append(bars);
+  return box;
+}
+
+function key() {
+  const line = element("p", "", "key");
+  for (const name of networks) {
+    const entry = element("span");
+    entry.append(element("i"), name);
+    line.append(entry);
+  }
+  return line;
+}
+
+async function toggleWebcam() {
+  if (stream) return stopWebcam();
+  complain("");
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { width: WEBCAM_WIDTH }, audio: false });
+  } catch (error) {
+    return complain(`The webcam cannot be used (${error.name}). It needs your permission and a page on localhost.`);
+  }
+  history = [];
+  at("video").srcObject = stream;
+  await at("video").play();
+  at("webcam").textContent = "Stop the webcam";
+  at("webcam").setAttribute("aria-pressed", "true");
+  at("live").hidden = false;
+  at("credit").textContent = "";
+  watch(++latest);
+}
+
+function stopWebcam() {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = null;
+  latest++;
+  at("webcam").textContent = "Start the webcam";
+  at("webcam").setAttribute("aria-pressed", "false");
+}
+
+async function watch(number) {
+  const video = at("video");
+  const frame = document.createElement("canvas");
+  let spoken = 0;
+  while (stream && number === latest) {
+    const scale = Math.min(1, WEBCAM_WIDTH / video.videoWidth);
+    frame.width = Math.round(video.videoWidth * scale);
+    frame.height = Math.round(video.videoHeight * scale);
+    frame.getContext("2d").drawImage(video, 0, 0, frame.width, frame.height);
+    const blob = await new Promise((done) => frame.toBlob(done, "image/jpeg", 0.85));
+    try {
+      const answers = await askAll(blob, at("whole").checked, at("heatmap").checked);
+      if (!stream || number !== latest) return;
+      shown = { bitmap: frame, answers, whole: at("whole").checked };
+      // A screen reader would not get to the end of a sentence that changes many times a second.
+      const speaks = performance.now() - spoken > 3000;
+      at("summary").setAttribute("aria-live", speaks ? "polite" : "off");
+      if (speaks) spoken = performance.now();
+      draw();
+      remember(answers[0].faces);
+      complain("");
+    } catch (error) {
+      complain(error.message);
+      await new Promise((done) => setTimeout(done, 1000));
+    }
+  }
+}
+
+function remember(faces) {
+  const now = performance.now();
+  const largest = faces.reduce((best, face) => (best && best.box[2] >= face.box[2] ? best : face), null);
+  history.push({ time: now, probabilities: largest?.probabilities ?? null });
+  history = history.filter((entry) => now - entry.time <= MINUTE);
+  drawCurve(now);
+}
+
+function drawCurve(now) {
+  const canvas = at("curve");
+  canvas.width = canvas.clientWidth * devicePixelRatio;
+  canvas.height = canvas.clientHeight * devicePixelRatio;
+  const pen = canvas.getContext("2d");
+  const colour = (name) => getComputedStyle(document.body).getPropertyValue(name);
+  const [soft, text] = [colour("--line"), colour("--soft")];
+  pen.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
+  for (const share of [0.25, 0.5, 0.75]) {
+    pen.fillStyle = soft;
+    pen.fillRect(0, (1 - share) * canvas.height, canvas.width, devicePixelRatio);
+    pen.fillStyle = text;
+    pen.fillText(`${100 * share} %`, 6 * devicePixelRatio, (1 - share) * canvas.height - 4 * devicePixelRatio);
+  }
+  pen.lineWidth = 2 * devicePixelRatio;
+  pen.lineJoin = "round";
+  for (const [name, stroke] of Object.entries(COLOURS)) {
+    pen.strokeStyle = stroke;
+    pen.beginPath();
+    let drawing = false;
+    for (const entry of history) {
+      if (entry.probabilities) {
+        const x = canvas.width * (1 - (now - entry.time) / MINUTE);
+        const y = canvas.height * (0.98 - 0.96 * entry.probabilities[name]);
+        drawing ? pen.lineTo(x, y) : pen.moveTo(x, y);
+      }
+      drawing = Boolean(entry.probabilities);
+    }
+    pen.stroke();
+  }
+}
+
+function choose(blob, whole, credit = "") {
+  stopWebcam();
+  at("live").hidden = true;
+  at("whole").checked = whole;
+  at("credit").textContent = credit;
+  return show(blob, whole);
+}
+
+function offerSamples() {
+  for (const { file, text, whole } of SAMPLES) {
+    const button = element("button");
+    button.type = "button";
+    const image = element("img");
+    image.src = `/page/samples/${file}`;
+    image.alt = text;
+    button.append(image);
+    button.addEventListener("click", async () => choose(await (await fetch(image.src)).blob(), whole, text));
+    const entry = element("li");
+    entry.append(button);
+    at("samples").append(entry);
+  }
+}
+
+function listen() {
+  at("file").addEventListener("change", (event) => {
+    const [file] = event.target.files;
+    if (file) choose(file, at("whole").checked);
+    event.target.value = "";
+  });
+  at("webcam").addEventListener("click", toggleWebcam);
+  at("heatmap").addEventListener("change", () => shown && draw());
+  at("whole").addEventListener("change", () => shown?.blob && show(shown.blob, at("whole").checked));
+  const drop = at("drop");
+  drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    const [file] = event.dataTransfer.files;
+    if (file) choose(file, at("whole").checked);
+  });
+  document.addEventListener("paste", (event) => {
+    const [file] = event.clipboardData.files;
+    if (file) choose(file, at("whole").checked);
+  });
+}
+
+function explainColours() {
+  for (const [name, colour] of Object.entries(COLOURS)) {
+    const entry = element("li");
+    const line = element("span");
+    line.style.borderColor = colour;
+    entry.append(line, name);
+    at("legend").append(entry);
+  }
+}
+
+offerSamples();
+explainColours();
+listen();
+networks = (await (await fetch("/health")).json()).networks;

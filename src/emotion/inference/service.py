@@ -1,0 +1,326 @@
+"""The HTTP service, with or without the page for people."""
+
+import asyncio
+import os
+import socket
+import threading
+import time
+import webbrowser
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from pydantic import BaseModel, Field
+from starlette.datastructures import UploadFile
+
+import emotion
+from emotion.errors import UserError, first_line
+from emotion.inference.batching import Batcher
+from emotion.inference.faces import Detection
+from emotion.inference.images import read_picture
+from emotion.inference.recognizer import Face, Recognizer, to_face
+
+PAGE = Path(__file__).parent / "page"
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+HEATMAP_SIDE = 24
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary"}},
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+class FaceAnswer(BaseModel):
+    """One face."""
+
+    box: tuple[int, int, int, int] = Field(description="left, top, width and height in pixels of the upright picture")
+    label: str = Field(description="the most probable expression")
+    probabilities: dict[str, float]
+    confidence: float | None = Field(description="of the detector that this is a face")
+    heatmap: list[list[float]] | None = Field(description="what in the box speaks for the label, rows from 0 to 1")
+
+
+class Answer(BaseModel):
+    """The faces of a picture, from left to right."""
+
+    width: int
+    height: int
+    faces: list[FaceAnswer]
+    milliseconds: float
+
+
+class Health(BaseModel):
+    """What runs."""
+
+    status: str = "ok"
+    version: str = emotion.__version__
+    networks: list[str]
+
+
+class Limits(BaseModel):
+    """What a request may cost.
+
+    Attributes:
+        megabytes: of an upload.
+        faces: of a picture; the largest are judged.
+        seconds: from the last byte of the request to the answer.
+        requests: at the same time; more are turned away at once.
+    """
+
+    megabytes: float = 15
+    faces: int = 50
+    seconds: float = 10
+    requests: int = 32
+
+
+class Service:
+    """Networks behind a queue, with what they count.
+
+    Args:
+        recognizers: by the name under which clients ask for them; the first is the default.
+        limits: see there.
+    """
+
+    def __init__(self, recognizers: Mapping[str, Recognizer], limits: Limits) -> None:
+        self.recognizers, self.limits, self.running = dict(recognizers), limits, 0
+        self.registry = CollectorRegistry()
+        self.requests = Counter("emotion_requests", "Requests", ["status"], registry=self.registry)
+        self.seconds = Histogram("emotion_seconds", "Seconds to an answer", registry=self.registry)
+        sizes = (0, 1, 2, 4, 8, 16, 32, 64)
+        batches = Histogram("emotion_batch_faces", "Faces judged in a call", buckets=sizes, registry=self.registry)
+        self._finders = ThreadPoolExecutor(os.cpu_count(), "faces")
+        self._batchers = {
+            name: Batcher(recognizer.probabilities, observe=batches.observe) for name, recognizer in recognizers.items()
+        }
+
+    async def predict(self, content: bytes, name: str, detect: bool, heatmap: bool) -> Answer:
+        """Answers a request.
+
+        Raises:
+            UserError: not an image.
+        """
+        begun = time.perf_counter()
+        recognizer = self.recognizers[name]
+        loop = asyncio.get_running_loop()
+        picture, found = await loop.run_in_executor(self._finders, self._find, content, recognizer, detect)
+        boxes = [detection.box for detection in found]
+        faces: list[Face] = []
+        if boxes:
+            probabilities = await self._batchers[name].judge(picture, boxes)
+            faces = [to_face(detection, own) for detection, own in zip(found, probabilities, strict=True)]
+        maps: list[NDArray[np.float32] | None] = [None] * len(faces)
+        if heatmap and faces:
+            labels = [face.label for face in faces]
+            maps = [*await loop.run_in_executor(self._finders, recognizer.heatmaps, picture, boxes, labels)]
+        return Answer(
+            width=picture.shape[1],
+            height=picture.shape[0],
+            faces=[FaceAnswer(**vars(face), heatmap=_rows(own)) for face, own in zip(faces, maps, strict=True)],
+            milliseconds=round(1000 * (time.perf_counter() - begun), 1),
+        )
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._finders.shutdown(wait=False, cancel_futures=True)
+        for batcher in self._batchers.values():
+            batcher.close()
+
+    def _find(self, content: bytes, recognizer: Recognizer, detect: bool) -> tuple[NDArray[np.uint8], list[Detection]]:
+        picture = read_picture(content)
+        found = recognizer.find(picture, detect)
+        largest = sorted(found, key=lambda detection: -detection.box[3])[: self.limits.faces]
+        return picture, sorted(largest, key=lambda detection: detection.box)
+
+
+def make_service(
+    recognizers: Mapping[str, Recognizer], page: bool = False, limits: Limits | None = None, hosts: Sequence[str] = ()
+) -> FastAPI:
+    """Builds the application.
+
+    Args:
+        recognizers: see `Service`.
+        page: whether to serve the page at `/`.
+        limits: of a request.
+        hosts: names under which it may be called, which keeps other sites from reaching it through a name of their own
+            that they point here; none lets every name in.
+    """
+    service = Service(recognizers, limits or Limits())
+
+    @asynccontextmanager
+    async def lifespan(application: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    application = FastAPI(
+        title="emotion", version=emotion.__version__, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    application.state.service = service
+    _add_guard(application, service, hosts)
+    _add_endpoints(application, service)
+    if page:
+        application.add_api_route("/", lambda: FileResponse(PAGE / "index.html"), include_in_schema=False)
+        application.mount("/page", StaticFiles(directory=PAGE))
+    return application
+
+
+def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool, open_browser: bool) -> None:
+    """Serves until interrupted.
+
+    Args:
+        recognizers: see `Service`.
+        host: where to listen.
+        port: likewise; 0 takes a free one.
+        page: whether to serve the page.
+        open_browser: whether to show it.
+
+    Raises:
+        UserError: the address is taken or not one of this machine.
+    """
+    import uvicorn
+
+    cv2.setNumThreads(1)  # pictures are worked on side by side, each by one thread
+    try:
+        listener = socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        raise UserError(f"{host}:{port}: cannot listen there ({first_line(error)})") from None
+    local = host in ("127.0.0.1", "localhost")
+    address = f"http://{'localhost' if local else host}:{listener.getsockname()[1]}"
+    print(f"{'page' if page else 'POST images to'}: {address}{'' if page else '/predict'}", flush=True)
+    if open_browser:
+        opener = threading.Timer(0.5, webbrowser.open, [address])
+        opener.daemon = True
+        opener.start()
+    application = make_service(recognizers, page, hosts=("localhost", "127.0.0.1") if local else ())
+    uvicorn.Server(uvicorn.Config(application, log_level="warning")).run(sockets=[listener])
+
+
+def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> None:
+    @application.middleware("http")
+    async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = _refusal(request, hosts) or await proceed(request)
+        for name, value in HEADERS.items():
+            response.headers[name] = value
+        if request.url.path == "/predict":
+            service.requests.labels(response.status_code).inc()
+        return response
+
+    @application.exception_handler(UserError)
+    async def explain(request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse({"detail": first_line(error)}, 422)
+
+    @application.exception_handler(Exception)
+    async def hide(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "the service failed on this request"}, 500)
+
+
+def _refusal(request: Request, hosts: Sequence[str]) -> JSONResponse | None:
+    """Turns away other names of this machine, and pages of other sites."""
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    if hosts and urlsplit(f"//{host}").hostname not in hosts:
+        return JSONResponse({"detail": f"this service answers as {' and '.join(hosts)}"}, 403)
+    if origin is not None and urlsplit(origin).netloc != host:
+        return JSONResponse({"detail": "requests from other sites are refused"}, 403)
+    return None
+
+
+def _add_endpoints(application: FastAPI, service: Service) -> None:
+    names = list(service.recognizers)
+
+    @application.post("/predict", openapi_extra=BODY)
+    async def predict(
+        request: Request,
+        detect: Annotated[bool, Query(description="false: the picture is one face already")] = True,
+        network: Annotated[str, Query(description=f"one of: {', '.join(names)}")] = names[0],
+        heatmap: Annotated[bool, Query(description="true: also what in each face speaks for its label")] = False,
+    ) -> Answer:
+        """Finds the faces of an image and tells their expressions."""
+        if network not in service.recognizers:
+            raise HTTPException(404, f"network={network}: not one of {', '.join(names)}")
+        if service.running >= service.limits.requests:
+            raise HTTPException(503, "too many requests at the moment", {"Retry-After": "1"})
+        service.running += 1
+        try:
+            content = await _image(request, service.limits.megabytes)
+            with service.seconds.time():
+                async with asyncio.timeout(service.limits.seconds):
+                    return await service.predict(content, network, detect, heatmap)
+        except TimeoutError:
+            raise HTTPException(503, f"no answer within {service.limits.seconds:g} s", {"Retry-After": "5"}) from None
+        finally:
+            service.running -= 1
+
+    @application.get("/health")
+    async def health() -> Health:
+        """Says what runs."""
+        return Health(networks=names)
+
+    @application.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> PlainTextResponse:
+        """Counts requests, seconds and batch sizes, as Prometheus reads them."""
+        return PlainTextResponse(generate_latest(service.registry))
+
+
+async def _image(request: Request, megabytes: float) -> bytes:
+    """Reads the image of a request, as its body or as the field `image` of a form, and no more than is allowed."""
+    body = await _read(request, round(megabytes * 1e6))
+    kind = request.headers.get("content-type", "")
+    if kind.startswith("image/"):
+        return body
+    if not kind.startswith("multipart/form-data"):
+        raise HTTPException(415, "an image is needed, as the body (image/...) or as the field `image` of a form")
+
+    async def replay() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async with Request(request.scope, replay).form(max_files=1, max_fields=8) as form:
+        image = form.get("image")
+        if not isinstance(image, UploadFile):
+            raise HTTPException(422, "the form has no file in its field `image`")
+        return await image.read()
+
+
+async def _read(request: Request, most: int) -> bytes:
+    refusal = HTTPException(413, f"more than {most / 1e6:g} MB")
+    stated = request.headers.get("content-length", "0")
+    if not stated.isdecimal() or int(stated) > most:
+        raise refusal
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise refusal
+    return bytes(body)
+
+
+def _rows(heatmap: NDArray[np.float32] | None) -> list[list[float]] | None:
+    if heatmap is None:
+        return None
+    small = cv2.resize(heatmap, (HEATMAP_SIDE, HEATMAP_SIDE), interpolation=cv2.INTER_AREA)
+    rows: list[list[float]] = np.round(np.asarray(small, np.float64), 3).tolist()
+    return rows
