@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import EXECUTABLE, Chromium
 from PIL import Image
 
 from emotion.analysis.document import (
@@ -18,8 +19,6 @@ from emotion.analysis.document import (
     Table,
     to_html,
 )
-
-from .chromium import EXECUTABLE, Chromium
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium on this machine")
 

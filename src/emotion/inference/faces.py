@@ -26,10 +26,10 @@ random training images in which the detector finds the face; half of all lie wit
 
 @dataclass(frozen=True)
 class Detection:
-    """A face that was found: where, and how sure the detector is (0..1)."""
+    """A face: where, and how sure the detector is (0..1), if it was asked."""
 
     box: Box
-    confidence: float
+    confidence: float | None
 
 
 class FaceDetector:

@@ -1,6 +1,6 @@
 """From pictures to faces with probabilities."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -80,7 +80,7 @@ class Recognizer:
 
     def find(self, picture: NDArray[np.uint8], detect: bool = True) -> list[Detection]:
         """Returns where the faces of a picture, RGB uint8 [H, W, 3], are."""
-        return self.detector(picture) if detect else [Detection(whole(picture), 1.0)]
+        return self.detector(picture) if detect else [Detection(whole(picture), None)]
 
     def recognize(
         self, pictures: Sequence[NDArray[np.uint8]], found: Sequence[Sequence[Detection]]
@@ -94,16 +94,8 @@ class Recognizer:
         self, pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[Sequence[Box]]
     ) -> NDArray[np.float32]:
         """Returns the mean probabilities [N, K] of all faces, given by their boxes in each picture."""
-        return self.judge({side: _cut_all(pictures, boxes, side) for side in self.sides})
-
-    @property
-    def sides(self) -> set[int]:
-        """The sides of the faces that the networks take, pixels."""
-        return {network.side for network in self.networks}
-
-    def judge(self, crops: Mapping[int, NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Returns the mean probabilities [N, K] of N faces, given as grey [N, side, side] for each side in `sides`."""
-        return np.asarray(np.mean([_in_batches(network, crops[network.side]) for network in self.networks], axis=0))
+        cut = {side: _cut_all(pictures, boxes, side) for side in {network.side for network in self.networks}}
+        return np.asarray(np.mean([_in_batches(network, cut[network.side]) for network in self.networks], axis=0))
 
     def heatmaps(self, picture: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[str]) -> NDArray[np.float32]:
         """Returns where each face speaks for a class, to the first network that counts.

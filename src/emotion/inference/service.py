@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
@@ -233,6 +234,11 @@ def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> 
     @application.exception_handler(UserError)
     async def explain(request: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"detail": first_line(error)}, 422)
+
+    @application.exception_handler(RequestValidationError)
+    async def correct(request: Request, error: RequestValidationError) -> JSONResponse:
+        wrong = error.errors()[0]
+        return JSONResponse({"detail": f"{wrong['loc'][-1]}: {wrong['msg']}"}, 422)
 
     @application.exception_handler(Exception)
     async def hide(request: Request, error: Exception) -> JSONResponse:

@@ -1,0 +1,257 @@
+import io
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from numpy.typing import NDArray
+from PIL import Image
+
+import emotion
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError
+from emotion.inference.faces import Detection
+from emotion.inference.recognizer import Recognizer
+from emotion.inference.service import Limits, make_service, run
+
+
+def encoded(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:
+    """Returns the content of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind)
+    return file.getvalue()
+
+
+class Stub(Recognizer):
+    """Finds as many faces as the first pixel says and takes their probabilities from the second, after a while."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        super().__init__([])
+        self.seconds = seconds
+
+    def find(self, picture, detect=True):
+        time.sleep(self.seconds)
+        return [Detection((index, 0, index + 1, index + 1), 0.9) for index in range(picture[0, 0, 0])]
+
+    def probabilities(self, pictures, boxes):
+        rows = [
+            np.roll(np.eye(7)[0], picture[0, 1, 0]) for picture, own in zip(pictures, boxes, strict=True) for _ in own
+        ]
+        return np.array(rows, np.float32).reshape(-1, 7)
+
+
+def stub_image(faces: int, label: int = 0) -> bytes:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[0, 0], image[0, 1] = faces, label
+    return encoded(image)
+
+
+@pytest.fixture(scope="module")
+def client(recognizer: Recognizer) -> Iterator[TestClient]:
+    with TestClient(make_service({"small": recognizer}, page=True), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def stub() -> Iterator[TestClient]:
+    with TestClient(make_service({"one": Stub(), "two": Stub()}), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_it_answers_as_the_recognizer_does(
+    client: TestClient, recognizer: Recognizer, portrait: Path, form: bool
+) -> None:
+    content = portrait.read_bytes()
+    how = {"files": {"image": content}} if form else {"content": content, "headers": {"content-type": "image/jpeg"}}
+    answer = client.post("/predict", **how)
+    assert answer.status_code == 200
+    told = answer.json()
+    assert (told["width"], told["height"]) == (512, 600)
+    (face,), (expected,) = told["faces"], recognizer.predict(portrait)
+    assert tuple(face["box"]) == expected.box
+    assert face["label"] == expected.label
+    assert face["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    assert face["confidence"] == pytest.approx(expected.confidence)
+    assert face["heatmap"] is None
+    assert told["milliseconds"] > 0
+
+
+def test_a_picture_that_is_one_face_and_its_heatmap(
+    client: TestClient, recognizer: Recognizer, pixels: NDArray[np.uint8]
+) -> None:
+    cut = pixels[112:330, 155:373]
+    answer = client.post("/predict?detect=false&heatmap=true", files={"image": encoded(cut)}).json()
+    (face,), (expected,) = answer["faces"], recognizer.predict(cut, detect=False)
+    assert face["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    assert face["confidence"] is None
+    heatmap = np.array(face["heatmap"])
+    whole = recognizer.heatmaps(cut, [expected.box], [expected.label])[0]
+    assert heatmap.shape == (24, 24)
+    assert heatmap.max() > 0.8
+    assert np.abs(heatmap - whole.reshape(24, 2, 24, 2).mean((1, 3))).max() < 2e-3
+
+
+def test_no_face_is_an_answer(client: TestClient) -> None:
+    answer = client.post("/predict?heatmap=true", files={"image": encoded(np.zeros((50, 80, 3), np.uint8))})
+    assert answer.status_code == 200
+    assert answer.json()["faces"] == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "part"),
+    [
+        ({"files": {"image": b"no image"}}, 422, "not an image"),
+        ({"files": {"image": b""}}, 422, "not an image"),
+        ({"files": {"picture": b"x"}}, 422, "`image`"),
+        ({"data": {"image": "text"}, "files": {"other": b""}}, 422, "`image`"),
+        ({"content": b"", "headers": {"content-type": "image/png"}}, 422, "not an image"),
+        ({"json": {}}, 415, "`image`"),
+        ({}, 415, "`image`"),
+        ({"content": b"xx", "headers": {"content-type": "multipart/form-data"}}, 400, ""),
+        ({"content": b"xx", "headers": {"content-type": "multipart/form-data; boundary=y"}}, 400, ""),
+        ({"params": {"network": "<b>"}, "files": {"image": b""}}, 404, "not one of small"),
+        ({"params": {"detect": "perhaps"}, "files": {"image": b""}}, 422, "detect: Input should be"),
+    ],
+)
+def test_bad_requests_get_a_sentence(client: TestClient, request_: dict, status: int, part: str) -> None:
+    answer = client.post("/predict", **request_)
+    assert answer.status_code == status
+    detail = str(answer.json()["detail"])
+    assert part in detail
+    assert "Traceback" not in detail
+
+
+def test_damaged_images_get_a_sentence(client: TestClient, portrait: Path) -> None:
+    whole = portrait.read_bytes()
+    for content in (whole[:5000], whole[:200], whole[5:], b"GIF89a" + whole, encoded(np.zeros((9, 9), np.uint8))[:40]):
+        answer = client.post("/predict", files={"image": content})
+        assert answer.status_code == 422
+        assert answer.json() == {"detail": "image: not an image that can be read"}
+
+
+def test_a_bomb_is_refused_by_its_header(client: TestClient) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+        + chunk(b"IEND", b"")
+    )
+    begun = time.perf_counter()
+    answer = client.post("/predict", files={"image": bomb})
+    assert answer.status_code == 422
+    assert time.perf_counter() - begun < 1
+
+
+def test_uploads_are_limited_whatever_their_headers_say() -> None:
+    with TestClient(make_service({"one": Stub()}, limits=Limits(megabytes=0.01))) as client:
+        kind = {"content-type": "image/png"}
+        assert client.post("/predict", content=bytes(9_000), headers=kind).status_code == 422
+        answer = client.post("/predict", content=bytes(11_000), headers=kind)
+        assert (answer.status_code, answer.json()["detail"]) == (413, "more than 0.01 MB")
+        pieces = (bytes(1000) for _ in range(50))  # sent without a length
+        assert client.post("/predict", content=pieces, headers=kind).status_code == 413
+        assert client.post("/predict", files={"image": bytes(11_000)}).status_code == 413
+
+
+def test_the_largest_faces_are_judged_when_there_are_too_many() -> None:
+    with TestClient(make_service({"one": Stub()}, limits=Limits(faces=3))) as client:
+        faces = client.post("/predict", files={"image": stub_image(9)}).json()["faces"]
+    assert [face["box"][2] for face in faces] == [7, 8, 9]
+
+
+def test_who_waits_too_long_is_told_to_come_back() -> None:
+    with TestClient(make_service({"slow": Stub(1)}, limits=Limits(seconds=0.1))) as client:
+        answer = client.post("/predict", files={"image": stub_image(1)})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+    assert "0.1 s" in answer.json()["detail"]
+
+
+def test_more_than_it_can_take_are_turned_away_at_once() -> None:
+    with (
+        TestClient(make_service({"slow": Stub(0.3)}, limits=Limits(requests=2))) as client,
+        ThreadPoolExecutor(6) as pool,
+    ):
+        answers = list(pool.map(lambda _: client.post("/predict", files={"image": stub_image(1)}), range(6)))
+        statuses = sorted(answer.status_code for answer in answers)
+        assert statuses == [200, 200, 503, 503, 503, 503]
+        assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 503)
+        assert client.post("/predict", files={"image": stub_image(1)}).status_code == 200
+
+
+def test_a_failure_of_ours_is_not_shown() -> None:
+    class Broken(Stub):
+        def find(self, picture, detect=True):
+            raise RuntimeError("secret /home/somebody")
+
+    with TestClient(make_service({"one": Broken()}), raise_server_exceptions=False) as client:
+        answer = client.post("/predict", files={"image": stub_image(1)})
+        assert answer.status_code == 500
+        assert answer.json() == {"detail": "the service failed on this request"}
+
+
+def test_200_requests_8_at_a_time_get_their_own_answers(stub: TestClient) -> None:
+    def ask(number: int) -> bool:
+        faces, label, name = number % 5, number % 7, ("one", "two")[number % 2]
+        answer = stub.post(f"/predict?network={name}", files={"image": stub_image(faces, label)})
+        told = answer.json()["faces"]
+        return len(told) == faces and all(face["label"] == CLASSES[label] for face in told)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(200)))
+    text = stub.get("/metrics").text
+    assert 'emotion_requests_total{status="200"} 200.0' in text
+    assert "emotion_batch_faces_sum 400.0" in text
+    assert "emotion_seconds_count 200.0" in text
+
+
+def test_health_and_description(stub: TestClient) -> None:
+    assert stub.get("/health").json() == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"]}
+    described = stub.get("/openapi.json").json()
+    assert set(described["paths"]) == {"/predict", "/health", "/metrics"}
+    body = described["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert set(body) == {"multipart/form-data", "image/*"}
+    assert "probabilities" in described["components"]["schemas"]["FaceAnswer"]["properties"]
+    assert stub.get("/").status_code == stub.get("/page/app.js").status_code == stub.get("/docs").status_code == 404
+
+
+def test_other_sites_are_kept_out() -> None:
+    with TestClient(make_service({"one": Stub()}, hosts=["localhost"]), base_url="http://localhost:8000") as client:
+        image = {"image": stub_image(1)}
+        assert client.post("/predict", files=image).status_code == 200
+        assert client.post("/predict", files=image, headers={"origin": "http://localhost:8000"}).status_code == 200
+        assert client.post("/predict", files=image, headers={"origin": "http://localhost:9000"}).status_code == 403
+        assert client.post("/predict", files=image, headers={"origin": "null"}).status_code == 403
+        assert client.post("/predict", files=image, headers={"host": "evil.example"}).status_code == 403
+        assert client.get("/health", headers={"host": "localhost.evil.example:8000"}).status_code == 403
+        assert not any(name.startswith("access-control") for name in client.post("/predict", files=image).headers)
+
+
+def test_the_page_and_nothing_else_is_served(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert client.get("/page/app.js").status_code == 200
+    for path in ("/page/../service.py", "/page/%2e%2e/service.py", "/page/..%2fservice.py", "/page/", "/service.py"):
+        assert client.get(path).status_code == 404
+
+
+def test_a_port_that_is_taken_gets_a_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}: cannot listen there"):
+            run({"one": Stub()}, "127.0.0.1", port, page=False, open_browser=False)
+    with pytest.raises(UserError, match="cannot listen there"):
+        run({"one": Stub()}, "no.such.host.invalid", 0, page=False, open_browser=False)
