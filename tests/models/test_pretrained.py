@@ -46,7 +46,7 @@ def images() -> Tensor:
 def test_what_was_saved_is_what_is_loaded(network: Network, images: Tensor, tmp_path: Path) -> None:
     card = Card(SETTINGS, temperature=1.7, views="flip", facts={"model": "mine", "figures": {"All": {"acc": 0.5}}})
     save_pretrained(tmp_path / "mine.safetensors", network, card)
-    classifier = emotion.load(tmp_path / "mine.safetensors")
+    classifier = emotion.load_pretrained(tmp_path / "mine.safetensors")
     assert classifier.card == card
     assert classifier.classes == CLASSES
     with torch.inference_mode():

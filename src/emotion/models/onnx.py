@@ -65,5 +65,6 @@ class OnnxNetwork:
         evidence = self._session.run(["evidence"], {"images": faces})[0][np.arange(len(faces)), classes].clip(min=0)
         size = (self.side, self.side)
         maps = np.stack([cv2.resize(own, size, interpolation=cv2.INTER_LINEAR) for own in evidence])
+        maps -= maps.min(axis=(1, 2), keepdims=True)
         strongest = maps.max(axis=(1, 2), keepdims=True)
         return np.asarray(maps / np.where(strongest > 0, strongest, 1))

@@ -45,11 +45,12 @@ class Views(nn.Module):
             height, width = (round(CROP * side) for side in images.shape[-2:])
             yield from five_crop(images, [height, width])
             return
+        if self.views == "shifts" and images.dtype == torch.uint8:
+            images = images.float() / 255  # since padding by the edge takes no whole numbers
         yield images
         if self.views == "shifts":
             height, width = images.shape[-2:]
             down, across = (max(1, round(SHIFT * side)) for side in (height, width))
-            floats = images.float() / 255 if images.dtype == torch.uint8 else images
-            padded = F.pad(floats, (across, across, down, down), "replicate")
+            padded = F.pad(images, (across, across, down, down), "replicate")
             for top, left in ((0, across), (2 * down, across), (down, 0), (down, 2 * across)):
                 yield padded[..., top : top + height, left : left + width]

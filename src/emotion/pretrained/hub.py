@@ -8,7 +8,7 @@ from emotion.errors import UserError, first_line
 
 CARD, SUFFIXES = "README.md", (".onnx", ".safetensors")
 """What `push` writes into a repository: this and `network.onnx`, `network.safetensors` or both."""
-ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:/(.+))?")
+ADDRESS = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?")
 
 
 def download(address: str, suffix: str) -> Path:

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import emotion
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError
+from emotion.inference.faces import cut_out
+from emotion.inference.recognizer import Recognizer
+from emotion.pretrained import SHIPPED
+
+
+class Fake:
+    """Says of each face what its mean tone says, whatever its size."""
+
+    def __init__(self, side: int, slope: float = 1) -> None:
+        self.name, self.side, self.views, self.slope, self.calls = "fake", side, "none", slope, []
+
+    def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert faces.shape[1:] == (self.side, self.side)
+        self.calls.append(len(faces))
+        tone = self.slope * faces.reshape(len(faces), -1).mean(1) / 255
+        rest = np.repeat((1 - tone)[:, None] / 6, 6, axis=1)
+        return np.hstack([tone[:, None], rest]).astype(np.float32)
+
+    def heatmaps(self, faces, classes):
+        return np.broadcast_to(classes[:, None, None], faces.shape).astype(np.float32)
+
+
+def test_a_face_of_a_photograph(recognizer: Recognizer, portrait: Path, pixels: NDArray[np.uint8]) -> None:
+    (face,) = recognizer.predict(portrait)
+    assert face.label == "neutral"
+    assert tuple(face.probabilities) == CLASSES
+    assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert face.probabilities["neutral"] == max(face.probabilities.values())
+    for given in (str(portrait), portrait.read_bytes(), Image.open(portrait), pixels):
+        assert recognizer.predict(given) == [face]
+    classifier = emotion.load_pretrained()
+    cut = torch.from_numpy(cut_out(pixels, [face.box], 48))[:, None]
+    assert list(face.probabilities.values()) == pytest.approx(classifier(cut)[0].tolist(), abs=1e-5)
+
+
+def test_without_detection_the_central_square_counts(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
+    (face,) = recognizer.predict(pixels, detect=False)
+    assert face.box == (0, 44, 512, 512)
+    assert face.confidence is None
+    assert recognizer.predict(pixels[44:556], detect=False)[0].probabilities == face.probabilities
+
+
+def test_no_face_gives_an_empty_list(recognizer: Recognizer) -> None:
+    assert recognizer.predict(np.zeros((80, 80, 3), np.uint8)) == []
+
+
+def test_the_mean_of_networks_counts_whatever_their_sides() -> None:
+    picture = np.full((30, 30, 3), 102, np.uint8)  # a tone of 0.4
+    (face,) = Recognizer([Fake(12), Fake(20, slope=0.5)]).predict(picture, detect=False)
+    assert face.probabilities["angry"] == pytest.approx(0.3, abs=1e-3)
+    assert face.label == "angry"
+
+
+def test_ensembles_are_loaded_from_a_list(pixels: NDArray[np.uint8]) -> None:
+    files = ["small", SHIPPED / "small.safetensors"]
+    both, one = emotion.load(files), emotion.load()
+    assert len(both.networks) == 2
+    (mean,), (own,) = both.predict(pixels), one.predict(pixels)
+    assert mean.probabilities == pytest.approx(own.probabilities, abs=1e-5)
+
+
+def test_many_pictures_give_each_its_own_faces(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
+    pictures = [pixels, np.zeros_like(pixels), np.tile(pixels, (1, 2, 1)), *[pixels[:, ::-1]] * 9]
+    told = list(recognizer.predict_many(map(np.ascontiguousarray, pictures)))
+    assert [len(faces) for faces in told] == [1, 0, 2, *[1] * 9]
+    for faces, picture in zip(told[:4], pictures, strict=False):
+        for face, alone in zip(faces, recognizer.predict(np.ascontiguousarray(picture)), strict=True):
+            assert face.box == alone.box
+            assert face.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+    assert list(recognizer.predict_many([])) == []
+
+
+def test_faces_are_judged_in_batches() -> None:
+    network = Fake(4)
+    pictures = [np.full((4, 4, 3), tone, np.uint8) for tone in (0, 255)]
+    boxes = [[(0, 0, 4, 4)] * 50, [(0, 0, 4, 4)] * 100]
+    probabilities = Recognizer([network]).probabilities(pictures, boxes)
+    assert network.calls == [64, 64, 22]
+    assert probabilities[:, 0].tolist() == [0] * 50 + [1] * 100
+
+
+def test_heatmaps_are_of_the_named_classes() -> None:
+    maps = Recognizer([Fake(4)]).heatmaps(np.zeros((9, 9, 3), np.uint8), [(0, 0, 4, 4), (1, 1, 3, 3)], ["fear", "sad"])
+    assert maps.shape == (2, 4, 4)
+    assert maps[:, 0, 0].tolist() == [CLASSES.index("fear"), CLASSES.index("sad")]
+
+
+def test_the_smallest_face_is_passed_on(pixels: NDArray[np.uint8]) -> None:
+    assert emotion.load(smallest=0.9).predict(pixels) == []
+    with pytest.raises(UserError, match="smallest=2"):
+        emotion.load(smallest=2).predict(pixels)
+
+
+def test_bad_pictures(recognizer: Recognizer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        recognizer.predict(tmp_path / "none.png")
+    with pytest.raises(UserError, match="not an image"):
+        recognizer.predict(b"nothing")
