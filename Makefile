@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: train test quick bench best
+.PHONY: train test quick bench best pictures
 
 # Under two minutes on two cores: the smallest of the report's CNNs on drawn faces. With data=fer2013 it is the real thing.
 train: $(INSTALLED)
@@ -31,6 +31,10 @@ best: $(INSTALLED)
 	$(BIN)/python train.py -m recipe=small,best_ensemble split=clean name=clean $(WORDS)
 	$(BIN)/python evaluate.py ckpt='runs/best_*/*/checkpoints/best.ckpt' tta=shifts out=runs/ensemble
 	$(BIN)/emotion report runs/small runs/best_scratch runs/best_pretrained runs/clean
+
+# The pictures of the README; needs Chromium.
+pictures: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/python docs/pictures.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

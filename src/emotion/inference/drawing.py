@@ -1,5 +1,6 @@
 """Boxes and labels drawn on pictures."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,18 +21,20 @@ def draw_faces(picture: NDArray[np.uint8], faces: Sequence[Face]) -> Image.Image
     line = max(2, round(max(drawn.size) / 400))
     for face in faces:
         left, top, width, height = face.box
-        pen.rectangle((left, top, left + width, top + height), outline=COLOURS[face.label], width=line)
+        pen.rectangle((left, top, left + width - 1, top + height - 1), outline=COLOURS[face.label], width=line)
         _write(pen, face, max(11, min(round(width / 7), 8 * line)), drawn.size)
     return drawn
 
 
 def _write(pen: ImageDraw.ImageDraw, face: Face, size: int, picture: tuple[int, int]) -> None:
-    """Writes above the box, or inside where there is no room above."""
-    text, font = f"{face.label} {face.probabilities[face.label]:.0%}", ImageFont.load_default(size)
+    """Writes above the box, or inside where there is no room above; no probability where the picture is too narrow."""
+    font, margin = ImageFont.load_default(size), size // 4
+    text = f"{face.label} {face.probabilities[face.label]:.0%}"
+    if pen.textlength(text, font) + 2 * margin > picture[0]:
+        text = face.label
     left, top, right, bottom = pen.textbbox((0, 0), text, font)
-    margin = size // 4
-    width, height = right - left + 2 * margin, bottom - top + 2 * margin
+    width, height = math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin
     x = max(0, min(face.box[0], picture[0] - width))
-    y = face.box[1] - height if face.box[1] >= height else max(0, face.box[1])
-    pen.rectangle((x, y, x + width, y + height), fill=COLOURS[face.label])
+    y = max(0, min(face.box[1] - height if face.box[1] >= height else face.box[1], picture[1] - height))
+    pen.rectangle((x, y, x + width - 1, y + height - 1), fill=COLOURS[face.label])
     pen.text((x + margin - left, y + margin - top), text, "#101418", font)

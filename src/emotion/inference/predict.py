@@ -17,7 +17,8 @@ from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import Record
 from emotion.inference.video import Video, VideoFile
 
-CHUNK = 16
+CHUNK = 8
+"""Pictures that are held at a time."""
 
 Progress = Callable[..., Iterable[Any]]
 """Called with the files, or with the frames of a video and as `total` their number, it passes them on."""
@@ -71,8 +72,11 @@ class Prediction:
 
     def _video(self, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
         video = self._try(Video, path)
-        if video is None:
-            return
+        if video is not None:
+            yield from self._frames(video, path, copies)
+            self._try(lambda _: video.require_whole(), path)
+
+    def _frames(self, video: Video, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
         faces: list[Face] = []
         with ExitStack() as stack:
             copy = stack.enter_context(VideoFile(copies[path], video.rate)) if path in copies else None
@@ -95,17 +99,23 @@ class Prediction:
         """Lays the copies out as the files lie below the folder that they share."""
         if self.out is None or not paths:
             return {}
-        resolved = [path.resolve() for path in paths]
-        root = Path(os.path.commonpath([path.parent for path in resolved]))
-        if root == self.out.resolve():
-            raise UserError(f"--out {self.out}: the copies would replace the files themselves; name another folder")
-        copies = {path: self.out / own.relative_to(root) for path, own in zip(paths, resolved, strict=True)}
-        return {path: _writable(copy, is_video(path)) for path, copy in copies.items()}
+        absolute = [path.absolute() for path in paths]
+        root = Path(os.path.commonpath([path.parent for path in absolute]))
+        laid = {path: self.out / own.relative_to(root) for path, own in zip(paths, absolute, strict=True)}
+        copies = {path: _writable(copy, is_video(path)) for path, copy in laid.items()}
+        for original in {path.resolve() for path in paths} & {copy.resolve() for copy in copies.values()}:
+            raise UserError(f"--out {self.out}: a copy would replace {original}; name another folder")
+        return copies
 
 
 def _save(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        picture.save(temporary, Image.registered_extensions()[path.suffix.lower()])
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _writable(path: Path, video: bool) -> Path:

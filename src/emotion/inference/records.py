@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
 
-from rich.markup import escape
-from rich.table import Table
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
+from rich.text import Text
 
 from emotion.data.classes import CLASSES
 from emotion.inference.recognizer import Face
@@ -24,16 +25,18 @@ class Record:
 
 def to_table(records: Iterable[Record]) -> Table:
     """Returns a table to print: a row for each face, or one that says there is none."""
-    table = Table("file", "face", "expression", "", "next", box=None, pad_edge=False)
+    table = Table(Column("file", overflow="fold"), Column("face", overflow="fold"), box=None, pad_edge=False)
+    for header, width in (("expression", None), ("", None), ("", 10), ("next", None)):
+        table.add_column(header, no_wrap=True, max_width=width)
     for record in records:
-        place = escape(record.file) + ("" if record.second is None else f" {record.second:.2f} s")
+        place = Text(record.file + ("" if record.second is None else f" {record.second:.2f} s"))
         if not record.faces:
             table.add_row(place, "[dim]no face[/]")
         for face in record.faces:
-            (_, first), (second, runner_up) = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
-            bar = "█" * round(10 * first)
+            (_, first), (other, runner_up) = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
             box = "{} {} {}x{}".format(*face.box)
-            table.add_row(place, box, f"[bold]{face.label}[/]", f"{first:4.0%} {bar}", f"{second} {runner_up:.0%}")
+            bar = ProgressBar(1, first, finished_style="bar.complete")
+            table.add_row(place, box, f"[bold]{face.label}[/]", f"{first:4.0%}", bar, f"{other} {runner_up:.0%}")
     return table
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emotion.data.decode import BadImageError
+from emotion.errors import UserError
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # damaged files get a sentence of ours
 
@@ -20,14 +21,15 @@ class Video:
     Attributes:
         rate: frames a second.
         frames: how many the file says it has; 0 where it does not say.
+        read: how many were read so far.
 
     Raises:
         BadImageError: not a video that can be read.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._capture = cv2.VideoCapture(str(path))
+        self._path, self.read = path, 0
+        self._capture = cv2.VideoCapture(_opencv_name(path))
         if not self._capture.isOpened():
             raise BadImageError(f"{path}: not a video that can be read")
         self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
@@ -40,13 +42,21 @@ class Video:
                 read, frame = self._capture.read()
                 if not read:
                     return
+                self.read += 1
                 yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
         finally:
             self._capture.release()
 
+    def require_whole(self) -> None:
+        """Raises a `BadImageError` if it ended early; a file's own count may be an estimate, so some may be missing."""
+        if self.read < max(1, 0.9 * self.frames):
+            raise BadImageError(f"{self._path}: damaged, only {self.read} of {self.frames} frames can be read")
+
 
 class VideoFile:
     """An MP4 file to write; it appears under its name when the `with` block ends well.
+
+    Of an odd width or height, which the format cannot hold, the last column or row is left out.
 
     Args:
         path: of the file.
@@ -62,10 +72,16 @@ class VideoFile:
         return self
 
     def write(self, frame: NDArray[np.uint8]) -> None:
-        """Adds a frame, RGB uint8 [H, W, 3], of the same size as those before."""
+        """Adds a frame, RGB uint8 [H, W, 3], of the same size as those before.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         if self._writer is None:
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._temporary), code, self._rate, frame.shape[1::-1])
+            self._writer = cv2.VideoWriter(_opencv_name(self._temporary), code, self._rate, frame.shape[1::-1])
+            if not self._writer.isOpened():
+                raise UserError(f"{self._path}: this video cannot be written")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def __exit__(
@@ -78,3 +94,11 @@ class VideoFile:
                 self._temporary.replace(self._path)
             else:
                 self._temporary.unlink()
+
+
+def _opencv_name(path: Path) -> str:
+    """Returns a path for OpenCV, which crashes on one that is not UTF-8."""
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        raise BadImageError(f"{path}: the names of videos and of their folders must be UTF-8") from None
