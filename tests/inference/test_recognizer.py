@@ -10,7 +10,7 @@ import emotion
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference.faces import cut_out
-from emotion.inference.recognizer import Recognizer
+from emotion.inference.recognizer import Found, Recognizer
 from emotion.pretrained import SHIPPED
 
 
@@ -84,14 +84,29 @@ def test_many_pictures_give_each_its_own_faces(recognizer: Recognizer, pixels: N
 def test_faces_are_judged_in_batches() -> None:
     network = Fake(4)
     pictures = [np.full((4, 4, 3), tone, np.uint8) for tone in (0, 255)]
-    boxes = [[(0, 0, 4, 4)] * 50, [(0, 0, 4, 4)] * 100]
-    probabilities = Recognizer([network]).probabilities(pictures, boxes)
+    recognizer = Recognizer([network])
+    (first, second) = (recognizer.find(picture, detect=False) for picture in pictures)
+    many = [Found(own.detections * n, {4: own.faces[4].repeat(n, 0)}) for own, n in ((first, 50), (second, 100))]
+    told = recognizer.judge(many)
     assert network.calls == [64, 64, 22]
-    assert probabilities[:, 0].tolist() == [0] * 50 + [1] * 100
+    assert [[face.probabilities["angry"] for face in faces] for faces in told] == [[0] * 50, [1] * 100]
+
+
+def test_of_many_faces_the_largest_are_kept(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
+    scene = np.tile(pixels, (1, 3, 1))
+    scene[:, 512:1024] = 0
+    scene[100:400, 600:856] = pixels[::2, ::2]
+    boxes = [detection.box for detection in recognizer.find(scene).detections]
+    kept = recognizer.find(scene, most=2)
+    assert len(boxes) == 3
+    assert [detection.box for detection in kept.detections] == [boxes[0], boxes[2]]
+    assert kept.faces[48].shape == (2, 48, 48)
 
 
 def test_heatmaps_are_of_the_named_classes() -> None:
-    maps = Recognizer([Fake(4)]).heatmaps(np.zeros((9, 9, 3), np.uint8), [(0, 0, 4, 4), (1, 1, 3, 3)], ["fear", "sad"])
+    recognizer = Recognizer([Fake(4)])
+    found = recognizer.find(np.zeros((9, 9, 3), np.uint8), detect=False)
+    maps = recognizer.heatmaps(Found(found.detections * 2, {4: found.faces[4].repeat(2, 0)}), ["fear", "sad"])
     assert maps.shape == (2, 4, 4)
     assert maps[:, 0, 0].tolist() == [CLASSES.index("fear"), CLASSES.index("sad")]
 

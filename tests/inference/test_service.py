@@ -1,14 +1,18 @@
 import io
 import socket
 import struct
+import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
@@ -17,7 +21,7 @@ import emotion
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference.faces import Detection
-from emotion.inference.recognizer import Recognizer
+from emotion.inference.recognizer import Face, Found, Recognizer
 from emotion.inference.service import Limits, make_service, run
 
 
@@ -35,15 +39,18 @@ class Stub(Recognizer):
         super().__init__([])
         self.seconds = seconds
 
-    def find(self, picture, detect=True):
+    def find(self, picture, detect=True, most=None):
         time.sleep(self.seconds)
-        return [Detection((index, 0, index + 1, index + 1), 0.9) for index in range(picture[0, 0, 0])]
+        faces, label = int(picture[0, 0, 0]), int(picture[0, 1, 0])
+        boxes = [(index, label, index + 1, index + 1) for index in range(faces)]
+        return Found([Detection(box, 0.9) for box in boxes], {})
 
-    def probabilities(self, pictures, boxes):
-        rows = [
-            np.roll(np.eye(7)[0], picture[0, 1, 0]) for picture, own in zip(pictures, boxes, strict=True) for _ in own
-        ]
-        return np.array(rows, np.float32).reshape(-1, 7)
+    def judge(self, found):
+        return [[self.face(detection) for detection in own.detections] for own in found]
+
+    def face(self, detection):
+        label = CLASSES[detection.box[1]]
+        return Face(detection.box, label, {name: float(name == label) for name in CLASSES}, detection.confidence)
 
 
 def stub_image(faces: int, label: int = 0) -> bytes:
@@ -92,7 +99,7 @@ def test_a_picture_that_is_one_face_and_its_heatmap(
     assert face["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
     assert face["confidence"] is None
     heatmap = np.array(face["heatmap"])
-    whole = recognizer.heatmaps(cut, [expected.box], [expected.label])[0]
+    whole = recognizer.heatmaps(recognizer.find(cut, detect=False), [expected.label])[0]
     assert heatmap.shape == (24, 24)
     assert heatmap.max() > 0.8
     assert np.abs(heatmap - whole.reshape(24, 2, 24, 2).mean((1, 3))).max() < 2e-3
@@ -164,10 +171,10 @@ def test_uploads_are_limited_whatever_their_headers_say() -> None:
         assert client.post("/predict", files={"image": bytes(11_000)}).status_code == 413
 
 
-def test_the_largest_faces_are_judged_when_there_are_too_many() -> None:
-    with TestClient(make_service({"one": Stub()}, limits=Limits(faces=3))) as client:
-        faces = client.post("/predict", files={"image": stub_image(9)}).json()["faces"]
-    assert [face["box"][2] for face in faces] == [7, 8, 9]
+def test_no_more_faces_than_allowed_are_judged(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
+    with TestClient(make_service({"small": recognizer}, limits=Limits(faces=3))) as client:
+        faces = client.post("/predict", files={"image": encoded(np.tile(pixels, (2, 3, 1)))}).json()["faces"]
+    assert len(faces) == 3
 
 
 def test_who_waits_too_long_is_told_to_come_back() -> None:
@@ -192,13 +199,79 @@ def test_more_than_it_can_take_are_turned_away_at_once() -> None:
 
 def test_a_failure_of_ours_is_not_shown() -> None:
     class Broken(Stub):
-        def find(self, picture, detect=True):
+        def find(self, picture, detect=True, most=None):
             raise RuntimeError("secret /home/somebody")
 
     with TestClient(make_service({"one": Broken()}), raise_server_exceptions=False) as client:
         answer = client.post("/predict", files={"image": stub_image(1)})
         assert answer.status_code == 500
         assert answer.json() == {"detail": "the service failed on this request"}
+
+
+def test_failures_are_counted_and_guarded_like_all_answers() -> None:
+    class Broken(Stub):
+        def find(self, picture, detect=True, most=None):
+            raise RuntimeError("secret")
+
+    with TestClient(make_service({"one": Broken()})) as client:
+        answer = client.post("/predict", files={"image": stub_image(1)})
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert 'emotion_requests_total{status="500"} 1.0' in client.get("/metrics").text
+
+
+def test_a_network_that_cannot_explain_still_answers() -> None:
+    class Mute(Stub):
+        def heatmaps(self, found, labels):
+            raise UserError("no maps")
+
+    with TestClient(make_service({"one": Mute()})) as client:
+        (face,) = client.post("/predict?heatmap=true", files={"image": stub_image(1)}).json()["faces"]
+    assert face["label"] == CLASSES[0]
+    assert face["heatmap"] is None
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[[FastAPI], int]]:
+    """Serves applications over real sockets until the test ends; a call returns the port."""
+    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def serve(application: FastAPI) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(application, log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        servers.append((server, thread))
+        return listener.getsockname()[1]
+
+    yield serve
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join(10)
+
+
+def test_stalled_uploads_do_not_keep_their_places(served: Callable[[FastAPI], int]) -> None:
+    port = served(make_service({"one": Stub()}, limits=Limits(requests=2, upload_seconds=0.5)))
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
+    stalled = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(2)]
+    for connection in stalled:
+        connection.sendall(head)
+    time.sleep(0.2)
+    address = f"http://127.0.0.1:{port}"
+    assert httpx.post(f"{address}/predict", files={"image": stub_image(1)}).status_code == 503
+    for connection in stalled:
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+        connection.close()
+    assert httpx.post(f"{address}/predict", files={"image": stub_image(1)}).status_code == 200
+
+
+def test_uploads_that_break_off_are_counted_and_nothing_fails(served: Callable[[FastAPI], int]) -> None:
+    port = served(make_service({"one": Stub()}))
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(head + b"half")
+        time.sleep(0.2)
+    time.sleep(0.2)
+    assert 'emotion_requests_total{status="499"} 1.0' in httpx.get(f"http://127.0.0.1:{port}/metrics").text
 
 
 def test_200_requests_8_at_a_time_get_their_own_answers(stub: TestClient) -> None:

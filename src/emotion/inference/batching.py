@@ -6,19 +6,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from emotion.inference.recognizer import Face, Found
 
-from emotion.inference.faces import Box
-
-Judge = Callable[[Sequence[NDArray[np.uint8]], Sequence[Sequence[Box]]], NDArray[np.float32]]
-"""See `emotion.inference.recognizer.Recognizer.probabilities`."""
+Judge = Callable[[Sequence[Found]], list[list[Face]]]
+"""See `emotion.inference.recognizer.Recognizer.judge`."""
 
 
 class _Waiting(NamedTuple):
-    picture: NDArray[np.uint8]
-    boxes: Sequence[Box]
-    answer: asyncio.Future[NDArray[np.float32]]
+    found: Found
+    answer: asyncio.Future[list[Face]]
 
 
 class Batcher:
@@ -28,23 +24,21 @@ class Batcher:
     everything else happens in one event loop.
 
     Args:
-        probabilities: maps pictures and the boxes in each to the probabilities [N, K] of all N faces.
+        judge: what calls the network.
         most: faces in one call; the faces of one request are never parted.
         observe: called with the number of faces of each call.
     """
 
-    def __init__(
-        self, probabilities: Judge, most: int = 64, observe: Callable[[int], object] = lambda faces: None
-    ) -> None:
-        self._probabilities, self._most, self._observe = probabilities, most, observe
+    def __init__(self, judge: Judge, most: int = 64, observe: Callable[[int], object] = lambda faces: None) -> None:
+        self._judge, self._most, self._observe = judge, most, observe
         self._waiting: deque[_Waiting] = deque()
         self._work: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "network")
 
-    async def judge(self, picture: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.float32]:
-        """Returns the probabilities [N, K] of N faces; what the network raises, every request of the call gets."""
-        answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(picture, boxes, answer))
+    async def judge(self, found: Found) -> list[Face]:
+        """Returns the faces of a picture; what the network raises, every request of the call gets."""
+        answer: asyncio.Future[list[Face]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(found, answer))
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._run())
         return await answer
@@ -70,15 +64,14 @@ class Batcher:
         """Takes from the queue what fits into one call, less what nobody waits for any more."""
         batch: list[_Waiting] = []
         room = self._most
-        while self._waiting and (not batch or len(self._waiting[0].boxes) <= room):
+        while self._waiting and (not batch or len(self._waiting[0].found) <= room):
             first = self._waiting.popleft()
             if not first.answer.done():
                 batch.append(first)
-                room -= len(first.boxes)
+                room -= len(first.found)
         return batch
 
-    def _judge_all(self, batch: Sequence[_Waiting]) -> list[NDArray[np.float32]]:
-        ends = np.cumsum([len(waiting.boxes) for waiting in batch])
-        self._observe(int(ends[-1]))
-        probabilities = self._probabilities([one.picture for one in batch], [one.boxes for one in batch])
-        return np.split(probabilities, ends[:-1])
+    def _judge_all(self, batch: Sequence[_Waiting]) -> list[list[Face]]:
+        found = [waiting.found for waiting in batch]
+        self._observe(sum(map(len, found)))
+        return self._judge(found)

@@ -35,6 +35,22 @@ class Face:
     confidence: float | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """The faces in a picture, cut out, which is all of it that is needed from there on.
+
+    Attributes:
+        detections: where the N faces are, from left to right.
+        faces: grey uint8 [N, S, S], for each side S that a network takes.
+    """
+
+    detections: list[Detection]
+    faces: dict[int, NDArray[np.uint8]]
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+
 class Recognizer:
     """Tells the expressions of the faces in pictures.
 
@@ -69,41 +85,30 @@ class Recognizer:
         Raises:
             UserError: not a picture.
         """
-        picture = read_picture(image)
-        return self.recognize([picture], [self.find(picture, detect)])[0]
+        return self.judge([self.find(read_picture(image), detect)])[0]
 
     def predict_many(self, pictures: Iterable[NDArray[np.uint8]], detect: bool = True) -> Iterator[list[Face]]:
         """Yields the faces of each picture, RGB uint8 [H, W, 3], judging those of several pictures at a time."""
-        rest = iter(pictures)
-        while chunk := list(islice(rest, 8)):
-            yield from self.recognize(chunk, [self.find(picture, detect) for picture in chunk])
+        found = (self.find(picture, detect) for picture in pictures)
+        while chunk := list(islice(found, 8)):
+            yield from self.judge(chunk)
 
-    def find(self, picture: NDArray[np.uint8], detect: bool = True) -> list[Detection]:
-        """Returns where the faces of a picture, RGB uint8 [H, W, 3], are."""
-        return self.detector(picture) if detect else [Detection(whole(picture), None)]
+    def find(self, picture: NDArray[np.uint8], detect: bool = True, most: int | None = None) -> Found:
+        """Finds the faces in a picture, RGB uint8 [H, W, 3], and of more than `most` the largest."""
+        detections = self.detector(picture) if detect else [Detection(whole(picture), None)]
+        largest = sorted(detections, key=lambda detection: -detection.box[2])[:most]
+        kept = sorted(largest, key=lambda detection: detection.box)
+        boxes = [detection.box for detection in kept]
+        return Found(kept, {network.side: cut_out(picture, boxes, network.side) for network in self.networks})
 
-    def recognize(
-        self, pictures: Sequence[NDArray[np.uint8]], found: Sequence[Sequence[Detection]]
-    ) -> list[list[Face]]:
-        """Judges the faces that were found in each picture, RGB uint8 [H, W, 3], all at once."""
-        boxes = [[face.box for face in faces] for faces in found]
-        probabilities = iter(self.probabilities(pictures, boxes))
-        return [[to_face(detection, next(probabilities)) for detection in detections] for detections in found]
+    def judge(self, found: Sequence[Found]) -> list[list[Face]]:
+        """Tells the expressions of the faces of several pictures at once."""
+        each = [_in_batches(network, [own.faces[network.side] for own in found]) for network in self.networks]
+        probabilities = iter(np.mean(each, axis=0))
+        return [[_face(detection, next(probabilities)) for detection in own.detections] for own in found]
 
-    def probabilities(
-        self, pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[Sequence[Box]]
-    ) -> NDArray[np.float32]:
-        """Returns the mean probabilities [N, K] of all faces, given by their boxes in each picture."""
-        cut = {side: _cut_all(pictures, boxes, side) for side in {network.side for network in self.networks}}
-        return np.asarray(np.mean([_in_batches(network, cut[network.side]) for network in self.networks], axis=0))
-
-    def heatmaps(self, picture: NDArray[np.uint8], boxes: Sequence[Box], labels: Sequence[str]) -> NDArray[np.float32]:
-        """Returns where each face speaks for a class, to the first network that counts.
-
-        Args:
-            picture: RGB uint8 [H, W, 3].
-            boxes: of N faces.
-            labels: N classes.
+    def heatmaps(self, found: Found, labels: Sequence[str]) -> NDArray[np.float32]:
+        """Returns where each of N faces speaks for its label, to the first network that counts.
 
         Returns:
             float32 [N, S, S], from 0 to 1 at the strongest place of the box.
@@ -112,8 +117,8 @@ class Recognizer:
             UserError: the network cannot tell.
         """
         network = self.networks[0]
-        faces = cut_out(picture, boxes, network.side)
-        return network.heatmaps(faces, np.array([CLASSES.index(label) for label in labels], np.int64))
+        classes = np.array([CLASSES.index(label) for label in labels], np.int64)
+        return network.heatmaps(found.faces[network.side], classes)
 
 
 def load(
@@ -146,11 +151,12 @@ def to_face(detection: Detection, probabilities: NDArray[np.float32]) -> Face:
     return Face(detection.box, max(named, key=named.__getitem__), named, detection.confidence)
 
 
-def _cut_all(pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[Sequence[Box]], side: int) -> NDArray[np.uint8]:
-    cut = [cut_out(picture, own, side) for picture, own in zip(pictures, boxes, strict=True)]
-    return np.concatenate([np.empty((0, side, side), np.uint8), *cut])
-
-
-def _in_batches(network: FaceNetwork, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-    parts = [network(faces[start : start + BATCH]) for start in range(0, len(faces), BATCH)]
+def _in_batches(network: FaceNetwork, faces: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    joined = np.concatenate(faces)
+    parts = [network(joined[start : start + BATCH]) for start in range(0, len(joined), BATCH)]
     return np.concatenate([np.empty((0, len(CLASSES)), np.float32), *parts])
+
+
+def _face(detection: Detection, probabilities: NDArray[np.float32]) -> Face:
+    named = dict(zip(CLASSES, map(float, probabilities), strict=True))
+    return Face(detection.box, max(named, key=named.__getitem__), named, detection.confidence)

@@ -1,6 +1,7 @@
 """The HTTP service, with or without the page for people."""
 
 import asyncio
+import logging
 import os
 import socket
 import threading
@@ -8,7 +9,7 @@ import time
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -23,13 +24,13 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, Field
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 
 import emotion
 from emotion.errors import UserError, first_line
 from emotion.inference.batching import Batcher
-from emotion.inference.faces import Detection
 from emotion.inference.images import read_picture
-from emotion.inference.recognizer import Face, Recognizer, to_face
+from emotion.inference.recognizer import Found, Recognizer
 
 PAGE = Path(__file__).parent / "page"
 HEADERS = {
@@ -64,7 +65,9 @@ class FaceAnswer(BaseModel):
     label: str = Field(description="the most probable expression")
     probabilities: dict[str, float]
     confidence: float | None = Field(description="of the detector that this is a face")
-    heatmap: list[list[float]] | None = Field(description="what in the box speaks for the label, rows from 0 to 1")
+    heatmap: list[list[float]] | None = Field(
+        description="what in the box speaks for the label, rows from 0 to 1; null also where the network cannot tell"
+    )
 
 
 class Answer(BaseModel):
@@ -90,12 +93,14 @@ class Limits(BaseModel):
     Attributes:
         megabytes: of an upload.
         faces: of a picture; the largest are judged.
+        upload_seconds: for an upload to arrive.
         seconds: from the last byte of the request to the answer.
         requests: at the same time; more are turned away at once.
     """
 
     megabytes: float = 15
     faces: int = 50
+    upload_seconds: float = 30
     seconds: float = 10
     requests: int = 32
 
@@ -117,7 +122,7 @@ class Service:
         batches = Histogram("emotion_batch_faces", "Faces judged in a call", buckets=sizes, registry=self.registry)
         self._finders = ThreadPoolExecutor(os.cpu_count(), "faces")
         self._batchers = {
-            name: Batcher(recognizer.probabilities, observe=batches.observe) for name, recognizer in recognizers.items()
+            name: Batcher(recognizer.judge, observe=batches.observe) for name, recognizer in recognizers.items()
         }
 
     async def predict(self, content: bytes, name: str, detect: bool, heatmap: bool) -> Answer:
@@ -129,19 +134,16 @@ class Service:
         begun = time.perf_counter()
         recognizer = self.recognizers[name]
         loop = asyncio.get_running_loop()
-        picture, found = await loop.run_in_executor(self._finders, self._find, content, recognizer, detect)
-        boxes = [detection.box for detection in found]
-        faces: list[Face] = []
-        if boxes:
-            probabilities = await self._batchers[name].judge(picture, boxes)
-            faces = [to_face(detection, own) for detection, own in zip(found, probabilities, strict=True)]
+        (height, width), found = await loop.run_in_executor(self._finders, self._find, content, recognizer, detect)
+        faces = await self._batchers[name].judge(found) if len(found) else []
         maps: list[NDArray[np.float32] | None] = [None] * len(faces)
         if heatmap and faces:
             labels = [face.label for face in faces]
-            maps = [*await loop.run_in_executor(self._finders, recognizer.heatmaps, picture, boxes, labels)]
+            with suppress(UserError):  # some networks cannot tell
+                maps = [*await loop.run_in_executor(self._finders, recognizer.heatmaps, found, labels)]
         return Answer(
-            width=picture.shape[1],
-            height=picture.shape[0],
+            width=width,
+            height=height,
             faces=[FaceAnswer(**vars(face), heatmap=_rows(own)) for face, own in zip(faces, maps, strict=True)],
             milliseconds=round(1000 * (time.perf_counter() - begun), 1),
         )
@@ -152,11 +154,10 @@ class Service:
         for batcher in self._batchers.values():
             batcher.close()
 
-    def _find(self, content: bytes, recognizer: Recognizer, detect: bool) -> tuple[NDArray[np.uint8], list[Detection]]:
+    def _find(self, content: bytes, recognizer: Recognizer, detect: bool) -> tuple[tuple[int, int], Found]:
+        """Returns height and width of a picture and its faces; the rest of it, which may be large, is let go."""
         picture = read_picture(content)
-        found = recognizer.find(picture, detect)
-        largest = sorted(found, key=lambda detection: -detection.box[3])[: self.limits.faces]
-        return picture, sorted(largest, key=lambda detection: detection.box)
+        return (picture.shape[0], picture.shape[1]), recognizer.find(picture, detect, self.limits.faces)
 
 
 def make_service(
@@ -208,6 +209,8 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
     cv2.setNumThreads(1)  # pictures are worked on side by side, each by one thread
     try:
         listener = socket.create_server((host, port))
+        # asyncio does so for its own sockets only; without it each answer waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, OverflowError) as error:
         raise UserError(f"{host}:{port}: cannot listen there ({first_line(error)})") from None
     local = host in ("127.0.0.1", "localhost")
@@ -224,7 +227,11 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
 def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> None:
     @application.middleware("http")
     async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = _refusal(request, hosts) or await proceed(request)
+        try:
+            response = _refusal(request, hosts) or await proceed(request)
+        except Exception:
+            logging.getLogger("uvicorn.error").exception("a request failed")
+            response = JSONResponse({"detail": "the service failed on this request"}, 500)
         for name, value in HEADERS.items():
             response.headers[name] = value
         if request.url.path == "/predict":
@@ -240,9 +247,9 @@ def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> 
         wrong = error.errors()[0]
         return JSONResponse({"detail": f"{wrong['loc'][-1]}: {wrong['msg']}"}, 422)
 
-    @application.exception_handler(Exception)
-    async def hide(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "the service failed on this request"}, 500)
+    @application.exception_handler(ClientDisconnect)
+    async def forget(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it, but it is counted
 
 
 def _refusal(request: Request, hosts: Sequence[str]) -> JSONResponse | None:
@@ -272,7 +279,7 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
             raise HTTPException(503, "too many requests at the moment", {"Retry-After": "1"})
         service.running += 1
         try:
-            content = await _image(request, service.limits.megabytes)
+            content = await _image(request, service.limits)
             with service.seconds.time():
                 async with asyncio.timeout(service.limits.seconds):
                     return await service.predict(content, network, detect, heatmap)
@@ -292,9 +299,13 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
         return PlainTextResponse(generate_latest(service.registry))
 
 
-async def _image(request: Request, megabytes: float) -> bytes:
+async def _image(request: Request, limits: Limits) -> bytes:
     """Reads the image of a request, as its body or as the field `image` of a form, and no more than is allowed."""
-    body = await _read(request, round(megabytes * 1e6))
+    try:
+        async with asyncio.timeout(limits.upload_seconds):
+            body = await _read(request, round(limits.megabytes * 1e6))
+    except TimeoutError:
+        raise HTTPException(408, f"the upload took longer than {limits.upload_seconds:g} s") from None
     kind = request.headers.get("content-type", "")
     if kind.startswith("image/"):
         return body

@@ -8,6 +8,7 @@ const SAMPLES = [
   { file: "drawn-angry.png", text: "Drawn face, angry", whole: true },
   { file: "drawn-happy.png", text: "Drawn face, happy", whole: true },
 ];
+const DASHES = { angry: [], disgust: [7, 3], fear: [2, 3], happy: [], neutral: [7, 3], sad: [], surprise: [10, 3, 2, 3] };
 const MINUTE = 60_000;
 const WEBCAM_WIDTH = 640;
 
@@ -59,6 +60,7 @@ async function show(blob, whole) {
     const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
     if (number !== latest) return;
     shown = { bitmap, answers, whole, blob };
+    at("heatmap").disabled = answers[0].faces.some((face) => !face.heatmap); // some networks cannot tell
     draw();
   } catch (error) {
     if (number === latest) complain(error.message);
@@ -213,6 +215,9 @@ function remember(faces) {
   const largest = faces.reduce((best, face) => (best && best.box[2] >= face.box[2] ? best : face), null);
   history.push({ time: now, probabilities: largest?.probabilities ?? null });
   history = history.filter((entry) => now - entry.time <= MINUTE);
+  for (const number of at("legend").querySelectorAll("b")) {
+    number.textContent = largest ? `${Math.round(100 * largest.probabilities[number.dataset.name])} %` : "";
+  }
   drawCurve(now);
 }
 
@@ -234,6 +239,7 @@ function drawCurve(now) {
   pen.lineJoin = "round";
   for (const [name, stroke] of Object.entries(COLOURS)) {
     pen.strokeStyle = stroke;
+    pen.setLineDash(DASHES[name].map((length) => length * devicePixelRatio));
     pen.beginPath();
     let drawing = false;
     for (const entry of history) {
@@ -295,12 +301,21 @@ function listen() {
   });
 }
 
+function swatch(colour, dashes) {
+  const space = "http://www.w3.org/2000/svg";
+  const [picture, line] = ["svg", "line"].map((name) => document.createElementNS(space, name));
+  const attributes = { x2: 28, y1: 3, y2: 3, stroke: colour, "stroke-width": 3, "stroke-dasharray": dashes.join(" ") };
+  for (const [name, value] of Object.entries(attributes)) line.setAttribute(name, value);
+  picture.append(line);
+  return picture;
+}
+
 function explainColours() {
   for (const [name, colour] of Object.entries(COLOURS)) {
     const entry = element("li");
-    const line = element("span");
-    line.style.borderColor = colour;
-    entry.append(line, name);
+    const number = element("b");
+    number.dataset.name = name;
+    entry.append(swatch(colour, DASHES[name]), name, number);
     at("legend").append(entry);
   }
 }
