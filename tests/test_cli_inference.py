@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.cbook import get_sample_data
 from PIL import Image
@@ -14,9 +16,11 @@ from typer.testing import CliRunner
 
 import emotion
 from emotion.cli import app
+from emotion.data.classes import CLASSES
+from emotion.inference.video import Video, VideoFile
 from emotion.pretrained import SHIPPED
 
-PORTRAIT = get_sample_data("grace_hopper.jpg", asfileobj=False)
+PORTRAIT = str(get_sample_data("grace_hopper.jpg", asfileobj=False))
 
 
 @pytest.fixture
@@ -25,27 +29,84 @@ def black(tmp_path: Path) -> str:
     return str(tmp_path / "black.png")
 
 
-def invoke(*words: str):
-    return CliRunner().invoke(app, list(words), env={"COLUMNS": "140"})
+def invoke(*words: str, columns: int = 140):
+    return CliRunner().invoke(app, list(words), env={"COLUMNS": str(columns)})
+
+
+def refused(*words: str) -> str:
+    """Returns the one sentence with which a command gives up."""
+    done = invoke(*words)
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return str(done.stderr)
+
+
+def told(*words: str):
+    """Returns what `emotion predict --json` says."""
+    done = invoke("predict", "--json", *words)
+    assert (done.exit_code, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def probabilities(*words: str) -> dict[str, float]:
+    return told(PORTRAIT, *words)[0]["faces"][0]["probabilities"]
 
 
 def test_a_table(black: str) -> None:
-    done = invoke("predict", str(PORTRAIT), black)
+    done = invoke("predict", PORTRAIT, black)
     assert done.exit_code == 0
     assert "neutral" in done.stdout
     assert "no face" in done.stdout
     assert done.stderr == ""
 
 
-def test_json_and_csv_are_nothing_else(black: str) -> None:
+def test_a_table_in_a_narrow_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "[bold]a :smile: very long name of a picture.png"
+    Image.open(PORTRAIT).save(path)
+    done = invoke("predict", str(path), columns=60)
+    rows = done.stdout.splitlines()
+    assert max(map(len, rows)) <= 60
+    written = "".join(row[: rows[0].index("face")].strip() for row in rows[1:])
+    assert written.replace(" ", "") == str(path).replace(" ", "")
+    assert any("neutral" in row and "80%" in row for row in rows)
+
+
+def test_json_and_csv_agree_with_the_python_api(black: str) -> None:
     (expected,) = emotion.load().predict(PORTRAIT)
-    told = json.loads(invoke("predict", "--json", str(PORTRAIT), black).stdout)
-    assert [len(entry["faces"]) for entry in told] == [1, 0]
-    assert tuple(told[0]["faces"][0]["box"]) == expected.box
-    assert told[0]["faces"][0]["probabilities"] == pytest.approx(expected.probabilities, abs=1e-4)
-    rows = list(csv.DictReader(io.StringIO(invoke("predict", "--csv", "--no-detect", black).stdout)))
-    assert len(rows) == 1
-    assert rows[0]["confidence"] == ""
+    entries = told(PORTRAIT, black)
+    assert [entry["file"] for entry in entries] == [PORTRAIT, black]
+    assert [len(entry["faces"]) for entry in entries] == [1, 0]
+    (face,) = entries[0]["faces"]
+    assert tuple(face["box"]) == expected.box
+    assert face["label"] == expected.label == "neutral"
+    assert face["probabilities"] == pytest.approx(expected.probabilities, abs=1e-4)
+    rows = list(csv.DictReader(io.StringIO(invoke("predict", "--csv", PORTRAIT, black).stdout)))
+    assert [row["file"] for row in rows] == [PORTRAIT, black]
+    assert {name: float(rows[0][name]) for name in CLASSES} == face["probabilities"]
+    assert rows[1]["label"] == ""
+
+
+def test_pictures_that_are_faces_already(black: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(invoke("predict", "--csv", "--no-detect", black).stdout))
+    (expected,) = emotion.load().predict(np.zeros((48, 48), np.uint8), detect=False)
+    assert row["confidence"] == ""
+    assert row["label"] == expected.label
+    assert [row[name] for name in ("left", "top", "width", "height")] == ["0", "0", "48", "48"]
+
+
+def test_folders_patterns_and_doubled_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "deep/er/b.jpg", "deep/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (48, 48)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for words, files in (
+        (["."], ["a.png", "deep/c.png", "deep/er/b.jpg"]),
+        (["deep", "deep/c.png", "a.png"], ["deep/c.png", "deep/er/b.jpg", "a.png"]),
+        (["**/*.png", "a.png"], ["a.png", "deep/c.png"]),
+    ):
+        assert [entry["file"] for entry in told("--no-detect", *words)] == files
 
 
 def test_a_bad_file_among_good_ones(black: str, tmp_path: Path) -> None:
@@ -54,107 +115,288 @@ def test_a_bad_file_among_good_ones(black: str, tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert len(json.loads(done.stdout)) == 1
     assert done.stderr == f"error: {tmp_path / 'bad.png'}: not an image that can be read\n"
+    done = invoke("predict", str(tmp_path / "bad.png"))
+    assert (done.exit_code, done.stdout) == (2, "")
 
 
-def test_networks_and_views(tmp_path: Path) -> None:
-    def happy(*words: str) -> float:
-        return json.loads(invoke("predict", "--json", str(PORTRAIT), *words).stdout)[0]["faces"][0]["probabilities"][
-            "neutral"
-        ]
+def test_videos(tmp_path: Path) -> None:
+    pixels = np.asarray(Image.open(PORTRAIT).convert("RGB"))
+    with VideoFile(tmp_path / "film.mp4", 12.5) as file:
+        for _ in range(11):
+            file.write(pixels)
+    entries = told(str(tmp_path / "film.mp4"))
+    assert [entry["second"] for entry in entries] == [0, 0.4, 0.8]  # each fifth, unless told
+    entries = told(str(tmp_path / "film.mp4"), "--every", "4", "--out", str(tmp_path / "out"))
+    assert [entry["second"] for entry in entries] == [0, 0.32, 0.64]
+    assert [entry["faces"][0]["label"] for entry in entries] == ["neutral"] * 3
+    copy = Video(tmp_path / "out/film.mp4")
+    assert (copy.rate, copy.frames) == (12.5, 11)
+    frame = next(iter(copy))
+    assert frame.shape == pixels.shape
+    left, top, width, _ = entries[0]["faces"][0]["box"]
+    assert np.abs(frame.astype(int) - pixels)[top, left : left + width].mean() > 40
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["film.mp4"]
 
-    one, other = happy(), happy("--tta", "none")
-    both = happy("--ckpt", "small", "--ckpt", str(SHIPPED / "small.safetensors"))
-    assert both == pytest.approx(one, abs=2e-4)
-    assert abs(other - one) > 1e-3
+
+def test_copies_of_pictures(tmp_path: Path, black: str) -> None:
+    done = invoke("predict", black, "--no-detect", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0
+    assert np.asarray(Image.open(tmp_path / "out/black.png")).any()
+    assert "would replace" in refused("predict", black, "--out", str(tmp_path))
+
+
+def test_views() -> None:
+    plain = probabilities()
+    for tta in ("none", "flip", "shifts", "ten_crop"):
+        (expected,) = emotion.load(tta=tta).predict(PORTRAIT)
+        assert probabilities("--tta", tta) == pytest.approx(expected.probabilities, abs=1e-4)
+        assert (probabilities("--tta", tta) == plain) == (tta == "flip")
+
+
+def test_several_networks_count_by_their_mean() -> None:
+    weights = str(SHIPPED / "small.safetensors")
+    assert probabilities("--ckpt", "small", "--ckpt", weights) == pytest.approx(probabilities(), abs=2e-4)
+    (expected,) = emotion.load(["small", weights], tta="none").predict(PORTRAIT)
+    both = probabilities("--ckpt", "small", "--ckpt", weights, "--tta", "none")
+    assert both == pytest.approx(expected.probabilities, abs=1e-4)
+
+
+def test_the_smallest_face(tmp_path: Path) -> None:
+    scene = Image.new("RGB", (1000, 800), (120, 120, 120))
+    scene.paste(Image.open(PORTRAIT).resize((128, 150)), (500, 300))
+    scene.save(tmp_path / "scene.png")
+    faces = [
+        len(told(str(tmp_path / "scene.png"), *words)[0]["faces"])
+        for words in ([], ["--smallest", "0.03"], ["--smallest", "0.2"])
+    ]
+    assert faces == [1, 1, 0]
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["nothing.jpg"], "nothing.jpg: no such file or folder"),
-        (["--json", "--csv", str(PORTRAIT)], "--json and --csv"),
-        (["--ckpt", "none", str(PORTRAIT)], "none: no such network"),
-        (["--tta", "five", str(PORTRAIT)], "tta=five: not one of"),
-        (["--smallest", "3", str(PORTRAIT)], "smallest=3"),
-        (["--device", "cuda", str(PORTRAIT)], "device=cuda"),
-        (["--ckpt", "hf://x", str(PORTRAIT)], "hf://<owner>/<repository>"),
+        (["nothing.jpg", PORTRAIT], "nothing.jpg: no such file or folder"),
+        (["*.nothing"], "*.nothing: no such file or folder"),
+        (["--json", "--csv", PORTRAIT], "--json and --csv"),
+        (["--ckpt", "none", PORTRAIT], "none: no such network"),
+        (["--ckpt", "small", "--ckpt", "none", PORTRAIT], "none: no such network"),
+        (["--ckpt", PORTRAIT, PORTRAIT], "grace_hopper.jpg"),
+        (["--tta", "five", PORTRAIT], "tta=five: not one of"),
+        (["--smallest", "3", PORTRAIT], "smallest=3"),
+        (["--smallest", "nan", PORTRAIT], "smallest=nan"),
+        (["--device", "cuda:77", PORTRAIT], "device=cuda:77"),
+        (["--device", "cuda:77", "--ckpt", str(SHIPPED / "small.safetensors"), PORTRAIT], "device=cuda:77"),
+        (["--ckpt", "hf://x", PORTRAIT], "hf://<owner>/<repository>"),
     ],
 )
 def test_mistakes_get_a_sentence(words: list[str], part: str) -> None:
-    done = invoke("predict", *words)
+    assert part in refused("predict", *words)
+
+
+def test_copies_that_cannot_be_written_get_a_sentence(tmp_path: Path, black: str) -> None:
+    with VideoFile(tmp_path / "film.mp4", 10) as file:
+        file.write(np.zeros((64, 64, 3), np.uint8))
+    (tmp_path / "file").touch()
+    for word in (black, str(tmp_path / "film.mp4")):
+        assert "file" in refused("predict", "--no-detect", word, "--out", str(tmp_path / "file"))
+        assert "Not a directory" in refused("predict", "--no-detect", word, "--out", str(tmp_path / "file/deep"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--every", "0"], ["--every", "-3"], ["--every", "x"], ["--smallest", "x"], ["--nonsense"], []],
+    ids=" ".join,
+)
+def test_usage_is_explained(words: list[str]) -> None:
+    done = invoke("predict", *words, *([PORTRAIT] if words else []))
     assert done.exit_code == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert part in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("words", [["--every", "0"], []])
-def test_usage_is_explained(words: list[str]) -> None:
-    done = invoke("predict", *words)
-    assert done.exit_code == 2
     assert "Usage" in done.stderr
 
 
 @pytest.mark.slow
-def test_explain_writes_a_picture(tmp_path: Path, black: str) -> None:
-    done = invoke("explain", str(PORTRAIT), "--class", "sad", "--out", str(tmp_path / "deep/why.png"))
-    assert done.exit_code == 0
-    assert done.stdout.startswith("neutral 80%")
-    assert Image.open(tmp_path / "deep/why.png").size[1] > 400
+def test_explain_writes_a_picture(tmp_path: Path) -> None:
+    kinds = {"why.png": b"\x89PNG", "why.svg": b"<?xml", "why.PDF": b"%PDF"}
+    for name, start in kinds.items():
+        done = invoke("explain", PORTRAIT, "--class", "sad", "--out", str(tmp_path / "deep" / name))
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert done.stdout == f"neutral 80%\nheatmaps: {tmp_path / 'deep' / name}\n"
+        assert (tmp_path / "deep" / name).read_bytes().startswith(start)
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == set(kinds)
+    width, height = Image.open(tmp_path / "deep/why.png").size
+    assert width > 1000
+    assert height > 500  # two rows
+
+
+@pytest.mark.slow
+def test_explain_takes_a_face_as_it_is(tmp_path: Path, black: str) -> None:
+    out = str(tmp_path / "why.png")
+    done = invoke("explain", black, "--no-detect", "--out", out, "--ckpt", str(SHIPPED / "small.safetensors"))
+    assert (done.exit_code, done.stderr) == (0, "")
+    (expected,) = emotion.load().predict(black, detect=False)
+    assert done.stdout.startswith(f"{expected.label} {expected.probabilities[expected.label]:.0%}\n")
+
+
+def test_what_cannot_be_explained_leaves_no_picture(tmp_path: Path, black: str) -> None:
+    own = tmp_path / "own.onnx"
+    own.write_bytes((SHIPPED / "small.onnx").read_bytes())
+    out = tmp_path / "why.png"
     for words, part in (
-        ([black], "no face found"),
-        ([str(PORTRAIT), "--out", "why.bmp"], ".png, .svg or .pdf"),
-        ([str(PORTRAIT), "--class", "joy"], "--class=joy"),
+        ([black], "black.png: no face found"),
+        ([PORTRAIT, "--class", "joy"], "--class=joy: not one of angry"),
+        ([PORTRAIT, "--ckpt", str(own)], "PyTorch is needed"),
+        ([PORTRAIT, "--ckpt", "none"], "none: no such network"),
+        ([PORTRAIT, "--device", "cuda:77"], "device=cuda:77"),
+        ([str(tmp_path / "nothing.png")], "nothing.png: no such file"),
+        ([str(tmp_path)], "not an image"),
     ):
-        done = invoke("explain", *words)
-        assert (done.exit_code, part in done.stderr) == (2, True)
+        assert part in refused("explain", *words, "--out", str(out))
+        assert not out.exists()
+    for name in ("why.bmp", "why", "why.png.zip"):
+        assert f"{name}: .png, .svg or .pdf" in refused("explain", PORTRAIT, "--out", name)
+    assert "black.png: File exists" in refused("explain", black, "--no-detect", "--out", f"{black}/why.png")
 
 
 @pytest.mark.slow
 def test_export_and_predict(tmp_path: Path) -> None:
-    out = str(tmp_path / "own.onnx")
+    out = str(tmp_path / "deep/own.onnx")
     done = invoke("export", "data=synthetic", "synthetic_images=300", "--out", out)
     assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith(f"{out}: 6.1 MiB; on ")
     assert "100.00% of the classes agree" in done.stdout
-    own, shipped = (
-        json.loads(invoke("predict", "--json", str(PORTRAIT), *more).stdout) for more in ([], ["--ckpt", out])
+    assert told(PORTRAIT, "--ckpt", out) == told(PORTRAIT)
+    assert told(PORTRAIT, "--ckpt", out, "--tta", "flip") == told(PORTRAIT)
+    assert "tta=shifts: own.onnx was exported with flip" in refused(
+        "predict", PORTRAIT, "--ckpt", out, "--tta", "shifts"
     )
-    assert own == shipped
-    done = invoke("export", "daat=synthetic")
-    assert (done.exit_code, "did you mean" in done.stderr or "data" in done.stderr) == (2, True)
 
 
-def test_push_needs_its_files(tmp_path: Path) -> None:
-    done = invoke("push", "me/faces", str(SHIPPED / "small.onnx"), "--card", str(tmp_path / "none.md"))
-    assert (done.exit_code, "none.md: no such file" in done.stderr) == (2, True)
+@pytest.mark.slow
+def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no FER2013 lies
+    for words, part in (
+        (["--int8"], "data_dir: nothing at data/fer2013"),
+        (["data_dir=/nowhere"], "/nowhere"),
+        (["daat=synthetic"], "daat"),
+        (["data=nonsense"], "nonsense"),
+        (["data=synthetic", "synthetic_images=many"], "synthetic_images=many"),
+        (["data=synthetic", "--ckpt", "none"], "none: no such network"),
+        (["data=synthetic", "--tta", "five"], "tta=five: not one of"),
+        (["--out", "network.bin"], "--out network.bin: .onnx is needed"),
+        (["--ckpt", str(SHIPPED / "small.md")], "small.md"),
+    ):
+        assert part in refused("export", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Hub:
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple] = []
+        self.files: dict[str, bytes] = {}
+
+    def create_repo(self, repository, *, private, exist_ok):
+        self.made.append((repository, private, exist_ok))
+        return f"https://hub.invalid/{repository}"
+
+    def upload_file(self, *, path_or_fileobj, path_in_repo, repo_id):
+        content = path_or_fileobj if isinstance(path_or_fileobj, bytes) else Path(path_or_fileobj).read_bytes()
+        self.files[f"{repo_id}/{path_in_repo}"] = content
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    return hub
+
+
+def test_push(tmp_path: Path, hub: Hub) -> None:
+    card = tmp_path / "card.md"
+    card.write_text("# Ä card", encoding="utf-8")
+    network, weights = SHIPPED / "small.onnx", SHIPPED / "small.safetensors"
+    done = invoke("push", "me/faces", str(weights), str(network), "--card", str(card))
+    assert (done.exit_code, done.stdout) == (0, "https://hub.invalid/me/faces\n")
+    assert hub.made == [("me/faces", False, True)]
+    assert hub.files == {
+        "me/faces/network.onnx": network.read_bytes(),
+        "me/faces/network.safetensors": weights.read_bytes(),
+        "me/faces/README.md": "# Ä card".encode(),
+    }
+    assert invoke("push", "me/own", str(network), "--card", str(card), "--private").exit_code == 0
+    assert hub.made[1:] == [("me/own", True, True)]
+
+
+def test_what_cannot_be_pushed(tmp_path: Path, hub: Hub) -> None:
+    card, damaged, network = tmp_path / "card.md", tmp_path / "damaged.md", str(SHIPPED / "small.onnx")
+    card.touch()
+    damaged.write_bytes(b"\xff")
+    for words, part in (
+        ([network, "--card", "none.md"], "none.md: no such file"),
+        (["none.onnx", "--card", str(card)], "none.onnx: no such file"),
+        ([network, "--card", str(damaged)], "damaged.md: not a text in UTF-8"),
+        ([network, network, "--card", str(card)], "one .onnx or one .safetensors"),
+        ([str(card), "--card", str(card)], "card.md: one .onnx or one .safetensors"),
+    ):
+        assert part in refused("push", "me/faces", *words)
+    assert hub.made == []
+    assert invoke("push", "me/faces", network).exit_code == 2  # a card is needed
 
 
 @pytest.mark.parametrize("command", ["predict", "explain", "export", "push", "serve", "app"])
 def test_help_has_an_example(command: str) -> None:
     done = invoke(command, "--help")
     assert done.exit_code == 0
-    assert f"emotion {command}" in done.stdout
+    assert f"emotion {command}" in done.stdout.split("Options")[0].split("Usage:")[1].split("\n", 1)[1]
 
 
 @pytest.mark.parametrize("command", ["serve", "app"])
 def test_what_cannot_be_served(command: str) -> None:
-    done = invoke(command, "--ckpt", "none", "--port", "0")
-    assert (done.exit_code, "none: no such network" in done.stderr) == (2, True)
-    done = invoke(command, "--host", "no.such.host.invalid", "--port", "0")
-    assert (done.exit_code, "cannot listen there" in done.stderr) == (2, True)
+    assert "none: no such network" in refused(command, "--ckpt", "none", "--port", "0")
+    assert "cannot listen there" in refused(command, "--host", "no.such.host.invalid", "--port", "0")
+    for words in (["--port", "99999"], ["--port", "-1"], ["--port", "x"], ["--nonsense"]):
+        done = invoke(command, *words)
+        assert done.exit_code == 2
+        assert "Usage" in done.stderr
 
 
-def test_help_and_predict_import_nothing_slow() -> None:
-    slow = "{'torch', 'lightning', 'hydra', 'matplotlib', 'sklearn', 'scipy'}"
-    for words, more in ((["--help"], " | {'cv2', 'onnxruntime', 'numpy'}"), (["predict", str(PORTRAIT)], "")):
-        program = (
-            f"import sys; sys.argv = ['emotion', *{words!r}]\n"
-            "from emotion.cli import main\n"
-            "try: main()\n"
-            "except SystemExit: pass\n"
-            f"found = set(sys.modules) & ({slow}{more})\n"
-            "sys.exit(str(found) if found else 0)\n"
-        )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+def test_the_second_network_of_the_page_must_exist() -> None:
+    assert "none: no such network" in refused("app", "--compare", "none", "--port", "0")
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        (["--help"], {"numpy", "cv2", "onnxruntime", "PIL"}),
+        (["predict", "--help"], {"numpy", "cv2", "onnxruntime", "PIL"}),
+        (["predict", PORTRAIT], set()),
+    ],
+)
+def test_nothing_slow_is_imported_in_vain(words: list[str], more: set[str]) -> None:
+    slow = {"torch", "lightning", "hydra", "matplotlib", "sklearn", "scipy"} | more
+    program = (
+        "import sys, emotion.cli\n"
+        f"sys.argv = ['emotion', *{words!r}]\n"
+        "try: emotion.cli.main()\n"
+        "except SystemExit as end: assert end.code == 0, end\n"
+        f"print(set(sys.modules) & {slow!r}, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "set()\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.parametrize("form", ["--json", "--csv", "--detect"])
+def test_a_pipe_gets_nothing_else_and_names_need_not_be_text(form: str, tmp_path: Path, black: str) -> None:
+    name = tmp_path / os.fsdecode(b"not\xfftext.png")
+    Path(black).rename(name)
+    command = [sys.executable, "-m", "emotion", "predict", str(name), form]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode()
+    if form == "--json":
+        assert json.loads(text) == [{"file": str(name), "faces": []}]
+    elif form == "--csv":
+        assert len(list(csv.DictReader(io.StringIO(text)))) == 1
+    assert "not\\udcfftext" in text.replace("\n", "")

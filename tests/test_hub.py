@@ -1,4 +1,11 @@
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -65,7 +72,10 @@ def test_the_other_kind_does_where_there_is_one(hub: Hub) -> None:
     assert find_network("hf://me/faces").name == "network.safetensors"
 
 
-@pytest.mark.parametrize("address", ["hf://", "hf://me", "hf:///x/y", "hf://me/fa ces", "hf://../x/y z"])
+@pytest.mark.parametrize(
+    "address",
+    ["hf://", "hf://me", "hf://me/", "hf:///x/y", "hf://me/fa ces", "hf://../x/y z", "hf://me/..", "hf://-/x"],
+)
 def test_addresses_of_another_form(hub: Hub, address: str) -> None:
     with pytest.raises(UserError, match="hf://<owner>/<repository>"):
         find_network(address)
@@ -81,13 +91,20 @@ def test_what_is_not_there(hub: Hub) -> None:
         find_network("hf://me/empty/own.onnx")
 
 
-def test_without_a_connection(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_connection_what_was_fetched_before_does(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments):
         raise LocalEntryNotFoundError("offline")
 
+    fetched = {
+        ("me/faces", "network.safetensors"): "/cache/network.safetensors",
+        ("me/faces", "network.onnx"): object(),
+    }
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(UserError, match="no connection to the hub"):
-        find_network("hf://me/faces")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names: fetched.get(names))
+    assert find_network("hf://me/faces") == Path("/cache/network.safetensors")
+    for address in ("hf://me/faces/network.onnx", "hf://me/faces/own.onnx", "hf://me/others"):
+        with pytest.raises(UserError, match=f"^{address}: no connection to the hub, and it was not fetched before"):
+            find_network(address)
 
 
 @pytest.mark.parametrize("names", [[], ["a.ckpt"], ["a.onnx", "b.onnx"], ["a.onnx", "b.txt"]])
@@ -110,3 +127,60 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"emotion\[hub\]"):
         find_network("hf://me/faces")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the hub does; it has one repository, of one file."""
+
+    content = (SHIPPED / "small.safetensors").read_bytes()
+
+    def do_HEAD(self) -> None:
+        here = self.path == "/me/faces/resolve/main/network.safetensors"
+        missing = "EntryNotFound" if self.path.startswith("/me/faces/") else "RepoNotFound"
+        self.send_response(200 if here else 404)
+        self.send_header("X-Repo-Commit", "a" * 40)
+        if here:
+            self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
+        else:
+            self.send_header("X-Error-Code", missing)
+        self.send_header("Content-Length", str(len(self.content) if here else 0))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *words: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def told(address: str, **environment: str) -> str:
+    """Returns what a fresh process, for the client reads its environment once, says of an address."""
+    program = (
+        "import sys\nfrom emotion.errors import UserError\nfrom emotion.pretrained import find_network\n"
+        "try: print(find_network(sys.argv[1]))\nexcept UserError as error: print('refused', error)"
+    )
+    words = [sys.executable, "-c", program, address]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+    return done.stdout.strip()
+
+
+def test_the_real_client_with_and_without_a_connection(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    online = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    path = Path(told("hf://me/faces", **online))
+    assert path.is_relative_to(tmp_path)
+    assert path.read_bytes() == Handler.content
+    assert told("hf://me/faces/own.onnx", **online).endswith("this repository holds no own.onnx")
+    assert told("hf://me/none", **online).startswith("refused hf://me/none: ")
+    offline = {**online, "HF_HUB_OFFLINE": "1"}
+    assert told("hf://me/faces", **offline) == str(path)
+    assert "no connection to the hub" in told("hf://me/others", **offline)

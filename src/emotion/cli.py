@@ -1,6 +1,9 @@
 """The `emotion` command. Its parts are imported where they are used, so that help comes at once."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -141,7 +144,8 @@ def predict(
             ),
             complain=lambda sentence: print(f"error: {sentence}", file=sys.stderr),
         )
-        records = prediction.run(paths)
+        with _writing(out):
+            records = prediction.run(paths)
     if as_json or as_csv:
         print((to_json if as_json else to_csv)(records), end="\n" if as_json else "")
     elif records:
@@ -164,15 +168,16 @@ def explain(
 
     emotion explain photo.jpg --class fear --out why.png
     """
+    from emotion.analysis.figures import save
     from emotion.errors import UserError, exit_on_user_error
     from emotion.inference.explain import explain as explain_picture
 
     with exit_on_user_error():
-        if out.suffix not in (".png", ".svg", ".pdf"):
+        if out.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise UserError(f"--out {out}: .png, .svg or .pdf is needed")
         figure, faces = explain_picture(image, ckpt, classes or (), detect=detect, device=device)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=120)
+        with _writing(out):
+            save(figure, out)
         for face in faces:
             typer.echo(f"{face.label} {face.probabilities[face.label]:.0%}")
         typer.echo(f"heatmaps: {out}")
@@ -196,14 +201,17 @@ def export(
     emotion export data=synthetic --out small.onnx
     """
     from emotion.config import check, parse_words
-    from emotion.errors import exit_on_user_error
+    from emotion.errors import UserError, exit_on_user_error
     from emotion.training.export import export_network
 
     with exit_on_user_error():
+        if out.suffix != ".onnx":
+            raise UserError(f"--out {out}: .onnx is needed")
         values = parse_words(settings or [])
         check(values)
-        for line in export_network(ckpt, out, values, tta, int8):
-            typer.echo(line)
+        with _writing(out):
+            for line in export_network(ckpt, out, values, tta, int8):
+                typer.echo(line)
 
 
 @app.command()
@@ -224,7 +232,11 @@ def push(
         for path in (card, *files):
             if not path.is_file():
                 raise UserError(f"{path}: no such file")
-        typer.echo(push_files(repository, files, card.read_text(encoding="utf-8"), private))
+        try:
+            text = card.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"--card {card}: not a text in UTF-8") from None
+        typer.echo(push_files(repository, files, text, private))
 
 
 Host = Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")]
@@ -233,7 +245,7 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="The port.")]
 
 @app.command()
 def serve(ckpt: Checkpoints = None, tta: Tta = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
-    """Answer HTTP requests: POST /predict takes an image and returns its faces as JSON; /docs describes it.
+    """Answer HTTP requests: POST /predict takes an image and returns its faces as JSON; /openapi.json describes it.
 
     emotion serve --port 8000, then curl -F image=@photo.jpg localhost:8000/predict
     """
@@ -349,6 +361,19 @@ def _data_module(words: list[str] | None, **defaults: str) -> "EmotionDataModule
     return EmotionDataModule(**values)
 
 
+@contextmanager
+def _writing(out: Path | None) -> Iterator[None]:
+    """Turns what the system says of files that cannot be written into one line."""
+    from emotion.errors import UserError, first_line
+
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: {error.strerror or first_line(error)}") from None
+
+
 def main() -> None:
     """Runs the command line."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     app()

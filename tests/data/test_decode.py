@@ -1,4 +1,5 @@
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -18,6 +19,42 @@ def test_every_mode_becomes_eight_bits(mode: str, wanted: str) -> None:
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     deep = Image.fromarray(np.array([[0, 257, 32_896, 65_535]], np.uint16))
     assert np.asarray(upright(deep, "L")).tolist() == [[0, 1, 128, 255]]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I"])
+def test_sixteen_bits_of_every_kind(mode: str) -> None:
+    deep = Image.new(mode, (2, 1), 40_000)
+    assert np.asarray(upright(deep, "L")).tolist() == [[156, 156]]
+    assert np.asarray(upright(deep, "RGB")).tolist() == [[[156] * 3] * 2]
+
+
+def test_ink_bits_and_transparency() -> None:
+    assert np.asarray(upright(Image.new("1", (1, 1), 1), "L")).item() == 255
+    ink = upright(Image.new("CMYK", (1, 1), (51, 102, 153, 0)), "RGB")
+    assert np.asarray(ink)[0, 0].tolist() == [204, 153, 102]
+    assert np.asarray(upright(Image.new("LA", (1, 1), (70, 0)), "L")).item() == 70
+    assert np.asarray(upright(Image.new("RGBA", (1, 1), (9, 8, 7, 0)), "RGB"))[0, 0].tolist() == [9, 8, 7]
+
+
+def palette_picture() -> tuple[np.ndarray, np.ndarray, Image.Image]:
+    random = np.random.default_rng(0)
+    colours, pixels = random.integers(0, 256, (256, 3), np.uint8), random.integers(0, 256, (20, 30), np.uint8)
+    picture = Image.fromarray(pixels, "L")
+    picture.putpalette(colours.tobytes())
+    return colours, pixels, picture
+
+
+@pytest.mark.parametrize("transparency", [None, 3, bytes([0, 128, 255])])
+def test_colours_of_a_palette_without_warnings(transparency) -> None:
+    colours, pixels, picture = palette_picture()
+    file = io.BytesIO()
+    picture.save(file, "PNG", **({} if transparency is None else {"transparency": transparency}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for opened in (Image.open(file), picture):
+            assert np.array_equal(np.asarray(upright(opened, "RGB")), colours[pixels])
+        grey = np.asarray(upright(Image.open(file), "L")).astype(float)
+    assert np.abs(grey - colours[pixels] @ [0.299, 0.587, 0.114]).max() <= 0.51
 
 
 def test_floating_point_tones_are_refused() -> None:
@@ -46,12 +83,79 @@ def test_all_orientations(orientation: int) -> None:
     assert np.asarray(upright(Image.open(file), "L")).tolist() == seen.tolist()
 
 
+def with_exif(content: bytes) -> Image.Image:
+    file = io.BytesIO()
+    Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)).save(file, "PNG", exif=content)
+    return Image.open(file)
+
+
+def exif() -> bytes:
+    own = Image.Exif()
+    own[0x0112] = 6
+    own[0x010F] = "maker"
+    own[0x8769] = {0x9000: b"0230", 0x829A: (1, 30)}
+    return own.tobytes()
+
+
+def test_damaged_exif_does_not_spoil_a_picture() -> None:
+    random, good = np.random.default_rng(0), exif()
+    sizes = set()
+    for _ in range(1500):
+        damaged = bytearray(good)
+        for place in random.integers(6, len(good), 2):
+            damaged[place] = random.integers(0, 256)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL says what is wrong with it
+            sizes.add(upright(with_exif(bytes(damaged)), "L").size)
+    assert sizes == {(3, 2), (2, 3)}
+
+
+def test_orientation_counts_though_other_entries_are_damaged() -> None:
+    damaged = exif().replace(bytes.fromhex("010f0002"), bytes.fromhex("010f000b"))  # the maker as a number, not a text
+    assert damaged != exif()
+    assert upright(with_exif(damaged), "L").size == (2, 3)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65_535])
+def test_orientations_that_do_not_exist_are_left_alone(orientation: int) -> None:
+    own = Image.Exif()
+    own[0x0112] = orientation
+    assert upright(with_exif(own.tobytes()), "L").size == (3, 2)
+
+
+def test_what_is_given_is_not_changed() -> None:
+    picture = with_exif(exif())
+    turned = upright(picture, "L")
+    turned.putpixel((0, 0), 99)
+    assert np.asarray(picture).tolist() == [[0, 1, 2], [3, 4, 5]]
+    grey = Image.new("L", (2, 2))
+    upright(grey, "L").putpixel((0, 0), 99)
+    assert grey.getpixel((0, 0)) == 0
+
+
+def test_half_a_picture_is_damaged_whatever_its_exif() -> None:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    Image.fromarray(noise).save(file, "PNG", exif=exif())
+    with pytest.raises(OSError, match="truncated"):
+        upright(Image.open(io.BytesIO(file.getvalue()[:5000])), "L")
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_pictures_without_pixels_are_refused(size) -> None:
+    with pytest.raises(BadImageError, match="no pixels"):
+        upright(Image.new("RGB", size), "L")
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
     class Claims(Image.Image):
-        size = (MAX_PIXELS // 1000, 1001)
-
         def load(self):
-            raise AssertionError("decoded")
+            raise ArithmeticError("decoded")
 
-    with pytest.raises(BadImageError, match="are more than"):
-        upright(Claims(), "L")
+    claims = Claims()
+    claims._size = (MAX_PIXELS // 1000, 1001)
+    with pytest.raises(BadImageError, match=r"^100000 x 1001 pixels are more than 100,000,000$"):
+        upright(claims, "L")
+    claims._size = (MAX_PIXELS // 1000, 1000)
+    with pytest.raises(ArithmeticError, match="decoded"):
+        upright(claims, "L")

@@ -1,31 +1,101 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from numpy.typing import NDArray
+from PIL import Image
 
+from emotion.data.classes import CLASSES
 from emotion.errors import UserError
+from emotion.inference import explain as module
 from emotion.inference.explain import explain
+from emotion.inference.faces import cut, cut_out
+from emotion.inference.pytorch import TorchNetwork
 from emotion.inference.recognizer import Recognizer
 from emotion.pretrained import SHIPPED
 
 
-@pytest.mark.slow
-def test_a_row_for_each_face_and_class(portrait: Path, recognizer: Recognizer) -> None:
-    figure, faces = explain(portrait, classes=["fear", "neutral", "fear"])
-    (expected,) = recognizer.predict(portrait)
-    assert faces[0].box == expected.box
+def rows(figure) -> list[list[str]]:
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == [
-        "", "Grad-CAM: neutral", "Grad-CAM++: neutral", "HiResCAM: neutral", "",
-        "", "Grad-CAM: fear", "Grad-CAM++: fear", "HiResCAM: fear", "",
-    ]  # fmt: skip
-    bars = [patch.get_width() for patch in figure.axes[4].patches]
-    assert sum(bars) == pytest.approx(1, abs=1e-5)
-    assert max(bars) == faces[0].probabilities["neutral"]
-    overlays = [axes.images[1].get_alpha() for axes in figure.axes if axes.get_title()]
-    assert all(overlay.max() > 0.7 for overlay in overlays)
-    assert np.abs(overlays[2] - overlays[5]).max() > 0.1  # of different classes
+    return [titles[start : start + 5] for start in range(0, len(titles), 5)]
+
+
+def row(label: str) -> list[str]:
+    return ["", f"Grad-CAM: {label}", f"Grad-CAM++: {label}", f"HiResCAM: {label}", ""]
+
+
+@pytest.mark.slow
+def test_a_row_for_each_face_and_class(portrait: Path, pixels: NDArray[np.uint8], recognizer: Recognizer) -> None:
+    figure, (face,) = explain(portrait, classes=["fear", "neutral", "fear"])
+    (expected,) = recognizer.predict(portrait)
+    assert face.box == expected.box
+    assert face.probabilities == pytest.approx(expected.probabilities, abs=1e-4)
+    assert rows(figure) == [row("neutral"), row("fear")]
+    network = TorchNetwork(SHIPPED / "small.safetensors")
+    shown = cut_out(pixels, [face.box], network.side)
+    for number, label in enumerate(("neutral", "fear")):
+        own, bars = figure.axes[5 * number : 5 * number + 4], figure.axes[5 * number + 4]
+        assert all(np.array_equal(axes.images[0].get_array(), cut(pixels, face.box, 192)) for axes in own)
+        for axes, method in zip(own[1:], ("gradcam", "gradcam++", "hirescam"), strict=True):
+            heatmap = network.heatmaps(shown, np.array([CLASSES.index(label)]), method)[0]
+            smooth = np.asarray(axes.images[1].get_array())
+            assert np.abs(cv2.resize(smooth, (48, 48), interpolation=cv2.INTER_AREA) - heatmap).mean() < 0.02
+            assert np.array_equal(axes.images[1].get_alpha(), 0.75 * smooth)
+            assert smooth.max() > 0.9
+        assert [patch.get_width() for patch in bars.patches] == [face.probabilities[name] for name in CLASSES]
+        assert [text.get_text() for text in bars.get_yticklabels()] == list(CLASSES)
+        assert bars.yaxis_inverted()
+        (marked,) = {CLASSES[n] for n, bar in enumerate(bars.patches) if to_hex(bar.get_facecolor()) == "#d9792b"}
+        assert marked == label
+
+
+@pytest.mark.slow
+def test_several_faces_from_left_to_right(pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
+    figure, faces = explain(pair, classes=["happy"], tta="none")
+    assert len(faces) == 2
+    assert rows(figure) == [row(label) for face in faces for label in (face.label, "happy")]
+    boxes = [cut(pair, face.box, 192) for face in faces for _ in range(2)]
+    for axes, face in zip(figure.axes[::5], boxes, strict=True):
+        assert np.array_equal(axes.images[0].get_array(), face)
+    (plain,) = Recognizer([TorchNetwork(SHIPPED / "small.safetensors", "none")]).predict(pixels)
+    assert faces[0].probabilities == pytest.approx(plain.probabilities, abs=0.05)
+    monkeypatch.setattr(module, "MOST_FACES", 1)
+    figure, faces = explain(pair)
+    assert (len(rows(figure)), len(faces)) == (1, 2)
+
+
+def test_each_heatmap_is_of_its_face_class_and_method(
+    pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
+    seen: list[NDArray[np.uint8]] = []
+
+    def heatmaps(network, faces, classes, method):
+        seen.append(faces)
+        level = 0.3 * ["gradcam", "gradcam++", "hirescam"].index(method)
+        return np.stack([np.full((48, 48), level + label / 100, np.float32) for label in classes])
+
+    monkeypatch.setattr(TorchNetwork, "heatmaps", heatmaps)
+    figure, faces = explain(pair, classes=["happy", "sad"])
+    for index, face in enumerate(faces):
+        for number, label in enumerate((face.label, "happy", "sad")):
+            own = figure.axes[5 * (3 * index + number) :][1:4]
+            levels = [np.asarray(axes.images[1].get_array()).mean() for axes in own]
+            assert levels == pytest.approx([level + CLASSES.index(label) / 100 for level in (0, 0.3, 0.6)], abs=1e-6)
+    expected = cut_out(pair, [face.box for face in faces for _ in range(3)], 48)
+    assert len(seen) == 3
+    assert all(np.array_equal(given, expected) for given in seen)
+
+
+@pytest.mark.slow
+def test_without_detection_the_picture_is_the_face() -> None:
+    face = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
+    figure, (judged,) = explain(Image.fromarray(face), SHIPPED / "small.onnx", detect=False)
+    assert judged.box == (0, 0, 48, 48)
+    assert rows(figure) == [row(judged.label)]
 
 
 def test_what_cannot_be_explained(portrait: Path, tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -33,6 +103,9 @@ def test_what_cannot_be_explained(portrait: Path, tmp_path: Path, pixels: NDArra
         explain(portrait, classes=["joy"])
     with pytest.raises(UserError, match="image: no face found; --no-detect"):
         explain(np.zeros((60, 60, 3), np.uint8))
+    Image.new("L", (60, 60)).save(tmp_path / "black.png")
+    with pytest.raises(UserError, match=r"black\.png: no face found; --no-detect"):
+        explain(tmp_path / "black.png")
     own = tmp_path / "own.onnx"
     own.write_bytes((SHIPPED / "small.onnx").read_bytes())
     with pytest.raises(UserError, match="PyTorch is needed"):

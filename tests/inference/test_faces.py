@@ -1,7 +1,12 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 
 from emotion.errors import UserError
 from emotion.inference.faces import FaceDetector, cut, cut_out, whole
@@ -23,7 +28,7 @@ def overlap(box, other) -> float:
     return shared / (box[2] * box[3] + other[2] * other[3] - shared)
 
 
-@pytest.mark.parametrize("scale", [0.2, 0.5, 1, 2.5])
+@pytest.mark.parametrize("scale", [1 / 6, 0.2, 0.5, 1, 2.5, 3.4])
 def test_a_face_is_found_at_every_size(detector: FaceDetector, pixels: NDArray[np.uint8], scale: float) -> None:
     seen = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     (face,) = detector(seen)
@@ -36,6 +41,96 @@ def test_a_face_is_found_at_every_size(detector: FaceDetector, pixels: NDArray[n
 def test_a_mirror_image_gives_the_mirrored_box(detector: FaceDetector, pixels: NDArray[np.uint8]) -> None:
     (face,) = detector(np.ascontiguousarray(pixels[:, ::-1]))
     assert overlap(face.box, (512 - FACE[0] - FACE[2], *FACE[1:])) > 0.75
+
+
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (300, 40), (37, 388), (388, 200)])
+def test_the_box_moves_with_the_face(detector: FaceDetector, pixels: NDArray[np.uint8], left: int, top: int) -> None:
+    canvas = np.full((1000, 900, 3), 90, np.uint8)
+    canvas[top : top + 600, left : left + 512] = pixels
+    (face,) = detector(canvas)
+    assert overlap(face.box, (FACE[0] + left, FACE[1] + top, *FACE[2:])) > 0.75
+
+
+def test_threads_do_not_disturb_each_other(detector: FaceDetector, pixels: NDArray[np.uint8]) -> None:
+    pictures = [cv2.resize(pixels, None, fx=scale, fy=scale) for scale in (0.3, 0.5, 0.8, 1.1)] * 3
+    expected = [detector(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(detector, pictures)) == expected
+
+
+class Spy:
+    """Stands for MTCNN: finds the same box in each look, and remembers what it was shown."""
+
+    def __init__(self, *looks: list[tuple[list[float], float]]) -> None:
+        self.looks, self.shown, self.min_face_size = list(looks), [], 0
+
+    def detect_faces(self, picture):
+        self.shown.append((picture.shape, self.min_face_size))
+        return [{"box": box, "confidence": confidence} for box, confidence in self.looks.pop(0)]
+
+
+def spied(*looks: list[tuple[list[float], float]], smallest: float | None = None) -> tuple[FaceDetector, Spy]:
+    detector, spy = FaceDetector(smallest), Spy(*looks)
+    detector._own.mtcnn = spy
+    return detector, spy
+
+
+def test_the_frame_around_the_detectors_box() -> None:
+    """The detector's box is 0.925 of the frame, whose centre lies 1 % left of it and 2.4 % above."""
+    detector, _ = spied([([300, 400, 160, 250], 0.75)])
+    (face,) = detector(np.zeros((1000, 1000, 3), np.uint8)[:320, :320])
+    side = (160 * 250) ** 0.5 / 0.925
+    centre = 300 + 80 - 0.01 * side, 400 + 125 - 0.024 * side
+    expected = [centre[0] - side / 2, centre[1] - side / 2, side, side]
+    assert np.abs(np.subtract(face.box, expected)).max() <= 0.5
+    assert all(type(value) is int for value in face.box)
+    assert face.confidence == 0.75
+
+
+def test_boxes_are_of_the_picture_not_of_the_copy_that_was_searched() -> None:
+    detector, spy = spied([([100, 40, 60, 60], 1.0)])
+    (face,) = detector(np.zeros((640, 1280, 3), np.uint8))
+    side = 240 / 0.925
+    assert spy.shown == [((160, 320, 3), 40)]
+    assert np.abs(np.subtract(face.box[:2], [520 - 0.51 * side, 280 - 0.524 * side])).max() <= 0.5
+    assert face.box[2:] == (259, 259)
+
+
+@pytest.mark.parametrize(
+    ("first", "looks"),
+    [
+        ([], 2),
+        ([([10, 10, 55, 55], 1)], 2),  # 55 / 0.925 is less than 1.5 eighths of 320, so there may be smaller ones
+        ([([10, 10, 56, 56], 1)], 1),
+        ([([10, 10, 150, 150], 1), ([200, 10, 50, 50], 1)], 2),
+    ],
+)
+def test_when_a_second_look_is_needed(first, looks: int) -> None:
+    second = [([700, 100, 30, 30], 0.9), ([20, 300, 90, 90], 0.8)]
+    detector, spy = spied(first, second)
+    found = detector(np.zeros((960, 1200, 3), np.uint8))
+    assert spy.shown == [((256, 320, 3), 40), ((768, 960, 3), 24)][:looks]
+    if looks == 2:
+        assert [face.confidence for face in found] == [0.8, 0.9]  # from left to right
+
+
+@pytest.mark.parametrize(
+    ("smallest", "shown", "face"),
+    [(1, (213, 320), 320), (0.5, (213, 320), 160), (0.05, (320, 480), 24), (0.012, (1333, 2000), 24), (0.01, 0, 20)],
+)
+def test_one_look_for_faces_of_a_given_size(smallest: float, shown, face: int) -> None:
+    detector, spy = spied([], smallest=smallest)
+    assert detector(np.zeros((2000, 3000, 3), np.uint8)) == []
+    assert spy.shown == [((*(shown or (1333, 2000)), 3), face)]
+
+
+def test_small_pictures_are_not_enlarged_and_those_that_hold_no_face_are_not_searched() -> None:
+    detector, spy = spied([], [])
+    detector(np.zeros((48, 40, 3), np.uint8))
+    assert spy.shown == [((48, 40, 3), 12)] * 2
+    for shape in ((11, 50, 3), (50, 11, 3), (30, 4000, 3), (1, 1, 3)):
+        assert detector(np.zeros(shape, np.uint8)) == []
+    assert len(spy.shown) == 2
 
 
 def test_grey_photographs_do_too(detector: FaceDetector, pixels: NDArray[np.uint8]) -> None:
@@ -68,6 +163,11 @@ def test_there_are_no_faces_in_noise_and_flat_colour(detector: FaceDetector) -> 
         assert detector(np.ascontiguousarray(picture)) == []
 
 
+@pytest.mark.parametrize("smallest", [0.01, 1])
+def test_both_ends_of_the_range_are_legal(smallest: float) -> None:
+    assert FaceDetector(smallest).looks[0][1] == smallest
+
+
 @pytest.mark.parametrize("smallest", [0, 0.001, 1.5, -1, float("nan")])
 def test_shares_out_of_range_are_refused(smallest: float) -> None:
     with pytest.raises(UserError, match="smallest="):
@@ -95,8 +195,42 @@ def test_shrinking_takes_means() -> None:
     assert np.abs(cut(picture, (0, 0, 48, 48), 12) - expected).max() <= 0.5
 
 
-def test_a_box_beyond_the_picture_is_black() -> None:
-    assert not cut(np.full((9, 9, 3), 200, np.uint8), (20, 3, 5, 5), 8).any()
+@pytest.mark.parametrize("box", [(10, 20, 100, 100), (-30, -15, 130, 130), (90, 60, 77, 77), (-20, -10, 200, 200)])
+@pytest.mark.parametrize("side", [48, 20])
+def test_shrunken_cuts_are_means_over_areas(pixels: NDArray[np.uint8], box, side: int) -> None:
+    """Padded by numpy and cut by PIL; a mean over parts of pixels is one over whole ones that were repeated."""
+    picture = pixels[100:280, 150:300]
+    left, top, width, height = box
+    padded = np.pad(picture, ((100, 100), (100, 100), (0, 0)), "edge")
+    crop = Image.fromarray(padded).crop((left + 100, top + 100, left + width + 100, top + height + 100))
+    rows = np.asarray(crop).repeat(side, 0).reshape(side, height, width, 3).mean(1)
+    expected = rows.repeat(side, 1).reshape(side, side, width, 3).mean(2)
+    assert np.abs(cut(picture, box, side) - expected).max() <= 0.51
+
+
+def test_enlarged_cuts_are_bicubic(pixels: NDArray[np.uint8]) -> None:
+    small = pixels[100:140, 200:240]
+    planes = torch.from_numpy(small[5:25, 10:30].copy()).permute(2, 0, 1)[None].float()
+    expected = F.interpolate(planes, (48, 48), mode="bicubic", align_corners=False)[0].permute(1, 2, 0).clamp(0, 255)
+    assert np.abs(cut(small, (10, 5, 20, 20), 48) - expected.numpy()).max() <= 1
+
+
+def test_each_box_gives_its_own_face(pixels: NDArray[np.uint8]) -> None:
+    boxes = [(300, 10, 48, 48), (-10, 500, 48, 48), (20, -5, 48, 48)]
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    faces = cut_out(pixels, boxes, 48)
+    for face, (left, top, _, _) in zip(faces, boxes, strict=True):
+        rows, columns = np.clip(np.arange(top, top + 48), 0, 599), np.clip(np.arange(left, left + 48), 0, 511)
+        assert np.array_equal(face, grey[np.ix_(rows, columns)])
+
+
+@pytest.mark.parametrize(
+    "box", [(20, 3, 5, 5), (9, 3, 5, 5), (-5, 3, 5, 5), (3, -5, 5, 5), (3, 9, 5, 5), (-50, -50, 5, 5)]
+)
+def test_a_box_beyond_the_picture_is_black(box) -> None:
+    face = cut(np.full((9, 9, 3), 200, np.uint8), box, 8)
+    assert face.shape == (8, 8, 3)
+    assert not face.any()
 
 
 def test_colours_are_turned_grey_and_no_boxes_give_no_faces() -> None:

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,57 @@ def test_grey_is_repeated(small: NDArray[np.uint8]) -> None:
 
 
 @pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16"]
+)
+def test_pil_images_of_every_mode(mode: str, small: NDArray[np.uint8]) -> None:
+    tones = Image.fromarray(small)
+    images = {
+        "I;16": Image.fromarray(small[..., 0].astype(np.uint16) * 257),
+        "LAB": Image.frombytes("LAB", tones.size, tones.tobytes()),
+        "PA": Image.frombytes("PA", tones.size, small[..., :2].tobytes()),
+    }
+    image = images[mode] if mode in images else tones.convert(mode)
+    expected = Image.fromarray(small[..., 0]) if mode == "I;16" else image
+    assert np.array_equal(read_picture(image), np.asarray(expected.convert("RGB")))
+    assert image.mode == mode
+
+
+@pytest.mark.parametrize("view", ["mirrored", "every second", "Fortran", "not writable", "planes last"])
+def test_arrays_however_they_lie_in_memory(view: str, small: NDArray[np.uint8]) -> None:
+    given = {
+        "mirrored": small[:, ::-1],
+        "every second": small[::2, ::2],
+        "Fortran": np.asfortranarray(small),
+        "not writable": np.broadcast_to(small[:1], small.shape),
+        "planes last": np.ascontiguousarray(small.transpose(2, 0, 1)).transpose(1, 2, 0),
+    }[view]
+    read = read_picture(given)
+    assert read.flags.c_contiguous
+    assert read.tolist() == given.tolist()
+
+
+# The quarter of a picture that is white, clockwise from the upper left: where a camera stores it, by orientation.
+STORED = {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 3, 7: 2, 8: 1}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_upright(orientation: int, tmp_path: Path) -> None:
+    stored = np.zeros((32, 64) if orientation < 5 else (64, 32), np.uint8)
+    rows, columns = (length // 2 for length in stored.shape)
+    top, left = {0: (0, 0), 1: (0, columns), 2: (rows, columns), 3: (rows, 0)}[STORED[orientation]]
+    stored[top : top + rows, left : left + columns] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "photograph.jpg"
+    Image.fromarray(stored).save(path, quality=95, exif=exif)
+    for given in (path, path.read_bytes(), Image.open(path)):
+        read = read_picture(given)
+        assert read.shape == (32, 64, 3)
+        assert read[:16, :32].min() > 240
+        assert max(read[16:].max(), read[:, 32:].max()) < 15
+
+
+@pytest.mark.parametrize(
     "array",
     [
         np.zeros((4, 4), np.float32),
@@ -60,11 +113,60 @@ def test_damaged_files_are_refused_in_a_sentence(kind: str, small: NDArray[np.ui
         assert str(error.value) == f"{path}: not an image that can be read"
 
 
+def test_damaged_pil_images_too(small: NDArray[np.uint8]) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.tile(small, (40, 40, 1))).save(file, "PNG")
+    half, closed = Image.open(io.BytesIO(file.getvalue()[:200])), Image.open(file)
+    closed.close()
+    for image in (half, closed):
+        with pytest.raises(BadImageError, match=r"^image: not an image that can be read$"):
+            read_picture(image)
+    with pytest.raises(BadImageError, match=r"^image: 0 x 5: no pixels$"):
+        read_picture(Image.new("RGB", (0, 5)))
+    with pytest.raises(BadImageError, match=r"^image: pixels are floating-point"):
+        read_picture(Image.new("F", (2, 2)))
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG of a hundred bytes whose header promises a picture of this size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [12_000, 50_000])
+def test_small_files_that_claim_to_be_huge_are_not_decoded(side: int, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(claiming(side, side))
+    for given, name in ((path, path), (path.read_bytes(), "image")):
+        # Decoded first, it would be found damaged.
+        with pytest.raises(BadImageError, match="more than 100,000,000") as error:
+            read_picture(given)
+        assert str(error.value).startswith(f"{name}: ")
+
+
+def test_texts_are_no_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("a shopping list\n" * 9)
+    for given, name in ((path, path), (str(path), path), (path.read_bytes(), "image")):
+        with pytest.raises(BadImageError) as error:
+            read_picture(given)
+        assert str(error.value) == f"{name}: not an image that can be read"
+
+
 def test_what_is_not_there_and_folders(tmp_path: Path) -> None:
     with pytest.raises(BadImageError, match="no such file"):
         read_picture(tmp_path / "nothing.png")
     with pytest.raises(BadImageError, match="not an image"):
         read_picture(tmp_path)
+    for odd in ("~nobody-of-this-name/x.png", "x" * 300, "x\0y"):
+        with pytest.raises(BadImageError):
+            read_picture(odd)
 
 
 def test_files_folders_and_patterns_name_files_once_and_in_order(tmp_path: Path) -> None:
@@ -87,3 +189,31 @@ def test_words_that_name_nothing(tmp_path: Path) -> None:
     for word, part in (("nothing.png", "no such file"), ("*.none", "no such file"), (tmp_path, "no images or videos")):
         with pytest.raises(UserError, match=part):
             find_media([word])
+
+
+@pytest.mark.parametrize("word", ["~nobody-of-this-name/x.png", "x" * 300, "x\0y"])
+def test_words_that_the_system_does_not_like(word: str) -> None:
+    with pytest.raises(UserError) as error:
+        find_media([word])
+    assert "\n" not in str(error.value)
+    assert word[:20] in str(error.value)
+
+
+def test_the_home_folder_and_the_order_of_the_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.png", "a.png", "folder/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["~/folder", "~/b.png", "~/[ab].png"]
+    assert find_media(words) == [tmp_path / name for name in ("folder/c.png", "b.png", "a.png")]
+    assert find_media([]) == []
+
+
+def test_folders_are_not_files(tmp_path: Path) -> None:
+    (tmp_path / "album.png" / "empty").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"\*\.png: no files, only folders"):
+        find_media([f"{tmp_path}/*.png"])
+    with pytest.raises(UserError, match="no images or videos in this folder"):
+        find_media([tmp_path])
+    (tmp_path / "one.png").touch()
+    assert find_media([f"{tmp_path}/*.png"]) == [tmp_path / "one.png"]

@@ -1,7 +1,9 @@
+import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,15 +11,107 @@ import torch
 from numpy.typing import NDArray
 
 import emotion
+from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.inference.networks import load_networks
-from emotion.models.pretrained import load_pretrained
+from emotion.models.pretrained import load_pretrained, save_pretrained
 from emotion.pretrained import SHIPPED, find_network, find_weights
+from emotion.training.task import EmotionTask
 
 
 @pytest.fixture
 def faces() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
+
+
+@pytest.fixture
+def task() -> EmotionTask:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"model": "test", "family": "cnn", "backbone": None, "blocks": [1], "unfreeze": None}
+    settings |= {"image_size": 8, "normalize": "unit", "weights": "none", "class_weights": None, "ema_decay": 0.9}
+    settings |= {"lr": 1e-3, "schedule": "none", "lr_factor": 0.5, "lr_patience": 3}
+    task = EmotionTask(**settings).eval()
+    for parameter in task.network.parameters():  # so that the weights are not their own average
+        torch.nn.init.normal_(parameter)
+    return task
+
+
+def save_checkpoint(path: Path, task: EmotionTask, **data: Any) -> Path:
+    content = {
+        "hyper_parameters": dict(task.hparams),
+        "datamodule_hyper_parameters": dict(EmotionDataModule(**data).hparams),
+        "state_dict": task.state_dict(),
+        "epoch": 4,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+    return path
+
+
+def test_a_checkpoint_of_a_run(
+    task: EmotionTask, faces: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_checkpoint(tmp_path / "my run" / "checkpoints" / "best.ckpt", task, data="synthetic")
+    (network,) = load_networks([path])
+    assert (network.name, network.side, network.views) == ("my run", 48, "none")
+    pixels = torch.from_numpy(faces)[:, None]
+    with torch.inference_mode():
+        average, last = (own(pixels).softmax(1).numpy() for own in (task.inference_network, task.network))
+    assert np.abs(network(faces) - average).max() < 1e-6
+    assert np.abs(average - last).max() > 0.01
+    monkeypatch.chdir(path.parent)
+    assert load_networks(["best.ckpt"])[0].name == "my run"
+    (face,) = emotion.load("best.ckpt").predict(faces[0], detect=False)
+    assert list(face.probabilities.values()) == pytest.approx(average[0], abs=1e-6)
+
+
+def test_views_of_a_checkpoint(task: EmotionTask, faces: NDArray[np.uint8], tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "best.ckpt", task, data="synthetic")
+    (one,), (both,) = load_networks([path]), load_networks([path], "flip")
+    assert both.views == "flip"
+    assert np.abs(both(faces) - (one(faces) + one(faces[:, :, ::-1].copy())) / 2).max() < 1e-6
+    with pytest.raises(UserError, match="tta=mirror: not one of none, flip, shifts, ten_crop"):
+        load_networks([path], "mirror")
+
+
+@pytest.mark.parametrize(("data", "side"), [("folder", 20), ("fer2013", 48), ("synthetic", 48)])
+def test_faces_have_the_side_of_the_images_it_was_trained_on(
+    task: EmotionTask, tmp_path: Path, data: str, side: int
+) -> None:
+    path = save_checkpoint(tmp_path / "best.ckpt", task, data=data, pack_size=20, data_dir=str(tmp_path))
+    (network,) = load_networks([path])
+    assert network.side == side
+    assert network(np.zeros((2, side, side), np.uint8)).shape == (2, 7)
+
+
+class Hostile:
+    def __reduce__(self):
+        return (Path.touch, (Path("harmed"),))
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors", ".onnx"])
+def test_code_in_files_does_not_run(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Hostile()}, tmp_path / f"zip{suffix}")
+    (tmp_path / f"pickle{suffix}").write_bytes(pickle.dumps(Hostile(), protocol=2))
+    for name in ("zip", "pickle"):
+        with pytest.raises(UserError) as error:
+            emotion.load(f"{name}{suffix}")
+        assert f"{name}{suffix}" in str(error.value)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_no_networks() -> None:
+    with pytest.raises(UserError, match="at least one network"):
+        emotion.load([])
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/own.onnx", "x" * 300, "x\0y", "", "."])
+def test_names_that_the_system_does_not_like(name: str) -> None:
+    with pytest.raises(UserError) as error:
+        find_network(name)
+    assert str(error.value) == f"{name}: no such network (small) and no such file"
 
 
 def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,6 +138,20 @@ def test_other_views_than_the_files_are_computed_from_the_weights(views, faces: 
     classifier = load_pretrained()
     classifier.viewed.views = views or "flip"
     assert np.abs(network(faces) - classifier(torch.from_numpy(faces)[:, None]).numpy()).max() < 1e-5
+
+
+def test_the_weights_beside_an_onnx_file_do_for_other_views(faces: NDArray[np.uint8], tmp_path: Path) -> None:
+    shutil.copy(SHIPPED / "small.onnx", tmp_path / "own.onnx")
+    classifier = load_pretrained()
+    with torch.no_grad():  # so that it can be told which of the two was taken
+        for parameter in classifier.network.head.parameters():
+            parameter.neg_()
+    save_pretrained(tmp_path / "own.safetensors", classifier.network, classifier.card)
+    (same,), (other,) = load_networks([tmp_path / "own.onnx"], "flip"), load_networks([tmp_path / "own.onnx"], "none")
+    assert np.abs(same(faces) - load_networks(["small"])[0](faces)).max() < 1e-6
+    classifier.viewed.views = "none"
+    assert np.abs(other(faces) - classifier(torch.from_numpy(faces)[:, None]).numpy()).max() < 1e-4
+    assert (other.name, other.side, other.views) == ("own", 48, "none")
 
 
 def test_views_that_cannot_be_had(tmp_path: Path) -> None:
@@ -82,7 +190,9 @@ def test_the_usual_way_imports_nothing_slow() -> None:
     program = (
         "import sys, numpy, emotion\n"
         "assert 'numpy' in sys.modules and 'cv2' not in sys.modules\n"
-        "emotion.load().predict(numpy.zeros((60, 60), numpy.uint8))\n"
+        "recognizer = emotion.load()\n"
+        "recognizer.predict(numpy.zeros((60, 60), numpy.uint8))\n"
+        "assert len(recognizer.predict(numpy.zeros((60, 60), numpy.uint8), detect=False)) == 1\n"
         "slow = {'torch', 'torchvision', 'lightning', 'matplotlib', 'sklearn', 'scipy', 'hydra', 'onnx'}\n"
         "sys.exit(str(slow & set(sys.modules)) if slow & set(sys.modules) else 0)\n"
     )

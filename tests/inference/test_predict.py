@@ -1,11 +1,15 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from emotion.errors import UserError
+from emotion.inference import predict
 from emotion.inference.predict import Prediction
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.video import Video, VideoFile
@@ -21,6 +25,21 @@ def film(tmp_path: Path, pixels: NDArray[np.uint8]) -> Path:
     return path
 
 
+@pytest.fixture
+def noise() -> Callable[[Path], None]:
+    rng = np.random.default_rng(0)
+
+    def save(path: Path, kind: str | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (60, 40, 3), np.uint8)).save(path, kind)
+
+    return save
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_good_files_are_judged_beside_bad_ones(
     tmp_path: Path, portrait: Path, recognizer: Recognizer, pixels: NDArray[np.uint8]
 ) -> None:
@@ -33,6 +52,7 @@ def test_good_files_are_judged_beside_bad_ones(
     records = prediction.run([tmp_path])
     assert [(Path(record.file).name, len(record.faces)) for record in records] == [("a.png", 1), ("d.png", 0)]
     assert list(records[0].faces) == recognizer.predict(pixels)
+    assert [record.second for record in records] == [None, None]
     assert prediction.failed == 2
     assert complaints == [
         f"{tmp_path / 'b.jpg'}: not an image that can be read",
@@ -40,12 +60,30 @@ def test_good_files_are_judged_beside_bad_ones(
     ]
 
 
-def test_without_detection_each_picture_is_a_face(tmp_path: Path, recognizer: Recognizer) -> None:
-    for number in range(20):
-        Image.new("L", (48, 48), number * 10).save(tmp_path / f"{number:02}.png")
-    records = Prediction(recognizer, detect=False).run([tmp_path])
-    assert [Path(record.file).stem for record in records] == [f"{number:02}" for number in range(20)]
-    assert all(record.faces[0].box == (0, 0, 48, 48) for record in records)
+def test_each_picture_gets_its_own_faces(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+    paths = [tmp_path / f"{number:02}.png" for number in range(20)]
+    for path in paths:
+        noise(path)
+    paths[3].write_bytes(b"")
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", complain=lambda sentence: None)
+    records = prediction.run([*reversed(paths), paths[5]])
+    good = [path for path in reversed(paths) if path != paths[3]]
+    assert [record.file for record in records] == [str(path) for path in good]
+    for path, record in zip(good, records, strict=True):
+        (face,), (expected,) = record.faces, recognizer.predict(path, detect=False)
+        assert face.box == (0, 10, 40, 40)
+        assert face.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+        copy, picture = (np.asarray(Image.open(file)) for file in (tmp_path / "out" / path.name, path))
+        assert (copy[10:50] != picture[10:50]).any()
+        assert np.array_equal(copy[50:], picture[50:])
+    assert prediction.failed == 1
+
+
+def test_words_that_name_nothing_stop_it(tmp_path: Path, recognizer: Recognizer) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        Prediction(recognizer).run([tmp_path / "nothing.png"])
+    assert Prediction(recognizer).run([]) == []
+    assert Prediction(recognizer, out=tmp_path / "out").run([]) == []
 
 
 @pytest.mark.parametrize(("every", "seconds"), [(1, [n / 10 for n in range(12)]), (5, [0, 0.5, 1]), (100, [0])])
@@ -53,23 +91,59 @@ def test_of_videos_every_so_many_frames(film: Path, recognizer: Recognizer, ever
     records = Prediction(recognizer, every=every).run([film])
     assert [record.second for record in records] == pytest.approx(seconds)
     assert [len(record.faces) for record in records] == [int(second < 0.6) for second in seconds]
+    assert {record.file for record in records} == {str(film)}
+
+
+def test_copies_of_videos_keep_the_faces_until_the_next_are_judged(
+    tmp_path: Path, film: Path, recognizer: Recognizer, pixels: NDArray[np.uint8]
+) -> None:
+    records = Prediction(recognizer, every=5, out=tmp_path / "out").run([film])
+    left, top, width, _ = records[0].faces[0].box
+    upper_line = np.s_[top : top + 2, left + 20 : left + width - 20]
+    assert pixels[upper_line].mean() < 60
+    copy = Video(tmp_path / "out" / film.name)
+    assert (copy.rate, copy.frames) == (10, 12)
+    bright = [bool(frame[upper_line].mean() > 100) for frame in copy]
+    assert bright == [True] * 10 + [False] * 2  # frame 5 has the face, frame 10 has none
+
+
+def test_without_detection_frames_are_faces(tmp_path: Path, film: Path, recognizer: Recognizer) -> None:
+    records = Prediction(recognizer, detect=False, every=6).run([film])
+    assert [[face.box for face in record.faces] for record in records] == [[(0, 0, 480, 480)]] * 2
+
+
+def test_a_film_that_ends_early_is_judged_as_far_as_it_goes(tmp_path: Path, recognizer: Recognizer) -> None:
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
+    for frame in np.random.default_rng(0).integers(0, 256, (40, 64, 96, 3), np.uint8):
+        writer.write(frame)
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    complaints: list[str] = []
+    prediction = Prediction(recognizer, detect=False, every=1, out=tmp_path / "out", complain=complaints.append)
+    records = prediction.run([path])
+    assert len(records) == Video(tmp_path / "out/film.avi.mp4").frames == pytest.approx(20, abs=2)
+    assert complaints == [f"{path}: damaged, only {len(records)} of 40 frames can be read"]
+    assert prediction.failed == 1
 
 
 def test_copies_lie_as_the_originals_do(tmp_path: Path, film: Path, recognizer: Recognizer, pixels) -> None:
     (tmp_path / "in/deep").mkdir(parents=True)
     film.rename(tmp_path / "in/film.MOV")
-    for name in ("in/same.png", "in/deep/same.png", "in/p.gif", "in/p.jpg", "in/p.ppm", "in/p.webp"):
+    for name in ("in/same.png", "in/deep/same.png", "in/p.gif", "in/P.JPG", "in/p.ppm", "in/p.webp", "in/p.tif"):
         Image.fromarray(pixels).save(tmp_path / name)
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.ascontiguousarray(np.rot90(pixels))).save(tmp_path / "in/turned.jpg", exif=exif)
+    before = contents(tmp_path / "in")
     Prediction(recognizer, out=tmp_path / "out", every=3).run([tmp_path / "in"])
-    copies = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
-    assert copies == {
-        "same.png", "deep/same.png", "p.gif", "p.jpg", "p.ppm", "p.webp", "turned.jpg", "film.MOV.mp4"
-    }  # fmt: skip
-    for name in copies - {"film.MOV.mp4"}:
-        copy = np.asarray(Image.open(tmp_path / "out" / name).convert("RGB")).astype(int)
+    assert contents(tmp_path / "in") == before
+    assert set(contents(tmp_path / "out")) == (set(before) - {"film.MOV"}) | {"film.MOV.mp4"}
+    for name in set(before) - {"film.MOV"}:
+        with Image.open(tmp_path / "out" / name) as image, Image.open(tmp_path / "in" / name) as original:
+            assert image.format == original.format
+            assert image.getexif().get(0x0112, 1) == 1
+            copy = np.asarray(image.convert("RGB")).astype(int)
         assert copy.shape == pixels.shape
         assert np.abs(copy - pixels)[112:114, 160:360].mean() > 40, name  # the upper line of the box
         assert np.abs(copy - pixels)[400:].mean() < 12, name
@@ -77,12 +151,127 @@ def test_copies_lie_as_the_originals_do(tmp_path: Path, film: Path, recognizer: 
     assert (copy.rate, copy.frames) == (10, 12)
 
 
-def test_copies_never_replace_the_originals(tmp_path: Path, recognizer: Recognizer) -> None:
-    Image.new("L", (50, 50)).save(tmp_path / "a.png")
-    (tmp_path / "link").symlink_to(tmp_path)
-    for out in (tmp_path, tmp_path / "link", tmp_path / "sub" / ".."):
-        with pytest.raises(UserError, match="would replace the files themselves"):
-            Prediction(recognizer, out=out).run([tmp_path / "a.png"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "I;16"])
+def test_pictures_of_every_mode_get_copies(mode: str, tmp_path: Path, recognizer: Recognizer) -> None:
+    for suffix in {"P": (".png", ".gif", ".tif"), "PA": (".webp",), "I;16": (".png", ".tif")}.get(mode, (".png",)):
+        image = Image.new("I;16" if mode == "I;16" else "L", (60, 60), 9)
+        image = image if mode in ("L", "I;16") else image.convert("RGBA" if mode == "PA" else mode)
+        image.save(tmp_path / f"picture{suffix}")
+    Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / "picture*"])
+    for path in tmp_path.glob("picture*"):
+        assert Image.open(tmp_path / "out" / path.name).size == (60, 60)
+
+
+def test_kinds_that_cannot_be_written_become_png(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+    noise(tmp_path / "in/photo", "JPEG")
+    noise(tmp_path / "in/photo.upload", "PNG")
+    Image.new("1", (60, 60)).save(tmp_path / "in/bits.xbm")
+    Prediction(recognizer, detect=False, out=tmp_path / "out").run(sorted((tmp_path / "in").iterdir()))
+    assert set(contents(tmp_path / "out")) == {"photo.png", "photo.upload.png", "bits.xbm.png"}
+    assert {Image.open(path).format for path in (tmp_path / "out").iterdir()} == {"PNG"}
+
+
+def test_copies_stay_below_their_folder(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
+    noise(tmp_path / "photos/a.png")
+    noise(tmp_path / "work/b.png")
+    monkeypatch.chdir(tmp_path / "work")
+    Prediction(recognizer, detect=False, out=Path("out")).run(["../photos/a.png", "b.png"])
+    assert set(contents(tmp_path / "work/out")) == {"photos/a.png", "work/b.png"}
+    Prediction(recognizer, detect=False, out=Path("one")).run(["../photos/a.png"])
+    assert set(contents(tmp_path / "work/one")) == {"a.png"}
+
+
+def test_linked_files_keep_the_names_of_the_links(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+    noise(tmp_path / "store/af03.png")
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "in/deep/mine.png").symlink_to(tmp_path / "store/af03.png")
+    noise(tmp_path / "in/other.png")
+    before = contents(tmp_path / "store")
+    Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / "in"])
+    assert set(contents(tmp_path / "out")) == {"deep/mine.png", "other.png"}
+    assert contents(tmp_path / "store") == before
+
+
+def test_copies_never_replace_the_originals(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
+    noise(tmp_path / "in/a.png")
+    noise(tmp_path / "in/deep/b.png")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "out1").mkdir()
+    (tmp_path / "out1/deep").symlink_to(tmp_path / "in/deep")
+    (tmp_path / "out2").mkdir()
+    (tmp_path / "out2/a.png").symlink_to(tmp_path / "in/a.png")
+    before = contents(tmp_path)
+    monkeypatch.chdir(tmp_path / "in")
+    for out in (".", "../in", tmp_path / "in", tmp_path / "link", tmp_path / "in/deep/..", "../out1", "../out2"):
+        with pytest.raises(UserError, match=r"--out .*: a copy would replace .*\.png; name another folder"):
+            Prediction(recognizer, detect=False, out=Path(out)).run([tmp_path / "in"])
+    with pytest.raises(UserError, match="a copy would replace"):
+        Prediction(recognizer, detect=False, out=tmp_path / "in").run([tmp_path / "link"])
+    assert contents(tmp_path) == before
+
+
+def test_a_second_time_copies_inside_the_folder_are_not_taken_for_originals(
+    tmp_path: Path, recognizer: Recognizer, noise
+) -> None:
+    noise(tmp_path / "a.png")
+    Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path])
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="a copy would replace"):
+        Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path])
+    assert contents(tmp_path) == before
+    Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path / "a.png"])
+    assert contents(tmp_path) == before
+
+
+def test_copies_replace_names_not_what_shares_them(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+    noise(tmp_path / "in/a.png")
+    (tmp_path / "out").mkdir()
+    os.link(tmp_path / "in/a.png", tmp_path / "out/a.png")
+    before = contents(tmp_path / "in")
+    Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / "in"])
+    assert contents(tmp_path / "in") == before
+    assert contents(tmp_path / "out") != before
+
+
+def test_a_copy_may_stand_beside_a_film_of_another_kind(tmp_path: Path, film: Path, recognizer: Recognizer) -> None:
+    film.rename(tmp_path / "film.mov")
+    before = (tmp_path / "film.mov").read_bytes()
+    Prediction(recognizer, detect=False, out=tmp_path).run([tmp_path / "film.mov"])
+    assert (tmp_path / "film.mov").read_bytes() == before
+    assert Video(tmp_path / "film.mov.mp4").frames == 12
+
+
+class Interrupted(Recognizer):
+    """Is interrupted by the user at the second call."""
+
+    calls = 0
+
+    def predict_many(self, pictures, detect=True):
+        self.calls += 1
+        if self.calls == 2:
+            raise KeyboardInterrupt
+        return [[] for _ in pictures]
+
+
+def test_an_interrupted_film_leaves_no_copy(tmp_path: Path, film: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Prediction(Interrupted([]), every=3, out=tmp_path / "out").run([film])
+    assert contents(tmp_path / "out") == {}
+
+
+def test_an_interrupted_copy_leaves_the_old_one(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
+    noise(tmp_path / "in/a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").write_bytes(b"old")
+
+    def interrupt(self, path, kind):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / "in"])
+    assert contents(tmp_path / "out") == {"a.png": b"old"}
 
 
 def test_progress_is_told(tmp_path: Path, film: Path, recognizer: Recognizer) -> None:
@@ -95,3 +284,21 @@ def test_progress_is_told(tmp_path: Path, film: Path, recognizer: Recognizer) ->
 
     Prediction(recognizer, progress=progress, every=50).run([tmp_path])
     assert told == [None, 12]
+
+
+def test_few_pictures_are_held_at_a_time(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
+    for number in range(2 * predict.CHUNK + 1):
+        noise(tmp_path / f"{number:02}.png")
+    read: list[int] = []
+    steps: list[int] = []
+    load = predict.read_picture
+    monkeypatch.setattr(predict, "read_picture", lambda path: (read.append(1), load(path))[1])
+
+    def progress(items):
+        for item in items:
+            steps.append(len(read))
+            yield item
+
+    Prediction(recognizer, detect=False, progress=progress).run([tmp_path])
+    assert steps == [0, predict.CHUNK, 2 * predict.CHUNK]
+    assert predict.CHUNK <= 16

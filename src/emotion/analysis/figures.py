@@ -151,19 +151,19 @@ def mistakes_figure(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG at 120 dots per inch.
+    """Write a figure in the format that the name says, at 120 dots per inch.
 
     The file is written under a temporary name in the same folder and then renamed, so a killed run leaves no
     half-written picture under `path`.
 
     Args:
         figure: The figure to write.
-        path: The PNG file; its folder is made if missing, an existing file is replaced.
+        path: The .png, .svg or .pdf file; its folder is made if missing, an existing file is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        figure.savefig(temporary, format="png", dpi=_DPI)
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DPI)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

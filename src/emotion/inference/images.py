@@ -1,6 +1,7 @@
 """Where pictures come from: files, bytes, PIL images and arrays, folders and patterns."""
 
 import io
+import os
 from collections.abc import Iterable, Iterator
 from glob import glob
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emotion.data.decode import BadImageError, upright
+from emotion.data.decode import MAX_PIXELS, BadImageError, upright
 from emotion.errors import UserError, first_line
 
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
@@ -30,14 +31,18 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
-    if isinstance(picture, Image.Image):
-        return np.asarray(upright(picture, "RGB"))
-    name, file = ("image", io.BytesIO(picture)) if isinstance(picture, bytes) else (picture, Path(picture).expanduser())
+    name = picture if isinstance(picture, str | Path) else "image"
     try:
+        if isinstance(picture, Image.Image):
+            return np.asarray(upright(picture, "RGB"))
+        # Unlike Path.expanduser, this leaves ~nobody as it is.
+        file = io.BytesIO(picture) if isinstance(picture, bytes) else os.path.expanduser(picture)  # noqa: PTH111
         with Image.open(file) as image:
             return np.asarray(upright(image, "RGB"))
     except FileNotFoundError:
         raise BadImageError(f"{name}: no such file") from None
+    except Image.DecompressionBombError:
+        raise BadImageError(f"{name}: more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:
         # Decoders raise nearly anything for a damaged file.
         reason = first_line(error) if isinstance(error, BadImageError) else "not an image that can be read"
@@ -48,9 +53,13 @@ def find_media(words: Iterable[str | Path]) -> list[Path]:
     """Returns the image and video files that paths, folders (at any depth) and patterns name, each once, in order.
 
     Raises:
-        UserError: a word that names nothing, or a folder without images and videos.
+        UserError: a word that names no file, or a folder without images and videos.
     """
-    return list(dict.fromkeys(path for word in words for path in _expand(str(word))))
+    try:
+        return list(dict.fromkeys(path for word in words for path in _expand(str(word))))
+    except OSError as error:
+        # Such as a name that is too long.
+        raise UserError(first_line(error)) from None
 
 
 def is_video(path: Path) -> bool:
@@ -70,7 +79,7 @@ def _from_array(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _expand(word: str) -> Iterator[Path]:
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))  # noqa: PTH111, leaves ~nobody as it is
     if path.is_dir():
         found = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGES | VIDEOS and file.is_file()]
         if not found:
@@ -80,6 +89,7 @@ def _expand(word: str) -> Iterator[Path]:
         yield path
     else:
         matches = sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
-        if not matches:
-            raise UserError(f"{word}: no such file or folder")
-        yield from (match for match in matches if match.is_file())
+        files = [match for match in matches if match.is_file()]
+        if not files:
+            raise UserError(f"{word}: no such file or folder" if not matches else f"{word}: no files, only folders")
+        yield from files

@@ -46,8 +46,10 @@ def load_networks(names: Sequence[str | Path], views: str | None = None, device:
         device: `cpu`, `cuda` ...
 
     Raises:
-        UserError: no such network or file, one of another kind, or views that an ONNX file was not made for.
+        UserError: no network, no such one or file, one of another kind, or views that an ONNX file was not made for.
     """
+    if not names:
+        raise UserError("name=[]: at least one network is needed")
     return [_load(name, views, device) for name in names]
 
 

@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
 from emotion.inference.drawing import draw_faces
-from emotion.inference.images import find_media, is_video, read_picture
+from emotion.inference.images import IMAGES, find_media, is_video, read_picture
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import Record
 from emotion.inference.video import Video, VideoFile
@@ -64,17 +65,20 @@ class Prediction:
         return records + [record for path in videos for record in self._video(path, copies)]
 
     def _pictures(self, paths: Sequence[Path], copies: dict[Path, Path]) -> Iterator[Record]:
-        read = {path: picture for path in paths if (picture := self._try(read_picture, path)) is not None}
+        read: dict[Path, NDArray[np.uint8]] = {}
+        for path in paths:
+            with self._going_on():
+                read[path] = read_picture(path)
         for path, faces in zip(read, self.recognizer.predict_many(read.values(), self.detect), strict=True):
             if path in copies:
                 _save(draw_faces(read[path], faces), copies[path])
             yield Record(str(path), faces)
 
     def _video(self, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
-        video = self._try(Video, path)
-        if video is not None:
+        with self._going_on():
+            video = Video(path)
             yield from self._frames(video, path, copies)
-            self._try(lambda _: video.require_whole(), path)
+            video.require_whole()
 
     def _frames(self, video: Video, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
         faces: list[Face] = []
@@ -87,19 +91,20 @@ class Prediction:
                 if copy:
                     copy.write(np.asarray(draw_faces(frame, faces)))
 
-    def _try(self, read: Callable[[Path], Any], path: Path) -> Any:
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Complains of a file that cannot be read, but does not stop."""
         try:
-            return read(path)
+            yield
         except BadImageError as error:
             self.failed += 1
             self.complain(str(error))
-            return None
 
     def _copies(self, paths: Sequence[Path]) -> dict[Path, Path]:
         """Lays the copies out as the files lie below the folder that they share."""
         if self.out is None or not paths:
             return {}
-        absolute = [path.absolute() for path in paths]
+        absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100, links are not followed
         root = Path(os.path.commonpath([path.parent for path in absolute]))
         laid = {path: self.out / own.relative_to(root) for path, own in zip(paths, absolute, strict=True)}
         copies = {path: _writable(copy, is_video(path)) for path, copy in laid.items()}
@@ -121,5 +126,7 @@ def _save(picture: Image.Image, path: Path) -> None:
 def _writable(path: Path, video: bool) -> Path:
     """Adds a suffix of a kind that can be written, where the file's own cannot."""
     suffix = path.suffix.lower()
-    writable = suffix == ".mp4" if video else Image.registered_extensions().get(suffix) in Image.SAVE
+    writable = (
+        suffix == ".mp4" if video else suffix in IMAGES and Image.registered_extensions().get(suffix) in Image.SAVE
+    )
     return path if writable else path.with_name(path.name + (".mp4" if video else ".png"))

@@ -31,7 +31,7 @@ class TorchNetwork:
             require_choice("tta", views, get_args(ViewsName))
             classifier.viewed.views = cast("ViewsName", views)
         self._classifier = classifier
-        self.name = path.parents[1].name if path.suffix == ".ckpt" and len(path.parents) > 1 else path.stem
+        self.name = path.resolve().parents[1].name if path.suffix == ".ckpt" else path.stem
         self.side, self.views = classifier.card.side, str(classifier.viewed.views)
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -52,8 +52,8 @@ class OnnxNetwork:
     def heatmaps(self, faces: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns class activation maps (arXiv:1512.04150), float32 [N, side, side], 0 to 1 at the strongest place.
 
-        Files hold them where the network ends in the mean over its last feature map and one linear layer. HiResCAM and
-        Grad-CAM come to the same there.
+        Files hold them where the network ends in the mean over its last feature map and one linear layer, unless their
+        views are `ten_crop`. HiResCAM and Grad-CAM come to the same there.
 
         Raises:
             UserError: this file does not.

@@ -1,5 +1,6 @@
 """Where trained networks come from: the files in this folder, which are part of the package, others, and the hub."""
 
+import os
 from pathlib import Path
 
 from emotion.errors import UserError
@@ -25,8 +26,8 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
         from emotion.pretrained.hub import download
 
         return download(str(name), suffix)
-    path = Path(name).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(name))  # noqa: PTH111, leaves ~nobody as it is
+    if not os.path.isfile(path):  # noqa: PTH113, False for names that are too long
         raise UserError(f"{name}: no such network ({', '.join(shipped)}) and no such file")
     return path
 

@@ -33,13 +33,21 @@ def download(address: str, suffix: str) -> Path:
         try:
             return Path(hub.hf_hub_download(repository, name))
         except LocalEntryNotFoundError:
-            raise UserError(f"{address}: no connection to the hub, and it was not fetched before") from None
+            return _fetched(hub, address, repository, [file] if file else names)
         except EntryNotFoundError:
             continue
         except Exception as error:
             # Connections, rights and names fail in many ways.
             raise UserError(f"{address}: {first_line(error)}") from None
     raise UserError(f"{address}: this repository holds no {file or ' or '.join(names)}")
+
+
+def _fetched(hub: Any, address: str, repository: str, names: list[str]) -> Path:
+    for name in names:
+        path = hub.try_to_load_from_cache(repository, name)
+        if isinstance(path, str):  # not None, nor what stands for a file that the hub does not have
+            return Path(path)
+    raise UserError(f"{address}: no connection to the hub, and it was not fetched before")
 
 
 def push(repository: str, files: list[Path], card: str, private: bool = False) -> str:

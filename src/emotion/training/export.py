@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -52,7 +53,9 @@ class _Graph(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.viewed, self.temperature = classifier.viewed, classifier.card.temperature
-        self.network, self.linear = classifier.network, _averaging_head(classifier.network)
+        self.network, self.linear = classifier.network, None
+        if self.viewed.views != "ten_crop":  # whose first view is a corner of the image, not the image
+            self.linear = _averaging_head(classifier.network)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Maps images uint8 [B, S, S] to probabilities [B, K] and, from the image itself, evidence [B, K, h, w]."""
@@ -89,7 +92,8 @@ def export_network(
     if views is not None:
         require_choice("tta", views, get_args(ViewsName))
         classifier.viewed.views = cast("ViewsName", views)
-    images, labels = _faces(data, data.rows.val)
+    side = classifier.card.side
+    images, labels = _faces(data, data.rows.val, side)
     exported = export_onnx(classifier, images, out)
     yield (
         f"{out}: {_mebibytes(out)}; on {len(images):,} validation images of {data.hparams['data']} no probability "
@@ -97,7 +101,8 @@ def export_network(
     )
     if int8:
         small = out.with_name(f"{out.stem}-int8.onnx")
-        quantize_onnx(out, _faces(data, data.rows.train[:: max(1, len(data.rows.train) // CALIBRATION)])[0], small)
+        rows = data.rows.train[:: max(1, len(data.rows.train) // CALIBRATION)]
+        quantize_onnx(out, _faces(data, rows, side)[0], small)
         before, after = (accuracy(OnnxNetwork(path), images, labels) for path in (out, small))
         yield f"{small}: {_mebibytes(small)}; validation accuracy {after:.4f}, {before:.4f} in float32"
 
@@ -107,7 +112,7 @@ def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) ->
 
     Inputs of the file: `images` uint8 [B, S, S]. Outputs: `probabilities` float32 [B, K], with the views and the
     temperature of the card inside, and where the network ends in the mean over a feature map and one linear layer
-    `evidence` float32 [B, K, h, w], its class activation maps (arXiv:1512.04150).
+    `evidence` float32 [B, K, h, w], its class activation maps (arXiv:1512.04150), but not with the views `ten_crop`.
 
     Args:
         classifier: to write.
@@ -140,8 +145,11 @@ def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) ->
             # What cannot be exported makes the exporter raise anything.
             raise UserError(f"{out}: this network cannot be written as ONNX ({type(error).__name__})") from None
     program.model.metadata_props[METADATA] = json.dumps(_card(classifier))
-    program.save(temporary, external_data=False)
-    os.replace(temporary, out)
+    try:
+        program.save(temporary, external_data=False)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
     return _compare(classifier, images, out)
 
 
@@ -183,6 +191,7 @@ def quantize_onnx(path: Path, calibration: NDArray[np.uint8], out: Path) -> None
         os.replace(temporary, out)
     finally:
         prepared.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _first_convolution(path: Path) -> str:
@@ -211,11 +220,12 @@ def _open(name: str, changes: Mapping[str, Any], int8: bool) -> tuple[Classifier
     return classifier, data
 
 
-def _faces(data: EmotionDataModule, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Returns grey images [N, S, S] and labels [N]; colour is turned grey as in `emotion.inference.faces`."""
+def _faces(data: EmotionDataModule, rows: NDArray[np.int64], side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Returns grey images [N, side, side], as `emotion.inference.faces` makes them, and labels [N]."""
     images = data.packed.images[rows]
     grey = images[:, 0] if images.shape[1] == 1 else np.tensordot(images, LUMA, (1, 0)).round().astype(np.uint8)
-    return grey, data.packed.labels[rows]
+    resized = [cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA) for face in grey]
+    return np.asarray(np.stack(resized), np.uint8), data.packed.labels[rows]
 
 
 def _mebibytes(path: Path) -> str:

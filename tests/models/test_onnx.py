@@ -1,0 +1,140 @@
+"""The reader of ONNX files, on graphs of a few nodes made by hand; files of real networks are in test_export.py."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError
+from emotion.models.onnx import OnnxNetwork
+from emotion.pretrained import SHIPPED
+
+SIDE = 6
+CARD = {"classes": CLASSES, "side": SIDE, "views": "shifts", "temperature": 1.0, "facts": {}}
+
+
+def write(path: Path, card: object = CARD, evidence: NDArray[np.float32] | None = None) -> Path:
+    """Writes a network that takes the first pixels of a face for its probabilities."""
+    values = [
+        helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIDE, SIDE]),
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 7]),
+        helper.make_tensor_value_info("evidence", TensorProto.FLOAT, None),
+    ]
+    constants = {"shape": np.array([0, SIDE * SIDE]), "first": np.array([0]), "last": np.array([7]), "axis": [1]}
+    nodes = [
+        helper.make_node("Reshape", ["images", "shape"], ["flat"]),
+        helper.make_node("Slice", ["flat", "first", "last", "axis"], ["seven"]),
+        helper.make_node("Cast", ["seven"], ["probabilities"], to=TensorProto.FLOAT),
+    ]
+    if evidence is not None:
+        nodes.append(helper.make_node("Identity", ["maps"], ["evidence"]))
+        constants["maps"] = evidence
+    given = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "hand-made", values[:1], values[1 : 2 if evidence is None else 3], given)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    if card is not None:
+        helper.set_model_props(model, {"emotion": card if isinstance(card, str) else json.dumps(card)})
+    onnx.save(model, path)
+    return path
+
+
+def drawn(number: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(number).integers(0, 256, (number, SIDE, SIDE), np.uint8)
+
+
+@pytest.mark.parametrize("number", [1, 2, 65])
+def test_faces_go_in_and_probabilities_come_out(number: int, tmp_path: Path) -> None:
+    network = OnnxNetwork(write(tmp_path / "hand.made.onnx"))
+    answer = network(drawn(number))
+    assert answer.dtype == np.float32
+    assert np.array_equal(answer, drawn(number).reshape(number, -1)[:, :7])
+
+
+def test_the_card_tells_name_side_and_views(tmp_path: Path) -> None:
+    network = OnnxNetwork(write(tmp_path / "hand.made.onnx"))
+    assert (network.name, network.side, network.views) == ("hand.made", SIDE, "shifts")
+
+
+def test_heatmaps_are_the_positive_evidence_for_the_class_enlarged(tmp_path: Path) -> None:
+    evidence = np.random.default_rng(0).normal(size=(3, 7, 2, 3)).astype(np.float32)
+    classes = np.array([4, 0, 6])
+    network = OnnxNetwork(write(tmp_path / "net.onnx", evidence=evidence))
+    maps = network.heatmaps(drawn(3), classes)
+    assert maps.shape == (3, SIDE, SIDE)
+    assert maps.dtype == np.float32
+    for own, label, found in zip(evidence, classes, maps, strict=True):
+        coarse = torch.from_numpy(own[label]).clamp(min=0)[None, None]
+        fine = F.interpolate(coarse, (SIDE, SIDE), mode="bilinear", align_corners=False)[0, 0]
+        fine = (fine - fine.min()) / (fine.max() - fine.min())
+        assert np.abs(found - fine.numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("tone", [-3, 0, 5])
+def test_where_no_place_speaks_more_than_others_nothing_is_marked(tone: int, tmp_path: Path) -> None:
+    network = OnnxNetwork(write(tmp_path / "net.onnx", evidence=np.full((2, 7, 3, 3), tone, np.float32)))
+    assert not network.heatmaps(drawn(2), np.array([0, 6])).any()
+
+
+def test_files_without_evidence_have_no_heatmaps(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^plain: .*no class activation maps"):
+        OnnxNetwork(write(tmp_path / "plain.onnx")).heatmaps(drawn(1), np.array([0]))
+
+
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        (None, "emotion"),
+        ("no JSON", "Expecting value"),
+        ([1, 2], "indices must be integers"),
+        ({key: value for key, value in CARD.items() if key != "side"}, "side"),
+        ({key: value for key, value in CARD.items() if key != "views"}, "views"),
+        (CARD | {"side": "large"}, "large"),
+        (CARD | {"classes": None}, "NoneType"),
+        (CARD | {"classes": CLASSES[:6]}, f"its classes are {', '.join(CLASSES[:6])}"),
+        (CARD | {"classes": CLASSES[::-1]}, f"its classes are {', '.join(CLASSES[::-1])}"),
+    ],
+)
+def test_other_cards_are_refused_in_a_sentence(card, reason: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx", card)
+    with pytest.raises(UserError) as error:
+        OnnxNetwork(path)
+    assert str(error.value).startswith(f"{path}: not a network that `emotion export` wrote (")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["nothing", "garbage", "half", "flipped", "folder"])
+def test_damaged_files_are_refused_in_a_sentence(damage: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx")
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage != "nothing":
+        flipped = bytes(255 - value for value in content)
+        path.write_bytes({"garbage": b"no network", "half": content[: len(content) // 2], "flipped": flipped}[damage])
+    with pytest.raises(UserError) as error:
+        OnnxNetwork(path)
+    assert str(error.value).startswith(f"{path}: not a network that `emotion export` wrote (")
+    assert "\n" not in str(error.value)
+
+
+def test_half_of_the_shipped_file(tmp_path: Path) -> None:
+    content = (SHIPPED / "small.onnx").read_bytes()
+    for size in (0, 1, 1000, len(content) // 2, len(content) - 1):
+        (tmp_path / "net.onnx").write_bytes(content[:size])
+        with pytest.raises(UserError, match="not a network that `emotion export` wrote"):
+            OnnxNetwork(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "", "CPU"])
+def test_devices_that_are_not_there(device: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^device={device}: net.onnx runs on \w+ here"):
+        OnnxNetwork(write(tmp_path / "net.onnx"), device)
