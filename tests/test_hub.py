@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from emotion.pretrained.hub import push
 
 
 class Hub:
-    """A hub that is a folder."""
+    """A hub that is a folder; beside it lies what was fetched, and nothing else."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.made = folder, []
@@ -30,7 +31,9 @@ class Hub:
             raise not_found(RepositoryNotFoundError, "404: no such repository\nsecond line")
         if not (place / name).is_file():
             raise not_found(RemoteEntryNotFoundError, "404")
-        return str(place / name)
+        fetched = self.folder.with_name("fetched") / repository / name
+        fetched.parent.mkdir(parents=True, exist_ok=True)
+        return str(shutil.copy(place / name, fetched))
 
     def create_repo(self, repository: str, *, private: bool, exist_ok: bool) -> str:
         assert exist_ok
@@ -61,10 +64,15 @@ def test_what_is_pushed_can_be_loaded(hub: Hub) -> None:
     assert hub.made == [("me/faces", True)]
     place = hub.folder / "me/faces"
     assert (place / "README.md").read_text() == "# A card"
-    assert find_network("hf://me/faces") == place / "network.onnx"
-    assert find_weights("hf://me/faces") == place / "network.safetensors"
-    assert find_network("hf://me/faces/network.safetensors") == place / "network.safetensors"
-    assert emotion.load("hf://me/faces").networks[0].side == 48
+    assert emotion.load_pretrained("hf://me/faces").card.side == 48
+    fetched = hub.folder.with_name("fetched") / "me/faces"
+    assert [path.name for path in fetched.iterdir()] == ["network.safetensors"]
+    assert find_network("hf://me/faces") == fetched / "network.onnx"
+    assert find_weights("hf://me/faces") == fetched / "network.safetensors"
+    assert find_network("hf://me/faces/network.safetensors") == fetched / "network.safetensors"
+    for path in fetched.iterdir():
+        assert path.read_bytes() == (SHIPPED / f"small{path.suffix}").read_bytes()
+    assert type(emotion.load("hf://me/faces").networks[0]).__name__ == "OnnxNetwork"
 
 
 def test_the_other_kind_does_where_there_is_one(hub: Hub) -> None:

@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from emotion.data.decode import MAX_PIXELS, BadImageError, upright
 
@@ -17,8 +18,8 @@ def test_every_mode_becomes_eight_bits(mode: str, wanted: str) -> None:
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
-    deep = Image.fromarray(np.array([[0, 257, 32_896, 65_535]], np.uint16))
-    assert np.asarray(upright(deep, "L")).tolist() == [[0, 1, 128, 255]]
+    deep = Image.fromarray(np.array([[0, 257, 32_896, 65_405, 65_535]], np.uint16))
+    assert np.asarray(upright(deep, "L")).tolist() == [[0, 1, 128, 254, 255]]
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I"])
@@ -62,8 +63,9 @@ def test_floating_point_tones_are_refused() -> None:
         upright(Image.new("F", (2, 2)), "L")
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])  # PIL turns the latter itself, when it decodes them
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_orientations(orientation: int) -> None:
+def test_all_orientations(orientation: int, kind: str) -> None:
     seen = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
     # What a camera stores so that a viewer who follows the tag sees the picture.
     stored = {
@@ -79,7 +81,7 @@ def test_all_orientations(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(stored)).save(file, "PNG", exif=exif)
+    Image.fromarray(np.ascontiguousarray(stored)).save(file, kind, exif=exif)
     assert np.asarray(upright(Image.open(file), "L")).tolist() == seen.tolist()
 
 
@@ -108,6 +110,14 @@ def test_damaged_exif_does_not_spoil_a_picture() -> None:
             warnings.simplefilter("ignore")  # PIL says what is wrong with it
             sizes.add(upright(with_exif(bytes(damaged)), "L").size)
     assert sizes == {(3, 2), (2, 3)}
+
+
+def test_exif_that_is_no_hexadecimal_text() -> None:
+    texts = PngInfo()
+    texts.add_text("Raw profile type exif", "\nexif\n 9\nno digits")
+    file = io.BytesIO()
+    Image.new("L", (3, 2)).save(file, "PNG", pnginfo=texts)
+    assert upright(Image.open(file), "L").size == (3, 2)
 
 
 def test_orientation_counts_though_other_entries_are_damaged() -> None:

@@ -92,6 +92,17 @@ def test_faces_are_judged_in_batches() -> None:
     assert [[face.probabilities["angry"] for face in faces] for faces in told] == [[0] * 50, [1] * 100]
 
 
+def test_pictures_are_read_and_judged_by_the_eight() -> None:
+    network, read = Fake(4), []
+    pictures = (read.append(index) or np.full((4, 4, 3), 10 * index, np.uint8) for index in range(19))
+    told = Recognizer([network]).predict_many(pictures, detect=False)
+    first = next(told)
+    assert read == list(range(8))  # a film's frames would not fit into memory
+    angry = [faces[0].probabilities["angry"] for faces in (first, *told)]
+    assert angry == pytest.approx([10 * index / 255 for index in range(19)])
+    assert network.calls == [8, 8, 3]
+
+
 def test_of_many_faces_the_largest_are_kept(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
     scene = np.tile(pixels, (1, 3, 1))
     scene[:, 512:1024] = 0
@@ -108,7 +119,25 @@ def test_heatmaps_are_of_the_named_classes() -> None:
     found = recognizer.find(np.zeros((9, 9, 3), np.uint8), detect=False)
     maps = recognizer.heatmaps(Found(found.detections * 2, {4: found.faces[4].repeat(2, 0)}), ["fear", "sad"])
     assert maps.shape == (2, 4, 4)
+    both = Recognizer([Fake(4), Fake(9)])
+    assert both.heatmaps(both.find(np.zeros((9, 9, 3), np.uint8), detect=False), ["sad"]).shape == (1, 4, 4)
     assert maps[:, 0, 0].tolist() == [CLASSES.index("fear"), CLASSES.index("sad")]
+
+
+def test_the_views_are_passed_on(pixels: NDArray[np.uint8]) -> None:
+    one = emotion.load(tta="none")
+    assert one.networks[0].views == "none"
+    (plain,), (mirrored,) = one.predict(pixels), one.predict(pixels[:, ::-1])
+    assert plain.probabilities != pytest.approx(mirrored.probabilities, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1, 3), (2, 2, 4)])
+def test_pictures_of_few_pixels(recognizer: Recognizer, shape) -> None:
+    picture = np.full(shape, 77, np.uint8)
+    assert recognizer.predict(picture) == []
+    (face,) = recognizer.predict(picture, detect=False)
+    assert face.box[2:] == (min(shape[:2]),) * 2
+    assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_smallest_face_is_passed_on(pixels: NDArray[np.uint8]) -> None:

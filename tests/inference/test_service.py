@@ -59,6 +59,14 @@ def stub_image(faces: int, label: int = 0) -> bytes:
     return encoded(image)
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Waits for another thread, for ten seconds at most."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="module")
 def client(recognizer: Recognizer) -> Iterator[TestClient]:
     with TestClient(make_service({"small": recognizer}, page=True), raise_server_exceptions=False) as client:
@@ -137,7 +145,8 @@ def test_bad_requests_get_a_sentence(client: TestClient, request_: dict, status:
 
 def test_damaged_images_get_a_sentence(client: TestClient, portrait: Path) -> None:
     whole = portrait.read_bytes()
-    for content in (whole[:5000], whole[:200], whole[5:], b"GIF89a" + whole, encoded(np.zeros((9, 9), np.uint8))[:40]):
+    png = encoded(np.zeros((9, 9), np.uint8))
+    for content in (whole[:5000], whole[:200], whole[5:], png[:8] + whole, png[:40]):
         answer = client.post("/predict", files={"image": content})
         assert answer.status_code == 422
         assert answer.json() == {"detail": "image: not an image that can be read"}
@@ -157,7 +166,7 @@ def test_a_bomb_is_refused_by_its_header(client: TestClient) -> None:
     begun = time.perf_counter()
     answer = client.post("/predict", files={"image": bomb})
     assert answer.status_code == 422
-    assert time.perf_counter() - begun < 1
+    assert time.perf_counter() - begun < 5
 
 
 def test_uploads_are_limited_whatever_their_headers_say() -> None:
@@ -250,12 +259,13 @@ def served() -> Iterator[Callable[[FastAPI], int]]:
 
 
 def test_stalled_uploads_do_not_keep_their_places(served: Callable[[FastAPI], int]) -> None:
-    port = served(make_service({"one": Stub()}, limits=Limits(requests=2, upload_seconds=0.5)))
+    application = make_service({"one": Stub()}, limits=Limits(requests=2, upload_seconds=2))
+    port = served(application)
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
     stalled = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(2)]
     for connection in stalled:
         connection.sendall(head)
-    time.sleep(0.2)
+    wait_until(lambda: application.state.service.running == 2)
     address = f"http://127.0.0.1:{port}"
     assert httpx.post(f"{address}/predict", files={"image": stub_image(1)}).status_code == 503
     for connection in stalled:
@@ -265,13 +275,14 @@ def test_stalled_uploads_do_not_keep_their_places(served: Callable[[FastAPI], in
 
 
 def test_uploads_that_break_off_are_counted_and_nothing_fails(served: Callable[[FastAPI], int]) -> None:
-    port = served(make_service({"one": Stub()}))
+    application = make_service({"one": Stub()})
+    port = served(application)
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.sendall(head + b"half")
-        time.sleep(0.2)
-    time.sleep(0.2)
-    assert 'emotion_requests_total{status="499"} 1.0' in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        wait_until(lambda: application.state.service.running == 1)
+    counted = 'emotion_requests_total{status="499"} 1.0'
+    wait_until(lambda: counted in httpx.get(f"http://127.0.0.1:{port}/metrics").text)
 
 
 def test_200_requests_8_at_a_time_get_their_own_answers(stub: TestClient) -> None:

@@ -40,7 +40,7 @@ def upright(image: Image.Image, mode: str) -> Image.Image:
         raise BadImageError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
     if not width * height:
         raise BadImageError(f"{width} x {height}: no pixels")
-    image.load()  # so that damaged pixels are not taken for damaged EXIF
+    image.load()  # before EXIF is read, since PIL itself turns a TIFF when it decodes it
     return _eight_bits(_turned(image)).convert(mode)
 
 

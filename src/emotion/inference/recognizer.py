@@ -145,12 +145,6 @@ def load(
     return Recognizer(load_networks(names, tta, device), smallest)
 
 
-def to_face(detection: Detection, probabilities: NDArray[np.float32]) -> Face:
-    """Joins where a face is with its probabilities [K]."""
-    named = dict(zip(CLASSES, map(float, probabilities), strict=True))
-    return Face(detection.box, max(named, key=named.__getitem__), named, detection.confidence)
-
-
 def _in_batches(network: FaceNetwork, faces: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     joined = np.concatenate(faces)
     parts = [network(joined[start : start + BATCH]) for start in range(0, len(joined), BATCH)]
@@ -158,5 +152,6 @@ def _in_batches(network: FaceNetwork, faces: Sequence[NDArray[np.uint8]]) -> NDA
 
 
 def _face(detection: Detection, probabilities: NDArray[np.float32]) -> Face:
+    """Joins where a face is with its probabilities [K]."""
     named = dict(zip(CLASSES, map(float, probabilities), strict=True))
     return Face(detection.box, max(named, key=named.__getitem__), named, detection.confidence)
