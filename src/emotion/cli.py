@@ -265,7 +265,7 @@ def web_app(
     port: Port = 8000,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
-    """Show a page for pictures and the webcam; images stay on this machine.
+    """Show a page for pictures and the webcam; images stay where it runs.
 
     emotion app --ckpt runs/small/.../best.ckpt --compare small
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -97,12 +98,11 @@ def test_the_webcam_is_watched_until_it_is_stopped(page: Chromium) -> None:
     until(page, "document.querySelector('.face') && document.getElementById('summary').textContent.includes('%')")
     curve = "document.getElementById('curve').toDataURL()"
     before = page.run(curve)
-    time.sleep(1.5)
-    assert page.run(curve) != before
+    until(page, f"{curve} !== {json.dumps(before)}")
     assert text(page, "#webcam") == "Stop the webcam"
     page.click("#webcam")
     assert text(page, "#webcam") == "Start the webcam"
-    time.sleep(0.5)
+    time.sleep(2)  # for the last answer to come
     stopped = page.run(curve)
     time.sleep(1)
     assert page.run(curve) == stopped
@@ -157,3 +157,15 @@ def test_it_complains_of_nothing_and_asks_no_other_host(page: Chromium, portrait
     assert all(url.startswith((address, "data:", "blob:")) for url in asked)
     kinds = {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}
     assert [event for event in page.events if event["method"] in kinds] == []
+
+
+@pytest.mark.parametrize(("host", "where"), [("127.0.0.1", "on this machine"), ("127.0.0.2", "at 127.0.0.2:{port}")])
+def test_the_page_says_where_pictures_go(chromium: Chromium, host: str, where: str) -> None:
+    command = [sys.executable, "-m", "emotion", "app", "--no-open", "--port", "0", "--host", host]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        address = process.stdout.readline().split()[-1]
+        chromium.open(address)
+        expected = where.format(port=address.rsplit(":", 1)[1])
+        until(chromium, f"document.getElementById('where').textContent === '{expected}'")
+        process.terminate()

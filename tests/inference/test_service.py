@@ -1,6 +1,8 @@
 import io
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -339,3 +341,18 @@ def test_a_port_that_is_taken_gets_a_sentence() -> None:
             run({"one": Stub()}, "127.0.0.1", port, page=False, open_browser=False)
     with pytest.raises(UserError, match="cannot listen there"):
         run({"one": Stub()}, "no.such.host.invalid", 0, page=False, open_browser=False)
+
+
+def test_it_listens_at_ipv6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    command = [sys.executable, "-m", "emotion", "serve", "--host", "::1", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        address = process.stdout.readline().split()[-1]
+        assert address.startswith("http://[::1]:")
+        answer = httpx.get(address.replace("/predict", "/health"))
+        process.terminate()
+    assert answer.json()["status"] == "ok"

@@ -40,6 +40,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
+LOCAL = ("localhost", "127.0.0.1", "::1")
 HEATMAP_SIDE = 24
 BODY = {
     "requestBody": {
@@ -208,19 +209,21 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
 
     cv2.setNumThreads(1)  # pictures are worked on side by side, each by one thread
     try:
-        listener = socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
         # asyncio does so for its own sockets only; without it each answer waits 40 ms for an acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, OverflowError) as error:
         raise UserError(f"{host}:{port}: cannot listen there ({first_line(error)})") from None
-    local = host in ("127.0.0.1", "localhost")
-    address = f"http://{'localhost' if local else host}:{listener.getsockname()[1]}"
+    local = host in LOCAL
+    shown = f"[{host}]" if ":" in host else "localhost" if local else host
+    address = f"http://{shown}:{listener.getsockname()[1]}"
     print(f"{'page' if page else 'POST images to'}: {address}{'' if page else '/predict'}", flush=True)
     if open_browser:
         opener = threading.Timer(0.5, webbrowser.open, [address])
         opener.daemon = True
         opener.start()
-    application = make_service(recognizers, page, hosts=("localhost", "127.0.0.1") if local else ())
+    application = make_service(recognizers, page, hosts=LOCAL if local else ())
     uvicorn.Server(uvicorn.Config(application, log_level="warning")).run(sockets=[listener])
 
 

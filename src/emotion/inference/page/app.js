@@ -320,6 +320,8 @@ function explainColours() {
   }
 }
 
+const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
+at("where").textContent = local ? "on this machine" : `at ${location.host}`;
 offerSamples();
 explainColours();
 listen();
