@@ -167,3 +167,33 @@ def test_illegal_settings_are_refused_before_anything_is_read(tmp_path):
     with pytest.raises(UserError, match=r"tta=mirror: .*flip, shifts, ten_crop") as error:
         evaluate([tmp_path / "missing.ckpt"], {}, tta="mirror")
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def said(capsys):
+    """What the last evaluation printed about images that were trained on."""
+    return lambda: next(line for line in capsys.readouterr().out.splitlines() if "trained on" in line)
+
+
+def test_images_that_were_trained_on_are_counted(runs, tmp_path, said):
+    """Drawn faces of one seed are all different, so that only tests on all of the images meet those of the training."""
+    evaluate([runs[0].best], {}, str(tmp_path / "own"), "cpu")
+    assert said() == "test images trained on: 0 of 21, pixel for pixel"
+    evaluate([runs[0].best], {"split": "test_only"}, str(tmp_path / "all"), "cpu")
+    trained = len(load_checkpoint(runs[0].best).data_module().rows.train)
+    assert said() == f"test images trained on: {trained} of 210, pixel for pixel"
+    assert f"{trained} of 210, pixel for pixel" in (tmp_path / "all/report.md").read_text()
+
+
+def test_images_that_one_member_was_trained_on_count_once(runs, tmp_path, said):
+    evaluate([run.best for run in runs], {"split": "test_only"}, str(tmp_path), "cpu")
+    rows = [load_checkpoint(run.best).data_module().rows.train for run in runs]
+    assert said() == f"test images trained on: {len(np.union1d(*rows))} of 210, pixel for pixel"
+
+
+def test_where_the_training_images_are_gone_nobody_knows(runs, tmp_path, said):
+    content = torch.load(runs[0].best, weights_only=True)
+    content["datamodule_hyper_parameters"] |= {"data": "folder", "data_dir": str(tmp_path / "gone")}
+    torch.save(content, tmp_path / "moved.ckpt")
+    evaluate([tmp_path / "moved.ckpt"], {"data": "synthetic", "data_dir": None}, str(tmp_path / "out"), "cpu")
+    assert said().startswith("test images trained on: not known (")

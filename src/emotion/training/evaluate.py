@@ -15,7 +15,7 @@ from rich.table import Table
 from emotion.analysis.predictions import Predictions, mean_predictions
 from emotion.config import check, parse_words
 from emotion.data.datamodule import EmotionDataModule, Stage
-from emotion.errors import UserError, exit_on_user_error
+from emotion.errors import UserError, exit_on_user_error, first_line
 from emotion.models.views import ViewsName
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
@@ -79,12 +79,13 @@ def evaluate(
         "checkpoints": ", ".join(map(str, paths)),
         "data": str(first.hparams["data"]),
         "split": str(first.hparams["split"]),
+        "test images trained on": _describe_seen(checkpoints, first),
         "hardware": describe_hardware(environment),
         "command": environment["command"],
     }
     folder = Path(out) if out else _default_folder(first, paths, {**changes, "tta": tta})
     results = write_results(folder, "Evaluation", facts, stages, first)
-    _print(results, folder)
+    _print(results, folder, facts["test images trained on"])
     return results
 
 
@@ -92,6 +93,22 @@ def _stages(modules: Sequence[EmotionDataModule]) -> list[Stage]:
     """Validation counts only where all checkpoints validated on the same images; seeds of `split=report` did not."""
     shared = all(np.array_equal(modules[0].rows.val, data.rows.val) for data in modules)
     return ["val", "test"] if shared and len(modules[0].rows.val) else ["test"]
+
+
+def _describe_seen(checkpoints: Sequence[Checkpoint], data: EmotionDataModule) -> str:
+    """Counts the test images that are, pixel for pixel, among those that a checkpoint was trained on."""
+    tested = data.packed.hashes[data.rows.test]
+    seen = np.zeros(len(tested), bool)
+    for checkpoint in checkpoints:
+        try:
+            own = checkpoint.data_module()
+            trained = own.packed.hashes[own.rows.train]
+        except UserError as error:
+            return f"not known ({first_line(error)})"
+        if own.packed.images.shape[1:] != data.packed.images.shape[1:]:
+            return "not known (the sizes of the images differ)"
+        seen |= np.isin(tested, trained)
+    return f"{seen.sum():,} of {len(tested):,}, pixel for pixel"
 
 
 def _mean(
@@ -125,11 +142,12 @@ def _default_folder(data: EmotionDataModule, paths: Sequence[Path], changes: dic
     return Path("runs/evaluations") / f"{data.hparams['data']}-{data.hparams['split']}-{digest}"
 
 
-def _print(results: dict[str, Any], folder: Path) -> None:
+def _print(results: dict[str, Any], folder: Path, seen: str) -> None:
     table = Table("", "images", "loss", "accuracy", "macro F1", "balanced accuracy")
     for stage, values in results.items():
         figures = [f"{values[name]:.4f}" for name in ("loss", "acc", "f1_macro", "balanced_acc")]
         table.add_row(stage, str(values["num_images"]), *figures)
     console = Console()
     console.print(table)
+    console.print(f"test images trained on: {seen}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

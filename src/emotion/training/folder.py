@@ -36,6 +36,7 @@ class RunFolder:
         self.predictions = path / "predictions.npz"
         self.metrics = path / "metrics.json"
         self.failure = path / "failure.json"
+        self.diverged = path / "diverged.safetensors"
 
     @property
     def state(self) -> State:
@@ -65,7 +66,7 @@ class RunFolder:
         """Removes what an earlier run left; the log stays, since it is being written."""
         for folder in (self.checkpoints, self.tensorboard, self.csv):
             shutil.rmtree(folder, ignore_errors=True)
-        for pattern in ("*.yaml", "*.json", "*.npz", "*.png", "*.md", "*.html"):
+        for pattern in ("*.yaml", "*.json", "*.npz", "*.safetensors", "*.png", "*.md", "*.html"):
             for file in self.path.glob(pattern):
                 file.unlink()
 

@@ -5,7 +5,8 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.memory import is_oom_error
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.analysis.figures import merge_histories, read_history
@@ -135,9 +137,26 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
         _resolve_weights(config)
     folder.claim(config)
     write_json(folder.environment, describe_environment())
-    with folder.keeping_failure():
+    with folder.keeping_failure(), _naming_sizes(config):
         test(config, folder, train(config, folder))
     folder.failure.unlink(missing_ok=True)
+    folder.diverged.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming_sizes(config: DictConfig) -> Iterator[None]:
+    """Says, where memory runs out, what decides on it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not is_oom_error(error):
+            raise
+        size, side = config.batch_size, config.image_size
+        raise UserError(
+            f"out of memory with batch_size={size} and image_size={side}: try batch_size={max(size // 2, 1)} (with "
+            "trainer.accumulate_grad_batches=2 it learns as before), a smaller image_size= or trainer.precision="
+            "bf16-mixed"
+        ) from error
 
 
 @dataclass(frozen=True)

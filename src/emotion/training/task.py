@@ -181,11 +181,12 @@ class EmotionTask(LightningModule):
         self.automatic_optimization = False
         self._recorded = RecordedStep(self._optimise, record)
 
-    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor | None:
-        """Returns the loss of a batch; of several, does the steps."""
+    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
+        """Returns the loss of a batch; of several, does the steps and returns the loss of each."""
         if isinstance(batch, list):
-            self.log("train/loss_step", self._replay(batch))
-            return None
+            losses = self._replay(batch)
+            self.log("train/loss_step", losses[-1])
+            return losses
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         loss, logits = self._outcome(batch)
         if self._perturbed:
@@ -244,8 +245,10 @@ class EmotionTask(LightningModule):
     def _replay(self, batches: list[Batch]) -> Tensor:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
+        losses = []
         for batch in batches:
             outcome = self._recorded(batch)
+            losses.append(outcome.loss)
             self.train_meter.update(*outcome, batch.labels)
             # The Trainer counts the steps of its own wrapper, by these.
             optimizer._on_before_step()
@@ -254,7 +257,7 @@ class EmotionTask(LightningModule):
                 scheduler.step()
         # The loggers' steps are the batches of the Trainer, of which this was one.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped += len(batches) - 1
-        return outcome.loss
+        return torch.stack(losses)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts a batch; the validation loss is not weighted, as in Keras."""

@@ -14,6 +14,7 @@ from emotion.config import settings
 from emotion.errors import UserError
 from emotion.training.callbacks import EpochLines, Patience, ProgressBar, RandomState, TensorBoardPictures
 from emotion.training.checkpoint import SpacedCheckpointIO
+from emotion.training.divergence import FiniteLoss
 from emotion.training.environment import cpu_flags
 from emotion.training.folder import RunFolder
 
@@ -51,6 +52,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
 def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
     mode = "min" if config.monitor == "val/loss" else "max"
     callbacks: list[Callback] = [
+        FiniteLoss(folder.diverged),
         RandomState(),
         TensorBoardPictures(),
         LearningRateMonitor(logging_interval="epoch"),

@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+from torch import nn
+
+from emotion.config import conf_dir, register_resolvers
+from emotion.errors import UserError
+from emotion.training.folder import RunFolder
+from emotion.training.recorded import RecordedStep
+from emotion.training.run import run
+from emotion.training.task import EmotionTask
+
+SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
+
+
+def train(path, *overrides):
+    words = [*SMALL, *overrides]
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        run(compose("config", words), path, words)
+    return RunFolder(path)
+
+
+def break_from(monkeypatch, step, value, part="train"):
+    """Makes the loss of the step (from 0), or of the validation, what no loss should be."""
+    done = [0]
+    outcome = EmotionTask._outcome
+
+    def broken(self, batch):
+        made = outcome(self, batch)
+        done[0] += 1
+        return made._replace(loss=made.loss * value) if done[0] > step else made
+
+    def validation_step(self, batch, batch_idx):
+        logits = self(batch.inputs)
+        self.val_meter.update(torch.tensor(value), logits, batch.labels)
+
+    if part == "train":
+        monkeypatch.setattr(EmotionTask, "_outcome", broken)
+    else:
+        monkeypatch.setattr(EmotionTask, "validation_step", validation_step)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(tmp_path, monkeypatch, value):
+    """134 images in batches of 32: the seventh step is the second of the second epoch."""
+    break_from(monkeypatch, 6, value)
+    sentence = rf"the loss is {value} at step 6, epoch 2, learning rate 0.002: .*lr=.* is in .*diverged.safetensors"
+    with pytest.raises(UserError, match=sentence):
+        train(tmp_path / "run", "trainer.max_epochs=3", "lr=0.002")
+    batch = load_file(tmp_path / "run/diverged.safetensors")
+    assert batch["inputs"].shape == (32, 1, 48, 48)
+    assert batch["labels"].shape == (32,)
+    assert "at step 6" in json.loads((tmp_path / "run/failure.json").read_text())["error"]
+    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert last["epoch"] == 0
+    assert all(value.isfinite().all() for value in last["state_dict"].values())
+
+
+def test_the_run_goes_on_when_its_cause_is_gone(tmp_path, monkeypatch):
+    break_from(monkeypatch, 6, float("nan"))
+    words = ["trainer.max_epochs=2"]
+    with pytest.raises(UserError):
+        train(tmp_path / "run", *words)
+    monkeypatch.undo()
+    folder = train(tmp_path / "run", *words)
+    assert folder.state == "finished"
+    assert not folder.diverged.exists()
+    whole = train(tmp_path / "whole", *words)
+    with np.load(folder.predictions) as one, np.load(whole.predictions) as other:
+        assert np.array_equal(one["test_probabilities"], other["test_probabilities"])
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
+    break_from(monkeypatch, 0, float("inf"), "validation")
+    with pytest.raises(UserError, match=r"val/loss is inf after epoch 1: .*lr="):
+        train(tmp_path / "run", "trainer.max_epochs=2")
+    assert not RunFolder(tmp_path / "run").last.exists()
+
+
+def test_several_recorded_steps_are_told_apart(tmp_path, monkeypatch):
+    def speed_up(config, task, data, trainer):
+        task.record_steps()
+        task._recorded = RecordedStep(task._optimise, record=None)
+        task._recorded._waits = "no recording on a CPU"
+        data.group_batches(3)
+
+    monkeypatch.setattr("emotion.training.run._speed_up", speed_up)
+    break_from(monkeypatch, 1, float("nan"))
+    with pytest.raises(UserError, match="the loss is nan at step 1, epoch 1"):
+        train(tmp_path / "run", "trainer.max_epochs=1", "patience=null")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000000 bytes."),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_names_what_decides_on_it(tmp_path, monkeypatch, error):
+    def forward(self, images):
+        raise error
+
+    monkeypatch.setattr(nn.Conv2d, "forward", forward)
+    with pytest.raises(UserError, match="out of memory with batch_size=32 and image_size=48: try batch_size=16 "):
+        train(tmp_path / "run", "trainer.max_epochs=1")
+
+
+def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
+    def forward(self, images):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(nn.Conv2d, "forward", forward)
+    with pytest.raises(RuntimeError, match="something else"):
+        train(tmp_path / "run", "trainer.max_epochs=1")
