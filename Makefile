@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: train test quick bench best pictures
+.PHONY: train test quick trust audit bench best pictures
 
 # Under two minutes on two cores: the smallest of the report's CNNs on drawn faces. With data=fer2013 it is the real thing.
 train: $(INSTALLED)
@@ -18,6 +18,16 @@ test: $(INSTALLED)
 
 quick: $(INSTALLED)
 	$(BIN)/pytest -m "not slow and not real"
+
+# Kills, damaged and hostile files, load, far more often than in the tests: over an hour. The table goes into the README.
+trust: $(INSTALLED)
+	$(BIN)/pytest tests/trust --nightly --table results/trust.json
+
+# What is known against the pinned versions; needs the network.
+audit:
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet pip-audit
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 # Speed beside the limit, a plain loop, timm and Keras: about 40 minutes on two cores that do nothing else.
 bench: $(INSTALLED)

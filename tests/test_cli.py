@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+import emotion
 from emotion.config import check, check_overrides, conf_dir, parse_words, register_resolvers, settings
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,11 @@ def call(*words, folder=ROOT, **environment):
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=300, env=os.environ | environment, check=False
     )
+
+
+def test_version():
+    shown = call("emotion", "--version")
+    assert (shown.stdout, shown.stderr) == (f"{emotion.__version__}\n", "")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +15,24 @@ if TYPE_CHECKING:
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-app = typer.Typer(no_args_is_help=True, help="Facial emotion recognition: use a network, train one, look at data.")
+app = typer.Typer(no_args_is_help=True)
 data = typer.Typer(no_args_is_help=True, help="Get and inspect data.")
 app.add_typer(data, name="data")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("emotion"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Facial emotion recognition: use a network, train one, look at data."""
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)
