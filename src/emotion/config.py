@@ -50,7 +50,13 @@ AT_LEAST: dict[str, int] = {
     "lr_patience": 1,
     "patience": 1,
 }
-OPTIONAL: dict[str, object] = {"patience": None, "memory_budget": None, "feature_views": "auto", "dropout": None}
+OPTIONAL: dict[str, object] = {
+    "patience": None,
+    "memory_budget": None,
+    "feature_views": "auto",
+    "dropout": None,
+    "batch_size": "auto",
+}
 """Values beside the numbers."""
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("val_fraction", "lr_factor"), (lambda value: 0 < value < 1, "between 0 and 1")),

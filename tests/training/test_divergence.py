@@ -5,7 +5,6 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
-from torch import nn
 
 from emotion.config import conf_dir, register_resolvers
 from emotion.errors import UserError
@@ -93,29 +92,3 @@ def test_several_recorded_steps_are_told_apart(tmp_path, monkeypatch):
     break_from(monkeypatch, 1, float("nan"))
     with pytest.raises(UserError, match="the loss is nan at step 1, epoch 1"):
         train(tmp_path / "run", "trainer.max_epochs=1", "patience=null")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000000 bytes."),
-        MemoryError(),
-    ],
-)
-def test_memory_that_runs_out_names_what_decides_on_it(tmp_path, monkeypatch, error):
-    def forward(self, images):
-        raise error
-
-    monkeypatch.setattr(nn.Conv2d, "forward", forward)
-    with pytest.raises(UserError, match="out of memory with batch_size=32 and image_size=48: try batch_size=16 "):
-        train(tmp_path / "run", "trainer.max_epochs=1")
-
-
-def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
-    def forward(self, images):
-        raise RuntimeError("something else")
-
-    monkeypatch.setattr(nn.Conv2d, "forward", forward)
-    with pytest.raises(RuntimeError, match="something else"):
-        train(tmp_path / "run", "trainer.max_epochs=1")

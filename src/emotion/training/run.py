@@ -5,8 +5,7 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.memory import is_oom_error
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.analysis.figures import merge_histories, read_history
@@ -33,11 +31,14 @@ from emotion.config import (
 )
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, exit_on_user_error, first_line
+from emotion.models.network import Network
+from emotion.models.registry import build_network
 from emotion.models.weights import load_backbone, resolve_weights
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware, keep_freed_memory
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json, write_json, write_text
+from emotion.training.memory import fitting_batch_size, naming_sizes, training_step
 from emotion.training.recorded import records_steps
 from emotion.training.results import predict_stages, write_results
 from emotion.training.sweep import run_apart
@@ -126,6 +127,7 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
         # One of several processes that train this run: the first has prepared the folder, and speaks for all.
         logging.disable(logging.INFO)
         _resolve_weights(config)
+        _resolve_batch_size(config, folder)
         train(config, folder)
         return
     if config.overwrite:
@@ -135,28 +137,13 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
         return
     with folder.keeping_failure():
         _resolve_weights(config)
+        _resolve_batch_size(config, folder)
     folder.claim(config)
     write_json(folder.environment, describe_environment())
-    with folder.keeping_failure(), _naming_sizes(config):
+    with folder.keeping_failure(), naming_sizes(config):
         test(config, folder, train(config, folder))
     folder.failure.unlink(missing_ok=True)
     folder.diverged.unlink(missing_ok=True)
-
-
-@contextmanager
-def _naming_sizes(config: DictConfig) -> Iterator[None]:
-    """Says, where memory runs out, what decides on it."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not is_oom_error(error):
-            raise
-        size, side = config.batch_size, config.image_size
-        raise UserError(
-            f"out of memory with batch_size={size} and image_size={side}: try batch_size={max(size // 2, 1)} (with "
-            "trainer.accumulate_grad_batches=2 it learns as before), a smaller image_size= or trainer.precision="
-            "bf16-mixed"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -275,6 +262,21 @@ def _resolve_weights(config: DictConfig) -> None:
         config.weights = resolve_weights(config.weights, config.backbone)
 
 
+def _resolve_batch_size(config: DictConfig, folder: RunFolder) -> None:
+    """Puts a number in place of `auto`: that of the run which lies there already, or what fits."""
+    if config.batch_size != "auto":
+        return
+    if folder.config.is_file():
+        config.batch_size = folder.read_config().batch_size
+        return
+    if not torch.cuda.is_available() or config.trainer.accelerator == "cpu":
+        raise UserError("batch_size=auto: only the memory of a GPU can be tried; give a number")
+    device = torch.device("cuda", torch.cuda.current_device())
+    config.batch_size = fitting_batch_size(training_step(_build_network(config), device))
+    torch.cuda.empty_cache()
+    log.info("batch_size=auto: %d", config.batch_size)
+
+
 def _resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
     changes = [word for word in overrides if not word.startswith("resume=")]
     for word in changes:
@@ -292,6 +294,10 @@ def _resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str
     return config
 
 
+def _build_network(config: DictConfig) -> Network:
+    return build_network(**_arguments(build_network, settings(config)))
+
+
 def build_task(config: DictConfig, data: EmotionDataModule) -> EmotionTask:
     """Builds network, loss and optimiser; the class weights are counted on the data."""
     return EmotionTask(
@@ -299,7 +305,7 @@ def build_task(config: DictConfig, data: EmotionDataModule) -> EmotionTask:
     )
 
 
-def _arguments(kind: type[EmotionTask] | type[EmotionDataModule], values: dict[str, Any]) -> dict[str, Any]:
+def _arguments(kind: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
     """Picks the settings that a class takes: a key of the configuration is the name of an argument."""
     return {key: values[key] for key in inspect.signature(kind).parameters if key in values}
 
