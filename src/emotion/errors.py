@@ -1,8 +1,14 @@
 """The one exception that stands for a mistake of the user's, not of the program's."""
 
+import errno
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk without space, and of a quota or limit that is used up."""
 
 
 class UserError(Exception):
@@ -26,9 +32,17 @@ def require_choice(key: str, value: object, legal: Sequence[object]) -> None:
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turns a `UserError` into one line on standard error and exit status 2."""
+    """Turns a `UserError`, or a full disk, into one line on standard error and exit status 2."""
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _exit(str(error))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _exit(f"{os.strerror(error.errno)}: whatever was complete is intact; free some space and try again")
+
+
+def _exit(line: str) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(2) from None

@@ -4,13 +4,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from runs import SMALL, compose_config, differences, train, weights
 from torch import _dynamo as dynamo
 from torch.nn.functional import cross_entropy
 
 from emotion.analysis.figures import merge_histories, read_history
-from emotion.config import conf_dir, register_resolvers
 from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.models.views import Views
@@ -19,40 +18,12 @@ from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
 
-SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
 INGREDIENTS = [
     *("balance=none", "logit_adjustment=1", "label_smoothing=0.1", "focal_gamma=1"),
     *("flip=0.5", "erase=0.5", "brightness=0.2", "contrast=0.2", "mixup=0.2", "cutmix=0.5", "plain_epochs=1"),
     *("optimizer=sgd", "lr=0.01", "weight_decay=1e-3", "layer_decay=0.8", "schedule=cosine", "warmup_epochs=1"),
     *("ema_decay=0.9", "tta=flip", "patience=null"),
 ]
-
-
-def compose_config(overrides):
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", overrides)
-
-
-def train(path, *overrides):
-    words = [*SMALL, *overrides]
-    run(compose_config(words), path, words)
-    return RunFolder(path)
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-def assert_same_run(first, second):
-    for name, value in weights(first.last).items():
-        assert torch.equal(value, weights(second.last)[name]), name
-    results = [json.loads(folder.metrics.read_text()) for folder in (first, second)]
-    for stage in ("val", "test"):
-        assert results[0][stage] == results[1][stage]
-    with np.load(first.predictions) as one, np.load(second.predictions) as other:
-        assert set(one.files) == set(other.files)
-        assert all(np.array_equal(one[name], other[name]) for name in one.files)
 
 
 class KilledError(Exception):
@@ -94,7 +65,7 @@ def test_killed_run_continues_as_if_undisturbed(tmp_path, killer, monkeypatch, o
     assert RunFolder(tmp_path / "killed").state == "unfinished"
     monkeypatch.undo()
     continued = train(tmp_path / "killed", "trainer.max_epochs=4", *overrides)
-    assert_same_run(undisturbed, continued)
+    assert not differences(undisturbed, continued)
 
 
 def test_run_with_views_of_each_image_writes_their_figures_beside_the_others(tmp_path):
@@ -150,7 +121,7 @@ def test_resume_extends_a_finished_run(tmp_path):
     part = train(tmp_path / "part", "trainer.max_epochs=2")
     words = [f"resume={part.path}", "trainer.max_epochs=3"]
     run(compose_config(words), part.path, words)
-    assert_same_run(whole, part)
+    assert not differences(whole, part)
     assert part.read_config().trainer.max_epochs == 3
 
 
@@ -171,7 +142,7 @@ def test_streamed_images_train_the_same_network(tmp_path, caplog):
     assert "memory_budget" not in caplog.text
     streamed = train(tmp_path / "streamed", "trainer.max_epochs=2", "memory_budget=0")
     assert "streamed, since 0 MiB of memory are allowed" in caplog.text
-    assert_same_run(resident, streamed)
+    assert not differences(resident, streamed)
 
 
 def test_features_are_used_by_themselves_where_nothing_changes(tmp_path, caplog, monkeypatch):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+
+from emotion.files import replacing
 
 History = dict[str, list[tuple[int, float]]]
 
@@ -153,20 +154,12 @@ def mistakes_figure(
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the name says, at 120 dots per inch.
 
-    The file is written under a temporary name in the same folder and then renamed, so a killed run leaves no
-    half-written picture under `path`.
-
     Args:
         figure: The figure to write.
         path: The .png, .svg or .pdf file; its folder is made if missing, an existing file is replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DPI)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_history(csv_path: Path) -> History:

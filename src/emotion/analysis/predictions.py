@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from emotion.analysis.metrics import confusion_matrix, matrix_metrics
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
+from emotion.files import replacing
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,8 @@ def save_predictions(path: Path, stages: Mapping[str, Predictions], class_names:
     for stage, predictions in stages.items():
         small = {"labels": predictions.labels.astype(np.uint8), "probabilities": predictions.stored}
         arrays |= {f"{stage}_{name}": value for name, value in (vars(predictions) | small).items()}
-    temporary = path.with_name(f".{path.stem}.tmp.npz")
-    np.savez_compressed(temporary, **arrays)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
 
 
 def load_predictions(path: Path) -> dict[str, Predictions]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
+from emotion.files import replacing
 from emotion.inference.drawing import draw_faces
 from emotion.inference.images import IMAGES, find_media, is_video, read_picture
 from emotion.inference.recognizer import Face, Recognizer
@@ -114,13 +115,8 @@ class Prediction:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        picture.save(temporary, Image.registered_extensions()[path.suffix.lower()])
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        picture.save(temporary)
 
 
 def _writable(path: Path, video: bool) -> Path:

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from emotion.data.classes import CLASSES
 from emotion.data.sources import FER_SIZE
 from emotion.errors import UserError, first_line
+from emotion.files import replacing
 from emotion.models.network import Network
 from emotion.models.registry import build_network
 from emotion.models.views import Views, ViewsName
@@ -98,10 +98,8 @@ def save_pretrained(path: Path, network: Network, card: Card) -> None:
 
     weights = {name: value.detach().half() for name, value in network.named_parameters()}
     state = {name: weights.get(name, value).contiguous().cpu() for name, value in network.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(save(state, {METADATA: json.dumps(vars(card))}))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(state, {METADATA: json.dumps(vars(card))}))
 
 
 def network_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError
+from emotion.files import replacing
 from emotion.report.configurations import Configuration
 from emotion.report.runs import Run
 from emotion.training.checkpoint import load_checkpoint
@@ -78,11 +79,8 @@ class Album:
 
     def add(self, caption: str, name: str, file: Path) -> Picture:
         """Writes a copy of a PNG file in 256 colours, which takes a quarter of the space."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.path(name).with_suffix(".tmp")
-        with Image.open(file) as image:
-            image.convert("RGB").quantize().save(temporary, "png")
-        temporary.replace(self.path(name))
+        with replacing(self.path(name)) as temporary, Image.open(file) as image:
+            image.convert("RGB").quantize().save(temporary)
         return Picture(caption, self.path(name))
 
 

@@ -1,5 +1,6 @@
 """How checkpoints are written, and the way back from a file to its network and data."""
 
+import io
 import math
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError, first_line
+from emotion.files import replacing
 from emotion.training.task import EmotionTask
 
 
@@ -30,7 +32,7 @@ class Checkpoint:
 
 
 class SpacedCheckpointIO(TorchCheckpointIO):
-    """Writes each file at most once in a while, and at the end what is still due.
+    """Writes each file as a whole, at most once in a while, and at the end what is still due.
 
     On a fast device an epoch takes less time than its checkpoints take to write. A killed run loses what it did since
     the last write, at most these seconds and an epoch, and goes on from that file as if undisturbed.
@@ -64,7 +66,11 @@ class SpacedCheckpointIO(TorchCheckpointIO):
     def _write(self) -> None:
         while self._waiting:
             path = next(iter(self._waiting))
-            super().save_checkpoint(self._waiting.pop(path), path)
+            content = io.BytesIO()
+            torch.save(self._waiting.pop(path), content)
+            # Beside the file: where Lightning writes first, on another disk, moving is copying, and can be cut off.
+            with replacing(Path(path)) as temporary:
+                temporary.write_bytes(content.getbuffer())
             self._written[path] = time.monotonic()
 
 

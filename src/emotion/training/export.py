@@ -1,11 +1,11 @@
 """Writes networks as ONNX files: grey pixels in, calibrated probabilities out, and nothing else needed to run them."""
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast, get_args
 
 import cv2
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError, require_choice
+from emotion.files import replacing
 from emotion.models.network import Network
 from emotion.models.onnx import METADATA, OnnxNetwork
 from emotion.models.preprocess import LUMA
@@ -126,8 +127,6 @@ def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) ->
     graph = _Graph(classifier).eval()
     example = torch.zeros(2, classifier.card.side, classifier.card.side, dtype=torch.uint8)
     names = ["probabilities", "evidence"][: 1 if graph.linear is None else 2]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
@@ -145,11 +144,8 @@ def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) ->
             # What cannot be exported makes the exporter raise anything.
             raise UserError(f"{out}: this network cannot be written as ONNX ({type(error).__name__})") from None
     program.model.metadata_props[METADATA] = json.dumps(_card(classifier))
-    try:
+    with replacing(out) as temporary:
         program.save(temporary, external_data=False)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return _compare(classifier, images, out)
 
 
@@ -174,8 +170,8 @@ def quantize_onnx(path: Path, calibration: NDArray[np.uint8], out: Path) -> None
             batch = next(self.batches, None)
             return None if batch is None else {"images": batch}
 
-    prepared, temporary = out.with_name(f".{out.name}.prepared"), out.with_name(f".{out.name}.tmp")
-    try:
+    with TemporaryDirectory() as folder, replacing(out) as temporary:
+        prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
@@ -188,10 +184,6 @@ def quantize_onnx(path: Path, calibration: NDArray[np.uint8], out: Path) -> None
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        os.replace(temporary, out)
-    finally:
-        prepared.unlink(missing_ok=True)
-        temporary.unlink(missing_ok=True)
 
 
 def _first_convolution(path: Path) -> str:

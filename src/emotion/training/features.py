@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from emotion.data.augment import Augmentation
 from emotion.data.packed import cache_folder
 from emotion.errors import UserError
+from emotion.files import remove_rests, replacing
 
 FORMAT = 2
 """Goes up when the same settings would give other features."""
@@ -72,6 +72,7 @@ class FeatureCache:
         path = root / f"{self._digest(images, rows, augmentation, views)}.npy"
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
+                remove_rests(root, path.stem)
                 log.info("computing features of %d images, %d views: done once, then kept", len(rows), views)
                 self._write(path, images, rows, augmentation, views)
         features: NDArray[np.float16] = np.load(path, mmap_mode="c")
@@ -85,15 +86,13 @@ class FeatureCache:
         augmentation: Augmentation | None,
         views: int,
     ) -> None:
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             for number, features in enumerate(self._compute(images, np.tile(rows, views), augmentation)):
                 if number == 0:
                     shape = (views * len(rows), *features.shape[1:])
                     header = {"descr": "<f2", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(features.numpy().tobytes())
-        os.replace(temporary, path)
 
     @torch.inference_mode()
     def _compute(

@@ -1,7 +1,6 @@
 """The folder of one run: what lies where, and whether the run is new, unfinished or finished."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,10 +8,12 @@ from pathlib import Path
 from traceback import format_exc
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.config import settings
 from emotion.errors import UserError, first_line
+from emotion.files import remove_rests, replacing
 
 State = Literal["new", "unfinished", "finished"]
 
@@ -37,6 +38,7 @@ class RunFolder:
         self.metrics = path / "metrics.json"
         self.failure = path / "failure.json"
         self.diverged = path / "diverged.safetensors"
+        self.lock = path / ".lock"
 
     @property
     def state(self) -> State:
@@ -48,6 +50,25 @@ class RunFolder:
     def csv_files(self) -> list[Path]:
         """Lists the CSV logs, one for each start of the run, the first start first."""
         return sorted(self.csv.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from training here, until this one leaves or dies.
+
+        Raises:
+            UserError: another process is training here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.lock, timeout=0):
+                remove_rests(self.path)
+                remove_rests(self.checkpoints)
+                yield
+        except Timeout:
+            raise UserError(
+                f"{self.path}: another process is training there; wait for it, or choose another folder "
+                "(hydra.run.dir=)"
+            ) from None
 
     def claim(self, config: DictConfig) -> None:
         """Writes down the settings of a run that is about to start or go on here.
@@ -103,13 +124,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON under a temporary name, then renames."""
+    """Writes JSON that no reader sees half of."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text under a temporary name, then renames, so that no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Writes text that no reader sees half of."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

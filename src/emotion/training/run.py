@@ -3,6 +3,7 @@
 import gc
 import inspect
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.analysis.figures import merge_histories, read_history
@@ -61,6 +63,8 @@ BATCHES_TOGETHER = 50
 """Recorded steps between two looks of the Trainer, if nothing is logged."""
 FEATURES_KEPT = 2**30
 """Bytes of features that are written to the cache without being asked for."""
+TERMINATED = 128 + signal.SIGTERM
+"""The status by which shells and schedulers know a process that was asked to end."""
 EVALUATED: tuple[Stage, ...] = ("val", "test")
 
 
@@ -117,23 +121,27 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
         overrides: what stood on the command line, which `resume` applies to the settings it finds.
 
     Raises:
-        UserError: bad settings or bad input.
+        UserError: bad settings or bad input, or another process is training in this folder.
+        SystemExit: with status 143, the run was asked to end (SIGTERM).
     """
     folder = RunFolder(path)
-    if config.resume:
-        config = _resumed_config(config, folder, overrides)
-    check(settings(config))
     if getattr(rank_zero_only, "rank", 0):
         # One of several processes that train this run: the first has prepared the folder, and speaks for all.
         logging.disable(logging.INFO)
+        config = _checked(config, folder, overrides)
         _resolve_weights(config)
         _resolve_batch_size(config, folder)
         train(config, folder)
         return
+    with folder.locked():
+        _run(_checked(config, folder, overrides), folder)
+
+
+def _run(config: DictConfig, folder: RunFolder) -> None:
     if config.overwrite:
         folder.clear()
     if folder.state == "finished":
-        log.info("finished already: %s (overwrite=true trains it anew)", path)
+        log.info("finished already: %s (overwrite=true trains it anew)", folder.path)
         return
     with folder.keeping_failure():
         _resolve_weights(config)
@@ -181,7 +189,12 @@ def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] =
     trainer = build_trainer(config, folder, [timer, *callbacks])
     _speed_up(config, task, data, trainer)
     last = folder.last if folder.state == "unfinished" else None
-    trainer.fit(task, data, ckpt_path=last, weights_only=True)
+    try:
+        trainer.fit(task, data, ckpt_path=last, weights_only=True)
+    except SIGTERMException:
+        # Raised between two batches; the checkpoints that were still due have been written on the way here.
+        log.warning("asked to end (SIGTERM) in epoch %d: the same command continues it", trainer.current_epoch + 1)
+        raise SystemExit(TERMINATED) from None
     return Trained(trainer, data, timer.time_elapsed("train"))
 
 
@@ -275,6 +288,13 @@ def _resolve_batch_size(config: DictConfig, folder: RunFolder) -> None:
     config.batch_size = fitting_batch_size(training_step(_build_network(config), device))
     torch.cuda.empty_cache()
     log.info("batch_size=auto: %d", config.batch_size)
+
+
+def _checked(config: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
+    if config.resume:
+        config = _resumed_config(config, folder, overrides)
+    check(settings(config))
+    return config
 
 
 def _resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:

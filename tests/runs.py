@@ -1,0 +1,45 @@
+"""Runs of a small network on drawn faces, and whether two of them are the same."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor
+
+from emotion.config import conf_dir, register_resolvers
+from emotion.training.folder import RunFolder, read_json
+from emotion.training.run import run
+
+SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
+
+
+def compose_config(overrides: list[str]) -> DictConfig:
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def train(path: Path, *overrides: str) -> RunFolder:
+    words = [*SMALL, *overrides]
+    run(compose_config(words), path, words)
+    return RunFolder(path)
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    content: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return content
+
+
+def differences(first: RunFolder, second: RunFolder) -> list[str]:
+    """Names what is not the same, to the last bit, of the weights, the metrics and the predictions of two runs."""
+    found = []
+    one, other = weights(first.last), weights(second.last)
+    found += [name for name in one.keys() | other.keys() if not torch.equal(one[name], other[name])]
+    results = [read_json(folder.metrics) for folder in (first, second)]
+    found += [stage for stage in ("val", "test") if results[0][stage] != results[1][stage]]
+    with np.load(first.predictions) as ours, np.load(second.predictions) as theirs:
+        names = set(ours.files) | set(theirs.files)
+        found += [name for name in names if not np.array_equal(ours[name], theirs[name])]
+    return found
