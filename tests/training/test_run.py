@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from runs import SMALL, compose_config, differences, train, weights
+from small_runs import SMALL, compose_config, differences, train, weights
 from torch import _dynamo as dynamo
 from torch.nn.functional import cross_entropy
 

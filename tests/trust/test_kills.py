@@ -1,0 +1,181 @@
+"""Training that is killed at any moment, and the same command again: the same run to the last bit."""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import differences, train
+
+from emotion.data import packed
+from emotion.training import features
+from emotion.training.callbacks import RandomState
+from emotion.training.checkpoint import SpacedCheckpointIO
+from emotion.training.folder import RunFolder
+from emotion.training.run import TERMINATED
+
+pytestmark = pytest.mark.slow
+EPOCHS, STEPS, VAL_STEPS = 3, 6, 2
+SETTINGS = {
+    "class weights": ["balance=class_weights", "schedule=plateau", "lr_patience=1"],
+    "weighted sampler": ["balance=weighted_sampler", "schedule=cosine"],
+    "offline copies": ["balance=offline"],
+    "no balance": ["balance=none", "monitor=val/acc"],
+}
+FROZEN = ["model=resnet50_fe", "weights=none", "image_size=32", "feature_views=2"]
+SETTINGS |= {f"{name}, features": [*words, *FROZEN] for name, words in SETTINGS.items()}
+# Where a process may be struck, and at most the how many-th time it comes there.
+WORKING = {
+    "on_train_batch_start": EPOCHS * STEPS,
+    "on_train_epoch_start": EPOCHS,
+    "on_validation_batch_start": EPOCHS * VAL_STEPS,
+}
+SAVING = {"best.ckpt": 1, "last.ckpt": EPOCHS, "predictions.npz": 1, "metrics.json": 1}
+PREPARING = {"packing": 210, "computing features": 2, ".npy": 2}
+RANDOM = "at any time"
+# With its signal and moment, what the tests try every day.
+DAILY = [
+    ("class weights", signal.SIGKILL, "on_train_batch_start"),
+    ("weighted sampler", signal.SIGTERM, "on_validation_batch_start"),
+    ("offline copies", signal.SIGKILL, "last.ckpt"),
+    ("class weights", signal.SIGKILL, "packing"),
+    ("weighted sampler, features", signal.SIGTERM, "computing features"),
+    ("weighted sampler, features", signal.SIGKILL, RANDOM),
+]
+processes = get_context("forkserver")
+processes.set_forkserver_preload(["emotion.training.run"])
+
+
+@dataclass(frozen=True)
+class Kill:
+    """By which signal a process ends, where, and the how many-th time it comes there."""
+
+    number: signal.Signals
+    moment: str
+    count: int
+
+
+def arm(kill: Kill) -> None:
+    """Makes this process send itself the signal at the moment."""
+    left = [kill.count]
+
+    def strike() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), kill.number)
+
+    def track(items: Iterable[Any], *_: Any, **__: Any) -> Iterator[Any]:
+        for item in items:
+            strike()
+            yield item
+
+    def watch(event: str, facts: tuple[Any, ...]) -> None:
+        if event == "os.rename" and str(facts[1]).endswith(kill.moment):
+            strike()
+
+    if kill.moment in WORKING:
+        setattr(RandomState, kill.moment, lambda *_, **__: strike())
+    elif kill.moment == "packing":
+        packed.track = track  # type: ignore[assignment]
+    elif kill.moment == "computing features":
+        features.track = track  # type: ignore[assignment]
+    else:
+        sys.addaudithook(watch)
+
+
+def work(folder: Path, words: list[str], spacing: float, kill: Kill | None) -> None:
+    """Trains in a process of its own, with a cache and a log beside the folder."""
+    torch.set_num_threads(1)
+    os.environ["EMOTION_CACHE"] = str(folder.with_suffix(".cache"))
+    sys.stderr = folder.with_suffix(".log").open("a")
+    SpacedCheckpointIO.__init__.__defaults__ = (spacing,)
+    if kill:
+        arm(kill)
+    train(folder, *words, f"trainer.max_epochs={EPOCHS}")
+
+
+def start(folder: Path, setting: str, kill: Kill | None = None, spacing: float = 0.0) -> Any:
+    process = processes.Process(target=work, args=(folder, SETTINGS[setting], spacing, kill))
+    process.start()
+    return process
+
+
+def finish(process: Any) -> int:
+    process.join(300)
+    assert isinstance(process.exitcode, int)
+    return process.exitcode
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[RunFolder, float]]:
+    """Gives the run that nothing disturbed, and the seconds it took."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    known: dict[str, tuple[RunFolder, float]] = {}
+
+    def give(setting: str) -> tuple[RunFolder, float]:
+        if setting not in known:
+            began = time.monotonic()
+            assert finish(start(root / setting, setting)) == 0
+            known[setting] = RunFolder(root / setting), time.monotonic() - began
+        return known[setting]
+
+    return give
+
+
+def end(folder: Path, setting: str, number: signal.Signals, moment: str, chance: random.Random, seconds: float) -> None:
+    """Has a run, and sees it end by the signal."""
+    if moment == RANDOM:
+        process = start(folder, setting)
+        process.join(chance.uniform(0, seconds))
+        os.kill(process.pid, number)
+        finish(process)
+        return
+    kill = Kill(number, moment, chance.randint(1, (WORKING | SAVING | PREPARING)[moment]))
+    assert finish(start(folder, setting, kill)) in (-number, TERMINATED), kill
+    assert RunFolder(folder).state != "finished", kill
+
+
+def test_killed_training_ends_as_if_undisturbed(
+    tmp_path: Path,
+    undisturbed: Callable[[str], tuple[RunFolder, float]],
+    nightly: bool,
+    record: Callable[[str, int, int], None],
+) -> None:
+    chance = random.Random(0)
+    moments = [*WORKING, *SAVING, *PREPARING, RANDOM]
+    every = [
+        (setting, (signal.SIGKILL, signal.SIGTERM)[(number + place) % 2], moment)
+        for number, setting in enumerate(SETTINGS)
+        for place, moment in enumerate(moments)
+        if "features" in setting or moment not in ("computing features", ".npy")
+    ]
+    kills = every if nightly else DAILY
+    lost = []
+    for number, (setting, by, moment) in enumerate(kills):
+        expected, seconds = undisturbed(setting)
+        end(tmp_path / str(number), setting, by, moment, chance, seconds)
+        assert finish(start(tmp_path / str(number), setting)) == 0
+        lost += [(setting, by, moment, found) for found in differences(expected, RunFolder(tmp_path / str(number)))]
+    record("training killed (SIGKILL, SIGTERM) and started again: same weights and figures", len(kills), len(lost))
+    assert not lost
+
+
+def test_a_run_that_is_asked_to_end_saves_first(
+    tmp_path: Path, undisturbed: Callable[[str], tuple[RunFolder, float]]
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    kill = Kill(signal.SIGTERM, "on_train_batch_start", 2 * STEPS + 3)
+    # Nothing but the end of the run makes the second epoch's checkpoint due.
+    assert finish(start(folder.path, "class weights", kill, spacing=1e9)) == TERMINATED
+    assert torch.load(folder.last, weights_only=True)["epoch"] == 1
+    assert "asked to end (SIGTERM) in epoch 3" in folder.path.with_suffix(".log").read_text()
+    assert finish(start(folder.path, "class weights")) == 0
+    assert not differences(undisturbed("class weights")[0], folder)
