@@ -1,5 +1,10 @@
-"""Runs of a small network on drawn faces, and whether two of them are the same."""
+"""Runs of a small network on drawn faces, here or in a process of their own, and whether two of them are the same."""
 
+import os
+import sys
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +14,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from emotion.config import conf_dir, register_resolvers
+from emotion.training.checkpoint import SpacedCheckpointIO
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
 
 SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
+
+processes = get_context("forkserver")
+processes.set_forkserver_preload(["emotion.training.run"])
 
 
 def compose_config(overrides: list[str]) -> DictConfig:
@@ -25,6 +34,47 @@ def train(path: Path, *overrides: str) -> RunFolder:
     words = [*SMALL, *overrides]
     run(compose_config(words), path, words)
     return RunFolder(path)
+
+
+def start(
+    folder: Path,
+    *overrides: str,
+    cache: Path | None = None,
+    spacing: float = 30.0,
+    before: Callable[[], None] | None = None,
+) -> BaseProcess:
+    """Trains in a process of its own, with a log (and a cache, unless one is given) beside the folder.
+
+    Args:
+        folder: of the run.
+        overrides: as on the command line.
+        cache: of prepared data.
+        spacing: seconds between two writes of a checkpoint.
+        before: called first, in that process.
+    """
+    place = cache or folder.with_suffix(".cache")
+    process = processes.Process(target=_work, args=(folder, overrides, place, spacing, before))
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess) -> int:
+    """Waits for a process and returns its status, negative for a signal."""
+    process.join(300)
+    assert isinstance(process.exitcode, int)
+    return process.exitcode
+
+
+def _work(
+    folder: Path, overrides: tuple[str, ...], cache: Path, spacing: float, before: Callable[[], None] | None
+) -> None:
+    torch.set_num_threads(1)
+    os.environ["EMOTION_CACHE"] = str(cache)
+    sys.stderr = folder.with_suffix(".log").open("a")
+    SpacedCheckpointIO.__init__.__defaults__ = (spacing,)  # type: ignore[misc]
+    if before:
+        before()
+    train(folder, *overrides)
 
 
 def weights(path: Path) -> dict[str, Tensor]:

@@ -7,9 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a disk without space, and of a quota or limit that is used up."""
-
 
 class UserError(Exception):
     """Bad input: the message is one clear line that names the file or key and says what is legal.
@@ -21,6 +18,11 @@ class UserError(Exception):
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, at most 200 characters, or its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Tells whether writing failed for want of space, or of a quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def require_choice(key: str, value: object, legal: Sequence[object]) -> None:
@@ -38,7 +40,7 @@ def exit_on_user_error() -> Iterator[None]:
     except UserError as error:
         _exit(str(error))
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno is None or not disk_is_full(error):
             raise
         _exit(f"{os.strerror(error.errno)}: whatever was complete is intact; free some space and try again")
 

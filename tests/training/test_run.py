@@ -68,6 +68,19 @@ def test_killed_run_continues_as_if_undisturbed(tmp_path, killer, monkeypatch, o
     assert not differences(undisturbed, continued)
 
 
+def test_moved_run_keeps_its_best_epoch(tmp_path, killer, monkeypatch):
+    undisturbed = train(tmp_path / "undisturbed", "trainer.max_epochs=3")
+    killer(2)
+    with pytest.raises(KilledError):
+        train(tmp_path / "killed", "trainer.max_epochs=3")
+    monkeypatch.undo()
+    assert load_checkpoint(RunFolder(tmp_path / "killed").best).epoch == 1
+    (tmp_path / "killed").rename(tmp_path / "moved")
+    moved = train(tmp_path / "moved", "trainer.max_epochs=3")
+    assert load_checkpoint(moved.best).epoch == 1
+    assert not differences(undisturbed, moved)
+
+
 def test_run_with_views_of_each_image_writes_their_figures_beside_the_others(tmp_path):
     folder = train(tmp_path, "trainer.max_epochs=1", "balance=none", "tta=shifts", "ema_decay=0.5")
     metrics = read_json(folder.metrics)

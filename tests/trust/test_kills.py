@@ -7,18 +7,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_runs import differences, train
+from small_runs import differences, finish, start
 
 from emotion.data import packed
 from emotion.training import features
 from emotion.training.callbacks import RandomState
-from emotion.training.checkpoint import SpacedCheckpointIO
 from emotion.training.folder import RunFolder
 from emotion.training.run import TERMINATED
 
@@ -32,6 +31,7 @@ SETTINGS = {
 }
 FROZEN = ["model=resnet50_fe", "weights=none", "image_size=32", "feature_views=2"]
 SETTINGS |= {f"{name}, features": [*words, *FROZEN] for name, words in SETTINGS.items()}
+SETTINGS = {name: [*words, f"trainer.max_epochs={EPOCHS}"] for name, words in SETTINGS.items()}
 # Where a process may be struck, and at most the how many-th time it comes there.
 WORKING = {
     "on_train_batch_start": EPOCHS * STEPS,
@@ -50,8 +50,6 @@ DAILY = [
     ("weighted sampler, features", signal.SIGTERM, "computing features"),
     ("weighted sampler, features", signal.SIGKILL, RANDOM),
 ]
-processes = get_context("forkserver")
-processes.set_forkserver_preload(["emotion.training.run"])
 
 
 @dataclass(frozen=True)
@@ -91,29 +89,6 @@ def arm(kill: Kill) -> None:
         sys.addaudithook(watch)
 
 
-def work(folder: Path, words: list[str], spacing: float, kill: Kill | None) -> None:
-    """Trains in a process of its own, with a cache and a log beside the folder."""
-    torch.set_num_threads(1)
-    os.environ["EMOTION_CACHE"] = str(folder.with_suffix(".cache"))
-    sys.stderr = folder.with_suffix(".log").open("a")
-    SpacedCheckpointIO.__init__.__defaults__ = (spacing,)
-    if kill:
-        arm(kill)
-    train(folder, *words, f"trainer.max_epochs={EPOCHS}")
-
-
-def start(folder: Path, setting: str, kill: Kill | None = None, spacing: float = 0.0) -> Any:
-    process = processes.Process(target=work, args=(folder, SETTINGS[setting], spacing, kill))
-    process.start()
-    return process
-
-
-def finish(process: Any) -> int:
-    process.join(300)
-    assert isinstance(process.exitcode, int)
-    return process.exitcode
-
-
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[RunFolder, float]]:
     """Gives the run that nothing disturbed, and the seconds it took."""
@@ -123,7 +98,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tup
     def give(setting: str) -> tuple[RunFolder, float]:
         if setting not in known:
             began = time.monotonic()
-            assert finish(start(root / setting, setting)) == 0
+            assert finish(start(root / setting, *SETTINGS[setting])) == 0
             known[setting] = RunFolder(root / setting), time.monotonic() - began
         return known[setting]
 
@@ -133,13 +108,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tup
 def end(folder: Path, setting: str, number: signal.Signals, moment: str, chance: random.Random, seconds: float) -> None:
     """Has a run, and sees it end by the signal."""
     if moment == RANDOM:
-        process = start(folder, setting)
+        process = start(folder, *SETTINGS[setting], spacing=0)
         process.join(chance.uniform(0, seconds))
         os.kill(process.pid, number)
         finish(process)
         return
     kill = Kill(number, moment, chance.randint(1, (WORKING | SAVING | PREPARING)[moment]))
-    assert finish(start(folder, setting, kill)) in (-number, TERMINATED), kill
+    process = start(folder, *SETTINGS[setting], spacing=0, before=partial(arm, kill))
+    assert finish(process) in (-number, TERMINATED), kill
     assert RunFolder(folder).state != "finished", kill
 
 
@@ -162,7 +138,7 @@ def test_killed_training_ends_as_if_undisturbed(
     for number, (setting, by, moment) in enumerate(kills):
         expected, seconds = undisturbed(setting)
         end(tmp_path / str(number), setting, by, moment, chance, seconds)
-        assert finish(start(tmp_path / str(number), setting)) == 0
+        assert finish(start(tmp_path / str(number), *SETTINGS[setting])) == 0
         lost += [(setting, by, moment, found) for found in differences(expected, RunFolder(tmp_path / str(number)))]
     record("training killed (SIGKILL, SIGTERM) and started again: same weights and figures", len(kills), len(lost))
     assert not lost
@@ -174,8 +150,8 @@ def test_a_run_that_is_asked_to_end_saves_first(
     folder = RunFolder(tmp_path / "run")
     kill = Kill(signal.SIGTERM, "on_train_batch_start", 2 * STEPS + 3)
     # Nothing but the end of the run makes the second epoch's checkpoint due.
-    assert finish(start(folder.path, "class weights", kill, spacing=1e9)) == TERMINATED
+    assert finish(start(folder.path, *SETTINGS["class weights"], spacing=1e9, before=partial(arm, kill))) == TERMINATED
     assert torch.load(folder.last, weights_only=True)["epoch"] == 1
     assert "asked to end (SIGTERM) in epoch 3" in folder.path.with_suffix(".log").read_text()
-    assert finish(start(folder.path, "class weights")) == 0
+    assert finish(start(folder.path, *SETTINGS["class weights"])) == 0
     assert not differences(undisturbed("class weights")[0], folder)

@@ -2,11 +2,12 @@
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
 
@@ -46,6 +47,19 @@ class RandomState(Callback):
                 torch.cuda.set_rng_state_all([state.cpu() for state in state["cuda"]])
         elif trainer.global_rank:
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """Knows the best epoch so far also when the run's folder was moved or copied before it went on."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the state with the files where they lie now."""
+        assert self.dirpath is not None
+        folder = Path(self.dirpath)
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: str(folder / Path(path).name) for name in names if (path := state_dict[name])}
+        models = {str(folder / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | moved | {"dirpath": self.dirpath, "best_k_models": models})
 
 
 class Patience(EarlyStopping):

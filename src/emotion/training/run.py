@@ -5,6 +5,7 @@ import inspect
 import logging
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from emotion.config import (
     settings,
 )
 from emotion.data.datamodule import EmotionDataModule, Stage
-from emotion.errors import UserError, exit_on_user_error, first_line
+from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
 from emotion.models.network import Network
 from emotion.models.registry import build_network
 from emotion.models.weights import load_backbone, resolve_weights
@@ -82,9 +83,17 @@ def main() -> None:
         return
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
+    # Where a full disk keeps a line of the log or a point of a curve from being written, the run says so itself.
+    logging.raiseExceptions = False
+    threading.excepthook = _excepthook
     with exit_on_user_error():
         check_overrides(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
+
+
+def _excepthook(arguments: threading.ExceptHookArgs) -> None:
+    if not disk_is_full(arguments.exc_value):
+        threading.__excepthook__(arguments)
 
 
 def _job(config: DictConfig) -> float | None:

@@ -6,13 +6,20 @@ from collections.abc import Sequence
 import torch
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import DictConfig
 
 from emotion.config import settings
 from emotion.errors import UserError
-from emotion.training.callbacks import EpochLines, Patience, ProgressBar, RandomState, TensorBoardPictures
+from emotion.training.callbacks import (
+    EpochLines,
+    MovableCheckpoint,
+    Patience,
+    ProgressBar,
+    RandomState,
+    TensorBoardPictures,
+)
 from emotion.training.checkpoint import SpacedCheckpointIO
 from emotion.training.divergence import FiniteLoss
 from emotion.training.environment import cpu_flags
@@ -68,9 +75,9 @@ def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
     return [*callbacks, _checkpoint(folder, "last")]
 
 
-def _checkpoint(folder: RunFolder, name: str, monitor: str | None = None, mode: str = "min") -> ModelCheckpoint:
+def _checkpoint(folder: RunFolder, name: str, monitor: str | None = None, mode: str = "min") -> MovableCheckpoint:
     """Saves when the epoch has ended for all other callbacks, so that the file holds its whole state."""
-    return ModelCheckpoint(
+    return MovableCheckpoint(
         folder.checkpoints,
         filename=name,
         monitor=monitor,

@@ -1,0 +1,164 @@
+"""Disks that fill up while training writes, and processes that want the same place."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_runs import SMALL, differences, finish, start, train
+
+from emotion.errors import UserError
+from emotion.training.checkpoint import load_checkpoint
+from emotion.training.folder import RunFolder
+
+pytestmark = pytest.mark.slow
+Record = Callable[[str, int, int], None]
+WORDS = ["trainer.max_epochs=2"]
+# In KiB. The prepared images take 500, then come small files, then three checkpoints of 15,000, and results of 900.
+SPACE = [520, 22_000, 45_700]
+MORE_SPACE = [300, 600, 700, 8_000, 16_000, 31_000, 36_000, 45_600, 45_708, 45_712, 45_800, 46_000, 46_300]
+LARGEST_FILE = [100, 10_000]
+MORE_LARGEST_FILES = [2, 30, 200, 400, 490]
+# A file system of its own for one command, which no other process sees and which goes with it.
+MOUNTED = """
+mount -t tmpfs -o size="$1"k tmpfs "$2" || exit 99
+shift 2
+"$@"
+status=$?
+cp -a "$TMPFS"/. "$KEPT"
+exit $status
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train(tmp_path_factory.mktemp("undisturbed") / "run", *WORDS)
+
+
+def command(root: Path) -> list[str]:
+    return [sys.executable, "-m", "emotion.training.run", *SMALL, *WORDS, f"hydra.run.dir={root / 'run'}"]
+
+
+def environment(root: Path) -> dict[str, str]:
+    return os.environ | {"EMOTION_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+def is_damaged(root: Path, status: int, errors: str, reason: str, undisturbed: RunFolder) -> str:
+    """Says what is wrong after a command that met a full disk, and after it was given again with space."""
+    folder = RunFolder(root / "run")
+    if status != 2 or f"error: {reason}: whatever was complete is intact" not in errors or "Traceback" in errors:
+        return f"it ended with {status}: {errors}"
+    if rests := [path for path in root.rglob("*.tmp*") if path.name != "tmp"]:
+        return f"it left {rests}"
+    for checkpoint in folder.checkpoints.glob("*"):
+        load_checkpoint(checkpoint)
+    again = subprocess.run(command(root), env=environment(root), cwd=root, capture_output=True, text=True, check=False)
+    if again.returncode:
+        return again.stderr
+    return ", ".join(differences(undisturbed, folder))
+
+
+def test_a_disk_that_fills_up_costs_nothing_that_was_complete(
+    tmp_path: Path, undisturbed: RunFolder, nightly: bool, record: Record
+) -> None:
+    unshare = ["unshare", "--user", "--mount", "--map-root-user", "sh", "-c", MOUNTED, "sh"]
+    lost = []
+    sizes = [*SPACE, *(MORE_SPACE if nightly else [])]
+    for size in sizes:
+        small, kept = tmp_path / f"{size} small", tmp_path / f"{size}"
+        small.mkdir()
+        kept.mkdir()
+        places = environment(small) | {"TMPFS": str(small), "KEPT": str(kept)}
+        done = subprocess.run(
+            [*unshare, str(size), str(small), *command(small)],
+            env=places,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "unshare" in done.stderr or done.returncode == 99:
+            pytest.skip("this machine lets nobody mount a file system")
+        if damage := is_damaged(kept, done.returncode, done.stderr, "No space left on device", undisturbed):
+            lost.append((size, damage))
+    record("disk full while training; then space, and the same command again", len(sizes), len(lost))
+    assert not lost
+
+
+def test_a_limit_to_the_size_of_files_costs_nothing_that_was_complete(
+    tmp_path: Path, undisturbed: RunFolder, nightly: bool, record: Record
+) -> None:
+    lost = []
+    sizes = [*LARGEST_FILE, *(MORE_LARGEST_FILES if nightly else [])]
+    for size in sizes:
+        root = tmp_path / f"{size}"
+        root.mkdir()
+
+        def limit(largest: int = size * 1024) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+        done = subprocess.run(
+            command(root),
+            env=environment(root),
+            cwd=root,
+            preexec_fn=limit,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if damage := is_damaged(root, done.returncode, done.stderr, "File too large", undisturbed):
+            lost.append((size, damage))
+    record("limit to the size of files met while training; lifted, and the same command again", len(sizes), len(lost))
+    assert not lost
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(
+    tmp_path: Path, undisturbed: RunFolder, nightly: bool, record: Record
+) -> None:
+    times, lost = 10 if nightly else 1, []
+    for number in range(times):
+        folder = RunFolder(tmp_path / str(number))
+        together = [start(folder.path, *WORDS, cache=tmp_path / "cache") for _ in range(3)]
+        statuses = sorted(map(finish, together))
+        said = folder.path.with_suffix(".log").read_text()
+        # One that comes late finds the run finished, and has nothing to do.
+        if statuses[0] != 0 or said.count("UserError: ") != sum(map(bool, statuses)):
+            lost.append((number, statuses, said))
+        lost += [(number, found) for found in differences(undisturbed, folder)]
+    record("three processes start one run in one folder: one trains, the others say so", times, len(lost))
+    assert not lost
+
+
+def test_the_folder_is_free_when_its_process_has_gone(tmp_path: Path, undisturbed: RunFolder) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked(), pytest.raises(UserError, match="another process is training there"):
+        train(folder.path, *WORDS)
+    process = start(folder.path, *WORDS)
+    while not folder.config.exists():
+        time.sleep(0.05)
+    process.kill()
+    finish(process)
+    assert not differences(undisturbed, train(folder.path, *WORDS))
+
+
+def test_processes_that_prepare_the_same_data_and_features_share_them(
+    tmp_path: Path, nightly: bool, record: Record
+) -> None:
+    words = [*WORDS, "model=resnet50_fe", "weights=none", "image_size=32", "augment=false"]
+    times, lost = 10 if nightly else 1, []
+    for number in range(times):
+        cache = tmp_path / f"cache{number}"
+        folders = [RunFolder(tmp_path / f"{number}-{own}") for own in range(3)]
+        together = [start(folder.path, *words, cache=cache) for folder in folders]
+        lost += [(number, status) for status in map(finish, together) if status]
+        lost += [(number, found) for other in folders[1:] for found in differences(folders[0], other)]
+        if len(list(cache.glob("packed/*/images.u8"))) != 1 or len(list(cache.glob("features/*.npy"))) != 1:
+            lost.append((number, list(cache.rglob("*"))))
+        shutil.rmtree(cache)
+    record("three processes prepare the same images and features: done once, the same for all", times, len(lost))
+    assert not lost
