@@ -1,6 +1,7 @@
 """The `emotion` command. Its parts are imported where they are used, so that help comes at once."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -392,4 +393,5 @@ def main() -> None:
     """Runs the command line."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged pictures, which are refused in our words or read
     app()

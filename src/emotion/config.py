@@ -21,6 +21,7 @@ from yaml import YAMLError
 
 from emotion.data.datamodule import DATA_CHOICES, EmotionDataModule
 from emotion.errors import UserError, require_choice
+from emotion.files import hide_home
 from emotion.models.preprocess import NormalizeName
 from emotion.models.registry import Family
 from emotion.models.views import ViewsName
@@ -180,6 +181,8 @@ def check(values: Mapping[str, Any]) -> None:
                 raise UserError(f"{key}={value}: a number {range_}{other} is needed")
         if key == "extra_data" and not isinstance(value, list | None):
             raise UserError(f"extra_data={value}: a list of folders is needed, as extra_data=[photos]")
+        if key == "trainer" and not isinstance(value, Mapping):
+            raise UserError(f"trainer={value}: its arguments are set one by one, as trainer.max_epochs=5")
         if key == "trainer" and value["limit_val_batches"] == 0:
             raise UserError(
                 "trainer.limit_val_batches=0: validation chooses the best checkpoint, it cannot be left out"
@@ -189,11 +192,11 @@ def check(values: Mapping[str, Any]) -> None:
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
-    """Returns what tells one run from another, as plain values."""
+    """Returns what tells one run from another, as plain values, with the home folder as `~`."""
     kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_SETTINGS])
     container = OmegaConf.to_container(kept, resolve=True)
     assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return {str(key): _portable(value) for key, value in container.items()}
 
 
 def run_dir(config: DictConfig) -> str:
@@ -248,6 +251,12 @@ def _require_launcher(name: str) -> None:
     if name in LAUNCHERS and importlib.util.find_spec(LAUNCHERS[name]) is None:
         raise UserError(f"hydra/launcher={name} needs an extra: pip install 'emotion[{name}]'")
     require_known(name, ["basic", *LAUNCHERS, "submitit_local", "submitit_slurm", "ray_aws"], "launcher")
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_portable(item) for item in value]
+    return hide_home(value) if isinstance(value, str) else value
 
 
 def _is_whole(value: object, least: int) -> bool:

@@ -1,9 +1,14 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, that say nothing of their author, and that are not bombs."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import ZipFile, is_zipfile
+
+UNPACKED = 2**28
+"""Bytes that an archive of any size may unpack to: predictions for four million images."""
 
 
 @contextmanager
@@ -29,3 +34,18 @@ def remove_rests(folder: Path, stem: str = "*") -> None:
     """Removes what processes that were killed left of a file, or of all; no other process may be writing it."""
     for rest in folder.glob(f".{stem}.*.tmp*"):
         rest.unlink()
+
+
+def hide_home(text: str) -> str:
+    """Returns a text with the user's home folder as `~`, which the readers of files expand again."""
+    home = str(Path("~").expanduser())
+    return text if home in ("~", os.sep) else re.sub(rf"(?<![\w./~-]){re.escape(home)}(?![\w.-])", "~", text)
+
+
+def refuse_bomb(path: Path) -> None:
+    """Raises a ValueError where a small archive says that it unpacks to very much."""
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > max(UNPACKED, 2 * path.stat().st_size):
+            raise ValueError(f"it would unpack to {size / 2**20:,.0f} MiB")

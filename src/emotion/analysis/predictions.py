@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emotion.analysis.metrics import confusion_matrix, matrix_metrics
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
-from emotion.files import replacing
+from emotion.files import refuse_bomb, replacing
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ def load_predictions(path: Path) -> dict[str, Predictions]:
         UserError: no such file, or not one that `save_predictions` wrote for the classes of this project.
     """
     try:
+        refuse_bomb(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         if arrays["classes"].tolist() != list(CLASSES):

@@ -28,18 +28,23 @@ class OnnxNetwork:
     def __init__(self, path: Path, device: str = "cpu") -> None:
         import onnxruntime
 
-        onnxruntime.set_default_logger_severity(3)
+        onnxruntime.set_default_logger_severity(4)  # what fails is raised, and told in our words
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device)
         if provider not in onnxruntime.get_available_providers():
             raise UserError(f"device={device}: {path.name} runs on {onnxruntime.get_device().lower()} here")
         try:
             options = onnxruntime.SessionOptions()
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads take no time
-            self._session = onnxruntime.InferenceSession(path, options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(path, options, providers=[provider], enable_fallback=0)
             card: dict[str, Any] = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA])
             if tuple(card["classes"]) != CLASSES:
                 raise ValueError(f"its classes are {', '.join(card['classes'])}")
             self.name, self.side, self.views = path.stem, int(card["side"]), str(card["views"])
+            if self._session.get_inputs()[0].shape[1:] != [self.side, self.side]:
+                raise ValueError(f"its faces are not {self.side} x {self.side}")
+            blank = self(np.zeros((1, self.side, self.side), np.uint8))
+            if blank.shape != (1, len(CLASSES)) or not np.isfinite(blank).all():
+                raise ValueError("it gives no probabilities")
         except Exception as error:
             # A damaged or foreign file can make the reader raise anything.
             raise UserError(f"{path}: not a network that `emotion export` wrote ({first_line(error)})") from None

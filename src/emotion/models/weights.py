@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from emotion.errors import UserError, first_line
+from emotion.files import refuse_bomb
 from emotion.models.transfer import Library, create_timm
 
 State = Mapping[str, Tensor]
@@ -63,6 +64,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"weights={path}: no such file (imagenet, none or a .safetensors or state dict file)")
     try:
+        refuse_bomb(path)
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:
         # A damaged or hostile file can make the readers raise anything.

@@ -19,6 +19,7 @@ from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError
+from emotion.files import hide_home
 from emotion.training.folder import write_json, write_text
 
 NAMES_SHOWN = 20
@@ -55,6 +56,7 @@ def run_audit(data: EmotionDataModule, threshold: float, folder: Path, track: Tr
         raise UserError(f"out={folder}: the folder cannot be made ({error.strerror})") from None
     audit = audit_images(packed, threshold, track)
     source = {key: data.hparams[key] for key in SOURCE_SETTINGS}
+    source["data_dir"] = source["data_dir"] and hide_home(source["data_dir"])
     summary = Document(f"Audit of {source['data_dir'] or source['data']}", _summary(packed, audit))
     sheet = folder / "contact_sheet.png"
     save(contact_sheet(packed, audit), sheet)

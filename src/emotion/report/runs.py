@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.analysis.metrics import matrix_metrics
 from emotion.analysis.predictions import Predictions, load_predictions
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
-from emotion.training.folder import RunFolder, read_json
+from emotion.training.folder import RunFolder, read_json, read_yaml
 
 _SETTINGS_OF_A_RUN = {"model", "family", "weights", "data", "split", "balance", "seed"}
 
@@ -88,17 +85,9 @@ def _run_folders(path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder")
     for file in sorted(path.rglob("config.yaml")):
-        settings = _read_settings(file)
+        settings = read_yaml(file)
         if settings.keys() >= _SETTINGS_OF_A_RUN:
             yield file.parent, settings
-
-
-def _read_settings(file: Path) -> Mapping[str, Any]:
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(file))
-    except (YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
-    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def _read(path: Path, settings: Mapping[str, Any]) -> Run | Unused:

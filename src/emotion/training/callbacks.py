@@ -50,16 +50,25 @@ class RandomState(Callback):
 
 
 class MovableCheckpoint(ModelCheckpoint):
-    """Knows the best epoch so far also when the run's folder was moved or copied before it went on."""
+    """Knows the best epoch so far also when the run's folder was moved or copied before it went on.
+
+    Its state names files, not the folders in which they lie.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state."""
+        return self._placed(super().state_dict(), Path())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state with the files where they lie now."""
         assert self.dirpath is not None
-        folder = Path(self.dirpath)
+        super().load_state_dict(self._placed(state_dict, Path(self.dirpath)))
+
+    def _placed(self, state: dict[str, Any], folder: Path) -> dict[str, Any]:
         names = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: str(folder / Path(path).name) for name in names if (path := state_dict[name])}
-        models = {str(folder / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(state_dict | moved | {"dirpath": self.dirpath, "best_k_models": models})
+        files = {name: str(folder / Path(path).name) for name in names if (path := state[name])}
+        models = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}
+        return state | files | {"dirpath": str(folder), "best_k_models": models}
 
 
 class Patience(EarlyStopping):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError, first_line
-from emotion.files import replacing
+from emotion.files import refuse_bomb, replacing
 from emotion.training.task import EmotionTask
 
 
@@ -54,10 +54,13 @@ class SpacedCheckpointIO(TorchCheckpointIO):
             self._write()
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Reads a file in its latest state."""
+        """Reads a file in its latest state, without running any code in it.
+
+        Raises:
+            UserError: a file that cannot be read, or holds more than tensors and plain values.
+        """
         self._write()
-        content: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
-        return content
+        return _read(Path(path))
 
     def teardown(self) -> None:
         """Writes what waits; Lightning calls this at the end of a run, also of one that fails."""
@@ -83,13 +86,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     path = path.expanduser()
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # A damaged or hostile file can make the reader raise anything.
-        raise UserError(
-            f"ckpt={path}: refused, not a checkpoint that can be read safely ({first_line(error)})"
-        ) from None
+    content = _read(path)
     try:
         task = EmotionTask(**content["hyper_parameters"])
         task.load_state_dict(content["state_dict"])
@@ -98,3 +95,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:
         # Whatever a file of another origin holds, building from it can raise anything.
         raise UserError(f"ckpt={path}: not a checkpoint of this project ({first_line(error)})") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        refuse_bomb(path)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # A damaged or hostile file can make the reader raise anything.
+        raise UserError(
+            f"ckpt={path}: refused, not a checkpoint that can be read safely ({first_line(error)})"
+        ) from None
+    return content

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from emotion.files import hide_home
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of glibc's malloc.h."""
 PACKAGES = (
@@ -55,7 +57,8 @@ def cpu_flags() -> set[str]:
 
 def _command() -> str:
     name = Path(sys.argv[0]).name
-    return shlex.join([*(["python"] if name.endswith(".py") else []), name, *sys.argv[1:]])
+    words = map(hide_home, sys.argv[1:])
+    return shlex.join([*(["python"] if name.endswith(".py") else []), *name.split(), *words])
 
 
 def _version(package: str) -> str | None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from emotion.config import settings
 from emotion.errors import UserError, first_line
-from emotion.files import remove_rests, replacing
+from emotion.files import hide_home, remove_rests, replacing
 
 State = Literal["new", "unfinished", "finished"]
 
@@ -74,9 +74,9 @@ class RunFolder:
         """Writes down the settings of a run that is about to start or go on here.
 
         Raises:
-            UserError: the folder holds a run with other settings.
+            UserError: the folder holds a run with other settings, or such that cannot be read.
         """
-        if self.config.is_file() and OmegaConf.to_container(OmegaConf.load(self.config)) != settings(config):
+        if self.config.is_file() and read_yaml(self.config) != settings(config):
             raise UserError(
                 f"{self.path} holds a run with other settings; choose another folder (hydra.run.dir=), continue that "
                 "run (resume=), or replace it (overwrite=true)"
@@ -95,13 +95,11 @@ class RunFolder:
         """Reads the settings of the run that lies here.
 
         Raises:
-            UserError: no run lies here.
+            UserError: no run lies here, or its settings cannot be read.
         """
         if not self.config.is_file():
             raise UserError(f"resume={self.path}: no run lies there (config.yaml is missing)")
-        config = OmegaConf.load(self.config)
-        assert isinstance(config, DictConfig)
-        return config
+        return OmegaConf.create(read_yaml(self.config))
 
     @contextmanager
     def keeping_failure(self) -> Iterator[None]:
@@ -114,7 +112,21 @@ class RunFolder:
 
     def write_failure(self, error: str, traceback: str = "") -> None:
         """Keeps why the run failed: a line, and where in the code."""
-        write_json(self.failure, {"error": error, "traceback": traceback})
+        write_json(self.failure, {"error": hide_home(error), "traceback": hide_home(traceback)})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads settings; a file of something else has none.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:
+        # A damaged file can make the reader raise anything.
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from emotion.config import (
 )
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
+from emotion.files import hide_home
 from emotion.models.network import Network
 from emotion.models.registry import build_network
 from emotion.models.weights import load_backbone, resolve_weights
@@ -99,7 +100,7 @@ def _excepthook(arguments: threading.ExceptHookArgs) -> None:
 def _job(config: DictConfig) -> float | None:
     """Does a run; returns its validation accuracy, for sweepers that search for the best settings."""
     hydra_config = HydraConfig.get()
-    path, overrides = Path(hydra_config.runtime.output_dir), list(hydra_config.overrides.task)
+    path, overrides = _below(Path(hydra_config.runtime.output_dir)), list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.RUN:
         with exit_on_user_error():
             if hydra_config.sweeper.parts:
@@ -112,13 +113,18 @@ def _job(config: DictConfig) -> float | None:
             run(config, path, overrides)
         except Exception as error:
             # Whatever fails in one run, the others go on; `run` has kept it in the run's folder.
-            log.error("failed: %s", first_line(error))
+            log.error("failed: %s", hide_home(first_line(error)))
         finally:
             # Networks refer to themselves in circles; what one held on the device must not stay into the next run.
             gc.collect()
             torch.cuda.empty_cache()
     folder = RunFolder(path)
     return float(read_json(folder.metrics)["val"]["acc"]) if folder.state == "finished" else None
+
+
+def _below(path: Path) -> Path:
+    """Returns a path as seen from here, where it lies below; the run's files then do not say where they were made."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def run(config: DictConfig, path: Path, overrides: list[str]) -> None:

@@ -1,0 +1,348 @@
+"""Thousands of damaged and invented inputs: each gets an answer or one sentence, soon and in little memory."""
+
+import io
+import json
+import resource
+import shutil
+import struct
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra.errors import HydraException
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from matplotlib.cbook import get_sample_data
+from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
+from small_runs import compose_config, train
+from starlette.testclient import TestClient
+
+from emotion.analysis.predictions import load_predictions
+from emotion.config import check, check_overrides
+from emotion.config import settings as plain
+from emotion.data.classes import CLASSES
+from emotion.data.datamodule import EmotionDataModule
+from emotion.data.packed import pack
+from emotion.data.sources import Fer2013Csv, Fer2013Folders, FolderSource
+from emotion.errors import UserError
+from emotion.inference.recognizer import Recognizer, load
+from emotion.inference.service import make_service
+from emotion.models.onnx import OnnxNetwork
+from emotion.models.pretrained import load_pretrained
+from emotion.models.weights import read_state
+from emotion.pretrained import SHIPPED
+from emotion.report.runs import find_runs
+from emotion.training.checkpoint import load_checkpoint
+from emotion.training.folder import RunFolder
+
+pytestmark = pytest.mark.slow
+SECONDS, MEBIBYTES = 5, 500
+"""What one input may take of a processor, and all inputs of a kind together of memory."""
+KINDS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+Fuzz = Callable[[str, st.SearchStrategy[Any], Callable[[Any], object]], None]
+
+
+@pytest.fixture
+def fuzz(nightly: bool, record: Callable[[str, int, int], None]) -> Fuzz:
+    """Gives inputs to a door of the program, which may answer them or refuse them with a `UserError`."""
+
+    def run(what: str, inputs: st.SearchStrategy[Any], door: Callable[[Any], object]) -> None:
+        tried, memory = 0, peak_memory()
+
+        @settings(
+            max_examples=1000 if nightly else 50,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(inputs)
+        def attempt(value: Any) -> None:
+            nonlocal tried
+            tried += 1
+            began = time.process_time()
+            with suppress(UserError):
+                door(value)
+            assert time.process_time() - began < SECONDS
+
+        attempt()
+        record(f"damaged and invented: {what}", tried, 0)
+        assert peak_memory() - memory < MEBIBYTES
+
+    return run
+
+
+def peak_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file that is made when it is wanted, so that memory holds and failures show what was changed, not megabytes."""
+
+    make: Callable[[Any], bytes] = field(repr=False)
+    facts: Any
+
+    def __bytes__(self) -> bytes:
+        return self.make(self.facts)
+
+
+def damaged(content: bytes, first: int | None = None, backwards: bool = False) -> st.SearchStrategy[Made]:
+    """Changes, removes, inserts and doubles bytes of a file, or of its first (or last) so many; or cuts it off."""
+    reach = len(content) if first is None else first
+    edit = st.tuples(st.sampled_from(["change", "remove", "insert", "double", "end"]), st.integers(0, reach), words())
+
+    def apply(edits: Iterable[tuple[str, int, bytes]]) -> bytes:
+        changed = bytearray(content[::-1] if backwards else content)
+        for how, place, new in edits:
+            end = place + len(new)
+            if how == "end":
+                del changed[place:]
+            elif how == "change":
+                changed[place:end] = new
+            elif how == "remove":
+                del changed[place:end]
+            else:
+                changed[place:place] = new if how == "insert" else changed[place : place + 50 * len(new)]
+        return bytes(changed[::-1] if backwards else changed)
+
+    return st.lists(edit, min_size=1, max_size=6).map(partial(Made, apply))
+
+
+def words() -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=1, max_size=6) | st.sampled_from(
+        [b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"-1", b"/"]
+    )
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def picture(kind: str) -> bytes:
+    file = io.BytesIO()
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.resize((96, 120)).save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+pictures = st.sampled_from(KINDS).flatmap(lambda kind: damaged(picture(kind), 400) | damaged(picture(kind))).map(bytes)
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return load()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of a network of few kilobytes."""
+    words = ["model=resnet_small", "width=4", "image_size=24", "balance=none", "trainer.max_epochs=1"]
+    return train(tmp_path_factory.mktemp("runs") / "run", *words)
+
+
+def test_pictures(fuzz: Fuzz, recognizer: Recognizer) -> None:
+    fuzz("JPEG, PNG, WebP, GIF, TIFF and BMP files", pictures, recognizer.predict)
+
+
+def test_pictures_to_train_on(fuzz: Fuzz, tmp_path: Path) -> None:
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+
+    def door(contents: list[bytes]) -> None:
+        for number, (name, content) in enumerate(zip(CLASSES, contents, strict=False)):
+            (tmp_path / name / f"{number}.png").write_bytes(content)
+        pack(FolderSource(tmp_path), "skip")
+
+    fuzz("folders of image files", st.lists(pictures, min_size=1, max_size=4), door)
+
+
+def test_rows_of_csv(fuzz: Fuzz, tmp_path: Path) -> None:
+    pixels = " ".join(["7"] * 2304)
+    rows = [f"{label},{pixels},{usage}" for label, usage in enumerate(["Training", "PublicTest", "PrivateTest"])]
+    content = "\n".join(["emotion,pixels,Usage", *rows]).encode()
+
+    def door(changed: bytes | Made) -> None:
+        path = tmp_path / "fer2013.csv"
+        path.write_bytes(bytes(changed))
+        pack(Fer2013Csv(path), "skip")
+
+    fuzz("CSV files", damaged(content, 40) | damaged(content) | st.binary(max_size=200), door)
+
+
+def test_names_of_class_folders(fuzz: Fuzz, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    name = st.sampled_from([*CLASSES, "train", "test", "..", "<img src=x onerror=alert(1)>"]) | st.text(max_size=300)
+
+    def door(names: list[str]) -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        for part, own in zip(("train", "test", "train", "."), names, strict=False):
+            folder = root / part / own.replace("/", "").replace("\0", "")
+            with suppress(OSError, UnicodeEncodeError):  # what no file system holds
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (4, 4)).save(folder / "Training_1.png")
+        for source in (FolderSource, Fer2013Folders):
+            with suppress(UserError):
+                pack(source(root), "skip")
+
+    fuzz("names of class folders", st.lists(name, min_size=1, max_size=4), door)
+
+
+def test_settings_on_the_command_line(fuzz: Fuzz) -> None:
+    keys = st.sampled_from([*plain(compose_config([])), "trainer.max_epochs", "trainer.devices", "hydra.run.dir"])
+    value = st.text(max_size=12) | values.map(lambda value: json.dumps(value, default=str))
+    words = st.tuples(keys, value).map("=".join) | st.text(max_size=20)
+
+    def door(word: str) -> None:
+        try:
+            check_overrides([word])
+            config = compose_config([word])
+        except (HydraException, OmegaConfBaseException):
+            return  # Hydra says these without a traceback
+        check(plain(config))
+
+    fuzz("settings on the command line", words, door)
+
+
+def test_settings_that_a_checkpoint_holds(fuzz: Fuzz) -> None:
+    known = plain(compose_config([]))
+    names = list(EmotionDataModule.__init__.__kwdefaults__ or {})
+    changes = st.dictionaries(st.sampled_from(names), values, min_size=1, max_size=2)
+
+    def door(changed: dict[str, Any]) -> None:
+        check(known | changed)
+        EmotionDataModule(**changed)
+
+    fuzz("values in YAML files", changes, door)
+
+
+def test_runs_that_are_reported(fuzz: Fuzz, finished: RunFolder, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    kept = {path.name: path.read_bytes() for path in (finished.config, finished.metrics, finished.predictions)}
+    changed = st.sampled_from(list(kept)).flatmap(lambda name: st.tuples(st.just(name), damaged(kept[name])))
+
+    def door(change: tuple[str, Made]) -> None:
+        folder.mkdir(exist_ok=True)
+        for name, content in (kept | dict([change])).items():
+            (folder / name).write_bytes(bytes(content))
+        find_runs([folder])
+
+    fuzz("config.yaml, metrics.json and predictions.npz of a run", changed, door)
+
+
+def test_settings_of_a_run_that_goes_on(fuzz: Fuzz, finished: RunFolder, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+
+    def door(content: bytes | Made) -> None:
+        folder.path.mkdir(exist_ok=True)
+        folder.config.write_bytes(bytes(content))
+        folder.claim(folder.read_config())
+
+    fuzz("config.yaml of a run that goes on", damaged(finished.config.read_bytes()) | st.binary(max_size=60), door)
+
+
+def file_door(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], None]:
+    def door(content: bytes | Made) -> None:
+        path.write_bytes(bytes(content))
+        read(path)
+
+    return door
+
+
+def test_checkpoints(fuzz: Fuzz, finished: RunFolder, tmp_path: Path) -> None:
+    content = finished.best.read_bytes()
+    inputs = damaged(content, 4000) | damaged(content) | st.binary(max_size=100)
+    fuzz("checkpoints", inputs, file_door(tmp_path / "a.ckpt", load_checkpoint))
+
+
+def test_predictions(fuzz: Fuzz, finished: RunFolder, tmp_path: Path) -> None:
+    content = finished.predictions.read_bytes()
+    fuzz("files of predictions", damaged(content), file_door(tmp_path / "a.npz", load_predictions))
+    header = st.tuples(st.sampled_from(["<i8", "|O", "<U900000", "<f2"]), st.lists(st.integers(0, 2**62), max_size=3))
+
+    def door(facts: tuple[str, list[int]]) -> None:
+        array = io.BytesIO()
+        text = repr({"descr": facts[0], "fortran_order": False, "shape": tuple(facts[1])}).encode() + b"\n"
+        array.write(b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text + bytes(100))
+        np.savez(tmp_path / "b.npz", test_ids=np.frombuffer(array.getvalue(), np.uint8))
+        load_predictions(tmp_path / "b.npz")
+
+    fuzz("headers of arrays", header, door)
+
+
+def test_shipped_networks(fuzz: Fuzz, tmp_path: Path) -> None:
+    content = (SHIPPED / "small.safetensors").read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    own = json.loads(content[8 : 8 + size])
+    entry = st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(["F16", "F32", "I64", "X"]),
+            "shape": st.lists(st.integers(-1, 2**60), max_size=4),
+            "data_offsets": st.lists(st.integers(-1, 2**62), min_size=2, max_size=2),
+        }
+    )
+    changes = st.dictionaries(st.sampled_from(list(own)), entry | values, min_size=1, max_size=2)
+
+    def rebuilt(changed: dict[str, Any]) -> bytes:
+        text = json.dumps(own | changed).encode()
+        return struct.pack("<Q", len(text)) + text + content[8 + size :]
+
+    inputs = damaged(content, 60) | damaged(content, size) | changes.map(partial(Made, rebuilt))
+    fuzz("safetensors files", inputs, file_door(tmp_path / "a.safetensors", load_pretrained))
+    fuzz("pretrained weights", inputs, file_door(tmp_path / "b.safetensors", read_state))
+
+
+def test_exported_networks(fuzz: Fuzz, tmp_path: Path) -> None:
+    content = (SHIPPED / "small.onnx").read_bytes()
+
+    def door(changed: Made) -> None:
+        path = tmp_path / "a.onnx"
+        path.write_bytes(bytes(changed))
+        network = OnnxNetwork(path)
+        network(np.zeros((2, network.side, network.side), np.uint8))
+
+    fuzz("ONNX files", damaged(content, 4000) | damaged(content, 40_000, backwards=True), door)  # the graph is there
+
+
+def test_bodies_of_requests(fuzz: Fuzz, recognizer: Recognizer) -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n%b\r\n--x--\r\n'
+    kinds = st.sampled_from(["multipart/form-data; boundary=x", "image/png", "application/json", "", "multipart/x;;"])
+    body = pictures | damaged(form % picture("PNG"), 120) | st.binary(max_size=100)
+    query = st.dictionaries(st.sampled_from(["network", "detect", "heatmap", "x"]), st.text(max_size=9), max_size=3)
+
+    with TestClient(make_service({"small": recognizer}), raise_server_exceptions=False) as client:
+
+        def door(request: tuple[bytes | Made, str, dict[str, str]]) -> None:
+            content, kind, parameters = request
+            answer = client.post("/predict", content=bytes(content), params=parameters, headers={"content-type": kind})
+            assert answer.status_code < 500
+            assert "Traceback" not in answer.text
+
+        fuzz("requests to the service", st.tuples(body, kinds, query), door)
+
+
+def test_links_stay_inside(tmp_path: Path, record: Callable[[str, int, int], None]) -> None:
+    secret, data = tmp_path / "secret.txt", tmp_path / "data"
+    secret.write_text("a secret")
+    for name in CLASSES:
+        (data / name).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(data / name / "1.png")
+        (data / name / "2.png").symlink_to(secret)
+        (data / name / "round").symlink_to(data)
+    packed = pack(FolderSource(data), "skip")
+    shown = [line for line in packed.skipped if "a secret" in line]
+    record("links out of a data folder, and round in it", 2 * len(CLASSES), len(packed) - len(CLASSES) + len(shown))
+    assert len(packed) == len(CLASSES)
+    assert not shown

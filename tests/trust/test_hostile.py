@@ -1,0 +1,243 @@
+"""Files that are made to do harm, through every door; and what files that are passed on say of their author."""
+
+import io
+import pickle
+import resource
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from small_runs import train
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from emotion.analysis.predictions import load_predictions
+from emotion.cli import app
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError
+from emotion.inference.recognizer import load
+from emotion.inference.service import make_service
+from emotion.training.evaluate import evaluate
+from emotion.training.folder import RunFolder
+
+pytestmark = pytest.mark.slow
+Record = Callable[[str, int, int], None]
+MARKUP = "<img src=x onerror=alert(1)>"
+WORDS = ["model=resnet_small", "width=4", "image_size=24", "balance=none", "trainer.max_epochs=1"]
+HEADER = b"\x89PNG\r\n\x1a\n"
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.canary,)
+
+
+def traps(canary: Path) -> dict[str, bytes]:
+    """The ways in which a file can hold a pickle, each with the trap."""
+    content = {"state_dict": {}, "hyper_parameters": Trap(canary), "a": torch.zeros(2)}
+    files = {"pickle": pickle.dumps(content)}
+    for name, modern in (("zip archive", True), ("legacy archive", False)):
+        file = io.BytesIO()
+        torch.save(content, file, _use_new_zipfile_serialization=modern)
+        files[name] = file.getvalue()
+    arrays = io.BytesIO()
+    np.savez(arrays, classes=np.array(CLASSES), test_ids=np.array([Trap(canary)], object))
+    return files | {"arrays": arrays.getvalue()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train(tmp_path_factory.mktemp("runs") / "run", *WORDS)
+
+
+def copy(finished: RunFolder, path: Path) -> RunFolder:
+    """Returns a folder with the settings and figures of a finished run."""
+    folder = RunFolder(path)
+    folder.checkpoints.mkdir(parents=True)
+    for name in ("config", "metrics", "predictions", "environment"):
+        getattr(folder, name).write_bytes(getattr(finished, name).read_bytes())
+    return folder
+
+
+def harm(what: Callable[[], object], canary: Path) -> str:
+    """Says what is wrong with how a door treats a hostile file: it ran, or was not refused in one line."""
+    problem = ""
+    try:
+        what()
+        problem = "not refused"
+    except UserError as error:
+        problem = "more than a line" if "\n" in str(error) else ""
+    except Exception as error:
+        problem = f"{type(error).__name__} {error}"
+    return "it ran" if canary.exists() else problem
+
+
+def command(*words: str) -> None:
+    """Gives a command as it is typed; a refusal is raised again."""
+    done = CliRunner().invoke(app, list(words))
+    if done.exit_code == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.output:
+        raise UserError(done.stderr.strip())
+    assert done.exit_code == 0, done.output
+
+
+def test_pickles_do_not_run(
+    tmp_path: Path, finished: RunFolder, monkeypatch: pytest.MonkeyPatch, record: Record
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("emotion.inference.service.run", lambda *_, **__: pytest.fail("it serves"))
+    canary = tmp_path / "canary"
+    Image.new("L", (48, 48)).save("face.png")
+    lost, tried = [], 0
+    for kind, content in traps(canary).items():
+        going = copy(finished, tmp_path / f"{kind} going")
+        going.metrics.unlink()
+        going.last.write_bytes(content)
+        copy(finished, tmp_path / "reported" / kind).predictions.write_bytes(content)
+        doors: dict[str, Callable[[], object]] = {"resume": lambda folder=going: train(folder.path, *WORDS)}
+        for suffix in (".ckpt", ".pt", ".safetensors", ".onnx", ".npz"):
+            path = tmp_path / f"{kind}{suffix}"
+            path.write_bytes(content)
+            doors |= {
+                f"train {suffix}": lambda path=path: train(
+                    tmp_path / "new", "model=vgg16_fe", f"weights={path}", "image_size=32"
+                ),
+                f"evaluate {suffix}": lambda path=path: evaluate([path], {}),
+                f"predict {suffix}": lambda path=path: command("predict", "face.png", "--ckpt", str(path)),
+                f"explain {suffix}": lambda path=path: command("explain", "face.png", "--ckpt", str(path)),
+                f"export {suffix}": lambda path=path: command("export", "--ckpt", str(path), "data=synthetic"),
+                f"publish {suffix}": lambda path=path: command("publish", str(path)),
+                f"serve {suffix}": lambda path=path: command("serve", "--ckpt", str(path)),
+                f"app {suffix}": lambda path=path: command("app", "--ckpt", str(path)),
+                f"load {suffix}": lambda path=path: load(path),
+            }
+        for name, door in doors.items():
+            tried += 1
+            if problem := harm(door, canary):
+                lost.append((kind, name, problem))
+    copy(finished, tmp_path / "reported" / "checkpoint").best.write_bytes(traps(canary)["zip archive"])
+    command("report", "reported", "--out", "page")  # says what cannot be read, and goes on
+    lost += ["report"] * canary.exists()
+    record("pickles that would run code, through every command that reads files", tried + 5, len(lost))
+    assert not lost
+    pickle.loads(traps(canary)["pickle"])
+    assert canary.exists(), "the trap does not work, so the test above shows nothing"
+
+
+def bombs() -> dict[str, bytes]:
+    """Small files that claim to hold 2.5 gigabytes or more."""
+    size = (50_000).to_bytes(4, "big") * 2
+    body = b"IHDR" + size + b"\x08\0\0\0\0"
+    head = len(body[4:]).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    row = zlib.compress(bytes(50_001 * 100))
+    rows = len(row).to_bytes(4, "big") + b"IDAT" + row + zlib.crc32(b"IDAT" + row).to_bytes(4, "big")
+    gif = b"GIF89a" + (50_000).to_bytes(2, "little") * 2 + b"\xf0\0\0" + bytes(6) + b","
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file, file.open("classes.npy", "w") as array:
+        header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
+        text = repr({"descr": "|u1", "fortran_order": False, "shape": (3 * 10**8,)}).ljust(117) + "\n"
+        array.write(header + text.encode())
+        for _ in range(30):
+            array.write(bytes(10**7))
+    return {"bomb.png": HEADER + head + rows, "bomb.gif": gif + bytes(10), "bomb.npz": archive.getvalue()}
+
+
+def test_bombs_are_refused_by_their_headers(tmp_path: Path, record: Record) -> None:
+    made = bombs()
+    files = {name: tmp_path / name for name in made}
+    for name, content in made.items():
+        files[name].write_bytes(content)
+    data = tmp_path / "data"
+    for name in CLASSES:
+        (data / name).mkdir(parents=True)
+        (data / name / "1.png").write_bytes(made["bomb.png"])
+    recognizer = load()
+    recognizer.predict(np.zeros((48, 48), np.uint8))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    doors: list[Callable[[], object]] = [
+        *(lambda name=name: recognizer.predict(files[name]) for name in ("bomb.png", "bomb.gif")),
+        lambda: train(tmp_path / "new", "data=folder", f"data_dir={data}"),
+        lambda: load_predictions(files["bomb.npz"]),
+        lambda: load(files["bomb.npz"].rename(tmp_path / "bomb.ckpt")),
+    ]
+    problems = [problem for door in doors if (problem := harm(door, tmp_path / "none"))]
+    with TestClient(make_service({"small": recognizer})) as client:
+        answers = [client.post("/predict", files={"image": made[name]}) for name in ("bomb.png", "bomb.gif")]
+    problems += [answer.text for answer in answers if answer.status_code != 422]
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    record("files of kilobytes that claim gigabytes of pixels or numbers", len(doors) + len(answers), len(problems))
+    assert not problems
+    assert grown < 100
+
+
+def test_names_that_are_markup_stay_text(tmp_path: Path, finished: RunFolder, record: Record) -> None:
+    data = tmp_path / "data"
+    for number, name in enumerate(CLASSES):
+        (data / name).mkdir(parents=True)
+        for copied in range(2):
+            Image.new("L", (48, 48), 9 * number).save(data / name / f"{MARKUP}{copied}.png")
+    folder = copy(finished, tmp_path / MARKUP)
+    settings = yaml.safe_load(folder.config.read_text()) | {"model": MARKUP, "name": MARKUP}
+    folder.config.write_text(yaml.safe_dump(settings))
+    unfinished = copy(finished, tmp_path / "failed")
+    unfinished.metrics.unlink()
+    unfinished.write_failure(MARKUP)
+    command("report", str(tmp_path), "--out", str(tmp_path / "page"))
+    command("audit", "data=folder", f"data_dir={data}", "--out", str(tmp_path / "audit"))
+    pages = [*tmp_path.glob("page/*.html"), *tmp_path.glob("audit/*.html")]
+    texts = [page.read_text() for page in pages]
+    lost = [page for page, text in zip(pages, texts, strict=True) if MARKUP in text or "<img src=x" in text]
+    record("names of folders, files, models and errors that are markup, on pages", len(pages), len(lost))
+    assert len(pages) == 2
+    assert all("&lt;img src=x onerror=" in text for text in texts)
+    assert not lost
+    (data / MARKUP).mkdir()
+    with pytest.raises(UserError, match="img src=x"):
+        train(tmp_path / "new", "data=folder", f"data_dir={data}", *WORDS)
+
+
+def test_files_that_are_passed_on_do_not_name_their_author(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Record
+) -> None:
+    home, secret = tmp_path / "home" / "alice", "hunter2-is-secret"
+    work = home / "work"
+    work.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("EMOTION_CACHE", str(home / "cache"))
+    monkeypatch.setenv("SECRET_TOKEN", secret)
+    monkeypatch.chdir(work)
+    data = home / "data"
+    for number in range(70):
+        path = data / CLASSES[number % 7] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((48, 48), 3 * number, np.uint8)).save(path)
+    (home / "cache").mkdir()
+    words = [*WORDS, "data=folder", f"data_dir={data}", "trainer.accelerator=cpu", "hydra.run.dir=runs/own"]
+    run = "import sys; from emotion.cli import main; sys.exit(main())"
+    for line in (
+        ["train", *words],
+        ["evaluate", "ckpt=runs/own/checkpoints/best.ckpt", "out=runs/again", "device=cpu"],
+        ["report", "runs", "--out", "page"],
+        ["audit", "data=folder", f"data_dir={data}", "--out", "audit"],
+        ["publish", "runs/own/checkpoints/best.ckpt", "--out", "network.safetensors"],
+        ["export", "--ckpt", "runs/own/checkpoints/best.ckpt", "--out", "network.onnx"],
+    ):
+        done = subprocess.run([sys.executable, "-c", run, *line], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    files = [path for path in work.rglob("*") if path.is_file()]
+    lost = [path for path in files if any(word.encode() in path.read_bytes() for word in (str(home), secret))]
+    record("files of runs, reports and exports searched for the home folder and a secret", len(files), len(lost))
+    assert len(files) > 30
+    assert not lost
