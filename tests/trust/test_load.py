@@ -1,0 +1,180 @@
+"""The service, as it is started by hand, under many clients at once that send good, bad, huge and slow requests."""
+
+import io
+import random
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from matplotlib.cbook import get_sample_data
+from PIL import Image
+
+from emotion.inference.recognizer import Face, Recognizer, load
+
+pytestmark = pytest.mark.slow
+CLIENTS = 32
+TOLERANCE = 1e-4
+"""Between a face that is judged with others and one that is judged alone."""
+Answer = list[dict[str, object]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is sent, and the offline answer; None where it has to be refused."""
+
+    content: bytes
+    query: str = ""
+    faces: list[Face] | None = None
+
+
+@dataclass
+class Seen:
+    """What all clients saw."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    wrong: list[object] = field(default_factory=list)
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def good_requests(recognizer: Recognizer) -> list[Request]:
+    """Pictures of one to four faces, turned and scaled, and cut-out faces, each with its offline answer."""
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        portrait = image.convert("RGB")
+    requests = []
+    for number in range(12):
+        own = portrait.resize((300 + 10 * number, 350 + 10 * number)).rotate(number - 6)
+        picture = Image.new("RGB", (own.width * (1 + number % 4), own.height))
+        for place in range(1 + number % 4):
+            picture.paste(own, (place * own.width, 0))
+        content = encoded(picture, ("JPEG", "PNG", "WEBP")[number % 3])
+        requests.append(Request(content, "", recognizer.predict(content)))
+        cut = encoded(portrait.crop((150 - number, 110, 370, 330 + number)), "PNG")
+        requests.append(Request(cut, "?detect=false", recognizer.predict(cut, detect=False)))
+    return requests
+
+
+def bad_requests() -> list[Request]:
+    bomb = Image.new("1", (12_000, 12_000))
+    noise = np.random.default_rng(0).integers(256, size=10_000, dtype=np.uint8).tobytes()
+    return [Request(content) for content in (b"", noise, encoded(bomb, "PNG"), bytes(16_000_000))]
+
+
+def is_right(answer: Answer, faces: list[Face]) -> bool:
+    return len(answer) == len(faces) and all(
+        tuple(told["box"]) == face.box  # type: ignore[arg-type]
+        and told["label"] == face.label
+        and all(abs(told["probabilities"][name] - value) < TOLERANCE for name, value in face.probabilities.items())  # type: ignore[index]
+        for told, face in zip(answer, faces, strict=True)
+    )
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Starts `emotion serve`; gives its address and process."""
+    command = [sys.executable, "-c", "from emotion.cli import main; main()", "serve", "--port", "0"]
+    with (
+        (tmp_path / "errors").open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout is not None
+        address = re.search(r"http://\S+(?=/predict)", process.stdout.readline())
+        assert address is not None
+        yield address[0], psutil.Process(process.pid)
+        process.terminate()
+        process.wait(30)
+
+
+def ask(address: str, requests: list[Request], bad: list[Request], end: float, seed: int, seen: Seen) -> None:
+    """Sends one request after the other until the end; every eighth is bad."""
+    chance = random.Random(seed)
+    with httpx.Client(base_url=address, timeout=60) as client:
+        while time.monotonic() < end:
+            request = chance.choice(bad if chance.random() < 1 / 8 else requests)
+            began = time.monotonic()
+            try:
+                answer = client.post(f"/predict{request.query}", files={"image": request.content})
+            except httpx.TransportError:
+                # The service refuses what is too large before all of it has arrived.
+                if len(request.content) < 1_000_000:
+                    seen.wrong.append("no answer")
+                continue
+            seen.statuses[answer.status_code] += 1
+            if answer.status_code == 503:
+                if "retry-after" not in answer.headers:
+                    seen.wrong.append("503 without a time to come back")
+                time.sleep(1)
+            elif request.faces is None:
+                if answer.status_code not in (413, 422):
+                    seen.wrong.append((answer.status_code, answer.text))
+            elif answer.status_code != 200 or not is_right(answer.json()["faces"], request.faces):
+                seen.wrong.append((answer.status_code, answer.text))
+            else:
+                seen.seconds.append(time.monotonic() - began)
+
+
+def dribble(address: str, end: float) -> None:
+    """Sends requests a few bytes at a time and never ends one."""
+    host, port = address.removeprefix("http://").split(":")
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9000\r\n\r\n"
+    while time.monotonic() < end:
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head)
+            for _ in range(10):
+                connection.sendall(b"slow")
+                time.sleep(0.2)
+
+
+def most_memory(process: psutil.Process, end: float) -> int:
+    """Returns the most bytes that a process held at any moment until the end."""
+    most = 0
+    while time.monotonic() < end:
+        most = max(most, process.memory_info().rss)
+        time.sleep(0.2)
+    return most
+
+
+def test_no_wrong_answer_and_no_growth_under_load(
+    server: tuple[str, psutil.Process], nightly: bool, record: Callable[[str, int, int], None]
+) -> None:
+    address, process = server
+    length = 1800 if nightly else 60
+    requests, bad, seen = good_requests(load()), bad_requests(), Seen()
+    begin = time.monotonic()
+    end = begin + length
+    threads = [
+        threading.Thread(target=ask, args=(address, requests, bad, end, number, seen)) for number in range(CLIENTS - 4)
+    ]
+    threads += [threading.Thread(target=dribble, args=(address, end)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(length / 3)
+    warm, late = (most_memory(process, begin + share * length) for share in (2 / 3, 1))
+    for thread in threads:
+        thread.join()
+    growth = late / warm - 1
+    answered = sum(seen.statuses.values())
+    p99 = float(np.quantile(seen.seconds, 0.99))
+    what = f"{CLIENTS} clients of the service for {length} s (p99 {p99:.1f} s, memory {growth:+.0%})"
+    record(what, answered, len(seen.wrong))
+    assert not seen.wrong[:3]
+    assert seen.statuses[200] > CLIENTS
+    assert seen.statuses[422] > 0
+    assert growth < 0.1
+    assert httpx.get(f"{address}/health").json()["status"] == "ok"
