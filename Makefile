@@ -21,7 +21,7 @@ quick: $(INSTALLED)
 
 # Kills, damaged and hostile files, load, far more often than in the tests: over an hour. The table goes into the README.
 trust: $(INSTALLED)
-	$(BIN)/pytest tests/trust --nightly --table results/trust.json
+	$(BIN)/pytest -n 2 --dist loadfile tests/trust --nightly --table results/trust.json
 
 # What is known against the pinned versions; needs the network.
 audit:

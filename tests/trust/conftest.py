@@ -54,4 +54,4 @@ def _rows(terminalreporter: pytest.TerminalReporter) -> list[dict[str, object]]:
             noted = [value for name, value in report.user_properties if name == "trust"]
             if report.when == "call":
                 rows += noted or ([{"what": report.nodeid, "tried": 1, "lost": 1}] if outcome == "failed" else [])
-    return rows
+    return sorted(rows, key=lambda row: str(row["what"]))
