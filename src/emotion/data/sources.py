@@ -88,7 +88,8 @@ class _File:
 class FolderSource(Source):
     """A tree `<class>/*` or `<train|val|test>/<class>/*` of image files of any size and colour.
 
-    Each image is turned upright (EXIF), cut to its central square and resized; transparency is dropped.
+    Each image is turned upright (EXIF), cut to its central square and resized; transparency is dropped. Links are
+    followed inside the tree only, so that data from strangers cannot draw in other files.
 
     Args:
         root: the folder.
@@ -96,7 +97,7 @@ class FolderSource(Source):
         channels: 1 to convert to grey, 3 to convert to RGB.
 
     Raises:
-        UserError: no such folder, no images, a class folder that is empty or of no known name.
+        UserError: no such folder, no images, a class folder that is empty, of no known name or elsewhere.
     """
 
     def __init__(self, root: Path, size: int = FER_SIZE, channels: int = 1) -> None:
@@ -111,8 +112,8 @@ class FolderSource(Source):
         return str(self.root.resolve())
 
     def stamp(self) -> object:
-        """Returns names, sizes and times of all files."""
-        stats = (file.path.stat() for file in self.files)
+        """Returns names, sizes and times of all files, of links their own."""
+        stats = (file.path.lstat() for file in self.files)
         return [(file.name, stat.st_size, stat.st_mtime_ns) for file, stat in zip(self.files, stats, strict=True)]
 
     def __len__(self) -> int:
@@ -130,6 +131,8 @@ class FolderSource(Source):
                 label = class_id(class_folder.name)
             except UserError as error:
                 raise UserError(f"{class_folder}: {error}") from None
+            if not self._holds(class_folder):
+                raise UserError(f"{class_folder}: a link that leads out of {self.root}; copy the folder there")
             paths = sorted(_visible_files(class_folder))
             if not paths:
                 raise UserError(f"{class_folder}: the class folder has no images")
@@ -141,8 +144,13 @@ class FolderSource(Source):
     def _part(self, part: str, file_name: str) -> str:
         return part
 
+    def _holds(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self.root.resolve())
+
     def _read(self, file: _File) -> LabelledImage | BadImageError:
         try:
+            if file.path.is_symlink() and not self._holds(file.path):
+                raise BadImageError(f"a link that leads out of {self.root}")
             with Image.open(file.path) as image:
                 pixels = self._pixels(image)
         except BadImageError as error:
