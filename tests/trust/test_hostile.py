@@ -225,17 +225,16 @@ def test_files_that_are_passed_on_do_not_name_their_author(
         Image.fromarray(np.full((48, 48), 3 * number, np.uint8)).save(path)
     (home / "cache").mkdir()
     words = [*WORDS, "data=folder", f"data_dir={data}", "trainer.accelerator=cpu", "hydra.run.dir=runs/own"]
-    run = "import sys; from emotion.cli import main; sys.exit(main())"
-    for line in (
-        ["train", *words],
-        ["evaluate", "ckpt=runs/own/checkpoints/best.ckpt", "out=runs/again", "device=cpu"],
-        ["report", "runs", "--out", "page"],
-        ["audit", "data=folder", f"data_dir={data}", "--out", "audit"],
-        ["publish", "runs/own/checkpoints/best.ckpt", "--out", "network.safetensors"],
-        ["export", "--ckpt", "runs/own/checkpoints/best.ckpt", "--out", "network.onnx"],
-    ):
-        done = subprocess.run([sys.executable, "-c", run, *line], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    run = [sys.executable, "-m", "emotion.training.run", *words]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", [f"{home}/bin/evaluate.py", f"out={home}/work/runs/again"])
+    best = Path("runs/own/checkpoints/best.ckpt")
+    evaluate([best], {}, out="runs/again", device="cpu")
+    command("report", "runs", "--out", "page")
+    command("audit", "data=folder", f"data_dir={data}", "--out", "audit")
+    command("publish", str(best), "--out", "network.safetensors")
+    command("export", "--ckpt", str(best), "--out", "network.onnx")
     files = [path for path in work.rglob("*") if path.is_file()]
     lost = [path for path in files if any(word.encode() in path.read_bytes() for word in (str(home), secret))]
     record("files of runs, reports and exports searched for the home folder and a secret", len(files), len(lost))

@@ -29,8 +29,11 @@ SETTINGS = {
     "offline copies": ["balance=offline"],
     "no balance": ["balance=none", "monitor=val/acc"],
 }
-FROZEN = ["model=resnet50_fe", "weights=none", "image_size=32", "feature_views=2"]
-SETTINGS |= {f"{name}, features": [*words, *FROZEN] for name, words in SETTINGS.items()}
+WHOLE = ["model=resnet_small", "width=4", "image_size=24", "dropout=0.2"]
+FROZEN = ["model=timm", "backbone=mobilenetv3_small_050", "unfreeze=0", "weights=none", "feature_views=2"]
+SETTINGS = {name: [*words, *WHOLE] for name, words in SETTINGS.items()} | {
+    f"{name}, features": [*words, *FROZEN] for name, words in SETTINGS.items()
+}
 SETTINGS = {name: [*words, f"trainer.max_epochs={EPOCHS}"] for name, words in SETTINGS.items()}
 # Where a process may be struck, and at most the how many-th time it comes there.
 WORKING = {
