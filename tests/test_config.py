@@ -197,6 +197,7 @@ def test_right_words_pass():
         ("compile=yes please", "auto, true, false"),
         ("cuda_graph=maybe", "auto, true, false"),
         ("trainer.limit_val_batches=0", "cannot be left out"),
+        ("trainer=5", "as trainer.max_epochs=5"),
     ],
 )
 def test_illegal_values_name_the_key_and_what_is_legal(word, legal):

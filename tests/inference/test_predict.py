@@ -264,7 +264,7 @@ def test_an_interrupted_copy_leaves_the_old_one(tmp_path: Path, recognizer: Reco
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.png").write_bytes(b"old")
 
-    def interrupt(self, path, kind):
+    def interrupt(self, path):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 

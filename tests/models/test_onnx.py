@@ -20,14 +20,14 @@ SIDE = 6
 CARD = {"classes": CLASSES, "side": SIDE, "views": "shifts", "temperature": 1.0, "facts": {}}
 
 
-def write(path: Path, card: object = CARD, evidence: NDArray[np.float32] | None = None) -> Path:
+def write(path: Path, card: object = CARD, evidence: NDArray[np.float32] | None = None, last: int = 7) -> Path:
     """Writes a network that takes the first pixels of a face for its probabilities."""
     values = [
         helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIDE, SIDE]),
-        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 7]),
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", last]),
         helper.make_tensor_value_info("evidence", TensorProto.FLOAT, None),
     ]
-    constants = {"shape": np.array([0, SIDE * SIDE]), "first": np.array([0]), "last": np.array([7]), "axis": [1]}
+    constants = {"shape": np.array([0, SIDE * SIDE]), "first": np.array([0]), "last": np.array([last]), "axis": [1]}
     nodes = [
         helper.make_node("Reshape", ["images", "shape"], ["flat"]),
         helper.make_node("Slice", ["flat", "first", "last", "axis"], ["seven"]),
@@ -96,6 +96,7 @@ def test_files_without_evidence_have_no_heatmaps(tmp_path: Path) -> None:
         ({key: value for key, value in CARD.items() if key != "side"}, "side"),
         ({key: value for key, value in CARD.items() if key != "views"}, "views"),
         (CARD | {"side": "large"}, "large"),
+        (CARD | {"side": SIDE + 1}, f"its faces are not {SIDE + 1} x {SIDE + 1}"),
         (CARD | {"classes": None}, "NoneType"),
         (CARD | {"classes": CLASSES[:6]}, f"its classes are {', '.join(CLASSES[:6])}"),
         (CARD | {"classes": CLASSES[::-1]}, f"its classes are {', '.join(CLASSES[::-1])}"),
@@ -108,6 +109,12 @@ def test_other_cards_are_refused_in_a_sentence(card, reason: str, tmp_path: Path
     assert str(error.value).startswith(f"{path}: not a network that `emotion export` wrote (")
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("last", [6, 8])
+def test_graphs_of_other_answers_are_refused_when_they_are_read(last: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it gives no probabilities"):
+        OnnxNetwork(write(tmp_path / "net.onnx", last=last))
 
 
 @pytest.mark.parametrize("damage", ["nothing", "garbage", "half", "flipped", "folder"])

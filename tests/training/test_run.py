@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from omegaconf import OmegaConf
 from small_runs import SMALL, compose_config, differences, train, weights
 from torch import _dynamo as dynamo
@@ -17,6 +18,7 @@ from emotion.training.callbacks import TensorBoardPictures
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
+from emotion.training.trainer import build_trainer
 
 INGREDIENTS = [
     *("balance=none", "logit_adjustment=1", "label_smoothing=0.1", "focal_gamma=1"),
@@ -257,6 +259,15 @@ def test_best_checkpoint_is_tested_not_the_last(tmp_path):
 def test_run_without_a_validated_epoch_says_so(tmp_path):
     with pytest.raises(UserError, match="no epoch was trained and validated"):
         train(tmp_path, "trainer.max_steps=2")
+
+
+def test_slurm_does_not_save_in_mid_epoch(tmp_path, monkeypatch):
+    for name, value in {"NTASKS": "1", "JOB_NAME": "array", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    trainer = build_trainer(compose_config(SMALL), RunFolder(tmp_path))
+    environment = trainer._accelerator_connector.cluster_environment
+    assert isinstance(environment, SLURMEnvironment)
+    assert not environment.auto_requeue
 
 
 def test_trainer_argument_that_lightning_refuses_is_one_line(tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -47,13 +48,19 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
             default_root_dir=folder.path,
             logger=loggers,
             callbacks=callbacks,
-            plugins=[SpacedCheckpointIO()],
+            plugins=_plugins(),
             enable_progress_bar=bar,
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+
+
+def _plugins() -> list[SpacedCheckpointIO | SLURMEnvironment]:
+    """On SLURM, Lightning would save in mid-epoch before a job is requeued; what goes on from there is another run."""
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [SpacedCheckpointIO(), *slurm]
 
 
 def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:

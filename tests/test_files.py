@@ -1,0 +1,77 @@
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from emotion.files import UNPACKED, hide_home, refuse_bomb, remove_rests, replacing
+
+
+def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with replacing(path) as temporary:
+        assert temporary.suffix == ".txt"
+        temporary.write_text("first")
+        assert not path.exists()
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def write_half(path):
+    with replacing(path) as temporary:
+        temporary.write_text("half of the sec")
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("first")
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path)
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_rests_of_killed_processes_are_removed(tmp_path):
+    kept = [tmp_path / name for name in ("a.ckpt", ".lock", ".hidden", "b.tmp")]
+    rests = [tmp_path / ".a.123.tmp.ckpt", tmp_path / ".b.77.tmp"]
+    for path in (*kept, *rests):
+        path.touch()
+    remove_rests(tmp_path, "b")
+    assert rests[0].exists()
+    assert not rests[1].exists()
+    remove_rests(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/alice/data", "~/data"),
+        ("data_dir=/home/alice", "data_dir=~"),
+        ("'/home/alice/a' and /home/alice/b", "'~/a' and ~/b"),
+        ("/home/alice2/data", "/home/alice2/data"),
+        ("/backup/home/alice/data", "/backup/home/alice/data"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_the_home_folder_is_hidden(monkeypatch, text, expected):
+    monkeypatch.setenv("HOME", "/home/alice")
+    assert hide_home(text) == expected
+    if text.startswith("/"):
+        assert Path(hide_home(text)).expanduser() == Path(text)
+
+
+def test_without_a_home_nothing_is_hidden(monkeypatch):
+    monkeypatch.setenv("HOME", "/")
+    assert hide_home("/data/x") == "/data/x"
+
+
+def test_a_small_archive_that_unpacks_to_much_is_refused(tmp_path):
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a", "w") as file:
+        for _ in range(UNPACKED // 2**24 + 1):
+            file.write(bytes(2**24))
+    with pytest.raises(ValueError, match="unpack to 272 MiB"):
+        refuse_bomb(path)
+    (tmp_path / "text").write_text("no archive")
+    refuse_bomb(tmp_path / "text")
