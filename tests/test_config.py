@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from emotion.config import (
     AT_LEAST,
+    AT_MOST,
     CHOICES,
     NUMBERS,
     OPTIONAL,
@@ -198,6 +199,14 @@ def test_right_words_pass():
         ("cuda_graph=maybe", "auto, true, false"),
         ("trainer.limit_val_batches=0", "cannot be left out"),
         ("trainer=5", "as trainer.max_epochs=5"),
+        ("trainer.check_val_every_n_epoch=0", "whole number from 1"),
+        ("trainer.accumulate_grad_batches=x", "whole number from 1"),
+        ("trainer.benchmark=x", "true, false"),
+        ("seed=99999999999999999999", "at most 4294967295"),
+        ("synthetic_images=100000000000", "at most 1000000"),
+        ("data_dir=[1]", "a name or path is needed"),
+        ("weights=5", "a name or path is needed"),
+        ("extra_data=[1]", "a list of folders is needed"),
     ],
 )
 def test_illegal_values_name_the_key_and_what_is_legal(word, legal):
@@ -222,7 +231,7 @@ def test_numbers_are_legal_up_to_the_edges_of_their_range(key, legal, illegal):
 
 @pytest.mark.parametrize(("key", "least"), AT_LEAST.items())
 def test_whole_numbers_are_legal_from_the_least(key, least):
-    for value in (least, least + 1, 10**6, *([OPTIONAL[key]] if key in OPTIONAL else [])):
+    for value in (least, least + 1, AT_MOST.get(key, 10**6), *([OPTIONAL[key]] if key in OPTIONAL else [])):
         check({key: value})
     for value in (least - 1, least + 0.5, "few", True, *([] if key in OPTIONAL else [None])):
         assert_refused(key, value)
@@ -232,7 +241,7 @@ def test_whole_numbers_are_legal_from_the_least(key, least):
 def test_choices_are_legal_and_nothing_else(key, legal):
     for value in legal:
         check({key: value})
-    for value in ("nonsense", None, 7):
+    for value in ("nonsense", 7, *([] if key in OPTIONAL else [None])):
         assert_refused(key, value)
 
 
@@ -242,7 +251,8 @@ def test_every_number_of_the_configuration_has_a_range():
     numbers = {key for key, value in base.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     # Any change of what is monitored can count as an improvement.
     assert numbers - set(NUMBERS) - set(AT_LEAST) - set(CHOICES) == {"min_delta"}
-    assert set(NUMBERS) | set(AT_LEAST) | set(OPTIONAL) <= set(base)
+    keys = {*base, *(f"trainer.{key}" for key in base.trainer)}
+    assert set(NUMBERS) | set(AT_LEAST) | set(AT_MOST) | set(OPTIONAL) <= keys
 
 
 def test_run_folder_tells_settings_apart_and_nothing_else():

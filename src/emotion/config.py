@@ -37,6 +37,7 @@ CHOICES: dict[str, Sequence[object]] = {
     "compile": ("auto", True, False),
     "cuda_graph": ("auto", True, False),
     "overwrite": (True, False),
+    **dict.fromkeys(("trainer.detect_anomaly", "trainer.sync_batchnorm", "trainer.benchmark"), (True, False)),
 }
 AT_LEAST: dict[str, int] = {
     "seed": 0,
@@ -50,15 +51,21 @@ AT_LEAST: dict[str, int] = {
     "plain_epochs": 0,
     "lr_patience": 1,
     "patience": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.log_every_n_steps": 0,
+    "trainer.accumulate_grad_batches": 1,
 }
+AT_MOST: dict[str, int] = {"seed": 2**32 - 1, "pack_size": 4096, "synthetic_images": 10**6}
 OPTIONAL: dict[str, object] = {
     "patience": None,
     "memory_budget": None,
     "feature_views": "auto",
     "dropout": None,
     "batch_size": "auto",
+    "trainer.benchmark": None,
 }
 """Values beside the numbers."""
+TEXTS = ("data_dir", "backbone", "weights")
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("val_fraction", "lr_factor"), (lambda value: 0 < value < 1, "between 0 and 1")),
     "lr": (lambda value: value > 0, "above 0"),
@@ -167,7 +174,7 @@ def check(values: Mapping[str, Any]) -> None:
     Raises:
         UserError: a value that is not legal, with what is.
     """
-    for key, value in values.items():
+    for key, value in _with_trainer(values):
         if key in OPTIONAL and value == OPTIONAL[key]:
             continue
         other = f" or {OPTIONAL[key] or 'null'}" if key in OPTIONAL else ""
@@ -175,15 +182,19 @@ def check(values: Mapping[str, Any]) -> None:
             require_choice(key, value, CHOICES[key])
         if key in AT_LEAST and not _is_whole(value, AT_LEAST[key]):
             raise UserError(f"{key}={value}: a whole number from {AT_LEAST[key]}{other} is needed")
+        if key in AT_MOST and value > AT_MOST[key]:
+            raise UserError(f"{key}={value}: at most {AT_MOST[key]} is possible")
         if key in NUMBERS:
             legal, range_ = NUMBERS[key]
             if not (_is_number(value) and legal(value)):
                 raise UserError(f"{key}={value}: a number {range_}{other} is needed")
-        if key == "extra_data" and not isinstance(value, list | None):
+        if key in TEXTS and not isinstance(value, str | None):
+            raise UserError(f"{key}={value}: a name or path is needed")
+        if key == "extra_data" and not (value is None or _is_texts(value)):
             raise UserError(f"extra_data={value}: a list of folders is needed, as extra_data=[photos]")
         if key == "trainer" and not isinstance(value, Mapping):
             raise UserError(f"trainer={value}: its arguments are set one by one, as trainer.max_epochs=5")
-        if key == "trainer" and value["limit_val_batches"] == 0:
+        if key == "trainer.limit_val_batches" and value == 0:
             raise UserError(
                 "trainer.limit_val_batches=0: validation chooses the best checkpoint, it cannot be left out"
             )
@@ -257,6 +268,18 @@ def _portable(value: Any) -> Any:
     if isinstance(value, list):
         return [_portable(item) for item in value]
     return hide_home(value) if isinstance(value, str) else value
+
+
+def _with_trainer(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields all settings, and those of the Trainer also one by one."""
+    yield from values.items()
+    trainer = values.get("trainer")
+    for key, value in trainer.items() if isinstance(trainer, Mapping) else ():
+        yield f"trainer.{key}", value
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _is_whole(value: object, least: int) -> bool:

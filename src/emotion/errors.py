@@ -20,6 +20,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def printable(text: str) -> str:
+    """Returns a text with what would steer a terminal written out, as names of files can hold it."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
 def disk_is_full(error: BaseException | None) -> bool:
     """Tells whether writing failed for want of space, or of a quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -34,17 +41,19 @@ def require_choice(key: str, value: object, legal: Sequence[object]) -> None:
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turns a `UserError`, or a full disk, into one line on standard error and exit status 2."""
+    """Turns a `UserError`, and what the system says of a file or a full disk, into one line and exit status 2."""
     try:
         yield
     except UserError as error:
         _exit(str(error))
     except OSError as error:
-        if error.errno is None or not disk_is_full(error):
+        if disk_is_full(error):
+            _exit(f"{error.strerror}: whatever was complete is intact; free some space and try again")
+        if error.filename is None:
             raise
-        _exit(f"{os.strerror(error.errno)}: whatever was complete is intact; free some space and try again")
+        _exit(f"{os.fsdecode(error.filename)}: {error.strerror}")
 
 
 def _exit(line: str) -> NoReturn:
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {printable(line)}", file=sys.stderr)
     raise SystemExit(2) from None

@@ -25,9 +25,16 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
+        flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file is on the disk; of a machine that loses power, only what is there stays under its new name."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def remove_rests(folder: Path, stem: str = "*") -> None:

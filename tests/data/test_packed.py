@@ -381,6 +381,16 @@ def test_pack_that_lost_a_file_is_made_anew(tree, cache, lost):
     assert len(pack(FolderSource(tree))) == 3
 
 
+@pytest.mark.parametrize("name", ["index.npz", "images.u8"])
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-40], lambda content: content[40:]])
+def test_pack_that_a_crash_damaged_is_made_anew(tree, cache, name, damage):
+    pack(FolderSource(tree))
+    (folder,) = packs(cache)
+    path = folder / name
+    path.write_bytes(damage(path.read_bytes()))
+    assert len(pack(FolderSource(tree))) == 3
+
+
 # The original
 
 

@@ -219,6 +219,14 @@ def test_interrupted_computation_leaves_no_features(cache):
     torch.testing.assert_close(extract(dying), extract(Frozen()))
 
 
+@pytest.mark.parametrize("kept", [0, 60, -40])
+def test_a_file_that_a_crash_cut_off_is_made_anew(cache, kept):
+    features = extract(Frozen()).clone()
+    (path,) = cache.glob("features/*.npy")
+    path.write_bytes(path.read_bytes()[:kept])
+    assert torch.equal(extract(Frozen()), features)
+
+
 def test_runs_that_start_together_compute_once():
     frozen = [Frozen() for _ in range(4)]
     results = [None] * 4

@@ -270,6 +270,17 @@ def test_slurm_does_not_save_in_mid_epoch(tmp_path, monkeypatch):
     assert not environment.auto_requeue
 
 
+@pytest.mark.parametrize("content", [{}, [1], {"optimizer_states": [{}]}, {"callbacks": 5}, {"state_dict": {}}])
+def test_a_last_checkpoint_of_something_else_is_one_line(tmp_path, content):
+    folder = train(tmp_path / "run", "trainer.max_epochs=1")
+    kept = torch.load(folder.last, weights_only=True)
+    torch.save(kept | content if content and isinstance(content, dict) else content, folder.last)
+    folder.metrics.unlink()
+    with pytest.raises(UserError, match=r"last.ckpt: cannot be gone on from \(.*overwrite=true trains anew") as error:
+        train(folder.path, "trainer.max_epochs=1")
+    assert "\n" not in str(error.value)
+
+
 def test_trainer_argument_that_lightning_refuses_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"^trainer: .*recision"):
         train(tmp_path, "trainer.precision=17")

@@ -34,7 +34,7 @@ def record(record_property: Callable[[str, object], None]) -> Record:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Prints the table, with a line for whatever failed before it could count."""
+    """Prints the table, with a line more for each test that failed."""
     rows = _rows(terminalreporter)
     lines = [f"| {row['what']} | {row['tried']:,} | {row['lost']} |" for row in rows]
     terminalreporter.write_line("\n".join(["", "| what was tried | times | lost |", "| --- | --- | --- |", *lines]))
@@ -53,5 +53,5 @@ def _rows(terminalreporter: pytest.TerminalReporter) -> list[dict[str, object]]:
         for report in terminalreporter.getreports(outcome):
             noted = [value for name, value in report.user_properties if name == "trust"]
             if report.when == "call":
-                rows += noted or ([{"what": report.nodeid, "tried": 1, "lost": 1}] if outcome == "failed" else [])
+                rows += noted + ([{"what": report.nodeid, "tried": 1, "lost": 1}] if outcome == "failed" else [])
     return sorted(rows, key=lambda row: str(row["what"]))

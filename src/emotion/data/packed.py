@@ -20,6 +20,7 @@ from rich.progress import track
 from emotion.data.decode import BadImageError
 from emotion.data.sources import LabelledImage, Source, fingerprint
 from emotion.errors import UserError
+from emotion.files import flush
 
 OnBadImage = Literal["error", "skip"]
 FORMAT = 1
@@ -97,10 +98,11 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
     folder = root / f"{identity}-{content}-v{FORMAT}"
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f"{identity}.lock"):
-        if not _is_complete(folder):
+        packed = _find(folder)
+        if packed is None:
             _remove_stale(root, identity)
             _write(source, folder, on_bad_image)
-        packed = _open(folder)
+            packed = _open(folder)
     if packed.skipped:
         if on_bad_image == "error":
             raise _advised(packed.skipped[0])
@@ -124,6 +126,8 @@ def _write(source: Source, folder: Path, on_bad_image: OnBadImage) -> None:
             hashes=np.array([item.hash for item in usable], np.uint64),
             skipped=np.array(skipped, np.str_),
         )
+        for name in (PIXELS, INDEX):
+            flush(temporary / name)
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary)
@@ -160,13 +164,14 @@ def _with_progress(source: Source) -> Iterable[LabelledImage | BadImageError]:
     return track(source, "packing images", len(source), console=console, disable=not console.is_terminal)
 
 
-def _is_complete(folder: Path) -> bool:
-    """A clean-up of the cache, or one that was killed, may have left part of a folder."""
-    index, pixels = folder / INDEX, folder / PIXELS
-    if not (index.is_file() and pixels.is_file()):
-        return False
-    with np.load(index) as arrays:
-        return bool(pixels.stat().st_size == arrays["shape"].prod())
+def _find(folder: Path) -> PackedImages | None:
+    """Opens a folder if it is whole; a clean-up of the cache, or a machine that crashed, may have left part of one."""
+    try:
+        packed = _open(folder)
+        return packed if (folder / PIXELS).stat().st_size == packed.images.nbytes else None
+    except Exception:
+        # Half a file can make the readers raise anything; what is wanted then is to pack anew.
+        return None
 
 
 def _open(folder: Path) -> PackedImages:

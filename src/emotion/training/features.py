@@ -71,11 +71,12 @@ class FeatureCache:
         root.mkdir(parents=True, exist_ok=True)
         path = root / f"{self._digest(images, rows, augmentation, views)}.npy"
         with FileLock(path.with_suffix(".lock")):
-            if not path.is_file():
+            features = _find(path)
+            if features is None:
                 remove_rests(root, path.stem)
                 log.info("computing features of %d images, %d views: done once, then kept", len(rows), views)
                 self._write(path, images, rows, augmentation, views)
-        features: NDArray[np.float16] = np.load(path, mmap_mode="c")
+                features = _open(path)
         return features
 
     def _write(
@@ -122,3 +123,16 @@ class FeatureCache:
         for batch in np.array_split(rows, range(HASHED_AT_ONCE, len(rows), HASHED_AT_ONCE)):
             digest.update(images[batch].tobytes())
         return digest.hexdigest()
+
+
+def _open(path: Path) -> NDArray[np.float16]:
+    features: NDArray[np.float16] = np.load(path, mmap_mode="c")
+    return features
+
+
+def _find(path: Path) -> NDArray[np.float16] | None:
+    """Opens a file if it is there and whole; a machine that crashed may have left half of one."""
+    try:
+        return _open(path)
+    except (OSError, EOFError, ValueError):
+        return None

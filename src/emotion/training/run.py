@@ -17,6 +17,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -206,10 +207,19 @@ def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] =
     last = folder.last if folder.state == "unfinished" else None
     try:
         trainer.fit(task, data, ckpt_path=last, weights_only=True)
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {first_line(error)}") from None
     except SIGTERMException:
         # Raised between two batches; the checkpoints that were still due have been written on the way here.
         log.warning("asked to end (SIGTERM) in epoch %d: the same command continues it", trainer.current_epoch + 1)
         raise SystemExit(TERMINATED) from None
+    except UserError:
+        raise
+    except Exception as error:
+        if last is None or timer.start_time() is not None:
+            raise
+        # Before the first step, it is what the file holds, whatever the error is called.
+        raise UserError(f"{last}: cannot be gone on from ({first_line(error)}); overwrite=true trains anew") from error
     return Trained(trainer, data, timer.time_elapsed("train"))
 
 
