@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -220,7 +221,7 @@ def test_explain_writes_a_picture(tmp_path: Path) -> None:
     for name, start in kinds.items():
         done = invoke("explain", PORTRAIT, "--class", "sad", "--out", str(tmp_path / "deep" / name))
         assert (done.exit_code, done.stderr) == (0, "")
-        assert done.stdout == f"neutral 80%\nheatmaps: {tmp_path / 'deep' / name}\n"
+        assert done.stdout == f"face 1: neutral 80%\nheatmaps: {tmp_path / 'deep' / name}\n"
         assert (tmp_path / "deep" / name).read_bytes().startswith(start)
     assert {path.name for path in (tmp_path / "deep").iterdir()} == set(kinds)
     width, height = Image.open(tmp_path / "deep/why.png").size
@@ -234,7 +235,7 @@ def test_explain_takes_a_face_as_it_is(tmp_path: Path, black: str) -> None:
     done = invoke("explain", black, "--no-detect", "--out", out, "--ckpt", str(SHIPPED / "small.safetensors"))
     assert (done.exit_code, done.stderr) == (0, "")
     (expected,) = emotion.load().predict(black, detect=False)
-    assert done.stdout.startswith(f"{expected.label} {expected.probabilities[expected.label]:.0%}\n")
+    assert done.stdout.startswith(f"face 1: {expected.label} {expected.probabilities[expected.label]:.0%}\n")
 
 
 def test_what_cannot_be_explained_leaves_no_picture(tmp_path: Path, black: str) -> None:
@@ -262,7 +263,7 @@ def test_export_and_predict(tmp_path: Path) -> None:
     out = str(tmp_path / "deep/own.onnx")
     done = invoke("export", "data=synthetic", "synthetic_images=300", "--out", out)
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.startswith(f"{out}: 6.1 MiB; on ")
+    assert done.stdout.startswith(f"{out}: 6.0 MiB; on ")
     assert "100.00% of the classes agree" in done.stdout
     assert told(PORTRAIT, "--ckpt", out) == told(PORTRAIT)
     assert told(PORTRAIT, "--ckpt", out, "--tta", "flip") == told(PORTRAIT)
@@ -344,9 +345,12 @@ def test_what_cannot_be_pushed(tmp_path: Path, hub: Hub) -> None:
     assert invoke("push", "me/faces", network).exit_code == 2  # a card is needed
 
 
-@pytest.mark.parametrize("command", ["predict", "explain", "export", "push", "serve", "app"])
+COMMANDS = ["predict", "explain", "export", "push", "serve", "app", "report", "publish", "audit"]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS, "data", "data fetch", "data info"])
 def test_help_has_an_example(command: str) -> None:
-    done = invoke(command, "--help")
+    done = invoke(*command.split(), "--help")
     assert done.exit_code == 0
     assert f"emotion {command}" in done.stdout.split("Options")[0].split("Usage:")[1].split("\n", 1)[1]
 
@@ -364,6 +368,28 @@ def test_what_cannot_be_served(command: str) -> None:
 def test_the_second_network_of_the_page_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emotion.inference.service.run", lambda *given, **options: None)  # would not return
     assert "none: no such network" in refused("app", "--compare", "none", "--port", "0")
+
+
+@pytest.mark.parametrize("places", [("a/net.onnx", "b/net.onnx"), ("a/net.onnx", "small"), ("a/net.onnx",)])
+def test_networks_of_the_page_keep_apart(
+    places: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: dict[str, object] = {}
+    monkeypatch.setattr(
+        "emotion.inference.service.run", lambda recognizers, *given, **options: served.update(recognizers)
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(SHIPPED / "small.onnx", tmp_path / folder / "net.onnx")
+    names = [place if place == "small" else str(tmp_path / place) for place in places]
+    assert invoke("app", "--ckpt", names[0], *(["--compare", names[1]] if names[1:] else [])).exit_code == 0
+    expected = {
+        ("a/net.onnx", "b/net.onnx"): ["~/a/net.onnx", "~/b/net.onnx"],
+        ("a/net.onnx", "small"): ["net.onnx", "small"],
+    }
+    assert list(served) == expected.get(places, ["net.onnx"])
+    assert f"--compare {names[0]}: the same network twice" in refused("app", "--ckpt", names[0], "--compare", names[0])
 
 
 @pytest.mark.parametrize(

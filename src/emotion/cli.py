@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(no_args_is_help=True)
-data = typer.Typer(no_args_is_help=True, help="Get and inspect data.")
+data = typer.Typer(no_args_is_help=True, help="Get and inspect data: emotion data info data=synthetic")
 app.add_typer(data, name="data")
 
 
@@ -33,7 +33,14 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Facial emotion recognition: use a network, train one, look at data."""
+    """Facial emotion recognition: use a network, train one, look at data.
+
+    emotion predict photo.jpg
+
+    emotion train model=vgg16_ft unfreeze=6
+
+    emotion audit photos data=folder
+    """
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)
@@ -61,11 +68,18 @@ def report(
         "runs/report-page"
     ),
 ) -> None:
-    """Put the published report's figures beside those of our runs, on one page."""
-    from emotion.errors import exit_on_user_error
-    from emotion.report.page import write_report
+    """Put the published report's figures beside those of our runs, on one page.
+
+    emotion report runs/report --out page
+    """
+    from emotion.errors import UserError, exit_on_user_error
 
     with exit_on_user_error():
+        for path in paths:
+            if not path.exists():  # said before PyTorch is imported, which takes seconds
+                raise UserError(f"{path}: no such folder")
+        from emotion.report.page import write_report
+
         page, verdict = write_report(paths, out)
         typer.echo(f"{verdict}\nreport: {page}")
 
@@ -76,15 +90,21 @@ def publish(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.safetensors"),
     views: Annotated[str, typer.Option(help="Whose mean counts: none, flip, shifts or ten_crop.")] = "flip",
 ) -> None:
-    """Turn a checkpoint into a small file that `emotion.load` reads: weights, temperature, figures, no code."""
+    """Turn a checkpoint into a small file that `emotion.load` reads: weights, temperature, figures, no code.
+
+    emotion publish runs/small/.../checkpoints/best.ckpt --out mine.safetensors
+    """
     import json
     from typing import cast, get_args
 
-    from emotion.errors import exit_on_user_error, require_choice
-    from emotion.models.views import ViewsName
-    from emotion.training.publish import publish as publish_network
+    from emotion.errors import UserError, exit_on_user_error, require_choice
 
     with exit_on_user_error():
+        if not checkpoint.is_file():
+            raise UserError(f"{checkpoint}: no such file")
+        from emotion.models.views import ViewsName
+        from emotion.training.publish import publish as publish_network
+
         require_choice("--views", views, get_args(ViewsName))
         classifier = publish_network(checkpoint, out, cast("ViewsName", views))
         typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
@@ -102,7 +122,10 @@ Checkpoints = Annotated[
 ]
 Tta = Annotated[
     str | None,
-    typer.Option(help="Views whose mean counts: none, flip, shifts, ten_crop.", show_default="what the file says"),
+    typer.Option(
+        help="Views whose mean counts: none, flip, shifts, ten_crop. Others than the file's take PyTorch.",
+        show_default="what the file says",
+    ),
 ]
 Detect = Annotated[bool, typer.Option("--detect/--no-detect", help="Find faces, or take each picture as one face.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -141,7 +164,7 @@ def predict(
     from rich.console import Console
     from rich.progress import track
 
-    from emotion.errors import UserError, exit_on_user_error
+    from emotion.errors import UserError, exit_on_user_error, printable
     from emotion.inference.predict import Prediction
     from emotion.inference.recognizer import load
     from emotion.inference.records import to_csv, to_json, to_table
@@ -159,7 +182,7 @@ def predict(
             progress=partial(
                 track, description="judging", console=errors, transient=True, disable=not errors.is_terminal
             ),
-            complain=lambda sentence: print(f"error: {sentence}", file=sys.stderr),
+            complain=lambda sentence: print(f"error: {printable(sentence)}", file=sys.stderr),
         )
         with _writing(out):
             records = prediction.run(paths)
@@ -185,18 +208,29 @@ def explain(
 
     emotion explain photo.jpg --class fear --out why.png
     """
-    from emotion.analysis.figures import save
-    from emotion.errors import UserError, exit_on_user_error
-    from emotion.inference.explain import explain as explain_picture
+    from emotion.data.classes import CLASSES
+    from emotion.errors import UserError, exit_on_user_error, require_choice
+    from emotion.pretrained import find_weights
 
     with exit_on_user_error():
         if out.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise UserError(f"--out {out}: .png, .svg or .pdf is needed")
+        if not image.exists():
+            raise UserError(f"{image}: no such file")
+        for label in classes or ():
+            require_choice("--class", label, CLASSES)
+        find_weights(ckpt)
+        from emotion.analysis.figures import save
+        from emotion.inference.explain import MOST_FACES
+        from emotion.inference.explain import explain as explain_picture  # imports PyTorch, which takes seconds
+
         figure, faces = explain_picture(image, ckpt, classes or (), detect=detect, device=device)
         with _writing(out):
             save(figure, out)
-        for face in faces:
-            typer.echo(f"{face.label} {face.probabilities[face.label]:.0%}")
+        for number, face in enumerate(faces, 1):
+            typer.echo(f"face {number}: {face.label} {face.probabilities[face.label]:.0%}")
+        if len(faces) > MOST_FACES:
+            typer.echo(f"drawn: the first {MOST_FACES}, from left to right")
         typer.echo(f"heatmaps: {out}")
 
 
@@ -210,10 +244,13 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.onnx"),
     tta: Tta = None,
     int8: Annotated[bool, typer.Option("--int8", help="Also write <out>-int8.onnx and measure what it costs.")] = False,
+    pt2: Annotated[
+        bool, typer.Option("--pt2", help="Also write <out>.pt2, which torch.export.load reads without this package.")
+    ] = False,
 ) -> None:
     """Write a network as ONNX: grey pixels in, probabilities out; `emotion predict --ckpt` runs it without PyTorch.
 
-    emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8
+    emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8 --pt2
 
     emotion export data=synthetic --out small.onnx
     """
@@ -227,7 +264,7 @@ def export(
         values = parse_words(settings or [])
         check(values)
         with _writing(out):
-            for line in export_network(ckpt, out, values, tta, int8):
+            for line in export_network(ckpt, out, values, tta, int8, pt2):
                 typer.echo(line)
 
 
@@ -286,13 +323,18 @@ def web_app(
 
     emotion app --ckpt runs/small/.../best.ckpt --compare small
     """
-    from emotion.errors import exit_on_user_error
+    from emotion.errors import UserError, exit_on_user_error
+    from emotion.files import hide_home
     from emotion.inference.recognizer import load
     from emotion.inference.service import run
 
     with exit_on_user_error():
         names = [ckpt] if compare is None else [ckpt, compare]
-        recognizers = {Path(name).name if Path(name).suffix != ".ckpt" else name: load(name) for name in names}
+        if compare == ckpt:
+            raise UserError(f"--compare {compare}: the same network twice")
+        short = [hide_home(name) if name.endswith(".ckpt") else Path(name).name for name in names]
+        shown = short if len({*short}) == len(names) else map(hide_home, names)
+        recognizers = {own: load(name) for own, name in zip(shown, names, strict=True)}
         run(recognizers, host, port, page=True, open_browser=open_browser)
 
 
@@ -304,7 +346,10 @@ def audit(
     near: Annotated[float, typer.Option(help="Correlation of pixels from which images are near copies.")] = 0.95,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="runs/audit/<data>")] = None,
 ) -> None:
-    """Find copies within and across splits, copies with different labels, constant images and rare classes."""
+    """Find copies within and across splits, copies with different labels, constant images and rare classes.
+
+    emotion audit photos data=folder
+    """
     from functools import partial
 
     from rich.console import Console
@@ -334,7 +379,10 @@ def audit(
 def fetch(
     to: Annotated[Path, typer.Option(help="Folder that will hold train/ and test/.")] = Path("data/fer2013"),
 ) -> None:
-    """Download FER2013 as image folders."""
+    """Download FER2013 as image folders.
+
+    emotion data fetch --to data/fer2013
+    """
     from emotion.data.fetch import fetch as fetch_data
     from emotion.errors import exit_on_user_error
 
@@ -348,7 +396,10 @@ def info(
         list[str] | None, typer.Argument(help="As for training: data=folder data_dir=photos split=official ...")
     ] = None,
 ) -> None:
-    """Count the images of every split and class."""
+    """Count the images of every split and class.
+
+    emotion data info data=folder data_dir=photos
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -1,20 +1,23 @@
 import io
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageOps, UnidentifiedImageError, features
 from PIL.PngImagePlugin import PngInfo
 
-from emotion.data.decode import MAX_PIXELS, BadImageError, upright
+from emotion.data import decode
+from emotion.data.decode import FORMATS, MAX_PIXELS, BadImageError, open_image, upright
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16"])
 @pytest.mark.parametrize("wanted", ["L", "RGB"])
 def test_every_mode_becomes_eight_bits(mode: str, wanted: str) -> None:
-    picture = upright(Image.new(mode, (5, 3)), wanted)
-    assert picture.mode == wanted
-    assert picture.size == (5, 3)
+    pixels = upright(Image.new(mode, (5, 3)), wanted)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == ((3, 5) if wanted == "L" else (3, 5, 3))
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
@@ -108,7 +111,7 @@ def test_damaged_exif_does_not_spoil_a_picture() -> None:
             damaged[place] = random.integers(0, 256)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL says what is wrong with it
-            sizes.add(upright(with_exif(bytes(damaged)), "L").size)
+            sizes.add(upright(with_exif(bytes(damaged)), "L").shape)
     assert sizes == {(3, 2), (2, 3)}
 
 
@@ -117,29 +120,29 @@ def test_exif_that_is_no_hexadecimal_text() -> None:
     texts.add_text("Raw profile type exif", "\nexif\n 9\nno digits")
     file = io.BytesIO()
     Image.new("L", (3, 2)).save(file, "PNG", pnginfo=texts)
-    assert upright(Image.open(file), "L").size == (3, 2)
+    assert upright(Image.open(file), "L").shape == (2, 3)
 
 
 def test_orientation_counts_though_other_entries_are_damaged() -> None:
     damaged = exif().replace(bytes.fromhex("010f0002"), bytes.fromhex("010f000b"))  # the maker as a number, not a text
     assert damaged != exif()
-    assert upright(with_exif(damaged), "L").size == (2, 3)
+    assert upright(with_exif(damaged), "L").shape == (3, 2)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
 def test_orientations_that_do_not_exist_are_left_alone(orientation: int) -> None:
     own = Image.Exif()
     own[0x0112] = orientation
-    assert upright(with_exif(own.tobytes()), "L").size == (3, 2)
+    assert upright(with_exif(own.tobytes()), "L").shape == (2, 3)
 
 
 def test_what_is_given_is_not_changed() -> None:
     picture = with_exif(exif())
     turned = upright(picture, "L")
-    turned.putpixel((0, 0), 99)
+    turned[0, 0] = 99
     assert np.asarray(picture).tolist() == [[0, 1, 2], [3, 4, 5]]
     grey = Image.new("L", (2, 2))
-    upright(grey, "L").putpixel((0, 0), 99)
+    upright(grey, "L")[0, 0] = 99
     assert grey.getpixel((0, 0)) == 0
 
 
@@ -157,15 +160,66 @@ def test_pictures_without_pixels_are_refused(size) -> None:
         upright(Image.new("RGB", size), "L")
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
-    class Claims(Image.Image):
-        def load(self):
-            raise ArithmeticError("decoded")
+class Claims(Image.Image):
+    """Tells its true size only when it is decoded."""
 
-    claims = Claims()
-    claims._size = (MAX_PIXELS // 1000, 1001)
-    with pytest.raises(BadImageError, match=r"^100000 x 1001 pixels are more than 100,000,000$"):
-        upright(claims, "L")
-    claims._size = (MAX_PIXELS // 1000, 1000)
-    with pytest.raises(ArithmeticError, match="decoded"):
-        upright(claims, "L")
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self._size = size
+
+    def load(self):
+        self._size = (MAX_PIXELS, 2)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded_and_after() -> None:
+    for size in ((MAX_PIXELS // 1000, 1001), (MAX_PIXELS // 1000, 1000)):
+        claims = Claims(size)
+        with pytest.raises(BadImageError, match=r"^\d+ x \d+ pixels are more than 51,000,000$") as error:
+            upright(claims, "L")
+        decoded = size[1] == 1000
+        assert str(error.value).startswith("51000000 x 2 " if decoded else "51000 x 1001 ")
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 7])
+@pytest.mark.parametrize("wanted", ["L", "RGB"])
+def test_pictures_larger_than_a_tile(orientation: int, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8)
+    own = Image.Exif()
+    own[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", exif=own)
+    monkeypatch.setattr(decode, "TILE", 8)
+    read = upright(Image.open(file), wanted)
+    assert read.flags.c_contiguous
+    assert np.array_equal(read, np.asarray(ImageOps.exif_transpose(Image.open(file)).convert(wanted)))
+
+
+def test_postscript_is_not_handed_to_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ghost = tmp_path / "gs"
+    ghost.write_text(f"#!/bin/sh\ntouch '{tmp_path}/called'\n")
+    ghost.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as before it was looked for
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n")
+    with pytest.raises(UnidentifiedImageError):
+        upright(open_image(path), "L")
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_opened(kind: str, tmp_path: Path) -> None:
+    if not features.check({"JPEG2000": "jpg_2000", "AVIF": "avif"}.get(kind, "pil")):
+        pytest.skip(f"this PIL reads no {kind}")
+    path = tmp_path / "picture"
+    Image.new("RGB", (20, 10), (0, 0, 255)).save(path, kind)
+    for file in (path, io.BytesIO(path.read_bytes())):
+        with open_image(file) as image:
+            assert upright(image, "RGB").mean((0, 1)) == pytest.approx([0, 0, 255], abs=5)
+
+
+def test_only_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path, tmp_path / "pipe.png", Path(os.devnull)):
+        with pytest.raises(BadImageError, match="not an image but a folder, pipe or device"):
+            open_image(path)

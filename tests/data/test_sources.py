@@ -370,6 +370,7 @@ def cut_short(kind: str) -> bytes:
         ("page.jpg", b"<html>404</html>"),
         ("truncated.jpg", cut_short("JPEG")),
         ("truncated.png", cut_short("PNG")),
+        ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n"),
     ],
 )
 @pytest.mark.parametrize("kind", [FolderSource, Fer2013Folders])
@@ -383,6 +384,15 @@ def test_file_that_is_no_whole_image_is_named_and_the_others_read(tmp_path, kind
     (bad,) = (item for item in items if isinstance(item, BadImageError))
     assert str(bad).startswith(f"{path}: not an image that can be read (")
     assert "\n" not in str(bad)
+
+
+def test_pipes_are_bad_images_and_not_waited_for(tmp_path):
+    make_tree(tmp_path)
+    os.mkfifo(tmp_path / "happy" / "pipe.png")
+    bad = [item for item in FolderSource(tmp_path) if isinstance(item, BadImageError)]
+    assert [str(item) for item in bad] == [
+        f"{tmp_path / 'happy' / 'pipe.png'}: not an image but a folder, pipe or device"
+    ]
 
 
 def test_file_that_disappears_is_a_bad_image(tmp_path):
@@ -542,6 +552,18 @@ def test_quote_that_is_never_closed_is_named(tmp_path):
     with pytest.raises(UserError, match="not CSV") as error:
         list(Fer2013Csv(path))
     assert str(path) in message(error)
+
+
+@pytest.mark.parametrize("start", [b"", f"{HEADER}\n".encode(), f"{HEADER}\n0,{PIXELS},Training\n".encode()])
+def test_lines_without_end_are_not_read(tmp_path, start):
+    path = tmp_path / "fer2013.csv"
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(2**33)  # takes no space on the disk
+    with pytest.raises(UserError) as error:
+        Fer2013Csv(path)
+    line = start.count(b"\n") + 1
+    assert message(error) == f"{path} line {line}: longer than 131,072 characters, so not FER2013"
 
 
 def test_length_of_a_csv_with_blank_lines(tmp_path):

@@ -93,6 +93,44 @@ def test_samples(page: Chromium) -> None:
         assert page.run("document.getElementById('whole').checked") is (number == 2)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_samples_leave_the_users_own_choice_alone(page: Chromium, portrait: Path, own: bool) -> None:
+    if own:
+        page.click("#whole")
+    page.click("#samples li:nth-child(2) button")
+    until(page, "document.getElementById('credit').textContent.includes('surprised')")
+    upload(page, portrait)
+    until(page, "!document.getElementById('credit').textContent")
+    assert page.run("document.getElementById('whole').checked") is own
+    asked = [event for event in page.events if event["method"] == "Network.requestWillBeSent"]
+    assert f"detect={str(not own).lower()}" in asked[-1]["params"]["request"]["url"]
+
+
+def test_the_webcam_keeps_the_users_own_choice(page: Chromium) -> None:
+    page.click("#samples li:nth-child(2) button")
+    until(page, "document.querySelector('.face')")
+    page.click("#webcam")
+    until(page, "document.getElementById('webcam').textContent.startsWith('Stop')")
+    assert page.run("document.getElementById('whole').checked") is False
+    page.click("#webcam")
+
+
+def test_without_a_webcam_it_says_so(page: Chromium) -> None:
+    missing = "Promise.reject(new DOMException('', 'NotFoundError'))"
+    page.run(f"void (navigator.mediaDevices.getUserMedia = () => {missing})")
+    page.click("#webcam")
+    until(page, "document.getElementById('message').textContent === 'No webcam was found.'")
+
+
+def test_of_very_many_faces_it_says_how_many_are_judged(page: Chromium, portrait: Path, tmp_path: Path) -> None:
+    with Image.open(portrait) as image:
+        one = np.asarray(image.convert("RGB").resize((90, 105)))
+    Image.fromarray(np.tile(one, (6, 10, 1))).save(tmp_path / "many.png")
+    upload(page, tmp_path / "many.png")
+    until(page, "document.querySelector('.face')")
+    assert text(page, "#summary").startswith("The 50 largest of 60 faces are judged: ")
+
+
 def test_the_webcam_is_watched_until_it_is_stopped(page: Chromium) -> None:
     page.click("#webcam")
     until(page, "document.querySelector('.face') && document.getElementById('summary').textContent.includes('%')")
@@ -108,12 +146,15 @@ def test_the_webcam_is_watched_until_it_is_stopped(page: Chromium) -> None:
     assert page.run(curve) == stopped
 
 
-def test_what_is_no_picture_gets_a_sentence(page: Chromium, tmp_path: Path) -> None:
+def test_what_is_no_picture_gets_a_sentence_and_no_result(page: Chromium, portrait: Path, tmp_path: Path) -> None:
+    upload(page, portrait)
+    until(page, "document.querySelector('.face')")
     bad = tmp_path / "<img src=x onerror=document.title=1>.png"
     bad.write_bytes(b"no image")
     upload(page, bad)
     until(page, "!document.getElementById('message').hidden")
-    assert text(page, "#message") == "image: not an image that can be read"
+    assert text(page, "#message") == f"{bad.name}: not an image that can be read"
+    assert page.run("document.getElementById('result').hidden")
     assert page.run("document.title") == "emotion"
 
 

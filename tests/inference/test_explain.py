@@ -56,6 +56,7 @@ def test_several_faces_from_left_to_right(pixels: NDArray[np.uint8], monkeypatch
     pair = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
     figure, faces = explain(pair, classes=["happy"], tta="none")
     assert len(faces) == 2
+    assert figure.get_suptitle() == ""
     assert rows(figure) == [row(label) for face in faces for label in (face.label, "happy")]
     boxes = [cut(pair, face.box, 192) for face in faces for _ in range(2)]
     for axes, face in zip(figure.axes[::5], boxes, strict=True):
@@ -65,6 +66,7 @@ def test_several_faces_from_left_to_right(pixels: NDArray[np.uint8], monkeypatch
     monkeypatch.setattr(module, "MOST_FACES", 1)
     figure, faces = explain(pair)
     assert (len(rows(figure)), len(faces)) == (1, 2)
+    assert figure.get_suptitle() == "the first 1 of 2 faces, from left to right"
 
 
 def test_each_heatmap_is_of_its_face_class_and_method(

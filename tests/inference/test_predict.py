@@ -1,4 +1,6 @@
+import errno
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from PIL import Image
 
 from emotion.errors import UserError
 from emotion.inference import predict
+from emotion.inference.images import read_picture
 from emotion.inference.predict import Prediction
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.video import Video, VideoFile
@@ -165,9 +168,9 @@ def test_pictures_of_every_mode_get_copies(mode: str, tmp_path: Path, recognizer
 def test_kinds_that_cannot_be_written_become_png(tmp_path: Path, recognizer: Recognizer, noise) -> None:
     noise(tmp_path / "in/photo", "JPEG")
     noise(tmp_path / "in/photo.upload", "PNG")
-    Image.new("1", (60, 60)).save(tmp_path / "in/bits.xbm")
+    noise(tmp_path / "in/photo.dib", "BMP")
     Prediction(recognizer, detect=False, out=tmp_path / "out").run(sorted((tmp_path / "in").iterdir()))
-    assert set(contents(tmp_path / "out")) == {"photo.png", "photo.upload.png", "bits.xbm.png"}
+    assert set(contents(tmp_path / "out")) == {"photo.png", "photo.upload.png", "photo.dib.png"}
     assert {Image.open(path).format for path in (tmp_path / "out").iterdir()} == {"PNG"}
 
 
@@ -286,19 +289,64 @@ def test_progress_is_told(tmp_path: Path, film: Path, recognizer: Recognizer) ->
     assert told == [None, 12]
 
 
-def test_few_pictures_are_held_at_a_time(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
-    for number in range(2 * predict.CHUNK + 1):
-        noise(tmp_path / f"{number:02}.png")
-    read: list[int] = []
-    steps: list[int] = []
-    load = predict.read_picture
-    monkeypatch.setattr(predict, "read_picture", lambda path: (read.append(1), load(path))[1])
+@pytest.mark.parametrize("copied", [True, False])
+def test_few_pictures_are_held_at_a_time(
+    copied: bool, tmp_path: Path, recognizer: Recognizer, noise, monkeypatch
+) -> None:
+    for number in range(9):
+        noise(tmp_path / f"{number}.png")
+    read: list[weakref.ref[NDArray[np.uint8]]] = []
 
-    def progress(items):
-        for item in items:
-            steps.append(len(read))
-            yield item
+    def load(path: Path) -> NDArray[np.uint8]:
+        assert sum(picture() is not None for picture in read) <= 1
+        picture = read_picture(path)
+        read.append(weakref.ref(picture))
+        return picture
 
-    Prediction(recognizer, detect=False, progress=progress).run([tmp_path])
-    assert steps == [0, predict.CHUNK, 2 * predict.CHUNK]
-    assert predict.CHUNK <= 16
+    monkeypatch.setattr(predict, "read_picture", load)
+    Prediction(recognizer, detect=False, out=tmp_path / "out" if copied else None).run([tmp_path])
+    assert len(read) == 9
+
+
+def test_faces_of_several_pictures_and_frames_are_judged_together(
+    tmp_path: Path, recognizer: Recognizer, noise, film: Path, monkeypatch
+) -> None:
+    for number in range(9):
+        noise(tmp_path / f"{number}.png")
+    sizes: list[int] = []
+    judge = Recognizer.judge
+    monkeypatch.setattr(Recognizer, "judge", lambda self, found: (sizes.append(len(found)), judge(self, found))[1])
+    records = Prediction(recognizer, detect=False, every=3).run([tmp_path / f"{number}.png" for number in range(9)])
+    assert [Path(record.file).stem for record in records] == list("012345678")
+    Prediction(recognizer, detect=False, every=3).run([film])
+    assert sizes == [8, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "width"), [(".webp", 17_000), (".gif", 70_000), (".avif", 70_000), (".jpg", 70_000)]
+)
+def test_copies_too_large_for_their_format_are_told_of(
+    suffix: str, width: int, tmp_path: Path, recognizer: Recognizer, noise
+) -> None:
+    wide = tmp_path / f"in/wide{suffix}"
+    noise(tmp_path / "in/z.png")
+    Image.new("L", (width, 20)).save(wide, "PNG")
+    complaints: list[str] = []
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", complain=complaints.append)
+    records = prediction.run([tmp_path / "in"])
+    assert [Path(record.file).name for record in records] == [wide.name, "z.png"]
+    (complaint,) = complaints
+    assert complaint.startswith(f"{tmp_path / 'out' / wide.name}: {width} x 20 pixels cannot be saved in this format (")
+    assert prediction.failed == 1
+    assert set(contents(tmp_path / "out")) == {"z.png"}
+
+
+def test_a_full_disk_stops_it(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
+    noise(tmp_path / "a.png")
+
+    def fail(self, path):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="full"):
+        Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / "a.png"])

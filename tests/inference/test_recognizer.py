@@ -111,6 +111,7 @@ def test_of_many_faces_the_largest_are_kept(recognizer: Recognizer, pixels: NDAr
     kept = recognizer.find(scene, most=2)
     assert len(boxes) == 3
     assert [detection.box for detection in kept.detections] == [boxes[0], boxes[2]]
+    assert kept.smaller == 1
     assert kept.faces[48].shape == (2, 48, 48)
 
 

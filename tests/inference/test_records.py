@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from emotion.data.classes import CLASSES
+from emotion.errors import printable
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import Record, to_csv, to_json, to_table
 
@@ -80,7 +81,12 @@ def test_csv() -> None:
 def test_of_a_films_start_the_second_is_told() -> None:
     (row,) = csv.DictReader(io.StringIO(to_csv([Record("film.mp4", [SAD], 0.0)])))
     assert row["second"] == "0.000"
-    assert "film.mp4 0.00 s" in lines([Record("film.mp4", [], 0.0)], 80)[1]
+    assert lines([Record("film.mp4", [], 0.0)], 80)[1].split() == ["film.mp4", "0.00", "no", "face"]
+
+
+def test_seconds_are_not_broken_in_a_narrow_table() -> None:
+    _, *rows = lines([Record("holiday.mp4", [HAPPY], 1234.5), Record("x.jpg", [HAPPY])], 80)
+    assert [row.split()[:2] for row in rows] == [["holiday.mp4", "1234.50"], ["x.jpg", "10"]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,8 +94,12 @@ def test_names_survive(name: str) -> None:
     records = [Record(name, [HAPPY]), Record(name, [])]
     assert [row["file"] for row in json.loads(to_json(records))] == [name] * 2
     assert [row["file"] for row in csv.DictReader(io.StringIO(to_csv(records), newline=""))] == [name] * 2
-    if name.isprintable():
-        assert lines(records, 120)[1].startswith(name)
+    assert lines(records, 120)[1].startswith(printable(name).split("\n")[0])
+
+
+def test_terminals_do_not_obey_names() -> None:
+    table = "\n".join(lines([Record("a\x1b]0;mine\x07\x9b31m\u202egpj.exe", [])], 120))
+    assert r"a\x1b]0;mine\x07\x9b31m\u202egpj.exe" in table
 
 
 def test_json_and_csv_agree_with_the_faces(recognizer: Recognizer) -> None:
@@ -106,12 +116,14 @@ def test_json_and_csv_agree_with_the_faces(recognizer: Recognizer) -> None:
 
 
 def test_table() -> None:
-    header, *rows = lines(RECORDS[:1] + RECORDS[2:], 120)
+    header, *rows = lines(RECORDS[:1], 120)
     assert header.split() == ["file", "face", "expression", "next"]
-    assert [re.split(r"\s{2,}", row.strip()) for row in rows] == [
+    *rest, film = lines(RECORDS[:1] + RECORDS[2:], 120)
+    assert rest[0].split() == ["file", "second", "face", "expression", "next"]
+    assert [re.split(r"\s{2,}", row.strip()) for row in (*rows, film)] == [
         ["x.jpg", "10 -2 30x30", "happy", "80%", "━" * 8, "neutral 10%"],
         ["x.jpg", "0 0 5x5", "sad", "100%", "━" * 10, "angry 0%"],
-        ["film.mp4 1.25 s", "0 0 5x5", "sad", "100%", "━" * 10, "angry 0%"],
+        ["film.mp4", "1.25", "0 0 5x5", "sad", "100%", "━" * 10, "angry 0%"],
     ]
     assert lines([Record("x.jpg", [])], 120)[1].split() == ["x.jpg", "no", "face"]
 

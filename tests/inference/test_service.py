@@ -23,8 +23,9 @@ import emotion
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference.faces import Detection
+from emotion.inference.limits import Limits
 from emotion.inference.recognizer import Face, Found, Recognizer
-from emotion.inference.service import Limits, make_service, run
+from emotion.inference.service import Answer, Problem, make_service, run
 
 
 def encoded(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:
@@ -32,6 +33,20 @@ def encoded(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, kind)
     return file.getvalue()
+
+
+class Client(TestClient):
+    """Sees to it that the service describes whatever it answers."""
+
+    def post(self, url, **how):
+        answer = super().post(url, **how)
+        described = self.app.openapi()["paths"]["/predict"]["post"]["responses"]
+        told = described[str(answer.status_code)]
+        schema = told["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
+        {"Answer": Answer, "Problem": Problem}[schema].model_validate_json(answer.content, extra="forbid")
+        assert (schema == "Answer") == (answer.status_code == 200)
+        assert ("retry-after" in answer.headers) == ("Retry-After" in told.get("headers", {}))
+        return answer
 
 
 class Stub(Recognizer):
@@ -70,21 +85,19 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(recognizer: Recognizer) -> Iterator[TestClient]:
-    with TestClient(make_service({"small": recognizer}, page=True), raise_server_exceptions=False) as client:
+def client(recognizer: Recognizer) -> Iterator[Client]:
+    with Client(make_service({"small": recognizer}, page=True), raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture
-def stub() -> Iterator[TestClient]:
-    with TestClient(make_service({"one": Stub(), "two": Stub()}), raise_server_exceptions=False) as client:
+def stub() -> Iterator[Client]:
+    with Client(make_service({"one": Stub(), "two": Stub()}), raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.mark.parametrize("form", [True, False])
-def test_it_answers_as_the_recognizer_does(
-    client: TestClient, recognizer: Recognizer, portrait: Path, form: bool
-) -> None:
+def test_it_answers_as_the_recognizer_does(client: Client, recognizer: Recognizer, portrait: Path, form: bool) -> None:
     content = portrait.read_bytes()
     how = {"files": {"image": content}} if form else {"content": content, "headers": {"content-type": "image/jpeg"}}
     answer = client.post("/predict", **how)
@@ -101,7 +114,7 @@ def test_it_answers_as_the_recognizer_does(
 
 
 def test_a_picture_that_is_one_face_and_its_heatmap(
-    client: TestClient, recognizer: Recognizer, pixels: NDArray[np.uint8]
+    client: Client, recognizer: Recognizer, pixels: NDArray[np.uint8]
 ) -> None:
     cut = pixels[112:330, 155:373]
     answer = client.post("/predict?detect=false&heatmap=true", files={"image": encoded(cut)}).json()
@@ -115,10 +128,11 @@ def test_a_picture_that_is_one_face_and_its_heatmap(
     assert np.abs(heatmap - whole.reshape(24, 2, 24, 2).mean((1, 3))).max() < 2e-3
 
 
-def test_no_face_is_an_answer(client: TestClient) -> None:
+def test_no_face_is_an_answer(client: Client) -> None:
     answer = client.post("/predict?heatmap=true", files={"image": encoded(np.zeros((50, 80, 3), np.uint8))})
     assert answer.status_code == 200
     assert answer.json()["faces"] == []
+    assert answer.json()["found"] == 0
 
 
 @pytest.mark.parametrize(
@@ -137,7 +151,7 @@ def test_no_face_is_an_answer(client: TestClient) -> None:
         ({"params": {"detect": "perhaps"}, "files": {"image": b""}}, 422, "detect: Input should be"),
     ],
 )
-def test_bad_requests_get_a_sentence(client: TestClient, request_: dict, status: int, part: str) -> None:
+def test_bad_requests_get_a_sentence(client: Client, request_: dict, status: int, part: str) -> None:
     answer = client.post("/predict", **request_)
     assert answer.status_code == status
     detail = str(answer.json()["detail"])
@@ -145,7 +159,7 @@ def test_bad_requests_get_a_sentence(client: TestClient, request_: dict, status:
     assert "Traceback" not in detail
 
 
-def test_damaged_images_get_a_sentence(client: TestClient, portrait: Path) -> None:
+def test_damaged_images_get_a_sentence(client: Client, portrait: Path) -> None:
     whole = portrait.read_bytes()
     png = encoded(np.zeros((9, 9), np.uint8))
     for content in (whole[:5000], whole[:200], whole[5:], png[:8] + whole, png[:40]):
@@ -154,7 +168,7 @@ def test_damaged_images_get_a_sentence(client: TestClient, portrait: Path) -> No
         assert answer.json() == {"detail": "image: not an image that can be read"}
 
 
-def test_a_bomb_is_refused_by_its_header(client: TestClient) -> None:
+def test_a_bomb_is_refused_by_its_header(client: Client) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -172,33 +186,49 @@ def test_a_bomb_is_refused_by_its_header(client: TestClient) -> None:
 
 
 def test_uploads_are_limited_whatever_their_headers_say() -> None:
-    with TestClient(make_service({"one": Stub()}, limits=Limits(megabytes=0.01))) as client:
+    with Client(make_service({"one": Stub()}, limits=Limits(megabytes=0.01))) as client:
         kind = {"content-type": "image/png"}
         assert client.post("/predict", content=bytes(9_000), headers=kind).status_code == 422
         answer = client.post("/predict", content=bytes(11_000), headers=kind)
-        assert (answer.status_code, answer.json()["detail"]) == (413, "more than 0.01 MB")
+        assert (answer.status_code, answer.json()["detail"]) == (413, "image: more than 0.01 MB")
         pieces = (bytes(1000) for _ in range(50))  # sent without a length
         assert client.post("/predict", content=pieces, headers=kind).status_code == 413
         assert client.post("/predict", files={"image": bytes(11_000)}).status_code == 413
 
 
 def test_no_more_faces_than_allowed_are_judged(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
-    with TestClient(make_service({"small": recognizer}, limits=Limits(faces=3))) as client:
-        faces = client.post("/predict", files={"image": encoded(np.tile(pixels, (2, 3, 1)))}).json()["faces"]
-    assert len(faces) == 3
+    with Client(make_service({"small": recognizer}, limits=Limits(faces=3))) as client:
+        answer = client.post("/predict", files={"image": encoded(np.tile(pixels, (2, 3, 1)))}).json()
+    assert len(answer["faces"]) == 3
+    assert answer["found"] == 6
 
 
 def test_who_waits_too_long_is_told_to_come_back() -> None:
-    with TestClient(make_service({"slow": Stub(1)}, limits=Limits(seconds=0.1))) as client:
+    with Client(make_service({"slow": Stub(1)}, limits=Limits(seconds=0.1))) as client:
         answer = client.post("/predict", files={"image": stub_image(1)})
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "5"
     assert "0.1 s" in answer.json()["detail"]
 
 
+def test_pictures_of_those_who_gave_up_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emotion.inference.service.FINDERS", 1)
+    application = make_service({"slow": Stub(1)}, limits=Limits(seconds=0.1))
+    with Client(application) as client:
+        for _ in range(3):
+            assert client.post("/predict", files={"image": stub_image(1)}).status_code == 503
+        assert application.state.service._finders._work_queue.empty()
+
+
+def test_uploads_are_not_written_to_the_disk(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: pytest.fail("a file is made"))
+    answer = client.post("/predict?detect=false", files={"image": encoded(np.zeros((1000, 1000, 3), np.uint8), "BMP")})
+    assert answer.status_code == 200
+
+
 def test_more_than_it_can_take_are_turned_away_at_once() -> None:
     with (
-        TestClient(make_service({"slow": Stub(0.3)}, limits=Limits(requests=2))) as client,
+        Client(make_service({"slow": Stub(0.3)}, limits=Limits(requests=2))) as client,
         ThreadPoolExecutor(6) as pool,
     ):
         answers = list(pool.map(lambda _: client.post("/predict", files={"image": stub_image(1)}), range(6)))
@@ -213,7 +243,7 @@ def test_a_failure_of_ours_is_not_shown() -> None:
         def find(self, picture, detect=True, most=None):
             raise RuntimeError("secret /home/somebody")
 
-    with TestClient(make_service({"one": Broken()}), raise_server_exceptions=False) as client:
+    with Client(make_service({"one": Broken()}), raise_server_exceptions=False) as client:
         answer = client.post("/predict", files={"image": stub_image(1)})
         assert answer.status_code == 500
         assert answer.json() == {"detail": "the service failed on this request"}
@@ -224,7 +254,7 @@ def test_failures_are_counted_and_guarded_like_all_answers() -> None:
         def find(self, picture, detect=True, most=None):
             raise RuntimeError("secret")
 
-    with TestClient(make_service({"one": Broken()})) as client:
+    with Client(make_service({"one": Broken()})) as client:
         answer = client.post("/predict", files={"image": stub_image(1)})
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert 'emotion_requests_total{status="500"} 1.0' in client.get("/metrics").text
@@ -235,7 +265,7 @@ def test_a_network_that_cannot_explain_still_answers() -> None:
         def heatmaps(self, found, labels):
             raise UserError("no maps")
 
-    with TestClient(make_service({"one": Mute()})) as client:
+    with Client(make_service({"one": Mute()})) as client:
         (face,) = client.post("/predict?heatmap=true", files={"image": stub_image(1)}).json()["faces"]
     assert face["label"] == CLASSES[0]
     assert face["heatmap"] is None
@@ -260,34 +290,48 @@ def served() -> Iterator[Callable[[FastAPI], int]]:
         thread.join(10)
 
 
-def test_stalled_uploads_do_not_keep_their_places(served: Callable[[FastAPI], int]) -> None:
-    application = make_service({"one": Stub()}, limits=Limits(requests=2, upload_seconds=2))
-    port = served(application)
+def stall(port: int, sent: bytes = b"") -> socket.socket:
+    """Begins an upload of 100 bytes that does not end."""
+    connection = socket.create_connection(("127.0.0.1", port), 10)
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
-    stalled = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(2)]
-    for connection in stalled:
-        connection.sendall(head)
-    wait_until(lambda: application.state.service.running == 2)
-    address = f"http://127.0.0.1:{port}"
-    assert httpx.post(f"{address}/predict", files={"image": stub_image(1)}).status_code == 503
+    connection.sendall(head + sent)
+    return connection
+
+
+def test_stalled_uploads_end_and_take_no_place_of_those_that_have_arrived(served: Callable[[FastAPI], int]) -> None:
+    application = make_service({"one": Stub()}, limits=Limits(requests=1, upload_seconds=2))
+    port = served(application)
+    stalled = [stall(port) for _ in range(3)]
+    wait_until(lambda: application.state.service.uploads.arriving.taken == 3)
+    assert httpx.post(f"http://127.0.0.1:{port}/predict", files={"image": stub_image(1)}).status_code == 200
     for connection in stalled:
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
         connection.close()
-    assert httpx.post(f"{address}/predict", files={"image": stub_image(1)}).status_code == 200
+
+
+@pytest.mark.parametrize("limits", [Limits(uploads=2), Limits(megabytes_in_all=0.0002)])
+def test_uploads_have_places_of_their_own(served: Callable[[FastAPI], int], limits: Limits) -> None:
+    application = make_service({"one": Stub()}, limits=limits)
+    port, address = served(application), "http://127.0.0.1:{port}/predict"
+    stalled = [stall(port, bytes(90)) for _ in range(2)]
+    wait_until(lambda: application.state.service.uploads.bytes.taken == 180)
+    answer = httpx.post(address.format(port=port), files={"image": stub_image(1)})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    for connection in stalled:
+        connection.close()
+    wait_until(lambda: application.state.service.uploads.bytes.taken == 0)
 
 
 def test_uploads_that_break_off_are_counted_and_nothing_fails(served: Callable[[FastAPI], int]) -> None:
     application = make_service({"one": Stub()})
     port = served(application)
-    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port), 10) as connection:
-        connection.sendall(head + b"half")
-        wait_until(lambda: application.state.service.running == 1)
+    with stall(port, b"half"):
+        wait_until(lambda: application.state.service.uploads.bytes.taken == 4)
     counted = 'emotion_requests_total{status="499"} 1.0'
     wait_until(lambda: counted in httpx.get(f"http://127.0.0.1:{port}/metrics").text)
 
 
-def test_200_requests_8_at_a_time_get_their_own_answers(stub: TestClient) -> None:
+def test_200_requests_8_at_a_time_get_their_own_answers(stub: Client) -> None:
     def ask(number: int) -> bool:
         faces, label, name = number % 5, number % 7, ("one", "two")[number % 2]
         answer = stub.post(f"/predict?network={name}", files={"image": stub_image(faces, label)})
@@ -302,18 +346,20 @@ def test_200_requests_8_at_a_time_get_their_own_answers(stub: TestClient) -> Non
     assert "emotion_seconds_count 200.0" in text
 
 
-def test_health_and_description(stub: TestClient) -> None:
+def test_health_and_description(stub: Client) -> None:
     assert stub.get("/health").json() == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"]}
     described = stub.get("/openapi.json").json()
     assert set(described["paths"]) == {"/predict", "/health", "/metrics"}
     body = described["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "image/*"}
     assert "probabilities" in described["components"]["schemas"]["FaceAnswer"]["properties"]
+    answers = described["paths"]["/predict"]["post"]["responses"]
+    assert sorted(map(int, answers)) == [200, 400, 403, 404, 408, 413, 415, 422, 500, 503]
     assert stub.get("/").status_code == stub.get("/page/app.js").status_code == stub.get("/docs").status_code == 404
 
 
 def test_other_sites_are_kept_out() -> None:
-    with TestClient(make_service({"one": Stub()}, hosts=["localhost"]), base_url="http://localhost:8000") as client:
+    with Client(make_service({"one": Stub()}, hosts=["localhost"]), base_url="http://localhost:8000") as client:
         image = {"image": stub_image(1)}
         assert client.post("/predict", files=image).status_code == 200
         assert client.post("/predict", files=image, headers={"origin": "http://localhost:8000"}).status_code == 200
@@ -321,10 +367,13 @@ def test_other_sites_are_kept_out() -> None:
         assert client.post("/predict", files=image, headers={"origin": "null"}).status_code == 403
         assert client.post("/predict", files=image, headers={"host": "evil.example"}).status_code == 403
         assert client.get("/health", headers={"host": "localhost.evil.example:8000"}).status_code == 403
+        for malformed in ("[x", "[::1"):
+            assert client.get("/health", headers={"host": malformed}).status_code == 400
+        assert client.post("/predict", files=image, headers={"origin": "http://[x"}).status_code == 400
         assert not any(name.startswith("access-control") for name in client.post("/predict", files=image).headers)
 
 
-def test_the_page_and_nothing_else_is_served(client: TestClient) -> None:
+def test_the_page_and_nothing_else_is_served(client: Client) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]

@@ -1,10 +1,12 @@
 import os
+import resource
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
@@ -133,10 +135,54 @@ def test_names_that_opencv_would_crash_on(tmp_path: Path) -> None:
         assert len(list(Video(tmp_path / name))) == 3
 
 
+def pretend(monkeypatch: pytest.MonkeyPatch, **properties: float) -> None:
+    """Makes OpenCV tell these properties of any file."""
+    told = {getattr(cv2, f"CAP_PROP_{name}"): value for name, value in properties.items()}
+    capture = type("Capture", (), {"isOpened": lambda self: True, "get": lambda self, key: told.get(key, 0.0)})
+    monkeypatch.setattr(cv2, "VideoCapture", lambda name: capture())
+
+
 def test_files_that_do_not_say_their_rate_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "film.mp4")
-    get = {cv2.CAP_PROP_FPS: 0.0, cv2.CAP_PROP_FRAME_COUNT: -9.2e18}
-    capture = type("Capture", (), {"isOpened": lambda self: True, "get": lambda self, key: get[key]})
-    monkeypatch.setattr(cv2, "VideoCapture", lambda name: capture())
+    pretend(monkeypatch, FPS=0.0, FRAME_COUNT=-9.2e18)
     video = Video(tmp_path / "film.mp4")
     assert (video.rate, video.frames) == (25, 0)
+
+
+def test_frames_of_too_many_pixels_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "film.mp4")
+    pretend(monkeypatch, FRAME_WIDTH=8000.0, FRAME_HEIGHT=8000.0)
+    with pytest.raises(BadImageError, match=r"film\.mp4: 8000 x 8000 pixels are more than 51,000,000$"):
+        Video(tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", None])
+def test_pictures_and_pipes_are_no_videos(kind: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "film01.mp4"
+    Image.new("L", (64, 64)).save(path, kind) if kind else os.mkfifo(path)
+    with pytest.raises(BadImageError, match=r"film01\.mp4: not a video but a picture, or no file at all$"):
+        Video(path)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.95])
+def test_a_disk_that_is_full_is_told(share: float, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (10, 240, 320, 3), np.uint8)
+
+    def save() -> int:
+        with VideoFile(tmp_path / "film.mp4", 10) as file:
+            for frame in noise:
+                file.write(frame)
+        return (tmp_path / "film.mp4").stat().st_size
+
+    size = save()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (round(share * size), before[1]))
+    try:
+        with pytest.raises(UserError, match=r"film\.mp4: not all of 10 frames could be written; the disk may be full$"):
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("film.mp4", size)]
+    assert capfd.readouterr().err == ""

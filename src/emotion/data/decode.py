@@ -1,64 +1,107 @@
 """Decoded image files to upright pictures of eight bits, whatever the camera or scanner wrote."""
 
+import io
+import stat
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from emotion.errors import UserError
 
-MAX_PIXELS = 100_000_000
-"""More than a camera's; a file of a few kilobytes can claim to hold billions."""
+MAX_PIXELS = 51_000_000
+"""As many as a camera of 50 megapixels (8192 x 6144) takes; a file of a few kilobytes can claim to hold billions."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What PIL may take a file for: not all that it knows, since it hands some (EPS) to other programs, and the headers of
+others (ICO) do not tell how large they are."""
+TILE = 1024
+"""Height and width of the parts that are converted at a time, pixels; PIL would hold a picture several times."""
 
-_Turn = Image.Transpose
-TURNS = {
-    2: _Turn.FLIP_LEFT_RIGHT,
-    3: _Turn.ROTATE_180,
-    4: _Turn.FLIP_TOP_BOTTOM,
-    5: _Turn.TRANSPOSE,
-    6: _Turn.ROTATE_270,
-    7: _Turn.TRANSVERSE,
-    8: _Turn.ROTATE_90,
+Pixels = NDArray[np.uint8]
+STORED: dict[int, Callable[[Pixels], Pixels]] = {
+    2: np.fliplr,
+    3: lambda seen: np.rot90(seen, 2),
+    4: np.flipud,
+    5: lambda seen: seen.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda seen: np.rot90(seen, 2).swapaxes(0, 1),
+    8: lambda seen: np.rot90(seen, -1),
 }
-"""What undoes each EXIF orientation."""
+"""How a camera stores an upright picture, [H, W] or [H, W, 3], under each EXIF orientation: views of the same."""
 
 
 class BadImageError(UserError):
     """One image that cannot be used."""
 
 
-def upright(image: Image.Image, mode: str) -> Image.Image:
+def open_image(file: str | Path | io.BytesIO) -> Image.Image:
+    """Opens an image of one of the `FORMATS` without decoding its pixels.
+
+    Raises:
+        BadImageError: a folder, a device, or a pipe, which would be waited for.
+        FileNotFoundError: no such file.
+        Exception: of nearly any kind, for a file that is damaged or no image.
+    """
+    if not isinstance(file, io.BytesIO) and not stat.S_ISREG(Path(file).stat().st_mode):
+        raise BadImageError("not an image but a folder, pipe or device")
+    return Image.open(file, formats=FORMATS)
+
+
+def upright(image: Image.Image, mode: Literal["L", "RGB"]) -> Pixels:
     """Turns an opened image as its EXIF orientation says and converts it; transparency is dropped.
 
     Args:
         image: freshly opened: its size is checked before its pixels are decoded.
         mode: `L` (grey) or `RGB`.
 
+    Returns:
+        uint8 [H, W] or [H, W, 3], contiguous.
+
     Raises:
         BadImageError: no pixels, more than `MAX_PIXELS`, or floating-point tones, whose range is not known.
     """
+    _check_size(image)
+    image.load()  # before EXIF is read, since PIL itself turns a TIFF when it decodes it
+    _check_size(image)  # some headers do not tell the truth
+    if image.mode == "F":
+        raise BadImageError("pixels are floating-point numbers, whose range is not known")
+    orientation = _orientation(image)
+    width, height = image.size[::-1] if orientation >= 5 else image.size
+    seen = np.empty((height, width) if mode == "L" else (height, width, 3), np.uint8)
+    stored = STORED[orientation](seen) if orientation in STORED else seen
+    for top, left in product(range(0, image.height, TILE), range(0, image.width, TILE)):
+        tile = image.crop((left, top, min(left + TILE, image.width), min(top + TILE, image.height)))
+        stored[top : top + TILE, left : left + TILE] = np.asarray(_eight_bits(tile).convert(mode))
+    return seen
+
+
+def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImageError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
     if not width * height:
         raise BadImageError(f"{width} x {height}: no pixels")
-    image.load()  # before EXIF is read, since PIL itself turns a TIFF when it decodes it
-    return _eight_bits(_turned(image)).convert(mode)
 
 
-def _turned(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1..8."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         # The reader raises nearly anything for damaged EXIF, which is no reason to refuse the picture.
-        return image
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+        return 1
+    return orientation if orientation in STORED else 1
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(tile: Image.Image) -> Image.Image:
     """Scales 16-bit tones, which conversion would clip."""
-    if image.mode == "P":
-        return image.convert("RGBA")  # to RGB at once, PIL warns of the transparency
-    if image.mode == "F":
-        raise BadImageError("pixels are floating-point numbers, whose range is not known")
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).round().astype(np.uint8))
+    if tile.mode == "P":
+        return tile.convert("RGBA")  # to RGB at once, PIL warns of the transparency
+    if not tile.mode.startswith("I"):
+        return tile
+    tones = np.asarray(tile).clip(0, 65_535).astype(np.uint32)
+    return Image.fromarray(((tones + 128) // 257).astype(np.uint8))

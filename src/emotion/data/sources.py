@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -20,7 +21,7 @@ from PIL import Image, ImageOps
 
 from emotion.data import synthetic
 from emotion.data.classes import CLASSES, CSV_CLASSES, class_id
-from emotion.data.decode import BadImageError, upright
+from emotion.data.decode import BadImageError, open_image, upright
 from emotion.errors import UserError
 
 SourceName = Literal["fer2013", "fer2013_csv", "folder", "synthetic"]
@@ -36,6 +37,8 @@ PART_FOLDERS: dict[str, Part] = {
 }
 IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 CSV_FILES = ("fer2013.csv", "icml_face_data.csv")
+LONGEST_LINE = 2**17
+"""Characters, ten times those of FER2013; a file can claim to hold a line of gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class FolderSource(Source):
         try:
             if file.path.is_symlink() and not self._holds(file.path):
                 raise BadImageError(f"a link that leads out of {self.root}")
-            with Image.open(file.path) as image:
+            with open_image(file.path) as image:
                 pixels = self._pixels(image)
         except BadImageError as error:
             return BadImageError(f"{file.path}: {error}")
@@ -162,7 +165,7 @@ class FolderSource(Source):
         return LabelledImage(pixels, file.label, file.part, file.name)
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        picture = upright(image, "L" if self.channels == 1 else "RGB")
+        picture = Image.fromarray(upright(image, "L" if self.channels == 1 else "RGB"))
         square = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.LANCZOS)
         return np.asarray(square).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
 
@@ -204,14 +207,15 @@ class Fer2013Csv(Source):
         path: the file, or the folder that holds it.
 
     Raises:
-        UserError: no such file, or a column is missing.
+        UserError: no such file, a column is missing, or a line is longer than `LONGEST_LINE`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = _existing_csv(path)
         with self._open() as file:
-            header = [column.strip().lower() for column in file.readline().split(",")]
-            self.length = sum(1 for line in file if line.strip())
+            lines = self._lines(file)
+            header = [column.strip().lower() for column in next(lines, "").split(",")]
+            self.length = sum(1 for line in lines if line.strip())
         missing = [column for column in ("emotion", "pixels", "usage") if column not in header]
         if missing:
             raise UserError(f"{self.path}: the header has no column {', '.join(missing)} (emotion, pixels, Usage)")
@@ -232,7 +236,7 @@ class Fer2013Csv(Source):
 
     def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
         with self._open() as file:
-            rows = csv.reader(file)
+            rows = csv.reader(self._lines(file))
             next(rows)
             try:
                 for row in rows:
@@ -244,6 +248,15 @@ class Fer2013Csv(Source):
     def _open(self) -> TextIO:
         # Editors add byte order marks; bytes that are no text make a broken row, not a failure to read the rest.
         return self.path.open(newline="", encoding="utf-8-sig", errors="replace")
+
+    def _lines(self, file: TextIO) -> Iterator[str]:
+        for number in count(1):
+            line = file.readline(LONGEST_LINE)
+            if len(line) == LONGEST_LINE:
+                raise UserError(f"{self.path} line {number}: longer than {LONGEST_LINE:,} characters, so not FER2013")
+            if not line:
+                return
+            yield line
 
     def _read(self, row: list[str], line: int) -> LabelledImage | BadImageError:
         try:

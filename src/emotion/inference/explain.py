@@ -22,6 +22,7 @@ from emotion.pretrained import find_weights
 SIDE = 192
 """Pixels of the faces in the picture."""
 MOST_FACES = 20
+"""That are drawn; the title of the figure tells if there are more."""
 TITLES = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM"}
 
 
@@ -45,7 +46,7 @@ def explain(
         device: `cpu`, `cuda` ...
 
     Returns:
-        A figure with a row for each face and class, and the faces.
+        A figure with a row for each of the first `MOST_FACES` faces and class, and all faces.
 
     Raises:
         UserError: not a picture, no face in it, no such network or class, or a network without feature maps.
@@ -63,6 +64,8 @@ def explain(
     maps = [network.heatmaps(seen, ids, method) for method in get_args(Method)]
     figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
+    if len(faces) > MOST_FACES:
+        figure.suptitle(f"the first {MOST_FACES} of {len(faces)} faces, from left to right")
     places = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for place, (face, label), *own in zip(places, rows, *maps, strict=True):
         _draw_row(place, cut(picture, face.box, SIDE), face, label, own)

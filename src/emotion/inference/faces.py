@@ -63,12 +63,14 @@ class FaceDetector:
     def _look(self, picture: NDArray[np.uint8], side: int, smallest: float) -> list[Detection]:
         scale = min(1.0, side / max(picture.shape[:2]))
         size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
+        if min(size) < 12:
+            return []  # before it is resized, which takes gigabytes for a line of millions of pixels
         seen = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
         mtcnn = self._mtcnn()
         mtcnn.min_face_size = max(12, round(smallest * max(size)))
-        faces = mtcnn.detect_faces(seen) if min(size) >= 12 else []
         return [
-            Detection(_framed([length / scale for length in face["box"]]), float(face["confidence"])) for face in faces
+            Detection(_framed([length / scale for length in face["box"]]), float(face["confidence"]))
+            for face in mtcnn.detect_faces(seen)
         ]
 
     def _mtcnn(self) -> Any:

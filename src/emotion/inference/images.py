@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emotion.data.decode import MAX_PIXELS, BadImageError, upright
+from emotion.data.decode import MAX_PIXELS, BadImageError, open_image, upright
 from emotion.errors import UserError, first_line
 
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
@@ -27,18 +27,18 @@ def read_picture(picture: Picture) -> NDArray[np.uint8]:
     """Returns a picture upright, as RGB uint8 [H, W, 3].
 
     Raises:
-        BadImageError: not a picture, a damaged one, one without pixels or with too many.
+        BadImageError: not a picture of `emotion.data.decode.FORMATS`, a damaged one, without pixels or with too many.
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
     name = picture if isinstance(picture, str | Path) else "image"
     try:
         if isinstance(picture, Image.Image):
-            return np.asarray(upright(picture, "RGB"))
+            return upright(picture, "RGB")
         # Unlike Path.expanduser, this leaves ~nobody as it is.
         file = io.BytesIO(picture) if isinstance(picture, bytes) else os.path.expanduser(picture)  # noqa: PTH111
-        with Image.open(file) as image:
-            return np.asarray(upright(image, "RGB"))
+        with open_image(file) as image:
+            return upright(image, "RGB")
     except FileNotFoundError:
         raise BadImageError(f"{name}: no such file") from None
     except Image.DecompressionBombError:
@@ -91,5 +91,6 @@ def _expand(word: str) -> Iterator[Path]:
         matches = sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
         files = [match for match in matches if match.is_file()]
         if not files:
-            raise UserError(f"{word}: no such file or folder" if not matches else f"{word}: no files, only folders")
+            reason = "no files, only folders, pipes or devices" if matches else "no such file or folder"
+            raise UserError(f"{word}: {reason}")
         yield from files

@@ -1,17 +1,18 @@
 """Goes through files: pictures and videos to records, and to annotated copies."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from emotion.data.decode import BadImageError
-from emotion.errors import UserError
+from emotion.errors import UserError, first_line
 from emotion.files import replacing
 from emotion.inference.drawing import draw_faces
 from emotion.inference.images import IMAGES, find_media, is_video, read_picture
@@ -19,9 +20,7 @@ from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import Record
 from emotion.inference.video import Video, VideoFile
 
-CHUNK = 8
-"""Pictures that are held at a time."""
-
+Key = TypeVar("Key")
 Progress = Callable[..., Iterable[Any]]
 """Called with the files, or with the frames of a video and as `total` their number, it passes them on."""
 
@@ -35,7 +34,7 @@ class Prediction:
         out: folder for annotated copies, or None.
         every: of a video, every how many frames are judged.
         progress: shows how far it is.
-        complain: called with a sentence for each file that cannot be read.
+        complain: called with a sentence for each file that cannot be read, or whose copy cannot be saved in its format.
     """
 
     def __init__(
@@ -61,19 +60,37 @@ class Prediction:
         copies = self._copies(paths)
         videos = [path for path in paths if is_video(path)]
         pictures = [path for path in paths if not is_video(path)]
-        chunks = [pictures[start : start + CHUNK] for start in range(0, len(pictures), CHUNK)]
-        records = [record for chunk in self.progress(chunks) for record in self._pictures(chunk, copies)]
+        records = [*self._pictures(self.progress(pictures), copies)]
         return records + [record for path in videos for record in self._video(path, copies)]
 
-    def _pictures(self, paths: Sequence[Path], copies: dict[Path, Path]) -> Iterator[Record]:
-        read: dict[Path, NDArray[np.uint8]] = {}
+    def _pictures(self, paths: Iterable[Path], copies: dict[Path, Path]) -> Iterator[Record]:
+        if not copies:
+            yield from (Record(str(path), faces) for path, faces in self._judged(self._read(paths)))
+            return
+        for path, picture in self._read(paths):
+            (faces,) = self.recognizer.predict_many([picture], self.detect)
+            yield Record(str(path), faces)
+            with self._going_on():
+                _save(draw_faces(picture, faces), copies[path])
+
+    def _read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         for path in paths:
             with self._going_on():
-                read[path] = read_picture(path)
-        for path, faces in zip(read, self.recognizer.predict_many(read.values(), self.detect), strict=True):
-            if path in copies:
-                _save(draw_faces(read[path], faces), copies[path])
-            yield Record(str(path), faces)
+                picture = read_picture(path)
+                yield path, picture
+                del picture  # before the next one is read
+
+    def _judged(self, pictures: Iterable[tuple[Key, NDArray[np.uint8]]]) -> Iterator[tuple[Key, list[Face]]]:
+        """Judges the faces of several pictures at a time, of which nothing else is kept."""
+        keys: deque[Key] = deque()
+
+        def unnamed() -> Iterator[NDArray[np.uint8]]:
+            for key, picture in pictures:
+                keys.append(key)
+                yield picture
+
+        for faces in self.recognizer.predict_many(unnamed(), self.detect):
+            yield keys.popleft(), faces
 
     def _video(self, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
         with self._going_on():
@@ -82,19 +99,22 @@ class Prediction:
             video.require_whole()
 
     def _frames(self, video: Video, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
+        frames = enumerate(self.progress(video, total=video.frames))
+        if not copies:
+            judged = self._judged((number, frame) for number, frame in frames if number % self.every == 0)
+            yield from (Record(str(path), faces, number / video.rate) for number, faces in judged)
+            return
         faces: list[Face] = []
-        with ExitStack() as stack:
-            copy = stack.enter_context(VideoFile(copies[path], video.rate)) if path in copies else None
-            for number, frame in enumerate(self.progress(video, total=video.frames)):
+        with VideoFile(copies[path], video.rate) as copy:
+            for number, frame in frames:
                 if number % self.every == 0:
                     (faces,) = self.recognizer.predict_many([frame], self.detect)
                     yield Record(str(path), faces, number / video.rate)
-                if copy:
-                    copy.write(np.asarray(draw_faces(frame, faces)))
+                copy.write(np.asarray(draw_faces(frame, faces)))
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
-        """Complains of a file that cannot be read, but does not stop."""
+        """Complains of a file that cannot be read, or copied, but does not stop."""
         try:
             yield
         except BadImageError as error:
@@ -115,8 +135,16 @@ class Prediction:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    with replacing(path) as temporary:
-        picture.save(temporary)
+    try:
+        with replacing(path) as temporary:
+            picture.save(temporary)
+    except Exception as error:
+        # Encoders raise nearly anything for a picture too large for their format; of a full disk the system tells.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BadImageError(
+            f"{path}: {picture.width} x {picture.height} pixels cannot be saved in this format ({first_line(error)})"
+        ) from None
 
 
 def _writable(path: Path, video: bool) -> Path:

@@ -42,10 +42,12 @@ class Found:
     Attributes:
         detections: where the N faces are, from left to right.
         faces: grey uint8 [N, S, S], for each side S that a network takes.
+        smaller: how many more there are in the picture, which were left out.
     """
 
     detections: list[Detection]
     faces: dict[int, NDArray[np.uint8]]
+    smaller: int = 0
 
     def __len__(self) -> int:
         return len(self.detections)
@@ -99,7 +101,8 @@ class Recognizer:
         largest = sorted(detections, key=lambda detection: -detection.box[2])[:most]
         kept = sorted(largest, key=lambda detection: detection.box)
         boxes = [detection.box for detection in kept]
-        return Found(kept, {network.side: cut_out(picture, boxes, network.side) for network in self.networks})
+        faces = {network.side: cut_out(picture, boxes, network.side) for network in self.networks}
+        return Found(kept, faces, len(detections) - len(kept))
 
     def judge(self, found: Sequence[Found]) -> list[list[Face]]:
         """Tells the expressions of the faces of several pictures at once."""

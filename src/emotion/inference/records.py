@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from emotion.data.classes import CLASSES
+from emotion.errors import printable
 from emotion.inference.recognizer import Face
 
 
@@ -24,19 +25,26 @@ class Record:
 
 
 def to_table(records: Iterable[Record]) -> Table:
-    """Returns a table to print: a row for each face, or one that says there is none."""
-    table = Table(Column("file", overflow="fold"), Column("face", overflow="fold"), box=None, pad_edge=False)
+    """Returns a table to print: a row for each face, or one that says there is none; of films also the second."""
+    records = list(records)
+    films = any(record.second is not None for record in records)
+    table = Table(Column("file", overflow="fold"), box=None, pad_edge=False)
+    if films:
+        table.add_column("second", justify="right", no_wrap=True)
+    table.add_column("face", overflow="fold")
     for header, width in (("expression", None), ("", None), ("", 10), ("next", None)):
         table.add_column(header, no_wrap=True, max_width=width)
     for record in records:
-        place = Text(record.file + ("" if record.second is None else f" {record.second:.2f} s"))
+        place: list[Text | str] = [Text(printable(record.file))]
+        if films:
+            place.append("" if record.second is None else f"{record.second:.2f}")
         if not record.faces:
-            table.add_row(place, "[dim]no face[/]")
+            table.add_row(*place, "[dim]no face[/]")
         for face in record.faces:
             (_, first), (other, runner_up) = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
             box = "{} {} {}x{}".format(*face.box)
             bar = ProgressBar(1, first, finished_style="bar.complete")
-            table.add_row(place, box, f"[bold]{face.label}[/]", f"{first:4.0%}", bar, f"{other} {runner_up:.0%}")
+            table.add_row(*place, box, f"[bold]{face.label}[/]", f"{first:4.0%}", bar, f"{other} {runner_up:.0%}")
     return table
 
 

@@ -9,9 +9,9 @@ import time
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import cv2
@@ -23,15 +23,18 @@ from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, Field
-from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
 import emotion
 from emotion.errors import UserError, first_line
 from emotion.inference.batching import Batcher
 from emotion.inference.images import read_picture
+from emotion.inference.limits import Limits, Places
 from emotion.inference.recognizer import Found, Recognizer
+from emotion.inference.uploads import Uploads
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -42,6 +45,8 @@ HEADERS = {
 }
 LOCAL = ("localhost", "127.0.0.1", "::1")
 HEATMAP_SIDE = 24
+FINDERS = 8
+"""Threads at most, since each may hold a whole picture."""
 BODY = {
     "requestBody": {
         "required": True,
@@ -76,8 +81,15 @@ class Answer(BaseModel):
 
     width: int
     height: int
+    found: int = Field(description="faces in the picture; where they are more than `faces`, the largest are judged")
     faces: list[FaceAnswer]
     milliseconds: float
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
 
 
 class Health(BaseModel):
@@ -86,24 +98,6 @@ class Health(BaseModel):
     status: str = "ok"
     version: str = emotion.__version__
     networks: list[str]
-
-
-class Limits(BaseModel):
-    """What a request may cost.
-
-    Attributes:
-        megabytes: of an upload.
-        faces: of a picture; the largest are judged.
-        upload_seconds: for an upload to arrive.
-        seconds: from the last byte of the request to the answer.
-        requests: at the same time; more are turned away at once.
-    """
-
-    megabytes: float = 15
-    faces: int = 50
-    upload_seconds: float = 30
-    seconds: float = 10
-    requests: int = 32
 
 
 class Service:
@@ -115,13 +109,15 @@ class Service:
     """
 
     def __init__(self, recognizers: Mapping[str, Recognizer], limits: Limits) -> None:
-        self.recognizers, self.limits, self.running = dict(recognizers), limits, 0
+        self.recognizers, self.limits = dict(recognizers), limits
+        self.uploads, self.running = Uploads(limits), Places(limits.requests)
         self.registry = CollectorRegistry()
         self.requests = Counter("emotion_requests", "Requests", ["status"], registry=self.registry)
         self.seconds = Histogram("emotion_seconds", "Seconds to an answer", registry=self.registry)
         sizes = (0, 1, 2, 4, 8, 16, 32, 64)
         batches = Histogram("emotion_batch_faces", "Faces judged in a call", buckets=sizes, registry=self.registry)
-        self._finders = ThreadPoolExecutor(os.cpu_count(), "faces")
+        threads = min(FINDERS, os.cpu_count() or 1)
+        self._finders, self._free_finders = ThreadPoolExecutor(threads, "faces"), asyncio.Semaphore(threads)
         self._batchers = {
             name: Batcher(recognizer.judge, observe=batches.observe) for name, recognizer in recognizers.items()
         }
@@ -134,26 +130,33 @@ class Service:
         """
         begun = time.perf_counter()
         recognizer = self.recognizers[name]
-        loop = asyncio.get_running_loop()
-        (height, width), found = await loop.run_in_executor(self._finders, self._find, content, recognizer, detect)
+        (height, width), found = await self._in_finder(self._find, content, recognizer, detect)
         faces = await self._batchers[name].judge(found) if len(found) else []
         maps: list[NDArray[np.float32] | None] = [None] * len(faces)
         if heatmap and faces:
             labels = [face.label for face in faces]
             with suppress(UserError):  # some networks cannot tell
-                maps = [*await loop.run_in_executor(self._finders, recognizer.heatmaps, found, labels)]
+                maps = [*await self._in_finder(recognizer.heatmaps, found, labels)]
         return Answer(
             width=width,
             height=height,
+            found=len(found) + found.smaller,
             faces=[FaceAnswer(**vars(face), heatmap=_rows(own)) for face, own in zip(faces, maps, strict=True)],
             milliseconds=round(1000 * (time.perf_counter() - begun), 1),
         )
 
     def close(self) -> None:
-        """Ends the threads."""
-        self._finders.shutdown(wait=False, cancel_futures=True)
+        """Ends the threads when their calls have ended."""
+        self._finders.shutdown()
         for batcher in self._batchers.values():
             batcher.close()
+
+    async def _in_finder(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Calls in a thread once one is free: the pool would keep the pictures of those who gave up waiting."""
+        await self._free_finders.acquire()
+        loop, call = asyncio.get_running_loop(), self._finders.submit(work, *args, **options)
+        call.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free_finders.release))
+        return await asyncio.wrap_future(call)
 
     def _find(self, content: bytes, recognizer: Recognizer, detect: bool) -> tuple[tuple[int, int], Found]:
         """Returns height and width of a picture and its faces; the rest of it, which may be large, is let go."""
@@ -181,7 +184,12 @@ def make_service(
         service.close()
 
     application = FastAPI(
-        title="emotion", version=emotion.__version__, docs_url=None, redoc_url=None, lifespan=lifespan
+        title="emotion",
+        version=emotion.__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=_problems({400: "malformed", 403: "asked under another name or by another site", 500: "a failure"}),
     )
     application.state.service = service
     _add_guard(application, service, hosts)
@@ -207,6 +215,8 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
     """
     import uvicorn
 
+    from emotion.inference.connections import Connection
+
     cv2.setNumThreads(1)  # pictures are worked on side by side, each by one thread
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -224,7 +234,7 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
         opener.daemon = True
         opener.start()
     application = make_service(recognizers, page, hosts=LOCAL if local else ())
-    uvicorn.Server(uvicorn.Config(application, log_level="warning")).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config(application, http=Connection, log_level="warning")).run(sockets=[listener])
 
 
 def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> None:
@@ -237,7 +247,7 @@ def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> 
             response = JSONResponse({"detail": "the service failed on this request"}, 500)
         for name, value in HEADERS.items():
             response.headers[name] = value
-        if request.url.path == "/predict":
+        if request.scope["path"] == "/predict":
             service.requests.labels(response.status_code).inc()
         return response
 
@@ -258,17 +268,32 @@ def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> 
 def _refusal(request: Request, hosts: Sequence[str]) -> JSONResponse | None:
     """Turns away other names of this machine, and pages of other sites."""
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
-    if hosts and urlsplit(f"//{host}").hostname not in hosts:
+    try:
+        name, site = urlsplit(f"//{host}").hostname, None if origin is None else urlsplit(origin).netloc
+    except ValueError:
+        return JSONResponse({"detail": "the header Host or Origin is malformed"}, 400)
+    if hosts and name not in hosts:
         return JSONResponse({"detail": f"this service answers as {' and '.join(hosts)}"}, 403)
-    if origin is not None and urlsplit(origin).netloc != host:
+    if site not in (None, host):
         return JSONResponse({"detail": "requests from other sites are refused"}, 403)
     return None
 
 
 def _add_endpoints(application: FastAPI, service: Service) -> None:
     names = list(service.recognizers)
+    problems = _problems(
+        {
+            404: "no such network",
+            408: "the upload took too long",
+            413: "the upload is too large",
+            415: "neither an image nor a form",
+            422: "no image, one that cannot be read, or a wrong parameter",
+            503: "too much to do",
+        }
+    )
+    problems[503]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 
-    @application.post("/predict", openapi_extra=BODY)
+    @application.post("/predict", openapi_extra=BODY, responses=problems)
     async def predict(
         request: Request,
         detect: Annotated[bool, Query(description="false: the picture is one face already")] = True,
@@ -278,18 +303,17 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
         """Finds the faces of an image and tells their expressions."""
         if network not in service.recognizers:
             raise HTTPException(404, f"network={network}: not one of {', '.join(names)}")
-        if service.running >= service.limits.requests:
-            raise HTTPException(503, "too many requests at the moment", {"Retry-After": "1"})
-        service.running += 1
-        try:
-            content = await _image(request, service.limits)
-            with service.seconds.time():
-                async with asyncio.timeout(service.limits.seconds):
-                    return await service.predict(content, network, detect, heatmap)
-        except TimeoutError:
-            raise HTTPException(503, f"no answer within {service.limits.seconds:g} s", {"Retry-After": "5"}) from None
-        finally:
-            service.running -= 1
+        with ExitStack() as held:
+            content = await service.uploads.read(request, held)
+            service.running.take()
+            held.callback(service.running.free)
+            try:
+                with service.seconds.time():
+                    async with asyncio.timeout(service.limits.seconds):
+                        return await service.predict(content, network, detect, heatmap)
+            except TimeoutError:
+                told = f"no answer within {service.limits.seconds:g} s"
+                raise HTTPException(503, told, {"Retry-After": "5"}) from None
 
     @application.get("/health")
     async def health() -> Health:
@@ -302,40 +326,9 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
         return PlainTextResponse(generate_latest(service.registry))
 
 
-async def _image(request: Request, limits: Limits) -> bytes:
-    """Reads the image of a request, as its body or as the field `image` of a form, and no more than is allowed."""
-    try:
-        async with asyncio.timeout(limits.upload_seconds):
-            body = await _read(request, round(limits.megabytes * 1e6))
-    except TimeoutError:
-        raise HTTPException(408, f"the upload took longer than {limits.upload_seconds:g} s") from None
-    kind = request.headers.get("content-type", "")
-    if kind.startswith("image/"):
-        return body
-    if not kind.startswith("multipart/form-data"):
-        raise HTTPException(415, "an image is needed, as the body (image/...) or as the field `image` of a form")
-
-    async def replay() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async with Request(request.scope, replay).form(max_files=1, max_fields=8) as form:
-        image = form.get("image")
-        if not isinstance(image, UploadFile):
-            raise HTTPException(422, "the form has no file in its field `image`")
-        return await image.read()
-
-
-async def _read(request: Request, most: int) -> bytes:
-    refusal = HTTPException(413, f"more than {most / 1e6:g} MB")
-    stated = request.headers.get("content-length", "0")
-    if not stated.isdecimal() or int(stated) > most:
-        raise refusal
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise refusal
-    return bytes(body)
+def _problems(statuses: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Describes answers that are none."""
+    return {status: {"model": Problem, "description": why} for status, why in statuses.items()}
 
 
 def _rows(heatmap: NDArray[np.float32] | None) -> list[list[float]] | None:

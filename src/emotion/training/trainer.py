@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -57,7 +58,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
         raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
 
 
-def _plugins() -> list[SpacedCheckpointIO | SLURMEnvironment]:
+def _plugins() -> list[Any]:
     """On SLURM, Lightning would save in mid-epoch before a job is requeued; what goes on from there is another run."""
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return [SpacedCheckpointIO(), *slurm]

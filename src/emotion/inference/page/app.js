@@ -3,18 +3,20 @@
 const COLOURS = { angry: "#d55e00", disgust: "#8a9a00", fear: "#cc79a7", happy: "#f0c400", neutral: "#8d96a0",
   sad: "#56b4e9", surprise: "#3fbf8f" };
 const SAMPLES = [
-  { file: "collins.jpg", text: "Photograph of a smiling astronaut", whole: false },
-  { file: "drawn-surprise.png", text: "Drawn face, surprised", whole: true },
-  { file: "drawn-angry.png", text: "Drawn face, angry", whole: true },
-  { file: "drawn-happy.png", text: "Drawn face, happy", whole: true },
+  { file: "collins.jpg", name: "Photograph of a smiling astronaut", whole: false },
+  { file: "drawn-surprise.png", name: "Drawn face, surprised", whole: true },
+  { file: "drawn-angry.png", name: "Drawn face, angry", whole: true },
+  { file: "drawn-happy.png", name: "Drawn face, happy", whole: true },
 ];
 const DASHES = { angry: [], disgust: [7, 3], fear: [2, 3], happy: [], neutral: [7, 3], sad: [], surprise: [10, 3, 2, 3] };
 const MINUTE = 60_000;
 const WEBCAM_WIDTH = 640;
+const DARK = "#101418";
 
 const at = (id) => document.getElementById(id);
 let networks = [];
-let shown = null; // { bitmap, answers, whole } of the picture on the page
+let shown = null; // { bitmap, answers } of the picture on the page, and from which { blob, name, credit }
+let ownWhole = false; // what the user says of own pictures: samples set the checkbox for themselves
 let latest = 0; // number of the newest question: older answers are dropped
 let stream = null;
 let history = []; // { time, probabilities } of the largest face
@@ -31,40 +33,54 @@ function complain(sentence) {
   at("message").hidden = !sentence;
 }
 
-async function ask(blob, network, whole, heatmap) {
+async function ask({ blob, name }, network, heatmap) {
   const form = new FormData();
   form.append("image", blob, "picture");
-  const query = new URLSearchParams({ network, detect: String(!whole), heatmap: String(heatmap) });
+  const query = new URLSearchParams({ network, detect: String(!at("whole").checked), heatmap: String(heatmap) });
   let answer;
   try {
     answer = await fetch(`/predict?${query}`, { method: "POST", body: form });
   } catch {
     throw new Error("The program behind this page does not answer; is it still running?");
   }
-  const content = await answer.json().catch(() => ({ detail: `status ${answer.status}` }));
-  if (!answer.ok) {
-    throw new Error(typeof content.detail === "string" ? content.detail : "The request was not understood.");
+  const content = await answer.json().catch(() => ({}));
+  if (answer.ok) return content;
+  throw new Error(String(content.detail ?? `status ${answer.status}`).replace(/^image(?=:)/, () => name));
+}
+
+async function askAll(picture, heatmap) {
+  return Promise.all(networks.map((network, index) => ask(picture, network, heatmap && index === 0)));
+}
+
+async function decode({ blob, name }) {
+  try {
+    return await createImageBitmap(blob, { imageOrientation: "from-image" });
+  } catch {
+    throw new Error(`${name}: this browser cannot show such a picture`);
   }
-  return content;
 }
 
-async function askAll(blob, whole, heatmap) {
-  return Promise.all(networks.map((name, index) => ask(blob, name, whole, heatmap && index === 0)));
-}
-
-async function show(blob, whole) {
+async function show(picture) {
   const number = ++latest;
   complain("");
   try {
-    const answers = await askAll(blob, whole, true);
-    const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
+    const answers = await askAll(picture, true);
+    const bitmap = await decode(picture);
     if (number !== latest) return;
-    shown = { bitmap, answers, whole, blob };
+    shown = { ...picture, bitmap, answers };
+    at("credit").textContent = picture.credit;
     at("heatmap").disabled = answers[0].faces.some((face) => !face.heatmap); // some networks cannot tell
     draw();
   } catch (error) {
-    if (number === latest) complain(error.message);
+    if (number !== latest) return;
+    hide();
+    complain(error.message);
   }
+}
+
+function hide() {
+  shown = null;
+  at("result").hidden = true;
 }
 
 function draw() {
@@ -87,17 +103,22 @@ function drawFace(pen, face, factor) {
   if (at("heatmap").checked && face.heatmap) drawHeatmap(pen, face.heatmap, left, top, width, height);
   const unit = Math.max(pen.canvas.width, pen.canvas.height) / 400;
   const size = Math.max(12, Math.min(width / 7, 14 * unit), 6 * unit);
-  pen.lineWidth = Math.max(2, unit);
-  pen.strokeStyle = COLOURS[face.label];
-  pen.strokeRect(left, top, width, height);
+  const line = Math.max(2, Math.min(2 * unit, width / 20)); // thinner on the faces of a crowd
+  for (const [colour, thickness] of [[DARK, 2 * line], [COLOURS[face.label], line]]) {
+    pen.strokeStyle = colour;
+    pen.lineWidth = thickness;
+    pen.strokeRect(left, top, width, height);
+  }
   pen.font = `${size}px system-ui, sans-serif`;
   const text = `${face.label} ${Math.round(100 * face.probabilities[face.label])} %`;
   const wide = pen.measureText(text).width + size / 2;
   const x = Math.max(0, Math.min(left, pen.canvas.width - wide));
   const y = top >= 1.4 * size ? top - 1.4 * size : Math.max(0, top);
+  pen.fillStyle = DARK;
+  pen.fillRect(x - line / 2, y - line / 2, wide + line, 1.4 * size + line);
   pen.fillStyle = COLOURS[face.label];
   pen.fillRect(x, y, wide, 1.4 * size);
-  pen.fillStyle = "#101418";
+  pen.fillStyle = DARK;
   pen.textBaseline = "middle";
   pen.fillText(text, x + size / 4, y + 0.72 * size);
 }
@@ -114,9 +135,10 @@ function drawHeatmap(pen, rows, left, top, width, height) {
 }
 
 function describe(answers) {
-  const faces = answers[0].faces;
+  const { faces, found } = answers[0];
   const words = faces.map((face) => `${face.label} ${Math.round(100 * face.probabilities[face.label])} %`);
-  const count = faces.length === 1 ? "One face" : `${faces.length} faces`;
+  const all = found === 1 ? "One face" : `${found} faces`;
+  const count = found > faces.length ? `The ${faces.length} largest of ${all} are judged` : all;
   at("summary").textContent = faces.length
     ? `${count}: ${words.join(", ")}.`
     : "No face found. If the picture shows nothing but a face, say so above.";
@@ -162,8 +184,11 @@ async function toggleWebcam() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: WEBCAM_WIDTH }, audio: false });
   } catch (error) {
-    return complain(`The webcam cannot be used (${error.name}). It needs your permission and a page on localhost.`);
+    const missing = error.name === "NotFoundError";
+    return complain(missing ? "No webcam was found."
+      : `The webcam cannot be used (${error.name}). It needs your permission and a page on localhost.`);
   }
+  at("whole").checked = ownWhole;
   history = [];
   at("video").srcObject = stream;
   await at("video").play();
@@ -193,9 +218,9 @@ async function watch(number) {
     frame.getContext("2d").drawImage(video, 0, 0, frame.width, frame.height);
     const blob = await new Promise((done) => frame.toBlob(done, "image/jpeg", 0.85));
     try {
-      const answers = await askAll(blob, at("whole").checked, at("heatmap").checked);
+      const answers = await askAll({ blob, name: "webcam" }, at("heatmap").checked);
       if (!stream || number !== latest) return;
-      shown = { bitmap: frame, answers, whole: at("whole").checked };
+      shown = { bitmap: frame, answers };
       // A screen reader would not get to the end of a sentence that changes many times a second.
       const speaks = performance.now() - spoken > 3000;
       at("summary").setAttribute("aria-live", speaks ? "polite" : "off");
@@ -254,23 +279,29 @@ function drawCurve(now) {
   }
 }
 
-function choose(blob, whole, credit = "") {
+function choose(picture, whole) {
   stopWebcam();
   at("live").hidden = true;
   at("whole").checked = whole;
-  at("credit").textContent = credit;
-  return show(blob, whole);
+  return show(picture);
+}
+
+function chooseOwn([file]) {
+  if (file) choose({ blob: file, name: file.name, credit: "" }, ownWhole);
 }
 
 function offerSamples() {
-  for (const { file, text, whole } of SAMPLES) {
+  for (const { file, name, whole } of SAMPLES) {
     const button = element("button");
     button.type = "button";
     const image = element("img");
     image.src = `/page/samples/${file}`;
-    image.alt = text;
+    image.alt = name;
     button.append(image);
-    button.addEventListener("click", async () => choose(await (await fetch(image.src)).blob(), whole, text));
+    button.addEventListener("click", async () => {
+      const blob = await (await fetch(image.src)).blob();
+      choose({ blob, name, credit: name }, whole);
+    });
     const entry = element("li");
     entry.append(button);
     at("samples").append(entry);
@@ -279,34 +310,35 @@ function offerSamples() {
 
 function listen() {
   at("file").addEventListener("change", (event) => {
-    const [file] = event.target.files;
-    if (file) choose(file, at("whole").checked);
+    chooseOwn(event.target.files);
     event.target.value = "";
   });
   at("webcam").addEventListener("click", toggleWebcam);
   at("heatmap").addEventListener("change", () => shown && draw());
-  at("whole").addEventListener("change", () => shown?.blob && show(shown.blob, at("whole").checked));
+  at("whole").addEventListener("change", () => {
+    ownWhole = at("whole").checked;
+    if (shown?.blob) show(shown);
+  });
   const drop = at("drop");
   drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
   drop.addEventListener("dragleave", () => drop.classList.remove("over"));
   drop.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    const [file] = event.dataTransfer.files;
-    if (file) choose(file, at("whole").checked);
+    chooseOwn(event.dataTransfer.files);
   });
-  document.addEventListener("paste", (event) => {
-    const [file] = event.clipboardData.files;
-    if (file) choose(file, at("whole").checked);
-  });
+  document.addEventListener("paste", (event) => chooseOwn(event.clipboardData.files));
 }
 
 function swatch(colour, dashes) {
   const space = "http://www.w3.org/2000/svg";
-  const [picture, line] = ["svg", "line"].map((name) => document.createElementNS(space, name));
-  const attributes = { x2: 28, y1: 3, y2: 3, stroke: colour, "stroke-width": 3, "stroke-dasharray": dashes.join(" ") };
-  for (const [name, value] of Object.entries(attributes)) line.setAttribute(name, value);
-  picture.append(line);
+  const [picture, outline, line] = ["svg", "line", "line"].map((name) => document.createElementNS(space, name));
+  const shared = { x2: 28, y1: 3, y2: 3, "stroke-dasharray": dashes.join(" ") };
+  const own = [[outline, { stroke: DARK, "stroke-width": 5 }], [line, { stroke: colour, "stroke-width": 3 }]];
+  for (const [part, attributes] of own) {
+    for (const [name, value] of Object.entries({ ...shared, ...attributes })) part.setAttribute(name, value);
+    picture.append(part);
+  }
   return picture;
 }
 
