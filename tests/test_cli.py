@@ -132,10 +132,10 @@ def test_optuna_searches_and_goes_on_without_repeating_runs(tmp_path):
     words = ["-m", "hydra/sweeper=search", "recipe=small", "width=8", "seed=0", *SMALL]
     first = call("emotion", "train", *words, "hydra.sweeper.n_trials=2", folder=tmp_path)
     assert first.returncode == 0, first.stderr
-    runs = sorted(tmp_path.glob("runs/small/*/metrics.json"))
+    runs = sorted(tmp_path.glob("runs/search/*/metrics.json"))
     accuracies = [json.loads(path.read_text())["val"]["acc"] for path in runs]
     assert len(runs) == 2
     assert f"Best value: {max(accuracies)}" in first.stdout
     longer = call("emotion", "train", *words, "hydra.sweeper.n_trials=3", folder=tmp_path)
     assert longer.stderr.count("finished already") == 2
-    assert len(list(tmp_path.glob("runs/small/*/metrics.json"))) == 3
+    assert len(list(tmp_path.glob("runs/search/*/metrics.json"))) == 3

@@ -219,9 +219,9 @@ def run_dir(config: DictConfig) -> str:
     return "runs/{}/{}-seed{}-{}".format(*names, config.seed, digest)
 
 
-def pretrained(data: str) -> str:
-    """Returns the default of `weights` for a backbone: drawn faces are for trying out, without a download."""
-    return "none" if data == "synthetic" else "imagenet"
+def pretrained(data: str, weights: str = "imagenet") -> str:
+    """Returns the default of `weights` for a backbone: drawn faces are for trying out, without a download or file."""
+    return "none" if data == "synthetic" else weights
 
 
 def gpu_share(runs_per_gpu: int) -> float:

@@ -103,6 +103,19 @@ def test_both_renderers_show_the_same_rows() -> None:
     assert rendered(markdown(TABLE)).rows == expected
 
 
+def test_text_that_cannot_be_passed_on_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the home folder, nor what UTF-8 has no bytes for."""
+    monkeypatch.setenv("HOME", "/home/al_ice")
+    text = "/home/al_ice/runs/n\udcff"
+    inner = [Table((text,), "l", [(Cell(text, text, target=text),)]), Paragraph(text)]
+    blocks = [Paragraph(text, lead=True), Heading(text), Details(f"{text} more", inner)]
+    for written in (markdown(*blocks, title=text, contents=True), to_html(Document(text, blocks, contents=True))):
+        written.encode()
+        assert written.count("runs/n") >= 9
+        assert "al_ice" not in written
+        assert "~/runs/n" in written.replace("\\~", "~")
+
+
 def test_hostile_text_is_escaped_in_markdown(tmp_path: Path) -> None:
     text = markdown(
         Heading(HOSTILE),

@@ -28,7 +28,7 @@ def predictions(ids, labels, probabilities):
 
 
 def predictions_of(logits, labels, prefix="image"):
-    ids = np.array([f"{prefix}_{number}" for number in range(len(labels))])
+    ids = np.array([f"{prefix}_{number}" for number in range(len(labels))], str)
     return predictions(ids, labels.numpy(), logits.softmax(1).numpy())
 
 
@@ -165,6 +165,39 @@ def test_file_that_cannot_be_used_is_named_in_one_line(tmp_path, damage):
         np.savez(path, **arrays)
     with pytest.raises(UserError, match="predictions") as caught:
         load_predictions(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("ids", lambda ids: ids[:3]),
+        ("ids", lambda ids: np.arange(len(ids))),
+        ("parts", lambda parts: parts[:, None]),
+        ("copied", lambda copied: np.where(copied, "yes", "no")),
+        ("copied", lambda copied: copied[:-1]),
+        ("labels", lambda labels: labels.astype(np.int64) - 1),
+        ("labels", lambda labels: labels + 1),
+        ("labels", lambda labels: labels / 2),
+        ("labels", lambda labels: np.full(len(labels), 2**64 - 1, np.uint64)),
+        ("labels", lambda labels: labels[0]),
+        ("probabilities", lambda values: values * np.float16("nan")),
+        ("probabilities", lambda values: values + np.float16(0.1)),
+        ("probabilities", lambda values: values * np.float16("inf")),
+        ("probabilities", lambda values: values + np.array([1, -1, 0, 0, 0, 0, 0], np.float16)),
+        ("probabilities", lambda values: values.astype(complex)),
+        ("probabilities", lambda values: values[:, :6]),
+    ],
+)
+def test_values_that_cannot_be_are_refused(tmp_path, name, change):
+    path = tmp_path / "predictions.npz"
+    save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {f"test_{name}": change(arrays[f"test_{name}"])})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match="not a file of predictions") as caught:
+            load_predictions(path)
     assert "\n" not in str(caught.value)
 
 

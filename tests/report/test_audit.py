@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -46,6 +47,22 @@ def audited(photos, tmp_path) -> Path:
     folder = tmp_path / "out"
     run_audit(EmotionDataModule(data="folder", data_dir=str(photos), on_bad_image="skip"), 0.99, folder)
     return folder
+
+
+def test_names_that_are_no_text_and_the_home_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a", "b"):
+        save(photos / "train/fear" / os.fsdecode(name.encode() + b"\xff.png"), np.full((48, 48), 9, np.uint8))
+    folder = tmp_path / "out"
+    result = call("data=folder", f"data_dir={photos}", "--out", folder)
+    assert result.exit_code == 0, result.output
+    texts = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir() if file.suffix != ".png"}
+    assert not [name for name, text in texts.items() if str(tmp_path) in text]
+    assert "a\\udcff.png" in texts["duplicates.csv"]
+    assert "a\\udcff.png" in texts["audit.html"]
+    record = json.loads(texts["audit.json"])
+    assert record["source"]["data_dir"] == "~/my photos"
+    assert record["skipped"][0].startswith("~/my photos/test/sad/broken.jpg: ")
 
 
 def call(*words: object):

@@ -18,6 +18,7 @@ from emotion.report.measures import (
     pairs_table,
     protocol_table,
 )
+from emotion.report.runs import Record
 
 from .conftest import MakeRun
 
@@ -88,9 +89,16 @@ def test_runs_of_different_images_are_not_compared(make_run: MakeRun) -> None:
     assert compare_pairs([]) == []
 
 
+def test_runs_with_other_labels_for_the_same_images_are_not_compared(make_run: MakeRun) -> None:
+    runs = [make_run("model=cnn_111", name="a", images=70), make_run(name="b", images=70)]
+    runs[1].test.labels[0] = 6
+    assert compare_pairs(group(runs)[0]) == []
+
+
 def test_cost_is_that_of_each_run(make_run: MakeRun) -> None:
     runs = [make_run(f"seed={seed}", name=str(seed), images=70) for seed in (0, 1)]
-    del runs[1].record["images_per_second"], runs[1].record["train_seconds"]
+    older = Record(**runs[1].record.model_dump(exclude={"images_per_second", "train_seconds"}))
+    runs[1] = replace(runs[1], record=older)
     rows = [texts(row)[1:] for row in cost_table(group(runs)[0]).rows]
     assert rows == [["0", "3", "2", "1.5", "1,234", "a machine"], ["1", "3", "2", "—", "—", "a machine"]]
 
@@ -129,6 +137,14 @@ def test_protocol_gives_each_part_with_and_without_views(make_run: MakeRun) -> N
     deviation = np.std(accuracies, ddof=1)
     assert texts(table.rows[1])[3] == f"{np.mean(accuracies):.4f} ± {deviation:.4f}"
     assert float(texts(table.rows[5])[3].split(" ")[0]) > 0.85
+
+
+def test_protocol_gives_the_parts_that_all_seeds_have(make_run: MakeRun) -> None:
+    runs = [make_run(f"seed={seed}", name=str(seed), images=70, picked=seed) for seed in (0, 1)]
+    runs = [
+        replace(run, val=public(run.val), test=own(run.test)) for run, own in zip(runs, (private, public), strict=True)
+    ]
+    assert [texts(row)[2] for row in protocol_table(group(runs)[0]).rows] == ["PublicTest", "All"]
 
 
 def test_protocol_needs_public_test_as_validation(make_run: MakeRun) -> None:

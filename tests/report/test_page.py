@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -138,6 +139,24 @@ def test_path_without_runs_is_one_line(tmp_path: Path) -> None:
         result.stderr == f"error: {tmp_path}: no run lies there (a folder with the config.yaml that training writes)\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_is_a_file_is_one_line(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    result = CliRunner().invoke(app, ["report", str(runs), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {tmp_path / 'out'}: the folder cannot be made (File exists)\n"
+
+
+def test_names_that_are_no_text_are_written_as_escapes(make_run: MakeRun, tmp_path: Path) -> None:
+    name = os.fsdecode(b"n\xff")
+    make_run("data_dir=gone", name=f"{name}/used", images=70)
+    make_run("data_dir=gone", name=f"{name}/unused", images=70).folder.metrics.unlink()
+    path, _ = write_report([tmp_path / name], tmp_path / name / "out")
+    for file in (path, path.with_suffix(".md")):
+        text = file.read_text(encoding="utf-8").replace("\\\\", "\\")
+        assert "n\\udcff/used" in text
+        assert "n\\udcff/unused" in text
 
 
 @pytest.mark.slow

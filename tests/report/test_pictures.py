@@ -75,6 +75,28 @@ def test_what_is_missing_is_said_in_a_sentence_each(make_run: MakeRun, tmp_path:
     assert str(tmp_path / "gone") in data
 
 
+@pytest.mark.parametrize("picture", [b"junk", (4000, 4000)])
+def test_learning_curves_that_cannot_be_read_are_not_shown(
+    make_run: MakeRun, tmp_path: Path, picture: bytes | tuple[int, int]
+) -> None:
+    run = make_run("data_dir=gone", images=70)
+    if isinstance(picture, bytes):
+        (run.folder.path / "curves.png").write_bytes(picture)
+    else:
+        Image.new("L", picture).save(run.folder.path / "curves.png")
+    blocks = show(run, tmp_path / "out")
+    assert said(blocks)[0].startswith("The learning curves are not shown: ")
+    assert "curves.png cannot be read" in said(blocks)[0]
+    assert "Learning curves" not in captions(blocks)
+
+
+@pytest.mark.parametrize("place", ["x" * 300, "~nobody-of-this-name/data", "a\0b"])
+def test_places_that_mean_nothing_here_are_missing_data(make_run: MakeRun, tmp_path: Path, place: str) -> None:
+    words = ["model=vgg16_ft", "unfreeze=3"]
+    run = make_run(*words, images=70, changes={"data": "folder", "data_dir": place, "weights": place})
+    assert said(show(run, tmp_path / "out"))[-1].startswith("No images are shown, since the data is not at hand: ")
+
+
 def test_images_of_other_data_are_not_shown(make_run: MakeRun, tmp_path: Path) -> None:
     blocks = show(make_run(*DRAWN, images=42), tmp_path / "out")
     assert "test/" in said(blocks)[-1]

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from numpy.typing import NDArray
 
+from emotion.analysis.predictions import load_predictions, save_predictions
+from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.report.runs import find_runs
 from emotion.training.folder import RunFolder
 
 from .conftest import MakeRun, make_predictions
+
+Damage = Callable[[RunFolder], object]
 
 
 def test_runs_are_found_at_any_depth_and_once(make_run: MakeRun, tmp_path: Path) -> None:
@@ -27,12 +35,21 @@ def test_run_holds_its_predictions_and_record(make_run: MakeRun) -> None:
     assert np.array_equal(run.test.ids, expected.ids)
     assert np.array_equal(run.test.copied, expected.copied)
     assert run.scores(run.test)["acc"] == pytest.approx(0.4)
-    assert run.record["best_epoch"] == 2
+    assert run.record.best_epoch == 2
 
 
 def test_train_accuracy_is_that_of_the_best_epoch(make_run: MakeRun) -> None:
     assert make_run(name="with", images=70).train_accuracy() == 0.5
     assert make_run(name="without", images=70, curves=False).train_accuracy() is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff", b"epoch,train/acc\nx,y\n", b"epoch,train/acc\ninf,1\n", b'"' + b"x" * 200_000]
+)
+def test_damaged_curves_are_not_kept(make_run: MakeRun, content: bytes) -> None:
+    run = make_run(images=70)
+    (run.folder.csv / "version_0" / "metrics.csv").write_bytes(content)
+    assert run.train_accuracy() is None
 
 
 def test_runs_without_figures_say_why(make_run: MakeRun, tmp_path: Path) -> None:
@@ -52,7 +69,7 @@ def test_runs_without_figures_say_why(make_run: MakeRun, tmp_path: Path) -> None
 
 def test_other_configurations_are_no_runs(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(images=70)
-    for name, text in (("conf", "defaults: [_self_]\nseed: 0\n"), ("list", "- 1\n"), ("empty", "")):
+    for name, text in (("conf", "seed: ${other}\n"), ("bad", "{"), ("list", "- 1\n"), ("empty", "")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(text)
     runs, unused = find_runs([tmp_path])
@@ -69,9 +86,84 @@ def test_path_without_runs_is_refused(make_run: MakeRun, tmp_path: Path, name: s
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_settings_are_named(make_run: MakeRun, tmp_path: Path) -> None:
-    folder: RunFolder = make_run(images=70).folder
-    folder.config.write_text("model: [cnn\ndata: {")
-    with pytest.raises(UserError, match=r"run/config.yaml: cannot be read") as caught:
-        find_runs([tmp_path])
-    assert "\n" not in str(caught.value)
+def text(name: str, content: str) -> Damage:
+    return lambda folder: (folder.path / name).write_text(content)
+
+
+def setting(**changes: object) -> Damage:
+    def change(folder: RunFolder) -> None:
+        folder.config.write_text(yaml.safe_dump(yaml.safe_load(folder.config.read_text()) | changes))
+
+    return change
+
+
+def arrays(change: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]) -> Damage:
+    def damage(folder: RunFolder) -> None:
+        stored = dict(np.load(folder.predictions))
+        np.savez(folder.predictions, **stored | change(stored))
+
+    return damage
+
+
+def failed(content: str) -> Damage:
+    def change(folder: RunFolder) -> None:
+        folder.metrics.unlink()
+        folder.failure.write_text(content)
+
+    return change
+
+
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "no figures": (text("metrics.json", "[1]"), "metrics.json: Input should be an object"),
+    "depth": (text("metrics.json", "[" * 100_000), "metrics.json: Invalid JSON: recursion limit exceeded"),
+    "size": (text("metrics.json", " " * 2**21), "metrics.json: more than 1 MiB"),
+    "no record": (text("metrics.json", '{"run": null}'), "metrics.json: run: "),
+    "epochs": (text("metrics.json", '{"run": {"epochs": "y"}}'), "metrics.json: run.epochs: "),
+    "infinity": (text("metrics.json", '{"run": {"train_seconds": Infinity}}'), "metrics.json: run.train_seconds: "),
+    "failure": (failed("[]"), "failure.json: Input should be an object"),
+    "error": (failed('{"error": 1}'), "failure.json: error: Input should be a valid string"),
+    "seed": (setting(seed="abc"), "config.yaml: seed: Input should be a valid integer"),
+    "negative seed": (setting(seed=-1), "config.yaml: seed: "),
+    "data_dir": (setting(data="folder", data_dir=5), "config.yaml: data_dir: "),
+    "family": (setting(family="gone"), "config.yaml: family: "),
+    "blocks": (setting(blocks=5), "config.yaml: blocks: "),
+    "balance": (setting(balance=["x"]), "config.yaml: balance: "),
+    "backbone": (setting(backbone="**/"), "config.yaml: backbone: "),
+    "faces": (setting(synthetic_images=10**12), "config.yaml: synthetic_images: "),
+    "yaml": (text("config.yaml", "model: [cnn\ndata: {"), "config.yaml: cannot be read"),
+    "aliases": (text("config.yaml", "a: &a [x]\nb: [*a, *a]"), "config.yaml: cannot be read (it has aliases"),
+    "no images": (
+        arrays(lambda own: {name: own[name][:0] for name in own if name.startswith("test")}),
+        "predictions.npz: no predictions for test images",
+    ),
+    "labels": (
+        arrays(lambda own: {"test_labels": own["test_labels"].astype(int) - 1}),
+        "predictions.npz: not a file of predictions (test_labels: not all from 0 to 6)",
+    ),
+    "views": (
+        arrays(lambda own: {"test_tta_ids": own["test_ids"]}),
+        "predictions.npz: not a file of predictions",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_runs_are_left_out_with_a_sentence(make_run: MakeRun, tmp_path: Path, name: str) -> None:
+    good, damaged = make_run(name="good", images=70).folder, make_run(name="damaged", images=70).folder
+    damage, reason = DAMAGES[name]
+    damage(damaged)
+    runs, unused = find_runs([tmp_path])
+    assert [run.folder.path for run in runs] == [good.path]
+    assert [run.path for run in unused] == [damaged.path]
+    assert unused[0].reason.startswith(f"cannot be read: {damaged.path}/{reason}")
+    assert "\n" not in unused[0].reason
+
+
+def test_views_of_other_images_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run(images=70).folder
+    stored = load_predictions(folder.predictions)
+    for views in ({"val_tta": stored["val"]}, {"val_tta": stored["val"], "test_tta": stored["val"]}):
+        save_predictions(folder.predictions, stored | views, CLASSES)
+        runs, unused = find_runs([tmp_path])
+        assert not runs
+        assert unused[0].reason.endswith("predictions.npz: those of test-time augmentation are for other images")

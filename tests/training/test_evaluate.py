@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -115,6 +116,25 @@ class TestPatterns:
         assert capsys.readouterr().err == f"error: ckpt={pattern}: no such file\n"
 
 
+def test_folder_that_cannot_be_made_is_told_before_the_work(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("emotion.training.evaluate.predict_stages", lambda *_: pytest.fail("it works"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/x: the folder cannot be made \(Not a directory\)$"):
+        evaluate([runs[0].best], {}, str(tmp_path / "file/x"), "cpu")
+
+
+def test_folder_may_be_called_like_markup_and_home_is_not_named(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
+    best = shutil.copy(runs[0].best, tmp_path / "own.ckpt")
+    evaluate([best], {}, str(tmp_path / "ev/[/x]"), "cpu")
+    assert capsys.readouterr().out.endswith(f"report: {tmp_path}/ev/[/x]/report.html\n")
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "ev/[/x]" / name).read_text().replace("\\~", "~")
+        assert "~/own.ckpt" in text
+        assert str(tmp_path) not in text
+
+
 def test_several_checkpoints_are_averaged(runs, tmp_path):
     results = evaluate([folder.best for folder in runs], {}, str(tmp_path), "cpu")
     members = [np.load(folder.predictions)["test_probabilities"].astype(np.float64) for folder in runs]
@@ -164,6 +184,9 @@ def test_illegal_settings_are_refused_before_anything_is_read(tmp_path):
         evaluate([], {})
     with pytest.raises(UserError, match="device=quantum"):
         evaluate([tmp_path / "missing.ckpt"], {}, device="quantum")
+    for device in ("meta", "cuda:99"):
+        with pytest.raises(UserError, match=f"device={device}: not a device that PyTorch has here"):
+            evaluate([tmp_path / "missing.ckpt"], {}, device=device)
     with pytest.raises(UserError, match=r"tta=mirror: .*flip, shifts, ten_crop") as error:
         evaluate([tmp_path / "missing.ckpt"], {}, tta="mirror")
     assert "\n" not in str(error.value)

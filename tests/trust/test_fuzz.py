@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.cbook import get_sample_data
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from small_runs import compose_config, train
@@ -38,9 +40,12 @@ from emotion.models.onnx import OnnxNetwork
 from emotion.models.pretrained import load_pretrained
 from emotion.models.weights import read_state
 from emotion.pretrained import SHIPPED
+from emotion.report import measures
+from emotion.report.configurations import group
 from emotion.report.runs import find_runs
+from emotion.report.tables import detailed_scores, other_table, published_tables
 from emotion.training.checkpoint import load_checkpoint
-from emotion.training.folder import RunFolder
+from emotion.training.folder import RunFolder, read_json, read_yaml
 
 pytestmark = pytest.mark.slow
 SECONDS, MEBIBYTES = 5, 500
@@ -242,6 +247,42 @@ def test_runs_that_are_reported(fuzz: Fuzz, finished: RunFolder, tmp_path: Path)
     fuzz("config.yaml, metrics.json and predictions.npz of a run", changed, door)
 
 
+def test_runs_whose_values_are_others(fuzz: Fuzz, finished: RunFolder, tmp_path: Path) -> None:
+    """Files that are well-formed, but hold what no run writes; those that are not refused are put on a page."""
+    folder, good = RunFolder(tmp_path / "runs" / "changed"), tmp_path / "runs" / "good"
+    shutil.copytree(finished.path, good, ignore=shutil.ignore_patterns("checkpoints", "*.png"))
+    shutil.copytree(good, folder.path)
+    known, figures = read_yaml(finished.config) | {"data_dir": "gone"}, read_json(finished.metrics)
+    stored = dict(np.load(finished.predictions))
+    kinds = st.sampled_from(["f2", "i8", "u1", "U3", "?"])
+    array = st.tuples(kinds, st.lists(st.sampled_from([0, 1, 7, 42]), max_size=2), st.sampled_from([0, 1, -1, np.nan]))
+    changes = st.one_of(
+        st.tuples(st.just("config"), st.dictionaries(st.sampled_from(list(known)), values, min_size=1, max_size=2)),
+        st.tuples(st.just("run"), st.dictionaries(st.sampled_from(list(figures["run"])), values, min_size=1) | values),
+        st.tuples(st.just("arrays"), st.dictionaries(st.sampled_from(list(stored)), array, min_size=1, max_size=2)),
+    )
+
+    def door(change: tuple[str, Any]) -> None:
+        what, new = change
+        folder.config.write_text(OmegaConf.to_yaml(known | new if what == "config" else known))
+        run = (figures["run"] | new if isinstance(new, dict) else new) if what == "run" else figures["run"]
+        folder.metrics.write_text(json.dumps(figures | {"run": run}))
+        with suppress(ValueError, OverflowError):  # what an array of that type cannot hold
+            arrays = new if what == "arrays" else {}
+            made = {name: np.full(shape, value).astype(kind) for name, (kind, shape, value) in arrays.items()}
+            np.savez(folder.predictions, **stored | made)
+        runs, unused = find_runs([tmp_path / "runs"])
+        assert len(runs) + len(unused) == 2
+        configurations, _ = group(runs)
+        measures.pairs_table(measures.compare_pairs(configurations))
+        for table in ("protocol", "figures", "calibration", "cost"):
+            getattr(measures, f"{table}_table")(configurations)
+        for blocks in (published_tables, detailed_scores, other_table):
+            blocks(configurations)
+
+    fuzz("values in the files of a run that is reported", changes, door)
+
+
 def test_settings_of_a_run_that_goes_on(fuzz: Fuzz, finished: RunFolder, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
 
@@ -282,6 +323,13 @@ def test_predictions(fuzz: Fuzz, finished: RunFolder, tmp_path: Path) -> None:
     fuzz("headers of arrays", header, door)
 
 
+def judge(path: Path) -> None:
+    """Loads a network and asks it about a face."""
+    classifier = load_pretrained(path)
+    side = classifier.card.side
+    assert classifier(torch.zeros(1, 1, side, side, dtype=torch.uint8)).isfinite().all()
+
+
 def test_shipped_networks(fuzz: Fuzz, tmp_path: Path) -> None:
     content = (SHIPPED / "small.safetensors").read_bytes()
     size = struct.unpack("<Q", content[:8])[0]
@@ -299,7 +347,22 @@ def test_shipped_networks(fuzz: Fuzz, tmp_path: Path) -> None:
         text = json.dumps(own | changed).encode()
         return struct.pack("<Q", len(text)) + text + content[8 + size :]
 
+    card = json.loads(own["__metadata__"]["emotion"])
+    number = st.integers(-1, 2**40) | st.floats()
+    claim = values | number | st.lists(number, max_size=9) | st.sampled_from(["cnn", "timm", "flip"])
+    claims = st.fixed_dictionaries(
+        {
+            "card": st.dictionaries(st.sampled_from([*card]), claim, max_size=2),
+            "network": st.dictionaries(st.sampled_from([*card["network"], "backbone", "dropout"]), claim, max_size=3),
+        }
+    )
+
+    def claiming(changed: dict[str, Any]) -> bytes:
+        claimed = card | {"network": card["network"] | changed["network"]} | changed["card"]
+        return rebuilt({"__metadata__": {"emotion": json.dumps(claimed)}})
+
     inputs = damaged(content, 60) | damaged(content, size) | changes.map(partial(Made, rebuilt))
+    fuzz("cards of networks", claims.map(partial(Made, claiming)), file_door(tmp_path / "c.safetensors", judge))
     fuzz("safetensors files", inputs, file_door(tmp_path / "a.safetensors", load_pretrained))
     fuzz("pretrained weights", inputs, file_door(tmp_path / "b.safetensors", read_state))
 

@@ -3,6 +3,7 @@
 import io
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,14 +18,17 @@ import yaml
 from PIL import Image
 from small_runs import train
 from starlette.testclient import TestClient
+from torchvision.models import get_model_weights
 from typer.testing import CliRunner
 
 from emotion.analysis.predictions import load_predictions
 from emotion.cli import app
 from emotion.data.classes import CLASSES
+from emotion.data.sources import Fer2013Csv
 from emotion.errors import UserError
 from emotion.inference.recognizer import load
 from emotion.inference.service import make_service
+from emotion.inference.video import Video
 from emotion.training.evaluate import evaluate
 from emotion.training.folder import RunFolder
 
@@ -127,6 +131,17 @@ def test_pickles_do_not_run(
             tried += 1
             if problem := harm(door, canary):
                 lost.append((kind, name, problem))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("vgg16", "resnet50"):
+        path = tmp_path / "torch/hub/checkpoints" / Path(next(iter(get_model_weights(name))).url).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for kind in ("zip archive", "legacy archive", "pickle"):
+            path.write_bytes(traps(canary)[kind])
+            tried += 1
+            new = tmp_path / "from the cache"
+            words = [f"model={name}_fe", "weights=imagenet", "image_size=32"]
+            if problem := harm(lambda new=new, words=words: train(new, *words), canary):
+                lost.append((kind, f"{name} in the cache", problem))
     copy(finished, tmp_path / "reported" / "checkpoint").best.write_bytes(traps(canary)["zip archive"])
     command("report", "reported", "--out", "page")  # says what cannot be read, and goes on
     lost += ["report"] * canary.exists()
@@ -136,13 +151,22 @@ def test_pickles_do_not_run(
     assert canary.exists(), "the trap does not work, so the test above shows nothing"
 
 
+def png(side: int, bits: int, rows: int) -> bytes:
+    """A black square of `bits` a pixel, of which so many rows are there."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    packer, row = zlib.compressobj(1), bytes(side * bits // 8 + 2)
+    packed = b"".join(packer.compress(row) for _ in range(rows)) + packer.flush()
+    header = side.to_bytes(4, "big") * 2 + bytes([bits, 0, 0, 0, 0])
+    return HEADER + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
 def bombs() -> dict[str, bytes]:
     """Small files that claim to hold 2.5 gigabytes or more."""
-    size = (50_000).to_bytes(4, "big") * 2
-    body = b"IHDR" + size + b"\x08\0\0\0\0"
-    head = len(body[4:]).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
-    row = zlib.compress(bytes(50_001 * 100))
-    rows = len(row).to_bytes(4, "big") + b"IDAT" + row + zlib.crc32(b"IDAT" + row).to_bytes(4, "big")
+    claims = png(50_000, 8, 100)
+    icon = b"\0\0\1\0\1\0\x10\x10\0\0\1\0 \0" + len(claims).to_bytes(4, "little") + (22).to_bytes(4, "little")
     gif = b"GIF89a" + (50_000).to_bytes(2, "little") * 2 + b"\xf0\0\0" + bytes(6) + b","
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file, file.open("classes.npy", "w") as array:
@@ -151,7 +175,12 @@ def bombs() -> dict[str, bytes]:
         array.write(header + text.encode())
         for _ in range(30):
             array.write(bytes(10**7))
-    return {"bomb.png": HEADER + head + rows, "bomb.gif": gif + bytes(10), "bomb.npz": archive.getvalue()}
+    return {
+        **dict.fromkeys(("bomb.png", "bomb.mp4"), claims),
+        "bomb.ico": icon + claims,
+        "bomb.gif": gif + bytes(10),
+        "bomb.npz": archive.getvalue(),
+    }
 
 
 def test_bombs_are_refused_by_their_headers(tmp_path: Path, record: Record) -> None:
@@ -163,23 +192,33 @@ def test_bombs_are_refused_by_their_headers(tmp_path: Path, record: Record) -> N
     for name in CLASSES:
         (data / name).mkdir(parents=True)
         (data / name / "1.png").write_bytes(made["bomb.png"])
+    with (tmp_path / "bomb.csv").open("wb") as table:
+        table.write(b"emotion,pixels,Usage\n")
+        table.truncate(2**33)  # takes no space on the disk
     recognizer = load()
     recognizer.predict(np.zeros((48, 48), np.uint8))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pictures = ("bomb.png", "bomb.gif", "bomb.ico")
     doors: list[Callable[[], object]] = [
-        *(lambda name=name: recognizer.predict(files[name]) for name in ("bomb.png", "bomb.gif")),
+        *(lambda name=name: recognizer.predict(files[name]) for name in pictures),
+        lambda: Video(files["bomb.mp4"]),
+        lambda: Fer2013Csv(tmp_path / "bomb.csv"),
         lambda: train(tmp_path / "new", "data=folder", f"data_dir={data}"),
         lambda: load_predictions(files["bomb.npz"]),
         lambda: load(files["bomb.npz"].rename(tmp_path / "bomb.ckpt")),
     ]
     problems = [problem for door in doors if (problem := harm(door, tmp_path / "none"))]
     with TestClient(make_service({"small": recognizer})) as client:
-        answers = [client.post("/predict", files={"image": made[name]}) for name in ("bomb.png", "bomb.gif")]
+        answers = [client.post("/predict", files={"image": made[name]}) for name in pictures]
     problems += [answer.text for answer in answers if answer.status_code != 422]
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     record("files of kilobytes that claim gigabytes of pixels or numbers", len(doors) + len(answers), len(problems))
     assert not problems
     assert grown < 100
+    for bits in (1, 8, 16):
+        assert recognizer.predict(png(7100, bits, 7100)) == []
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 500  # for the largest pictures that are read
 
 
 def test_names_that_are_markup_stay_text(tmp_path: Path, finished: RunFolder, record: Record) -> None:
@@ -223,16 +262,20 @@ def test_files_that_are_passed_on_do_not_name_their_author(
         path = data / CLASSES[number % 7] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((48, 48), 3 * number, np.uint8)).save(path)
+    (data / "happy" / "broken.png").write_bytes(b"no image")
     (home / "cache").mkdir()
-    words = [*WORDS, "data=folder", f"data_dir={data}", "trainer.accelerator=cpu", "hydra.run.dir=runs/own"]
+    source = ["data=folder", f"data_dir={data}", "on_bad_image=skip"]
+    words = [*WORDS, *source, "trainer.accelerator=cpu", "hydra.run.dir=runs/own"]
     run = [sys.executable, "-m", "emotion.training.run", *words]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(sys, "argv", [f"{home}/bin/evaluate.py", f"out={home}/work/runs/again"])
-    best = Path("runs/own/checkpoints/best.ckpt")
-    evaluate([best], {}, out="runs/again", device="cpu")
-    command("report", "runs", "--out", "page")
-    command("audit", "data=folder", f"data_dir={data}", "--out", "audit")
+    best = Path.home() / "work/runs/own/checkpoints/best.ckpt"
+    evaluate([best], {}, out=f"{home}/work/runs/again", device="cpu")
+    shutil.copytree("runs/own", "runs/failed")
+    Path("runs/failed/predictions.npz").write_bytes(b"damaged")
+    command("report", f"{home}/work/runs", "--out", f"{home}/work/page")
+    command("audit", *source, "--out", f"{home}/work/audit")
     command("publish", str(best), "--out", "network.safetensors")
     command("export", "--ckpt", str(best), "--out", "network.onnx")
     files = [path for path in work.rglob("*") if path.is_file()]

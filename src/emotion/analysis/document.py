@@ -1,6 +1,7 @@
 """A document of headings, paragraphs, tables and pictures, as GitHub markdown and as one self-contained HTML page.
 
-All text in a document is plain: both renderers escape it, so that it shows as it is and is never markup.
+All text in a document is plain: both renderers escape it, so that it shows as it is and is never markup. In it the home
+folder is `~`, and what is no text, as names of files can hold it, is written as an escape.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
+
+from emotion.files import hide_home
 
 Tone = Literal["plain", "good", "high", "low", "quiet"]
 
@@ -153,8 +156,8 @@ def to_html(document: Document) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(document.title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{escape(document.title)}</h1>\n{lead}\n</header>\n{contents}<main>\n{rest}\n</main>\n"
+        f"<title>{_html_text(document.title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f"<header>\n<h1>{_html_text(document.title)}</h1>\n{lead}\n</header>\n{contents}<main>\n{rest}\n</main>\n"
         '<dialog aria-label="Enlarged picture"><button type="button">Close</button><img alt=""></dialog>\n'
         f"<script>{script}</script>\n</body>\n</html>\n"
     )
@@ -184,7 +187,7 @@ def _anchors(document: Document) -> dict[str, str]:
     anchors: dict[str, str] = {}
     seen: Counter[str] = Counter()
     for text in _targets(document.blocks):
-        anchor = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+        anchor = re.sub(r"[^\w\- ]", "", _shown(text).lower()).replace(" ", "-")
         anchors[text] = f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor
         seen[anchor] += 1
     return anchors
@@ -198,9 +201,18 @@ def _as_cell(cell: str | Cell) -> Cell:
     return cell if isinstance(cell, Cell) else Cell(cell)
 
 
+def _shown(text: str) -> str:
+    """Returns text that can be passed on and be written as UTF-8."""
+    return hide_home(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _html_text(text: str) -> str:
+    return escape(_shown(text))
+
+
 def _markdown_text(text: str) -> str:
     """Returns text on one line in which every character that markdown, HTML or a table could read is escaped."""
-    line = " ".join(text.split())
+    line = " ".join(_shown(text).split())
     escaped = _MARKDOWN_SPECIAL.sub(lambda match: "".join(f"\\{mark}" for mark in match[0]), line)
     return re.sub("[&<>$]", lambda match: _MARKDOWN_ENTITIES[match[0]], escaped)
 
@@ -221,7 +233,7 @@ def _markdown_block(block: Block, folder: Path, anchors: dict[str, str]) -> str:
         case Details(summary, inner):
             parts = [_markdown_block(part, folder, anchors) for part in inner]
             # On one line, since a blank one would end what markdown takes for HTML.
-            line = f'{escape(" ".join(summary.split()))}</summary><a id="{escape(anchors[summary])}"></a>'
+            line = f'{_html_text(" ".join(summary.split()))}</summary><a id="{escape(anchors[summary])}"></a>'
             return "\n\n".join([f"<details><summary>{line}", *parts, "</details>"])
         case Table():
             return _markdown_table(block, anchors)
@@ -241,7 +253,7 @@ def _markdown_cell(cell: Cell, anchors: dict[str, str]) -> str:
 
 def _html_link(text: str, target: str, anchors: dict[str, str]) -> str:
     anchor = anchors.get(target)
-    return f'<a href="#{quote(anchor)}">{escape(text)}</a>' if anchor else escape(text)
+    return f'<a href="#{quote(anchor)}">{_html_text(text)}</a>' if anchor else _html_text(text)
 
 
 def _html_blocks(blocks: Sequence[Block], anchors: dict[str, str]) -> str:
@@ -256,15 +268,15 @@ def _html_blocks(blocks: Sequence[Block], anchors: dict[str, str]) -> str:
 def _html_block(block: Block, anchors: dict[str, str]) -> str:
     match block:
         case Heading(text, level):
-            return f'<h{level} id="{escape(anchors[text])}">{escape(text)}</h{level}>'
+            return f'<h{level} id="{escape(anchors[text])}">{_html_text(text)}</h{level}>'
         case Paragraph(text, lead):
-            return f'<p class="lead">{escape(text)}</p>' if lead else f"<p>{escape(text)}</p>"
+            return f'<p class="lead">{_html_text(text)}</p>' if lead else f"<p>{_html_text(text)}</p>"
         case Picture(caption, file):
-            return _html_picture(escape(caption), file)
+            return _html_picture(_html_text(caption), file)
         case Details(summary, inner):
             # A link to what is inside, unlike one to the element itself, opens it.
             inside = f'<div id="{escape(anchors[summary])}">\n{_html_blocks(inner, anchors)}\n</div>'
-            return f"<details>\n<summary>{escape(summary)}</summary>\n{inside}\n</details>"
+            return f"<details>\n<summary>{_html_text(summary)}</summary>\n{inside}\n</details>"
         case Table():
             return _html_table(block, anchors)
 
@@ -287,7 +299,7 @@ def _html_table(table: Table, anchors: dict[str, str]) -> str:
 
 
 def _html_header(name: str, column: str, sorts: bool) -> str:
-    text, state = escape(name), ""
+    text, state = _html_text(name), ""
     if sorts:
         text, state = f'<button type="button">{text}</button>', ' aria-sort="none"'
     return f'<th class="{column}" scope="col"{state}>{text}</th>'
@@ -303,4 +315,4 @@ def _html_row(row: Row, columns: str, anchors: dict[str, str]) -> str:
 def _html_cell(cell: Cell, anchors: dict[str, str]) -> str:
     text = _html_link(cell.text, cell.target, anchors)
     label = text if cell.tone == "plain" else f'<span class="{cell.tone}">{text}</span>'
-    return f"{label}<small>{escape(cell.note)}</small>" if cell.note else label
+    return f"{label}<small>{_html_text(cell.note)}</small>" if cell.note else label

@@ -15,6 +15,11 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
 from emotion.files import refuse_bomb, replacing
 
+_KINDS = {"ids": "U", "labels": "iu", "probabilities": "f", "parts": "U", "copied": "b"}
+"""What NumPy calls the types that each field can have in a file."""
+_ROUNDING = 0.01
+"""How far half precision can take a sum of probabilities from 1, and more."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -123,6 +128,8 @@ def load_predictions(path: Path) -> dict[str, Predictions]:
     Raises:
         UserError: no such file, or not one that `save_predictions` wrote for the classes of this project.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of predictions")
     try:
         refuse_bomb(path)
         with np.load(path, allow_pickle=False) as file:
@@ -139,8 +146,16 @@ def load_predictions(path: Path) -> dict[str, Predictions]:
 
 
 def _read_stage(arrays: Mapping[str, NDArray[Any]], stage: str) -> Predictions:
-    predictions = Predictions(**{field.name: arrays[f"{stage}_{field.name}"] for field in fields(Predictions)})
-    labels, probabilities = predictions.labels.astype(np.int64), predictions.probabilities.astype(np.float32)
-    if probabilities.shape != (len(labels), len(CLASSES)) or (len(labels) and labels.max() >= len(CLASSES)):
-        raise ValueError(f"{stage}: labels and probabilities do not fit")
-    return replace(predictions, labels=labels, probabilities=probabilities)
+    stored = {name: arrays[f"{stage}_{name}"] for name in _KINDS}
+    images = len(stored["labels"])
+    for name, values in stored.items():
+        shape = (images, len(CLASSES)) if name == "probabilities" else (images,)
+        if values.dtype.kind not in _KINDS[name] or values.shape != shape:
+            raise ValueError(f"{stage}_{name}: {values.dtype} {list(values.shape)} where {list(shape)} is needed")
+    labels, probabilities = stored["labels"].astype(np.int64), stored["probabilities"].astype(np.float32)
+    if not np.isin(labels, np.arange(len(CLASSES))).all():
+        raise ValueError(f"{stage}_labels: not all from 0 to {len(CLASSES) - 1}")
+    # Not a number fails the first comparison too.
+    if not ((probabilities >= 0).all() and np.allclose(probabilities.sum(1), 1, atol=_ROUNDING)):
+        raise ValueError(f"{stage}_probabilities: not all from 0 to 1 with a sum of 1")
+    return Predictions(**stored | {"labels": labels, "probabilities": probabilities})

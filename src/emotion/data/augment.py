@@ -73,7 +73,8 @@ class Draws(NamedTuple):
 class Augmentation:
     """Changes every image by itself: affine transform, mirroring, tone, erased rectangle, in this order.
 
-    Random erasing is that of Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, filled with mid grey.
+    Mirroring is that of Krizhevsky et al., NeurIPS 2012, brightness and contrast those of Howard, arXiv:1312.5402,
+    random erasing that of Zhong et al., AAAI 2020, filled with mid grey.
 
     Attributes:
         affine: the transform, or None.

@@ -63,7 +63,7 @@ class EmotionDataModule(LightningDataModule):
         erase: share of the images.
         mixup: see `emotion.data.mix.Mix`, as for the next one.
         cutmix: parameter of the Beta distribution.
-        plain_epochs: the last so many of `trainer.max_epochs` see the images as they are.
+        plain_epochs: the last so many of `trainer.max_epochs` see the images as they are (He et al., arXiv:1909.09148).
         batch_size: of one process.
         seed: of the split, the copies, the order and the augmentation.
         on_bad_image: `error` or `skip`.
@@ -233,6 +233,11 @@ class EmotionDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Packs the images, once on each machine."""
         _ = self.packed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what checkpoints keep: the size [C, S, S] of the images, and the hashes, as int64, of what trains."""
+        hashes = np.unique(self.packed.hashes[self.rows.train])
+        return {"size": list(self.packed.images.shape[1:]), "trained_on": torch.from_numpy(hashes.view(np.int64))}
 
     def group_batches(self, size: int) -> None:
         """Makes training get lists of so many batches."""

@@ -20,7 +20,7 @@ from rich.progress import track
 from emotion.data.decode import BadImageError
 from emotion.data.sources import LabelledImage, Source, fingerprint
 from emotion.errors import UserError
-from emotion.files import flush
+from emotion.files import flush, hide_home
 
 OnBadImage = Literal["error", "skip"]
 FORMAT = 1
@@ -106,7 +106,7 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
     if packed.skipped:
         if on_bad_image == "error":
             raise _advised(packed.skipped[0])
-        log.warning("%d images skipped, the first: %s", len(packed.skipped), packed.skipped[0])
+        log.warning("%d images skipped, the first: %s", len(packed.skipped), hide_home(packed.skipped[0]))
     return packed
 
 

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean over fixed views of each image."""
+"""Test-time augmentation: the mean over fixed views of each image (Krizhevsky et al., NeurIPS 2012)."""
 
 from collections.abc import Iterator
 from typing import Literal

@@ -18,9 +18,7 @@ from emotion.data.audit import LEAST_CONTRAST, Audit, Group, Track, audit_images
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
-from emotion.errors import UserError
-from emotion.files import hide_home
-from emotion.training.folder import write_json, write_text
+from emotion.training.folder import make_folder, write_json, write_text
 
 NAMES_SHOWN = 20
 COLUMNS = ("kind", "group", "part", "label", "name", "nearest", "correlation")
@@ -50,13 +48,9 @@ def run_audit(data: EmotionDataModule, threshold: float, folder: Path, track: Tr
         UserError: no usable data, a threshold that is not between 0 and 1, or a folder that cannot be made.
     """
     packed = data.packed
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"out={folder}: the folder cannot be made ({error.strerror})") from None
+    make_folder(folder)
     audit = audit_images(packed, threshold, track)
     source = {key: data.hparams[key] for key in SOURCE_SETTINGS}
-    source["data_dir"] = source["data_dir"] and hide_home(source["data_dir"])
     summary = Document(f"Audit of {source['data_dir'] or source['data']}", _summary(packed, audit))
     sheet = folder / "contact_sheet.png"
     save(contact_sheet(packed, audit), sheet)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -110,10 +109,12 @@ def _protocol_rows(ours: Configuration, views: str) -> Iterator[Row]:
         return
     temperatures = [fit_temperature(own["val"]) for own in stages]
     shown = "one" if views == "none" else str(ours.first.settings.get("tta"))
-    for part in protocol_parts(stages[0]):
+    seeds = [protocol_parts(own) for own in stages]
+    for part in seeds[0]:
+        if not all(part in parts for parts in seeds):
+            continue
         figures = [
-            protocol_figures(protocol_parts(own)[part], temperature)
-            for own, temperature in zip(stages, temperatures, strict=True)
+            protocol_figures(parts[part], temperature) for parts, temperature in zip(seeds, temperatures, strict=True)
         ]
         values = (str(summarize([own[name] for own in figures])) for name in FIGURES)
         yield (name_cell(ours, ours.seeds), shown, part, *values)
@@ -146,7 +147,8 @@ def _over_seeds(values: Sequence[Calibration], name: str) -> str:
 
 
 def _same_images(first: Configuration, second: Configuration) -> bool:
-    return np.array_equal(first.first.test.ids, second.first.test.ids)
+    ours, theirs = first.first.test, second.first.test
+    return np.array_equal(ours.ids, theirs.ids) and np.array_equal(ours.labels, theirs.labels)
 
 
 def _pair_row(pair: Pair) -> Row:
@@ -169,13 +171,13 @@ def _p_text(p: float) -> str:
 
 
 def _cost_row(ours: Configuration, run: Run) -> Row:
-    record: dict[str, Any] = dict(run.record)
+    record = run.record
     return (
         name_cell(ours, ours.mark),
         str(run.seed),
-        format_number(record.get("epochs"), "d"),
-        format_number(record.get("best_epoch"), "d"),
-        format_number(record["train_seconds"] / 60 if "train_seconds" in record else None, ".1f"),
-        format_number(record.get("images_per_second"), ",.0f"),
-        str(record.get("hardware", "")),
+        format_number(record.epochs, "d"),
+        format_number(record.best_epoch, "d"),
+        format_number(None if record.train_seconds is None else record.train_seconds / 60, ".1f"),
+        format_number(record.images_per_second, ",.0f"),
+        record.hardware,
     )

@@ -18,7 +18,7 @@ from emotion.report.pictures import configuration_blocks
 from emotion.report.runs import Unused, find_runs
 from emotion.report.tables import detailed_scores, other_table, published_tables
 from emotion.report.verdict import overall
-from emotion.training.folder import write_text
+from emotion.training.folder import make_folder, write_text
 
 TITLE = "FER2013: the published report and our runs"
 COMPARED_AT_MOST = 30
@@ -68,9 +68,10 @@ def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
         The HTML page, and the overall verdict.
 
     Raises:
-        UserError: a path without runs.
+        UserError: a path without runs, or a folder that cannot be made.
     """
     runs, unused = find_runs(paths)
+    make_folder(folder)
     configurations, repeated = group(runs)
     verdict = overall(configurations)
     blocks = [Paragraph(verdict, lead=True), *_blocks(configurations, [*unused, *repeated], folder)]

@@ -18,10 +18,11 @@ from emotion.analysis.figures import confusion_matrix_figure, mistakes_figure, s
 from emotion.analysis.gradcam import heatmap_figure, heatmaps
 from emotion.analysis.predictions import Predictions, confident_mistakes, examples_per_class
 from emotion.analysis.summary import class_table
+from emotion.config import check
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
-from emotion.errors import UserError
+from emotion.errors import UserError, first_line
 from emotion.files import replacing
 from emotion.report.configurations import Configuration
 from emotion.report.runs import Run
@@ -29,6 +30,8 @@ from emotion.training.checkpoint import load_checkpoint
 
 SHOWN_MISTAKES = 16
 EXPLAINED_MISTAKES = 8
+MAX_PIXELS = 10_000_000
+"""More than any picture that a run draws."""
 _CONFUSED = [CLASSES.index("neutral"), CLASSES.index("sad")]
 
 
@@ -44,7 +47,7 @@ def configuration_blocks(ours: Configuration, folder: Path) -> list[Block]:
     facts = [
         ("Differs from the recipe", ours.note or "in nothing"),
         ("Folders", ", ".join(str(run.folder.path) for run in ours.runs)),
-        ("Command", str(run.record.get("command", "not kept"))),
+        ("Command", run.record.command),
     ]
     blocks: list[Block] = [Table(("Fact", "Value"), "ll", facts)]
     if len(ours.runs) > 1:
@@ -78,9 +81,21 @@ class Album:
         return self.add(caption, name, self.path(name))
 
     def add(self, caption: str, name: str, file: Path) -> Picture:
-        """Writes a copy of a PNG file in 256 colours, which takes a quarter of the space."""
-        with replacing(self.path(name)) as temporary, Image.open(file) as image:
-            image.convert("RGB").quantize().save(temporary)
+        """Writes a copy of a PNG file in 256 colours, which takes a quarter of the space.
+
+        Raises:
+            UserError: not a PNG file, or one of more than `MAX_PIXELS`.
+        """
+        try:
+            with Image.open(file, formats=["PNG"]) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+                small = image.convert("RGB").quantize()
+        except Exception as error:
+            # A damaged file can make the reader raise anything.
+            raise UserError(f"{file} cannot be read ({first_line(error)})") from None
+        with replacing(self.path(name)) as temporary:
+            small.save(temporary)
         return Picture(caption, self.path(name))
 
 
@@ -89,7 +104,10 @@ def _curves(run: Run, album: Album) -> Block:
     drawn = run.folder.path / "curves.png"
     if not drawn.is_file():
         return Paragraph("The learning curves were not kept with this run (curves.png is missing).")
-    return album.add("Learning curves", "curves", drawn)
+    try:
+        return album.add("Learning curves", "curves", drawn)
+    except UserError as error:
+        return Paragraph(f"The learning curves are not shown: {error}.")
 
 
 def _image_blocks(run: Run, album: Album) -> list[Block]:
@@ -148,7 +166,13 @@ def mistakes(test: Predictions, count: int) -> NDArray[np.int64]:
 
 
 def _images(settings: Mapping[str, Any]) -> PackedImages:
-    return _packed(tuple((key, settings[key]) for key in SOURCE_SETTINGS if key in settings))
+    source = {key: settings[key] for key in SOURCE_SETTINGS if key in settings}
+    check(source)
+    try:
+        return _packed(tuple(source.items()))
+    except (OSError, RuntimeError) as error:
+        # A run of another machine can name places that mean nothing here, as the home of somebody else.
+        raise UserError(first_line(error)) from None
 
 
 @lru_cache

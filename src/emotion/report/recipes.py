@@ -59,8 +59,12 @@ def differences(values: Mapping[str, Any], published: PublishedRun | None) -> di
 
 def weights_name(values: Mapping[str, Any]) -> str:
     """Returns `imagenet`, `none` or the name of the file that the backbone's weights came from."""
-    path = Path(str(values["weights"])).expanduser()
-    files = list(path.glob(f"{values.get('backbone')}*.safetensors")) if path.is_dir() else []
+    path = Path(str(values["weights"]))
+    try:
+        files = list(path.expanduser().glob(f"{values.get('backbone')}*.safetensors"))
+    except (OSError, RuntimeError):
+        # A run of another machine can name places that mean nothing here.
+        files = []
     return files[0].name if len(files) == 1 else path.name
 
 

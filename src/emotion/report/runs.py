@@ -1,20 +1,71 @@
-"""Finds runs on disk and reads what they left."""
+"""Finds runs on disk and reads what they left; they can be anybody's, so that all of it is checked."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.analysis.metrics import matrix_metrics
 from emotion.analysis.predictions import Predictions, load_predictions
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
-from emotion.training.folder import RunFolder, read_json, read_yaml
+from emotion.models.registry import Family
+from emotion.training.folder import RunFolder, is_run, read_yaml
 
-_SETTINGS_OF_A_RUN = {"model", "family", "weights", "data", "split", "balance", "seed"}
+_STAGES = ("val", "test")
+_LARGEST = 2**20
+"""Bytes of a file of JSON; that of a run takes about 10,000."""
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Content = TypeVar("Content", bound=BaseModel)
+
+
+class Record(BaseModel):
+    """What a run notes of its training; older ones noted less."""
+
+    epochs: Count | None = None
+    best_epoch: Count | None = None
+    train_seconds: Amount | None = None
+    images_per_second: Amount | None = None
+    hardware: str = ""
+    command: str = "not kept"
+
+
+class _Metrics(BaseModel):
+    run: Record = Record()
+
+
+class _Failure(BaseModel):
+    error: str
+
+
+class _Settings(BaseModel):
+    """The settings that the report reads by name; for the others any value will do, it only shows them."""
+
+    model_config = ConfigDict(strict=True)
+
+    model: str
+    family: Family
+    backbone: Annotated[str, Field(pattern=r"^[^*?\[]+$")] | None = None
+    blocks: list[int] | None = None
+    unfreeze: int | str | None = None
+    weights: str
+    data: str
+    data_dir: str | None = None
+    pack_size: Annotated[int, Field(ge=8, le=1024)] = 48
+    synthetic_images: Annotated[int, Field(ge=1, le=10**6)] = 1
+    split: str
+    balance: str
+    recipe: str | None = None
+    seed: Count
 
 
 @dataclass(frozen=True)
@@ -24,7 +75,7 @@ class Run:
     Attributes:
         folder: where it lies.
         settings: its config.yaml.
-        record: epochs, seconds, hardware and the like; older runs hold less.
+        record: epochs, seconds, hardware and the like.
         val: predictions for the validation images.
         test: predictions for the test images.
         augmented: `val` and `test` with test-time augmentation, where there was any.
@@ -32,7 +83,7 @@ class Run:
 
     folder: RunFolder
     settings: Mapping[str, Any]
-    record: Mapping[str, Any]
+    record: Record
     val: Predictions
     test: Predictions
     augmented: Mapping[str, Predictions]
@@ -47,9 +98,12 @@ class Run:
         return matrix_metrics(predictions.matrix(), CLASSES)
 
     def train_accuracy(self) -> float | None:
-        """Returns the accuracy while training in the best epoch, or None where the learning curves were not kept."""
-        history = merge_histories(read_history(path) for path in self.folder.csv_files())
-        return dict(history.get("train/acc", ())).get(self.record.get("best_epoch", 0))
+        """Returns the accuracy while training in the best epoch, or None where no readable learning curves are kept."""
+        try:
+            history = merge_histories(read_history(path) for path in self.folder.csv_files())
+        except (OSError, ValueError, OverflowError, csv.Error):
+            return None
+        return dict(history.get("train/acc", ())).get(self.record.best_epoch or 0)
 
 
 @dataclass(frozen=True)
@@ -67,39 +121,78 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Unused]]:
         The finished runs, and those that failed, are not finished, or cannot be read.
 
     Raises:
-        UserError: a folder that does not exist or holds no run, or a config.yaml that cannot be read.
+        UserError: a folder that does not exist or holds no run.
     """
     found: dict[Path, Run | Unused] = {}
     for path in paths:
-        below = {folder.resolve(): (folder, settings) for folder, settings in _run_folders(path)}
+        below = {folder.path.resolve(): folder for folder in _run_folders(path)}
         if not below:
             raise UserError(f"{path}: no run lies there (a folder with the config.yaml that training writes)")
-        found |= {key: _read(*run) for key, run in below.items() if key not in found}
+        found |= {key: _read(folder) for key, folder in below.items() if key not in found}
     return (
         [run for run in found.values() if isinstance(run, Run)],
         [run for run in found.values() if isinstance(run, Unused)],
     )
 
 
-def _run_folders(path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def _run_folders(path: Path) -> Iterator[RunFolder]:
     if not path.is_dir():
         raise UserError(f"{path}: no such folder")
     for file in sorted(path.rglob("config.yaml")):
-        settings = read_yaml(file)
-        if settings.keys() >= _SETTINGS_OF_A_RUN:
-            yield file.parent, settings
+        folder = RunFolder(file.parent)
+        if folder.config.is_file() and _holds_run(folder):
+            yield folder
 
 
-def _read(path: Path, settings: Mapping[str, Any]) -> Run | Unused:
-    folder = RunFolder(path)
+def _holds_run(folder: RunFolder) -> bool:
+    """Other programs' settings are no run's; such that cannot be read are, where other files of a run lie beside."""
+    try:
+        return is_run(read_yaml(folder.config))
+    except UserError:
+        return folder.state != "new" or folder.failure.is_file()
+
+
+def _read(folder: RunFolder) -> Run | Unused:
     try:
         if folder.state == "finished":
-            stages = load_predictions(folder.predictions)
-            record = read_json(folder.metrics).get("run", {})
-            augmented = {stage: stages[f"{stage}_tta"] for stage in ("val", "test") if f"{stage}_tta" in stages}
-            return Run(folder, settings, record, stages["val"], stages["test"], augmented)
+            return _read_finished(folder)
         if folder.failure.is_file():
-            return Unused(path, f"failed: {read_json(folder.failure)['error']}")
-    except (UserError, ValueError, KeyError) as error:
-        return Unused(path, f"cannot be read: {first_line(error)}")
-    return Unused(path, "not finished")
+            return Unused(folder.path, f"failed: {_read_json(_Failure, folder.failure).error}")
+    except (UserError, OSError, ValueError) as error:
+        return Unused(folder.path, f"cannot be read: {first_line(error)}")
+    return Unused(folder.path, "not finished")
+
+
+def _read_finished(folder: RunFolder) -> Run:
+    settings = read_yaml(folder.config)
+    try:
+        _Settings.model_validate(settings)
+    except ValidationError as error:
+        raise UserError(f"{folder.config}: {_complaint(error)}") from None
+    stages = load_predictions(folder.predictions)
+    for stage in _STAGES:
+        if not len(stages.get(stage, ())):
+            raise UserError(f"{folder.predictions}: no predictions for {stage} images")
+    augmented = {stage: stages[f"{stage}_tta"] for stage in _STAGES if f"{stage}_tta" in stages}
+    if augmented and not all(_same_images(augmented.get(stage), stages[stage]) for stage in _STAGES):
+        raise UserError(f"{folder.predictions}: those of test-time augmentation are for other images")
+    record = _read_json(_Metrics, folder.metrics).run
+    return Run(folder, settings, record, stages["val"], stages["test"], augmented)
+
+
+def _same_images(first: Predictions | None, second: Predictions) -> bool:
+    return all(np.array_equal(getattr(first, name, ()), getattr(second, name)) for name in ("ids", "labels", "parts"))
+
+
+def _read_json(kind: type[Content], path: Path) -> Content:
+    if path.stat().st_size > _LARGEST:
+        raise UserError(f"{path}: more than {_LARGEST // 2**20} MiB")
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path}: {_complaint(error)}") from None
+
+
+def _complaint(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))

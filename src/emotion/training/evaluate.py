@@ -1,4 +1,4 @@
-"""Evaluates checkpoints: one, or the mean of several, on their own data or on other data."""
+"""Evaluates checkpoints, on their own data or on other data: one, or the mean of several (arXiv:1612.01474)."""
 
 import hashlib
 import sys
@@ -19,6 +19,7 @@ from emotion.errors import UserError, exit_on_user_error, first_line
 from emotion.models.views import ViewsName
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
+from emotion.training.folder import make_folder
 from emotion.training.results import predict_stages, write_results
 
 OPTIONS = ("ckpt", "out", "device", "tta")
@@ -64,7 +65,8 @@ def evaluate(
         What `metrics.json` holds.
 
     Raises:
-        UserError: no checkpoint, one that cannot be read, or checkpoints of different images.
+        UserError: no checkpoint, one that cannot be read, checkpoints of different images, no such device, or a
+            folder that cannot be made.
     """
     if not paths:
         raise UserError(f"ckpt is missing\n{USAGE}")
@@ -73,6 +75,8 @@ def evaluate(
     checkpoints = [load_checkpoint(path) for path in paths]
     modules = [checkpoint.data_module(**changes) for checkpoint in checkpoints]
     first = modules[0]
+    folder = Path(str(out)).expanduser() if out else _default_folder(first, paths, {**changes, "tta": tta})
+    make_folder(folder)
     stages = _mean(checkpoints, modules, place, tta)
     environment = describe_environment()
     facts = {
@@ -83,7 +87,6 @@ def evaluate(
         "hardware": describe_hardware(environment),
         "command": environment["command"],
     }
-    folder = Path(out) if out else _default_folder(first, paths, {**changes, "tta": tta})
     results = write_results(folder, "Evaluation", facts, stages, first)
     _print(results, folder, facts["test images trained on"])
     return results
@@ -131,9 +134,11 @@ def _find(word: str) -> list[Path]:
 
 def _device(name: str | None) -> torch.device:
     try:
-        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise UserError(f"device={name}: not a device (cpu, cuda, cuda:1 ...)") from None
+        device = torch.device(str(name or ("cuda" if torch.cuda.is_available() else "cpu")))
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError):
+        raise UserError(f"device={name}: not a device that PyTorch has here (cpu, cuda, cuda:1 ...)") from None
+    return device
 
 
 def _default_folder(data: EmotionDataModule, paths: Sequence[Path], changes: dict[str, Any]) -> Path:
@@ -150,4 +155,4 @@ def _print(results: dict[str, Any], folder: Path, seen: str) -> None:
     console = Console()
     console.print(table)
     console.print(f"test images trained on: {seen}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True, markup=False, highlight=False)

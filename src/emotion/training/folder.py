@@ -1,5 +1,6 @@
 """The folder of one run: what lies where, and whether the run is new, unfinished or finished."""
 
+import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from traceback import format_exc
 from typing import Any, Literal
 
+import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +18,29 @@ from emotion.errors import UserError, first_line
 from emotion.files import hide_home, remove_rests, replacing
 
 State = Literal["new", "unfinished", "finished"]
+LARGEST = 2**15
+"""Bytes of a file of settings; those of a run take about 3,000."""
+DEEPEST = 16
+"""Levels of collections in a file of settings; those of a run have two."""
+_SETTINGS_OF_A_RUN = {"model", "family", "weights", "data", "split", "balance", "seed"}
+_WRITTEN = (
+    "metrics.json",
+    "checkpoints/*.ckpt",
+    "csv/version_*",
+    "tensorboard/events.out.*",
+    "tensorboard/hparams.yaml",
+    "environment.json",
+    "predictions.npz",
+    "diverged.safetensors",
+    "report.md",
+    "report.html",
+    "confusion_matrix.png",
+    "curves.png",
+    "mistakes.png",
+    "recall.png",
+    "config.yaml",
+)
+"""What a run writes, the settings last: while they are there, the folder is known to be a run's."""
 
 
 class RunFolder:
@@ -49,16 +74,17 @@ class RunFolder:
 
     def csv_files(self) -> list[Path]:
         """Lists the CSV logs, one for each start of the run, the first start first."""
-        return sorted(self.csv.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+        numbers = {path: path.parent.name.removeprefix("version_") for path in self.csv.glob("version_*/metrics.csv")}
+        return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda p: int(numbers[p]))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other processes from training here, until this one leaves or dies.
 
         Raises:
-            UserError: another process is training here.
+            UserError: another process is training here, or the folder cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         try:
             with FileLock(self.lock, timeout=0):
                 remove_rests(self.path)
@@ -74,9 +100,12 @@ class RunFolder:
         """Writes down the settings of a run that is about to start or go on here.
 
         Raises:
-            UserError: the folder holds a run with other settings, or such that cannot be read.
+            UserError: the folder holds a run with other settings, or such that cannot be read, or no run's.
         """
-        if self.config.is_file() and read_yaml(self.config) != settings(config):
+        stored = read_yaml(self.config) if self.config.is_file() else None
+        if stored is not None and not is_run(stored):
+            raise UserError(f"{self.config}: not the settings of a run; choose another folder (hydra.run.dir=)")
+        if stored not in (None, settings(config)):
             raise UserError(
                 f"{self.path} holds a run with other settings; choose another folder (hydra.run.dir=), continue that "
                 "run (resume=), or replace it (overwrite=true)"
@@ -84,12 +113,23 @@ class RunFolder:
         write_text(self.config, OmegaConf.to_yaml(settings(config)))
 
     def clear(self) -> None:
-        """Removes what an earlier run left; the log stays, since it is being written."""
-        for folder in (self.checkpoints, self.tensorboard, self.csv):
-            shutil.rmtree(folder, ignore_errors=True)
-        for pattern in ("*.yaml", "*.json", "*.npz", "*.safetensors", "*.png", "*.md", "*.html"):
-            for file in self.path.glob(pattern):
-                file.unlink()
+        """Removes what an earlier run left, and nothing else; the log stays, since it is being written.
+
+        Raises:
+            UserError: the folder holds files that are called like those of a run, but not the settings of one.
+        """
+        left = [path for pattern in _WRITTEN for path in sorted(self.path.glob(pattern))]
+        if left and not (self.config.is_file() and is_run(read_yaml(self.config))):
+            raise UserError(
+                f"{left[0]}: overwrite=true replaces runs only, and there is no config.yaml of one; choose another "
+                "folder (hydra.run.dir=)"
+            )
+        # A run that failed before its settings were written down leaves nothing else.
+        for path in (self.failure, *left):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def read_config(self) -> DictConfig:
         """Reads the settings of the run that lies here.
@@ -115,18 +155,53 @@ class RunFolder:
         write_json(self.failure, {"error": hide_home(error), "traceback": hide_home(traceback)})
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads settings; a file of something else has none.
+def is_run(values: Mapping[str, Any]) -> bool:
+    """Tells whether these are the settings of a run; other programs have a config.yaml too."""
+    return values.keys() >= _SETTINGS_OF_A_RUN
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder for results, if it is missing.
 
     Raises:
-        UserError: a file that cannot be read.
+        UserError: it cannot be made.
     """
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the folder cannot be made ({getattr(error, 'strerror', error)})") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads settings, which are plain values; a file of something else has none.
+
+    Raises:
+        UserError: a file that cannot be read, is larger than `LARGEST` or deeper than `DEEPEST`, or has aliases or
+            interpolations. A few aliases stand for billions of values, and an interpolation for what only this
+            machine knows.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"more than {LARGEST // 2**10} KiB")
+        text = path.read_text(encoding="utf-8")
+        _refuse_bomb(text)
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+        if "${" in repr(content):
+            raise ValueError("it has interpolations (${...}), and settings are plain values")
     except Exception as error:
         # A damaged file can make the reader raise anything.
         raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
     return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+
+
+def _refuse_bomb(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases, and settings are plain values")
+        if depth > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} levels")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -136,11 +211,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON that no reader sees half of."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Writes JSON that no reader sees half of, with the home folder as `~`."""
+    write_text(path, hide_home(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text that no reader sees half of."""
+    """Writes text that no reader sees half of; what is no text, as in names of files, as an escape."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

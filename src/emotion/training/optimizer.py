@@ -20,7 +20,7 @@ class OptimizerSettings:
 
     Attributes:
         optimizer: `adam` (epsilon 1e-7 as in Keras); `adamw` (Loshchilov and Hutter, ICLR 2019; epsilon 1e-8);
-            `sgd`, with Nesterov's momentum.
+            `sgd`, with Nesterov's momentum (Sutskever et al., ICML 2013).
         momentum: of `sgd`.
         weight_decay: of weights with two or more dimensions; biases and normalisation have none.
         layer_decay: a layer's learning rate is this times that of the layer after it, 1 for all alike (as in ELECTRA,

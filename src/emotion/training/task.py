@@ -60,7 +60,7 @@ class EmotionTask(LightningModule):
             `cosine`: to zero over the whole training, step by step (Loshchilov and Hutter, "SGDR", ICLR 2017).
         lr_factor: see `schedule`.
         lr_patience: see `schedule`; Keras's way of counting (the third bad epoch of three acts).
-        warmup_epochs: of `cosine`: before it, the learning rate rises from almost zero.
+        warmup_epochs: of `cosine`: before it, the learning rate rises from almost zero (arXiv:1706.02677).
         class_shares: of the training images; what `logit_adjustment` needs.
         label_smoothing: see `emotion.training.loss.LossSettings`, as for the next two.
         focal_gamma: power.
