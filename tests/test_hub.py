@@ -80,6 +80,16 @@ def test_the_other_kind_does_where_there_is_one(hub: Hub) -> None:
     assert find_network("hf://me/faces").name == "network.safetensors"
 
 
+@pytest.mark.parametrize("name", ["photo.jpg", "notes", "net.pt", "net.onnx.txt"])
+def test_other_files_are_no_networks(hub: Hub, name: str, tmp_path: Path) -> None:
+    (hub.folder / "me/faces").mkdir(parents=True)
+    for path in (tmp_path / name, hub.folder / "me/faces" / name):
+        path.write_bytes(b"no network")
+    for address in (str(tmp_path / name), f"hf://me/faces/{name}"):
+        with pytest.raises(UserError, match=rf"{name}: not a network \(\.onnx, \.safetensors, \.ckpt, or small\)$"):
+            find_network(address)
+
+
 @pytest.mark.parametrize(
     "address",
     ["hf://", "hf://me", "hf://me/", "hf:///x/y", "hf://me/fa ces", "hf://../x/y z", "hf://me/..", "hf://-/x"],

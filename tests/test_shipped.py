@@ -41,6 +41,13 @@ def test_it_loads_without_a_download_or_code() -> None:
     assert torch.allclose(probabilities.sum(1), torch.ones(3), atol=1e-5)
 
 
+@pytest.mark.parametrize("path", [FILE, SHIPPED / "small.onnx"], ids=lambda path: path.name)
+def test_no_file_says_where_it_was_made(path: Path) -> None:
+    content = path.read_bytes()
+    for word in (b"/work/", b".venv", b"site-packages", b"stack_trace"):
+        assert word not in content
+
+
 def test_the_card_states_the_figures_of_the_file() -> None:
     figures = emotion.load_pretrained().card.facts["figures"]
     assert tuple(figures) == PARTS

@@ -55,7 +55,7 @@ AT_LEAST: dict[str, int] = {
     "trainer.log_every_n_steps": 0,
     "trainer.accumulate_grad_batches": 1,
 }
-AT_MOST: dict[str, int] = {"seed": 2**32 - 1, "pack_size": 4096, "synthetic_images": 10**6}
+AT_MOST: dict[str, int] = {"seed": 2**32 - 1, "pack_size": 1024, "synthetic_images": 10**6}
 OPTIONAL: dict[str, object] = {
     "patience": None,
     "memory_budget": None,

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
+from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.predictions import Predictions
-from emotion.analysis.protocol import protocol_figures, protocol_parts
+from emotion.analysis.protocol import protocol_figures, protocol_parts, protocol_rows
 
 
 def make(prefix: str, parts: list[str], seed: int = 0) -> Predictions:
@@ -55,3 +56,19 @@ def test_figures_and_their_temperature() -> None:
     bins = np.minimum((confidence * 15).astype(int), 14)
     gaps = [abs(right[bins == one].sum() - confidence[bins == one].sum()) for one in range(15)]
     assert figures["ece"] == pytest.approx(sum(gaps) / 300, rel=1e-2)
+
+
+def test_rows_have_the_temperature_of_the_validation_images_with_the_same_views() -> None:
+    stages = {"val": make("val", ["public"] * 90), "test": make("test", ["private"] * 60)}
+    stages |= {"val_tta": make("val", ["public"] * 90, seed=1), "test_tta": make("test", ["private"] * 60, seed=1)}
+    rows = list(protocol_rows(stages))
+    parts = ["PublicTest", "PrivateTest", "PrivateTest without copies", "All"]
+    numbers = [90, 60, 45, 150]
+    expected = [(views, *own) for views in ("one", "several") for own in zip(parts, numbers, strict=True)]
+    assert [row[:3] for row in rows] == expected
+    assert rows[5][3] == protocol_figures(stages["test_tta"], fit_temperature(stages["val_tta"]))
+
+
+def test_without_validation_images_there_are_no_rows() -> None:
+    assert not list(protocol_rows({"val": make("val", []), "test": make("test", ["private"] * 6)}))
+    assert not list(protocol_rows({"test": make("test", ["private"] * 6)}))

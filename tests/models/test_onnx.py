@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,22 @@ SIDE = 6
 CARD = {"classes": CLASSES, "side": SIDE, "views": "shifts", "temperature": 1.0, "facts": {}}
 
 
-def write(path: Path, card: object = CARD, evidence: NDArray[np.float32] | None = None, last: int = 7) -> Path:
-    """Writes a network that takes the first pixels of a face for its probabilities."""
+def write(
+    path: Path,
+    card: object = CARD,
+    evidence: NDArray[np.float32] | None = None,
+    last: int = 7,
+    end: str = "Softmax",
+) -> Path:
+    """Writes a network that makes probabilities of the first pixels of a face.
+
+    Args:
+        path: of the file.
+        card: of the file.
+        evidence: the other output.
+        last: how many pixels it takes.
+        end: the operator that makes probabilities of them.
+    """
     values = [
         helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIDE, SIDE]),
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", last]),
@@ -31,7 +46,8 @@ def write(path: Path, card: object = CARD, evidence: NDArray[np.float32] | None 
     nodes = [
         helper.make_node("Reshape", ["images", "shape"], ["flat"]),
         helper.make_node("Slice", ["flat", "first", "last", "axis"], ["seven"]),
-        helper.make_node("Cast", ["seven"], ["probabilities"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["seven"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node(end, ["numbers"], ["probabilities"]),
     ]
     if evidence is not None:
         nodes.append(helper.make_node("Identity", ["maps"], ["evidence"]))
@@ -41,7 +57,7 @@ def write(path: Path, card: object = CARD, evidence: NDArray[np.float32] | None 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     if card is not None:
         helper.set_model_props(model, {"emotion": card if isinstance(card, str) else json.dumps(card)})
-    onnx.save(model, path)
+    path.write_bytes(model.SerializeToString())
     return path
 
 
@@ -54,7 +70,8 @@ def test_faces_go_in_and_probabilities_come_out(number: int, tmp_path: Path) -> 
     network = OnnxNetwork(write(tmp_path / "hand.made.onnx"))
     answer = network(drawn(number))
     assert answer.dtype == np.float32
-    assert np.array_equal(answer, drawn(number).reshape(number, -1)[:, :7])
+    pixels = torch.from_numpy(drawn(number).reshape(number, -1)[:, :7])
+    assert np.allclose(answer, pixels.double().softmax(1), atol=1e-6)
 
 
 def test_the_card_tells_name_side_and_views(tmp_path: Path) -> None:
@@ -96,6 +113,8 @@ def test_files_without_evidence_have_no_heatmaps(tmp_path: Path) -> None:
         ({key: value for key, value in CARD.items() if key != "side"}, "side"),
         ({key: value for key, value in CARD.items() if key != "views"}, "views"),
         (CARD | {"side": "large"}, "large"),
+        (CARD | {"side": 0}, "side=0: a whole number from 1 to 1024"),
+        (CARD | {"side": 40_000}, "side=40000: a whole number from 1 to 1024"),
         (CARD | {"side": SIDE + 1}, f"its faces are not {SIDE + 1} x {SIDE + 1}"),
         (CARD | {"classes": None}, "NoneType"),
         (CARD | {"classes": CLASSES[:6]}, f"its classes are {', '.join(CLASSES[:6])}"),
@@ -115,6 +134,40 @@ def test_other_cards_are_refused_in_a_sentence(card, reason: str, tmp_path: Path
 def test_graphs_of_other_answers_are_refused_when_they_are_read(last: int, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it gives no probabilities"):
         OnnxNetwork(write(tmp_path / "net.onnx", last=last))
+
+
+@pytest.mark.parametrize("end", ["Identity", "Neg", "Log", "Reciprocal"])
+def test_answers_that_are_no_probabilities_are_refused_when_the_file_is_read(end: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it gives no probabilities"):
+        OnnxNetwork(write(tmp_path / "net.onnx", end=end))
+
+
+@pytest.mark.parametrize("answer", [[np.nan] * 7, [2, -1, 0, 0, 0, 0, 0]], ids=["nan", "negative"])
+def test_answers_that_are_no_probabilities_are_refused_when_they_come(answer: list[float], tmp_path: Path) -> None:
+    """One that is right about a black face, with which it is tried."""
+    network = OnnxNetwork(write(tmp_path / "net.onnx"))
+    network._session = OnnxSession(np.array([answer] * 2, np.float32))
+    with pytest.raises(UserError, match="net: it gives no probabilities"):
+        network(drawn(2))
+
+
+class OnnxSession:
+    """Stands for one of onnxruntime."""
+
+    def __init__(self, answer: NDArray[np.float32]) -> None:
+        self.answer = answer
+
+    def run(self, names: list[str], inputs: object) -> list[NDArray[np.float32]]:
+        return [self.answer]
+
+
+def test_other_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "net.onnx", evidence=np.ones((1, 7, 9, 9), np.float32))
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="near.bin", size_threshold=1000)
+    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])  # which by itself does read it
+    with pytest.raises(UserError, match=r"net.onnx: not a network that `emotion export` wrote \("):
+        OnnxNetwork(path)
 
 
 @pytest.mark.parametrize("damage", ["nothing", "garbage", "half", "flipped", "folder"])

@@ -12,7 +12,7 @@ import emotion
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.models.network import Network
-from emotion.models.pretrained import Card, load_pretrained, network_settings, save_pretrained
+from emotion.models.pretrained import Card, Classifier, load_pretrained, network_settings, save_pretrained
 from emotion.models.registry import build_network
 
 SETTINGS = {
@@ -98,6 +98,48 @@ def test_other_files_are_refused_in_a_line(content: str, network: Network, tmp_p
         load_pretrained(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        *(({"temperature": own}, f"temperature={own}") for own in (float("nan"), float("inf"), 0, -1, True, "x", [1])),
+        *(({"views": own}, f"views={own}") for own in ("x", None, ["flip"])),
+        *(({"side": own}, f"side={own}") for own in (0, -3, 40_000, 48.5, "x", None)),
+        ({"network": SETTINGS | {"width": 600}}, "instead of (600,"),
+        ({"network": SETTINGS | {"width": 1024, "blocks": [1] * 10, "image_size": 1024}}, "it lacks"),
+        ({"network": SETTINGS | {"blocks": [10**6]}}, "blocks=[1000000]"),
+        ({"network": SETTINGS | {"image_size": 20_000}}, "image_size=20000"),
+        ({"network": [1]}, "mapping"),
+    ],
+    ids=str,
+)
+def test_cards_that_claim_what_no_network_has_are_refused_in_a_line(
+    changes: dict[str, object], named: str, network: Network, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    card = json.dumps({"network": SETTINGS} | changes)
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path, {"emotion": card})
+    with pytest.raises(UserError) as error:
+        load_pretrained(path)
+    assert str(error.value).startswith(f"{path}: not a network of this project (")
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["backbone.0.0.weight", "backbone.0.1.running_var"])
+def test_weights_that_are_not_numbers_are_refused(name: str, network: Network, tmp_path: Path) -> None:
+    network.state_dict()[name].fill_(float("nan"))
+    save_pretrained(tmp_path / "mine.safetensors", network, Card(SETTINGS))
+    with pytest.raises(UserError, match=f"not finite in {name}"):
+        load_pretrained(tmp_path / "mine.safetensors")
+
+
+def test_answers_that_are_not_numbers_are_refused(network: Network, images: Tensor) -> None:
+    classifier = Classifier(network, Card(SETTINGS))
+    network.state_dict()["backbone.0.1.running_var"].fill_(-5)
+    with pytest.raises(UserError, match="not finite"):
+        classifier(images)
 
 
 def test_settings_of_the_network_are_picked_from_those_of_a_task() -> None:

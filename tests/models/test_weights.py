@@ -136,8 +136,9 @@ def test_counts_of_batches_may_be_missing(tmp_path):
             lambda state: [state.update({f"module.{key}": state.pop(key)}) for key in list(state)],
             ["lacks 0.weight, 0.bias, 1.weight and 4 more"],
         ),
+        (lambda state: state["0.bias"].fill_(float("inf")), ["numbers that are not finite in 0.bias"]),
     ],
-    ids=["missing", "unknown", "shape", "empty", "prefixed"],
+    ids=["missing", "unknown", "shape", "empty", "prefixed", "infinite"],
 )
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
 def test_weights_that_do_not_fit_name_their_keys(tmp_path, name, change, parts):
@@ -263,6 +264,18 @@ class TestImagenet:
         monkeypatch.setattr(_api, "load_state_dict_from_url", lambda url, **_: addresses.append(url) or state)
         load_backbone(small_backbone(), "imagenet", "torchvision", backbone, 48)
         assert [address.rpartition("/")[2] for address in addresses] == [file]
+
+    def test_a_file_that_lies_there_already_does_not_run(self, tmp_path, monkeypatch):
+        from torchvision.models import get_model_weights
+
+        canary = tmp_path / "canary"
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        path = tmp_path / "hub" / "checkpoints" / Path(next(iter(get_model_weights("resnet18"))).url).name
+        path.parent.mkdir(parents=True)
+        torch.save({"trap": Trap(canary)}, path)
+        with pytest.raises(UserError, match=r"holds more than tensors.*weights=<file>"):
+            load_backbone(small_backbone(), "imagenet", "torchvision", "resnet18", 48)
+        assert not canary.exists()
 
     @pytest.fixture
     def hub(self, monkeypatch):

@@ -214,9 +214,23 @@ def test_images_that_one_member_was_trained_on_count_once(runs, tmp_path, said):
     assert said() == f"test images trained on: {len(np.union1d(*rows))} of 210, pixel for pixel"
 
 
-def test_where_the_training_images_are_gone_nobody_knows(runs, tmp_path, said):
-    content = torch.load(runs[0].best, weights_only=True)
-    content["datamodule_hyper_parameters"] |= {"data": "folder", "data_dir": str(tmp_path / "gone")}
-    torch.save(content, tmp_path / "moved.ckpt")
-    evaluate([tmp_path / "moved.ckpt"], {"data": "synthetic", "data_dir": None}, str(tmp_path / "out"), "cpu")
+def changed(run, path, change):
+    content = torch.load(run.best, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    return path
+
+
+def test_where_the_training_images_are_gone_they_are_known_all_the_same(runs, tmp_path, said):
+    trained = len(load_checkpoint(runs[0].best).data_module().rows.train)
+    gone = {"data": "folder", "data_dir": str(tmp_path / "gone")}
+    moved = changed(runs[0], tmp_path / "a.ckpt", lambda content: content["datamodule_hyper_parameters"].update(gone))
+    own = {"data": "synthetic", "data_dir": None, "split": "test_only"}
+    evaluate([moved], own, str(tmp_path / "out"), "cpu")
+    assert said() == f"test images trained on: {trained} of 210, pixel for pixel"
+
+
+def test_older_checkpoints_do_not_say_what_trained_them(runs, tmp_path, said):
+    older = changed(runs[0], tmp_path / "a.ckpt", lambda content: content.pop("EmotionDataModule"))
+    evaluate([older], {}, str(tmp_path / "out"), "cpu")
     assert said().startswith("test images trained on: not known (")

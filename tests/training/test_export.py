@@ -1,13 +1,14 @@
 import json
 import shutil
+import sys
 from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from pytorch_grad_cam import HiResCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+import emotion
 from emotion.analysis.gradcam import heatmaps
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
@@ -52,7 +54,7 @@ def expected(classifier: Classifier, images: NDArray[np.uint8]) -> NDArray[np.fl
 @pytest.mark.parametrize("settings", [RESNET, CNN, *(pytest.param(own, marks=pytest.mark.slow) for own in (VGG, TIMM))])
 def test_the_file_answers_as_pytorch_does_for_any_number_of_faces(settings, tmp_path: Path) -> None:
     classifier = classifier_of(settings)
-    exported = export_onnx(classifier, drawn(70), tmp_path / "deep" / "net.onnx")
+    (exported,) = export_onnx(classifier, drawn(70), tmp_path / "deep" / "net.onnx")
     network = OnnxNetwork(exported.path)
     assert exported.difference < 1e-4
     assert exported.agreement > 0.98
@@ -114,7 +116,7 @@ class Program:
     """Stands for what PyTorch's exporter returns."""
 
     def __init__(self) -> None:
-        self.model = SimpleNamespace(metadata_props={})
+        self.model = onnx_ir.Model(onnx_ir.Graph([], [], nodes=[]), ir_version=10)
 
     def save(self, path: Path, external_data: bool) -> None:
         assert not external_data
@@ -135,6 +137,25 @@ def test_the_card_lies_in_the_file(tmp_path: Path) -> None:
     assert [own.name for own in model.graph.output] == ["probabilities", "evidence"]
 
 
+def test_a_program_of_pytorch_answers_alike_and_no_file_says_where_it_was_made(tmp_path: Path) -> None:
+    classifier = classifier_of(RESNET, "flip", temperature=1.3)
+    path = tmp_path / "deep" / "net.pt2"
+    first, second = export_onnx(classifier, drawn(3), path.with_suffix(".onnx"), path)
+    assert (first.path, second.path) == (path.with_suffix(".onnx"), path)
+    assert max(first.difference, second.difference) < 1e-5
+    card = {"emotion": ""}
+    program = torch.export.load(path, extra_files=card).module()
+    assert json.loads(card["emotion"])["classes"] == [*CLASSES]
+    for number in (1, 2, 70):
+        probabilities, evidence = program(torch.from_numpy(drawn(number)))
+        assert np.abs(probabilities.detach().numpy() - expected(classifier, drawn(number))).max() < 1e-5
+        assert evidence.shape == (number, 7, 8, 8)
+    for file in path.parent.iterdir():
+        content = file.read_bytes()
+        for place in (Path(emotion.__file__).parent, Path(torch.__file__).parent, sys.prefix, tmp_path, "stack_trace"):
+            assert str(place).encode() not in content, f"{file.name}: {place}"
+
+
 def test_what_was_compared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong:
         def __init__(self, path: Path) -> None:
@@ -149,7 +170,7 @@ def test_what_was_compared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     images[:, 0, 0] = np.arange(150) % 2 * 255
     monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **options: Program())
     monkeypatch.setattr("emotion.training.export.OnnxNetwork", Wrong)
-    told = export_onnx(classifier, images, tmp_path / "net.onnx")
+    (told,) = export_onnx(classifier, images, tmp_path / "net.onnx")
     right = expected(classifier, images)
     wrong = np.where(np.arange(150)[:, None] % 2, right, np.roll(right, 1, axis=1))
     assert told.difference == pytest.approx(np.abs(right - wrong).max(), rel=1e-5)
@@ -229,8 +250,10 @@ def test_without_fer2013_drawn_faces_do_but_not_for_eight_bits(tmp_path: Path, m
     with pytest.raises(UserError, match="tta=five"):
         list(export_network("mine.safetensors", tmp_path / "out.onnx", {}, views="five"))
     assert not (tmp_path / "out.onnx").exists()
-    (line,) = export_network("mine.safetensors", tmp_path / "out.onnx", {}, views="flip")
-    assert "560 validation images of synthetic" in line
+    lines = export_network("mine.safetensors", tmp_path / "out.onnx", {}, views="flip", pt2=True)
+    for line, suffix in zip(lines, (".onnx", ".pt2"), strict=True):
+        assert line.startswith(f"{tmp_path / 'out'}{suffix}: ")
+        assert "560 validation images of synthetic" in line
     assert OnnxNetwork(tmp_path / "out.onnx").views == "flip"
 
 

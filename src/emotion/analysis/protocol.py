@@ -4,9 +4,9 @@ PublicTest chooses (epoch, temperature, members of an ensemble); PrivateTest is 
 of which a training image is an exact copy.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from emotion.analysis.calibration import calibration, with_temperature
+from emotion.analysis.calibration import calibration, fit_temperature, with_temperature
 from emotion.analysis.predictions import Predictions
 from emotion.data.classes import CLASSES
 
@@ -39,3 +39,18 @@ def protocol_figures(predictions: Predictions, temperature: float = 1.0) -> dict
     metrics = predictions.metrics(CLASSES)
     scaled = calibration(with_temperature(predictions, temperature).probabilities, predictions.labels)
     return {"acc": metrics["acc"], "f1_macro": metrics["f1_macro"], "nll": scaled.nll, "ece": scaled.ece}
+
+
+def protocol_rows(stages: Mapping[str, Predictions]) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+    """Yields views, part, number of images and figures, after the temperature that the validation images fit.
+
+    Args:
+        stages: of `val` and `test`, and as `val_tta` and `test_tta` with several views of each image; without
+            validation images there are no rows.
+    """
+    for views, suffix in (("one", ""), ("several", "_tta")):
+        own = {stage: stages[f"{stage}{suffix}"] for stage in ("val", "test") if f"{stage}{suffix}" in stages}
+        if len(own.get("val", ())):
+            temperature = fit_temperature(own["val"])
+            for part, images in protocol_parts(own).items():
+                yield views, part, len(images), protocol_figures(images, temperature)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from emotion.analysis.document import Block, Document, Heading, Paragraph, Picture, Row, Table
+from emotion.analysis.protocol import FIGURES
 
 MISSING = "—"
 _SPLITS = ("val", "test", "val_tta", "test_tta")
@@ -26,6 +27,7 @@ _RESULTS_NOTE = (
     "Weighted: the mean over the classes, each counting by its number of images. "
     "tta: the mean over several views of each image."
 )
+_PROTOCOL_NOTE = "NLL and ECE: after the temperature that the validation images fit. Copies are of training images."
 _REPORT_NOTE = (
     "Precision: the share of the images predicted as a class that are of it. "
     "Recall: the share of a class's images that are found. "
@@ -39,6 +41,7 @@ def run_document(
     metrics: Mapping[str, Any],
     class_names: Sequence[str],
     pictures: Sequence[tuple[str, Path]],
+    protocol: Iterable[tuple[str, str, int, Mapping[str, float]]] = (),
 ) -> Document:
     """Builds the report of a run.
 
@@ -51,6 +54,7 @@ def run_document(
             A missing or not finite value shows as a dash.
         class_names: The classes in the order of the rows of the classification report.
         pictures: (caption, PNG file) pairs.
+        protocol: see `emotion.analysis.protocol.protocol_rows`.
     """
     headline = _headline(metrics)
     blocks: list[Block] = [Paragraph(headline, lead=True)] if headline else []
@@ -61,6 +65,9 @@ def run_document(
     if "test" in metrics:
         blocks += [Heading("Classification report (test)"), Paragraph(_REPORT_NOTE)]
         blocks.append(class_table(metrics["test"], class_names))
+    if rows := [_protocol_row(*row) for row in protocol]:
+        blocks += [Heading("Held-out images"), Paragraph(_PROTOCOL_NOTE)]
+        blocks.append(Table(("Views", "Images", "Number", *FIGURES.values()), "llrrrrr", rows))
     if pictures:
         blocks += [Heading("Pictures"), *(Picture(caption, file) for caption, file in pictures)]
     return Document(title, blocks)
@@ -106,6 +113,10 @@ def _results_table(metrics: Mapping[str, Any]) -> Table:
     rows = [(label, *(format_number(metrics[split].get(key), ".4f") for split in splits)) for label, key in _RESULTS]
     images = ("Images", *(format_number(metrics[split].get("num_images"), "d") for split in splits))
     return Table(("Metric", *splits), "l" + "r" * len(splits), rows, footer=[images])
+
+
+def _protocol_row(views: str, part: str, images: int, figures: Mapping[str, float]) -> Row:
+    return (views, part, format_number(images, ",d"), *(format_number(figures[name], ".4f") for name in FIGURES))
 
 
 def _class_row(name: str, scores: Mapping[str, Any]) -> Row:

@@ -1,6 +1,7 @@
 """Networks in ONNX files, which run without PyTorch."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from emotion.errors import UserError, first_line
 
 METADATA = "emotion"
 """The key of an ONNX file's metadata under which its card lies, as JSON."""
+LARGEST_SIDE = 1024
+"""Height and width of the largest faces that networks take, pixels."""
 
 
 class OnnxNetwork:
@@ -35,24 +38,35 @@ class OnnxNetwork:
         try:
             options = onnxruntime.SessionOptions()
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads take no time
-            self._session = onnxruntime.InferenceSession(path, options, providers=[provider], enable_fallback=0)
+            # A network is one file: where it says that its weights lie in others, there are none.
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+            content = path.read_bytes()
+            self._session = onnxruntime.InferenceSession(content, options, providers=[provider], enable_fallback=0)
             card: dict[str, Any] = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA])
             if tuple(card["classes"]) != CLASSES:
                 raise ValueError(f"its classes are {', '.join(card['classes'])}")
             self.name, self.side, self.views = path.stem, int(card["side"]), str(card["views"])
+            if not 1 <= self.side <= LARGEST_SIDE:
+                raise ValueError(f"side={self.side}: a whole number from 1 to {LARGEST_SIDE} is needed")
             if self._session.get_inputs()[0].shape[1:] != [self.side, self.side]:
                 raise ValueError(f"its faces are not {self.side} x {self.side}")
-            blank = self(np.zeros((1, self.side, self.side), np.uint8))
-            if blank.shape != (1, len(CLASSES)) or not np.isfinite(blank).all():
-                raise ValueError("it gives no probabilities")
+            self(np.zeros((1, self.side, self.side), np.uint8))
         except Exception as error:
             # A damaged or foreign file can make the reader raise anything.
             raise UserError(f"{path}: not a network that `emotion export` wrote ({first_line(error)})") from None
         self._explains = len(self._session.get_outputs()) > 1
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps grey faces uint8 [N, side, side] to probabilities [N, K] in the order of `CLASSES`."""
-        return np.asarray(self._session.run(["probabilities"], {"images": faces})[0])
+        """Maps grey faces uint8 [N, side, side] to probabilities [N, K] in the order of `CLASSES`.
+
+        Raises:
+            UserError: the network's answers are no probabilities.
+        """
+        answers = np.asarray(self._session.run(["probabilities"], {"images": faces})[0])
+        right = answers.shape == (len(faces), len(CLASSES)) and bool((answers >= 0).all())  # not so for NaN
+        if not right or not np.allclose(answers.sum(1), 1, atol=1e-3):
+            raise UserError(f"{self.name}: it gives no probabilities")
+        return answers
 
     def heatmaps(self, faces: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns class activation maps (arXiv:1512.04150), float32 [N, side, side], 0 to 1 at the strongest place.

@@ -2,24 +2,26 @@
 
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from emotion.data.classes import CLASSES
 from emotion.data.sources import FER_SIZE
-from emotion.errors import UserError, first_line
+from emotion.errors import UserError, first_line, require_choice
 from emotion.files import replacing
 from emotion.models.network import Network
-from emotion.models.registry import build_network
+from emotion.models.onnx import LARGEST_SIDE, METADATA
+from emotion.models.registry import build_network, require_whole
 from emotion.models.views import Views, ViewsName
+from emotion.models.weights import require_fit, sketch
 from emotion.pretrained import find_weights
-
-METADATA = "emotion"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Card:
         views: the views of each image whose mean counts (see `emotion.models.views.Views`).
         side: height and width of the images it was trained on, pixels.
         facts: how it was trained and measured.
+
+    Raises:
+        UserError: a temperature, views or a side that no network has.
     """
 
     network: dict[str, Any]
@@ -39,6 +44,12 @@ class Card:
     views: ViewsName = "none"
     side: int = FER_SIZE
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_choice("views", self.views, get_args(ViewsName))
+        require_whole("side", self.side, LARGEST_SIDE)
+        if type(self.temperature) not in (int, float) or not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature={self.temperature}: a number above 0 is needed")
 
 
 class Classifier(nn.Module):
@@ -62,9 +73,15 @@ class Classifier(nn.Module):
         """Maps images of faces [B, C, H, W], uint8 (0..255) or float (0..1), grey or RGB, to probabilities [B, K].
 
         Any height and width will do; the face should fill the image, as in FER2013.
+
+        Raises:
+            UserError: the network's answers are not finite.
         """
         logits: Tensor = self.viewed(images)
-        return (logits / self.card.temperature).softmax(1)
+        probabilities = (logits / self.card.temperature).softmax(1)
+        if not probabilities.isfinite().all():
+            raise UserError("this network gives no probabilities: its answers are not finite")
+        return probabilities
 
 
 def load_pretrained(name: str | Path = "small", device: str | torch.device = "cpu") -> Classifier:
@@ -84,7 +101,9 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         with safe_open(path, "pt") as file:
             card = Card(**json.loads(file.metadata()[METADATA]))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        network = build_network(**card.network)
+        build = partial(build_network, **card.network)
+        require_fit(sketch(build), state)
+        network = build()
         network.load_state_dict(state)
     except Exception as error:
         # A damaged or hostile file can make the readers raise anything.

@@ -9,6 +9,7 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.models.cnn import build_cnn
 from emotion.models.network import Network, Unfreeze
+from emotion.models.onnx import LARGEST_SIDE
 from emotion.models.preprocess import NormalizeName
 from emotion.models.resnet import build_resnet
 from emotion.models.transfer import build_transfer
@@ -22,6 +23,8 @@ NEEDS: dict[Family, tuple[str, ...]] = {
     "face": ("backbone", "unfreeze"),
 }
 """The settings that each family has; the others are None."""
+MOST_BLOCKS, MOST_FILTERS = 256, 1024
+"""In a network, and in the first stage of a ResNet."""
 
 
 def build_network(
@@ -40,12 +43,13 @@ def build_network(
 
     Args:
         family: `cnn` (the report's), `resnet` (for small images), or the library that `backbone` comes from.
-        image_size: height and width of the network's input, pixels.
+        image_size: height and width of the network's input, at most `LARGEST_SIDE` pixels.
         normalize: see `emotion.models.preprocess.Preprocess`.
         backbone: a name in that library.
         unfreeze: how many of the backbone's last layers train, or `all`.
-        blocks: convolutions of each block of the CNN, or residual blocks of each stage of the ResNet.
-        width: see `emotion.models.resnet.build_resnet`, as for the next one.
+        blocks: convolutions of each block of the CNN, or residual blocks of each stage of the ResNet; at most
+            `MOST_BLOCKS` in all.
+        width: see `emotion.models.resnet.build_resnet`, as for the next one; at most `MOST_FILTERS`.
         stem_stride: pixels.
         dropout: before the last layer; None takes the family's own.
 
@@ -54,6 +58,11 @@ def build_network(
     """
     given = {"backbone": backbone, "unfreeze": unfreeze, "blocks": blocks, "width": width, "stem_stride": stem_stride}
     _check(family, given)
+    require_whole("image_size", image_size, LARGEST_SIDE)
+    if width is not None:
+        require_whole("width", width, MOST_FILTERS)
+    if blocks is not None:
+        _check_blocks(blocks)
     own = {} if dropout is None else {"dropout": dropout}
     if family == "cnn":
         network = build_cnn(blocks or (), image_size, normalize, len(CLASSES), **own)
@@ -65,6 +74,19 @@ def build_network(
         network = build_transfer(family, backbone, image_size, normalize, len(CLASSES), **own)
         network.unfreeze(unfreeze)
     return network.to(memory_format=torch.channels_last)
+
+
+def require_whole(key: str, value: object, most: int) -> None:
+    """Raises a `UserError` if a value is not a whole number from 1 to `most`."""
+    if type(value) is not int or not 1 <= value <= most:
+        raise UserError(f"{key}={value}: a whole number from 1 to {most} is needed")
+
+
+def _check_blocks(blocks: Sequence[int]) -> None:
+    if not isinstance(blocks, list | tuple) or any(type(own) is not int for own in blocks) or sum(blocks) > MOST_BLOCKS:
+        raise UserError(
+            f"blocks={str(blocks)[:100]}: a list of whole numbers, together at most {MOST_BLOCKS}, is needed"
+        )
 
 
 def _check(family: Family, given: Mapping[str, object]) -> None:

@@ -81,7 +81,7 @@ def _torchvision_backbone(name: str) -> tuple[nn.Module, Sequence[nn.Module]]:
         model.fc = nn.Identity()
         layers = [block for layer in (model.layer1, model.layer2, model.layer3, model.layer4) for block in layer]
         stages = [model.conv1, model.bn1, model.relu, model.maxpool, *layers]
-    return model.to_empty(device="cpu").apply(_init_torchvision), stages
+    return model.to_empty(device=torch.get_default_device()).apply(_init_torchvision), stages
 
 
 def _init_torchvision(module: nn.Module) -> None:

@@ -1,7 +1,8 @@
 """Pretrained weights: torchvision's and timm's own, or a local file that is checked key by key."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from emotion.models.transfer import Library, create_timm
 State = Mapping[str, Tensor]
 CLASSIFIERS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.", "embedding.")
 """What the backbones' own classifiers are called; their weights are not used."""
+COUNTS = "num_batches_tracked"
+"""What old files lack."""
 
 
 def resolve_weights(weights: str, name: str) -> str:
@@ -43,13 +46,60 @@ def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str
         image_size: height and width of its input, to which timm fits the position embeddings of transformers.
 
     Raises:
-        UserError: no such file, no network, a file that is no state dict, or weights that do not fit.
+        UserError: no such file, no network, a file that is no state dict, or weights that do not fit or are not finite.
     """
     if weights == "none":
         return
     state = _imagenet_state(library, name, image_size) if weights == "imagenet" else read_state(Path(weights))
-    _check(backbone.state_dict(), state, f"weights={weights}")
-    backbone.load_state_dict(state, strict=False)
+    own = {key: value for key, value in backbone.state_dict().items() if key in state or not key.endswith(COUNTS)}
+    found = {key: value for key, value in state.items() if key in own or not key.startswith(CLASSIFIERS)}
+    try:
+        require_fit(own, found)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"weights={weights} does not fit the backbone: {first_line(error)}") from None
+    backbone.load_state_dict(found, strict=False)
+
+
+def sketch(build: Callable[[], nn.Module]) -> State:
+    """Returns the names and shapes of a module's tensors, on a device where they take no memory."""
+    with torch.device("meta"):
+        state: State = build().state_dict()
+    return state
+
+
+def require_fit(expected: State, found: State) -> None:
+    """Checks names, shapes and values of tensors that may come from a stranger.
+
+    Raises:
+        ValueError: names the first that are missing, unknown, of another shape or not finite, or they claim more
+            numbers than there are.
+    """
+    missing = [key for key in expected if key not in found]
+    unknown = [key for key in found if key not in expected]
+    misshapen = [
+        f"{key} {tuple(found[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    for problem, keys in (("lacks", missing), ("has unknown", unknown), ("has", misshapen)):
+        _refuse(problem, keys)
+    stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in found.values()}
+    if sum(stored.values()) < sum(value.nbytes for value in found.values()):
+        raise ValueError("its tensors claim more numbers than it holds")
+    _refuse("has numbers that are not finite in", [key for key, value in found.items() if not value.isfinite().all()])
+
+
+def _refuse(problem: str, keys: Sequence[str]) -> None:
+    if keys:
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        raise ValueError(f"it {problem} {', '.join(keys[:3])}{more}")
+
+
+def why_unread(error: BaseException) -> str:
+    """Returns in a line why torch did not read a file; its own text on pickles says how to run what they hold."""
+    if isinstance(error, UnpicklingError):
+        return "it is damaged, or holds more than tensors and plain values"
+    return first_line(error)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -69,7 +119,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         # A damaged or hostile file can make the readers raise anything.
         raise UserError(
-            f"weights={path}: not a file of tensors that can be read safely ({first_line(error)})"
+            f"weights={path}: not a file of tensors that can be read safely ({why_unread(error)})"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"weights={path}: not a state dict (names to tensors)")
@@ -81,7 +131,9 @@ def _imagenet_state(library: Library, name: str, image_size: int) -> State:
         if library == "torchvision":
             from torchvision.models import get_model_weights
 
-            state: State = next(iter(get_model_weights(name))).get_state_dict(progress=True, check_hash=True)
+            # The hash is that of a download; a file that lies there already could hold anything.
+            options = {"progress": True, "check_hash": True, "weights_only": True}
+            state: State = next(iter(get_model_weights(name))).get_state_dict(**options)
             return state
         if library == "face":
             raise LookupError("it was trained on faces")
@@ -89,20 +141,6 @@ def _imagenet_state(library: Library, name: str, image_size: int) -> State:
     except Exception as error:
         # Both libraries let through whatever their download clients raise.
         raise UserError(
-            f"weights=imagenet: the weights of {name} could not be had ({first_line(error)}); give a local file with "
+            f"weights=imagenet: the weights of {name} could not be had ({why_unread(error)}); give a local file with "
             "weights=<file>, or start from random weights with weights=none"
         ) from None
-
-
-def _check(expected: State, found: State, origin: str) -> None:
-    missing = [key for key in expected if key not in found and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in found if key not in expected and not key.startswith(CLASSIFIERS)]
-    misshapen = [
-        f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in expected
-        if key in found and found[key].shape != expected[key].shape
-    ]
-    for problem, keys in (("lacks", missing), ("has unknown", unknown), ("has", misshapen)):
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise UserError(f"{origin} does not fit the backbone: it {problem} {', '.join(keys[:3])}{more}")

@@ -7,6 +7,8 @@ from emotion.errors import UserError
 
 SHIPPED = Path(__file__).parent
 """The folder of the files that are part of the package: a card, weights for PyTorch, and the whole function as ONNX."""
+SUFFIXES = (".onnx", ".safetensors", ".ckpt")
+"""Of files that hold networks."""
 
 
 def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
@@ -17,7 +19,7 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
         suffix: of the file to take where a name stands for several: `.onnx` or `.safetensors`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is another kind of file.
     """
     shipped = sorted(path.stem for path in SHIPPED.glob("*.onnx"))
     if name in shipped:
@@ -25,10 +27,16 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
     if str(name).startswith("hf://"):
         from emotion.pretrained.hub import download
 
-        return download(str(name), suffix)
+        return _checked(download(str(name), suffix), shipped)
     path = Path(os.path.expanduser(name))  # noqa: PTH111, leaves ~nobody as it is
     if not os.path.isfile(path):  # noqa: PTH113, False for names that are too long
         raise UserError(f"{name}: no such network ({', '.join(shipped)}) and no such file")
+    return _checked(path, shipped)
+
+
+def _checked(path: Path, shipped: list[str]) -> Path:
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: not a network ({', '.join(SUFFIXES)}, or {', '.join(shipped)})")
     return path
 
 

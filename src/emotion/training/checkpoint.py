@@ -4,27 +4,42 @@ import io
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
+from numpy.typing import NDArray
 from torch import Tensor
 
+from emotion.config import check
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError, first_line
 from emotion.files import refuse_bomb, replacing
+from emotion.models.weights import require_fit, sketch, why_unread
 from emotion.training.task import EmotionTask
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained task, the settings of its data, and the epoch (from 1) it was saved after."""
+    """What a file of a training holds.
+
+    Attributes:
+        task: trained, in eval mode.
+        data: the settings of its data.
+        epoch: it was saved after, from 1.
+        size: of the images that trained it [C, S, S]; None in older files.
+        hashes: of these images, uint64, sorted; see `emotion.data.packed.PackedImages`.
+    """
 
     task: EmotionTask
     data: dict[str, Any]
     epoch: int
+    size: tuple[int, ...] | None
+    hashes: NDArray[np.uint64]
 
     def data_module(self, **changes: Any) -> EmotionDataModule:
         """Builds the data it was trained on, with some settings changed."""
@@ -86,15 +101,42 @@ def load_checkpoint(path: Path) -> Checkpoint:
     path = path.expanduser()
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file")
+    if path.suffix != ".ckpt":
+        raise UserError(f"ckpt={path}: a .ckpt file is needed")
     content = _read(path)
     try:
-        task = EmotionTask(**content["hyper_parameters"])
-        task.load_state_dict(content["state_dict"])
-        data = {key: value for key, value in content["datamodule_hyper_parameters"].items() if not key.startswith("_")}
-        return Checkpoint(task.eval(), data, int(content["epoch"]) + 1)
+        task = _task(content["hyper_parameters"], content["state_dict"])
+        data = _data_settings(content["datamodule_hyper_parameters"])
+        trained_on = content.get(EmotionDataModule.__qualname__, {})
+        size = tuple(map(int, trained_on["size"])) if trained_on else None
+        hashes = torch.as_tensor(trained_on.get("hashes", ()), dtype=torch.int64).numpy().view(np.uint64)
+        return Checkpoint(task.eval(), data, int(content["epoch"]) + 1, size, hashes)
     except Exception as error:
         # Whatever a file of another origin holds, building from it can raise anything.
         raise UserError(f"ckpt={path}: not a checkpoint of this project ({first_line(error)})") from None
+
+
+def _task(settings: dict[str, Any], state: dict[str, Tensor]) -> EmotionTask:
+    """Builds a task with its weights, after what the file says of itself has proved true."""
+    if any(isinstance(value, Tensor) for value in settings.values()):
+        raise ValueError("hyper_parameters: plain values are needed")
+    # Without the average, which is made on a real device only; its tensors are those of the network.
+    expected = dict(sketch(partial(EmotionTask, **settings | {"ema_decay": 0.0})))
+    if settings.get("ema_decay"):
+        expected |= {key.replace("network.", "average.module.", 1): value for key, value in expected.items()}
+    require_fit(expected, state)
+    task = EmotionTask(**settings)
+    task.load_state_dict(state)
+    return task
+
+
+def _data_settings(stored: dict[str, Any]) -> dict[str, Any]:
+    """Checks the settings of the data; those that came later get their defaults."""
+    given = {key: value for key, value in stored.items() if not key.startswith("_")}
+    check(given)
+    if given.get("batch_size") == "auto":
+        raise ValueError("batch_size=auto: a number is needed, which training puts in its place")
+    return dict(EmotionDataModule(**given).hparams)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -104,6 +146,6 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:
         # A damaged or hostile file can make the reader raise anything.
         raise UserError(
-            f"ckpt={path}: refused, not a checkpoint that can be read safely ({first_line(error)})"
+            f"ckpt={path}: refused, not a checkpoint that can be read safely ({why_unread(error)})"
         ) from None
     return content

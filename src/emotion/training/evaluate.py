@@ -15,7 +15,7 @@ from rich.table import Table
 from emotion.analysis.predictions import Predictions, mean_predictions
 from emotion.config import check, parse_words
 from emotion.data.datamodule import EmotionDataModule, Stage
-from emotion.errors import UserError, exit_on_user_error, first_line
+from emotion.errors import UserError, exit_on_user_error
 from emotion.models.views import ViewsName
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
@@ -100,17 +100,13 @@ def _stages(modules: Sequence[EmotionDataModule]) -> list[Stage]:
 
 def _describe_seen(checkpoints: Sequence[Checkpoint], data: EmotionDataModule) -> str:
     """Counts the test images that are, pixel for pixel, among those that a checkpoint was trained on."""
-    tested = data.packed.hashes[data.rows.test]
-    seen = np.zeros(len(tested), bool)
     for checkpoint in checkpoints:
-        try:
-            own = checkpoint.data_module()
-            trained = own.packed.hashes[own.rows.train]
-        except UserError as error:
-            return f"not known ({first_line(error)})"
-        if own.packed.images.shape[1:] != data.packed.images.shape[1:]:
+        if checkpoint.size is None:
+            return "not known (older checkpoints do not keep it)"
+        if checkpoint.size != data.packed.images.shape[1:]:
             return "not known (the sizes of the images differ)"
-        seen |= np.isin(tested, trained)
+    tested = data.packed.hashes[data.rows.test]
+    seen = np.isin(tested, np.concatenate([checkpoint.hashes for checkpoint in checkpoints]))
     return f"{seen.sum():,} of {len(tested):,}, pixel for pixel"
 
 

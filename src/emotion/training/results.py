@@ -18,6 +18,7 @@ from emotion.analysis.figures import (
     save,
 )
 from emotion.analysis.predictions import Predictions, confident_mistakes, save_predictions
+from emotion.analysis.protocol import protocol_rows
 from emotion.analysis.summary import run_document
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule, Stage
@@ -77,7 +78,7 @@ def write_results(
     metrics = {stage: predictions.metrics(CLASSES) for stage, predictions in stages.items()}
     save_predictions(folder / "predictions.npz", stages, CLASSES)
     pictures = _write_pictures(folder, stages["test"], data, history, best_epoch)
-    document = run_document(title, facts, metrics, CLASSES, pictures)
+    document = run_document(title, facts, metrics, CLASSES, pictures, protocol_rows(stages))
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
     content = {**metrics, "run": dict(record)} if record else metrics
