@@ -77,7 +77,8 @@ def warm() -> dict[str, float]:
     recognizer, picture = emotion.load(), read_picture(PICTURE)
     (face,) = recognizer.predict(picture)
     cut = cut_out(picture, [face.box], 48)
-    large, faceless = np.zeros((1200, 1600, 3), np.uint8), picture[::-1].copy()
+    large = np.zeros((1200, 1600, 3), np.uint8)
+    faceless = cv2.resize(picture[350:], (512, 600), interpolation=cv2.INTER_CUBIC)
     large[500:700, 700:871] = cv2.resize(picture, (171, 200), interpolation=cv2.INTER_AREA)
     assert len(recognizer.predict(large)) == 1
     assert not recognizer.predict(faceless)
