@@ -50,7 +50,9 @@ def app(browser: Chromium) -> None:
         until(browser, "document.querySelector('.face')")
         browser.click("#heatmap")
         browser.run("window.scrollTo(0, 0)")
-        browser.screenshot(OUT / "app.png")
+        with tempfile.NamedTemporaryFile(suffix=".png") as seen:
+            browser.screenshot(Path(seen.name))
+            Image.open(seen.name).convert("RGB").save(OUT / "app.jpg", quality=88)
         process.terminate()
 
 
