@@ -36,6 +36,7 @@ CHOICES: dict[str, Sequence[object]] = {
     "tta": get_args(ViewsName),
     "compile": ("auto", True, False),
     "cuda_graph": ("auto", True, False),
+    "test": (True, False),
     "overwrite": (True, False),
     **dict.fromkeys(("trainer.detect_anomaly", "trainer.sync_batchnorm", "trainer.benchmark"), (True, False)),
 }
@@ -89,7 +90,7 @@ LAUNCHERS = {
     "slurm": "hydra_plugins.hydra_submitit_launcher",
 }
 """The launchers beside Hydra's own, each with the package that an extra of the same name installs."""
-NOT_SETTINGS = ("resume", "overwrite", "runs_per_gpu", "hydra")
+NOT_SETTINGS = ("test", "resume", "overwrite", "runs_per_gpu", "hydra")
 """Keys that say how to run, not what: they do not tell one run from another."""
 
 

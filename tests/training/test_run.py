@@ -11,9 +11,13 @@ from torch import _dynamo as dynamo
 from torch.nn.functional import cross_entropy
 
 from emotion.analysis.figures import merge_histories, read_history
+from emotion.analysis.predictions import load_predictions
+from emotion.config import settings
+from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.models.views import Views
+from emotion.report.runs import find_runs
 from emotion.training.callbacks import TensorBoardPictures
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder, read_json
@@ -268,6 +272,24 @@ def test_slurm_does_not_save_in_mid_epoch(tmp_path, monkeypatch):
     environment = trainer._accelerator_connector.cluster_environment
     assert isinstance(environment, SLURMEnvironment)
     assert not environment.auto_requeue
+
+
+def test_a_run_that_chooses_leaves_the_test_images_alone(tmp_path, monkeypatch):
+    seen = []
+    loader = EmotionDataModule.eval_loader
+    monkeypatch.setattr(
+        EmotionDataModule, "eval_loader", lambda self, stage, **own: (seen.append(stage), loader(self, stage, **own))[1]
+    )
+    folder = train(tmp_path / "run", "trainer.max_epochs=1", "test=false", "tta=flip")
+    assert set(seen) == {"val"}
+    assert set(read_json(folder.metrics)) == {"val", "val_tta", "run"}
+    assert set(load_predictions(folder.predictions)) == {"val", "val_tta"}
+    report = (folder.path / "report.md").read_text()
+    assert "Val accuracy" in report
+    assert "The most confident mistakes, val" in report
+    (unused,) = find_runs([folder.path])[1]
+    assert "no predictions for test images" in unused.reason
+    assert settings(compose_config([*SMALL, "test=false"])) == settings(compose_config(SMALL))
 
 
 @pytest.mark.parametrize("content", [{}, [1], {"optimizer_states": [{}]}, {"callbacks": 5}, {"state_dict": {}}])

@@ -13,7 +13,7 @@ from emotion.errors import UserError
 from emotion.training.folder import RunFolder
 from emotion.training.sweep import plan, run_apart, sweep
 
-FINISHED = {"test": {"acc": 0.5, "f1_macro": 0.25}, "run": {"train_seconds": 12}}
+FINISHED = {"val": {"acc": 0.6}, "test": {"acc": 0.5, "f1_macro": 0.25}, "run": {"train_seconds": 12}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,6 +154,7 @@ def test_finished_runs_are_skipped_and_failed_ones_tried_again(launcher, capsys,
     assert caught.value.code == 1
     table = capsys.readouterr().err
     assert "2 ran, 1 failed, 1 unfinished" in table
+    assert "0.6000" in table
     assert "0.5000" in table
     assert "no memory [left]" in caplog.text
     launcher.fates, launcher.launched = {}, []

@@ -46,11 +46,11 @@ def protocol_rows(stages: Mapping[str, Predictions]) -> Iterator[tuple[str, str,
 
     Args:
         stages: of `val` and `test`, and as `val_tta` and `test_tta` with several views of each image; without
-            validation images there are no rows.
+            validation or test images there are no rows.
     """
     for views, suffix in (("one", ""), ("several", "_tta")):
         own = {stage: stages[f"{stage}{suffix}"] for stage in ("val", "test") if f"{stage}{suffix}" in stages}
-        if len(own.get("val", ())):
+        if "test" in own and len(own.get("val", ())):
             temperature = fit_temperature(own["val"])
             for part, images in protocol_parts(own).items():
                 yield views, part, len(images), protocol_figures(images, temperature)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from emotion.analysis.document import to_html, to_markdown
@@ -77,7 +78,8 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {stage: predictions.metrics(CLASSES) for stage, predictions in stages.items()}
     save_predictions(folder / "predictions.npz", stages, CLASSES)
-    pictures = _write_pictures(folder, stages["test"], data, history, best_epoch)
+    shown: Stage = "test" if "test" in stages else "val"
+    pictures = _write_pictures(folder, shown, stages[shown], data, history, best_epoch)
     document = run_document(title, facts, metrics, CLASSES, pictures, protocol_rows(stages))
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
@@ -87,12 +89,18 @@ def write_results(
 
 
 def _write_pictures(
-    folder: Path, test: Predictions, data: EmotionDataModule, history: History | None, best_epoch: int | None
+    folder: Path,
+    stage: Stage,
+    predictions: Predictions,
+    data: EmotionDataModule,
+    history: History | None,
+    best_epoch: int | None,
 ) -> Sequence[tuple[str, Path]]:
+    matrix = predictions.matrix()
     figures = {
-        "confusion_matrix": ("Confusion matrix, test", confusion_matrix_figure(test.matrix(), CLASSES)),
-        "recall": ("Recall of each class, test", recall_figure(test.matrix(), CLASSES)),
-        "mistakes": ("The most confident mistakes, test", _mistakes(test, data)),
+        "confusion_matrix": (f"Confusion matrix, {stage}", confusion_matrix_figure(matrix, CLASSES)),
+        "recall": (f"Recall of each class, {stage}", recall_figure(matrix, CLASSES)),
+        "mistakes": (f"The most confident mistakes, {stage}", _mistakes(predictions, data, getattr(data.rows, stage))),
     }
     if history:
         figures = {"curves": ("Learning curves", curves_figure(history, best_epoch)), **figures}
@@ -101,11 +109,11 @@ def _write_pictures(
     return [(caption, folder / f"{name}.png") for name, (caption, _) in figures.items()]
 
 
-def _mistakes(test: Predictions, data: EmotionDataModule) -> Any:
-    shown = confident_mistakes(test, SHOWN_MISTAKES)
+def _mistakes(predictions: Predictions, data: EmotionDataModule, rows: NDArray[np.int64]) -> Any:
+    shown = confident_mistakes(predictions, SHOWN_MISTAKES)
     return mistakes_figure(
-        data.packed.images[data.rows.test[shown]],
-        [CLASSES[label] for label in test.labels[shown]],
-        [CLASSES[label] for label in test.predicted[shown]],
-        test.probabilities[shown].max(1).tolist(),
+        data.packed.images[rows[shown]],
+        [CLASSES[label] for label in predictions.labels[shown]],
+        [CLASSES[label] for label in predictions.predicted[shown]],
+        predictions.probabilities[shown].max(1).tolist(),
     )

@@ -68,8 +68,6 @@ FEATURES_KEPT = 2**30
 """Bytes of features that are written to the cache without being asked for."""
 TERMINATED = 128 + signal.SIGTERM
 """The status by which shells and schedulers know a process that was asked to end."""
-EVALUATED: tuple[Stage, ...] = ("val", "test")
-
 
 WARM = ("basic", "joblib")
 """Launchers whose processes do run after run; under any other a run has a process of its own."""
@@ -259,7 +257,7 @@ def _compile_pays(config: DictConfig, device: torch.device) -> bool:
 
 
 def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
-    """Runs the best checkpoint over validation and test images and writes the results.
+    """Runs the best checkpoint over validation and (unless `test` is off) test images and writes the results.
 
     Raises:
         UserError: no epoch came as far as its validation.
@@ -270,7 +268,8 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
         )
     best = load_checkpoint(folder.best)
     device = trained.trainer.strategy.root_device
-    stages = predict_stages(best.task.inference_network, trained.data, EVALUATED, device, config.tta)
+    evaluated: tuple[Stage, ...] = ("val", "test") if config.test else ("val",)
+    stages = predict_stages(best.task.inference_network, trained.data, evaluated, device, config.tta)
     environment = read_json(folder.environment)
     epochs, images = trained.trainer.current_epoch, trained.images_per_epoch
     record = {
@@ -287,10 +286,10 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
     results = write_results(
         folder.path, title, _facts(config, record), stages, trained.data, history, best.epoch, record
     )
-    _log_hparams(config, trained.trainer, results)
-    figures = results["test"]
+    _log_hparams(config, trained.trainer, {stage: results[stage] for stage in evaluated})
+    last, figures = evaluated[-1], results[evaluated[-1]]
     log.info(
-        "test accuracy %.4f, macro F1 %.4f on %d images", figures["acc"], figures["f1_macro"], figures["num_images"]
+        "%s accuracy %.4f, macro F1 %.4f on %d images", last, figures["acc"], figures["f1_macro"], figures["num_images"]
     )
     log.info("report: %s", folder.path / "report.html")
 
@@ -373,7 +372,7 @@ def _facts(config: DictConfig, record: dict[str, Any]) -> dict[str, str]:
 
 
 def _log_hparams(config: DictConfig, trainer: Trainer, results: dict[str, Any]) -> None:
-    final = {f"{stage}/{name}": results[stage][name] for stage in EVALUATED for name in ("loss", "acc", "f1_macro")}
+    final = {f"{stage}/{name}": own[name] for stage, own in results.items() for name in ("loss", "acc", "f1_macro")}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(settings(config), {f"final/{name}": value for name, value in final.items()})

@@ -148,11 +148,11 @@ def _outcome(job: Job, todo: Sequence[Job]) -> Outcome:
 def _table(jobs: Sequence[Job], outcomes: dict[Path, Outcome]) -> Table:
     counts = {name: list(outcomes.values()).count(name) for name in get_args(Outcome)}
     title = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    table = Table("run", "", "accuracy", "F1", "time", "folder", title=title, title_justify="left")
+    table = Table("run", "", "validation", "test", "F1", "time", "folder", title=title, title_justify="left")
     common = set.intersection(*(set(job.overrides) for job in jobs))
     for job in jobs:
         own = " ".join(word for word in job.overrides if word not in common)
-        figures = _figures(job.folder) if job.folder.state == "finished" else ("", "", "")
+        figures = _figures(job.folder) if job.folder.state == "finished" else ("",) * 4
         table.add_row(escape(own), outcomes[job.folder.path], *figures, escape(job.folder.path.name))
     return table
 
@@ -163,7 +163,7 @@ def _log_failures(jobs: Sequence[Job]) -> None:
             log.error("%s failed: %s", job.folder.path, read_json(job.folder.failure)["error"])
 
 
-def _figures(folder: RunFolder) -> tuple[str, str, str]:
+def _figures(folder: RunFolder) -> tuple[str, ...]:
     metrics = read_json(folder.metrics)
-    test = metrics["test"]
-    return f"{test['acc']:.4f}", f"{test['f1_macro']:.4f}", f"{metrics['run']['train_seconds']:.0f} s"
+    test = (f"{metrics['test'][name]:.4f}" if "test" in metrics else "" for name in ("acc", "f1_macro"))
+    return f"{metrics['val']['acc']:.4f}", *test, f"{metrics['run']['train_seconds']:.0f} s"
