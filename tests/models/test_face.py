@@ -61,6 +61,14 @@ def test_network_normalises_as_dlib_and_splits_anywhere() -> None:
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
 
 
+def test_the_head_gets_standardised_features() -> None:
+    network = build_network(family="face", backbone="resnet29_dlib", unfreeze=0, image_size=103, normalize="imagenet")
+    features = 5 + 0.1 * torch.randn(64, 256, 1, 1)
+    seen = network.head.train()[:2](features)
+    assert torch.allclose(seen.mean(0), torch.zeros(256), atol=1e-4)
+    assert torch.allclose(seen.std(0), torch.ones(256), atol=0.02)
+
+
 def test_its_weights_come_from_a_file() -> None:
     with pytest.raises(UserError, match=r"weights=imagenet: .*resnet29_dlib.*weights=<file>"):
         load_backbone(DlibResNet(), "imagenet", "face", "resnet29_dlib", 150)

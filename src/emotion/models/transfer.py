@@ -28,7 +28,8 @@ def build_transfer(
     """Builds a backbone with the head of section 3.2 of the report: flatten, 256 units, dropout 0.5, the classes.
 
     The backbone is initialised at random; `emotion.models.weights` loads pretrained weights into it. A torchvision
-    backbone ends at its last feature map, as the report's do; one of timm ends with its own pooling.
+    backbone ends at its last feature map, as the report's do; one of timm ends with its own pooling. The features of
+    faces are standardised first: they lie far from 0, where the report's head learns nothing at its learning rate.
 
     Args:
         library: where the backbone comes from.
@@ -55,6 +56,7 @@ def build_transfer(
     features = feature_count(body, torch.zeros(1, 3, image_size, image_size), backbone)
     head = nn.Sequential(
         nn.Flatten(),
+        *([nn.BatchNorm1d(features, affine=False)] if library == "face" else []),
         nn.Linear(features, HIDDEN_UNITS),
         nn.ReLU(),
         nn.Dropout(dropout),
