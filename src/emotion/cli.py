@@ -97,14 +97,11 @@ def publish(
     import json
     from typing import cast, get_args
 
-    from emotion.errors import UserError, exit_on_user_error, require_choice
+    from emotion.errors import exit_on_user_error, require_choice
+    from emotion.models.views import ViewsName
+    from emotion.training.publish import publish as publish_network
 
     with exit_on_user_error():
-        if not checkpoint.is_file():
-            raise UserError(f"{checkpoint}: no such file")
-        from emotion.models.views import ViewsName
-        from emotion.training.publish import publish as publish_network
-
         require_choice("--views", views, get_args(ViewsName))
         classifier = publish_network(checkpoint, out, cast("ViewsName", views))
         typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
