@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -110,12 +111,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tup
 
 def end(folder: Path, setting: str, number: signal.Signals, moment: str, chance: random.Random, seconds: float) -> None:
     """Has a run, and sees it end by the signal."""
-    if moment == RANDOM:
+    while moment == RANDOM:
         process = start(folder, *SETTINGS[setting], spacing=0)
         process.join(chance.uniform(0, seconds))
-        os.kill(process.pid, number)
-        finish(process)
-        return
+        {signal.SIGKILL: process.kill, signal.SIGTERM: process.terminate}[number]()
+        if finish(process) in (-number, TERMINATED):
+            return
+        for done in (folder, folder.with_suffix(".cache")):
+            shutil.rmtree(done)  # it was faster than the one that nothing disturbed
+        seconds /= 2
     kill = Kill(number, moment, chance.randint(1, (WORKING | SAVING | PREPARING)[moment]))
     process = start(folder, *SETTINGS[setting], spacing=0, before=partial(arm, kill))
     assert finish(process) in (-number, TERMINATED), kill
