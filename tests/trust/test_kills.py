@@ -23,7 +23,7 @@ from emotion.training.folder import RunFolder
 from emotion.training.run import TERMINATED
 
 pytestmark = pytest.mark.slow
-EPOCHS, STEPS, VAL_STEPS = 3, 6, 2
+EPOCHS, STEPS, VAL_STEPS = 3, 5, 2
 SETTINGS = {
     "class weights": ["balance=class_weights", "schedule=plateau", "lr_patience=1"],
     "weighted sampler": ["balance=weighted_sampler", "schedule=cosine"],
