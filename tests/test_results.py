@@ -62,3 +62,13 @@ def test_kept_runs_name_no_place_of_a_machine():
     for file in (ROOT / "results").rglob("*"):
         if file.suffix in (".json", ".yaml", ".csv"):
             assert not re.search(r"/(home|root|work|tmp|Users)/", file.read_text(encoding="utf-8")), file
+
+
+def test_readme_has_the_table_of_trust():
+    kept = json.loads((ROOT / "results/trust.json").read_text(encoding="utf-8"))
+    assert kept["nightly"]
+    assert kept["date"] in README
+    assert kept["hardware"] in README
+    for row in kept["rows"]:
+        assert f"| {row['what']} | {row['tried']:,} | {row['lost']} |" in README
+    assert sum(row["lost"] for row in kept["rows"]) == 0
