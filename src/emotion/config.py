@@ -22,6 +22,7 @@ from yaml import YAMLError
 from emotion.data.datamodule import DATA_CHOICES, EmotionDataModule
 from emotion.errors import UserError, require_choice
 from emotion.files import hide_home
+from emotion.models.onnx import LARGEST_SIDE
 from emotion.models.preprocess import NormalizeName
 from emotion.models.registry import Family
 from emotion.models.views import ViewsName
@@ -56,7 +57,7 @@ AT_LEAST: dict[str, int] = {
     "trainer.log_every_n_steps": 0,
     "trainer.accumulate_grad_batches": 1,
 }
-AT_MOST: dict[str, int] = {"seed": 2**32 - 1, "pack_size": 1024, "synthetic_images": 10**6}
+AT_MOST: dict[str, int] = {"seed": 2**32 - 1, "pack_size": LARGEST_SIDE, "synthetic_images": 10**6}
 OPTIONAL: dict[str, object] = {
     "patience": None,
     "memory_budget": None,

@@ -236,7 +236,7 @@ class EmotionDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what checkpoints keep: the size [C, S, S] of the images, and the hashes, as int64, of what trains."""
-        hashes = np.unique(self.packed.hashes[self.rows.train])
+        hashes = self.packed.hashes[self.rows.train]
         return {"size": list(self.packed.images.shape[1:]), "hashes": torch.from_numpy(hashes.view(np.int64))}
 
     def group_batches(self, size: int) -> None:

@@ -32,7 +32,7 @@ class Checkpoint:
         data: the settings of its data.
         epoch: it was saved after, from 1.
         size: of the images that trained it [C, S, S]; None in older files.
-        hashes: of these images, uint64, sorted; see `emotion.data.packed.PackedImages`.
+        hashes: of these images, uint64; see `emotion.data.packed.PackedImages`.
     """
 
     task: EmotionTask
