@@ -42,7 +42,7 @@ best: $(INSTALLED)
 	$(BIN)/python train.py -m recipe=small,best_ensemble name=$(NAME) $(WORDS)
 	$(BIN)/python train.py -m recipe=small,best_ensemble split=clean name=$(NAME)-clean $(WORDS)
 	for part in $(NAME) $(NAME)-clean; do \
-		$(BIN)/python evaluate.py ckpt="[runs/$$part/resnet18-*/*/best.ckpt,runs/$$part/resnet50_ft-*/*/best.ckpt]" \
+		$(BIN)/python evaluate.py ckpt="[runs/$$part/resnet18-*/*/best.ckpt,runs/$$part/timm-*/*/best.ckpt]" \
 			tta=shifts out=runs/ensembles/$$part || exit; done
 	$(BIN)/emotion report runs/$(NAME) runs/$(NAME)-clean
 

@@ -31,7 +31,7 @@ RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
 # Keys, numbers that are legal, among them the edges, and numbers that are not.
 RANGES = [
     (("val_fraction", "lr_factor"), (1e-6, 0.5, 0.999), (0, 1, -0.1, 1.5)),
-    (("lr",), (1e-9, 1, 10), (0, -1e-3)),
+    (("lr", "offline_strength"), (1e-9, 1, 10), (0, -1e-3)),
     (("layer_decay",), (1e-6, 0.75, 1), (0, 1.01, -0.5)),
     (("flip", "erase"), (0, 0.5, 1), (-0.01, 1.01)),
     (

@@ -70,7 +70,7 @@ OPTIONAL: dict[str, object] = {
 TEXTS = ("data_dir", "backbone", "weights")
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("val_fraction", "lr_factor"), (lambda value: 0 < value < 1, "between 0 and 1")),
-    "lr": (lambda value: value > 0, "above 0"),
+    **dict.fromkeys(("lr", "offline_strength"), (lambda value: value > 0, "above 0")),
     "warmup_epochs": (lambda value: value >= 0, "from 0"),
     "layer_decay": (lambda value: 0 < value <= 1, "above 0, at most 1,"),
     **dict.fromkeys(("flip", "erase"), (lambda value: 0 <= value <= 1, "from 0 to 1")),

@@ -357,6 +357,17 @@ def test_offline_copies_have_the_affine_transform_of_the_settings_and_nothing_el
     assert not np.array_equal(copies(), copies(rotation=30))
 
 
+def test_offline_copies_vary_as_strongly_as_they_are_told(fer_tree):
+    def training(**options):
+        return EmotionDataModule(data_dir=str(fer_tree), split="official", balance="offline", **options)
+
+    stronger, wider = training(offline_strength=2), training(rotation=20, zoom=0.3, shift=0.2, shear=0.3)
+    np.testing.assert_array_equal(stronger.train_set[0], wider.train_set[0])
+    assert stronger.augmentation == Augmentation(RandomAffine())
+    with pytest.raises(UserError, match=r"^zoom=1.05 shift=0.7, 7 times what is set: both below 1"):
+        training(offline_strength=7)
+
+
 # Features
 
 
@@ -415,7 +426,7 @@ def test_seeds_share_the_pass_over_plain_images(tones):
 @pytest.mark.parametrize("balance", ["none", "class_weights"])
 def test_features_of_augmented_images_come_in_views(tones, balance):
     data, extract = with_features(tones, augment=True, balance=balance)
-    assert extract.calls == [(TRAIN_TONES + VAL_TONES, None, 1), (TRAIN_TONES, Augmentation(RandomAffine()), 3)]
+    assert extract.calls == [(VAL_TONES, None, 1), (TRAIN_TONES, Augmentation(RandomAffine()), 3)]
     loader = data.train_dataloader()
     assert len(loader) == 4
     epochs = [features(loader, epoch) for epoch in range(10)]

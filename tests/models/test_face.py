@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models import resnet50
 
 from emotion.errors import UserError
-from emotion.models.face import DLIB_MEAN, DlibBlock, DlibResNet
+from emotion.models.face import FACE_BACKBONES, BgrConv2d, DlibBlock, DlibResNet, build_vggface2, face_backbone
+from emotion.models.inception_resnet import InceptionResNetV1
 from emotion.models.registry import build_network
 from emotion.models.weights import load_backbone
 
@@ -52,7 +56,7 @@ def test_network_normalises_as_dlib_and_splits_anywhere() -> None:
         family="face", backbone="resnet29_dlib", unfreeze=2, image_size=103, normalize="imagenet"
     ).eval()
     image = torch.randint(256, (1, 3, 103, 103), dtype=torch.uint8)
-    expected = (image.float() - 255 * torch.tensor(DLIB_MEAN).view(3, 1, 1)) / 255
+    expected = (image.float() - torch.tensor([122.782, 117.001, 104.298]).view(3, 1, 1)) / 255
     assert torch.allclose(network.preprocess(image), expected, atol=1e-6)
     trainable = {name for name, parameter in network.backbone.named_parameters() if parameter.requires_grad}
     assert trainable == {f"blocks.13.conv{number}.{kind}" for number in (1, 2) for kind in ("weight", "bias")}
@@ -72,7 +76,82 @@ def test_the_head_gets_standardised_features() -> None:
 def test_its_weights_come_from_a_file() -> None:
     with pytest.raises(UserError, match=r"weights=imagenet: .*resnet29_dlib.*weights=<file>"):
         load_backbone(DlibResNet(), "imagenet", "face", "resnet29_dlib", 150)
-    with pytest.raises(UserError, match="backbone=vgg_face: not one of resnet29_dlib"):
+    with pytest.raises(
+        UserError, match="backbone=vgg_face: not one of resnet29_dlib, inception_resnet_v1, resnet50_vggface2"
+    ):
         build_network(family="face", backbone="vgg_face", unfreeze=0, image_size=150, normalize="imagenet")
     with pytest.raises(UserError, match="image_size=102 does not fit resnet29_dlib"):
         build_network(family="face", backbone="resnet29_dlib", unfreeze=0, image_size=102, normalize="imagenet")
+
+
+@pytest.mark.parametrize("name", FACE_BACKBONES)
+def test_stages_in_turn_are_the_network_and_the_last_layers_train(name: str) -> None:
+    network = build_network(family="face", backbone=name, unfreeze=2, image_size=112, normalize="imagenet").eval()
+    image = torch.randint(256, (2, 3, 112, 112), dtype=torch.uint8)
+    for first in (0, 3, network.frozen_stages):
+        frozen, trained = network.split(first)
+        assert torch.allclose(trained(frozen(image)), network(image), atol=1e-4)
+    trains = [module for module in network.backbone.modules() if isinstance(module, nn.Conv2d)]
+    assert sum(module.weight.requires_grad for module in trains) == 2
+    assert network.count_parameters().total > 5_000_000
+
+
+def test_inception_resnet_has_the_published_layers() -> None:
+    """Figures of facenet-pytorch 2.6.0, with which features agreed to the last bit when this was written."""
+    network = InceptionResNetV1()
+    state = network.state_dict()
+    assert len(state) == 708
+    assert sum(parameter.numel() for parameter in network.parameters()) == 22_564_096
+    assert state["mixed_7a.branch2.1.conv.weight"].shape == (256, 256, 3, 3)
+    assert state["repeat_2.9.branch1.1.conv.weight"].shape == (128, 128, 1, 7)
+    assert state["block8.conv2d.weight"].shape == (1792, 384, 1, 1)
+    assert network(torch.rand(2, 3, 75, 75)).shape == (2, 1792, 1, 1)
+
+
+def test_a_residual_block_scales_what_it_adds() -> None:
+    block = InceptionResNetV1().eval().repeat_1[0]
+    maps = torch.rand(1, 256, 5, 5)
+    mixed = block.conv2d(torch.cat([block.branch0(maps), block.branch1(maps), block.branch2(maps)], 1))
+    assert torch.allclose(block(maps), (maps + 0.17 * mixed).relu())
+    assert InceptionResNetV1().eval().block8(torch.randn(1, 1792, 3, 3)).min() < 0
+
+
+def test_files_of_facenet_fit_with_their_classifier(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    published = InceptionResNetV1()
+    rest = {
+        "last_linear.weight": torch.zeros(512, 1792),
+        "last_bn.weight": torch.ones(512),
+        "logits.bias": torch.zeros(9),
+    }
+    torch.save(published.state_dict() | rest, tmp_path / "vggface2.pt")
+    own = InceptionResNetV1()
+    load_backbone(own, str(tmp_path / "vggface2.pt"), "face", "inception_resnet_v1", 160)
+    assert torch.equal(own.block8.conv2d.weight, published.block8.conv2d.weight)
+
+
+def test_vggface2_is_caffes_resnet50() -> None:
+    backbone, stages = build_vggface2()
+    assert len(stages) == 4 + 16 + 1
+    assert [backbone.get_submodule(f"layer{group}.0.conv1").stride for group in (1, 2, 3, 4)] == [(1, 1)] + [(2, 2)] * 3
+    assert {backbone.get_submodule(f"layer{group}.0.conv2").stride for group in (1, 2, 3, 4)} == {(1, 1)}
+    # At 224 pixels the pooled map has 56 rows, as with a border, but counts from the first pixel.
+    ramp = torch.arange(112.0).expand(1, 1, 112, 112)
+    assert stages[3](ramp)[0, 0, 0, :2].tolist() == [2, 4]
+    assert stages[3](ramp).shape == (1, 1, 56, 56)
+    assert set(resnet50().state_dict()) - set(backbone.state_dict()) == {"fc.weight", "fc.bias"}
+
+
+def test_blue_comes_first() -> None:
+    convolution = BgrConv2d(3, 1, 1, bias=False)
+    convolution.weight.data = torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1)
+    assert convolution(torch.tensor([3.0, 2.0, 1.0]).view(1, 3, 1, 1)).item() == 1 + 20 + 300
+    published = face_backbone("resnet50_vggface2")
+    network = build_network(
+        family="face", backbone="resnet50_vggface2", unfreeze=0, image_size=64, normalize="imagenet"
+    )
+    red = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    red[:, 0] = 255
+    seen = network.preprocess(red)[0, :, 0, 0]
+    assert seen.tolist() == pytest.approx([255 - 131.0912, -103.8827, -91.4953], abs=1e-3)
+    assert published.std == (1 / 255,) * 3

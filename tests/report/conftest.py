@@ -69,6 +69,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         picked: int = 0,
         changes: dict[str, Any] | None = None,
         curves: bool = True,
+        tested: bool = True,
     ) -> Run:
         folder = tmp_path / name
         folder.mkdir(parents=True)
@@ -78,6 +79,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             "val": make_predictions(350, accuracy, seed=picked + 100, part="train"),
             "test": make_predictions(images, accuracy, seed=picked),
         }
+        if not tested:
+            del stages["test"]
         save_predictions(folder / "predictions.npz", stages, CLASSES)
         (folder / "metrics.json").write_text(json.dumps({"run": RECORD}))
         if curves:

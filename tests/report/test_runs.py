@@ -43,6 +43,13 @@ def test_train_accuracy_is_that_of_the_best_epoch(make_run: MakeRun) -> None:
     assert make_run(name="without", images=70, curves=False).train_accuracy() is None
 
 
+def test_a_run_that_left_the_test_images_alone_has_no_predictions_for_them(make_run: MakeRun) -> None:
+    run = make_run(tested=False)
+    assert len(run.test) == 0
+    assert len(run.val) == 350
+    assert not run.augmented
+
+
 @pytest.mark.parametrize(
     "content", [b"\xff", b"epoch,train/acc\nx,y\n", b"epoch,train/acc\ninf,1\n", b'"' + b"x" * 200_000]
 )
@@ -105,6 +112,10 @@ def arrays(change: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]])
     return damage
 
 
+def _keep_val(folder: RunFolder) -> None:
+    save_predictions(folder.predictions, {"val": load_predictions(folder.predictions)["val"]}, CLASSES)
+
+
 def failed(content: str) -> Damage:
     def change(folder: RunFolder) -> None:
         folder.metrics.unlink()
@@ -139,6 +150,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "labels": (
         arrays(lambda own: {"test_labels": own["test_labels"].astype(int) - 1}),
         "predictions.npz: not a file of predictions (test_labels: not all from 0 to 6)",
+    ),
+    "test images": (
+        lambda folder: (folder.metrics.write_text('{"test": {}}'), _keep_val(folder)),
+        "predictions.npz: no predictions for test images",
     ),
     "views": (
         arrays(lambda own: {"test_tta_ids": own["test_ids"]}),

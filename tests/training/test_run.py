@@ -287,8 +287,8 @@ def test_a_run_that_chooses_leaves_the_test_images_alone(tmp_path, monkeypatch):
     report = (folder.path / "report.md").read_text()
     assert "Val accuracy" in report
     assert "The most confident mistakes, val" in report
-    (unused,) = find_runs([folder.path])[1]
-    assert "no predictions for test images" in unused.reason
+    ((read,), unused) = find_runs([folder.path])
+    assert (len(read.test), set(read.augmented), unused) == (0, {"val"}, [])
     assert settings(compose_config([*SMALL, "test=false"])) == settings(compose_config(SMALL))
 
 

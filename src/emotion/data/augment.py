@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emotion.errors import UserError
+
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 10 / 3)
 """Share of the image that an erased rectangle takes, and its height over its width."""
 ERASED_TONE = 0.5
@@ -34,6 +36,17 @@ class RandomAffine:
     zoom: float = 0.15
     shift: float = 0.1
     shear: float = 0.15
+
+    def scaled(self, factor: float) -> "RandomAffine":
+        """Returns transforms that vary so many times as much.
+
+        Raises:
+            UserError: images would be zoomed or shifted away.
+        """
+        zoom, shift = factor * self.zoom, factor * self.shift
+        if max(zoom, shift) >= 1:
+            raise UserError(f"zoom={zoom:g} shift={shift:g}, {factor:g} times what is set: both below 1 are needed")
+        return RandomAffine(factor * self.rotation, zoom, shift, factor * self.shear)
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Draws the transforms of `count` images of this size: see `affine_matrices`, on the generator's device."""

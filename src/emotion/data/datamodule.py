@@ -52,8 +52,10 @@ class EmotionDataModule(LightningDataModule):
         group_duplicates: keep identical images on one side of that cut.
         balance: `none`; `class_weights`: weighted loss; `weighted_sampler`: classes drawn equally often;
             `offline`: augmented copies of the training images of smaller classes.
+        offline_strength: how many times as much as training images the copies of `offline` are turned, zoomed, shifted
+            and sheared; 1 is the report's.
         augment: random affine transforms of the training images, anew each epoch.
-        rotation: see `emotion.data.augment.RandomAffine`, as for the next three; `offline` copies have them too.
+        rotation: see `emotion.data.augment.RandomAffine`, as for the next three; the copies of `offline` have them too.
         zoom: factors of both axes.
         shift: share of height and width.
         shear: degrees.
@@ -86,6 +88,7 @@ class EmotionDataModule(LightningDataModule):
         val_fraction: float = 0.2,
         group_duplicates: bool = False,
         balance: BalanceName = "class_weights",
+        offline_strength: float = 1.0,
         augment: bool = True,
         rotation: float = 10.0,
         zoom: float = 0.15,
@@ -113,6 +116,7 @@ class EmotionDataModule(LightningDataModule):
             require_choice(key, self.hparams[key], legal)
         self.balance, self.batch_size, self.seed = balance, batch_size, seed
         self.affine = RandomAffine(rotation, zoom, shift, shear)
+        self.copies_affine = self.affine.scaled(offline_strength)
         augmentation = Augmentation(self.affine if augment else None, flip, brightness, contrast, erase)
         self.augmentation = augmentation if augmentation.changes else None
         mix = Mix(mixup, cutmix)
@@ -180,7 +184,7 @@ class EmotionDataModule(LightningDataModule):
             return self.packed.images, self.labels, rows
         images = torch.from_numpy(self.packed.images[self.rows.train])
         # Copies are augmented even where training is not: unchanged copies would be a sampler at higher cost.
-        sources, copies = offline_copies(images, labels, len(CLASSES), self.affine, self.seed)
+        sources, copies = offline_copies(images, labels, len(CLASSES), self.copies_affine, self.seed)
         labels = torch.cat([labels, labels[sources]])
         return torch.cat([images, copies]).numpy(), labels, torch.arange(len(labels))
 
@@ -220,15 +224,18 @@ class EmotionDataModule(LightningDataModule):
         if self.mix or (self.augmentation and self.hparams["plain_epochs"]):
             raise UserError("feature_views: mixup, cutmix and plain_epochs need the images (feature_views=0)")
         inputs, labels, rows = self.train_set
-        # Validation images come along unaugmented, so that every seed's cut of the same images shares one pass.
-        pool = np.union1d(self.rows.train, self.rows.val)
-        plain = extract(self.packed.images, pool, None, 1)
-        train, val = (torch.from_numpy(np.searchsorted(pool, own)) for own in (self.rows.train, self.rows.val))
-        pool_labels = self.labels[torch.from_numpy(pool)]
-        self._features = {"train": (plain, pool_labels, train), "val": (plain, pool_labels, val)}
-        if self.augmentation or self.balance == "offline":
+        changed = self.augmentation is not None or self.balance == "offline"
+        # Images that train unchanged come along with those that validate, so that all seeds' cuts share one pass.
+        pool = np.unique(self.rows.val) if changed else np.union1d(self.rows.train, self.rows.val)
+        plain, pool_labels = extract(self.packed.images, pool, None, 1), self.labels[torch.from_numpy(pool)]
+        val = torch.from_numpy(np.searchsorted(pool, self.rows.val))
+        self._features["val"] = plain, pool_labels, val
+        if changed:
             features = extract(inputs, rows.numpy(), self.augmentation, views if self.augmentation else 1)
             self._features["train"] = features, labels[rows], torch.arange(len(rows))
+        else:
+            train = torch.from_numpy(np.searchsorted(pool, self.rows.train))
+            self._features["train"] = plain, pool_labels, train
 
     def prepare_data(self) -> None:
         """Packs the images, once on each machine."""

@@ -1,13 +1,43 @@
 """Backbones that were trained on faces to tell people apart."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DLIB_MEAN = (122.782 / 255, 117.001 / 255, 104.298 / 255)
-DLIB_STD = (1.0, 1.0, 1.0)
+from emotion.errors import UserError
+from emotion.models.inception_resnet import InceptionResNetV1
+
 _WIDTHS = (32, 32, 32, 64, 64, 64, 64, 128, 128, 128, 256, 256, 256, 256)
 _DOWN = (3, 7, 10, 13)
 """The blocks that halve height and width."""
+
+
+@dataclass(frozen=True)
+class FaceBackbone:
+    """A published network.
+
+    Attributes:
+        build: makes it, with random weights, and lists the modules that, applied in turn, equal it.
+        mean: of what it was trained with, for each channel of RGB, as shares of white.
+        std: likewise.
+    """
+
+    build: Callable[[], tuple[nn.Module, list[nn.Module]]]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+def face_backbone(name: str) -> FaceBackbone:
+    """Returns a backbone by its name.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in FACE_BACKBONES:
+        raise UserError(f"backbone={name}: not one of {', '.join(FACE_BACKBONES)}")
+    return FACE_BACKBONES[name]
 
 
 class DlibResNet(nn.Module):
@@ -60,3 +90,52 @@ class DlibBlock(nn.Module):
         shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))
         missing = [large - small for large, small in zip(shortcut.shape[-2:], branch.shape[-2:], strict=True)]
         return F.relu(F.pad(branch, (0, missing[1], 0, missing[0])) + shortcut)
+
+
+class BgrConv2d(nn.Conv2d):
+    """A convolution whose weights expect blue first; it takes RGB."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Convolves images [B, 3, H, W]."""
+        return super().forward(images.flip(1))
+
+
+def build_dlib() -> tuple[nn.Module, list[nn.Module]]:
+    """Builds dlib's network."""
+    network = DlibResNet()
+    return network, network.stages
+
+
+def build_inception() -> tuple[nn.Module, list[nn.Module]]:
+    """Builds FaceNet's."""
+    network = InceptionResNetV1()
+    return network, network.stages
+
+
+def build_vggface2() -> tuple[nn.Module, list[nn.Module]]:
+    """Builds the ResNet50 of VGGFace2 (Cao et al., FG 2018) up to its 2,048 pooled features.
+
+    It is Caffe's: blue comes first, maps are halved by the first convolution of a block, and pooling adds no border.
+    Otherwise layers and names are torchvision's, as in the published conversions (`resnet50_ft_weight`, trained on
+    MS-Celeb-1M, then VGGFace2). It was trained with 224 pixels.
+    """
+    from torchvision.models import resnet50
+
+    network = resnet50()
+    network.conv1 = BgrConv2d(3, 64, 7, stride=2, padding=3, bias=False)
+    network.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
+    network.fc = nn.Identity()
+    groups = (network.layer1, network.layer2, network.layer3, network.layer4)
+    for group in groups[1:]:
+        group[0].conv1.stride, group[0].conv2.stride = (2, 2), (1, 1)
+    blocks = (block for group in groups for block in group)
+    return network, [network.conv1, network.bn1, network.relu, network.maxpool, *blocks, network.avgpool]
+
+
+FACE_BACKBONES = {
+    "resnet29_dlib": FaceBackbone(build_dlib, (122.782 / 255, 117.001 / 255, 104.298 / 255), (1.0, 1.0, 1.0)),
+    "inception_resnet_v1": FaceBackbone(build_inception, (127.5 / 255,) * 3, (128 / 255,) * 3),
+    "resnet50_vggface2": FaceBackbone(
+        build_vggface2, (131.0912 / 255, 103.8827 / 255, 91.4953 / 255), (1 / 255, 1 / 255, 1 / 255)
+    ),
+}

@@ -9,7 +9,7 @@ from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.cnn import init_keras
-from emotion.models.face import DLIB_MEAN, DLIB_STD, DlibResNet
+from emotion.models.face import face_backbone
 from emotion.models.network import Network, feature_count
 from emotion.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, NormalizeName, Preprocess
 
@@ -42,7 +42,8 @@ def build_transfer(
     Raises:
         UserError: unknown backbone, or an image size that does not fit it.
     """
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
     if library == "torchvision":
         body, stages = _torchvision_backbone(backbone)
     elif library == "timm":
@@ -50,8 +51,10 @@ def build_transfer(
         config = getattr(body, "pretrained_cfg", {})
         mean, std = config.get("mean", mean), config.get("std", std)
     else:
-        body, stages = _face_backbone(backbone)
-        mean, std = DLIB_MEAN, DLIB_STD
+        published = face_backbone(backbone)
+        body, stages = published.build()
+        body.apply(_init_torchvision)
+        mean, std = published.mean, published.std
     preprocess = Preprocess(3, image_size, normalize, mean, std)
     features = feature_count(body, torch.zeros(1, 3, image_size, image_size), backbone)
     head = nn.Sequential(
@@ -108,13 +111,6 @@ def _timm_backbone(name: str, image_size: int) -> tuple[nn.Module, Sequence[nn.M
         reason = str(error) or type(error).__name__
         raise UserError(f"backbone={name}: timm does not build it with image_size={image_size} ({reason})") from None
     return model, [model]
-
-
-def _face_backbone(name: str) -> tuple[nn.Module, Sequence[nn.Module]]:
-    if name != "resnet29_dlib":
-        raise UserError(f"backbone={name}: not one of resnet29_dlib")
-    body = DlibResNet().apply(_init_torchvision)
-    return body, body.stages
 
 
 def create_timm(name: str, image_size: int, pretrained: bool) -> nn.Module:

@@ -12,7 +12,7 @@ from emotion.files import refuse_bomb
 from emotion.models.transfer import Library, create_timm
 
 State = Mapping[str, Tensor]
-CLASSIFIERS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.", "embedding.")
+CLASSIFIERS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.", "last_bn.", "logits.", "embedding.")
 """What the backbones' own classifiers are called; their weights are not used."""
 COUNTS = "num_batches_tracked"
 """What old files lack."""

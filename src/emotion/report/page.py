@@ -12,6 +12,7 @@ from rich.progress import track
 from emotion.analysis.document import Block, Details, Document, Heading, Paragraph, Picture, to_html, to_markdown
 from emotion.analysis.figures import save
 from emotion.report import measures
+from emotion.report.choices import choice_blocks
 from emotion.report.configurations import Configuration, group
 from emotion.report.figures import pairs_figure, published_figure
 from emotion.report.pictures import configuration_blocks
@@ -73,15 +74,19 @@ def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
     runs, unused = find_runs(paths)
     make_folder(folder)
     configurations, repeated = group(runs)
-    verdict = overall(configurations)
-    blocks = [Paragraph(verdict, lead=True), *_blocks(configurations, [*unused, *repeated], folder)]
+    tested = [one for one in configurations if one.tested]
+    choosing = [one for one in configurations if not one.tested]
+    verdict = overall(tested)
+    blocks = [Paragraph(verdict, lead=True), *_blocks(tested, choosing, [*unused, *repeated], folder)]
     document = Document(TITLE, blocks, contents=True)
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
     return folder / "report.html", verdict
 
 
-def _blocks(configurations: Sequence[Configuration], unused: Sequence[Unused], folder: Path) -> list[Block]:
+def _blocks(
+    configurations: Sequence[Configuration], choosing: Sequence[Configuration], unused: Sequence[Unused], folder: Path
+) -> list[Block]:
     """Builds all sections; those without content are left out."""
     others = [one for one in configurations if not one.published]
     blocks = [*_overview(configurations, folder), *published_tables(configurations)]
@@ -91,6 +96,8 @@ def _blocks(configurations: Sequence[Configuration], unused: Sequence[Unused], f
     if configurations:
         blocks += _measures(configurations, folder)
         blocks += [Heading("Each configuration"), *_each(configurations, folder)]
+    if choosing:
+        blocks += [Heading("What validation prefers"), *choice_blocks(choosing)]
     if unused:
         blocks += [Heading("Runs that are left out"), measures.unused_table(unused)]
     return [*blocks, Heading("How to read this page"), *map(Paragraph, _READING)]

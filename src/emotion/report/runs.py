@@ -42,6 +42,7 @@ class Record(BaseModel):
 
 class _Metrics(BaseModel):
     run: Record = Record()
+    test: Any = None
 
 
 class _Failure(BaseModel):
@@ -78,7 +79,7 @@ class Run:
         settings: its config.yaml.
         record: epochs, seconds, hardware and the like.
         val: predictions for the validation images.
-        test: predictions for the test images.
+        test: predictions for the test images; none where it left them alone (`test=false`).
         augmented: `val` and `test` with test-time augmentation, where there was any.
     """
 
@@ -170,15 +171,18 @@ def _read_finished(folder: RunFolder) -> Run:
         _Settings.model_validate(settings)
     except ValidationError as error:
         raise UserError(f"{folder.config}: {_complaint(error)}") from None
+    metrics = _read_json(_Metrics, folder.metrics)
     stages = load_predictions(folder.predictions)
-    for stage in _STAGES:
+    needed = [stage for stage in _STAGES if stage == "val" or metrics.test is not None or stage in stages]
+    for stage in needed:
         if not len(stages.get(stage, ())):
             raise UserError(f"{folder.predictions}: no predictions for {stage} images")
-    augmented = {stage: stages[f"{stage}_tta"] for stage in _STAGES if f"{stage}_tta" in stages}
-    if augmented and not all(_same_images(augmented.get(stage), stages[stage]) for stage in _STAGES):
+    augmented = {stage: stages[f"{stage}_tta"] for stage in needed if f"{stage}_tta" in stages}
+    if augmented and not all(_same_images(augmented.get(stage), stages[stage]) for stage in needed):
         raise UserError(f"{folder.predictions}: those of test-time augmentation are for other images")
-    record = _read_json(_Metrics, folder.metrics).run
-    return Run(folder, settings, record, stages["val"], stages["test"], augmented)
+    val = stages["val"]
+    test = stages.get("test", val.subset(np.empty(0, np.int64)))
+    return Run(folder, settings, metrics.run, val, test, augmented)
 
 
 def _same_images(first: Predictions | None, second: Predictions) -> bool:

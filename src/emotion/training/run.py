@@ -74,6 +74,8 @@ WARM = ("basic", "joblib")
 
 # Here rather than in `main`, since the processes of a parallel sweep import this module and resolve the run's folder.
 register_resolvers()
+for message in QUIET:
+    warnings.filterwarnings("ignore", message)
 
 
 def main() -> None:
@@ -81,8 +83,6 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(describe_settings())
         return
-    for message in QUIET:
-        warnings.filterwarnings("ignore", message)
     # Where a full disk keeps a line of the log or a point of a curve from being written, the run says so itself.
     logging.raiseExceptions = False
     threading.excepthook = _excepthook

@@ -1,0 +1,135 @@
+"""Inception-ResNet-v1, the network of FaceNet in the form in which its weights are published for PyTorch."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+Unit = tuple[int, int | tuple[int, int], int]
+"""Filters, kernel and stride of a convolution with its normalisation."""
+
+
+class InceptionResNetV1(nn.Module):
+    """Inception-ResNet-v1 (Szegedy et al., AAAI 2017) up to its 1,792 pooled features, for 75 pixels or more.
+
+    Layers and names are those of facenet-pytorch, whose weights (`20180402-114759-vggface2.pt`, trained on 3.3 million
+    faces of VGGFace2, and `20180408-102900-casia-webface.pt`) fit. They were trained with 160 pixels.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2d_1a = convolution(3, (32, 3, 2))
+        self.conv2d_2a = convolution(32, (32, 3, 1), padded=False)
+        self.conv2d_2b = convolution(32, (64, 3, 1))
+        self.maxpool_3a = nn.MaxPool2d(3, 2)
+        self.conv2d_3b = convolution(64, (80, 1, 1))
+        self.conv2d_4a = convolution(80, (192, 3, 1), padded=False)
+        self.conv2d_4b = convolution(192, (256, 3, 2))
+        self.repeat_1 = nn.Sequential(*(_block35() for _ in range(5)))
+        self.mixed_6a = Reduction(256, [[(384, 3, 2)], [(192, 1, 1), (192, 3, 1), (256, 3, 2)]])
+        self.repeat_2 = nn.Sequential(*(_block17() for _ in range(10)))
+        self.mixed_7a = Reduction(
+            896, [[(256, 1, 1), (384, 3, 2)], [(256, 1, 1), (256, 3, 2)], [(256, 1, 1), (256, 3, 1), (256, 3, 2)]]
+        )
+        self.repeat_3 = nn.Sequential(*(_block8(scale=0.2) for _ in range(5)))
+        self.block8 = _block8(scale=1.0, rectified=False)
+        self.avgpool_1a = nn.AdaptiveAvgPool2d(1)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The modules that, applied in turn, equal this one."""
+        return [
+            *(self.conv2d_1a, self.conv2d_2a, self.conv2d_2b, self.maxpool_3a),
+            *(self.conv2d_3b, self.conv2d_4a, self.conv2d_4b),
+            *(*self.repeat_1, self.mixed_6a, *self.repeat_2, self.mixed_7a, *self.repeat_3),
+            *(self.block8, self.avgpool_1a),
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps normalised images [B, 3, S, S] to features [B, 1792, 1, 1]."""
+        for stage in self.stages:
+            images = stage(images)
+        return images
+
+
+class Branches(nn.Module):
+    """Chains of convolutions side by side, named `branch0`, `branch1` and so on.
+
+    Args:
+        inputs: channels.
+        chains: the convolutions of each branch.
+    """
+
+    def __init__(self, inputs: int, chains: Sequence[Sequence[Unit]]) -> None:
+        super().__init__()
+        self.outputs = sum(chain[-1][0] for chain in chains)
+        self._names = [f"branch{number}" for number in range(len(chains))]
+        for name, chain in zip(self._names, chains, strict=True):
+            channels = [inputs, *(filters for filters, _, _ in chain)]
+            units = [convolution(before, unit) for before, unit in zip(channels, chain, strict=False)]
+            self.add_module(name, units[0] if len(units) == 1 else nn.Sequential(*units))
+
+    def branches(self, images: Tensor) -> list[Tensor]:
+        """Returns the feature maps of each branch."""
+        return [getattr(self, name)(images) for name in self._names]
+
+
+class Residual(Branches):
+    """Branches whose feature maps together, mixed and scaled, are added to the input.
+
+    Args:
+        channels: of input and output.
+        chains: see `Branches`.
+        scale: of what is added.
+        rectified: whether a ReLU ends the block.
+    """
+
+    def __init__(self, channels: int, chains: Sequence[Sequence[Unit]], scale: float, rectified: bool = True) -> None:
+        super().__init__(channels, chains)
+        self.conv2d = nn.Conv2d(self.outputs, channels, 1)
+        self.scale, self.rectified = scale, rectified
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps feature maps [B, C, H, W] to others of the same shape."""
+        added: Tensor = self.conv2d(torch.cat(self.branches(images), 1)) * self.scale + images
+        return added.relu() if self.rectified else added
+
+
+class Reduction(Branches):
+    """Branches and a maximum side by side, all of which halve height and width."""
+
+    def __init__(self, inputs: int, chains: Sequence[Sequence[Unit]]) -> None:
+        super().__init__(inputs, chains)
+        self.pool = nn.MaxPool2d(3, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps feature maps [B, C, H, W] to [B, C', (H - 1) // 2, (W - 1) // 2]."""
+        return torch.cat([*self.branches(images), self.pool(images)], 1)
+
+
+def convolution(inputs: int, unit: Unit, padded: bool = True) -> nn.Sequential:
+    """Returns a convolution, its normalisation and a ReLU; one of stride 1 keeps the size unless it is not padded."""
+    filters, kernel, stride = unit
+    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+    padding = (sides[0] // 2, sides[1] // 2) if padded and stride == 1 else (0, 0)
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(inputs, filters, sides, stride, padding, bias=False),
+            bn=nn.BatchNorm2d(filters, eps=1e-3),
+            relu=nn.ReLU(),
+        )
+    )
+
+
+def _block35() -> Residual:
+    return Residual(256, [[(32, 1, 1)], [(32, 1, 1), (32, 3, 1)], [(32, 1, 1), (32, 3, 1), (32, 3, 1)]], scale=0.17)
+
+
+def _block17() -> Residual:
+    return Residual(896, [[(128, 1, 1)], [(128, 1, 1), (128, (1, 7), 1), (128, (7, 1), 1)]], scale=0.1)
+
+
+def _block8(scale: float, rectified: bool = True) -> Residual:
+    chains: list[list[Unit]] = [[(192, 1, 1)], [(192, 1, 1), (192, (1, 3), 1), (192, (3, 1), 1)]]
+    return Residual(1792, chains, scale, rectified)
