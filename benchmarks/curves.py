@@ -3,7 +3,7 @@
 Trains a frozen backbone on a part of FER2013 (or on drawn faces) without `feature_views` and with some, seed by seed,
 and writes the validation accuracy after every epoch, as JSON and as a plot.
 
-    EMOTION_DATA=data/fer2013 python benchmarks/curves.py weights=weights --out benchmarks/results/curves.json
+    python benchmarks/curves.py weights=<file> --out benchmarks/results/curves.json
 
 The JSON: `curves` maps the number of views (0: images) to the accuracies [epochs] of each seed; `images`, `settings`,
 and in `environment` the versions and the hardware.
@@ -24,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from emotion.config import conf_dir, register_resolvers
+from emotion.errors import exit_on_user_error
 from emotion.training import run
 from emotion.training.environment import describe_environment
 from emotion.training.folder import RunFolder, write_json
@@ -79,7 +80,7 @@ def main() -> None:
     add("--out", type=Path, help="JSON file, the plot beside it")
     options = parser.parse_args()
     register_resolvers()
-    with tempfile.TemporaryDirectory() as folder:
+    with exit_on_user_error(), tempfile.TemporaryDirectory() as folder:
         images = write_folders(Path(folder), options.data, data_dir(), options.images)
         fixed = [f"model={options.model}", "data=folder", f"data_dir={folder}", "split=official", "patience=null"]
         fixed += [f"trainer.max_epochs={options.epochs}", *options.settings]

@@ -26,9 +26,9 @@ def main(job: Job) -> dict[str, Any]:
     clock = start_clock(job)
     keep_freed_memory()  # as ours does
     network = build(job.network)
-    trained, inputs = _trained_part(network, job)
+    trained, inputs = trained_part(network, job)
     images, val_images = (count_images(Path(job.data) / part) for part in ("train", "val"))
-    step = _step_of(trained, inputs, job)
+    step = step_of(trained, inputs, job)
     for _ in range(job.epochs):
         clock.epoch_begins(images)
         trained.train()
@@ -70,7 +70,7 @@ def floor(job: Job, images: int, val_images: int, train: Work, val: Work) -> dic
     }
 
 
-def _step_of(trained: nn.Module, inputs: Tensor, job: Job) -> Callable[[int], None]:
+def step_of(trained: nn.Module, inputs: Tensor, job: Job) -> Callable[[int], None]:
     """Returns a bare training step on the first so many images of the batch."""
     labels = torch.arange(job.batch_size, device=DEVICE) % len(CLASSES)
     weights, optimizer = loss_weights(labels.cpu()), build_adam(trained.parameters())
@@ -86,7 +86,7 @@ def _step_of(trained: nn.Module, inputs: Tensor, job: Job) -> Callable[[int], No
     return step
 
 
-def _trained_part(network: Network, job: Job) -> tuple[nn.Module, Tensor]:
+def trained_part(network: Network, job: Job) -> tuple[nn.Module, Tensor]:
     """Returns what trains, and a batch for it."""
     images = torch.rand(job.batch_size, 1, IMAGE_SIZE, IMAGE_SIZE, device=DEVICE)
     if not job.network.features:
