@@ -33,6 +33,7 @@ audit:
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json
+	$(BIN)/python benchmarks/breakdown.py --out benchmarks/results/breakdown.json
 
 # The recipes behind the best figures, five seeds each, with and without the copies between the parts of FER2013, and
 # the page over them. Wants a GPU. To try it, in a folder of its own:

@@ -29,6 +29,7 @@ from emotion.training import run
 from emotion.training.environment import describe_environment
 from emotion.training.folder import RunFolder, write_json
 
+LABELS = {"0": "images, augmented anew", "1": "1 view"}
 Curves = Mapping[str, Sequence[Sequence[float]]]
 
 
@@ -59,7 +60,7 @@ def curves_figure(curves: Curves) -> Figure:
     axes = figure.subplots()
     for views, seeds in curves.items():
         values, epochs = np.array(seeds), range(1, len(seeds[0]) + 1)
-        (line,) = axes.plot(epochs, values.mean(0), label=f"{views} views" if int(views) else "images, augmented anew")
+        (line,) = axes.plot(epochs, values.mean(0), label=LABELS.get(views, f"{views} views"))
         axes.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel="epoch", ylabel="validation accuracy")
     axes.legend(frameon=False)

@@ -88,3 +88,10 @@ def test_curves_of_features() -> None:
         assert len(last) == len(images)
         mean, least, most = sum(last) / len(last), min(last), max(last)
         assert f"| {views} | {mean:.3f} ({least:.3f} to {most:.3f}) |" in README
+
+
+def test_shares_of_operations() -> None:
+    cnn, vgg = (read("breakdown")["workloads"][name] for name in ("cnn", "vgg16_ft"))
+    convolutions = [100 * (one["aten::convolution_backward"] + one["aten::mkldnn_convolution"]) for one in (cnn, vgg)]
+    assert "Convolutions take {:.0f} % of the CNN's steps and {:.0f} % of VGG16's".format(*convolutions) in README
+    assert f"on one core here, take {100 * cnn['aten::bernoulli_']:.0f} % of the CNN's" in README

@@ -180,7 +180,7 @@ def test_features_are_used_by_themselves_where_nothing_changes(tmp_path, caplog,
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_network_learns_the_same(tmp_path):
-    words = ["trainer.max_epochs=1", "trainer.precision=32-true", "lr=1e-4"]
+    words = ["blocks=[1,1]", "trainer.max_epochs=1", "trainer.precision=32-true", "lr=1e-4"]
     folders = [train(tmp_path / name, *words, f"compile={name}") for name in ("false", "true")]
     plain, compiled = (merge_histories(map(read_history, folder.csv_files())) for folder in folders)
     for tag in ("train/loss", "val/loss"):
