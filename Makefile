@@ -29,11 +29,12 @@ audit:
 	.venv/audit/bin/python -m pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
-# Speed beside the limit, a plain loop, timm and Keras: about 40 minutes on two cores that do nothing else.
+# Speed beside the limit, a plain loop, timm and Keras: some 90 minutes on two cores that do nothing else.
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json
 	$(BIN)/python benchmarks/breakdown.py --out benchmarks/results/breakdown.json
+	$(BIN)/python benchmarks/step.py --out benchmarks/results/step.json
 
 # The recipes behind the best figures, five seeds each, with and without the copies between the parts of FER2013, and
 # the page over them. Wants a GPU. To try it, in a folder of its own:

@@ -27,10 +27,7 @@ The result is a JSON file, written anew after every round:
                      stolen_share: of the processors' time, what the host gave to others),
                      `startup_seconds` (process start to first finished step, without preparation),
                      `preparation_seconds` (what later runs find done: packed images, features), `peak_rss_mib`,
-                     `peak_device_mib` (null without a GPU), `parameters`, `versions`, `note`; of the limit also
-                     `floor_seconds` (the operations of an epoch over what this device reaches in a large matrix
-                     product), `traffic_seconds` (the bytes that its operations read and write, one by one, over what
-                     a large copy reaches) and `work`, from which they follow; or `error`
+                     `peak_device_mib` (null without a GPU), `parameters`, `versions`, `note`; or `error`
     summary          see `summary.summarise`
 """
 

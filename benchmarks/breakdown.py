@@ -1,40 +1,67 @@
-"""Where the time of a bare training step goes: the shares of PyTorch's operations, as its profiler counts them.
+"""How long a bare training step takes, how long its FLOPs and bytes would, and which operations the time goes into.
 
     python benchmarks/breakdown.py --out benchmarks/results/breakdown.json
 
-The JSON: for each of `workloads` the share of every operation that takes at least a hundredth of the step, on the GPU
-where there is one, else on the CPU; `precision`, and in `environment` the versions and the hardware.
+The JSON:
+
+    ceilings     `flops_per_second` of a large matrix product and `bytes_per_second` of a large copy on this device
+    workloads    for each: `step_seconds`, the median of bare steps; `flops` and `bytes_moved` of a step (see
+                 `roofline`), and as `flops_seconds` and `bytes_seconds` what these would take at the ceilings;
+                 `shares`, what part of the time each of PyTorch's operations takes by itself, from a hundredth, as
+                 its profiler counts
+    precision, batch_size, environment
 """
 
 import argparse
 import json
+import statistics
 from pathlib import Path
+from typing import Any
 
+import torch
 from bench import PRECISIONS, resolve_precision
 from contestants.limit import step_of, trained_part
 from contestants.pytorch import ON_GPU, build
+from roofline import bytes_per_second, count, flops_per_second, seconds
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from workloads import WORKLOADS, Job
 
 from emotion.training.environment import describe_environment
 from emotion.training.folder import write_json
 
+BATCH_SIZE = 64
 WARM_UP, STEPS = 5, 20
 LEAST = 0.01
 
 
-def shares(job: Job) -> dict[str, float]:
-    """Returns what part of the time of some steps each operation took by itself, the largest first."""
+def measure(job: Job, ceilings: dict[str, float]) -> dict[str, Any]:
+    """Returns what the module says of a workload."""
     network = build(job.network)
     trained, inputs = trained_part(network, job)
     step = step_of(trained.train(), inputs, job)
-    for _ in range(WARM_UP):
-        step(job.batch_size)
-    with profile(activities=[ProfilerActivity.CUDA if ON_GPU else ProfilerActivity.CPU]) as profiler:
-        for _ in range(STEPS):
-            step(job.batch_size)
+    seconds(lambda: step(job.batch_size), WARM_UP)
+    work = count(lambda: step(job.batch_size))
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * ON_GPU]) as profiler:
+        seconds(lambda: step(job.batch_size), STEPS)
+    return {
+        "step_seconds": statistics.median(seconds(lambda: step(job.batch_size), STEPS)),
+        "flops": work.flops,
+        "bytes_moved": work.bytes_moved,
+        "flops_seconds": work.flops / ceilings["flops_per_second"],
+        "bytes_seconds": work.bytes_moved / ceilings["bytes_per_second"],
+        "shares": shares(profiler),
+    }
+
+
+def shares(profiler: profile) -> dict[str, float]:
+    """Returns what part of the time each operation took by itself, on the GPU where there is one, largest first."""
     key = "self_device_time_total" if ON_GPU else "self_cpu_time_total"
-    times = {event.key: getattr(event, key) for event in profiler.key_averages()}
+    # Kernels stand in the list once more beside the operations that started them.
+    events = [
+        one for one in profiler.key_averages() if one.device_type == DeviceType.CPU and not one.is_user_annotation
+    ]
+    times = {event.key: getattr(event, key) for event in events}
     total = sum(times.values())
     ranked = sorted(times, key=lambda name: times[name], reverse=True)
     return {name: round(times[name] / total, 4) for name in ranked if times[name] >= LEAST * total}
@@ -48,10 +75,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     precision = resolve_precision(options.precision)
-    jobs = {name: Job(name, "", 64, 1, precision, 0, 0) for name in options.workloads}
-    measured = {name: shares(job) for name, job in jobs.items()}
-    result = {"precision": precision, "workloads": measured, "environment": describe_environment()}
-    print(json.dumps(measured, indent=2))
+    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    ceilings = {"flops_per_second": flops_per_second(dtype), "bytes_per_second": bytes_per_second()}
+    jobs = {name: Job(name, "", BATCH_SIZE, 1, precision, 0, 0) for name in options.workloads}
+    result = {
+        "precision": precision,
+        "batch_size": BATCH_SIZE,
+        "ceilings": ceilings,
+        "workloads": {name: measure(job, ceilings) for name, job in jobs.items()},
+        "environment": describe_environment(),
+    }
+    print(json.dumps(result["workloads"], indent=2))
     if options.out:
         write_json(options.out, result)
 

@@ -40,6 +40,7 @@ class Accuracies(Callback):
         self.values: list[float] = []
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads what was just counted."""
         self.values.append(round(float(trainer.callback_metrics["val/acc"]), 4))
 
 
@@ -69,6 +70,7 @@ def curves_figure(curves: Curves) -> Figure:
 
 
 def main() -> None:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("settings", nargs="*", help="as for train.py")

@@ -7,14 +7,7 @@ from typing import Any
 WARM_UP = 1
 """Epochs at the start of a process that do not count."""
 OURS, LIMIT = "ours", "limit"
-PER_PROCESS = (
-    "startup_seconds",
-    "preparation_seconds",
-    "peak_rss_mib",
-    "peak_device_mib",
-    "floor_seconds",
-    "traffic_seconds",
-)
+PER_PROCESS = ("startup_seconds", "preparation_seconds", "peak_rss_mib", "peak_device_mib")
 
 MOST_STOLEN = 0.03
 """Share of the processors' time that others may take from a contestant; a round in which one lost more is disturbed."""
@@ -38,7 +31,7 @@ def figures(run: Run) -> dict[str, float] | None:
         "seconds_per_epoch": seconds,
         "train_seconds": statistics.median(train),
         "val_seconds": statistics.median(val),
-        **{key: run[key] for key in PER_PROCESS if run.get(key) is not None},
+        **{key: run[key] for key in PER_PROCESS if run[key] is not None},
     }
 
 

@@ -13,8 +13,6 @@ COLUMNS = {
     "preparation_seconds": ("once s", "{:.1f}"),
     "peak_rss_mib": ("MiB", "{:,.0f}"),
     "peak_device_mib": ("GPU MiB", "{:,.0f}"),
-    "floor_seconds": ("floor s", "{:.3g}"),
-    "traffic_seconds": ("traffic s", "{:.3g}"),
     "times_ours": ("x ours", "{:.2f}"),
     "share_of_limit": ("of limit", "{:.0%}"),
 }

@@ -116,6 +116,14 @@ def test_recipe_brings_its_model_and_the_command_line_wins():
     assert compose_config().recipe is None
 
 
+def test_the_pretrained_recipe_pools_and_its_layers_learn_at_rates_of_their_own():
+    values = settings(compose_config("recipe=best_pretrained", "image_size=64"))
+    keys = inspect.signature(build_network).parameters
+    network = build_network(**{key: values[key] for key in keys})
+    assert network.head[1].in_features == 2048
+    assert len(network.layers()) > 10
+
+
 def test_ensemble_consists_of_the_best_recipes_and_every_seed():
     parts = compose_hydra("recipe=best_ensemble").sweeper.parts
     assert list(parts) == ["recipe=best_scratch", "recipe=best_pretrained"]
@@ -215,6 +223,13 @@ def test_illegal_values_name_the_key_and_what_is_legal(word, legal):
     assert str(error.value).startswith(f"{word.split('=')[0]}=")
     assert "\n" not in str(error.value)
     assert legal in str(error.value)
+
+
+def test_copies_that_leave_the_image_are_refused_before_anything_runs():
+    for words in (["offline_strength=7"], ["balance=offline", "offline_strength=6"]):
+        check(settings(compose_config(*words)))
+    with pytest.raises(UserError, match=r"^zoom=1\.05 shift=0\.7, 7 times what is set"):
+        check(settings(compose_config("balance=offline", "offline_strength=7")))
 
 
 @pytest.mark.parametrize(("key", "legal", "illegal"), [(key, *rest) for keys, *rest in RANGES for key in keys])

@@ -14,7 +14,6 @@ from measurement import run_contestant
 from torch import Tensor, nn
 from workloads import IMAGE_SIZE, Job
 
-from contestants.floor import Work, bytes_per_second, count, operations_per_second
 from contestants.pytorch import DEVICE, autocast, build, build_adam, loss_weights, measured, start_clock
 from emotion.data.classes import CLASSES
 from emotion.models.network import Network
@@ -22,7 +21,7 @@ from emotion.training.environment import keep_freed_memory
 
 
 def main(job: Job) -> dict[str, Any]:
-    """Trains for the epochs of the job, then counts the work of an epoch and measures what this device can do."""
+    """Trains for the epochs of the job."""
     clock = start_clock(job)
     keep_freed_memory()  # as ours does
     network = build(job.network)
@@ -39,35 +38,7 @@ def main(job: Job) -> dict[str, Any]:
         _validate(trained, inputs, val_images, job)
         clock.validation_ends()
     clock.finish()
-    measurement = measured(clock, network, "bare steps on one batch in place" + ", head only" * job.network.features)
-    trained.train()
-    train = count(lambda: step(job.batch_size))
-    val = count(lambda: _validate(trained, inputs, job.batch_size, job))
-    return measurement | floor(job, images, val_images, train, val)
-
-
-def floor(job: Job, images: int, val_images: int, train: Work, val: Work) -> dict[str, Any]:
-    """Returns the seconds that an epoch takes at the ceilings of this device, and what they follow from.
-
-    Args:
-        job: its batch size and precision.
-        images: trained on in an epoch.
-        val_images: validated on.
-        train: work of a training step of a full batch.
-        val: work of a forward pass of a full batch.
-    """
-    ceilings = {
-        "operations_per_second": operations_per_second(torch.bfloat16 if job.mixed else torch.float32),
-        "bytes_per_second": bytes_per_second(),
-    }
-    steps, val_steps = images / job.batch_size, val_images / job.batch_size
-    operations = steps * train.operations + val_steps * val.operations
-    traffic = steps * train.traffic + val_steps * val.traffic
-    return {
-        "floor_seconds": operations / ceilings["operations_per_second"],
-        "traffic_seconds": traffic / ceilings["bytes_per_second"],
-        "work": {"operations": operations, "bytes": traffic, **ceilings},
-    }
+    return measured(clock, network, "bare steps on one batch in place" + ", head only" * job.network.features)
 
 
 def step_of(trained: nn.Module, inputs: Tensor, job: Job) -> Callable[[int], None]:

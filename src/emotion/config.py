@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from emotion.data.augment import RandomAffine
 from emotion.data.datamodule import DATA_CHOICES, EmotionDataModule
 from emotion.errors import UserError, require_choice
 from emotion.files import hide_home
@@ -202,6 +203,8 @@ def check(values: Mapping[str, Any]) -> None:
             )
         if key == "unfreeze" and value not in (None, "all") and not _is_whole(value, 0):
             raise UserError(f"unfreeze={value}: a whole number from 0, or all, is needed")
+    if values.get("balance") == "offline":
+        RandomAffine(zoom=values.get("zoom", 0), shift=values.get("shift", 0)).scaled(values.get("offline_strength", 1))
 
 
 def settings(config: DictConfig) -> dict[str, Any]:

@@ -2,17 +2,27 @@ import json
 import sys
 from pathlib import Path
 
+import breakdown
 import pytest
-from breakdown import main
+import roofline
 
 
-def test_shares_of_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "SIDE", 64)
+    monkeypatch.setattr(roofline, "COPIED", 4096)
+    monkeypatch.setattr(breakdown, "STEPS", 2)
     out = tmp_path / "breakdown.json"
     words = ["breakdown.py", "--workloads", "vgg16_fe", "--precision", "32-true", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", words)
-    main()
+    breakdown.main()
     result = json.loads(out.read_text())
-    values = list(result["workloads"]["vgg16_fe"].values())
-    assert values == sorted(values, reverse=True)
-    assert 0.5 < sum(values) <= 1
-    assert "aten::addmm" in result["workloads"]["vgg16_fe"]
+    measured, ceilings = result["workloads"]["vgg16_fe"], result["ceilings"]
+    # 64 images through layers of 512 x 256 and 256 x 7: forward, to the weights, and to the inputs of the second.
+    assert measured["flops"] == 2 * 64 * (2 * 512 * 256 + 3 * 256 * 7)
+    assert measured["flops_seconds"] == pytest.approx(measured["flops"] / ceilings["flops_per_second"])
+    assert measured["bytes_seconds"] == pytest.approx(measured["bytes_moved"] / ceilings["bytes_per_second"])
+    assert measured["step_seconds"] > 0
+    shares = list(measured["shares"].values())
+    assert shares == sorted(shares, reverse=True)
+    assert 0.5 < sum(shares) <= 1
+    assert {"aten::addmm", "aten::mm"} <= set(measured["shares"])

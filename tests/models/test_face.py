@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models import resnet50
 
 from emotion.errors import UserError
-from emotion.models.face import FACE_BACKBONES, BgrConv2d, DlibBlock, DlibResNet, build_vggface2, face_backbone
+from emotion.models.face import FACE_BACKBONES, BgrConv2d, DlibBlock, DlibResNet, build_vggface2
 from emotion.models.inception_resnet import InceptionResNetV1
 from emotion.models.registry import build_network
 from emotion.models.weights import load_backbone
@@ -97,7 +97,7 @@ def test_stages_in_turn_are_the_network_and_the_last_layers_train(name: str) -> 
 
 
 def test_inception_resnet_has_the_published_layers() -> None:
-    """Figures of facenet-pytorch 2.6.0, with which features agreed to the last bit when this was written."""
+    """Numbers of facenet-pytorch 2.6.0."""
     network = InceptionResNetV1()
     state = network.state_dict()
     assert len(state) == 708
@@ -106,6 +106,22 @@ def test_inception_resnet_has_the_published_layers() -> None:
     assert state["repeat_2.9.branch1.1.conv.weight"].shape == (128, 128, 1, 7)
     assert state["block8.conv2d.weight"].shape == (1792, 384, 1, 1)
     assert network(torch.rand(2, 3, 75, 75)).shape == (2, 1792, 1, 1)
+
+
+@torch.no_grad()
+def test_inception_resnet_computes_what_facenet_pytorch_computes() -> None:
+    """The features are those of facenet-pytorch 2.6.0 with the same weights and image."""
+    network = InceptionResNetV1().eval()
+    for name, parameter in network.named_parameters():
+        wave = torch.arange(parameter.numel(), dtype=torch.float64).mul(0.7).cos().view(parameter.shape)
+        if parameter.dim() == 4:
+            values = wave * (2 / parameter[0].numel()) ** 0.5
+        else:
+            values = 1 + wave / 4 if name.endswith("bn.weight") else wave / 10
+        parameter.copy_(values)
+    features = network(torch.linspace(-1, 1, 3 * 80 * 80).view(1, 3, 80, 80)).flatten()
+    assert features[[0, 1, 2, 700, 1791]].tolist() == pytest.approx([10.355, 12.343, -2.049, -3.579, -5.124], rel=1e-3)
+    assert features.abs().mean().item() == pytest.approx(7.5987, rel=1e-3)
 
 
 def test_a_residual_block_scales_what_it_adds() -> None:
@@ -146,12 +162,21 @@ def test_blue_comes_first() -> None:
     convolution = BgrConv2d(3, 1, 1, bias=False)
     convolution.weight.data = torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1)
     assert convolution(torch.tensor([3.0, 2.0, 1.0]).view(1, 3, 1, 1)).item() == 1 + 20 + 300
-    published = face_backbone("resnet50_vggface2")
-    network = build_network(
-        family="face", backbone="resnet50_vggface2", unfreeze=0, image_size=64, normalize="imagenet"
-    )
-    red = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    backbone, stages = build_vggface2()
+    assert stages[0] is backbone.conv1
+    assert isinstance(stages[0], BgrConv2d)
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("resnet29_dlib", [1 - 122.782 / 255, -117.001 / 255, -104.298 / 255]),
+        ("inception_resnet_v1", [127.5 / 128, -127.5 / 128, -127.5 / 128]),
+        ("resnet50_vggface2", [255 - 131.0912, -103.8827, -91.4953]),
+    ],
+)
+def test_pixels_are_scaled_as_published(name: str, seen: list[float]) -> None:
+    network = build_network(family="face", backbone=name, unfreeze=0, image_size=103, normalize="imagenet")
+    red = torch.zeros(1, 3, 103, 103, dtype=torch.uint8)
     red[:, 0] = 255
-    seen = network.preprocess(red)[0, :, 0, 0]
-    assert seen.tolist() == pytest.approx([255 - 131.0912, -103.8827, -91.4953], abs=1e-3)
-    assert published.std == (1 / 255,) * 3
+    assert network.preprocess(red)[0, :, 0, 0].tolist() == pytest.approx(seen, abs=1e-3)

@@ -70,13 +70,14 @@ def make_run(tmp_path: Path) -> MakeRun:
         changes: dict[str, Any] | None = None,
         curves: bool = True,
         tested: bool = True,
+        val_images: int = 350,
     ) -> Run:
         folder = tmp_path / name
         folder.mkdir(parents=True)
         values = make_settings(*words) | (changes or {})
         (folder / "config.yaml").write_text(yaml.safe_dump(values))
         stages = {
-            "val": make_predictions(350, accuracy, seed=picked + 100, part="train"),
+            "val": make_predictions(val_images, accuracy, seed=picked + 100, part="train"),
             "test": make_predictions(images, accuracy, seed=picked),
         }
         if not tested:

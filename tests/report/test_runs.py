@@ -112,8 +112,10 @@ def arrays(change: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]])
     return damage
 
 
-def _keep_val(folder: RunFolder) -> None:
-    save_predictions(folder.predictions, {"val": load_predictions(folder.predictions)["val"]}, CLASSES)
+def _keep_val(folder: RunFolder, views: str | None = None) -> None:
+    stages = load_predictions(folder.predictions)
+    kept = {"val": stages["val"]} | ({views: stages["test"]} if views else {})
+    save_predictions(folder.predictions, kept, CLASSES)
 
 
 def failed(content: str) -> Damage:
@@ -153,6 +155,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "test images": (
         lambda folder: (folder.metrics.write_text('{"test": {}}'), _keep_val(folder)),
+        "predictions.npz: no predictions for test images",
+    ),
+    "views of test images": (
+        lambda folder: (folder.metrics.write_text("{}"), _keep_val(folder, "test_tta")),
         "predictions.npz: no predictions for test images",
     ),
     "views": (

@@ -40,6 +40,9 @@ class RandomAffine:
     def scaled(self, factor: float) -> "RandomAffine":
         """Returns transforms that vary so many times as much.
 
+        Args:
+            factor: above 0.
+
         Raises:
             UserError: images would be zoomed or shifted away.
         """

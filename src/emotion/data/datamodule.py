@@ -116,7 +116,6 @@ class EmotionDataModule(LightningDataModule):
             require_choice(key, self.hparams[key], legal)
         self.balance, self.batch_size, self.seed = balance, batch_size, seed
         self.affine = RandomAffine(rotation, zoom, shift, shear)
-        self.copies_affine = self.affine.scaled(offline_strength)
         augmentation = Augmentation(self.affine if augment else None, flip, brightness, contrast, erase)
         self.augmentation = augmentation if augmentation.changes else None
         mix = Mix(mixup, cutmix)
@@ -184,7 +183,8 @@ class EmotionDataModule(LightningDataModule):
             return self.packed.images, self.labels, rows
         images = torch.from_numpy(self.packed.images[self.rows.train])
         # Copies are augmented even where training is not: unchanged copies would be a sampler at higher cost.
-        sources, copies = offline_copies(images, labels, len(CLASSES), self.copies_affine, self.seed)
+        affine = self.affine.scaled(self.hparams["offline_strength"])
+        sources, copies = offline_copies(images, labels, len(CLASSES), affine, self.seed)
         labels = torch.cat([labels, labels[sources]])
         return torch.cat([images, copies]).numpy(), labels, torch.arange(len(labels))
 
@@ -225,7 +225,8 @@ class EmotionDataModule(LightningDataModule):
             raise UserError("feature_views: mixup, cutmix and plain_epochs need the images (feature_views=0)")
         inputs, labels, rows = self.train_set
         changed = self.augmentation is not None or self.balance == "offline"
-        # Images that train unchanged come along with those that validate, so that all seeds' cuts share one pass.
+        # Images that train unchanged come along with those that validate, so that all seeds' cuts share one pass;
+        # where they are changed, no seed's pass serves another, and only its own validation images are needed plain.
         pool = np.unique(self.rows.val) if changed else np.union1d(self.rows.train, self.rows.val)
         plain, pool_labels = extract(self.packed.images, pool, None, 1), self.labels[torch.from_numpy(pool)]
         val = torch.from_numpy(np.searchsorted(pool, self.rows.val))

@@ -20,8 +20,8 @@ class FaceBackbone:
 
     Attributes:
         build: makes it, with random weights, and lists the modules that, applied in turn, equal it.
-        mean: of what it was trained with, for each channel of RGB, as shares of white.
-        std: likewise.
+        mean: of the pixels that it was trained on, 0..1, for each channel of RGB.
+        std: likewise their scale.
     """
 
     build: Callable[[], tuple[nn.Module, list[nn.Module]]]
@@ -96,18 +96,18 @@ class BgrConv2d(nn.Conv2d):
     """A convolution whose weights expect blue first; it takes RGB."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Convolves images [B, 3, H, W]."""
+        """Maps RGB images [B, 3, H, W] to feature maps [B, C, H', W']."""
         return super().forward(images.flip(1))
 
 
 def build_dlib() -> tuple[nn.Module, list[nn.Module]]:
-    """Builds dlib's network."""
+    """Builds dlib's network; returns it and its stages, as `FaceBackbone.build` does."""
     network = DlibResNet()
     return network, network.stages
 
 
 def build_inception() -> tuple[nn.Module, list[nn.Module]]:
-    """Builds FaceNet's."""
+    """Builds FaceNet's; returns it and its stages."""
     network = InceptionResNetV1()
     return network, network.stages
 
@@ -118,6 +118,9 @@ def build_vggface2() -> tuple[nn.Module, list[nn.Module]]:
     It is Caffe's: blue comes first, maps are halved by the first convolution of a block, and pooling adds no border.
     Otherwise layers and names are torchvision's, as in the published conversions (`resnet50_ft_weight`, trained on
     MS-Celeb-1M, then VGGFace2). It was trained with 224 pixels.
+
+    Returns:
+        The network and its stages.
     """
     from torchvision.models import resnet50
 

@@ -19,13 +19,13 @@ class InceptionResNetV1(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv2d_1a = convolution(3, (32, 3, 2))
-        self.conv2d_2a = convolution(32, (32, 3, 1), padded=False)
-        self.conv2d_2b = convolution(32, (64, 3, 1))
+        self.conv2d_1a = conv_bn_relu(3, (32, 3, 2))
+        self.conv2d_2a = conv_bn_relu(32, (32, 3, 1), padded=False)
+        self.conv2d_2b = conv_bn_relu(32, (64, 3, 1))
         self.maxpool_3a = nn.MaxPool2d(3, 2)
-        self.conv2d_3b = convolution(64, (80, 1, 1))
-        self.conv2d_4a = convolution(80, (192, 3, 1), padded=False)
-        self.conv2d_4b = convolution(192, (256, 3, 2))
+        self.conv2d_3b = conv_bn_relu(64, (80, 1, 1))
+        self.conv2d_4a = conv_bn_relu(80, (192, 3, 1), padded=False)
+        self.conv2d_4b = conv_bn_relu(192, (256, 3, 2))
         self.repeat_1 = nn.Sequential(*(_block35() for _ in range(5)))
         self.mixed_6a = Reduction(256, [[(384, 3, 2)], [(192, 1, 1), (192, 3, 1), (256, 3, 2)]])
         self.repeat_2 = nn.Sequential(*(_block17() for _ in range(10)))
@@ -33,7 +33,7 @@ class InceptionResNetV1(nn.Module):
             896, [[(256, 1, 1), (384, 3, 2)], [(256, 1, 1), (256, 3, 2)], [(256, 1, 1), (256, 3, 1), (256, 3, 2)]]
         )
         self.repeat_3 = nn.Sequential(*(_block8(scale=0.2) for _ in range(5)))
-        self.block8 = _block8(scale=1.0, rectified=False)
+        self.block8 = _block8(scale=1.0, relu=False)
         self.avgpool_1a = nn.AdaptiveAvgPool2d(1)
 
     @property
@@ -67,11 +67,11 @@ class Branches(nn.Module):
         self._names = [f"branch{number}" for number in range(len(chains))]
         for name, chain in zip(self._names, chains, strict=True):
             channels = [inputs, *(filters for filters, _, _ in chain)]
-            units = [convolution(before, unit) for before, unit in zip(channels, chain, strict=False)]
+            units = [conv_bn_relu(before, unit) for before, unit in zip(channels, chain, strict=False)]
             self.add_module(name, units[0] if len(units) == 1 else nn.Sequential(*units))
 
     def branches(self, images: Tensor) -> list[Tensor]:
-        """Returns the feature maps of each branch."""
+        """Maps feature maps [B, C, H, W] to those of each branch, [B, C', H', W']."""
         return [getattr(self, name)(images) for name in self._names]
 
 
@@ -82,18 +82,22 @@ class Residual(Branches):
         channels: of input and output.
         chains: see `Branches`.
         scale: of what is added.
-        rectified: whether a ReLU ends the block.
+        relu: whether a ReLU ends the block.
     """
 
-    def __init__(self, channels: int, chains: Sequence[Sequence[Unit]], scale: float, rectified: bool = True) -> None:
+    def __init__(self, channels: int, chains: Sequence[Sequence[Unit]], scale: float, relu: bool = True) -> None:
         super().__init__(channels, chains)
         self.conv2d = nn.Conv2d(self.outputs, channels, 1)
-        self.scale, self.rectified = scale, rectified
+        self.scale, self.relu = scale, relu
+
+    def extra_repr(self) -> str:
+        """Names the settings, which tell one fixed function from another."""
+        return f"{self.scale}, {self.relu}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps feature maps [B, C, H, W] to others of the same shape."""
         added: Tensor = self.conv2d(torch.cat(self.branches(images), 1)) * self.scale + images
-        return added.relu() if self.rectified else added
+        return added.relu() if self.relu else added
 
 
 class Reduction(Branches):
@@ -108,8 +112,14 @@ class Reduction(Branches):
         return torch.cat([*self.branches(images), self.pool(images)], 1)
 
 
-def convolution(inputs: int, unit: Unit, padded: bool = True) -> nn.Sequential:
-    """Returns a convolution, its normalisation and a ReLU; one of stride 1 keeps the size unless it is not padded."""
+def conv_bn_relu(inputs: int, unit: Unit, padded: bool = True) -> nn.Sequential:
+    """Returns a convolution, its normalisation and a ReLU.
+
+    Args:
+        inputs: channels.
+        unit: of the convolution.
+        padded: whether one of stride 1 keeps height and width; others lose their border.
+    """
     filters, kernel, stride = unit
     sides = (kernel, kernel) if isinstance(kernel, int) else kernel
     padding = (sides[0] // 2, sides[1] // 2) if padded and stride == 1 else (0, 0)
@@ -130,6 +140,6 @@ def _block17() -> Residual:
     return Residual(896, [[(128, 1, 1)], [(128, 1, 1), (128, (1, 7), 1), (128, (7, 1), 1)]], scale=0.1)
 
 
-def _block8(scale: float, rectified: bool = True) -> Residual:
+def _block8(scale: float, relu: bool = True) -> Residual:
     chains: list[list[Unit]] = [[(192, 1, 1)], [(192, 1, 1), (192, (1, 3), 1), (192, (3, 1), 1)]]
-    return Residual(1792, chains, scale, rectified)
+    return Residual(1792, chains, scale, relu)

@@ -46,11 +46,6 @@ class Configuration:
         return self.runs[0]
 
     @property
-    def tested(self) -> bool:
-        """Whether its runs read the test images."""
-        return len(self.first.test) > 0
-
-    @property
     def network(self) -> str:
         """The network in a few words."""
         values = self.first.settings
@@ -167,7 +162,7 @@ def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[Unused]]:
 def _key(run: Run) -> tuple[Any, ...]:
     published = published_run(run.settings)
     changed = tuple(differences(run.settings, published).items())
-    return (published, *(str(run.settings.get(key)) for key in GIVEN), len(run.test) > 0, changed)
+    return (published, *(str(run.settings.get(key)) for key in GIVEN), changed)
 
 
 def _order(key: tuple[Any, ...], seeds: Mapping[int, Run]) -> tuple[Any, ...]:

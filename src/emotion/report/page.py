@@ -12,12 +12,12 @@ from rich.progress import track
 from emotion.analysis.document import Block, Details, Document, Heading, Paragraph, Picture, to_html, to_markdown
 from emotion.analysis.figures import save
 from emotion.report import measures
-from emotion.report.choices import choice_blocks
 from emotion.report.configurations import Configuration, group
 from emotion.report.figures import pairs_figure, published_figure
 from emotion.report.pictures import configuration_blocks
 from emotion.report.runs import Unused, find_runs
 from emotion.report.tables import detailed_scores, other_table, published_tables
+from emotion.report.validation import validation_blocks
 from emotion.report.verdict import overall
 from emotion.training.folder import make_folder, write_text
 
@@ -37,6 +37,7 @@ _READING = (
     "Train accuracy is the one logged while training in the best epoch, with augmentation and dropout, as Keras logs "
     "it. Validation images chose that epoch, and the temperature; test images chose nothing.",
 )
+_UNTESTED = "These runs left the test images alone, so only what they reached on validation images can be compared."
 _COPIES = (
     "FER2013 holds the same picture more than once. The column without a copy leaves out the test images that are "
     "pixel for pixel in the training part too. PublicTest and PrivateTest are the two halves of the test images."
@@ -73,11 +74,10 @@ def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
     """
     runs, unused = find_runs(paths)
     make_folder(folder)
-    configurations, repeated = group(runs)
-    tested = [one for one in configurations if one.tested]
-    choosing = [one for one in configurations if not one.tested]
-    verdict = overall(tested)
-    blocks = [Paragraph(verdict, lead=True), *_blocks(tested, choosing, [*unused, *repeated], folder)]
+    tested, repeated = group([run for run in runs if run.tested])
+    validated, again = group([run for run in runs if not run.tested])
+    verdict = overall(tested) if tested or not validated else _UNTESTED
+    blocks = [Paragraph(verdict, lead=True), *_blocks(tested, validated, [*unused, *repeated, *again], folder)]
     document = Document(TITLE, blocks, contents=True)
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
@@ -85,9 +85,18 @@ def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
 
 
 def _blocks(
-    configurations: Sequence[Configuration], choosing: Sequence[Configuration], unused: Sequence[Unused], folder: Path
+    tested: Sequence[Configuration], validated: Sequence[Configuration], unused: Sequence[Unused], folder: Path
 ) -> list[Block]:
     """Builds all sections; those without content are left out."""
+    blocks = _tested(tested, folder) if tested or not validated else []
+    if validated:
+        blocks += [Heading("What validation prefers"), *validation_blocks(validated)]
+    if unused:
+        blocks += [Heading("Runs that are left out"), measures.unused_table(unused)]
+    return [*blocks, Heading("How to read this page"), *map(Paragraph, _READING)]
+
+
+def _tested(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
     others = [one for one in configurations if not one.published]
     blocks = [*_overview(configurations, folder), *published_tables(configurations)]
     blocks += [Heading("Precision, recall and F1 of each class"), *detailed_scores(configurations)]
@@ -96,11 +105,7 @@ def _blocks(
     if configurations:
         blocks += _measures(configurations, folder)
         blocks += [Heading("Each configuration"), *_each(configurations, folder)]
-    if choosing:
-        blocks += [Heading("What validation prefers"), *choice_blocks(choosing)]
-    if unused:
-        blocks += [Heading("Runs that are left out"), measures.unused_table(unused)]
-    return [*blocks, Heading("How to read this page"), *map(Paragraph, _READING)]
+    return blocks
 
 
 def _overview(configurations: Sequence[Configuration], folder: Path) -> list[Block]:

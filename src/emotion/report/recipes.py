@@ -57,6 +57,12 @@ def differences(values: Mapping[str, Any], published: PublishedRun | None) -> di
     return {key: _typed(own[key]) for key in changed if key not in _HOW_IT_RAN}
 
 
+def typed_settings(values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the settings that tell one run from another but for the seed, as they would be typed."""
+    own = dict(_flat(values)) | {"weights": weights_name(values)}
+    return {key: _typed(value) for key, value in own.items() if key not in _HOW_IT_RAN}
+
+
 def weights_name(values: Mapping[str, Any]) -> str:
     """Returns `imagenet`, `none` or the name of the file that the backbone's weights came from."""
     path = Path(str(values["weights"]))

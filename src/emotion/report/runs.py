@@ -80,7 +80,7 @@ class Run:
         record: epochs, seconds, hardware and the like.
         val: predictions for the validation images.
         test: predictions for the test images; none where it left them alone (`test=false`).
-        augmented: `val` and `test` with test-time augmentation, where there was any.
+        augmented: `val`, and where it was read `test`, with test-time augmentation, where there was any.
     """
 
     folder: RunFolder
@@ -89,6 +89,11 @@ class Run:
     val: Predictions
     test: Predictions
     augmented: Mapping[str, Predictions]
+
+    @property
+    def tested(self) -> bool:
+        """Whether it read the test images."""
+        return len(self.test) > 0
 
     @property
     def seed(self) -> int:
@@ -173,7 +178,8 @@ def _read_finished(folder: RunFolder) -> Run:
         raise UserError(f"{folder.config}: {_complaint(error)}") from None
     metrics = _read_json(_Metrics, folder.metrics)
     stages = load_predictions(folder.predictions)
-    needed = [stage for stage in _STAGES if stage == "val" or metrics.test is not None or stage in stages]
+    tested = metrics.test is not None or {"test", "test_tta"} & set(stages)
+    needed = _STAGES if tested else ("val",)
     for stage in needed:
         if not len(stages.get(stage, ())):
             raise UserError(f"{folder.predictions}: no predictions for {stage} images")

@@ -72,7 +72,8 @@ TERMINATED = 128 + signal.SIGTERM
 WARM = ("basic", "joblib")
 """Launchers whose processes do run after run; under any other a run has a process of its own."""
 
-# Here rather than in `main`, since the processes of a parallel sweep import this module and resolve the run's folder.
+# Here rather than in `main`, since the processes of a parallel sweep import this module: they resolve the run's folder,
+# and warn of what is known, each for itself.
 register_resolvers()
 for message in QUIET:
     warnings.filterwarnings("ignore", message)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from emotion.analysis.document import Cell, Table
+from emotion.report.configurations import Configuration, group
+from emotion.report.page import write_report
+from emotion.report.validation import central, seed_differences, validation_blocks
+
+from .conftest import MakeRun
+
+SMALL = ("recipe=small", "width=24", "warmup_epochs=1")
+VARIANTS = {"": 0.6, "flip=0": 0.58, "width=48": 0.62, "balance=class_weights": 0.5, "warmup_epochs=2 lr=0.02": 0.56}
+
+
+@pytest.fixture
+def ablation(make_run: MakeRun) -> list[Configuration]:
+    """Variants of a recipe, two seeds each; the second seed of all has 0.02 more."""
+    runs = [
+        make_run(
+            *SMALL, *word.split(), f"seed={seed}", name=f"{word}{seed}", tested=False, accuracy=accuracy + 0.02 * seed
+        )
+        for word, accuracy in VARIANTS.items()
+        for seed in (0, 1)
+    ]
+    return group(runs)[0]
+
+
+def tables(configurations: list[Configuration]) -> list[Table]:
+    return [block for block in validation_blocks(configurations) if isinstance(block, Table)]
+
+
+def note(row: tuple[Cell | str, ...]) -> str:
+    assert isinstance(row[0], Cell)
+    return row[0].note
+
+
+def test_others_are_compared_with_the_one_that_differs_least_seed_by_seed(ablation: list[Configuration]) -> None:
+    base = central(ablation)
+    # Another one, which goes back to the recipe's width, changes less in the recipe.
+    assert base.differences == {"width": "24", "warmup_epochs": "1"}
+    assert base.first.settings["balance"] == "none"
+    (wide,) = (one for one in ablation if "width" not in one.differences)
+    difference = seed_differences(wide, base)
+    assert difference is not None
+    assert (difference.mean, difference.deviation) == pytest.approx((0.02, 0), abs=0.003)
+    assert difference.count == 2
+
+
+def test_the_best_comes_first_and_only_what_it_changes_is_named(ablation: list[Configuration]) -> None:
+    (table,) = tables(ablation)
+    assert [note(row) for row in table.rows] == [
+        "width=48",
+        "width=24, warmup_epochs=1",
+        "flip=0",
+        "lr=0.02, warmup_epochs=2",
+        "balance=class_weights",
+    ]
+    base = Cell("the base", tone="quiet")
+    assert [row[2] for row in table.rows] == ["+2.0 ± 0.0", base, "-2.0 ± 0.0", "-4.0 ± 0.0", "-10.0 ± 0.0"]
+    assert table.rows[0][4] == "seeds 0, 1"
+    assert str(table.rows[0][5]).endswith("width=480")
+
+
+def test_runs_that_validated_on_other_images_stand_in_a_table_of_their_own(make_run: MakeRun) -> None:
+    words = {"here": (), "more": ("flip=0",), "drawn": ("data=synthetic", "weights=none")}
+    runs = [
+        make_run("recipe=small", *own, name=name, tested=False, val_images=350 if name != "drawn" else 70)
+        for name, own in words.items()
+    ]
+    first, second = tables(group(runs)[0])
+    assert sorted(len(table.rows) for table in (first, second)) == [1, 2]
+    (drawn,) = min(first.rows, second.rows, key=len)
+    assert note(drawn).startswith("drawn faces")
+
+
+def test_without_a_seed_on_the_same_images_there_is_no_difference(make_run: MakeRun) -> None:
+    other_seed = make_run("recipe=small", "flip=0", "seed=7", name="seed", tested=False)
+    other_images = make_run("recipe=small", "erase=0", name="images", tested=False, val_images=70)
+    base = make_run("recipe=small", name="base", tested=False)
+    (first,), (seed,), (images,) = (group([run])[0] for run in (base, other_seed, other_images))
+    assert seed_differences(seed, first) is None
+    assert seed_differences(images, first) is None
+    (table,) = tables(group([base, other_seed])[0])
+    assert [row[2] for row in table.rows].count("") == 1
+
+
+def test_the_page_keeps_them_apart_from_tested_runs(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("recipe=small", name="runs/tested")
+    make_run("recipe=small", "seed=1", name="runs/again", tested=False)
+    make_run("recipe=small", "seed=1", "flip=0", name="runs/other", tested=False)
+    write_report([tmp_path / "runs"], tmp_path / "page")
+    before, after = (tmp_path / "page/report.md").read_text().split("## What validation prefers")
+    assert "flip=0" in after
+    assert "runs/again" in after
+    for word in ("flip=0", "seed 1"):
+        assert word not in before
+    assert "## Calibration" in before
+
+
+def test_a_page_of_untested_runs_alone_has_no_published_tables(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("recipe=small", name="runs/alone", tested=False)
+    write_report([tmp_path / "runs"], tmp_path / "page")
+    text = (tmp_path / "page/report.md").read_text()
+    assert "left the test images alone" in text
+    assert "## What validation prefers" in text
+    assert "## Table 1" not in text
+    assert "## Calibration" not in text
