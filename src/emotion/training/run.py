@@ -57,7 +57,7 @@ QUIET = (
     "Found .* module.* in eval mode at the start of training",  # the frozen part, on purpose
     ".*could not find the monitored key",  # epochs without validation
     "It is recommended to use .*sync_dist",  # the meters have counted over all processes already
-    ".*is validated against ConfigStore schema with the same name",  # our presets are named like the plugins' own
+    r"\s*.*is validated against ConfigStore schema with the same name",  # our presets are named like the plugins' own
     ".*capturable=True.* but step.. is running without CUDA graph capture",  # before the step is recorded
     "To copy construct from a tensor",  # Lightning's monitor of a learning rate on the device
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
