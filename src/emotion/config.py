@@ -72,7 +72,6 @@ TEXTS = ("data_dir", "backbone", "weights")
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("val_fraction", "lr_factor"), (lambda value: 0 < value < 1, "between 0 and 1")),
     **dict.fromkeys(("lr", "offline_strength"), (lambda value: value > 0, "above 0")),
-    "warmup_epochs": (lambda value: value >= 0, "from 0"),
     "layer_decay": (lambda value: 0 < value <= 1, "above 0, at most 1,"),
     **dict.fromkeys(("flip", "erase"), (lambda value: 0 <= value <= 1, "from 0 to 1")),
     **dict.fromkeys(
@@ -83,6 +82,7 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
         ("rotation", "shear", "mixup", "cutmix", "focal_gamma", "logit_adjustment", "weight_decay", "sam_rho"),
         (lambda value: value >= 0, "from 0"),
     ),
+    **dict.fromkeys(("warmup_epochs", "min_delta"), (lambda value: value >= 0, "from 0")),
 }
 """What numbers can be, and how to say it."""
 GROUPS = ("model", "recipe", "experiment")

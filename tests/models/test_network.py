@@ -308,14 +308,16 @@ def scratch(family, **settings):
 LAYERED = {
     # 13 convolutions.
     "vgg16": (lambda: torchvision("vgg16"), 13),
-    # The stem's convolution and normalisation, 16 blocks.
-    "resnet50": (lambda: torchvision("resnet50", 32), 2 + 16),
+    # 8 convolutions with their normalisation.
+    "vgg11_bn": (lambda: torchvision("vgg11_bn"), 8),
+    # The stem, 16 blocks.
+    "resnet50": (lambda: torchvision("resnet50", 32), 1 + 16),
     # The stem; 4 blocks, and 2 in each of 4 stages.
     "resnet10t": (lambda: timm("resnet10t"), 1 + 4),
     "resnet18 of timm": (lambda: timm("resnet18"), 1 + 8),
     # The embeddings, 12 blocks, the last with the normalisation after it.
     "vit_tiny_patch16_224": (lambda: timm("vit_tiny_patch16_224"), 1 + 12),
-    "cnn": (lambda: scratch("cnn", blocks=[2, 1]), 1),
+    "cnn": (lambda: scratch("cnn", blocks=[2, 1]), 2),
     "resnet": (lambda: scratch("resnet", blocks=[2, 1], width=4, stem_stride=1), 1 + 2),
 }
 

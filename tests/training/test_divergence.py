@@ -60,6 +60,12 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(tmp_path, mo
     assert all(value.isfinite().all() for value in last["state_dict"].values())
 
 
+def test_the_rate_is_the_one_that_was_asked_for(tmp_path, monkeypatch):
+    break_from(monkeypatch, 0, float("nan"))
+    with pytest.raises(UserError, match=r"step 0, epoch 1, learning rate 0.002: "):
+        train(tmp_path / "run", "trainer.max_epochs=1", "lr=0.002", "layer_decay=0.5")
+
+
 def test_the_run_goes_on_when_its_cause_is_gone(tmp_path, monkeypatch):
     break_from(monkeypatch, 6, float("nan"))
     words = ["trainer.max_epochs=2"]

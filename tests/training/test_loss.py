@@ -26,8 +26,9 @@ def by_hand(logits, labels, weights, label_smoothing, focal_gamma, logit_adjustm
     logits, labels = logits.double().numpy(), labels.double().numpy()
     logits = logits + logit_adjustment * np.log(SHARES.double().numpy())
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    targets = (1 - label_smoothing) * labels + label_smoothing / 7
-    losses = -(weights * targets * np.log(probabilities)).sum(1)
+    weighted = weights * labels
+    targets = (1 - label_smoothing) * weighted + label_smoothing / 7 * weighted.sum(1, keepdims=True)
+    losses = -(targets * np.log(probabilities)).sum(1)
     return (losses * (1 - (labels * probabilities).sum(1)) ** focal_gamma).mean()
 
 
@@ -59,6 +60,15 @@ def test_smoothing_is_that_of_pytorch():
     for labels in (hard, soft):
         found = EmotionLoss(LossSettings(label_smoothing=0.2))(logits, labels)
         torch.testing.assert_close(found, F.cross_entropy(logits, labels, label_smoothing=0.2))
+
+
+def test_smoothing_spreads_a_label_evenly_whatever_the_weights():
+    """The best answer for an image is its smoothed label; weights say how much the image counts, not what it shows."""
+    loss = EmotionLoss(LossSettings(label_smoothing=0.1), WEIGHTS)
+    for label in range(7):
+        best = (0.9 * F.one_hot(torch.tensor([label]), 7) + 0.1 / 7).log().requires_grad_()
+        loss(best, torch.tensor([label])).backward()
+        assert best.grad.abs().max() < 1e-6
 
 
 def test_weighted_mean_is_that_of_keras():

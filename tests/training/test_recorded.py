@@ -199,10 +199,17 @@ def settings(**changes):
 
 
 def test_steps_are_recorded_on_one_cuda_device():
-    assert records_steps(settings(), CUDA)
-    assert records_steps(settings(cuda_graph="true"), CUDA)
-    assert not records_steps(settings(cuda_graph="false"), CUDA)
-    assert not records_steps(settings(), CPU)
+    assert records_steps(settings(), CUDA, "bf16-mixed")
+    assert records_steps(settings(cuda_graph="true"), CUDA, "32-true")
+    assert not records_steps(settings(cuda_graph="false"), CUDA, "bf16-mixed")
+    assert not records_steps(settings(), CPU, "32-true")
+
+
+def test_steps_that_need_a_loss_scaler_are_not_recorded():
+    """Which trainer.precision=auto becomes on GPUs without bf16."""
+    assert not records_steps(settings(), CUDA, "16-mixed")
+    with pytest.raises(UserError, match=r"cuda_graph=true: .*trainer\.precision=16-mixed"):
+        records_steps(settings(cuda_graph="true"), CUDA, "16-mixed")
 
 
 @pytest.mark.parametrize(
@@ -217,17 +224,16 @@ def test_steps_are_recorded_on_one_cuda_device():
         "trainer.limit_train_batches=1",
         "trainer.strategy=ddp",
         "trainer.overfit_batches=3",
-        "trainer.precision=16-mixed",
         "sam_rho=0.05",
     ],
 )
 def test_what_needs_the_trainer_between_steps_is_named(word):
     key, value = word.split("=")
-    assert not records_steps(settings(**{key: value}), CUDA)
+    assert not records_steps(settings(**{key: value}), CUDA, "32-true")
     with pytest.raises(UserError, match=f"cuda_graph=true: .*{key}={value}"):
-        records_steps(settings(**{key: value, "cuda_graph": "true"}), CUDA)
+        records_steps(settings(**{key: value, "cuda_graph": "true"}), CUDA, "32-true")
     with pytest.raises(UserError, match="no CUDA device"):
-        records_steps(settings(cuda_graph="true"), CPU)
+        records_steps(settings(cuda_graph="true"), CPU, "32-true")
 
 
 def test_groups_are_logged_at_the_steps_they_end_at(make_task, make_trainer, make_loader, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -324,11 +325,81 @@ def test_early_stopping_ends_the_run(tmp_path):
     assert json.loads(folder.metrics.read_text())["run"]["epochs"] == 2
 
 
-def test_resume_refuses_another_model(tmp_path):
-    RunFolder(tmp_path).claim(compose_config(SMALL))
-    words = [f"resume={tmp_path}", "model=cnn"]
-    with pytest.raises(UserError, match="keeps its model"):
-        run(compose_config(words), tmp_path, words)
+@pytest.mark.parametrize(
+    "word", ["model=cnn", "recipe=small", "experiment=table1", "seed=1", "optimizer=sgd", "schedule=cosine", "+x=1"]
+)
+def test_resume_refuses_what_would_make_it_another_run(tmp_path, word):
+    RunFolder(tmp_path).claim(compose_config([*SMALL, "seed=0"]))
+    words = [f"resume={tmp_path}", word]
+    with pytest.raises(UserError, match=f"^{re.escape(word)}: a resumed run keeps its "):
+        run(compose_config(words[:1]), tmp_path, words)
+
+
+def test_resume_refuses_other_training_images(tmp_path):
+    """Some of those that trained would validate, and the figures would be too good."""
+    folder = train(tmp_path / "run", "trainer.max_epochs=1", "split=official")
+    before = folder.config.read_text(), folder.metrics.read_text()
+    for word in ("split=report", "synthetic_images=140", "data=fer2013"):
+        words = [f"resume={folder.path}", word, "trainer.max_epochs=2"]
+        with pytest.raises(UserError, match=f"^{word}: a resumed run keeps its {word.split('=')[0]};"):
+            run(compose_config(words), folder.path, words)
+    assert (folder.config.read_text(), folder.metrics.read_text()) == before
+    words = [f"resume={folder.path}", "seed=0", "split=official", "trainer.max_epochs=2"]
+    run(compose_config(words), folder.path, words)
+    assert json.loads(folder.metrics.read_text())["run"]["epochs"] == 2
+
+
+def test_a_run_does_not_go_on_with_images_that_were_exchanged(tmp_path):
+    folder = train(tmp_path / "run", "trainer.max_epochs=1")
+    config = folder.read_config()
+    config.synthetic_images = 140
+    folder.metrics.unlink()
+    folder.config.write_text(OmegaConf.to_yaml(config))
+    words = [f"resume={folder.path}", "trainer.max_epochs=2"]
+    with pytest.raises(UserError, match=r"^the run began with other training images \(134, now \d+\)"):
+        run(compose_config(words), folder.path, words)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factor"), [("none", 1), ("plateau", 1), ("cosine", (1 + np.cos(np.pi * 2 / 3)) / 2)]
+)
+def test_resume_learns_at_the_rate_that_is_asked_for(tmp_path, schedule, factor):
+    words = ["optimizer=sgd", "momentum=0.9", "lr=0.01", "weight_decay=0.1", "layer_decay=0.5", f"schedule={schedule}"]
+    folder = train(tmp_path, "trainer.max_epochs=2", "lr_factor=0.3", *words)
+    words = ["lr=1e-6", "momentum=0.7", "weight_decay=0.2", "layer_decay=0.25", "lr_factor=0.4", "lr_patience=9"]
+    words = [f"resume={tmp_path}", "trainer.max_epochs=3", *words]
+    before = weights(folder.last)
+    run(compose_config(words), tmp_path, words)
+    last = torch.load(folder.last, weights_only=True)
+    groups = last["optimizer_states"][0]["param_groups"]
+    assert [group["momentum"] for group in groups] == [0.7] * len(groups)
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.2}
+    asked = last["lr_schedulers"][0]["base_lrs"] if schedule == "cosine" else [group["lr"] for group in groups]
+    assert asked == pytest.approx([1e-6 * 0.25 ** (place // 2) for place in range(len(groups))])
+    rates = dict(merge_histories(map(read_history, folder.csv_files()))["lr"])
+    assert rates[3] == pytest.approx(1e-6 * factor)
+    if schedule == "plateau":
+        assert (last["lr_schedulers"][0]["factor"], last["lr_schedulers"][0]["patience"]) == (0.4, 8)
+    moved = [
+        float((value - before[name]).abs().max()) for name, value in weights(folder.last).items() if "weight" in name
+    ]
+    assert max(moved) < 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_in_every_precision(tmp_path, optimizer, precision):
+    """Of a gradient that is clipped to almost nothing, SGD makes almost no step."""
+    words = [
+        "trainer.max_epochs=1",
+        f"trainer.precision={precision}",
+        f"optimizer={optimizer}",
+        "trainer.limit_train_batches=1",
+    ]
+    folder = train(tmp_path, *words, "trainer.gradient_clip_val=1e-6", "lr=0.1")
+    start, end = (weights(path) for path in (train(tmp_path / "0", *words, "lr=1e-12").last, folder.last))
+    moved = max(float((end[name] - value).abs().max()) for name, value in start.items() if "running" not in name)
+    assert moved < 1e-5 if optimizer == "sgd" else moved > 1e-3
 
 
 def test_settings_are_plain_in_the_run_folder(tmp_path):

@@ -93,8 +93,9 @@ def test_training_loss_has_the_changes_that_are_asked_for(make_task, make_traine
         assert labels.is_floating_point() == bool(mix)
         adjusted = logits + 0.5 * torch.tensor(SHARES).log()
         shares = labels if mix else F.one_hot(labels, 7)
-        targets = 0.8 * shares + 0.2 / 7
-        each = -(torch.tensor(WEIGHTS) * targets * adjusted.log_softmax(1)).sum(1)
+        weighted = torch.tensor(WEIGHTS) * shares
+        targets = 0.8 * weighted + 0.2 / 7 * weighted.sum(1, keepdim=True)
+        each = -(targets * adjusted.log_softmax(1)).sum(1)
         expected.append(float((each * (1 - (shares * adjusted.softmax(1)).sum(1)) ** 2).mean()))
     assert [float(loss) for loss in recorder.losses] == pytest.approx(expected, rel=1e-5)
     assert logged(tmp_path, "train/loss") == pytest.approx([sum(expected) / 2], rel=1e-5)
@@ -347,6 +348,15 @@ class TestAverage:
         first = self.start(task)
         make_trainer(tmp_path, callbacks=[steps], accumulate_grad_batches=3).fit(task, make_loader(48))
         expected = average_by_hand(first, steps.states[2::3], 0.8)
+        assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
+
+    def test_begins_anew_with_the_epochs_of_its_first_steps(self, make_task, make_trainer, make_loader, tmp_path):
+        """Three steps an epoch, of two batches each: the five steps that the decay asks for end in the second epoch."""
+        task, steps = make_task(**RESNET, **SGD, ema_decay=0.8), Steps()
+        first = self.start(task)
+        trainer = make_trainer(tmp_path, max_epochs=3, callbacks=[steps], accumulate_grad_batches=2)
+        trainer.fit(task, make_loader(48))
+        expected = average_by_hand(first, steps.states[1::2], 0.8, steps_per_epoch=3)
         assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
 
     def test_is_what_validation_and_use_see(self, make_task, make_trainer, make_loader, tmp_path):

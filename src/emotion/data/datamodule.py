@@ -247,6 +247,20 @@ class EmotionDataModule(LightningDataModule):
         hashes = self.packed.hashes[self.rows.train]
         return {"size": list(self.packed.images.shape[1:]), "hashes": torch.from_numpy(hashes.view(np.int64))}
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compares the images of a run that goes on with those it began with; older checkpoints do not know them.
+
+        Raises:
+            UserError: others train now, so that some of those that trained before may validate or test.
+        """
+        now = self.state_dict()["hashes"]
+        began = state_dict.get("hashes", now)
+        if not torch.equal(began.sort().values, now.sort().values):
+            raise UserError(
+                f"the run began with other training images ({len(began):,}, now {len(now):,}), some of which may "
+                "validate or test now: it goes on with those only, overwrite=true trains anew"
+            )
+
     def group_batches(self, size: int) -> None:
         """Makes training get lists of so many batches."""
         self.group_size = size

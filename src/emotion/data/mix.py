@@ -31,7 +31,7 @@ class Mix:
         from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
         kinds = {MixUp: self.mixup, CutMix: self.cutmix}
-        transform = RandomChoice([kind(alpha=alpha) for kind, alpha in kinds.items() if alpha])
+        transform = RandomChoice([kind(alpha=float(alpha)) for kind, alpha in kinds.items() if alpha])
         seed = int(torch.randint(2**62, (), generator=generator))
         # torchvision draws from PyTorch's own generator, from which dropout draws too.
         with torch.random.fork_rng(devices=[]):

@@ -54,7 +54,7 @@ def build_cnn(
         nn.Dropout(dropout),
         nn.Linear(HIDDEN_UNITS, num_classes),
     )
-    network = Network(Preprocess(1, image_size, normalize), backbone, head, [backbone])
+    network = Network(Preprocess(1, image_size, normalize), backbone, head, list(backbone))
     return network.apply(init_keras)
 
 

@@ -90,13 +90,18 @@ class Network(nn.Module):
         return nn.Sequential(self.preprocess, *self._stages[:first]), nn.Sequential(*self._stages[first:], self.head)
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """Returns the parameters of each stage of the backbone, and last those of the head.
+        """Returns the parameters of each layer of the backbone, and last those of the head.
 
-        The backbones of timm say themselves which of their parameters belong together.
+        The backbones of timm say themselves which of their parameters belong together; others have a layer for each
+        stage that convolves, with the normalisation behind it.
         """
         matcher = getattr(self.backbone, "group_matcher", None)
         if matcher is None:
-            groups = [list(stage.parameters()) for stage in self._stages]
+            groups: list[list[nn.Parameter]] = []
+            for stage in self._stages:
+                if not groups or any(isinstance(module, COUNTED) for module in stage.modules()):
+                    groups.append([])
+                groups[-1] += stage.parameters()
         else:
             from timm.models import group_parameters
 

@@ -36,7 +36,8 @@ class _Steps:
         copy.copy_(losses.detach().reshape(-1), non_blocking=True)
         if arrival:
             arrival.record()
-        lr = trainer.optimizers[0].param_groups[-1]["lr"]
+        lr = trainer.optimizers[0].param_groups[0]["lr"]  # the last layer's, on the device where steps are recorded
+        lr = lr.clone() if isinstance(lr, Tensor) else lr
         return cls(max(trainer.global_step - len(batches), 0), trainer.current_epoch, lr, batches, copy, arrival)
 
     def arrived(self, wait: bool) -> bool:

@@ -49,11 +49,20 @@ class EmotionLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Returns the loss (scalar) of logits [B, K] for labels, int64 [B] or float [B, K] with rows that sum to 1."""
         logits = logits + self.offsets
-        smoothing = self.settings.label_smoothing
-        losses = F.cross_entropy(logits, labels, self.weights, reduction="none", label_smoothing=smoothing)
+        losses = self._cross_entropy(logits, labels)
         if self.settings.focal_gamma:
             shares = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1])
             # A power has no finite slope at 0 if it is less than 1, and of less than 0, which rounding makes, no value.
             doubt = (1 - (logits.softmax(1) * shares).sum(1)).clamp_min(torch.finfo(logits.dtype).eps)
             losses = losses * doubt**self.settings.focal_gamma
         return losses.mean()
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.settings.label_smoothing
+        if self.weights is None or not smoothing:
+            return F.cross_entropy(logits, labels, self.weights, reduction="none", label_smoothing=smoothing)
+        # An image weighs as much as its label. PyTorch would weigh each class's part of the smoothed label by that
+        # class, so that every image learned to look like the rarest.
+        weights = labels @ self.weights if labels.is_floating_point() else self.weights[labels]
+        sharp = F.cross_entropy(logits, labels, self.weights, reduction="none")
+        return (1 - smoothing) * sharp - smoothing * weights * logits.log_softmax(1).mean(1)

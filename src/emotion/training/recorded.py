@@ -97,19 +97,24 @@ class RecordedStep:
             ) from error
 
 
-def records_steps(config: DictConfig, device: torch.device) -> bool:
+def records_steps(config: DictConfig, device: torch.device, precision: str) -> bool:
     """Decides whether the steps of a run are recorded.
+
+    Args:
+        config: the composed configuration.
+        device: of the run.
+        precision: the Trainer's, as it calls it; `trainer.precision=auto` can be any.
 
     Raises:
         UserError: `cuda_graph=true` where it cannot be.
     """
-    obstacle = _obstacle(config, device)
+    obstacle = _obstacle(config, device, precision)
     if config.cuda_graph is True and obstacle:
         raise UserError(f"cuda_graph=true: steps cannot be recorded with {obstacle}")
     return config.cuda_graph is not False and not obstacle
 
 
-def _obstacle(config: DictConfig, device: torch.device) -> str | None:
+def _obstacle(config: DictConfig, device: torch.device, precision: str) -> str | None:
     """Names the first thing that needs the Trainer, or the CPU, between two steps."""
     trainer = config.trainer
     if config.sam_rho:
@@ -123,10 +128,11 @@ def _obstacle(config: DictConfig, device: torch.device) -> str | None:
         "overfit_batches": (0, 0.0),
         "detect_anomaly": (False, None),
         "strategy": ("auto",),
-        "precision": ("auto", "32-true", "bf16-mixed"),
     }
     if device.type != "cuda":
         return f"trainer.accelerator={trainer.accelerator} (no CUDA device)"
     if trainer.devices not in (1, [0], "1"):
         return f"trainer.devices={trainer.devices}"
+    if precision not in ("32-true", "bf16-mixed"):
+        return f"trainer.precision={precision}"
     return next((f"trainer.{key}={trainer[key]}" for key, legal in plain.items() if trainer[key] not in legal), None)

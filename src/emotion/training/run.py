@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import (
+    GROUPS,
     check,
     check_overrides,
     conf_dir,
@@ -69,6 +70,13 @@ FEATURES_KEPT = 2**30
 TERMINATED = 128 + signal.SIGTERM
 """The status by which shells and schedulers know a process that was asked to end."""
 
+KEPT = (
+    *GROUPS,
+    *("seed", "data", "split", "val_fraction", "group_duplicates", "synthetic_images", "pack_size", "channels"),
+    *("extra_data", "optimizer", "schedule"),
+)
+"""Settings that a run cannot change on the way: it would be neither the one nor the other."""
+
 WARM = ("basic", "joblib")
 """Launchers whose processes do run after run; under any other a run has a process of its own."""
 
@@ -103,8 +111,8 @@ def _job(config: DictConfig) -> float | None:
     path, overrides = _below(Path(hydra_config.runtime.output_dir)), list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.RUN:
         with exit_on_user_error():
-            if hydra_config.sweeper.parts:
-                raise UserError(f"{' '.join(overrides)}: these are several runs, which -m starts")
+            if hydra_config.runtime.choices["hydra/sweeper"] != "runs" or hydra_config.sweeper.parts:
+                raise UserError(f"{' '.join(sys.argv[1:])}: these are several runs, which -m starts")
             run(config, path, overrides)
     elif hydra_config.runtime.choices["hydra/launcher"] not in WARM:
         run_apart(overrides, RunFolder(path))
@@ -225,7 +233,7 @@ def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] =
 def _speed_up(config: DictConfig, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
     """Takes the shortcuts that the settings and the device allow."""
     device = trainer.strategy.root_device
-    if records_steps(config, device):
+    if records_steps(config, device, str(trainer.precision)):
         task.record_steps()
         data.group_batches(config.trainer.log_every_n_steps or BATCHES_TOGETHER)
         trainer.log_every_n_steps = min(config.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
@@ -324,12 +332,14 @@ def _checked(config: DictConfig, folder: RunFolder, overrides: list[str]) -> Dic
 
 def _resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
     changes = [word for word in overrides if not word.startswith("resume=")]
-    for word in changes:
-        if word.startswith(("model=", "+", "~")):
-            raise UserError(
-                f"{word}: a resumed run keeps its model; only values can be changed, as trainer.max_epochs="
-            )
     stored, changed = folder.read_config(), OmegaConf.from_dotlist(changes)
+    for word in changes:
+        key = word.partition("=")[0]
+        if key[0] in "+~" or (key in KEPT and changed[key] != stored.get(key)):
+            raise UserError(
+                f"{word}: a resumed run keeps its {key.lstrip('+~')}; other values can be changed, as lr= or "
+                "trainer.max_epochs="
+            )
     # The defaults are those of settings that did not exist when the run began.
     config = OmegaConf.merge(defaults, stored, {"resume": None, "overwrite": False}, changed)
     assert isinstance(config, DictConfig)

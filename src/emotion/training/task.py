@@ -134,7 +134,7 @@ class EmotionTask(LightningModule):
         # In a tuple, since as an attribute its parameters would be registered a second time.
         self._trained: tuple[Callable[[Tensor], Tensor]] = (self.network,)
         self._validated: tuple[Callable[[Tensor], Tensor]] = (self.inference_network,)
-        self._perturbed = False
+        self._perturbed = self._other_rate = False
 
     @property
     def inference_network(self) -> Network:
@@ -264,11 +264,22 @@ class EmotionTask(LightningModule):
         logits = self._logits(self._validated[0], batch)
         self.val_meter.update(F.cross_entropy(logits, batch.labels), logits, batch.labels)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notes whether the learning rate asked for is another than the one the run had until now."""
+        before = {"layer_decay": 1.0, **checkpoint["hyper_parameters"]}
+        self._other_rate = any(before[key] != self.hparams[key] for key in ("lr", "layer_decay"))
+
     def on_train_start(self) -> None:
-        """Gives the optimiser, whose state may come from a checkpoint, the form that this run needs."""
-        optimizer = self._optimizer()
-        for group in optimizer.param_groups:
-            group["lr"] = self._rate(float(group["lr"]))
+        """Gives the optimiser, whose state may come from a checkpoint, the form and the values that this run needs."""
+        optimizer, scheduler = self._optimizer(), self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.factor, scheduler.patience = self.lr_factor, self.lr_patience - 1
+        if isinstance(scheduler, LambdaLR) and self._other_rate:
+            scheduler.base_lrs = [float(asked["lr"]) for asked in self._asked]
+        factor = scheduler.lr_lambdas[0](scheduler.last_epoch) if isinstance(scheduler, LambdaLR) else 1.0
+        for group, asked in zip(optimizer.param_groups, self._asked, strict=True):
+            rate = asked["lr"] * factor if self._other_rate else group["lr"]
+            group.update(asked, lr=self._rate(float(rate)))
             group["fused"] = self._fused
             if "capturable" in group:
                 group["capturable"] = not self.automatic_optimization
@@ -284,8 +295,8 @@ class EmotionTask(LightningModule):
         if not isinstance(loader, BatchLoader | BatchGroups):
             return
         loader.set_epoch(self.current_epoch)
-        steps = self.current_epoch * len(loader.loader if isinstance(loader, BatchGroups) else loader)
-        if steps * (1 - self.ema_decay) < 1:
+        batches = self.current_epoch * len(loader.loader if isinstance(loader, BatchGroups) else loader)
+        if batches * (1 - self.ema_decay) < self.trainer.accumulate_grad_batches:
             self.restart_average()
 
     def on_validation_epoch_end(self) -> None:
@@ -311,6 +322,8 @@ class EmotionTask(LightningModule):
         if self.optimizer_settings.sam_rho and self.trainer.accumulate_grad_batches > 1:
             raise UserError("sam_rho: every step needs a batch of its own (trainer.accumulate_grad_batches=1)")
         optimizer = build_optimizer(self.network.layers(), self._rate(self.lr), self.optimizer_settings, self._fused)
+        names = ("lr", "weight_decay", "momentum")
+        self._asked = [{name: group[name] for name in names if name in group} for group in optimizer.param_groups]
         if self.schedule == "none":
             return optimizer
         if self.schedule == "cosine":
@@ -334,8 +347,9 @@ class EmotionTask(LightningModule):
 
     @property
     def _fused(self) -> bool:
-        """Lightning cannot clip gradients that a fused optimiser unscales itself."""
-        return self.trainer.precision != "16-mixed"
+        """Lightning refuses to clip the gradients of a fused optimiser in mixed precision, and scales those of fp16."""
+        clips, precision = bool(self.trainer.gradient_clip_val), self.trainer.precision
+        return precision != "16-mixed" and not (clips and precision == "bf16-mixed")
 
     def _planned_steps(self) -> tuple[int, int]:
         """Counts the optimiser's steps of the whole training, and of an epoch."""
