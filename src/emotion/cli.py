@@ -2,14 +2,13 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from emotion import __version__
 
 if TYPE_CHECKING:
     from emotion.data.datamodule import EmotionDataModule
@@ -23,7 +22,7 @@ app.add_typer(data, name="data")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version("emotion"))
+        typer.echo(__version__)
         raise typer.Exit
 
 
@@ -88,7 +87,7 @@ def report(
 def publish(
     checkpoint: Annotated[Path, typer.Argument(help="A best.ckpt.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.safetensors"),
-    views: Annotated[str, typer.Option(help="Whose mean counts: none, flip, shifts or ten_crop.")] = "flip",
+    tta: Annotated[str, typer.Option(help="Views whose mean counts: none, flip, shifts, ten_crop.")] = "flip",
 ) -> None:
     """Turn a checkpoint into a small file that `emotion.load` reads: weights, temperature, figures, no code.
 
@@ -102,8 +101,8 @@ def publish(
     from emotion.training.publish import publish as publish_network
 
     with exit_on_user_error():
-        require_choice("--views", views, get_args(ViewsName))
-        classifier = publish_network(checkpoint, out, cast("ViewsName", views))
+        require_choice("--tta", tta, get_args(ViewsName))
+        classifier = publish_network(checkpoint, out, cast("ViewsName", tta))
         typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
 
 
@@ -181,8 +180,7 @@ def predict(
             ),
             complain=lambda sentence: print(f"error: {printable(sentence)}", file=sys.stderr),
         )
-        with _writing(out):
-            records = prediction.run(paths)
+        records = prediction.run(paths)
     if as_json or as_csv:
         print((to_json if as_json else to_csv)(records), end="\n" if as_json else "")
     elif records:
@@ -222,8 +220,7 @@ def explain(
         from emotion.inference.explain import explain as explain_picture  # imports PyTorch, which takes seconds
 
         figure, faces = explain_picture(image, ckpt, classes or (), detect=detect, device=device)
-        with _writing(out):
-            save(figure, out)
+        save(figure, out)
         for number, face in enumerate(faces, 1):
             typer.echo(f"face {number}: {face.label} {face.probabilities[face.label]:.0%}")
         if len(faces) > MOST_FACES:
@@ -260,9 +257,8 @@ def export(
             raise UserError(f"--out {out}: .onnx is needed")
         values = parse_words(settings or [])
         check(values)
-        with _writing(out):
-            for line in export_network(ckpt, out, values, tta, int8, pt2):
-                typer.echo(line)
+        for line in export_network(ckpt, out, values, tta, int8, pt2):
+            typer.echo(line)
 
 
 @app.command()
@@ -366,8 +362,8 @@ def audit(
             if "=" in word:
                 require_known(word.split("=", 1)[0], SOURCE_SETTINGS, "setting of a source")
         images = _data_module(settings, on_bad_image="skip")
-        place = Path(images.hparams["data_dir"] or images.hparams["data"])
-        folder = out or Path("runs/audit") / place.resolve().name
+        source = Path(images.hparams["data_dir"] or images.hparams["data"])
+        folder = out or Path("runs/audit") / source.resolve().name
         console.print(Markdown(to_markdown(run_audit(images, near, folder, progress), folder)))
         console.print(f"audit: {folder / 'audit.html'}", soft_wrap=True, markup=False, highlight=False)
 
@@ -424,17 +420,6 @@ def _data_module(words: list[str] | None, **defaults: str) -> "EmotionDataModule
     values = {**defaults, **values, **({"data_dir": places[0]} if places else {})}
     check(values)
     return EmotionDataModule(**values)
-
-
-@contextmanager
-def _writing(out: Path | None) -> Iterator[None]:
-    """Turns what the system says of files that cannot be written into one line."""
-    from emotion.errors import UserError, first_line
-
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: {error.strerror or first_line(error)}") from None
 
 
 def main() -> None:

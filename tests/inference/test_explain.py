@@ -54,14 +54,14 @@ def test_a_row_for_each_face_and_class(portrait: Path, pixels: NDArray[np.uint8]
 @pytest.mark.slow
 def test_several_faces_from_left_to_right(pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
     pair = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
-    figure, faces = explain(pair, classes=["happy"], tta="none")
+    figure, faces = explain(pair, classes=["happy"])
     assert len(faces) == 2
     assert figure.get_suptitle() == ""
     assert rows(figure) == [row(label) for face in faces for label in (face.label, "happy")]
     boxes = [cut(pair, face.box, 192) for face in faces for _ in range(2)]
     for axes, face in zip(figure.axes[::5], boxes, strict=True):
         assert np.array_equal(axes.images[0].get_array(), face)
-    (plain,) = Recognizer([TorchNetwork(SHIPPED / "small.safetensors", "none")]).predict(pixels)
+    (plain,) = Recognizer([TorchNetwork(SHIPPED / "small.safetensors")]).predict(pixels)
     assert faces[0].probabilities == pytest.approx(plain.probabilities, abs=0.05)
     monkeypatch.setattr(module, "MOST_FACES", 1)
     figure, faces = explain(pair)

@@ -149,3 +149,9 @@ def test_settings_of_the_network_are_picked_from_those_of_a_task() -> None:
 def test_the_package_alone_does_not_import_pytorch() -> None:
     code = "import sys, emotion; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "quantum", "meta"])
+def test_a_device_that_is_not_there(device: str) -> None:
+    with pytest.raises(UserError, match=f"^device={device}: not a device that PyTorch has here"):
+        emotion.load_pretrained(device=device)

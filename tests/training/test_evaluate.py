@@ -150,6 +150,17 @@ def test_validation_is_left_out_where_the_members_validated_on_different_images(
     assert results["test"]["num_images"] == 42
 
 
+def test_validation_is_left_out_where_it_trained(runs, tmp_path):
+    """Its accuracy would be that of training, and the temperature that it fits too low."""
+    own, other = (tmp_path / name for name in ("own", "other"))
+    assert list(evaluate([runs[0].best], {}, str(own), "cpu")) == ["val", "test"]
+    assert list(evaluate([runs[0].best], {"split": "report"}, str(other), "cpu")) == ["test"]
+    first, second = ((folder / "report.md").read_text() for folder in (own, other))
+    assert "NLL" in first
+    assert "NLL" not in second
+    assert "left out: not the same for all, or trained on" in second
+
+
 def test_other_split(runs, tmp_path):
     results = evaluate([runs[0].best], {"split": "test_only"}, str(tmp_path), "cpu")
     assert list(results) == ["test"]

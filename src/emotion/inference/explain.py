@@ -32,7 +32,6 @@ def explain(
     classes: Sequence[str] = (),
     *,
     detect: bool = True,
-    tta: str | None = None,
     device: str = "cpu",
 ) -> tuple[Figure, list[Face]]:
     """Draws the faces of a picture, their probabilities, and heatmaps for the predicted and other classes.
@@ -42,7 +41,6 @@ def explain(
         name: see `emotion.inference.recognizer.load`; not an `.onnx` file, which holds no gradients.
         classes: to explain besides the predicted one.
         detect: False where the picture is one face already.
-        tta: see `emotion.inference.recognizer.load`; heatmaps are of the face as it is.
         device: `cpu`, `cuda` ...
 
     Returns:
@@ -53,7 +51,7 @@ def explain(
     """
     for label in classes:
         require_choice("--class", label, CLASSES)
-    network = TorchNetwork(find_weights(name), tta, device)
+    network = TorchNetwork(find_weights(name), device=device)
     picture = read_picture(image)
     faces = Recognizer([network]).predict(picture, detect)
     if not faces:

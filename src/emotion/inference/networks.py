@@ -16,14 +16,10 @@ class FaceNetwork(Protocol):
     """What tells the expressions of faces apart.
 
     Attributes:
-        name: what to call it.
         side: height and width of the faces it takes, pixels.
-        views: whose mean its answers are (see `emotion.models.views`).
     """
 
-    name: str
     side: int
-    views: str
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Maps grey faces uint8 [N, side, side], N from 1, to probabilities [N, K] in the order of `CLASSES`."""

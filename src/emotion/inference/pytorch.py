@@ -1,16 +1,14 @@
 """Networks in checkpoints and weight files, run by PyTorch."""
 
 from pathlib import Path
-from typing import cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from emotion.analysis.gradcam import Method, heatmaps
-from emotion.errors import UserError, require_choice
+from emotion.models.device import find_device
 from emotion.models.pretrained import Classifier, load_pretrained
-from emotion.models.views import ViewsName
 
 
 class TorchNetwork:
@@ -27,12 +25,8 @@ class TorchNetwork:
 
     def __init__(self, path: Path, views: str | None = None, device: str = "cpu") -> None:
         classifier = load_classifier(path, device)
-        if views is not None:
-            require_choice("tta", views, get_args(ViewsName))
-            classifier.viewed.views = cast("ViewsName", views)
-        self._classifier = classifier
-        self.name = path.resolve().parents[1].name if path.suffix == ".ckpt" else path.stem
-        self.side, self.views = classifier.card.side, str(classifier.viewed.views)
+        classifier.use_views(views)
+        self._classifier, self.side = classifier, classifier.card.side
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `emotion.inference.networks.FaceNetwork`."""
@@ -54,13 +48,10 @@ def load_classifier(path: Path, device: str = "cpu") -> Classifier:
     Raises:
         UserError: another kind of file, or no such device.
     """
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"device={device}: not a device that PyTorch has here") from None
     if path.suffix == ".safetensors":
-        return load_pretrained(path).to(place)
-    from emotion.training.publish import from_checkpoint  # here, since Lightning takes seconds to import
+        return load_pretrained(path, device)
+    from emotion.training.checkpoint import load_checkpoint  # here, since Lightning takes seconds to import
+    from emotion.training.publish import as_it_is
 
-    return from_checkpoint(path).to(place)
+    found = find_device(device)
+    return as_it_is(load_checkpoint(path)).to(found)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from emotion.data.classes import CLASSES
 from emotion.data.sources import FER_SIZE
 from emotion.errors import UserError, first_line, require_choice
 from emotion.files import replacing
+from emotion.models.device import find_device
 from emotion.models.network import Network
 from emotion.models.onnx import LARGEST_SIDE, METADATA
 from emotion.models.registry import build_network, require_whole
@@ -68,6 +69,16 @@ class Classifier(nn.Module):
         self.network, self.viewed = network, Views(network, card.views)
         self.eval()
 
+    def use_views(self, views: str | None) -> None:
+        """Sets whose mean counts; None leaves it as it is.
+
+        Raises:
+            UserError: no such views.
+        """
+        if views is not None:
+            require_choice("tta", views, get_args(ViewsName))
+            self.viewed.views = cast("ViewsName", views)
+
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
         """Maps images of faces [B, C, H, W], uint8 (0..255) or float (0..1), grey or RGB, to probabilities [B, K].
@@ -89,14 +100,14 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
 
     Args:
         name: see `emotion.pretrained.find_network`; a `.safetensors` file is needed.
-        device: where it runs.
+        device: where it runs, see `emotion.models.device.find_device`.
 
     Raises:
-        UserError: no such network or file, or a file of another kind.
+        UserError: no such network, file or device, or a file of another kind.
     """
     from safetensors import safe_open
 
-    path = find_weights(name)
+    path, found = find_weights(name), find_device(device)
     try:
         with safe_open(path, "pt") as file:
             card = Card(**json.loads(file.metadata()[METADATA]))
@@ -108,7 +119,7 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
     except Exception as error:
         # A damaged or hostile file can make the readers raise anything.
         raise UserError(f"{path}: not a network of this project ({first_line(error)})") from None
-    return Classifier(network, card).to(device)
+    return Classifier(network, card).to(found)
 
 
 def save_pretrained(path: Path, network: Network, card: Card) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,16 +21,15 @@ from torch.export import ExportedProgram
 
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
-from emotion.errors import UserError, require_choice
+from emotion.errors import UserError
 from emotion.files import replacing
 from emotion.models.network import Network
 from emotion.models.onnx import METADATA, OnnxNetwork
 from emotion.models.preprocess import LUMA
 from emotion.models.pretrained import Classifier, load_pretrained
-from emotion.models.views import ViewsName
 from emotion.pretrained import find_weights
 from emotion.training.checkpoint import load_checkpoint
-from emotion.training.publish import from_checkpoint
+from emotion.training.publish import as_it_is
 
 Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 OPSET = 18
@@ -97,9 +96,7 @@ def export_network(
         UserError: no such network or data, or one that cannot be written.
     """
     classifier, data = _open(name, changes, int8)
-    if views is not None:
-        require_choice("tta", views, get_args(ViewsName))
-        classifier.viewed.views = cast("ViewsName", views)
+    classifier.use_views(views)
     side = classifier.card.side
     images, labels = _faces(data, data.rows.val, side)
     for exported in export_onnx(classifier, images, out, out.with_suffix(".pt2") if pt2 else None):
@@ -251,7 +248,8 @@ def _open(name: str, changes: Mapping[str, Any], int8: bool) -> tuple[Classifier
     if path.suffix == ".safetensors":
         classifier, data = load_pretrained(path), EmotionDataModule(**{"split": "official", **changes})
     else:
-        classifier, data = from_checkpoint(path), load_checkpoint(path).data_module(**changes)
+        trained = load_checkpoint(path)
+        classifier, data = as_it_is(trained), trained.data_module(**changes)
     try:
         data.prepare_data()
     except UserError:

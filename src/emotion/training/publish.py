@@ -14,13 +14,8 @@ from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.results import predict
 
 
-def from_checkpoint(checkpoint: Path) -> Classifier:
-    """Returns the network of a `best.ckpt` as it is: one view, probabilities not calibrated.
-
-    Raises:
-        UserError: no such checkpoint.
-    """
-    trained = load_checkpoint(checkpoint)
+def as_it_is(trained: Checkpoint) -> Classifier:
+    """Returns the network of a checkpoint as it is: one view, probabilities not calibrated."""
     return Classifier(trained.task.inference_network, _card(trained))
 
 
