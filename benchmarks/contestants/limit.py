@@ -17,7 +17,7 @@ from workloads import IMAGE_SIZE, Job
 from contestants.pytorch import DEVICE, autocast, build, build_adam, loss_weights, measured, start_clock
 from emotion.data.classes import CLASSES
 from emotion.models.network import Network
-from emotion.training.environment import keep_freed_memory
+from emotion.training.memory import keep_freed_memory
 
 
 def main(job: Job) -> dict[str, Any]:

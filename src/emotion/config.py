@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,19 +21,21 @@ from yaml import YAMLError
 
 from emotion.data.augment import RandomAffine
 from emotion.data.datamodule import DATA_CHOICES, EmotionDataModule
-from emotion.errors import UserError, require_choice
+from emotion.errors import UserError, first_line, require_choice
 from emotion.files import hide_home
 from emotion.models.onnx import LARGEST_SIDE
 from emotion.models.preprocess import NormalizeName
 from emotion.models.registry import Family
 from emotion.models.views import ViewsName
 
+OptimizerName = Literal["adam", "adamw", "sgd"]
+ScheduleName = Literal["none", "plateau", "cosine"]
 CHOICES: dict[str, Sequence[object]] = {
     **DATA_CHOICES,
     "family": get_args(Family),
     "normalize": get_args(NormalizeName),
-    "optimizer": ("adam", "adamw", "sgd"),
-    "schedule": ("none", "plateau", "cosine"),
+    "optimizer": get_args(OptimizerName),
+    "schedule": get_args(ScheduleName),
     "monitor": ("val/loss", "val/acc", "val/f1_macro"),
     "tta": get_args(ViewsName),
     "compile": ("auto", True, False),
@@ -139,7 +141,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
     try:
         overrides = OverridesParser.create().parse_overrides(words)
     except HydraException as error:
-        raise UserError(str(error).splitlines()[0]) from None
+        raise UserError(first_line(error)) from None
     tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
     legal = [key for key in _keys(tree) if not key.startswith(("defaults", "hydra"))]
     for override in overrides:
@@ -166,7 +168,7 @@ def parse_words(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, 
     try:
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))
     except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{' '.join(words)}: {first_line(error)}") from None
     assert isinstance(parsed, dict)
     return {str(key): value for key, value in parsed.items()}
 

@@ -187,7 +187,7 @@ def test_fitted_temperature_mends_other_images():
 def drawn(figure):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     return figure.axes
 
 

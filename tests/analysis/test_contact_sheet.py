@@ -27,7 +27,7 @@ def noise(count, channels=1):
 def draw(images, labels, parts, threshold=0.9):
     packed = pack_up(images, labels, parts)
     figure = contact_sheet(packed, audit_images(packed, threshold))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     return figure.axes[0]
 
 

@@ -37,7 +37,7 @@ epoch,lr-AdamW,lr-AdamW-momentum,step,test/loss,train/loss,train/loss_step,val/a
 
 
 def drawn_axes(figure: Figure) -> list[Any]:
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     return list(figure.axes)
 
 
@@ -171,7 +171,7 @@ def test_mistakes_show_each_image_with_its_names_and_confidence(channels: int) -
 
 def test_no_mistakes_says_so() -> None:
     figure = figures.mistakes_figure(np.zeros((0, 1, 48, 48), np.uint8), [], [], [])
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     assert texts(figure.texts) == ["no mistakes"]
 
 

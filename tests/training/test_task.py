@@ -151,6 +151,8 @@ def test_step_loss_is_in_the_log(make_task, make_trainer, make_loader, tmp_path,
 
 def test_logging_of_steps_can_be_switched_off(make_task, make_trainer, make_loader, tmp_path):
     make_trainer(tmp_path, log_every_n_steps=0).fit(make_task(), make_loader())
+    assert not any(row.get("train/loss_step") for row in read_log(tmp_path))
+    assert logged(tmp_path, "train/loss")
 
 
 class TestHparams:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
@@ -123,7 +122,6 @@ def reliability_figure(predictions: Predictions, temperature: float, bins: int =
     if not len(predictions):
         raise ValueError("no images to draw the reliability of")
     figure = Figure(figsize=(7.5, 5.4), layout=ConstrainedLayoutEngine(wspace=0.05))
-    FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
     stages = {"before": predictions, f"after, T = {temperature:.2f}": with_temperature(predictions, temperature)}
     for (name, stage), (upper, lower) in zip(stages.items(), panels.T, strict=True):

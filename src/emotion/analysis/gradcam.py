@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -103,7 +102,6 @@ def heatmap_figure(
     columns = min(columns, len(images)) or 1
     rows = math.ceil(len(images) / columns) or 1
     figure = Figure((2.9 * columns, 1.75 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()

@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
@@ -61,7 +60,6 @@ def explain(
     ids = np.array([CLASSES.index(label) for _, label in rows], np.int64)
     maps = [network.heatmaps(seen, ids, method) for method in get_args(Method)]
     figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
     if len(faces) > MOST_FACES:
         figure.suptitle(f"the first {MOST_FACES} of {len(faces)} faces, from left to right")
     places = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]

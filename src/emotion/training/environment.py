@@ -1,6 +1,5 @@
 """On what a run ran: the command, versions and hardware."""
 
-import ctypes
 import os
 import platform
 import shlex
@@ -14,8 +13,6 @@ import torch
 
 from emotion.files import hide_home
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Names of glibc's malloc.h."""
 PACKAGES = (
     "emotion",
     "torch",
@@ -93,14 +90,3 @@ def _cpu_info(key: str) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep the memory that a step frees, where that is the C library; the next step needs as much again.
-
-    Given back to the system and asked for anew, it costs a tenth of a step of the scratch CNN on two cores.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

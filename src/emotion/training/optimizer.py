@@ -4,13 +4,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-OptimizerName = Literal["adam", "adamw", "sgd"]
+from emotion.config import OptimizerName
+
 KERAS_EPSILON = 1e-7
 
 

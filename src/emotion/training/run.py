@@ -41,10 +41,10 @@ from emotion.models.network import Network
 from emotion.models.registry import build_network
 from emotion.models.weights import load_backbone, resolve_weights
 from emotion.training.checkpoint import load_checkpoint
-from emotion.training.environment import describe_environment, describe_hardware, keep_freed_memory
+from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json, write_json, write_text
-from emotion.training.memory import fitting_batch_size, naming_sizes, training_step
+from emotion.training.memory import fitting_batch_size, keep_freed_memory, naming_sizes, training_step
 from emotion.training.recorded import records_steps
 from emotion.training.results import predict_stages, write_results
 from emotion.training.sweep import run_apart

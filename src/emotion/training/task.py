@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from emotion.config import OptimizerName, ScheduleName
 from emotion.data.classes import CLASSES
 from emotion.data.loader import Batch, BatchGroups, BatchLoader
 from emotion.errors import UserError
@@ -25,7 +26,6 @@ from emotion.models.registry import Family, build_network
 from emotion.training.loss import EmotionLoss, LossSettings
 from emotion.training.meter import EpochMeter
 from emotion.training.optimizer import (
-    OptimizerName,
     OptimizerSettings,
     SharpnessAware,
     build_optimizer,
@@ -35,8 +35,6 @@ from emotion.training.recorded import Outcome, Record, RecordedStep, record_cuda
 
 if TYPE_CHECKING:
     from timm.utils.model_ema import ModelEmaV3
-
-ScheduleName = Literal["none", "plateau", "cosine"]
 
 
 class EmotionTask(LightningModule):

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import DictConfig
 
 from emotion.config import settings
-from emotion.errors import UserError
+from emotion.errors import UserError, first_line
 from emotion.training.callbacks import (
     EpochLines,
     MovableCheckpoint,
@@ -55,7 +55,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
             num_sanity_val_steps=0,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"trainer: {str(error).splitlines()[0]}") from None
+        raise UserError(f"trainer: {first_line(error)}") from None
 
 
 def _plugins() -> list[Any]:
