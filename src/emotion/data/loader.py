@@ -90,13 +90,13 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self._epoch_seed())
         rows = self._order(generator)
-        places = rows + len(self.labels) * self._draw_views(generator)
+        drawn = rows + len(self.labels) * self._draw_views(generator)
         plain = self.plain_from is not None and self.epoch >= self.plain_from
         augmentation, mix = (None, None) if plain else (self.augmentation, self.mix)
         height, width = self.inputs.shape[-2:] if augmentation else (0, 0)
         draws = augmentation.draw(len(rows), height, width, generator) if augmentation else None
         chunks = list(self._chunks())
-        values = self.inputs.gather(places[positions] for positions, _ in chunks)
+        values = self.inputs.gather(drawn[positions] for positions, _ in chunks)
         for (positions, sizes), inputs in zip(chunks, values, strict=True):
             if self._makes_floats:
                 inputs = inputs.float() / 255

@@ -58,8 +58,8 @@ class PackedImages:
         hashes, counts = np.unique(self.hashes[training], return_counts=True)
         if not len(hashes):
             return training
-        places = np.searchsorted(hashes, self.hashes).clip(max=len(hashes) - 1)
-        copies = np.where(hashes[places] == self.hashes, counts[places], 0)
+        found = np.searchsorted(hashes, self.hashes).clip(max=len(hashes) - 1)
+        copies = np.where(hashes[found] == self.hashes, counts[found], 0)
         return np.greater(copies, training)
 
     def extended(self, others: Sequence["PackedImages"]) -> "PackedImages":
@@ -81,8 +81,8 @@ class PackedImages:
 
 def cache_folder() -> Path:
     """Returns where prepared data is kept: `$EMOTION_CACHE`, or the user's cache folder of the platform."""
-    place = os.environ.get("EMOTION_CACHE")
-    return Path(place).expanduser() if place else user_cache_path("emotion")
+    folder = os.environ.get("EMOTION_CACHE")
+    return Path(folder).expanduser() if folder else user_cache_path("emotion")
 
 
 def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:

@@ -62,25 +62,25 @@ def explain(
     figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")
     if len(faces) > MOST_FACES:
         figure.suptitle(f"the first {MOST_FACES} of {len(faces)} faces, from left to right")
-    places = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for place, (face, label), *own in zip(places, rows, *maps, strict=True):
-        _draw_row(place, cut(picture, face.box, SIDE), face, label, own)
+    subfigures = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for subfigure, (face, label), *own in zip(subfigures, rows, *maps, strict=True):
+        _draw_row(subfigure, cut(picture, face.box, SIDE), face, label, own)
     return figure, faces
 
 
 def _draw_row(
     row: SubFigure, face: NDArray[np.uint8], judged: Face, label: str, heatmaps: Sequence[NDArray[np.float32]]
 ) -> None:
-    axes = row.subplots(1, 5, width_ratios=(1, 1, 1, 1, 1.5))
+    panels = row.subplots(1, 5, width_ratios=(1, 1, 1, 1, 1.5))
     titles = ("", *(f"{TITLES[method]}: {label}" for method in get_args(Method)))
-    for place, title, heatmap in zip(axes, titles, (None, *heatmaps), strict=False):
-        place.imshow(face)
-        place.set_title(title, fontsize=9)
-        place.set_axis_off()
+    for axes, title, heatmap in zip(panels, titles, (None, *heatmaps), strict=False):
+        axes.imshow(face)
+        axes.set_title(title, fontsize=9)
+        axes.set_axis_off()
         if heatmap is not None:
             smooth = cv2.resize(heatmap, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-            place.imshow(smooth, "inferno", alpha=0.75 * smooth, vmin=0, vmax=1)
-    _draw_bars(axes[-1], judged, label)
+            axes.imshow(smooth, "inferno", alpha=0.75 * smooth, vmin=0, vmax=1)
+    _draw_bars(panels[-1], judged, label)
 
 
 def _draw_bars(axes: Any, face: Face, label: str) -> None:

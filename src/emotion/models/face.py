@@ -53,7 +53,7 @@ class DlibResNet(nn.Module):
         self.relu, self.maxpool = nn.ReLU(), nn.MaxPool2d(3, 2)
         inputs = (32, *_WIDTHS)
         self.blocks = nn.Sequential(
-            *(DlibBlock(inputs[place], width, place in _DOWN) for place, width in enumerate(_WIDTHS))
+            *(DlibBlock(inputs[index], width, index in _DOWN) for index, width in enumerate(_WIDTHS))
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
 

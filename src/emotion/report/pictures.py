@@ -186,8 +186,8 @@ def _pick(packed: PackedImages, ids: Sequence[str] | NDArray[np.str_]) -> NDArra
     Raises:
         UserError: the data has no image of such a name.
     """
-    places = {name: row for row, name in enumerate(packed.names.tolist())}
-    missing = [name for name in ids if str(name) not in places]
+    rows = {name: row for row, name in enumerate(packed.names.tolist())}
+    missing = [name for name in ids if str(name) not in rows]
     if missing:
         raise UserError(f"{missing[0]} is not among its {len(packed)} images")
-    return np.asarray(packed.images[[places[str(name)] for name in ids]])
+    return np.asarray(packed.images[[rows[str(name)] for name in ids]])

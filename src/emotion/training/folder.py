@@ -184,7 +184,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"more than {LARGEST // 2**10} KiB")
         text = path.read_text(encoding="utf-8")
-        _refuse_bomb(text)
+        _refuse_nesting(text)
         content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
         if "${" in repr(content):
             raise ValueError("it has interpolations (${...}), and settings are plain values")
@@ -194,7 +194,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
-def _refuse_bomb(text: str) -> None:
+def _refuse_nesting(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -48,8 +48,8 @@ def build_optimizer(
         fused: whether one kernel updates all parameters.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for place, layer in enumerate(layers, 1):
-        scale = settings.layer_decay ** (len(layers) - place)
+    for index, layer in enumerate(layers, 1):
+        scale = settings.layer_decay ** (len(layers) - index)
         for parameter in layer:
             if parameter.requires_grad:
                 decay = settings.weight_decay if parameter.ndim > 1 else 0.0

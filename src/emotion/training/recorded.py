@@ -62,9 +62,9 @@ class RecordedStep:
             return self._step(batch)
         if shape not in self._recordings:
             self._recordings[shape] = self._make(batch)
-        places, replay, outcome = self._recordings[shape]
-        for place, values in zip(places, batch, strict=True):
-            place.copy_(values)
+        buffers, replay, outcome = self._recordings[shape]
+        for buffer, values in zip(buffers, batch, strict=True):
+            buffer.copy_(values)
         replay()
         return Outcome(*(value.clone() for value in outcome))
 
@@ -87,9 +87,9 @@ class RecordedStep:
         return outcome
 
     def _make(self, batch: Batch) -> tuple[Batch, Callable[[], None], Outcome]:
-        places = Batch(*(value.clone() for value in batch))
+        buffers = Batch(*(value.clone() for value in batch))
         try:
-            return places, *self._record(lambda: self._step(places))
+            return buffers, *self._record(lambda: self._step(buffers))
         except RuntimeError as error:
             # What a broken recording leaves of the device's state cannot be trusted, so there is no going on.
             raise UserError(
