@@ -258,7 +258,7 @@ class EmotionDataModule(LightningDataModule):
         if not torch.equal(began.sort().values, now.sort().values):
             raise UserError(
                 f"the run began with other training images ({len(began):,}, now {len(now):,}), some of which may "
-                "validate or test now: it goes on with those only, overwrite=true trains anew"
+                "validate or test now: bring those back, or train anew (overwrite=true)"
             )
 
     def group_batches(self, size: int) -> None:
