@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,13 +70,20 @@ def test_kept_runs_name_no_place_of_a_machine():
             assert not re.search(r"/(home|root|work|tmp|Users)/", file.read_text(encoding="utf-8")), file
 
 
+@cache
+def kept_ingredients():
+    """Reads the settings of the ablation's runs, once."""
+    return {run: yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) for run in INGREDIENTS}
+
+
 def ingredients(words, seed):
-    """Finds the run of the ablation that these words on the command line describe."""
+    """Finds the run of the ablation that these words on the command line describe, if it is there."""
     shared = ("recipe=small", "name=ingredients", "width=16", "trainer.max_epochs=15", "warmup_epochs=1")
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         expected = settings(compose("config", [*shared, "trainer.precision=32-true", *words, f"seed={seed}"]))
-    kept = {run: yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) for run in INGREDIENTS}
-    return [run for run, own in kept.items() if all(expected.get(key) == value for key, value in own.items())]
+    found = [run for run, own in kept_ingredients().items() if own == {key: expected.get(key) for key in own}]
+    assert len(found) <= 1
+    return found
 
 
 def validation(run):
@@ -94,12 +102,14 @@ def test_readme_has_the_table_of_the_ablation():
     parts = yaml.safe_load((conf_dir() / "experiment/ingredients.yaml").read_text())["hydra"]["sweeper"]["parts"]
     changes = {row[0]: [] if row[0] == "nothing" else row[0].strip("`").split() for row in rows}
     assert sorted(map(" ".join, changes.values())) == sorted(parts)
-    found = {name: [run for seed in range(3) for run in ingredients(words, seed)] for name, words in changes.items()}
-    assert sorted(run for runs in found.values() for run in runs) == INGREDIENTS
-    base = [validation(run)[0] for run in found["nothing"]]
+    found = {
+        name: {seed: run for seed in range(3) for run in ingredients(words, seed)} for name, words in changes.items()
+    }
+    assert sorted(run for runs in found.values() for run in runs.values()) == INGREDIENTS
+    base = {seed: validation(run)[0] for seed, run in found["nothing"].items()}
     for name, accuracy, difference, f1, seeds in rows:
-        accuracies, f1s = zip(*map(validation, found[name]), strict=True)
-        points = [100 * (own - other) for own, other in zip(accuracies, base, strict=False)]
+        accuracies, f1s = zip(*map(validation, found[name].values()), strict=True)
+        points = [100 * (own - base[seed]) for seed, own in zip(found[name], accuracies, strict=True)]
         spread = f" ± {np.std(points, ddof=1):.1f}" if len(points) > 1 else ""
         assert (accuracy, f1, seeds) == (written(accuracies), written(f1s), str(len(accuracies))), name
         assert difference == ("" if name == "nothing" else f"{np.mean(points):+.1f}{spread}"), name

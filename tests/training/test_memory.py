@@ -123,7 +123,7 @@ def test_auto_needs_a_gpu(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these thresholds of malloc")
 def test_memory_that_a_step_frees_is_kept_for_the_next():
     code = """
 import resource, torch

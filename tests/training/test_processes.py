@@ -44,7 +44,7 @@ def train(folder, *words, settings=SETTINGS):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("balance", ["class_weights", "weighted_sampler", "offline"])
+@pytest.mark.parametrize("balance", ["none", "class_weights", "weighted_sampler", "offline"])
 def test_two_processes_train_like_one(tmp_path, balance):
     one = train(tmp_path / "one", f"balance={balance}", "batch_size=32")
     two = train(tmp_path / "two", f"balance={balance}", "batch_size=16", "trainer.devices=2")

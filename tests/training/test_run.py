@@ -331,7 +331,8 @@ def test_early_stopping_ends_the_run(tmp_path):
 def test_resume_refuses_what_would_make_it_another_run(tmp_path, word):
     RunFolder(tmp_path).claim(compose_config([*SMALL, "seed=0"]))
     words = [f"resume={tmp_path}", word]
-    with pytest.raises(UserError, match=f"^{re.escape(word)}: a resumed run keeps its "):
+    key = word.lstrip("+").split("=")[0]
+    with pytest.raises(UserError, match=f"^{re.escape(word)}: a resumed run keeps its {key};"):
         run(compose_config(words[:1]), tmp_path, words)
 
 

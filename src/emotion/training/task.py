@@ -269,12 +269,8 @@ class EmotionTask(LightningModule):
 
     def on_train_start(self) -> None:
         """Gives the optimiser, whose state may come from a checkpoint, the form and the values that this run needs."""
-        optimizer, scheduler = self._optimizer(), self.lr_schedulers()
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.factor, scheduler.patience = self.lr_factor, self.lr_patience - 1
-        if isinstance(scheduler, LambdaLR) and self._other_rate:
-            scheduler.base_lrs = [float(asked["lr"]) for asked in self._asked]
-        factor = scheduler.lr_lambdas[0](scheduler.last_epoch) if isinstance(scheduler, LambdaLR) else 1.0
+        optimizer = self._optimizer()
+        factor = self._restart_schedule()
         for group, asked in zip(optimizer.param_groups, self._asked, strict=True):
             rate = asked["lr"] * factor if self._other_rate else group["lr"]
             group.update(asked, lr=self._rate(float(rate)))
@@ -285,6 +281,17 @@ class EmotionTask(LightningModule):
             if "step" not in state:
                 continue
             state["step"] = state["step"].to(parameter.device if self._fused else "cpu", torch.float32)
+
+    def _restart_schedule(self) -> float:
+        """Gives the schedule the values asked for, and returns what it multiplies the learning rate by at this step."""
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.factor, scheduler.patience = self.lr_factor, self.lr_patience - 1
+        if not isinstance(scheduler, LambdaLR):
+            return 1.0
+        if self._other_rate:
+            scheduler.base_lrs = [float(asked["lr"]) for asked in self._asked]
+        return float(scheduler.lr_lambdas[0](scheduler.last_epoch))
 
     def on_train_epoch_start(self) -> None:
         """Freezes, for Lightning calls no `train()` that could be overridden, and tells the loader the epoch."""
