@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors import safe_open
 
 import emotion
 from emotion.analysis.calibration import fit_temperature
-from emotion.analysis.predictions import Predictions, load_predictions
+from emotion.analysis.predictions import Predictions, load_predictions, mean_predictions
 from emotion.analysis.protocol import protocol_figures, protocol_parts
 from emotion.data.packed import PackedImages
 from emotion.data.splits import make_split
@@ -87,15 +88,22 @@ def test_its_figures_measured_again(real_packed: PackedImages) -> None:
 
 @pytest.mark.parametrize("folder", sorted(RECIPES.glob("*")), ids=lambda path: path.name)
 def test_readme_states_the_figures_of_the_recipes(folder: Path) -> None:
+    recipe = folder.name.replace("-", " split=")
     runs = [load_predictions(path) for path in sorted(folder.glob("*/predictions.npz"))]
     assert runs
     for views, suffix in (("one", ""), ("flip", "_tta")):
         stages = [{stage: run[f"{stage}{suffix}"] for stage in ("val", "test")} for run in runs]
         for part in PARTS:
-            figures = [protocol_figures(protocol_parts(own)[part], fit_temperature(own["val"])) for own in stages]
-            cells = [written([own[name] for own in figures]) for name in ("acc", "f1_macro", "nll", "ece")]
-            row = f"| `{folder.name}` | {views} | {part} | {' | '.join(cells)} | {len(runs)} |"
-            assert row in README
+            assert f"| `{recipe}` | {views} | {part} | {row(stages, part)} | {len(runs)} |" in README
+    if len(runs) > 1:
+        ensemble = {stage: mean_predictions([own[stage] for own in stages]) for stage in ("val", "test")}
+        for part in PARTS:
+            assert f"| `{recipe}`, mean of the {len(runs)} | flip | {part} | {row([ensemble], part)} | |" in README
+
+
+def row(seeds: Sequence[dict[str, Predictions]], part: str) -> str:
+    figures = [protocol_figures(protocol_parts(own)[part], fit_temperature(own["val"])) for own in seeds]
+    return " | ".join(written([own[name] for own in figures]) for name in ("acc", "f1_macro", "nll", "ece"))
 
 
 def written(values: list[float]) -> str:

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binomtest, false_discovery_control
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
+from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.document import Cell, Row
 from emotion.analysis.predictions import Predictions
 from emotion.report.configurations import group
@@ -130,13 +131,41 @@ def test_protocol_gives_each_part_with_and_without_views(make_run: MakeRun) -> N
     table = protocol_table(group(runs)[0])
     assert [texts(row)[1:3] for row in table.rows] == [
         [views, part]
-        for views in ("one", "none")  # what the setting `tta` of these runs says
+        for views in ("one", "none") * 2  # what the setting `tta` of these runs says
         for part in ("PublicTest", "PrivateTest", "PrivateTest without copies", "All")
     ]
+    assert [row[0].note for row in table.rows] == ["seeds 0, 1"] * 8 + ["mean of the 2"] * 8
     accuracies = [(run.test.predicted == run.test.labels).mean() for run in runs]
     deviation = np.std(accuracies, ddof=1)
     assert texts(table.rows[1])[3] == f"{np.mean(accuracies):.4f} ± {deviation:.4f}"
     assert float(texts(table.rows[5])[3].split(" ")[0]) > 0.85
+
+
+def test_protocol_gives_the_ensemble_of_the_seeds(make_run: MakeRun) -> None:
+    runs = [make_run(f"seed={seed}", name=str(seed), images=700, accuracy=0.4, picked=seed) for seed in (0, 1, 2)]
+    runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
+    row = protocol_table(group(runs)[0]).rows[5]
+    val, test = (np.mean([getattr(run, stage).probabilities for run in runs], 0) for stage in ("val", "test"))
+    labels = runs[0].test.labels
+    temperature = fit_temperature(replace(runs[0].val, probabilities=val))
+    scaled = test.astype(float) ** (1 / temperature)
+    accuracy, f1, loss, _ = map(float, texts(row)[3:])
+    assert accuracy == pytest.approx((test.argmax(1) == labels).mean(), abs=2e-3)
+    assert accuracy > max((run.test.predicted == labels).mean() for run in runs)
+    assert f1 == pytest.approx(f1_score(labels, test.argmax(1), average="macro"), abs=2e-3)
+    assert loss == pytest.approx(log_loss(labels, scaled / scaled.sum(1, keepdims=True)), abs=2e-3)
+
+
+def test_protocol_names_what_tells_configurations_apart(make_run: MakeRun) -> None:
+    runs = [make_run("recipe=small", f"split={split}", name=split, images=70) for split in ("official", "clean")]
+    runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
+    assert [row[0].note for row in protocol_table(group(runs)[0]).rows[::4]] == ["seed 0", "split=clean; seed 0"]
+
+
+def test_seeds_of_other_images_are_no_ensemble(make_run: MakeRun) -> None:
+    runs = [make_run(f"seed={seed}", name=str(seed), images=70 + 7 * seed) for seed in (0, 1)]
+    runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
+    assert len(protocol_table(group(runs)[0]).rows) == 4
 
 
 def test_protocol_gives_the_parts_that_all_seeds_have(make_run: MakeRun) -> None:

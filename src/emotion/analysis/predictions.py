@@ -46,6 +46,10 @@ class Predictions:
         """Returns the predictions for some of the images, given as a mask bool [N] or as row numbers int64 [n]."""
         return Predictions(*(getattr(self, field.name)[kept] for field in fields(self)))
 
+    def same_images(self, other: Predictions) -> bool:
+        """Tells whether other predictions are for the same images in the same order, with the same labels and parts."""
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("ids", "labels", "parts"))
+
     def joined(self, other: Predictions) -> Predictions:
         """Returns these predictions and those for other images after them."""
         pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
@@ -106,9 +110,8 @@ def mean_predictions(members: Sequence[Predictions]) -> Predictions:
         UserError: they speak of different images.
     """
     first = members[0]
-    for member in members:
-        if not (np.array_equal(first.ids, member.ids) and np.array_equal(first.labels, member.labels)):
-            raise UserError("ckpt: the checkpoints are of different data or splits; name data= and split= for all")
+    if not all(map(first.same_images, members)):
+        raise UserError("ckpt: the checkpoints are of different data or splits; name data= and split= for all")
     return replace(first, probabilities=np.mean([member.probabilities for member in members], axis=0))
 
 

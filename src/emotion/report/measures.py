@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from emotion.analysis.calibration import Calibration, calibration, fit_temperature, with_temperature
 from emotion.analysis.document import Cell, Row, Table
-from emotion.analysis.predictions import Predictions
-from emotion.analysis.protocol import FIGURES, protocol_figures, protocol_parts
+from emotion.analysis.predictions import Predictions, mean_predictions
+from emotion.analysis.protocol import FIGURES, protocol_rows
 from emotion.analysis.statistics import PairedTest, paired_test, summarize
 from emotion.analysis.summary import format_number
 from emotion.report.configurations import Configuration, interval
@@ -19,6 +17,9 @@ from emotion.report.runs import Run, Unused
 from emotion.report.tables import interval_text, name_cell, value_cell
 
 SIGNIFICANT = 0.05
+
+Figures = Mapping[tuple[str, str], Mapping[str, float]]
+"""The figures of the protocol for views (one, several) and part of the held-out images."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ def calibration_table(configurations: Sequence[Configuration]) -> Table:
 def protocol_table(configurations: Sequence[Configuration]) -> Table:
     """Builds a table of final figures: each part of the held-out images, with and without test-time augmentation.
 
-    Only for configurations that validated on PublicTest; the temperature before NLL and ECE was fitted there.
+    Only for configurations that validated on PublicTest; the temperature before NLL and ECE was fitted there. Below the
+    means over several seeds stand the figures of their ensemble, the mean probability (arXiv:1612.01474).
     """
     held_out = [one for one in configurations if (one.first.val.parts == "public").all()]
-    rows = [row for one in held_out for views in ("none", "tta") for row in _protocol_rows(one, views)]
+    rows = [row for one in held_out for row in _protocol_rows(one)]
     return Table(("Run", "Views", "Images", *FIGURES.values()), "lllrrrr", rows)
 
 
@@ -69,7 +71,11 @@ def compare_pairs(configurations: Sequence[Configuration]) -> list[Pair]:
     """
     from scipy.stats import false_discovery_control
 
-    pairs = [pair for pair in itertools.combinations(configurations, 2) if _same_images(*pair)]
+    pairs = [
+        (first, second)
+        for first, second in itertools.combinations(configurations, 2)
+        if first.first.test.same_images(second.first.test)
+    ]
     tests = [paired_test(first.first.test, second.first.test) for first, second in pairs]
     if not tests:
         return []
@@ -103,21 +109,31 @@ def _figures_row(ours: Configuration) -> Row:
     return (name_cell(ours, ours.note), *(_accuracy_cell(ours, part) for part in parts), macro, balanced)
 
 
-def _protocol_rows(ours: Configuration, views: str) -> Iterator[Row]:
-    stages = [{"val": run.val, "test": run.test} if views == "none" else dict(run.augmented) for run in ours.runs]
-    if not all(stages):
-        return
-    temperatures = [fit_temperature(own["val"]) for own in stages]
-    shown = "one" if views == "none" else str(ours.first.settings.get("tta"))
-    seeds = [protocol_parts(own) for own in stages]
-    for part in seeds[0]:
-        if not all(part in parts for parts in seeds):
-            continue
-        figures = [
-            protocol_figures(parts[part], temperature) for parts, temperature in zip(seeds, temperatures, strict=True)
-        ]
-        values = (str(summarize([own[name] for own in figures])) for name in FIGURES)
-        yield (name_cell(ours, ours.seeds), shown, part, *values)
+def _protocol_rows(ours: Configuration) -> Iterator[Row]:
+    yield from _part_rows(ours, ours.seeds, [_protocol_figures(run.stages) for run in ours.runs])
+    if len(ours.runs) > 1 and _all_same_images(ours.runs):
+        shared = [stage for stage in ours.first.stages if all(stage in run.stages for run in ours.runs)]
+        ensemble = {stage: mean_predictions([run.stages[stage] for run in ours.runs]) for stage in shared}
+        yield from _part_rows(ours, f"mean of the {len(ours.runs)}", [_protocol_figures(ensemble)])
+
+
+def _part_rows(ours: Configuration, networks: str, seeds: Sequence[Figures]) -> Iterator[Row]:
+    """Yields a row for all views and parts that each of the seeds has."""
+    name = name_cell(ours, "; ".join(filter(None, (ours.note, networks))))
+    for views, part in seeds[0]:
+        if all((views, part) in figures for figures in seeds):
+            shown = views if views == "one" else str(ours.first.settings.get("tta"))
+            values = (str(summarize([figures[views, part][name] for figures in seeds])) for name in FIGURES)
+            yield (name, shown, part, *values)
+
+
+def _protocol_figures(stages: Mapping[str, Predictions]) -> Figures:
+    return {(views, part): figures for views, part, _, figures in protocol_rows(stages)}
+
+
+def _all_same_images(runs: Sequence[Run]) -> bool:
+    first = runs[0]
+    return all(first.val.same_images(run.val) and first.test.same_images(run.test) for run in runs)
 
 
 def _part(test: Predictions, part: str) -> Predictions:
@@ -144,11 +160,6 @@ def _calibration_row(ours: Configuration) -> Row:
 
 def _over_seeds(values: Sequence[Calibration], name: str) -> str:
     return str(summarize([getattr(value, name) for value in values]))
-
-
-def _same_images(first: Configuration, second: Configuration) -> bool:
-    ours, theirs = first.first.test, second.first.test
-    return np.array_equal(ours.ids, theirs.ids) and np.array_equal(ours.labels, theirs.labels)
 
 
 def _pair_row(pair: Pair) -> Row:

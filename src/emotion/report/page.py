@@ -44,7 +44,8 @@ _COPIES = (
 )
 _PROTOCOL = (
     "Runs of split=official or clean: PublicTest chose the epoch and the temperature that NLL and ECE are given after. "
-    "Views: one is the image as it is, else the mean over several views of each image."
+    "Views: one is the image as it is, else the mean over several views of each image. Mean of the 5, say, is the "
+    "ensemble of the 5 seeds: its probabilities are the means of theirs."
 )
 _CALIBRATION = (
     "NLL is the mean negative log likelihood, ECE the mean gap between confidence and accuracy over 15 bins of "

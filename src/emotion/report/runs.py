@@ -96,6 +96,12 @@ class Run:
         return len(self.test) > 0
 
     @property
+    def stages(self) -> dict[str, Predictions]:
+        """Predictions of `val` and `test`, and as `val_tta` and `test_tta` those with test-time augmentation."""
+        several = {f"{stage}_tta": predictions for stage, predictions in self.augmented.items()}
+        return {"val": self.val, "test": self.test, **several}
+
+    @property
     def seed(self) -> int:
         """The seed of the run."""
         return int(self.settings["seed"])
@@ -184,15 +190,11 @@ def _read_finished(folder: RunFolder) -> Run:
         if not len(stages.get(stage, ())):
             raise UserError(f"{folder.predictions}: no predictions for {stage} images")
     augmented = {stage: stages[f"{stage}_tta"] for stage in needed if f"{stage}_tta" in stages}
-    if augmented and not all(_same_images(augmented.get(stage), stages[stage]) for stage in needed):
+    if augmented and not all(stage in augmented and augmented[stage].same_images(stages[stage]) for stage in needed):
         raise UserError(f"{folder.predictions}: those of test-time augmentation are for other images")
     val = stages["val"]
     test = stages.get("test", val.subset(np.empty(0, np.int64)))
     return Run(folder, settings, metrics.run, val, test, augmented)
-
-
-def _same_images(first: Predictions | None, second: Predictions) -> bool:
-    return all(np.array_equal(getattr(first, name, ()), getattr(second, name)) for name in ("ids", "labels", "parts"))
 
 
 def _read_json(kind: type[Content], path: Path) -> Content:
