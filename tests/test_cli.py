@@ -71,6 +71,10 @@ def test_multirun_gives_every_run_its_own_folder(tmp_path):
         (["train.py", "recipe=smal"], ["'smal'", "did you mean small?", "best_scratch"]),
         (["train.py", "recipe=best_ensemble"], ["recipe=best_ensemble", "several runs", "-m"]),
         (["train.py", "hydra/sweeper=search"], ["hydra/sweeper=search", "several runs", "-m"]),
+        (["train.py", "hydra.run.dirr=runs"], ["hydra.run.dirr", "not in 'RunDir'"]),
+        (["train.py", "hydra.job.num=x"], ["hydra.job.num=x", "Integer"]),
+        (["train.py", "name=${nme}"], ["'nme' not found"]),
+        (["train.py", f"hydra.run.dir={__file__}/run"], [f"{__file__}/run: Not a directory"]),
         (["emotion", "publish", "none.ckpt"], ["none.ckpt", "no such file"]),
         (["emotion", "publish", "none.ckpt", "--tta", "all"], ["--tta=all", "ten_crop"]),
         (["evaluate.py", "ckpt=/nowhere.ckpt"], ["/nowhere.ckpt", "no such file"]),
@@ -78,7 +82,8 @@ def test_multirun_gives_every_run_its_own_folder(tmp_path):
     ],
 )
 def test_a_mistake_gets_one_line_and_status_2(words, parts, tmp_path):
-    result = call(*words, *([f"hydra.run.dir={tmp_path}"] if words[0] == "train.py" else []))
+    own = [f"hydra.run.dir={tmp_path}"] if words[0] == "train.py" and "hydra.run.dir" not in str(words) else []
+    result = call(*words, *own)
     assert result.returncode == 2
     error = result.stderr.strip().splitlines()[-1]
     assert error.startswith("error: ")

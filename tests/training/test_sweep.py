@@ -111,6 +111,12 @@ def test_what_only_one_run_can_do_is_refused(word):
         plan(["seed=0,1", word], compose_run)
 
 
+def test_runs_lie_in_the_folder_of_the_sweep():
+    config = compose_run(["seed=0"])
+    (job,) = plan(["seed=0", "hydra.sweep.dir=elsewhere"], compose_run)
+    assert job.folder.path == Path("elsewhere", run_dir(config))
+
+
 def test_bad_settings_of_one_run_stop_the_sweep_before_it_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:

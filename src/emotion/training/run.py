@@ -3,6 +3,7 @@
 import gc
 import inspect
 import logging
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -23,6 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import (
@@ -95,9 +98,15 @@ def main() -> None:
     # Where a full disk keeps a line of the log or a point of a curve from being written, the run says so itself.
     logging.raiseExceptions = False
     threading.excepthook = _excepthook
+    # Hydra then leaves its errors, and a folder that cannot be made, to us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     with exit_on_user_error():
         check_overrides(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
+        except (HydraException, OmegaConfBaseException) as error:
+            lines = [first_line(one).rstrip(".") for one in (error, error.__cause__) if one]
+            raise UserError(": ".join(lines)) from None
 
 
 def _excepthook(arguments: threading.ExceptHookArgs) -> None:

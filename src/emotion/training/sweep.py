@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from emotion.config import check, run_dir, settings
+from emotion.config import check, settings
 from emotion.errors import UserError, exit_on_user_error, first_line
 from emotion.training.folder import RunFolder, read_json
 
@@ -85,7 +85,7 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
             values = settings(config)
             check(values)
             _refuse_many_devices(values["trainer"])
-            path = Path(run_dir(config))
+            path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
             jobs.setdefault(path, Job(expanded, RunFolder(path), config.overwrite))
     return list(jobs.values())
 
