@@ -16,6 +16,7 @@ from emotion.config import (
     choice_names,
     conf_dir,
     describe_settings,
+    options_first,
     parse_words,
     register_resolvers,
     run_dir,
@@ -171,6 +172,20 @@ def test_wrong_words_get_one_line_that_says_what_is_legal(words, parts):
         check_overrides(words)
     assert "\n" not in str(error.value)
     assert all(part in str(error.value) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("words", "ordered"),
+    [
+        ("seed=0,1 -m", "-m seed=0,1"),
+        ("lr=1 -m seed=0,1 --cfg job lr=1", "-m --cfg job lr=1 seed=0,1 lr=1"),
+        ("-m seed=0,1", "-m seed=0,1"),
+        ("seed=1", "seed=1"),
+        ("", ""),
+    ],
+)
+def test_options_come_before_settings(words, ordered):
+    assert options_first(words.split()) == ordered.split()
 
 
 def test_right_words_pass():

@@ -134,7 +134,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
     Raises:
         UserError: a key or model that does not exist, with what is legal, or a word that is no `key=value`.
     """
-    words = get_args_parser().parse_intermixed_args(list(arguments)).overrides
+    words = _overrides(arguments)
     for word in words:
         if "=" not in word:
             raise UserError(f"{word}: settings are given as key=value")
@@ -154,6 +154,14 @@ def check_overrides(arguments: Iterable[str]) -> None:
         elif not key.startswith("hydra"):
             group = key.rpartition(".")[0]
             require_known(key, [name for name in [*GROUPS, *legal] if name.rpartition(".")[0] == group] or legal, "key")
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Puts Hydra's options (`-m`) before the settings, since Hydra understands none between them."""
+    options, overrides = list(arguments), _overrides(arguments)
+    for word in overrides:
+        options.remove(word)
+    return [*options, *overrides]
 
 
 def parse_words(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
@@ -243,6 +251,10 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_dir", lambda *, _root_: run_dir(_root_), replace=True)
     for resolver in (pretrained, gpu_share):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+def _overrides(arguments: Iterable[str]) -> list[str]:
+    return list(get_args_parser().parse_intermixed_args(list(arguments)).overrides)
 
 
 def _keys(tree: object, prefix: str = "") -> Iterator[str]:

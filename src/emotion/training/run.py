@@ -34,6 +34,7 @@ from emotion.config import (
     check_overrides,
     conf_dir,
     describe_settings,
+    options_first,
     register_resolvers,
     settings,
 )
@@ -102,6 +103,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with exit_on_user_error():
         check_overrides(sys.argv[1:])
+        sys.argv[1:] = options_first(sys.argv[1:])
         try:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
         except (HydraException, OmegaConfBaseException) as error:
