@@ -11,6 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from sklearn.metrics import accuracy_score, f1_score
 
+from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import conf_dir, register_resolvers, settings
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +96,12 @@ def validation(run):
     return accuracy_score(labels, predicted), f1_score(labels, predicted, average="macro", zero_division=0)
 
 
+def train_accuracy(run):
+    """Reads the accuracy while training in the best epoch."""
+    best = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["run"]["best_epoch"]
+    return dict(merge_histories(read_history(path) for path in run.glob("csv/*/metrics.csv"))["train/acc"])[best]
+
+
 def test_readme_has_the_table_of_the_ablation():
     register_resolvers()
     table = README[README.index("| changed in the small recipe |") :].split("\n\n")[0].splitlines()[2:]
@@ -107,6 +114,8 @@ def test_readme_has_the_table_of_the_ablation():
     }
     assert sorted(run for runs in found.values() for run in runs.values()) == INGREDIENTS
     base = {seed: validation(run)[0] for seed, run in found["nothing"].items()}
+    trained = [train_accuracy(run) for run in found["nothing"].values()]
+    assert f"({np.mean(trained):.2f} of them, {np.mean(list(base.values())):.2f} of those that validate)" in README
     for name, accuracy, difference, f1, seeds in rows:
         accuracies, f1s = zip(*map(validation, found[name].values()), strict=True)
         points = [100 * (own - base[seed]) for seed, own in zip(found[name], accuracies, strict=True)]

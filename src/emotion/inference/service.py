@@ -63,6 +63,17 @@ BODY = {
     }
 }
 
+PROBLEMS = {400: "malformed", 403: "asked under another name or by another site", 500: "a failure"}
+"""What a status means, whatever was asked for."""
+PREDICT_PROBLEMS = {
+    404: "no such network",
+    408: "the upload took too long",
+    413: "the upload is too large",
+    415: "neither an image nor a form",
+    422: "no image, one that cannot be read, or a wrong parameter",
+    503: "too much to do",
+}
+
 
 class FaceAnswer(BaseModel):
     """One face."""
@@ -189,7 +200,7 @@ def make_service(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses=_problems({400: "malformed", 403: "asked under another name or by another site", 500: "a failure"}),
+        responses=_problems(PROBLEMS),
     )
     application.state.service = service
     _add_guard(application, service, hosts)
@@ -218,13 +229,7 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
     from emotion.inference.connections import Connection
 
     cv2.setNumThreads(1)  # pictures are worked on side by side, each by one thread
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family)
-        # asyncio does so for its own sockets only; without it each answer waits 40 ms for an acknowledgement.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"{host}:{port}: cannot listen there ({first_line(error)})") from None
+    listener = _listen(host, port)
     local = host in LOCAL
     shown = f"[{host}]" if ":" in host else "localhost" if local else host
     address = f"http://{shown}:{listener.getsockname()[1]}"
@@ -235,6 +240,17 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
         opener.start()
     application = make_service(recognizers, page, hosts=LOCAL if local else ())
     uvicorn.Server(uvicorn.Config(application, http=Connection, log_level="warning")).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
+        # asyncio does so for its own sockets only; without it each answer waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"{host}:{port}: cannot listen there ({first_line(error)})") from None
+    return listener
 
 
 def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> None:
@@ -281,16 +297,7 @@ def _refusal(request: Request, hosts: Sequence[str]) -> JSONResponse | None:
 
 def _add_endpoints(application: FastAPI, service: Service) -> None:
     names = list(service.recognizers)
-    problems = _problems(
-        {
-            404: "no such network",
-            408: "the upload took too long",
-            413: "the upload is too large",
-            415: "neither an image nor a form",
-            422: "no image, one that cannot be read, or a wrong parameter",
-            503: "too much to do",
-        }
-    )
+    problems = _problems(PREDICT_PROBLEMS)
     problems[503]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 
     @application.post("/predict", openapi_extra=BODY, responses=problems)
