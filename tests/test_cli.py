@@ -82,8 +82,8 @@ def test_multirun_gives_every_run_its_own_folder(tmp_path):
     ],
 )
 def test_a_mistake_gets_one_line_and_status_2(words, parts, tmp_path):
-    own = [f"hydra.run.dir={tmp_path}"] if words[0] == "train.py" and "hydra.run.dir" not in str(words) else []
-    result = call(*words, *own)
+    own = [f"hydra.run.dir={tmp_path}"] if words[0] == "train.py" else []
+    result = call(words[0], *own, *words[1:])
     assert result.returncode == 2
     error = result.stderr.strip().splitlines()[-1]
     assert error.startswith("error: ")

@@ -117,6 +117,14 @@ def test_readme_states_what_knowing_copies_is_worth() -> None:
     assert f"it recognises {clean:.3f} of them, the five {official:.3f}" in text
 
 
+@pytest.mark.parametrize(("name", "words"), [("small", "took {} to {} hours a seed"), ("small-clean", "in {} hours")])
+def test_readme_states_how_long_the_recipes_took(name: str, words: str) -> None:
+    records = [json.loads(path.read_text(encoding="utf-8"))["run"] for path in RECIPES.glob(f"{name}/*/metrics.json")]
+    assert {record["epochs"] for record in records} == {60}
+    hours = sorted(record["train_seconds"] / 3600 for record in records)
+    assert words.format(f"{hours[0]:.1f}", f"{hours[-1]:.1f}") in " ".join(README.split())
+
+
 def row(seeds: Sequence[dict[str, Predictions]], part: str) -> str:
     figures = [protocol_figures(protocol_parts(own)[part], fit_temperature(own["val"])) for own in seeds]
     return " | ".join(written([own[name] for own in figures]) for name in ("acc", "f1_macro", "nll", "ece"))

@@ -121,6 +121,7 @@ def _job(config: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     path, overrides = _below(Path(hydra_config.runtime.output_dir)), list(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.RUN:
+        # Before Hydra sees the error, which it would put a line of its own before.
         with exit_on_user_error():
             if hydra_config.runtime.choices["hydra/sweeper"] != "runs" or hydra_config.sweeper.parts:
                 raise UserError(f"{' '.join(sys.argv[1:])}: these are several runs, which -m starts")
