@@ -70,7 +70,7 @@ def test_multirun_gives_every_run_its_own_folder(tmp_path):
         (["train.py", "model=cnn", "unfreeze=3", *SMALL], ["unfreeze", "family cnn has none", "torchvision"]),
         (["train.py", "recipe=smal"], ["'smal'", "did you mean small?", "best_scratch"]),
         (["train.py", "recipe=best_ensemble"], ["recipe=best_ensemble", "several runs", "-m"]),
-        (["train.py", "hydra/sweeper=search"], ["hydra/sweeper=search", "several runs", "-m"]),
+        (["train.py", "hydra/sweeper=search", "seed=0"], ["hydra/sweeper=search", "several runs", "-m"]),
         (["train.py", "hydra.run.dirr=runs"], ["hydra.run.dirr", "not in 'RunDir'"]),
         (["train.py", "hydra.job.num=x"], ["hydra.job.num=x", "Integer"]),
         (["train.py", "name=${nme}"], ["'nme' not found"]),
@@ -161,6 +161,10 @@ def test_optuna_searches_and_goes_on_without_repeating_runs(tmp_path):
     accuracies = [json.loads(path.read_text())["val"]["acc"] for path in runs]
     assert len(runs) == 2
     assert f"Best value: {max(accuracies)}" in first.stdout
+    wrong = call("emotion", "train", *words, "flip=2", folder=tmp_path)
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
+    assert wrong.stderr.splitlines()[-1] == "error: flip=2: a number from 0 to 1 is needed"
     longer = call("emotion", "train", *words, "hydra.sweeper.n_trials=3", folder=tmp_path)
     assert longer.stderr.count("finished already") == 2
     assert len(list(tmp_path.glob("runs/search/*/metrics.json"))) == 3

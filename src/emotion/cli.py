@@ -1,5 +1,6 @@
 """The `emotion` command. Its parts are imported where they are used, so that help comes at once."""
 
+import runpy
 import sys
 import warnings
 from io import TextIOWrapper
@@ -45,10 +46,9 @@ def options(
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
     """Train a network: `emotion train model=vgg16_ft unfreeze=6` (`--help` lists all settings)."""
-    from emotion.training.run import main as train_main
-
+    # As a program of its own, which is what Lightning starts again for every further device.
     sys.argv = ["emotion train", *context.args]
-    train_main()
+    runpy.run_module("emotion.training.command", run_name="__main__", alter_sys=True)
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)

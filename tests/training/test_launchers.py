@@ -17,16 +17,16 @@ SMALL = ["data=synthetic", "synthetic_images=210", "augment=false", "trainer.acc
 DEATHS = """
 import os, signal, sys
 words = sys.orig_argv
-if "emotion.training.run" in words and "seed=1" in words:
+if "emotion.training.command" in words and "seed=1" in words:
     os.kill(os.getpid(), signal.SIGKILL)
-if "emotion.training.run" in words and "seed=2" in words:
+if "emotion.training.command" in words and "seed=2" in words:
     os._exit(3)
 """
 
 
 def start(folder, *words, **environment):
     return subprocess.Popen(
-        [sys.executable, "-m", "emotion.training.run", "-m", *SMALL, *words],
+        [sys.executable, "-m", "emotion.training.command", "-m", *SMALL, *words],
         cwd=folder,
         env=os.environ | environment,
         stdout=subprocess.PIPE,

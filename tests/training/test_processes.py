@@ -64,6 +64,16 @@ def test_two_processes_train_like_one(tmp_path, balance):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", [[Path(sys.executable).with_name("emotion")], [sys.executable, "-m", "emotion"]])
+def test_the_command_starts_further_processes(tmp_path, command):
+    words = ["train", *SETTINGS, "batch_size=16", "trainer.devices=2", f"hydra.run.dir={tmp_path / 'run'}"]
+    result = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "MEMBER: 1/2" in result.stderr
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["command"].startswith("emotion train model=")
+
+
+@pytest.mark.slow
 def test_two_processes_resume_as_if_undisturbed(tmp_path):
     words = ["balance=none", "batch_size=16", "trainer.devices=2"]
     undisturbed = train(tmp_path / "whole", *words)

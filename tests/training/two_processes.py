@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from emotion.data.loader import BatchLoader
-from emotion.training.run import main
+from emotion.training.command import main
 
 chunks = BatchLoader._chunks
 order = BatchLoader._order

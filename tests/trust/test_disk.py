@@ -41,7 +41,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def command(root: Path) -> list[str]:
-    return [sys.executable, "-m", "emotion.training.run", *SMALL, *WORDS, f"hydra.run.dir={root / 'run'}"]
+    return [sys.executable, "-m", "emotion.training.command", *SMALL, *WORDS, f"hydra.run.dir={root / 'run'}"]
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -266,7 +266,7 @@ def test_files_that_are_passed_on_do_not_name_their_author(
     (home / "cache").mkdir()
     source = ["data=folder", f"data_dir={data}", "on_bad_image=skip"]
     words = [*WORDS, *source, "trainer.accelerator=cpu", "hydra.run.dir=runs/own"]
-    run = [sys.executable, "-m", "emotion.training.run", *words]
+    run = [sys.executable, "-m", "emotion.training.command", *words]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(sys, "argv", [f"{home}/bin/evaluate.py", f"out={home}/work/runs/again"])

@@ -54,8 +54,9 @@ def cpu_flags() -> set[str]:
 
 def _command() -> str:
     name = Path(sys.argv[0]).name
-    words = map(hide_home, sys.argv[1:])
-    return shlex.join([*(["python"] if name.endswith(".py") else []), *name.split(), *words])
+    # Runs in processes of their own, and `emotion train`, start this module.
+    started = ["emotion", "train"] if name == "command.py" else ["python"] * name.endswith(".py") + name.split()
+    return shlex.join([*started, *map(hide_home, sys.argv[1:])])
 
 
 def _version(package: str) -> str | None:

@@ -1,57 +1,39 @@
 """One run: configuration, data, network, training, the test of the best checkpoint, the results."""
 
-import gc
 import inspect
 import logging
-import os
 import signal
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from emotion.analysis.figures import merge_histories, read_history
-from emotion.config import (
-    GROUPS,
-    check,
-    check_overrides,
-    conf_dir,
-    describe_settings,
-    options_first,
-    register_resolvers,
-    settings,
-)
+from emotion.config import check, settings
 from emotion.data.datamodule import EmotionDataModule, Stage
-from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
-from emotion.files import hide_home
-from emotion.models.network import Network
+from emotion.errors import UserError, first_line
+from emotion.models.network import feature_count
+from emotion.models.pretrained import network_settings
 from emotion.models.registry import build_network
 from emotion.models.weights import load_backbone, resolve_weights
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
-from emotion.training.folder import RunFolder, read_json, write_json, write_text
+from emotion.training.folder import RunFolder, read_json, write_json
 from emotion.training.memory import fitting_batch_size, keep_freed_memory, naming_sizes, training_step
 from emotion.training.recorded import records_steps
 from emotion.training.results import predict_stages, write_results
-from emotion.training.sweep import run_apart
+from emotion.training.resume import resumed_config
 from emotion.training.task import EmotionTask
 from emotion.training.trainer import build_trainer
 
@@ -74,77 +56,8 @@ FEATURES_KEPT = 2**30
 TERMINATED = 128 + signal.SIGTERM
 """The status by which shells and schedulers know a process that was asked to end."""
 
-KEPT = (
-    *GROUPS,
-    *("seed", "data", "split", "val_fraction", "group_duplicates", "synthetic_images", "pack_size", "channels"),
-    *("extra_data", "optimizer", "schedule"),
-)
-"""Settings that a run cannot change on the way: it would be neither the one nor the other."""
-
-WARM = ("basic", "joblib")
-"""Launchers whose processes do run after run; under any other a run has a process of its own."""
-
-# Here rather than in `main`, since the processes of a parallel sweep import this module: they resolve the run's folder,
-# and warn of what is known, each for itself.
-register_resolvers()
 for message in QUIET:
     warnings.filterwarnings("ignore", message)
-
-
-def main() -> None:
-    """Runs the command line: Hydra composes the configuration of one run, or of many with `-m`."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(describe_settings())
-        return
-    # Where a full disk keeps a line of the log or a point of a curve from being written, the run says so itself.
-    logging.raiseExceptions = False
-    threading.excepthook = _excepthook
-    # Hydra then leaves its errors, and a folder that cannot be made, to us.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    with exit_on_user_error():
-        check_overrides(sys.argv[1:])
-        sys.argv[1:] = options_first(sys.argv[1:])
-        try:
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
-        except (HydraException, OmegaConfBaseException) as error:
-            lines = [first_line(one).rstrip(".") for one in (error, error.__cause__) if one]
-            raise UserError(": ".join(lines)) from None
-
-
-def _excepthook(arguments: threading.ExceptHookArgs) -> None:
-    if not disk_is_full(arguments.exc_value):
-        threading.__excepthook__(arguments)
-
-
-def _job(config: DictConfig) -> float | None:
-    """Does a run; returns its validation accuracy, for sweepers that search for the best settings."""
-    hydra_config = HydraConfig.get()
-    path, overrides = _below(Path(hydra_config.runtime.output_dir)), list(hydra_config.overrides.task)
-    if hydra_config.mode == RunMode.RUN:
-        # Before Hydra sees the error, which it would put a line of its own before.
-        with exit_on_user_error():
-            if hydra_config.runtime.choices["hydra/sweeper"] != "runs" or hydra_config.sweeper.parts:
-                raise UserError(f"{' '.join(sys.argv[1:])}: these are several runs, which -m starts")
-            run(config, path, overrides)
-    elif hydra_config.runtime.choices["hydra/launcher"] not in WARM:
-        run_apart(overrides, RunFolder(path))
-    else:
-        try:
-            run(config, path, overrides)
-        except Exception as error:
-            # Whatever fails in one run, the others go on; `run` has kept it in the run's folder.
-            log.error("failed: %s", hide_home(first_line(error)))
-        finally:
-            # Networks refer to themselves in circles; what one held on the device must not stay into the next run.
-            gc.collect()
-            torch.cuda.empty_cache()
-    folder = RunFolder(path)
-    return float(read_json(folder.metrics)["val"]["acc"]) if folder.state == "finished" else None
-
-
-def _below(path: Path) -> Path:
-    """Returns a path as seen from here, where it lies below; the run's files then do not say where they were made."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
@@ -267,8 +180,8 @@ def _exact_views(config: DictConfig, task: EmotionTask, data: EmotionDataModule,
         if device.type == "cpu":
             log.info("the frozen part of the network takes most of the time; feature_views=8 runs it once for 8 views")
         return 0
-    with torch.inference_mode():
-        values = frozen.eval()(torch.zeros(1, 1, *task.network.example().shape[-2:], dtype=torch.uint8)).numel()
+    side = task.network.preprocess.image_size
+    values = feature_count(frozen, torch.zeros(1, 1, side, side, dtype=torch.uint8), config.model)
     return int(2 * values * len(data.packed) <= FEATURES_KEPT)
 
 
@@ -317,7 +230,9 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
 
 def _resolve_weights(config: DictConfig) -> None:
     if config.backbone:
-        config.weights = resolve_weights(config.weights, config.backbone)
+        # A ResNet50 of faces has the names and shapes of ImageNet's, and is another network.
+        prefix = "face_" if config.family == "face" else ""
+        config.weights = resolve_weights(config.weights, f"{prefix}{config.backbone}")
 
 
 def _resolve_batch_size(config: DictConfig, folder: RunFolder) -> None:
@@ -330,39 +245,17 @@ def _resolve_batch_size(config: DictConfig, folder: RunFolder) -> None:
     if not torch.cuda.is_available() or config.trainer.accelerator == "cpu":
         raise UserError("batch_size=auto: only the memory of a GPU can be tried; give a number")
     device = torch.device("cuda", torch.cuda.current_device())
-    config.batch_size = fitting_batch_size(training_step(_build_network(config), device))
+    network = build_network(**network_settings(settings(config)))
+    config.batch_size = fitting_batch_size(training_step(network, device))
     torch.cuda.empty_cache()
     log.info("batch_size=auto: %d", config.batch_size)
 
 
 def _checked(config: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
     if config.resume:
-        config = _resumed_config(config, folder, overrides)
+        config = resumed_config(config, folder, overrides)
     check(settings(config))
     return config
-
-
-def _resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
-    changes = [word for word in overrides if not word.startswith("resume=")]
-    stored, changed = folder.read_config(), OmegaConf.from_dotlist(changes)
-    for word in changes:
-        key = word.partition("=")[0]
-        if key[0] in "+~" or (key in KEPT and changed[key] != stored.get(key)):
-            raise UserError(
-                f"{word}: a resumed run keeps its {key.lstrip('+~')}; other values can be changed, as lr= or "
-                "trainer.max_epochs="
-            )
-    # The defaults are those of settings that did not exist when the run began.
-    config = OmegaConf.merge(defaults, stored, {"resume": None, "overwrite": False}, changed)
-    assert isinstance(config, DictConfig)
-    if folder.state == "finished" and OmegaConf.merge(stored, changed) != stored:
-        folder.metrics.unlink()
-    write_text(folder.config, OmegaConf.to_yaml(settings(config)))
-    return config
-
-
-def _build_network(config: DictConfig) -> Network:
-    return build_network(**_arguments(build_network, settings(config)))
 
 
 def build_task(config: DictConfig, data: EmotionDataModule) -> EmotionTask:
@@ -400,7 +293,3 @@ def _log_hparams(config: DictConfig, trainer: Trainer, results: dict[str, Any]) 
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(settings(config), {f"final/{name}": value for name, value in final.items()})
             logger.finalize("success")
-
-
-if __name__ == "__main__":
-    main()

@@ -92,7 +92,7 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
 
 def run_apart(overrides: Sequence[str], folder: RunFolder) -> None:
     """Does a run in a process of its own, so that whatever ends that process ends neither the worker nor the sweep."""
-    command = [sys.executable, "-m", "emotion.training.run", *overrides, f"hydra.run.dir={folder.path}"]
+    command = [sys.executable, "-m", "emotion.training.command", *overrides, f"hydra.run.dir={folder.path}"]
     status = subprocess.run(command, check=False).returncode
     if status and not folder.failure.is_file():
         folder.write_failure(f"its process ended with {_describe_exit(status)}")
