@@ -24,6 +24,7 @@ from emotion.config import (
 )
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
+from emotion.models.pretrained import network_settings
 from emotion.models.registry import build_network
 from emotion.training.task import EmotionTask
 
@@ -119,6 +120,25 @@ def test_recipe_brings_its_model_and_the_command_line_wins():
         config = compose_config(*words)
         assert (config.model, config.family, config.flip, config.erase) == ("cnn", "cnn", 0, 0.5)
     assert compose_config().recipe is None
+
+
+def test_the_pretrained_recipe_also_trains_vgg16():
+    config = compose_config("recipe=best_pretrained", "model=vgg16_ft", "backbone=vgg16", "unfreeze=all")
+    assert (config.family, config.backbone, config.image_size) == ("torchvision", "vgg16", 144)
+    network = build_network(**network_settings(settings(config)))
+    assert network.head[1].in_features == 512 * 4 * 4
+    assert len(network.layers()) == 14
+
+
+def test_a_search_has_one_seed_and_needs_its_extra(monkeypatch):
+    search = ["-m", "hydra/sweeper=search", "recipe=small"]
+    check_overrides([*search, "seed=1"])
+    for words in (search, [*search, "seed=0,1"]):
+        with pytest.raises(UserError, match=r"^hydra/sweeper=search: the same seed .* seed=0$"):
+            check_overrides(words)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"^hydra/sweeper=search needs an extra: pip install 'emotion\[optuna\]'$"):
+        check_overrides([*search, "seed=1"])
 
 
 def test_the_pretrained_recipe_pools_and_its_layers_learn_at_rates_of_their_own():

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from sklearn.metrics import recall_score
 
 import emotion
 from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.predictions import Predictions, load_predictions, mean_predictions
 from emotion.analysis.protocol import protocol_figures, protocol_parts
+from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages
 from emotion.data.splits import make_split
 from emotion.models.views import Views
@@ -24,6 +26,7 @@ FILE = SHIPPED / "small.safetensors"
 CARD = (SHIPPED / "small.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RECIPES = ROOT / "results" / "recipes"
+KEYS = ("labels", "predicted")
 PARTS = ("PublicTest", "PrivateTest", "PrivateTest without copies", "All")
 
 
@@ -56,6 +59,14 @@ def test_the_card_states_the_figures_of_the_file() -> None:
         cells = [f"{own[name]:.4f}" for name in ("acc", "f1_macro", "nll", "ece")]
         assert f"| {part} | {own['images']:,} | {' | '.join(cells)} |" in CARD
     assert f"{figures['PrivateTest']['acc']:.4f}" in README
+
+
+def test_the_card_states_how_well_each_class_is_recognised() -> None:
+    run = load_predictions(next(RECIPES.glob("small/*-seed0-*/predictions.npz")))
+    labels, predicted = (np.concatenate([getattr(run[name], key) for name in ("val_tta", "test_tta")]) for key in KEYS)
+    recall = dict(zip(CLASSES, recall_score(labels, predicted, average=None), strict=True))
+    stated = re.findall(rf"({'|'.join(CLASSES)}) (0\.\d\d)\b", CARD)
+    assert stated == [(name, f"{recall[name]:.2f}") for name in sorted(recall, key=recall.__getitem__)]
 
 
 @pytest.mark.parametrize(

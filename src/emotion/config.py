@@ -94,6 +94,8 @@ LAUNCHERS = {
     "slurm": "hydra_plugins.hydra_submitit_launcher",
 }
 """The launchers beside Hydra's own, each with the package that an extra of the same name installs."""
+SEARCH = "hydra_plugins.hydra_optuna_sweeper"
+"""The package behind `hydra/sweeper=search`."""
 NOT_SETTINGS = ("test", "resume", "overwrite", "runs_per_gpu", "hydra")
 """Keys that say how to run, not what: they do not tell one run from another."""
 
@@ -143,7 +145,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
     except HydraException as error:
         raise UserError(first_line(error)) from None
     tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
-    legal = [key for key in _keys(tree) if not key.startswith(("defaults", "hydra"))]
+    legal = list(dict.fromkeys([*GROUPS, *(key for key in _keys(tree) if not key.startswith(("defaults", "hydra")))]))
     for override in overrides:
         key = override.get_key_element().lstrip("+~")
         if key in GROUPS:
@@ -151,9 +153,12 @@ def check_overrides(arguments: Iterable[str]) -> None:
                 require_known(value, choice_names(key), key)
         elif key == "hydra/launcher":
             _require_launcher(override.get_value_element_as_str())
+        elif key == "hydra/sweeper" and override.get_value_element_as_str() == "search":
+            _require_extra("hydra/sweeper=search", "optuna", SEARCH)
+            _require_one_seed(overrides)
         elif not key.startswith("hydra"):
             group = key.rpartition(".")[0]
-            require_known(key, [name for name in [*GROUPS, *legal] if name.rpartition(".")[0] == group] or legal, "key")
+            require_known(key, [name for name in legal if name.rpartition(".")[0] == group] or legal, "key")
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
@@ -278,9 +283,20 @@ def require_known(name: str, legal: Sequence[str], kind: str) -> None:
 
 
 def _require_launcher(name: str) -> None:
-    if name in LAUNCHERS and importlib.util.find_spec(LAUNCHERS[name]) is None:
-        raise UserError(f"hydra/launcher={name} needs an extra: pip install 'emotion[{name}]'")
+    if name in LAUNCHERS:
+        _require_extra(f"hydra/launcher={name}", name, LAUNCHERS[name])
     require_known(name, ["basic", *LAUNCHERS, "submitit_local", "submitit_slurm", "ray_aws"], "launcher")
+
+
+def _require_extra(word: str, extra: str, package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{word} needs an extra: pip install 'emotion[{extra}]'")
+
+
+def _require_one_seed(overrides: Sequence[Override]) -> None:
+    """A recipe's seeds would be values to choose among, and the search would look for the luckiest."""
+    if not any(one.get_key_element() == "seed" and not one.is_sweep_override() for one in overrides):
+        raise UserError("hydra/sweeper=search: the same seed is needed in all runs, as seed=0")
 
 
 def _portable(value: Any) -> Any:

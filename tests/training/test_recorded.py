@@ -178,6 +178,19 @@ def test_a_run_goes_on_whether_or_not_its_steps_are_recorded(make_fit, tmp_path,
         torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_a_recorded_run_goes_on_at_the_rate_that_is_asked_for(make_fit, tmp_path):
+    options = {"optimizer": "sgd", "schedule": "cosine", "warmup_epochs": 1.0}
+    make_fit(tmp_path / "first", 0, epochs=2, lr=2**-4, **options)
+    plain, recorded = (
+        make_fit(
+            tmp_path / f"rest{groups}", groups, epochs=4, ckpt=tmp_path / "first" / "last.ckpt", lr=2**-6, **options
+        )
+        for groups in (0, 5)
+    )
+    for (name, value), other in zip(recorded[0].state_dict().items(), plain[0].state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_half_precision_weights_are_made_anew_in_every_step(make_fit, make_task, tmp_path):
     """The cache of autocast would give all steps of a group the weights of the first."""
     task = make_task()

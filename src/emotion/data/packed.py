@@ -53,13 +53,13 @@ class PackedImages:
 
     @cached_property
     def copied(self) -> NDArray[np.bool_]:
-        """Whether a pixel-identical other image is in the training part, bool [N]."""
-        training = np.isin(self.parts, ("train", "extra"))
-        hashes, counts = np.unique(self.hashes[training], return_counts=True)
-        if not len(hashes):
-            return training
-        found = np.searchsorted(hashes, self.hashes).clip(max=len(hashes) - 1)
-        copies = np.where(hashes[found] == self.hashes, counts[found], 0)
+        """Whether a pixel-identical other image is in the training part, bool [N].
+
+        Images of part `extra` do not count: those that validation or test images are identical to are left out.
+        """
+        training = self.parts == "train"
+        _, numbers = np.unique(self.hashes, return_inverse=True)
+        copies = np.bincount(numbers[training], minlength=len(self))[numbers]
         return np.greater(copies, training)
 
     def extended(self, others: Sequence["PackedImages"]) -> "PackedImages":

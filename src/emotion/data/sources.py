@@ -91,8 +91,9 @@ class _File:
 class FolderSource(Source):
     """A tree `<class>/*` or `<train|val|test>/<class>/*` of image files of any size and colour.
 
-    Each image is turned upright (EXIF), cut to its central square and resized; transparency is dropped. Links are
-    followed inside the tree only, so that data from strangers cannot draw in other files.
+    Each image is turned upright (EXIF), cut to its central square and resized; transparency is dropped. Links to
+    class folders and to images are followed inside the tree only, so that data from strangers cannot draw in other
+    files; links to folders further down are not.
 
     Args:
         root: the folder.

@@ -133,6 +133,9 @@ def load(
 ) -> Recognizer:
     """Loads a trained network, or several whose mean probability counts.
 
+    Probabilities are calibrated by the temperature in a published file, which was fitted for one network with the views
+    of that file; a `.ckpt` has none, and neither other views nor a mean of several are calibrated anew.
+
     Args:
         name: of a network that ships with the package (`small`), the path of an `.onnx`, `.safetensors` or `.ckpt`
             file, `hf://<owner>/<repository>`, or a list of these.

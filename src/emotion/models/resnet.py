@@ -55,7 +55,7 @@ def build_resnet(
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(filters[-1], num_classes)
     )
     network = Network(Preprocess(1, image_size, normalize), backbone, head, list(backbone))
-    return network.apply(_init_convolution).apply(_begin_as_identity)
+    return network.apply(init_torchvision).apply(_begin_as_identity)
 
 
 def _stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:
@@ -72,9 +72,14 @@ def _stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:
     )
 
 
-def _init_convolution(module: nn.Module) -> None:
+def init_torchvision(module: nn.Module) -> None:
+    """Initialises a convolution or batch normalisation as torchvision's VGG and ResNet do; to be `apply`d."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        module.reset_parameters()
 
 
 def _begin_as_identity(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from emotion.models.cnn import init_keras
 from emotion.models.face import face_backbone
 from emotion.models.network import Network, feature_count
 from emotion.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, NormalizeName, Preprocess
+from emotion.models.resnet import init_torchvision
 
 Library = Literal["torchvision", "timm", "face"]
 HIDDEN_UNITS = 256
@@ -53,7 +54,7 @@ def build_transfer(
     else:
         published = face_backbone(backbone)
         body, stages = published.build()
-        body.apply(_init_torchvision)
+        body.apply(init_torchvision)
         mean, std = published.mean, published.std
     preprocess = Preprocess(3, image_size, normalize, mean, std)
     features = feature_count(body, torch.zeros(1, 3, image_size, image_size), backbone)
@@ -86,16 +87,7 @@ def _torchvision_backbone(name: str) -> tuple[nn.Module, Sequence[nn.Module]]:
         model.fc = nn.Identity()
         layers = [block for layer in (model.layer1, model.layer2, model.layer3, model.layer4) for block in layer]
         stages = [model.conv1, model.bn1, model.relu, model.maxpool, *layers]
-    return model.to_empty(device=torch.get_default_device()).apply(_init_torchvision), stages
-
-
-def _init_torchvision(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
-        module.reset_parameters()
+    return model.to_empty(device=torch.get_default_device()).apply(init_torchvision), stages
 
 
 def _timm_backbone(name: str, image_size: int) -> tuple[nn.Module, Sequence[nn.Module]]:

@@ -19,7 +19,7 @@ COUNTS = "num_batches_tracked"
 
 
 def resolve_weights(weights: str, name: str) -> str:
-    """Returns `weights`, or where it is a folder, its file for this backbone, so that one value serves a whole sweep.
+    """Returns `weights`, or where it is a folder, its file of this name, so that one value serves a whole sweep.
 
     Raises:
         UserError: the folder does not hold one `<name>*.safetensors`.

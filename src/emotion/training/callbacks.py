@@ -146,7 +146,7 @@ class ProgressBar(RichProgressBar):
 
 
 class EpochLines(Callback):
-    """Writes a line to the log after every epoch, where there is no terminal for a bar."""
+    """Writes a line to the log after every validation, where there is no terminal for a bar."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

@@ -142,7 +142,7 @@ class EmotionTask(LightningModule):
     def restart_average(self) -> None:
         """Makes the average of the weights begin with the weights as they are."""
         if self.average is not None:
-            self.average.module.load_state_dict(self.network.state_dict())
+            self.average.set(self.network)  # type: ignore[no-untyped-call]
 
     def take_features(self) -> nn.Module:
         """Makes the task train on features in place of images.
@@ -328,7 +328,10 @@ class EmotionTask(LightningModule):
             raise UserError("sam_rho: every step needs a batch of its own (trainer.accumulate_grad_batches=1)")
         optimizer = build_optimizer(self.network.layers(), self._rate(self.lr), self.optimizer_settings, self._fused)
         names = ("lr", "weight_decay", "momentum")
-        self._asked = [{name: group[name] for name in names if name in group} for group in optimizer.param_groups]
+        # As numbers: a rate that lies on the device is one and the same tensor, which the schedule writes over.
+        self._asked = [
+            {name: float(group[name]) for name in names if name in group} for group in optimizer.param_groups
+        ]
         if self.schedule == "none":
             return optimizer
         if self.schedule == "cosine":
