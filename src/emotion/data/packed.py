@@ -59,8 +59,8 @@ class PackedImages:
         """
         training = self.parts == "train"
         _, numbers = np.unique(self.hashes, return_inverse=True)
-        copies = np.bincount(numbers[training], minlength=len(self))[numbers]
-        return np.greater(copies, training)
+        copied: NDArray[np.bool_] = np.bincount(numbers[training], minlength=len(self))[numbers] > training
+        return copied
 
     def extended(self, others: Sequence["PackedImages"]) -> "PackedImages":
         """Returns these images and all those of other sources of the same size, as part `extra`, in memory."""
