@@ -59,6 +59,15 @@ def test_readme_states_the_figures_of_the_runs(row):
     assert str(len(seeds)) in cells
 
 
+def test_readme_states_what_copies_are_worth():
+    falls = []
+    for folder in {run.parent for run in RUNS}:
+        accuracy, unique, _ = map(np.mean, zip(*(figures(run) for run in RUNS if run.parent == folder), strict=True))
+        if accuracy > 0.3:
+            falls.append(100 * (accuracy - unique))
+    assert f"accuracies above 0.3 fall by {min(falls):.1f} to {max(falls):.1f} points" in README
+
+
 def test_every_kept_run_has_its_row():
     linked = {re.search(r"\]\((results/[\w-]+)\)", row)[1] for row in ROWS}
     assert linked == {f"results/{run.parent.name}" for run in RUNS}
