@@ -125,7 +125,9 @@ def test_readme_has_the_table_of_the_ablation():
     base = {seed: validation(run)[0] for seed, run in found["nothing"].items()}
     trained = [train_accuracy(run) for run in found["nothing"].values()]
     assert f"({np.mean(trained):.2f} of them, {np.mean(list(base.values())):.2f} of those that validate)" in README
+    page = (ROOT / "results/ablations/report.md").read_text(encoding="utf-8")
     for name, accuracy, difference, f1, seeds in rows:
+        assert f"| {accuracy} | {difference or 'the base'} | {f1} | seed" in page, name
         accuracies, f1s = zip(*map(validation, found[name].values()), strict=True)
         points = [100 * (own - base[seed]) for seed, own in zip(found[name], accuracies, strict=True)]
         spread = f" ± {np.std(points, ddof=1):.1f}" if len(points) > 1 else ""
