@@ -26,7 +26,6 @@ FILE = SHIPPED / "small.safetensors"
 CARD = (SHIPPED / "small.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RECIPES = ROOT / "results" / "recipes"
-KEYS = ("labels", "predicted")
 PARTS = ("PublicTest", "PrivateTest", "PrivateTest without copies", "All")
 
 
@@ -63,8 +62,8 @@ def test_the_card_states_the_figures_of_the_file() -> None:
 
 def test_the_card_states_how_well_each_class_is_recognised() -> None:
     run = load_predictions(next(RECIPES.glob("small/*-seed0-*/predictions.npz")))
-    labels, predicted = (np.concatenate([getattr(run[name], key) for name in ("val_tta", "test_tta")]) for key in KEYS)
-    recall = dict(zip(CLASSES, recall_score(labels, predicted, average=None), strict=True))
+    everything = protocol_parts({"val": run["val_tta"], "test": run["test_tta"]})["All"]
+    recall = dict(zip(CLASSES, recall_score(everything.labels, everything.predicted, average=None), strict=True))
     stated = re.findall(rf"({'|'.join(CLASSES)}) (0\.\d\d)\b", CARD)
     assert stated == [(name, f"{recall[name]:.2f}") for name in sorted(recall, key=recall.__getitem__)]
 

@@ -47,7 +47,7 @@ def options(
 def train(context: typer.Context) -> None:
     """Train a network: `emotion train model=vgg16_ft unfreeze=6` (`--help` lists all settings)."""
     # As a program of its own, which is what Lightning starts again for every further device.
-    sys.argv = ["emotion train", *context.args]
+    sys.argv[1:] = context.args
     runpy.run_module("emotion.training.command", run_name="__main__", alter_sys=True)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.transfer import build_transfer
-from emotion.models.weights import load_backbone, read_state, resolve_weights
+from emotion.models.weights import file_stem, load_backbone, read_state, resolve_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
@@ -213,6 +213,14 @@ def test_folder_stands_for_its_file_of_the_backbone(tmp_path):
     assert resolve_weights(str(tmp_path), "small") == str(tmp_path / "small_features.safetensors")
     for weights in ("none", "imagenet", "file.safetensors"):
         assert resolve_weights(weights, "small") == weights
+
+
+def test_folder_gives_a_face_network_no_weights_of_its_namesake(tmp_path):
+    for name in ("resnet50_imagenet", "face_resnet50_vggface2"):
+        (tmp_path / f"{name}.safetensors").touch()
+    found = {kind: resolve_weights(str(tmp_path), file_stem(kind, "resnet50")) for kind in ("torchvision", "face")}
+    assert found["torchvision"] == str(tmp_path / "resnet50_imagenet.safetensors")
+    assert found["face"] == str(tmp_path / "face_resnet50_vggface2.safetensors")
 
 
 @pytest.mark.parametrize("files", [[], ["small_a", "small_b"]])

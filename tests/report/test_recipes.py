@@ -70,6 +70,9 @@ def test_model_that_no_recipe_knows_is_described_by_its_settings() -> None:
 
 def test_weights_are_known_by_their_file(tmp_path: Path) -> None:
     (tmp_path / "vgg16_features.safetensors").touch()
+    (tmp_path / "face_resnet29_dlib.safetensors").touch()
+    face = {"family": "face", "backbone": "resnet29_dlib", "weights": str(tmp_path)}
+    assert weights_name(face) == "face_resnet29_dlib.safetensors"
     values = make_settings("model=vgg16_fe")
     assert weights_name(values) == "imagenet"
     for place in (tmp_path, tmp_path / "vgg16_features.safetensors", "elsewhere/vgg16_features.safetensors"):

@@ -18,6 +18,14 @@ COUNTS = "num_batches_tracked"
 """What old files lack."""
 
 
+def file_stem(library: str, name: str) -> str:
+    """Returns what files of a backbone's weights are called, up to an ending of one's own.
+
+    A ResNet50 of faces has the names and shapes of ImageNet's, and is another network.
+    """
+    return f"face_{name}" if library == "face" else name
+
+
 def resolve_weights(weights: str, name: str) -> str:
     """Returns `weights`, or where it is a folder, its file of this name, so that one value serves a whole sweep.
 

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from emotion.config import choice_names, conf_dir, register_resolvers, settings
+from emotion.models.weights import file_stem
 from emotion.report.published import RUNS, PublishedRun
 
 LAID_OUT = ("fer2013", "fer2013_csv", "synthetic")
@@ -67,7 +68,8 @@ def weights_name(values: Mapping[str, Any]) -> str:
     """Returns `imagenet`, `none` or the name of the file that the backbone's weights came from."""
     path = Path(str(values["weights"]))
     try:
-        files = list(path.expanduser().glob(f"{values.get('backbone')}*.safetensors"))
+        stem = file_stem(str(values.get("family")), str(values.get("backbone")))
+        files = list(path.expanduser().glob(f"{stem}*.safetensors"))
     except (OSError, RuntimeError):
         # A run of another machine can name places that mean nothing here.
         files = []

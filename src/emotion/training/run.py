@@ -25,7 +25,7 @@ from emotion.errors import UserError, first_line
 from emotion.models.network import feature_count
 from emotion.models.pretrained import network_settings
 from emotion.models.registry import build_network
-from emotion.models.weights import load_backbone, resolve_weights
+from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
@@ -230,9 +230,7 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
 
 def _resolve_weights(config: DictConfig) -> None:
     if config.backbone:
-        # A ResNet50 of faces has the names and shapes of ImageNet's, and is another network.
-        prefix = "face_" if config.family == "face" else ""
-        config.weights = resolve_weights(config.weights, f"{prefix}{config.backbone}")
+        config.weights = resolve_weights(config.weights, file_stem(config.family, config.backbone))
 
 
 def _resolve_batch_size(config: DictConfig, folder: RunFolder) -> None:
