@@ -10,7 +10,10 @@ from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages, pack
 from emotion.data.sources import Fer2013Folders
 from emotion.data.synthetic import draw_image
+from emotion.privacy import SILENT
 
+# Before a test imports onnxruntime by itself.
+os.environ.update(SILENT)
 # Read before `own_cache` hides it from the tests.
 EMOTION_DATA = os.environ.get("EMOTION_DATA")
 CHECKOUT_DATA = Path(__file__).parents[1] / "data" / "fer2013"

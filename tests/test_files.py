@@ -1,9 +1,13 @@
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from emotion.files import UNPACKED, hide_home, refuse_bomb, remove_rests, replacing
+from emotion.errors import UserError
+from emotion.files import UNPACKED, cache_folder, hide_home, make_cache_folder, refuse_bomb, remove_rests, replacing
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
@@ -75,3 +79,38 @@ def test_a_small_archive_that_unpacks_to_much_is_refused(tmp_path):
         refuse_bomb(path)
     (tmp_path / "text").write_text("no archive")
     refuse_bomb(tmp_path / "text")
+
+
+def test_default_cache_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setenv("EMOTION_CACHE", "~/mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "mine"
+    for unset in (monkeypatch.delenv, lambda name: monkeypatch.setenv(name, "")):
+        unset("EMOTION_CACHE")
+        assert cache_folder().name == "emotion"
+        assert cache_folder().is_absolute()
+
+
+def test_a_cache_that_cannot_be_made_names_the_variable(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "file"))
+    with pytest.raises(
+        UserError, match=r"file/packed: the cache folder cannot be made \(Not a directory\).*EMOTION_CACHE="
+    ):
+        make_cache_folder("packed")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="users without a home folder")
+def test_a_user_without_a_home_folder_is_told_of_the_variable():
+    program = (
+        "import os; os.setuid(54321); os.environ.pop('HOME', None); os.environ.pop('XDG_CACHE_HOME', None)\n"
+        "from emotion.files import cache_folder, hide_home\n"
+        "assert hide_home('/home/x') == '/home/x'\n"
+        "try: cache_folder()\n"
+        "except Exception as error: print(error)\n"
+    )
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    environment = {name: value for name, value in os.environ.items() if name != "EMOTION_CACHE"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == ("there is no home folder for the cache: name a folder, as EMOTION_CACHE=/var/tmp/emotion\n")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emotion import __version__
+from emotion.privacy import keep_private
 
 if TYPE_CHECKING:
     from emotion.data.datamodule import EmotionDataModule
@@ -424,6 +425,7 @@ def _data_module(words: list[str] | None, **defaults: str) -> "EmotionDataModule
 
 def main() -> None:
     """Runs the command line."""
+    keep_private()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged pictures, which are refused in our words or read

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZipFile, is_zipfile
 
+from platformdirs import user_cache_path
+
+from emotion.errors import UserError
+
 UNPACKED = 2**28
 """Bytes that an archive of any size may unpack to: predictions for four million images."""
 
@@ -45,8 +49,38 @@ def remove_rests(folder: Path, stem: str = "*") -> None:
 
 def hide_home(text: str) -> str:
     """Returns a text with the user's home folder as `~`, which the readers of files expand again."""
-    home = str(Path("~").expanduser())
+    home = os.path.expanduser("~")  # noqa: PTH111, which stays "~" for a user without a home folder
     return text if home in ("~", os.sep) else re.sub(rf"(?<![\w./~-]){re.escape(home)}(?![\w.-])", "~", text)
+
+
+def cache_folder() -> Path:
+    """Returns the folder of prepared data: `$EMOTION_CACHE`, or the user's cache folder of the platform.
+
+    Raises:
+        UserError: neither exists, since this user has no home folder.
+    """
+    named = os.environ.get("EMOTION_CACHE")
+    folder = Path(os.path.expanduser(named)) if named else user_cache_path("emotion")  # noqa: PTH111, as above
+    if folder.parts[:1] == ("~",):
+        raise UserError("there is no home folder for the cache: name a folder, as EMOTION_CACHE=/var/tmp/emotion")
+    return folder
+
+
+def make_cache_folder(name: str) -> Path:
+    """Makes a folder below the cache folder, if it is missing.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    folder = cache_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the cache folder cannot be made ({error.strerror}); name another one, as "
+            "EMOTION_CACHE=/var/tmp/emotion"
+        ) from None
+    return folder
 
 
 def refuse_bomb(path: Path) -> None:

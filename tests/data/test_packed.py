@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emotion.data.packed import PackedImages, cache_folder, pack
+from emotion.data.packed import PackedImages, pack
 from emotion.data.sources import Fer2013Csv, Fer2013Folders, FolderSource, LabelledImage, Source, SyntheticFaces
 from emotion.data.synthetic import draw_image
 from emotion.errors import UserError
@@ -212,16 +212,6 @@ def test_opened_pack_stays_readable_when_its_files_are_removed_as_stale(tree):
     add(tree)
     assert len(pack(FolderSource(tree))) == 4
     np.testing.assert_array_equal(packed.images, before)
-
-
-def test_default_cache_is_the_users(monkeypatch, tmp_path):
-    monkeypatch.setenv("EMOTION_CACHE", "~/mine")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "mine"
-    for unset in (monkeypatch.delenv, lambda name: monkeypatch.setenv(name, "")):
-        unset("EMOTION_CACHE")
-        assert cache_folder().name == "emotion"
-        assert cache_folder().is_absolute()
 
 
 # Images that cannot be used

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +12,13 @@ from typing import Literal
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import track
 
 from emotion.data.decode import BadImageError
 from emotion.data.sources import LabelledImage, Source, fingerprint
 from emotion.errors import UserError
-from emotion.files import flush, hide_home
+from emotion.files import flush, hide_home, make_cache_folder
 
 OnBadImage = Literal["error", "skip"]
 FORMAT = 1
@@ -79,12 +77,6 @@ class PackedImages:
         return PackedImages(**arrays, skipped=(*self.skipped, *(line for own in extra for line in own.skipped)))
 
 
-def cache_folder() -> Path:
-    """Returns where prepared data is kept: `$EMOTION_CACHE`, or the user's cache folder of the platform."""
-    folder = os.environ.get("EMOTION_CACHE")
-    return Path(folder).expanduser() if folder else user_cache_path("emotion")
-
-
 def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
     """Maps the packed images of a source, packing them first if that was not done or the source has changed.
 
@@ -94,9 +86,8 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
         UserError: an image cannot be used and `on_bad_image` is "error", or none is left.
     """
     identity, content = fingerprint(source)
-    root = cache_folder() / "packed"
+    root = make_cache_folder("packed")
     folder = root / f"{identity}-{content}-v{FORMAT}"
-    root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f"{identity}.lock"):
         packed = _find(folder)
         if packed is None:

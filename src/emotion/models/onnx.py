@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
+from emotion.privacy import import_onnxruntime
 
 METADATA = "emotion"
 """The key of an ONNX file's metadata under which its card lies, as JSON."""
@@ -29,8 +30,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         onnxruntime.set_default_logger_severity(4)  # what fails is raised, and told in our words
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device)
         if provider not in onnxruntime.get_available_providers():

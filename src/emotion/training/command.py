@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from emotion.config import check_overrides, conf_dir, describe_settings, options_first, register_resolvers
 from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
 from emotion.files import hide_home
+from emotion.privacy import keep_private
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
 from emotion.training.sweep import run_apart
@@ -32,6 +33,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(describe_settings())
         return
+    keep_private()
     # Where a full disk keeps a line of the log or a point of a curve from being written, the run says so itself.
     logging.raiseExceptions = False
     threading.excepthook = _excepthook

@@ -19,6 +19,7 @@ from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, exit_on_user_error
 from emotion.models.device import find_device
 from emotion.models.views import ViewsName
+from emotion.privacy import keep_private
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.folder import make_folder
@@ -39,6 +40,7 @@ def main() -> None:
     if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
         print(USAGE)
         return
+    keep_private()
     with exit_on_user_error():
         options = parse_words(sys.argv[1:], OPTIONS)
         words = options.pop("ckpt", None) or []

@@ -28,6 +28,7 @@ from emotion.models.onnx import METADATA, OnnxNetwork
 from emotion.models.preprocess import LUMA
 from emotion.models.pretrained import Classifier, load_pretrained
 from emotion.pretrained import find_weights
+from emotion.privacy import import_onnxruntime
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.publish import as_it_is
 
@@ -206,8 +207,14 @@ def quantize_onnx(path: Path, calibration: NDArray[np.uint8], out: Path) -> None
         out: the file to write.
     """
     _require_onnx()
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    import_onnxruntime()
+    from onnxruntime.quantization import (  # noqa: TID251
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: TID251
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         batches: Iterator[NDArray[np.uint8]] = iter(np.array_split(calibration, max(1, len(calibration) // BATCH)))

@@ -14,9 +14,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from emotion.data.augment import Augmentation
-from emotion.data.packed import cache_folder
 from emotion.errors import UserError
-from emotion.files import remove_rests, replacing
+from emotion.files import make_cache_folder, remove_rests, replacing
 
 FORMAT = 2
 """Goes up when the same settings would give other features."""
@@ -67,8 +66,7 @@ class FeatureCache:
             augmentation: drawn anew for every view; None leaves the images as they are.
             views: how many of each image.
         """
-        root = cache_folder() / "features"
-        root.mkdir(parents=True, exist_ok=True)
+        root = make_cache_folder("features")
         path = root / f"{self._digest(images, rows, augmentation, views)}.npy"
         with FileLock(path.with_suffix(".lock")):
             features = _find(path)
