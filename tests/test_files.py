@@ -103,8 +103,9 @@ def test_a_cache_that_cannot_be_made_names_the_variable(monkeypatch, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="users without a home folder")
 def test_a_user_without_a_home_folder_is_told_of_the_variable():
     program = (
-        "import os; os.setuid(54321); os.environ.pop('HOME', None); os.environ.pop('XDG_CACHE_HOME', None)\n"
+        "import os, pwd\n"
         "from emotion.files import cache_folder, hide_home\n"
+        "os.setuid(54321); os.environ.pop('HOME', None); os.environ.pop('XDG_CACHE_HOME', None)\n"
         "assert hide_home('/home/x') == '/home/x'\n"
         "try: cache_folder()\n"
         "except Exception as error: print(error)\n"
