@@ -60,10 +60,12 @@ def cache_folder() -> Path:
         UserError: neither exists, since this user has no home folder.
     """
     named = os.environ.get("EMOTION_CACHE")
-    folder = Path(os.path.expanduser(named)) if named else user_cache_path("emotion")  # noqa: PTH111, as above
-    if folder.parts[:1] == ("~",):
-        raise UserError("there is no home folder for the cache: name a folder, as EMOTION_CACHE=/var/tmp/emotion")
-    return folder
+    try:
+        return Path(named).expanduser() if named else user_cache_path("emotion")
+    except RuntimeError:
+        raise UserError(
+            "there is no home folder for the cache: name a folder, as EMOTION_CACHE=/var/tmp/emotion"
+        ) from None
 
 
 def make_cache_folder(name: str) -> Path:
