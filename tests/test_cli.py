@@ -14,7 +14,8 @@ from typer.main import get_command
 
 import emotion
 from emotion.cli import app
-from emotion.config import check, check_overrides, conf_dir, parse_words, register_resolvers, run_dir, settings
+from emotion.config import check, conf_dir, register_resolvers, run_dir, settings
+from emotion.overrides import check_overrides, parse_words
 from emotion.training.evaluate import OPTIONS
 
 register_resolvers()

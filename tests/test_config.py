@@ -1,4 +1,6 @@
 import inspect
+import os
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -12,12 +14,9 @@ from emotion.config import (
     NUMBERS,
     OPTIONAL,
     check,
-    check_overrides,
     choice_names,
     conf_dir,
     describe_settings,
-    options_first,
-    parse_words,
     register_resolvers,
     run_dir,
     settings,
@@ -26,6 +25,7 @@ from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.pretrained import network_settings
 from emotion.models.registry import build_network
+from emotion.overrides import as_typed, check_overrides, legal_word, legal_words, parse_words, quoted
 from emotion.training.task import EmotionTask
 
 MODELS = choice_names("model")
@@ -175,7 +175,7 @@ def test_command_line_wins_in_any_order(overrides):
     [
         (["unfreez=3"], ["unfreez", "did you mean unfreeze?", "batch_size"]),
         (["model=vgg16_tf"], ["vgg16_tf", "did you mean vgg16_ft?", "resnet50_fe"]),
-        (["model=cnn,nonsense"], ["nonsense", "cnn_111"]),
+        (["-m", "model=cnn,nonsense"], ["nonsense", "cnn_111"]),
         (["recipe=smal"], ["no recipe 'smal'", "did you mean small?", "best_scratch"]),
         (["-m", "recipe=small,best_scrach"], ["best_scrach", "did you mean best_scratch?"]),
         (["recipes=small"], ["recipes", "did you mean recipe?"]),
@@ -183,7 +183,8 @@ def test_command_line_wins_in_any_order(overrides):
         (["trainer.max_epoch=3"], ["trainer.max_epoch", "trainer.max_epochs"]),
         (["+gamma=3"], ["gamma", "Legal"]),
         (["~lrr"], ["~lrr"]),
-        (["blocks=[2,2"], ["[2,2"]),
+        (["se ed=3"], ["se ed"]),
+        (["model=cnn,cnn_111"], ["model=cnn,cnn_111", "-m"]),
         (["cnn"], ["cnn", "key=value"]),
     ],
 )
@@ -205,7 +206,7 @@ def test_wrong_words_get_one_line_that_says_what_is_legal(words, parts):
     ],
 )
 def test_options_come_before_settings(words, ordered):
-    assert options_first(words.split()) == ordered.split()
+    assert legal_words(words.split()) == ordered.split()
 
 
 def test_right_words_pass():
@@ -378,3 +379,116 @@ def compose_hydra(*overrides):
 
 def compose_launcher(name, *overrides):
     return compose_hydra(f"hydra/launcher={name}", *overrides).launcher
+
+
+PATHS = [
+    *(
+        "/data/ü",
+        "/data/😀",
+        "/data/it's",
+        "/data/a&b",
+        "~/photos",
+        "~nobody/x",
+        "/data/photos (1)",
+        "/data/a,b",
+        "a=b.ckpt",
+    ),
+    *(
+        "2023",
+        "1e3",
+        "007",
+        "0x1f",
+        "true",
+        "Null",
+        "nan",
+        "[x]",
+        "{x: 1}",
+        "/data/100%",
+        "$HOME/x",
+        "#1",
+        "a:b",
+        ":",
+        "a b",
+    ),
+    *(
+        'say "hi"',
+        "C:\\data\\new",
+        "tail\\",
+        "\\'",
+        "two\nlines",
+        "tab\there",
+        "*",
+        "?",
+        "choice(1)",
+        "range(3)",
+        "-m",
+        "x'y,z",
+    ),
+    *("(", ")", "]", "a;b", "a|b", "<a>", "^", "`x`", "\udcff", "a  b", "…", "%s", "null.d", "@eaDir"),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_any_path_is_read_as_it_stands(path):
+    for key in ("data_dir", "weights", "resume", "name"):
+        word = legal_word(f"{key}={path}")
+        assert legal_word(word) == word
+        assert compose_config(word)[key] == path
+        assert legal_word(as_typed(word)) == word
+    for many in (legal_word(f"data_dir={quoted(path)},other", many=True), legal_word("data_dir=other", many=True)):
+        assert legal_word(many, many=True) == many
+    words = parse_words([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
+    assert words == {"data_dir": path, "ckpt": [path, "b"]}
+    if not set("',[]\"\\") & set(path):
+        assert compose_config(legal_word(f"extra_data=[{path},b]")).extra_data == [path, "b"]
+    folder = legal_word(f"hydra.run.dir={path}")
+    assert compose_hydra(folder).run.dir == os.path.expanduser(path)  # noqa: PTH111
+
+
+@pytest.mark.parametrize(
+    ("word", "many", "legal"),
+    [
+        ("data_dir=/ü,/ö", True, "data_dir='/ü','/ö'"),
+        ("data_dir='/a,b',/c", True, "data_dir='/a,b',/c"),
+        ("extra_data=[/a b,2023]", False, "extra_data=[/a b,'2023']"),
+        ("data_dir=null", False, "data_dir=null"),
+        ("+trainer.x=1", False, "+trainer.x=1"),
+        ("seed=range(0,3)", True, "seed=range(0,3)"),
+        ("lr=interval(1e-3,1e-1)", True, "lr=interval(1e-3,1e-1)"),
+        ("blocks=[2,2", False, "blocks='[2,2'"),
+        ("data_dir=glob(*)", True, "data_dir=glob(*)"),
+        ("model=cnn,vgg16_ft", True, "model=cnn,vgg16_ft"),
+        ("hydra.run.dir='~/x'", False, f"hydra.run.dir='{Path.home() / 'x'}'"),
+        ("hydra.sweep.subdir=${hydra.job.num}", True, "hydra.sweep.subdir=${hydra.job.num}"),
+    ],
+)
+def test_values_that_hydra_cannot_read_are_quoted(word, many, legal):
+    assert legal_word(word, many) == legal
+
+
+def test_a_run_goes_on_from_its_folder_or_its_last_epoch(tmp_path):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for name in ("best.ckpt", "last.ckpt"):
+        (checkpoints / name).touch()
+    check_overrides([f"resume={checkpoints / 'last.ckpt'}"])
+    for word in (f"resume={checkpoints / 'last.ckpt'}", f"resume={tmp_path / 'run'}"):
+        assert run_dir(compose_config(word)) == str(tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"best.ckpt: a run goes on from its last epoch; give its folder, as resume=.*run$"
+    ):
+        check_overrides([f"resume={checkpoints / 'best.ckpt'}"])
+
+
+def test_experiments_of_ones_own_are_known(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nlr: 0.5\n")
+    for words in (
+        ["--config-dir", str(tmp_path)],
+        [f"hydra.searchpath=[{tmp_path}]"],
+        [f"hydra.searchpath=[file://{tmp_path}]"],
+    ):
+        check_overrides([*words, "experiment=mine"])
+        with pytest.raises(UserError, match="no experiment 'mien', did you mean mine"):
+            check_overrides([*words, "experiment=mien"])
+    check_overrides(["hydra.searchpath=[pkg://elsewhere]", "experiment=theirs"])

@@ -249,8 +249,9 @@ def export(
 
     emotion export data=synthetic --out small.onnx
     """
-    from emotion.config import check, parse_words
+    from emotion.config import check
     from emotion.errors import UserError, exit_on_user_error
+    from emotion.overrides import parse_words
     from emotion.training.export import export_network
 
     with exit_on_user_error():
@@ -351,9 +352,9 @@ def audit(
     from rich.progress import track
 
     from emotion.analysis.document import to_markdown
-    from emotion.config import require_known
     from emotion.data.datamodule import SOURCE_SETTINGS
     from emotion.errors import exit_on_user_error
+    from emotion.overrides import require_known
     from emotion.report.audit import run_audit
 
     console, errors = Console(), Console(stderr=True)
@@ -410,9 +411,10 @@ def info(
 
 def _data_module(words: list[str] | None, **defaults: str) -> "EmotionDataModule":
     """Builds the data that `key=value` words describe; a word without `=` is the place where it lies."""
-    from emotion.config import check, parse_words
+    from emotion.config import check
     from emotion.data.datamodule import EmotionDataModule
     from emotion.errors import UserError
+    from emotion.overrides import parse_words
 
     places = [word for word in words or [] if "=" not in word]
     if len(places) > 1:

@@ -1,27 +1,18 @@
 """The configuration: where it lies, what is legal in it, and what a run is called."""
 
-import difflib
 import hashlib
-import importlib.util
-import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from emotion.data.augment import RandomAffine
-from emotion.data.datamodule import DATA_CHOICES, EmotionDataModule
-from emotion.errors import UserError, first_line, require_choice
+from emotion.data.datamodule import DATA_CHOICES
+from emotion.errors import UserError, require_choice
 from emotion.files import hide_home
 from emotion.models.onnx import LARGEST_SIDE
 from emotion.models.preprocess import NormalizeName
@@ -71,6 +62,7 @@ OPTIONAL: dict[str, object] = {
 }
 """Values beside the numbers."""
 TEXTS = ("data_dir", "backbone", "weights")
+"""Names and paths."""
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("val_fraction", "lr_factor"), (lambda value: 0 < value < 1, "between 0 and 1")),
     **dict.fromkeys(("lr", "offline_strength"), (lambda value: value > 0, "above 0")),
@@ -106,9 +98,9 @@ def conf_dir() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf"
 
 
-def choice_names(group: str) -> list[str]:
-    """Returns what `model=`, `recipe=` or `experiment=` can be."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+def choice_names(group: str, folders: Sequence[Path] = ()) -> list[str]:
+    """Returns the legal values of `model=`, `recipe=` or `experiment=`: ours, and those of further config folders."""
+    return sorted({path.stem for folder in (conf_dir(), *folders) for path in (folder / group).glob("*.yaml")})
 
 
 def describe_settings() -> str:
@@ -125,65 +117,6 @@ def describe_settings() -> str:
         f"what -m starts runs with, hydra/launcher=<name>: basic (one after another), {', '.join(LAUNCHERS)}\n\n"
         f"settings, their defaults and what they can be:\n\n{knobs}"
     )
-
-
-def check_overrides(arguments: Iterable[str]) -> None:
-    """Checks what stands on the command line before Hydra composes it.
-
-    Args:
-        arguments: words such as `lr=1e-4`; options (`-m`, `--cfg job`) and Hydra's own keys are left to Hydra.
-
-    Raises:
-        UserError: a key or model that does not exist, with what is legal, or a word that is no `key=value`.
-    """
-    words = _overrides(arguments)
-    for word in words:
-        if "=" not in word:
-            raise UserError(f"{word}: settings are given as key=value")
-    try:
-        overrides = OverridesParser.create().parse_overrides(words)
-    except HydraException as error:
-        raise UserError(first_line(error)) from None
-    tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
-    legal = list(dict.fromkeys([*GROUPS, *(key for key in _keys(tree) if not key.startswith(("defaults", "hydra")))]))
-    for override in overrides:
-        key = override.get_key_element().lstrip("+~")
-        if key in GROUPS:
-            for value in _values(override):
-                require_known(value, choice_names(key), key)
-        elif key == "hydra/launcher":
-            _require_launcher(override.get_value_element_as_str())
-        elif key == "hydra/sweeper" and override.get_value_element_as_str() == "search":
-            _require_extra("hydra/sweeper=search", "optuna", SEARCH)
-            _require_one_seed(overrides)
-        elif not key.startswith("hydra"):
-            group = key.rpartition(".")[0]
-            require_known(key, [name for name in legal if name.rpartition(".")[0] == group] or legal, "key")
-
-
-def options_first(arguments: Sequence[str]) -> list[str]:
-    """Puts Hydra's options (`-m`) before the settings, since Hydra understands none between them."""
-    options, overrides = list(arguments), _overrides(arguments)
-    for word in overrides:
-        options.remove(word)
-    return [*options, *overrides]
-
-
-def parse_words(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
-    """Reads `key=value` words that set the data or one of some options; values are read as YAML.
-
-    Raises:
-        UserError: a key that is not legal, or a value that cannot be read.
-    """
-    legal = [*options, *inspect.signature(EmotionDataModule).parameters]
-    for word in words:
-        require_known(word.split("=", 1)[0], legal, "key")
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{' '.join(words)}: {first_line(error)}") from None
-    assert isinstance(parsed, dict)
-    return {str(key): value for key, value in parsed.items()}
 
 
 def check(values: Mapping[str, Any]) -> None:
@@ -233,7 +166,8 @@ def settings(config: DictConfig) -> dict[str, Any]:
 def run_dir(config: DictConfig) -> str:
     """Returns the folder of a run: the one to resume, or `runs/<name>/<model>-seed<seed>-<hash>`."""
     if config.resume:
-        return str(config.resume)
+        path = Path(str(config.resume)).expanduser()
+        return str(path.parent.parent if path.name == "last.ckpt" else path)
     digest = hashlib.blake2b(json.dumps(settings(config), sort_keys=True).encode(), digest_size=4).hexdigest()
     names = (re.sub(r"[^\w.-]+", "_", str(config[key])) for key in ("name", "model"))
     return "runs/{}/{}-seed{}-{}".format(*names, config.seed, digest)
@@ -256,47 +190,6 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_dir", lambda *, _root_: run_dir(_root_), replace=True)
     for resolver in (pretrained, gpu_share):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
-
-
-def _overrides(arguments: Iterable[str]) -> list[str]:
-    return list(get_args_parser().parse_intermixed_args(list(arguments)).overrides)
-
-
-def _keys(tree: object, prefix: str = "") -> Iterator[str]:
-    for key, child in tree.items() if isinstance(tree, dict) else ():
-        yield f"{prefix}{key}"
-        yield from _keys(child, f"{prefix}{key}.")
-
-
-def _values(override: Override) -> list[str]:
-    if override.is_sweep_override():
-        return list(override.sweep_string_iterator())
-    return [override.get_value_element_as_str()]
-
-
-def require_known(name: str, legal: Sequence[str], kind: str) -> None:
-    """Raises a `UserError` with the nearest and all legal names if `name` is none of them."""
-    if name not in legal:
-        close = difflib.get_close_matches(name, legal, 1)
-        hint = f", did you mean {close[0]}?" if close else "."
-        raise UserError(f"no {kind} {name!r}{hint} Legal: {', '.join(legal)}")
-
-
-def _require_launcher(name: str) -> None:
-    if name in LAUNCHERS:
-        _require_extra(f"hydra/launcher={name}", name, LAUNCHERS[name])
-    require_known(name, ["basic", *LAUNCHERS, "submitit_local", "submitit_slurm", "ray_aws"], "launcher")
-
-
-def _require_extra(word: str, extra: str, package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"{word} needs an extra: pip install 'emotion[{extra}]'")
-
-
-def _require_one_seed(overrides: Sequence[Override]) -> None:
-    """A recipe's seeds would be values to choose among, and the search would look for the luckiest."""
-    if not any(one.get_key_element() == "seed" and not one.is_sweep_override() for one in overrides):
-        raise UserError("hydra/sweeper=search: the same seed is needed in all runs, as seed=0")
 
 
 def _portable(value: Any) -> Any:

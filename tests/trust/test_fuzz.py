@@ -27,7 +27,7 @@ from small_runs import compose_config, train
 from starlette.testclient import TestClient
 
 from emotion.analysis.predictions import load_predictions
-from emotion.config import check, check_overrides
+from emotion.config import check
 from emotion.config import settings as plain
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
@@ -39,6 +39,7 @@ from emotion.inference.service import make_service
 from emotion.models.onnx import OnnxNetwork
 from emotion.models.pretrained import load_pretrained
 from emotion.models.weights import read_state
+from emotion.overrides import check_overrides, legal_word
 from emotion.pretrained import SHIPPED
 from emotion.report import measures
 from emotion.report.configurations import group
@@ -213,7 +214,7 @@ def test_settings_on_the_command_line(fuzz: Fuzz) -> None:
     def door(word: str) -> None:
         try:
             check_overrides([word])
-            config = compose_config([word])
+            config = compose_config([legal_word(word)])
         except (HydraException, OmegaConfBaseException, SystemExit):
             return  # Hydra and argparse say these without a traceback
         check(plain(config))

@@ -15,9 +15,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from emotion.config import check_overrides, conf_dir, describe_settings, options_first, register_resolvers
+from emotion.config import conf_dir, describe_settings, register_resolvers
 from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
 from emotion.files import hide_home
+from emotion.overrides import check_overrides, legal_words
 from emotion.privacy import keep_private
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
@@ -42,7 +43,7 @@ def main() -> None:
     register_resolvers()
     with exit_on_user_error():
         check_overrides(sys.argv[1:])
-        sys.argv[1:] = options_first(sys.argv[1:])
+        sys.argv[1:] = legal_words(sys.argv[1:])
         try:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
         except (HydraException, OmegaConfBaseException) as error:

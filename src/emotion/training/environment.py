@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from emotion.files import hide_home
+from emotion.overrides import as_typed
 
 PACKAGES = (
     "emotion",
@@ -56,7 +57,7 @@ def _command() -> str:
     name = Path(sys.argv[0]).name
     # Runs in processes of their own, and `emotion train`, start this module.
     started = ["emotion", "train"] if name == "command.py" else ["python"] * name.endswith(".py") + name.split()
-    return shlex.join([*started, *map(hide_home, sys.argv[1:])])
+    return shlex.join([*started, *(as_typed(hide_home(word)) for word in sys.argv[1:])])
 
 
 def _version(package: str) -> str | None:

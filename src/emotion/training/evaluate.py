@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from emotion.analysis.predictions import Predictions, mean_predictions
-from emotion.config import check, parse_words
+from emotion.config import check
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, exit_on_user_error
 from emotion.models.device import find_device
 from emotion.models.views import ViewsName
+from emotion.overrides import parse_words
 from emotion.privacy import keep_private
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware

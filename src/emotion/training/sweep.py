@@ -19,6 +19,7 @@ from rich.table import Table
 
 from emotion.config import check, settings
 from emotion.errors import UserError, exit_on_user_error, first_line
+from emotion.overrides import legal_word, quoted
 from emotion.training.folder import RunFolder, read_json
 
 Compose = Callable[[list[str]], DictConfig]
@@ -92,7 +93,13 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
 
 def run_apart(overrides: Sequence[str], folder: RunFolder) -> None:
     """Does a run in a process of its own, so that whatever ends that process ends neither the worker nor the sweep."""
-    command = [sys.executable, "-m", "emotion.training.command", *overrides, f"hydra.run.dir={folder.path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "emotion.training.command",
+        *overrides,
+        f"hydra.run.dir={quoted(str(folder.path))}",
+    ]
     status = subprocess.run(command, check=False).returncode
     if status and not folder.failure.is_file():
         folder.write_failure(f"its process ended with {_describe_exit(status)}")
@@ -110,7 +117,7 @@ def _expand(overrides: list[str], compose: Compose) -> list[list[str]]:
 
 
 def _product(words: Sequence[str]) -> list[list[str]]:
-    overrides = OverridesParser.create().parse_overrides(list(words))
+    overrides = OverridesParser.create().parse_overrides([legal_word(word, many=True) for word in words])
     return [list(combination) for combination in itertools.product(*map(_choices, overrides))]
 
 
