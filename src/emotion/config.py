@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,6 +29,7 @@ CHOICES: dict[str, Sequence[object]] = {
     "schedule": get_args(ScheduleName),
     "monitor": ("val/loss", "val/acc", "val/f1_macro"),
     "tta": get_args(ViewsName),
+    "trainer.profiler": (None, "simple", "advanced", "pytorch"),
     "compile": ("auto", True, False),
     "cuda_graph": ("auto", True, False),
     "test": (True, False),
@@ -125,7 +126,7 @@ def check(values: Mapping[str, Any]) -> None:
     Raises:
         UserError: a value that is not legal, with what is.
     """
-    for key, value in _with_trainer(values):
+    for key, value in one_by_one(values).items():
         if key in OPTIONAL and value == OPTIONAL[key]:
             continue
         other = f" or {OPTIONAL[key] or 'null'}" if key in OPTIONAL else ""
@@ -163,6 +164,30 @@ def settings(config: DictConfig) -> dict[str, Any]:
     return {str(key): _portable(value) for key, value in container.items()}
 
 
+def same_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Tells whether a run that keeps some settings is the one that is asked for.
+
+    Settings that came later are not kept, `batch_size=auto` was a number, and a folder of weights one of its files.
+    """
+    kept, wanted = one_by_one(stored), one_by_one(asked)
+    return kept.keys() <= wanted.keys() and all(_same(key, kept[key], wanted[key]) for key in kept)
+
+
+def _same(key: str, kept: Any, wanted: Any) -> bool:
+    if key == "weights" and isinstance(kept, str) and isinstance(wanted, str):
+        return Path(wanted) in (Path(kept), Path(kept).parent)
+    return bool(kept == wanted) or (key, wanted) == ("batch_size", "auto")
+
+
+def one_by_one(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with those of the Trainer one by one, as `trainer.max_epochs`."""
+    trainer = values.get("trainer")
+    if not isinstance(trainer, Mapping):
+        return dict(values)
+    own = {key: value for key, value in values.items() if key != "trainer"}
+    return own | {f"trainer.{key}": value for key, value in trainer.items()}
+
+
 def run_dir(config: DictConfig) -> str:
     """Returns the folder of a run: the one to resume, or `runs/<name>/<model>-seed<seed>-<hash>`."""
     if config.resume:
@@ -196,14 +221,6 @@ def _portable(value: Any) -> Any:
     if isinstance(value, list):
         return [_portable(item) for item in value]
     return hide_home(value) if isinstance(value, str) else value
-
-
-def _with_trainer(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields all settings, and those of the Trainer also one by one."""
-    yield from values.items()
-    trainer = values.get("trainer")
-    for key, value in trainer.items() if isinstance(trainer, Mapping) else ():
-        yield f"trainer.{key}", value
 
 
 def _is_texts(value: object) -> bool:

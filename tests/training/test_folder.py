@@ -1,5 +1,6 @@
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ from small_runs import SMALL, compose_config
 
 from emotion.config import settings
 from emotion.errors import UserError
+from emotion.training import folder as folder_module
 from emotion.training.folder import LARGEST, RunFolder, make_folder, read_json, read_yaml, write_json, write_text
 
 LEFT = [
-    *("metrics.json", "predictions.npz", "environment.json", "failure.json", "diverged.safetensors"),
+    *("metrics.json", "predictions.npz", "environment.json", "diverged.safetensors"),
     *("report.md", "report.html", "curves.png", "confusion_matrix.png", "mistakes.png", "recall.png"),
     *("checkpoints/best.ckpt", "checkpoints/best_acc.ckpt", "checkpoints/last.ckpt", "csv/version_0/metrics.csv"),
     *("tensorboard/events.out.tfevents.1", "tensorboard/hparams.yaml"),
@@ -32,43 +34,114 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("left", [LEFT, ["checkpoints/last.ckpt"], []], ids=["finished", "interrupted", "begun"])
-def test_clearing_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path, left: list[str]) -> None:
+def holding(root: Path) -> dict[str, str]:
+    """Returns what lies in a folder, but for the log and the lock."""
+    return {name: (root / name).read_text() for name in files(root) - {*OWN, ".lock"}}
+
+
+@pytest.fixture(params=[LEFT, ["checkpoints/last.ckpt"], []], ids=["finished", "interrupted", "begun"])
+def old_run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path)
-    folder.claim(compose_config(SMALL))
-    fill(tmp_path, [*left, *OWN, ".lock"])
-    folder.clear()
-    assert files(tmp_path) == {*OWN, ".lock"}
-    assert folder.state == "new"
+    folder.claim(compose_config(SMALL), {}, 0)
+    fill(tmp_path, [*request.param, *OWN, ".lock"])
+    return folder
+
+
+def test_what_a_run_wrote_is_set_aside_and_nothing_else(old_run: RunFolder) -> None:
+    before = holding(old_run.path)
+    old_run.set_aside()
+    assert files(old_run.path) == {*OWN, ".lock", *(f".replaced/{name}" for name in before)}
+    assert old_run.state == "new"
+
+
+def test_a_run_comes_back_unless_its_successor_has_a_checkpoint(old_run: RunFolder) -> None:
+    before = holding(old_run.path)
+    old_run.set_aside()
+    old_run.claim(compose_config([*SMALL, "seed=5"]), {}, 0)
+    fill(old_run.path, ["csv/version_7/metrics.csv", "checkpoints/best.ckpt"])
+    old_run.drop_replaced()
+    old_run.settle()
+    assert holding(old_run.path) == before
+    old_run.set_aside()
+    fill(old_run.path, ["checkpoints/last.ckpt"])
+    (old_run.path / "checkpoints" / "last.ckpt").write_text("new")
+    old_run.drop_replaced()
+    old_run.settle()
+    assert holding(old_run.path) == {"checkpoints/last.ckpt": "new"}
+
+
+def test_a_kill_at_any_move_loses_neither_run(old_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = holding(old_run.path)
+    moves = 0
+
+    def strike(event: str) -> None:
+        nonlocal moves
+        moves -= 1
+        if moves == 0:
+            raise KeyboardInterrupt(event)
+
+    replace, rename, rmtree = Path.replace, Path.rename, folder_module.shutil.rmtree
+    monkeypatch.setattr(Path, "replace", lambda self, target: (strike("replace"), replace(self, target))[1])
+    monkeypatch.setattr(Path, "rename", lambda self, target: (strike("rename"), rename(self, target))[1])
+    monkeypatch.setattr(folder_module.shutil, "rmtree", lambda *words, **own: (strike("remove"), rmtree(*words, **own)))
+    for count in range(1, 3 * len(before) + 6):
+        moves = count
+        with suppress(KeyboardInterrupt):
+            old_run.set_aside()
+            fill(old_run.path, ["config.yaml", "csv/version_9/metrics.csv"])
+            old_run.settle()
+        moves = 0
+        RunFolder(old_run.path).settle()
+        assert holding(old_run.path) == before, count
 
 
 @pytest.mark.parametrize("config", [None, "name: my program\nscripts: {}\n", "a: [", "- 1"])
-def test_a_folder_of_something_else_is_not_cleared(tmp_path: Path, config: str | None) -> None:
+def test_a_folder_of_something_else_is_not_set_aside(tmp_path: Path, config: str | None) -> None:
     fill(tmp_path, OWN)
-    RunFolder(tmp_path).clear()
+    RunFolder(tmp_path).set_aside()
     if config is None:
         fill(tmp_path, ["report.md"])
     else:
         (tmp_path / "config.yaml").write_text(config)
     before = files(tmp_path)
     with pytest.raises(UserError, match=r"report.md|config.yaml") as caught:
-        RunFolder(tmp_path).clear()
+        RunFolder(tmp_path).set_aside()
     assert "\n" not in str(caught.value)
     assert files(tmp_path) == before
 
 
-def test_a_new_folder_and_one_that_failed_at_once_are_cleared(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "gone").clear()
+def test_a_new_folder_has_nothing_to_set_aside(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "gone").set_aside()
     folder = RunFolder(tmp_path)
     folder.write_failure("no such weights")
-    folder.clear()
-    assert files(tmp_path) == set()
+    folder.set_aside()
+    folder.settle()
+    assert files(tmp_path) == {"failure.json"}
+
+
+def test_settings_that_change_on_the_way_are_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.claim(compose_config(SMALL), {"command": "first"}, 0)
+    folder.metrics.write_text("{}")
+    folder.claim(compose_config(SMALL), {"command": "again"}, 4)
+    assert read_json(folder.environment) == {"command": "again"}
+    assert folder.state == "finished"
+    folder.claim(compose_config([*SMALL, "lr=0.5", "trainer.max_epochs=7"]), {"command": "other"}, 5)
+    assert not folder.metrics.exists()
+    folder.claim(compose_config([*SMALL, "lr=0.5", "trainer.max_epochs=8"]), {"command": "last"}, 7)
+    assert read_json(folder.environment) == {
+        "command": "last",
+        "changes": [
+            {"after_epoch": 5, "changed": {"lr": [1e-3, 0.5], "trainer.max_epochs": [200, 7]}},
+            {"after_epoch": 7, "changed": {"trainer.max_epochs": [7, 8]}},
+        ],
+    }
 
 
 def test_settings_of_another_program_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: my program\n")
     with pytest.raises(UserError, match=r"config.yaml: not the settings of a run"):
-        RunFolder(tmp_path).claim(compose_config(SMALL))
+        RunFolder(tmp_path).require_own(compose_config(SMALL))
     assert (tmp_path / "config.yaml").read_text() == "name: my program\n"
 
 
@@ -107,7 +180,7 @@ def test_settings_are_plain_values(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_settings_of_a_run_are_read_back(tmp_path: Path) -> None:
     config = compose_config([*SMALL, "data_dir='a &b *c'"])
     folder = RunFolder(tmp_path)
-    folder.claim(config)
+    folder.claim(config, {}, 0)
     assert read_yaml(folder.config) == settings(config)
     assert OmegaConf.to_container(folder.read_config()) == settings(config)
 

@@ -11,7 +11,7 @@ from emotion.config import conf_dir, register_resolvers
 from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.training import run as training
-from emotion.training.folder import RunFolder
+from emotion.training.folder import RunFolder, read_json
 from emotion.training.memory import fitting_batch_size, training_step
 
 SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
@@ -111,10 +111,11 @@ def test_auto_stands_for_the_number_that_was_found(tmp_path, monkeypatch):
     ((network, device),) = found
     assert device == torch.device("cuda", 0)
     assert network.count_parameters().total == 1_276_295
-    folder.claim(configs[0])
+    folder.claim(configs[0], {}, 0)
     training._resolve_batch_size(configs[1], folder)
     assert (configs[1].batch_size, len(found)) == (16, 1)
-    folder.claim(configs[1])
+    folder.claim(configs[1], {}, 0)
+    assert read_json(folder.environment) == {}
 
 
 def test_auto_needs_a_gpu(tmp_path):

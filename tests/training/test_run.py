@@ -23,6 +23,7 @@ from emotion.training.callbacks import TensorBoardPictures
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
+from emotion.training.task import EmotionTask
 from emotion.training.trainer import build_trainer
 
 INGREDIENTS = [
@@ -120,7 +121,7 @@ def test_averaged_weights_are_tested_not_the_last(tmp_path):
     assert read_json(folder.metrics)["val"]["loss"] == pytest.approx(averaged, abs=1e-4)
     losses = merge_histories(map(read_history, folder.csv_files()))["val/loss"]
     assert losses[0][1] == pytest.approx(averaged, abs=1e-4)
-    assert last != pytest.approx(averaged, abs=1e-2)
+    assert last != pytest.approx(averaged, abs=1e-3)
 
 
 def test_average_begins_with_the_pretrained_weights(tmp_path):
@@ -209,6 +210,108 @@ def test_finished_run_is_left_alone_and_overwrite_trains_anew(tmp_path, caplog):
     assert folder.metrics.stat().st_mtime_ns > written
 
 
+STOPPING = {
+    "early": ["patience=1", "min_delta=10", "trainer.max_epochs=6"],
+    "under min_epochs": ["patience=1", "min_delta=10", "trainer.min_epochs=3", "trainer.max_epochs=6"],
+    "after an improvement under min_epochs": ["patience=1", "lr=0.02", "trainer.min_epochs=4", "trainer.max_epochs=6"],
+    "rare validation": ["patience=1", "min_delta=10", "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=9"],
+    "no time": ["trainer.max_time=00:00:00:00", "trainer.max_epochs=6"],
+    "no time under min_epochs": ["trainer.max_time=00:00:00:00", "trainer.min_epochs=2", "trainer.max_epochs=6"],
+    "steps": ["trainer.max_steps=10", "patience=null"],
+}
+
+
+@pytest.mark.parametrize("words", STOPPING.values(), ids=STOPPING)
+def test_a_run_that_stopped_and_was_killed_in_its_test_trains_no_more(tmp_path, words):
+    folder = train(tmp_path / "run", *words)
+    shutil.copytree(folder.path, tmp_path / "killed")
+    killed = RunFolder(tmp_path / "killed")
+    killed.metrics.unlink()
+    killed.predictions.unlink()
+    train(killed.path, *words)
+    assert not differences(folder, killed)
+    figures = ("epochs", "best_epoch", "train_images")
+    first, second = (read_json(one.metrics)["run"] for one in (folder, killed))
+    assert [first[name] for name in figures] == [second[name] for name in figures]
+
+
+def test_time_is_over_after_the_epoch_in_which_it_ends(tmp_path):
+    folder = train(tmp_path, "trainer.max_time=00:00:00:00", "trainer.max_epochs=6")
+    assert read_json(folder.metrics)["run"]["epochs"] == 1
+
+
+@pytest.mark.parametrize("value", ["1h", "00:00:02", "soon"])
+def test_a_time_that_is_none_is_one_line(tmp_path, value):
+    with pytest.raises(
+        UserError, match=rf"^trainer.max_time={value}: a time is needed, as 01:12:00:00 \(DD:HH:MM:SS\)$"
+    ):
+        train(tmp_path, f"trainer.max_time={value}")
+
+
+def content(root):
+    return {
+        path: path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file() and path.name != "failure.json"
+    }
+
+
+WRONG = [
+    *("trainer.precision=fp16", "trainer.accelerator=gpu", "trainer.devices=99", "trainer.max_time=soon"),
+    *("data=folder data_dir=typo", "extra_data=[typo]", "model=vgg16_fe weights=missing", "recipe=small dropout=7"),
+    *("trainer.max_steps=1", "lr=fast", "feature_views=2 mixup=1 model=vgg16_fe", "cuda_graph=true"),
+]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="some of these are right where there is a GPU")
+@pytest.mark.parametrize("word", ["overwrite=true", "resume"])
+def test_a_command_that_is_refused_changes_nothing_of_a_finished_run(tmp_path, word):
+    folder = train(tmp_path / "run", "trainer.max_epochs=1")
+    before = content(folder.path)
+    for wrong in WRONG:
+        words = [f"resume={folder.path}" if word == "resume" else word, *wrong.split()]
+        with pytest.raises(UserError):
+            run(compose_config([*SMALL, "trainer.max_epochs=1", *words]), folder.path, words)
+        assert content(folder.path) == before, wrong
+    train(folder.path, "trainer.max_epochs=1")
+    assert content(folder.path) == before
+
+
+def test_a_run_that_breaks_before_its_first_checkpoint_leaves_the_one_it_was_to_replace(tmp_path, monkeypatch):
+    folder = train(tmp_path / "run", "trainer.max_epochs=1")
+    before = content(folder.path)
+
+    def break_down(*_):
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmotionTask, "validation_step", break_down)
+        with pytest.raises(RuntimeError, match="no memory"):
+            train(folder.path, "trainer.max_epochs=1", "overwrite=true", "lr=0.5")
+    assert content(folder.path) == before
+    train(folder.path, "trainer.max_epochs=2", "overwrite=true", "lr=0.5")
+    assert (folder.read_config().lr, read_json(folder.metrics)["run"]["epochs"]) == (0.5, 2)
+    assert len(folder.csv_files()) == 1
+    assert not folder.replaced.exists()
+
+
+def test_a_finished_run_with_other_settings_is_not_the_one_asked_for(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = train(tmp_path, "trainer.max_epochs=1")
+    words = [f"resume={tmp_path}", "lr=1e-4", "trainer.max_epochs=2"]
+    run(compose_config(words), tmp_path, words)
+    change = {"after_epoch": 1, "changed": {"lr": [1e-3, 1e-4], "trainer.max_epochs": [1, 2]}}
+    assert read_json(folder.metrics)["run"]["changes"] == [change]
+    assert (
+        "| after epoch 1 | lr=0.0001 (was 0.001), trainer.max_epochs=2 (was 1) |"
+        in (tmp_path / "report.md").read_text()
+    )
+    before = content(folder.path)
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        train(tmp_path, "trainer.max_epochs=1")
+    assert content(folder.path) == before
+    train(tmp_path, "lr=1e-4", "trainer.max_epochs=2")
+    assert "finished already" in caplog.text
+
+
 def test_folder_of_another_run_is_refused(tmp_path):
     train(tmp_path, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
     RunFolder(tmp_path).metrics.unlink()
@@ -262,7 +365,7 @@ def test_best_checkpoint_is_tested_not_the_last(tmp_path):
 
 
 def test_run_without_a_validated_epoch_says_so(tmp_path):
-    with pytest.raises(UserError, match="no epoch was trained and validated"):
+    with pytest.raises(UserError, match=r"^trainer.max_steps=2: the first validation, .* after 5 steps$"):
         train(tmp_path, "trainer.max_steps=2")
 
 
@@ -329,11 +432,11 @@ def test_early_stopping_ends_the_run(tmp_path):
     "word", ["model=cnn", "recipe=small", "experiment=table1", "seed=1", "optimizer=sgd", "schedule=cosine", "+x=1"]
 )
 def test_resume_refuses_what_would_make_it_another_run(tmp_path, word):
-    RunFolder(tmp_path).claim(compose_config([*SMALL, "seed=0"]))
+    RunFolder(tmp_path).claim(compose_config([*SMALL, "seed=0"]), {}, 0)
     words = [f"resume={tmp_path}", word]
     key = word.lstrip("+").split("=")[0]
     with pytest.raises(UserError, match=f"^{re.escape(word)}: a resumed run keeps its {key};"):
-        run(compose_config(words[:1]), tmp_path, words)
+        run(compose_config(words if key in ("seed", "optimizer", "schedule") else words[:1]), tmp_path, words)
 
 
 def test_resume_refuses_other_training_images(tmp_path):
@@ -405,7 +508,7 @@ def test_gradients_are_clipped_in_every_precision(tmp_path, optimizer, precision
 
 def test_settings_are_plain_in_the_run_folder(tmp_path):
     config = compose_config([*SMALL, "trainer.max_epochs=1"])
-    RunFolder(tmp_path).claim(config)
+    RunFolder(tmp_path).claim(config, {}, 0)
     stored = OmegaConf.to_container(RunFolder(tmp_path).read_config())
     assert stored["model"] == "cnn_111"
     assert stored["blocks"] == [1, 1, 1]
@@ -418,7 +521,7 @@ def test_failure_is_kept_in_the_folder_until_the_run_finishes(tmp_path, monkeypa
         raise RuntimeError("out of memory\nand more")
 
     with monkeypatch.context() as patch:
-        patch.setattr("emotion.training.run.train", break_down)
+        patch.setattr("emotion.training.run.fit", break_down)
         with pytest.raises(RuntimeError):
             train(tmp_path, "trainer.max_epochs=1")
     folder = RunFolder(tmp_path)

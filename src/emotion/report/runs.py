@@ -153,7 +153,7 @@ def _run_folders(path: Path) -> Iterator[RunFolder]:
         raise UserError(f"{path}: no such folder")
     for file in sorted(path.rglob("config.yaml")):
         folder = RunFolder(file.parent)
-        if folder.config.is_file() and _holds_run(folder):
+        if ".replaced" not in file.parts and folder.config.is_file() and _holds_run(folder):
             yield folder
 
 

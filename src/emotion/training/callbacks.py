@@ -72,11 +72,23 @@ class MovableCheckpoint(ModelCheckpoint):
 
 
 class Patience(EarlyStopping):
-    """Stops early; a resumed run keeps its count of bad epochs, but has the patience it was given anew."""
+    """Stops early; a run that had stopped, and was killed while it was tested, does not train on.
+
+    A resumed run keeps its count of bad epochs, but has the patience it was given anew.
+    """
+
+    _stopped = False
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores all but the patience."""
+        """Restores all but the patience; another one judges the count anew."""
         super().load_state_dict(state_dict | {"patience": self.patience})
+        if state_dict["patience"] != self.patience:
+            self.stopped_epoch = self.stopped_epoch if self.wait_count >= self.patience else 0
+        self._stopped = self.stopped_epoch > 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tells the Trainer, which may still train for `min_epochs`, as it was told before."""
+        trainer.should_stop = trainer.should_stop or self._stopped
 
 
 class TensorBoardPictures(Callback):

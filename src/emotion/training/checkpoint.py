@@ -116,6 +116,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"ckpt={path}: not a checkpoint of this project ({first_line(error)})") from None
 
 
+def read_progress(path: Path) -> tuple[int, dict[str, Any]]:
+    """Returns after how many epochs a `last.ckpt` was saved, and the state of its `EmotionDataModule`.
+
+    Raises:
+        UserError: a file that cannot be read, or is not a checkpoint.
+    """
+    try:
+        content = _read(path)
+        return int(content["epoch"]) + 1, dict(content.get(EmotionDataModule.__qualname__, {}))
+    except Exception as error:
+        raise UserError(f"{path}: cannot be gone on from ({first_line(error)}); overwrite=true trains anew") from None
+
+
 def _task(settings: dict[str, Any], state: dict[str, Tensor]) -> EmotionTask:
     """Builds a task with its weights, after what the file says of itself has proved true."""
     if any(isinstance(value, Tensor) for value in settings.values()):

@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from emotion.config import settings
+from emotion.config import one_by_one, same_settings, settings
 from emotion.errors import UserError, first_line
 from emotion.files import hide_home, remove_rests, replacing
 
@@ -36,6 +36,7 @@ _WRITTEN = (
     "report.html",
     "confusion_matrix.png",
     "curves.png",
+    "fit-profile.*",
     "mistakes.png",
     "recall.png",
     "config.yaml",
@@ -64,6 +65,8 @@ class RunFolder:
         self.failure = path / "failure.json"
         self.diverged = path / "diverged.safetensors"
         self.lock = path / ".lock"
+        self.replaced = path / ".replaced"
+        self._moving = path / ".moving"
 
     @property
     def state(self) -> State:
@@ -96,40 +99,86 @@ class RunFolder:
                 "(hydra.run.dir=)"
             ) from None
 
-    def claim(self, config: DictConfig) -> None:
-        """Writes down the settings of a run that is about to start or go on here.
+    def holds(self, config: DictConfig) -> bool:
+        """Tells whether a run with these settings lies here; those that it does not know have their defaults."""
+        return self.config.is_file() and same_settings(read_yaml(self.config), settings(config))
+
+    def require_own(self, config: DictConfig) -> None:
+        """Checks that a run with these settings can start or go on here.
 
         Raises:
             UserError: the folder holds a run with other settings, or such that cannot be read, or no run's.
         """
-        stored = read_yaml(self.config) if self.config.is_file() else None
-        if stored is not None and not is_run(stored):
+        if self.config.is_file() and not is_run(read_yaml(self.config)):
             raise UserError(f"{self.config}: not the settings of a run; choose another folder (hydra.run.dir=)")
-        if stored not in (None, settings(config)):
+        if self.config.is_file() and not self.holds(config):
             raise UserError(
                 f"{self.path} holds a run with other settings; choose another folder (hydra.run.dir=), continue that "
                 "run (resume=), or replace it (overwrite=true)"
             )
-        write_text(self.config, OmegaConf.to_yaml(settings(config)))
 
-    def clear(self) -> None:
-        """Removes what an earlier run left, and nothing else; the log stays, since it is being written.
+    def claim(self, config: DictConfig, environment: Mapping[str, Any], epochs: int) -> None:
+        """Writes down the settings and the environment of a run that starts or goes on here.
+
+        Of a run that goes on with other settings, the environment keeps which ones changed after how many epochs, and
+        its figures, if it was finished, are removed.
+
+        Args:
+            config: the composed configuration.
+            environment: see `emotion.training.environment`.
+            epochs: how many the run has been trained for.
+        """
+        changes = read_json(self.environment).get("changes", []) if self.environment.is_file() else []
+        if self.config.is_file():
+            before, now = one_by_one(read_yaml(self.config)), one_by_one(settings(config))
+            changed = {key: [before[key], now[key]] for key in now if before.get(key, now[key]) != now[key]}
+            if changed:
+                changes = [*changes, {"after_epoch": epochs, "changed": changed}]
+                self.metrics.unlink(missing_ok=True)
+        write_text(self.config, OmegaConf.to_yaml(settings(config)))
+        write_json(self.environment, {**environment, **({"changes": changes} if changes else {})})
+
+    def set_aside(self) -> None:
+        """Moves what an earlier run left out of the way, and nothing else; the log stays, since it is being written.
 
         Raises:
             UserError: the folder holds files that are called like those of a run, but not the settings of one.
         """
-        left = [path for pattern in _WRITTEN for path in sorted(self.path.glob(pattern))]
+        left = self._left()
         if left and not (self.config.is_file() and is_run(read_yaml(self.config))):
             raise UserError(
                 f"{left[0]}: overwrite=true replaces runs only, and there is no config.yaml of one; choose another "
                 "folder (hydra.run.dir=)"
             )
-        # A run that failed before its settings were written down leaves nothing else.
-        for path in (self.failure, *left):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        for path in left:
+            _move(path, self.path, self._moving)
+        if left:
+            self._moving.rename(self.replaced)
+
+    def drop_replaced(self) -> None:
+        """Removes a run that was set aside, once the one that replaces it has its first checkpoint."""
+        if self.replaced.is_dir() and self.last.is_file():
+            shutil.rmtree(self.replaced, ignore_errors=True)  # several processes may train this run
+
+    def settle(self) -> None:
+        """Decides between a run that was set aside and the one that was to replace it.
+
+        Without a checkpoint of the new one, the old one comes back as it was. Whatever ended an earlier call, or
+        `set_aside`, is made good.
+        """
+        self.drop_replaced()
+        if self.replaced.is_dir():
+            for path in self._left():
+                _remove(path)
+            self.replaced.rename(self._moving)
+        if self._moving.is_dir():
+            for path in sorted(self._moving.rglob("*")):
+                if path.is_file():
+                    _move(path, self._moving, self.path)
+            shutil.rmtree(self._moving)
+
+    def _left(self) -> list[Path]:
+        return [path for pattern in _WRITTEN for path in sorted(self.path.glob(pattern))]
 
     def read_config(self) -> DictConfig:
         """Reads the settings of the run that lies here.
@@ -153,6 +202,20 @@ class RunFolder:
     def write_failure(self, error: str, traceback: str = "") -> None:
         """Keeps why the run failed: a line, and where in the code."""
         write_json(self.failure, {"error": hide_home(error), "traceback": hide_home(traceback)})
+
+
+def _move(path: Path, root: Path, other: Path) -> None:
+    """Moves a file or folder from below one folder to the same place below another."""
+    target = other / path.relative_to(root)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path.replace(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def is_run(values: Mapping[str, Any]) -> bool:

@@ -2,9 +2,9 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from emotion.config import GROUPS, settings
+from emotion.config import GROUPS
 from emotion.errors import UserError
-from emotion.training.folder import RunFolder, write_text
+from emotion.training.folder import RunFolder
 
 KEPT = (
     *GROUPS,
@@ -15,7 +15,7 @@ KEPT = (
 
 
 def resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
-    """Returns the settings that a run goes on with, and writes them down; a finished run with others is unfinished.
+    """Returns the settings that a run goes on with.
 
     Args:
         defaults: the composed configuration, which has the settings that did not exist when the run began.
@@ -26,17 +26,16 @@ def resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]
         UserError: no run lies there or its settings cannot be read; a word changes one of `KEPT`, adds or removes.
     """
     changes = [word for word in overrides if not word.startswith("resume=")]
-    stored, changed = folder.read_config(), OmegaConf.from_dotlist(changes)
+    stored, changed = folder.read_config(), OmegaConf.create()
     for word in changes:
-        key = word.partition("=")[0]
-        if key[0] in "+~" or (key in KEPT and changed[key] != stored.get(key)):
+        key, _, value = word.partition("=")
+        asked = value if key in GROUPS else OmegaConf.select(defaults, key)
+        if key[0] in "+~" or (key in KEPT and asked != stored.get(key)):
             raise UserError(
                 f"{word}: a resumed run keeps its {key.lstrip('+~')}; other values can be changed, as lr= or "
                 "trainer.max_epochs="
             )
+        OmegaConf.update(changed, key, asked)
     config = OmegaConf.merge(defaults, stored, {"resume": None, "overwrite": False}, changed)
     assert isinstance(config, DictConfig)
-    if folder.state == "finished" and OmegaConf.merge(stored, changed) != stored:
-        folder.metrics.unlink()
-    write_text(folder.config, OmegaConf.to_yaml(settings(config)))
     return config

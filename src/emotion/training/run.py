@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import LambdaCallback, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -26,16 +26,16 @@ from emotion.models.network import feature_count
 from emotion.models.pretrained import network_settings
 from emotion.models.registry import build_network
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
-from emotion.training.checkpoint import load_checkpoint
+from emotion.training.checkpoint import load_checkpoint, read_progress
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
-from emotion.training.folder import RunFolder, read_json, write_json
+from emotion.training.folder import RunFolder, read_json
 from emotion.training.memory import fitting_batch_size, keep_freed_memory, naming_sizes, training_step
 from emotion.training.recorded import records_steps
 from emotion.training.results import predict_stages, write_results
 from emotion.training.resume import resumed_config
 from emotion.training.task import EmotionTask
-from emotion.training.trainer import build_trainer
+from emotion.training.trainer import build_timer, build_trainer
 
 log = logging.getLogger(__name__)
 QUIET = (
@@ -72,34 +72,51 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
         UserError: bad settings or bad input, or another process is training in this folder.
         SystemExit: with status 143, the run was asked to end (SIGTERM).
     """
-    folder = RunFolder(path)
+    folder, resumes = RunFolder(path), bool(config.resume)
     if getattr(rank_zero_only, "rank", 0):
         # One of several processes that train this run: the first has prepared the folder, and speaks for all.
         logging.disable(logging.INFO)
-        config = _checked(config, folder, overrides)
-        _resolve_weights(config)
-        _resolve_batch_size(config, folder)
-        train(config, folder)
+        train(_checked(config, folder, overrides), folder)
         return
     with folder.locked():
-        _run(_checked(config, folder, overrides), folder)
+        folder.settle()
+        _run(_checked(config, folder, overrides), folder, resumes)
 
 
-def _run(config: DictConfig, folder: RunFolder) -> None:
-    if config.overwrite:
-        folder.clear()
-    if folder.state == "finished":
-        log.info("finished already: %s (overwrite=true trains it anew)", folder.path)
-        return
-    with folder.keeping_failure():
-        _resolve_weights(config)
-        _resolve_batch_size(config, folder)
-    folder.claim(config)
-    write_json(folder.environment, describe_environment())
+def _run(config: DictConfig, folder: RunFolder, resumes: bool) -> None:
+    """Does a run; nothing that lies in its folder is changed before all that can be wrong was looked at."""
     with folder.keeping_failure(), naming_sizes(config):
-        test(config, folder, train(config, folder))
+        if not (config.overwrite or resumes):
+            folder.require_own(config)
+        if not config.overwrite and folder.state == "finished" and folder.holds(config):
+            folder.failure.unlink(missing_ok=True)
+            log.info("finished already: %s (overwrite=true trains it anew)", folder.path)
+            return
+        prepared = prepare(config, folder)
+        if config.overwrite:
+            folder.set_aside()
+        try:
+            test(config, folder, fit(prepared, folder))
+        finally:
+            folder.settle()
     folder.failure.unlink(missing_ok=True)
     folder.diverged.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs to train: legal settings, data that could be opened, a network with its weights, a device.
+
+    Attributes:
+        epochs: how many the run that goes on has been trained for.
+    """
+
+    config: DictConfig
+    data: EmotionDataModule
+    task: EmotionTask
+    trainer: Trainer
+    timer: Timer
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -126,6 +143,17 @@ def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] =
         folder: the run's.
         callbacks: beside those of every run.
     """
+    return fit(prepare(config, folder, callbacks), folder)
+
+
+def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Prepared:
+    """Opens the data, builds network and Trainer, and changes nothing in the folder; arguments as for `train`.
+
+    Raises:
+        UserError: settings, data, weights, a checkpoint or a device that cannot be used.
+    """
+    _resolve_weights(config)
+    _resolve_batch_size(config, folder)
     seed_everything(config.seed, verbose=False)
     data = EmotionDataModule(**_arguments(EmotionDataModule, settings(config)))
     task = build_task(config, data)
@@ -133,12 +161,25 @@ def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] =
     if config.backbone:
         load_backbone(task.network.backbone, config.weights, config.family, config.backbone, config.image_size)
         task.restart_average()
-    timer = Timer()
-    trainer = build_trainer(config, folder, [timer, *callbacks])
+    epochs = 0
+    if folder.state != "new" and not config.overwrite:
+        epochs, began_with = read_progress(folder.last)
+        data.load_state_dict(began_with)
+    timer, folder_keeper = build_timer(config), _keep_folder(config, folder, epochs)
+    trainer = build_trainer(config, folder, [timer, folder_keeper, *callbacks])
+    _require_whole_epoch(config, data, trainer)
     _speed_up(config, task, data, trainer)
-    last = folder.last if folder.state == "unfinished" else None
+    return Prepared(config, data, task, trainer, timer, epochs)
+
+
+def fit(prepared: Prepared, folder: RunFolder) -> Trained:
+    """Trains what was prepared, and leaves the checkpoints in the folder."""
+    trainer, timer = prepared.trainer, prepared.timer
+    last = folder.last if folder.state != "new" else None
+    if last is None:
+        _claim(prepared.config, folder, prepared.epochs)
     try:
-        trainer.fit(task, data, ckpt_path=last, weights_only=True)
+        trainer.fit(prepared.task, prepared.data, ckpt_path=last, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {first_line(error)}") from None
     except SIGTERMException:
@@ -152,7 +193,34 @@ def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] =
             raise
         # Before the first step, it is what the file holds, whatever the error is called.
         raise UserError(f"{last}: cannot be gone on from ({first_line(error)}); overwrite=true trains anew") from error
-    return Trained(trainer, data, timer.time_elapsed("train"))
+    _claim(prepared.config, folder, prepared.epochs)
+    return Trained(trainer, prepared.data, timer.time_elapsed("train"))
+
+
+def _keep_folder(config: DictConfig, folder: RunFolder, epochs: int) -> Callback:
+    """A run that goes on writes down its settings when it trains, after all of its checkpoint proved right."""
+    return LambdaCallback(
+        on_train_start=lambda *_: _claim(config, folder, epochs),
+        on_train_epoch_start=lambda *_: folder.drop_replaced(),
+    )
+
+
+@rank_zero_only
+def _claim(config: DictConfig, folder: RunFolder, epochs: int) -> None:
+    folder.claim(config, describe_environment(), epochs)
+
+
+def _require_whole_epoch(config: DictConfig, data: EmotionDataModule, trainer: Trainer) -> None:
+    """Refuses to train for less than an epoch, after which there is no validation and so no best checkpoint."""
+    batches = -(-len(data.train_set[2]) // (data.batch_size * trainer.world_size))
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = -(-batches // trainer.accumulate_grad_batches) * config.trainer.check_val_every_n_epoch
+    if 0 <= trainer.max_steps < steps:
+        raise UserError(
+            f"trainer.max_steps={trainer.max_steps}: the first validation, which chooses the best checkpoint, comes "
+            f"after {steps} steps"
+        )
 
 
 def _speed_up(config: DictConfig, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
@@ -205,7 +273,9 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
     evaluated: tuple[Stage, ...] = ("val", "test") if config.test else ("val",)
     stages = predict_stages(best.task.inference_network, trained.data, evaluated, device, config.tta)
     environment = read_json(folder.environment)
-    epochs, images = trained.trainer.current_epoch, trained.images_per_epoch
+    # Not `current_epoch`, which is one less where a run that had stopped early goes on with its test.
+    progress: Any = trained.trainer.fit_loop.epoch_progress.current
+    epochs, images = progress.processed, trained.images_per_epoch
     record = {
         "epochs": epochs,
         "best_epoch": best.epoch,
@@ -214,6 +284,7 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
         "images_per_second": round(epochs * images / trained.seconds, 1),
         "hardware": describe_hardware(environment),
         "command": environment["command"],
+        **({"changes": environment["changes"]} if "changes" in environment else {}),
     }
     title = f"{config.model}, seed {config.seed}"
     history = merge_histories(read_history(path) for path in folder.csv_files())
@@ -277,12 +348,21 @@ def _log_sizes(config: DictConfig, task: EmotionTask, data: EmotionDataModule) -
 
 def _facts(config: DictConfig, record: dict[str, Any]) -> dict[str, str]:
     keys = ("model", "data", "split", "balance", "seed", "batch_size", "lr")
-    return {key: str(config[key]) for key in keys} | {
-        "epochs": f"{record['epochs']}, best {record['best_epoch']} by {config.monitor}",
-        "training time": f"{record['train_seconds']:.0f} s",
-        "hardware": record["hardware"],
-        "command": record["command"],
-    }
+    return (
+        {key: str(config[key]) for key in keys}
+        | {
+            "epochs": f"{record['epochs']}, best {record['best_epoch']} by {config.monitor}",
+            "training time": f"{record['train_seconds']:.0f} s",
+            "hardware": record["hardware"],
+            "command": record["command"],
+        }
+        | {
+            f"after epoch {change['after_epoch']}": ", ".join(
+                f"{key}={after} (was {before})" for key, (before, after) in change["changed"].items()
+            )
+            for change in record.get("changes", ())
+        }
+    )
 
 
 def _log_hparams(config: DictConfig, trainer: Trainer, results: dict[str, Any]) -> None:

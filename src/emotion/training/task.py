@@ -299,7 +299,8 @@ class EmotionTask(LightningModule):
         loader = self.trainer.train_dataloader
         if not isinstance(loader, BatchLoader | BatchGroups):
             return
-        loader.set_epoch(self.current_epoch)
+        same = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        loader.set_epoch(0 if same else self.current_epoch)
         batches = self.current_epoch * len(loader.loader if isinstance(loader, BatchGroups) else loader)
         if batches * (1 - self.ema_decay) < self.trainer.accumulate_grad_batches:
             self.restart_average()

@@ -8,8 +8,9 @@ import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from omegaconf import DictConfig
 
 from emotion.config import settings
@@ -27,6 +28,9 @@ from emotion.training.divergence import FiniteLoss
 from emotion.training.environment import cpu_flags
 from emotion.training.folder import RunFolder
 
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+"""Each writes `fit-profile.txt` into the run's folder."""
+
 
 def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callback] = ()) -> Trainer:
     """Builds the Trainer with loggers, checkpoints and early stopping.
@@ -35,6 +39,9 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
         UserError: an argument that Lightning refuses.
     """
     options = {str(key): value for key, value in settings(config)["trainer"].items() if value is not None}
+    options.pop("max_time", None)  # of `build_timer`
+    if (profiler := options.pop("profiler", None)) is not None:
+        options["profiler"] = PROFILERS[profiler](folder.path, "profile")
     if options["precision"] == "auto":
         options["precision"] = _best_precision(options["accelerator"])
     loggers = [
@@ -56,6 +63,20 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {first_line(error)}") from None
+
+
+def build_timer(config: DictConfig) -> Timer:
+    """Builds what measures the training, over all its starts, and ends it after the epoch in which its time is over.
+
+    Raises:
+        UserError: `trainer.max_time` is no time.
+    """
+    try:
+        return Timer(config.trainer.max_time, interval="epoch", verbose=False)
+    except MisconfigurationException:
+        raise UserError(
+            f"trainer.max_time={config.trainer.max_time}: a time is needed, as 01:12:00:00 (DD:HH:MM:SS)"
+        ) from None
 
 
 def _plugins() -> list[Any]:
