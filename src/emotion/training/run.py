@@ -214,6 +214,7 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
         "images_per_second": round(epochs * images / trained.seconds, 1),
         "hardware": describe_hardware(environment),
         "command": environment["command"],
+        "data": trained.data.packed.digest,
     }
     title = f"{config.model}, seed {config.seed}"
     history = merge_histories(read_history(path) for path in folder.csv_files())
