@@ -25,8 +25,9 @@ def matrix_metrics(matrix: NDArray[np.int64], class_names: Sequence[str]) -> dic
         class_names: K names.
 
     Returns:
-        `acc`, `balanced_acc` (the same as `recall_macro`), `precision_macro`, `recall_macro`, `f1_macro`, the last three
-        with `_weighted`, `num_images`, and `per_class`, which maps each name to its `precision`, `recall`, `f1` (0..1) and `support`.
+        `acc`, `precision_macro`, `recall_macro`, `f1_macro`, the same three with `_weighted`, `balanced_acc` (another
+        name of `recall_macro`), `num_images`, and `per_class`, which maps each name to its `precision`, `recall`, `f1`
+        (0..1) and `support`.
     """
     hits, support, claimed = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     scores = {

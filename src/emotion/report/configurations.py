@@ -172,7 +172,7 @@ def _data_of(runs: Sequence[Run]) -> dict[Path, str | None]:
     """Tells the data of each run, by its folder; those that do not say are taken to be on the one that others name."""
     known: dict[tuple[str, ...], set[str]] = {}
     for run in runs:
-        known.setdefault(_source(run), set()).update({run.data} - {None})
+        known.setdefault(_source(run), set()).update([run.data] if run.data else [])
     only = {source: next(iter(names)) for source, names in known.items() if len(names) == 1}
     return {run.folder.path: run.data or only.get(_source(run)) for run in runs}
 
