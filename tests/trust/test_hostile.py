@@ -336,7 +336,10 @@ def test_names_that_are_markup_stay_text(tmp_path: Path, finished: RunFolder, re
     unfinished.write_failure(markup("error"))
     command("report", str(tmp_path), "--out", str(tmp_path / "page"))
     command("audit", "data=folder", f"data_dir={data}", "--out", str(tmp_path / "audit"))
-    shown = {"page": ["folder", "error", "command", "hardware", *(set(strange) - {"model", "name"})], "audit": ["photo"]}
+    shown = {
+        "page": ["folder", "error", "command", "hardware", *(set(strange) - {"model", "name"})],
+        "audit": ["photo"],
+    }
     pages = {name: next((tmp_path / name).glob("*.html")).read_text() for name in shown}
     lost = [page for page, text in pages.items() if "<img src=x" in text]
     record("names of folders, files, models and errors that are markup, on pages", len(pages), len(lost))
