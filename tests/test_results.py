@@ -13,11 +13,15 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import conf_dir, register_resolvers, settings
+from emotion.report.configurations import group
+from emotion.report.runs import find_runs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUNS = sorted(path.parent for path in (ROOT / "results").glob("*/*/predictions.npz"))
 INGREDIENTS = sorted(path.parent for path in (ROOT / "results/ablations/ingredients").glob("*/predictions.npz"))
+LINK = re.compile(r"\]\((results/[\w-]+(?:/[\w-]+)?)\)")
+"""Of a row: a folder of runs, which are seeds of each other, or a single run."""
 ROWS = [line for line in README.splitlines() if "](results/" in line and line.startswith("|")]
 
 
@@ -46,10 +50,15 @@ def test_metrics_follow_from_the_predictions(run):
             assert metrics[stage]["f1_macro"] == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-12)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: re.search(r"results/([\w-]+)", row)[1])
+def runs_of(row):
+    """Finds the runs that a row of the README links."""
+    folder = ROOT / LINK.search(row)[1]
+    return [run for run in RUNS if folder in (run, run.parent)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: LINK.search(row)[1])
 def test_readme_states_the_figures_of_the_runs(row):
-    folder = ROOT / re.search(r"\]\((results/[\w-]+)\)", row)[1]
-    runs = [run for run in RUNS if run.parent == folder]
+    runs = runs_of(row)
     assert runs
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     for values in zip(*map(figures, runs), strict=True):
@@ -69,9 +78,19 @@ def test_readme_states_what_copies_are_worth():
 
 
 def test_every_kept_run_has_its_row():
-    linked = {re.search(r"\]\((results/[\w-]+)\)", row)[1] for row in ROWS}
-    assert linked == {f"results/{run.parent.name}" for run in RUNS}
+    assert sorted(run for row in ROWS for run in runs_of(row)) == RUNS
     assert RUNS
+
+
+def test_the_runs_of_a_row_differ_in_the_seed_alone_and_its_command_says_where_they_ended():
+    command = ""
+    for row in ROWS:
+        ((one,), repeated) = group(find_runs(runs_of(row))[0])
+        assert not repeated
+        cell = row.strip("|").split("|")[-1]
+        command = command + cell if cell.strip().startswith("the same with") else cell
+        if length := one.differences.get("trainer.max_epochs"):
+            assert re.findall(r"trainer\.max_epochs=(\d+)", command)[-1] == length, row
 
 
 def test_kept_runs_name_no_place_of_a_machine():

@@ -25,7 +25,7 @@ def draw(seed, num_classes=7, size=300, missing=(), never_predicted=()):
 
 def assert_equals_sklearn(labels, predicted, names):
     metrics = matrix_metrics(confusion_matrix(labels, predicted, len(names)), names)
-    report = classification_report(labels, predicted, output_dict=True, zero_division=0)
+    report = classification_report(labels, predicted, labels=np.unique(labels), output_dict=True, zero_division=0)
     for average in ("macro", "weighted"):
         for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
             assert metrics[f"{ours}_{average}"] == pytest.approx(report[f"{average} avg"][theirs])
@@ -93,6 +93,16 @@ def test_metrics_are_those_of_sklearn_where_classes_are_missing(seed, options):
 )
 def test_metrics_of_extreme_cases_are_those_of_sklearn(labels, predicted):
     assert_equals_sklearn(np.array(labels), np.array(predicted), NAMES)
+
+
+def test_macro_averages_are_over_the_classes_that_have_images():
+    six = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
+    claimed = np.array([[3, 0, 1], [2, 4, 0], [0, 0, 0]])
+    assert matrix_metrics(six, ("a", "b", "c"))["f1_macro"] == matrix_metrics(six[:2, :2], ("a", "b"))["f1_macro"]
+    metrics = matrix_metrics(claimed, ("a", "b", "c"))
+    assert metrics["f1_macro"] == pytest.approx((6 / 9 + 8 / 10) / 2)
+    assert metrics["precision_macro"] == pytest.approx((3 / 5 + 1) / 2)
+    assert metrics["recall_macro"] == metrics["balanced_acc"] == pytest.approx((3 / 4 + 4 / 6) / 2)
 
 
 def test_values_by_hand():

@@ -101,6 +101,13 @@ def test_interval_of_a_faultless_run_is_a_point():
     assert bootstrap_interval(np.diag([3, 4, 0]), "balanced_acc") == Interval(1.0, 1.0)
 
 
+@pytest.mark.parametrize("figure", FIGURES)
+def test_an_interval_is_of_the_figure_that_the_metrics_give(figure):
+    matrix = np.array([[300, 0, 100], [200, 400, 0], [0, 0, 0]])
+    value, interval = matrix_metrics(matrix, "abc")[figure], bootstrap_interval(matrix, figure)
+    assert interval.low < value < interval.high < value + 0.1
+
+
 def test_interval_of_a_test_split_takes_no_second():
     matrix = confusion_matrix(*draw(size=7178), 7)
     start = time.perf_counter()

@@ -111,6 +111,19 @@ def test_hashes_are_equal_exactly_where_pixels_are(tree):
     assert len(set(packed.hashes.tolist())) == 5
 
 
+def test_digest_tells_data_by_images_labels_and_parts_alone(tree):
+    packed = pack(FolderSource(tree))
+    backwards = np.arange(len(packed))[::-1]
+    moved = replace(
+        packed, **{name: getattr(packed, name)[backwards] for name in ("images", "labels", "parts", "hashes")}
+    )
+    assert moved.digest == packed.digest
+    for name in ("labels", "parts", "hashes"):
+        other = getattr(packed, name).copy()
+        other[0] = "val" if name == "parts" else other[0] + 1
+        assert replace(packed, **{name: other}).digest != packed.digest, name
+
+
 def test_different_images_have_different_hashes():
     packed = pack(SyntheticFaces(300))
     assert len({image.tobytes() for image in packed.images}) == len(set(packed.hashes.tolist())) == 300

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         curves: bool = True,
         tested: bool = True,
         val_images: int = 350,
+        people: str = "",
+        data: str | None = None,
     ) -> Run:
         folder = tmp_path / name
         folder.mkdir(parents=True)
@@ -80,10 +83,12 @@ def make_run(tmp_path: Path) -> MakeRun:
             "val": make_predictions(val_images, accuracy, seed=picked + 100, part="train"),
             "test": make_predictions(images, accuracy, seed=picked),
         }
+        for stage, predictions in stages.items():
+            stages[stage] = replace(predictions, ids=np.char.add(people, predictions.ids))
         if not tested:
             del stages["test"]
         save_predictions(folder / "predictions.npz", stages, CLASSES)
-        (folder / "metrics.json").write_text(json.dumps({"run": RECORD}))
+        (folder / "metrics.json").write_text(json.dumps({"run": RECORD | ({"data": data} if data else {})}))
         if curves:
             _write_curves(folder / "csv" / "version_0" / "metrics.csv")
         return find_runs([folder])[0][0]

@@ -62,6 +62,57 @@ def test_same_seed_counts_once_and_the_run_with_a_checkpoint_stays(make_run: Mak
     assert str(second.folder.path) in repeated.reason
 
 
+OWN = ("data=folder", "model=cnn_111")
+Facts = tuple[tuple[str, ...], dict[str, object]]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "notes"),
+    [
+        # The same names of images in two folders, as of faces cut out in two ways.
+        (((*OWN, "data_dir=own/a"), {}), ((*OWN, "data_dir=own/b"), {}), ["own/a", "own/b"]),
+        (((*OWN, "data_dir=a"), {"data": "1"}), ((*OWN, "data_dir=a"), {"data": "2"}), ["a", "a"]),
+        (((*OWN, "data_dir=a"), {"images": 56}), ((*OWN, "data_dir=a"), {}), ["a", "a"]),
+        (((*OWN, "data_dir=a"), {"people": "other/"}), ((*OWN, "data_dir=a"), {}), ["a", "a"]),
+        (((), {"data": "1"}), (("data_dir=mine",), {"data": "2"}), ["the default folder", "mine"]),
+        (((), {"people": "other/"}), ((), {}), ["", ""]),
+        (((), {}), (("trainer.devices=2",), {}), ["", "trainer.devices=2"]),
+    ],
+)
+def test_runs_on_other_data_are_no_seeds_of_each_other(
+    make_run: MakeRun, first: Facts, second: Facts, notes: list[str]
+) -> None:
+    for seed in (0, 1):
+        runs = [
+            make_run(*words, f"seed={seed * number}", name=f"{seed}{number}", **{"images": 70, **facts})
+            for number, (words, facts) in enumerate((first, second))
+        ]
+        configurations, repeated = group(runs)
+        assert not repeated
+        assert len(configurations) == 2
+        assert sorted(one.note.removeprefix("data=folder; ") for one in configurations) == sorted(notes)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        # A folder of FER2013's has many names; that of photographs can have moved.
+        ((("data_dir='~/fer2013'",), {}), (("data_dir=/elsewhere",), {})),
+        ((("data_dir='~/fer2013'",), {"data": "1"}), ((), {})),
+        (((*OWN, "data_dir=a"), {"data": "1"}), ((*OWN, "data_dir=moved"), {"data": "1"})),
+        (((*OWN, "data_dir=own/a/"), {}), ((*OWN, "data_dir=own/a"), {})),
+    ],
+)
+def test_the_same_images_elsewhere_are_the_same_data(make_run: MakeRun, first: Facts, second: Facts) -> None:
+    runs = [
+        make_run(*words, f"seed={seed}", name=str(seed), **{"images": 70, **facts})
+        for seed, (words, facts) in enumerate((first, second))
+    ]
+    (configuration,), repeated = group(runs)
+    assert not repeated
+    assert len(configuration.runs) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "images", "obstacle", "mark"),
     [

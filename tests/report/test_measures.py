@@ -163,7 +163,7 @@ def test_protocol_names_what_tells_configurations_apart(make_run: MakeRun) -> No
 
 
 def test_seeds_of_other_images_are_no_ensemble(make_run: MakeRun) -> None:
-    runs = [make_run(f"seed={seed}", name=str(seed), images=70 + 7 * seed) for seed in (0, 1)]
+    runs = [make_run(f"seed={seed}", name=str(seed), images=70, val_images=70 + 7 * seed) for seed in (0, 1)]
     runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
     assert len(protocol_table(group(runs)[0]).rows) == 4
 

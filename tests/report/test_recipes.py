@@ -26,8 +26,9 @@ def test_runs_of_the_experiments_follow_the_recipe(published: PublishedRun, data
 
 
 def test_where_and_how_it_ran_makes_no_difference() -> None:
-    words = ["name=other", "seed=7", "data_dir=/elsewhere", "trainer.accelerator=gpu", "trainer.devices=2"]
+    words = ["name=other", "seed=7", "data_dir=/elsewhere", "trainer.accelerator=gpu", "trainer.strategy=ddp"]
     assert changed(*words) == {}
+    assert changed("trainer.devices=2") == {"trainer.devices": "2"}, "each process takes a batch of its own"
 
 
 def test_differences_are_typed_as_on_the_command_line() -> None:

@@ -1,4 +1,7 @@
+import io
 import json
+import logging
+import re
 import shutil
 import sys
 
@@ -6,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from rich.console import Console
 
 from emotion.config import conf_dir, register_resolvers
 from emotion.errors import UserError
@@ -114,6 +118,18 @@ class TestPatterns:
             main()
         assert status.value.code == 2
         assert capsys.readouterr().err == f"error: ckpt={pattern}: no such file\n"
+
+
+def test_it_says_how_far_it_is_in_the_log_and_on_a_terminal(runs, tmp_path, monkeypatch, caplog):
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True)
+    with caplog.at_level(logging.INFO, "emotion"):
+        evaluate([runs[0].best], {}, str(tmp_path / "log"), "cpu")
+    assert [record.message for record in caplog.records] == ["predicting 21 val images", "predicting 21 test images"]
+    monkeypatch.setattr("emotion.training.results.Console", lambda stderr: terminal)
+    evaluate([runs[0].best], {}, str(tmp_path / "bar"), "cpu")
+    for stage in ("val", "test"):
+        assert re.search(rf"predicting {stage} images .*100%", shown.getvalue())
 
 
 def test_folder_that_cannot_be_made_is_told_before_the_work(runs, tmp_path, monkeypatch):

@@ -339,6 +339,7 @@ def test_run_folder_holds_what_it_promises(tmp_path):
     assert folder.read_config().name == "trial"
     assert set(read_json(folder.environment)) >= {"command", "packages", "cpu", "gpus", "commit"}
     record = json.loads(folder.metrics.read_text())["run"]
+    assert record["data"] == load_checkpoint(folder.best).data_module().packed.digest
     assert record["epochs"] == 2
     assert 1 <= record["best_epoch"] <= 2
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from peak import Peak
 
 from emotion.training.environment import describe_environment, describe_hardware
 
@@ -24,6 +25,12 @@ def nightly(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
+def peak() -> Peak:
+    """How much memory a test takes."""
+    return Peak()
+
+
+@pytest.fixture
 def record(record_property: Callable[[str, object], None]) -> Record:
     """Notes a line of the table: what was tried, how often, and in how many of these something was lost."""
 
@@ -34,7 +41,7 @@ def record(record_property: Callable[[str, object], None]) -> Record:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Prints the table, with a line more for each test that failed."""
+    """Prints the table, with a line more for each test that failed, broke down or was skipped."""
     rows = _rows(terminalreporter)
     lines = [f"| {row['what']} | {row['tried']:,} | {row['lost']} |" for row in rows]
     terminalreporter.write_line("\n".join(["", "| what was tried | times | lost |", "| --- | --- | --- |", *lines]))
@@ -49,9 +56,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _rows(terminalreporter: pytest.TerminalReporter) -> list[dict[str, object]]:
     rows = []
-    for outcome in ("passed", "failed"):
+    for outcome, lost in (("passed", None), ("failed", 1), ("error", 1), ("skipped", 0)):
         for report in terminalreporter.getreports(outcome):
-            noted = [value for name, value in report.user_properties if name == "trust"]
             if report.when == "call":
-                rows += noted + ([{"what": report.nodeid, "tried": 1, "lost": 1}] if outcome == "failed" else [])
+                rows += [value for name, value in report.user_properties if name == "trust"]
+            if lost is not None:
+                what = f"{report.nodeid} ({outcome if lost else 'skipped, so not tried'})"
+                rows.append({"what": what, "tried": lost, "lost": lost})
     return sorted(rows, key=lambda row: str(row["what"]))

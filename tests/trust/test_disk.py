@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import SMALL, differences, finish, start, train
 
 from emotion.errors import UserError
+from emotion.training import run
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder
 
@@ -35,6 +38,33 @@ exit $status
 """
 
 
+def note(path: Path, line: object) -> None:
+    """Adds a line to a file that several processes write, in one piece."""
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+
+
+def note_trainings(path: Path) -> None:
+    """Makes this process write a line where it begins to train."""
+    real = run.train
+
+    def train(*arguments: Any) -> run.Trained:
+        note(path, os.getpid())
+        return real(*arguments)
+
+    run.train = train  # type: ignore[assignment]
+
+
+def note_made(path: Path, cache: Path) -> None:
+    """Makes this process write a line for whatever it puts in its place in the cache."""
+
+    def watch(event: str, facts: tuple[Any, ...]) -> None:
+        if event == "os.rename" and str(facts[1]).startswith(str(cache)):
+            note(path, facts[1])
+
+    sys.addaudithook(watch)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return train(tmp_path_factory.mktemp("undisturbed") / "run", *WORDS)
@@ -53,7 +83,7 @@ def is_damaged(root: Path, status: int, errors: str, reason: str, undisturbed: R
     folder = RunFolder(root / "run")
     if status != 2 or f"error: {reason}: whatever was complete is intact" not in errors or "Traceback" in errors:
         return f"it ended with {status}: {errors}"
-    if rests := [path for path in root.rglob("*.tmp*") if path.name != "tmp"]:
+    if rests := list(root.rglob("*.tmp*")):
         return f"it left {rests}"
     for checkpoint in folder.checkpoints.glob("*"):
         load_checkpoint(checkpoint)
@@ -123,13 +153,16 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(
     times, lost = 10 if nightly else 1, []
     for number in range(times):
         folder = RunFolder(tmp_path / str(number))
-        together = [start(folder.path, *WORDS, cache=tmp_path / "cache") for _ in range(3)]
+        trainings = tmp_path / f"{number}.trainings"
+        before = partial(note_trainings, trainings)
+        together = [start(folder.path, *WORDS, cache=tmp_path / "cache", before=before) for _ in range(3)]
         statuses = sorted(map(finish, together))
-        said = folder.path.with_suffix(".log").read_text()
+        said, trained = folder.path.with_suffix(".log").read_text(), trainings.read_text().split()
         # One that comes late finds the run finished, and has nothing to do.
-        if statuses[0] != 0 or said.count("UserError: ") != sum(map(bool, statuses)):
-            lost.append((number, statuses, said))
-        lost += [(number, found) for found in differences(undisturbed, folder)]
+        refused = said.count("UserError: ")
+        found = differences(undisturbed, folder)
+        if statuses[0] != 0 or refused != sum(map(bool, statuses)) or len(trained) != 1 or found:
+            lost.append((number, statuses, said, trained, found))
     record("three processes start one run in one folder: one trains, the others say so", times, len(lost))
     assert not lost
 
@@ -140,6 +173,7 @@ def test_the_folder_is_free_when_its_process_has_gone(tmp_path: Path, undisturbe
         train(folder.path, *WORDS)
     process = start(folder.path, *WORDS)
     while not folder.config.exists():
+        assert process.is_alive()
         time.sleep(0.05)
     process.kill()
     finish(process)
@@ -155,11 +189,14 @@ def test_processes_that_prepare_the_same_data_and_features_share_them(
     for number in range(times):
         cache = tmp_path / f"cache{number}"
         folders = [RunFolder(tmp_path / f"{number}-{own}") for own in range(3)]
-        together = [start(folder.path, *words, cache=cache) for folder in folders]
-        lost += [(number, status) for status in map(finish, together) if status]
-        lost += [(number, found) for other in folders[1:] for found in differences(folders[0], other)]
-        if len(list(cache.glob("packed/*/images.u8"))) != 1 or len(list(cache.glob("features/*.npy"))) != 1:
-            lost.append((number, list(cache.rglob("*"))))
+        made = tmp_path / f"{number}.made"
+        before = partial(note_made, made, cache)
+        together = [start(folder.path, *words, cache=cache, before=before) for folder in folders]
+        statuses = list(map(finish, together))
+        found = [one for other in folders[1:] for one in differences(folders[0], other)]
+        kinds = sorted(Path(line).parent.name for line in made.read_text().splitlines())
+        if any(statuses) or found or kinds != ["features", "packed"]:
+            lost.append((number, statuses, found, kinds))
         shutil.rmtree(cache)
     record("three processes prepare the same images and features: done once, the same for all", times, len(lost))
     assert not lost

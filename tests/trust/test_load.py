@@ -9,9 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Request:
 class Seen:
     """What all clients saw."""
 
-    statuses: Counter[int] = field(default_factory=Counter)
+    statuses: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     wrong: list[object] = field(default_factory=list)
 
@@ -71,6 +71,7 @@ def good_requests(recognizer: Recognizer) -> list[Request]:
         requests.append(Request(content, "", recognizer.predict(content)))
         cut = encoded(portrait.crop((150 - number, 110, 370, 330 + number)), "PNG")
         requests.append(Request(cut, "?detect=false", recognizer.predict(cut, detect=False)))
+    assert {len(request.faces or ()) for request in requests} >= {1, 2, 3, 4}
     return requests
 
 
@@ -115,7 +116,7 @@ def ask(client: httpx.Client, request: Request, seen: Seen) -> None:
         if len(request.content) < 1_000_000:
             seen.wrong.append("no answer")
         return
-    seen.statuses[answer.status_code] += 1
+    seen.statuses.append(answer.status_code)
     if answer.status_code == 503:
         if "retry-after" not in answer.headers:
             seen.wrong.append("503 without a time to come back")
@@ -139,7 +140,7 @@ def go_on_asking(address: str, requests: list[Request], bad: list[Request], end:
 
 def burst(address: str, requests: list[Request]) -> Seen:
     """Sends many requests at the same moment."""
-    seen, begin = Seen(), threading.Barrier(BURST)
+    seen, begin = Seen(), threading.Barrier(BURST, timeout=60)
 
     def send(request: Request) -> None:
         with httpx.Client(base_url=address, timeout=60) as client:
@@ -152,16 +153,20 @@ def burst(address: str, requests: list[Request]) -> Seen:
     return seen
 
 
-def dribble(address: str, end: float) -> None:
-    """Sends requests a few bytes at a time and never ends one."""
+def dribble(address: str, end: float) -> int:
+    """Sends requests a few bytes at a time and never ends one; returns how many it began."""
     host, port = address.removeprefix("http://").split(":")
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 9000\r\n\r\n"
+    begun = 0
     while time.monotonic() < end:
-        with socket.create_connection((host, int(port))) as connection:
+        # The service may hang up on it, as on all where there is too much to do.
+        with suppress(ConnectionError), socket.create_connection((host, int(port))) as connection:
+            begun += 1
             connection.sendall(head)
             for _ in range(10):
                 connection.sendall(b"slow")
                 time.sleep(0.2)
+    return begun
 
 
 def most_memory(process: psutil.Process, end: float) -> int:
@@ -181,22 +186,19 @@ def test_no_wrong_answer_and_no_growth_under_load(
     requests, bad, seen = good_requests(load()), bad_requests(), Seen()
     begin = time.monotonic()
     end = begin + length
-    threads = [
-        threading.Thread(target=go_on_asking, args=(address, requests, bad, end, number, seen))
-        for number in range(CLIENTS)
-    ]
-    threads += [threading.Thread(target=dribble, args=(address, end)) for _ in range(SLOW)]
-    for thread in threads:
-        thread.start()
-    time.sleep(length / 3)
-    warm, late = (most_memory(process, begin + share * length) for share in (2 / 3, 1))
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(CLIENTS + SLOW) as pool:
+        clients = [pool.submit(go_on_asking, address, requests, bad, end, number, seen) for number in range(CLIENTS)]
+        slow = [pool.submit(dribble, address, end) for _ in range(SLOW)]
+        time.sleep(length / 3)
+        warm, late = (most_memory(process, begin + share * length) for share in (2 / 3, 1))
+    for client in clients:
+        client.result()  # raises what ended it early
     at_once = burst(address, requests)
     growth = late / warm - 1
     wrong = [*seen.wrong, *at_once.wrong]
-    wrong += [f"never {status}" for status in (200, 413, 422) if not seen.statuses[status]]
-    wrong += [f"never {status} in the burst" for status in (200, 503) if not at_once.statuses[status]]
+    wrong += [f"never {status}" for status in (200, 413, 422) if status not in seen.statuses]
+    wrong += [f"never {status} in the burst" for status in (200, 503) if status not in at_once.statuses]
+    wrong += [f"a slow client began {begun} requests" for begun in map(Future.result, slow) if begun < length / 10]
     if growth >= 0.1:
         wrong.append(f"memory grew by {growth:.0%}")
     if httpx.get(f"{address}/health").json()["status"] != "ok":
@@ -205,5 +207,5 @@ def test_no_wrong_answer_and_no_growth_under_load(
     what = (
         f"{CLIENTS} clients of the service for {length} s (p99 {p99:.1f} s, memory {growth:+.0%}), then {BURST} at once"
     )
-    record(what, seen.statuses.total() + at_once.statuses.total(), len(wrong))
+    record(what, len(seen.statuses) + len(at_once.statuses), len(wrong))
     assert not wrong[:3]

@@ -21,10 +21,10 @@ from emotion.training.publish import publish
 
 pytestmark = pytest.mark.slow
 Record = Callable[[str, int, int], None]
-EACH = 10
-PARTS = (("train", "Training", 6), ("test", "PublicTest", 2), ("test", "PrivateTest", 2))
-TOLERANCE = 3e-3
-"""Training predicts in bfloat16 and keeps half precision."""
+EACH = 40
+PARTS = (("train", "Training", 30), ("test", "PublicTest", 5), ("test", "PrivateTest", 5))
+TOLERANCE = 1e-3
+"""Runs keep probabilities in half precision, and published networks their weights."""
 
 
 def face(label: int, number: int) -> NDArray[np.uint8]:
@@ -72,7 +72,8 @@ SOURCES = {"fer2013": fer2013, "fer2013_csv": fer2013_csv, "folder": folder, "sy
 @pytest.mark.parametrize("source", SOURCES)
 def test_order_of_classes_is_kept(source: str, tmp_path: Path, record: Record) -> None:
     place = SOURCES[source](tmp_path / "data")
-    words = ["model=resnet_small", "width=4", "image_size=48", "balance=none", "trainer.max_epochs=2", "batch_size=16"]
+    words = ["model=resnet_small", "width=4", "image_size=48", "balance=none", "trainer.max_epochs=10", "batch_size=16"]
+    words += ["optimizer=adam", "lr=0.01", "warmup_epochs=0", "augment=false"]
     run = train(tmp_path / "run", f"data={source}", f"data_dir={place}", *words)
     data = load_checkpoint(run.best).data_module()
     images, rows = data.packed.images, data.rows.test
@@ -94,17 +95,18 @@ def test_order_of_classes_is_kept(source: str, tmp_path: Path, record: Record) -
         for image, wanted in zip(images[rows], calibrated, strict=True):
             (own,) = recognizer.predict(image[0], detect=False)
             wrong += bool(np.abs(np.array([own.probabilities[name] for name in CLASSES]) - wanted).max() > TOLERANCE)
-    spread = np.ptp(expected, axis=1).mean()
     record(f"probabilities of each class from data={source} to checkpoint, file and ONNX", 3 * len(rows), wrong)
-    assert spread > 10 * TOLERANCE, "the probabilities are too alike to tell orders apart"
+    for axis, order in enumerate(("images", "classes")):
+        others = np.abs(expected - np.roll(expected, 1, axis)).max(1)
+        assert np.mean(others > TOLERANCE) > 0.9, f"probabilities are too alike to tell another order of {order}"
     assert not wrong
 
 
 def test_the_same_seed_is_the_same_run(tmp_path: Path, nightly: bool, record: Record) -> None:
     words = ["model=resnet_small", "width=4", "image_size=48", "trainer.max_epochs=2"]
-    seeds = range(5 if nightly else 1)
+    seeds = range(5 if nightly else 2)
     pairs = [[train(tmp_path / f"{seed}-{own}", *words, f"seed={seed}") for own in range(2)] for seed in seeds]
-    lost = [found for pair in pairs for found in differences(*pair)]
+    lost = [found for pair in pairs if (found := differences(*pair))]
     record("the same seed twice on the CPU: same weights and figures", len(pairs), len(lost))
     assert not lost
-    assert len(seeds) == 1 or differences(pairs[0][0], pairs[1][0])
+    assert differences(pairs[0][0], pairs[1][0]), "two seeds are the same run, so that nothing is shown"

@@ -16,16 +16,18 @@ def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], nu
 def matrix_metrics(matrix: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
     """Computes accuracy, precision, recall and F1.
 
-    A ratio without cases counts as 0, as in scikit-learn's `classification_report(zero_division=0)`; classes that have
-    no images and are never predicted are left out of macro averages, as there.
+    A ratio without cases counts as 0, as in scikit-learn's `classification_report(zero_division=0)`. Macro averages and
+    balanced accuracy are means over the classes that have images, whatever is predicted: one without images has no
+    recall, and its F1 would say which data it is, not how good the network is.
 
     Args:
         matrix: int64 [K, K], rows are true classes.
         class_names: K names.
 
     Returns:
-        `acc`, `balanced_acc`, `precision_macro`, `recall_macro`, `f1_macro`, the same three with `_weighted`,
-        `num_images`, and `per_class`, which maps each name to its `precision`, `recall`, `f1` (0..1) and `support`.
+        `acc`, `precision_macro`, `recall_macro`, `f1_macro`, the same three with `_weighted`, `balanced_acc` (another
+        name of `recall_macro`), `num_images`, and `per_class`, which maps each name to its `precision`, `recall`, `f1`
+        (0..1) and `support`.
     """
     hits, support, claimed = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     scores = {
@@ -33,12 +35,13 @@ def matrix_metrics(matrix: NDArray[np.int64], class_names: Sequence[str]) -> dic
         "recall": _ratio(hits, support),
         "f1": _ratio(2 * hits, support + claimed),
     }
-    occurs = support + claimed > 0
+    occurs = support > 0
     weights = _ratio(support, support.sum())
+    macro = {name: float(values[occurs].mean()) if occurs.any() else 0.0 for name, values in scores.items()}
     return {
         "acc": float(_ratio(hits.sum(), support.sum())),
-        "balanced_acc": float(scores["recall"][support > 0].mean()) if support.any() else 0.0,
-        **{f"{name}_macro": float(values[occurs].mean()) if occurs.any() else 0.0 for name, values in scores.items()},
+        "balanced_acc": macro["recall"],
+        **{f"{name}_macro": value for name, value in macro.items()},
         **{f"{name}_weighted": float((values * weights).sum()) for name, values in scores.items()},
         "num_images": int(support.sum()),
         "per_class": {

@@ -137,7 +137,7 @@ def _figures(matrices: NDArray[np.int64], figure: FigureOfMerit) -> NDArray[np.f
     if figure == "acc":
         return np.asarray(hits.sum(1) / support.sum(1), np.float64)
     part, whole = (2 * hits, support + claimed) if figure == "f1_macro" else (hits, support)
-    return np.asarray(np.mean(part / np.maximum(whole, 1), axis=1, where=whole > 0), np.float64)
+    return np.asarray(np.mean(part / np.maximum(whole, 1), axis=1, where=support > 0), np.float64)
 
 
 def _percentiles(values: NDArray[np.float64], level: float) -> Interval:

@@ -23,8 +23,8 @@ _RESULTS = (
     ("Weighted F1", "f1_weighted"),
 )
 _RESULTS_NOTE = (
-    "Macro: the mean over the classes, each counting the same. "
-    "Weighted: the mean over the classes, each counting by its number of images. "
+    "Macro: the mean over the classes that have images, each counting the same. "
+    "Weighted: the mean over the same classes, each counting by its number of images. "
     "tta: the mean over several views of each image."
 )
 _PROTOCOL_NOTE = "NLL and ECE: after the temperature that the validation images fit. Copies are of training images."

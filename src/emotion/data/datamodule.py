@@ -298,10 +298,15 @@ class EmotionDataModule(LightningDataModule):
         return max(0, self.trainer.max_epochs - epochs)
 
     def val_dataloader(self) -> BatchLoader:
-        """Batches of the validation images (or of their features), in order."""
-        if self._features:
-            return self._loader(*self._features["val"])
-        return self.eval_loader("val", shared=True)
+        """Batches of the validation images (or of their features), in the same mixed order in every epoch.
+
+        Sources list their images class by class: the first batches, all that `trainer.limit_val_batches` leaves, would
+        hold a single one.
+        """
+        images = self.packed.images, self.labels, torch.from_numpy(self.rows.val)
+        inputs, labels, rows = self._features.get("val", images)
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+        return self._loader(inputs, labels, rows[order])
 
     def test_dataloader(self) -> BatchLoader:
         """Batches of the test images, in order."""

@@ -60,6 +60,12 @@ class PackedImages:
         copied: NDArray[np.bool_] = np.bincount(numbers[training], minlength=len(self))[numbers] > training
         return copied
 
+    @property
+    def digest(self) -> str:
+        """Tells this data from other: equal where pixels, labels and parts are, whatever order and names."""
+        content = sorted(zip(self.hashes.tolist(), self.labels.tolist(), self.parts.tolist(), strict=True))
+        return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
+
     def extended(self, others: Sequence["PackedImages"]) -> "PackedImages":
         """Returns these images and all those of other sources of the same size, as part `extra`, in memory."""
         extra = [

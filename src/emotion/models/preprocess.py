@@ -21,9 +21,9 @@ class Preprocess(nn.Module):
     Args:
         channels: of the output: 3 (grey is repeated), or with `unit` also 1 (colour is turned grey).
         image_size: height and width of the output, pixels.
-        normalize: `imagenet`: what the pretrained weights were trained with; `unit`: 0..1; `keras_unit`: the contrast
-            that Keras's VGG and ResNet weights see if they are given 0..1 where they expect 0..255 minus the channel
-            means, that is x / (255 std), 1/255 of what they were trained with. It is the report's likely slip.
+        normalize: `imagenet`: what the pretrained weights were trained with; `unit`: 0..1; `keras_unit`: x / (255 std),
+            1/255 of the contrast of `imagenet`, as Keras's weights get it if they are given 0..1 where they expect
+            0..255 minus the channel means. It is harder on torchvision's weights, whose biases are for small numbers.
         mean: of `imagenet`, for each channel.
         std: of `imagenet`, for each channel.
     """

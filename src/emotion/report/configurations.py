@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from emotion.analysis.predictions import Predictions
 from emotion.analysis.statistics import FigureOfMerit, Interval, Summary, bootstrap_interval, summarize
+from emotion.data.datamodule import SOURCE_SETTINGS
+from emotion.files import hide_home
 from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
 from emotion.report.recipes import GIVEN, differences, published_run, weights_name
-from emotion.report.runs import Run, Unused
+from emotion.report.runs import Run, Unused, images_digest
 
 BALANCES = {
     "class_weights": "class weights",
@@ -26,19 +29,23 @@ FAMILIES = {"cnn": "CNN", "resnet": "ResNet"}
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs of the same settings.
+    """Runs of the same settings on the same data, which test the same images.
 
     Attributes:
         number: its place on the page, from 1.
         published: the run of the report that it repeats, if any.
         runs: one for each seed, the lowest first.
         differences: settings that are not those of the recipe, as they would be typed.
+        data: what tells its data from that of others, as `Run.data`; None where no run of it kept that.
+        place: the folder of its data, where that must be named; else nothing.
     """
 
     number: int
     published: PublishedRun | None
     runs: tuple[Run, ...]
     differences: Mapping[str, str]
+    data: str | None = None
+    place: str = ""
 
     @property
     def first(self) -> Run:
@@ -64,7 +71,7 @@ class Configuration:
     @property
     def mark(self) -> str:
         """What nobody must overlook: data that is not FER2013's folders, and the weights it started from."""
-        return "; ".join(filter(None, (self._data, self._weights)))
+        return "; ".join(filter(None, (self._data, self.place, self._weights)))
 
     @property
     def note(self) -> str:
@@ -141,22 +148,50 @@ def interval(tests: Sequence[Predictions], figure: FigureOfMerit) -> Interval:
 def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[Unused]]:
     """Puts runs that differ only in their seed together, in the order of the published report.
 
+    Runs on other data, or tested on other images, are no seeds of each other, whatever their settings say.
+
     Returns:
-        The configurations, and the runs that repeat another's settings and seed.
+        The configurations, and the runs that repeat another's settings, data and seed.
     """
     groups: dict[tuple[Any, ...], dict[int, Run]] = {}
     repeated = []
+    data = _data_of(runs)
     # Of runs that repeat each other, the one whose checkpoint is at hand has more to show.
     for run in sorted(runs, key=lambda run: not run.folder.best.is_file()):
-        seeds = groups.setdefault(_key(run), {})
+        key = (*_key(run), data[run.folder.path], images_digest(run.test))
+        seeds = groups.setdefault(key, {})
         if run.seed in seeds:
-            repeated.append(Unused(run.folder.path, f"settings and seed are those of {seeds[run.seed].folder.path}"))
+            other = seeds[run.seed].folder.path
+            repeated.append(Unused(run.folder.path, f"settings, data and seed are those of {other}"))
         seeds.setdefault(run.seed, run)
     ordered = sorted(groups.items(), key=lambda item: _order(*item))
-    return [
-        Configuration(number, key[0], tuple(seeds[seed] for seed in sorted(seeds)), dict(key[-1]))
-        for number, (key, seeds) in enumerate(ordered, 1)
-    ], repeated
+    return [_configuration(number, *item, groups) for number, item in enumerate(ordered, 1)], repeated
+
+
+def _data_of(runs: Sequence[Run]) -> dict[Path, str | None]:
+    """Tells the data of each run, by its folder; those that do not say are taken to be on the one that others name."""
+    known: dict[tuple[str, ...], set[str]] = {}
+    for run in runs:
+        known.setdefault(_source(run), set()).update([run.data] if run.data else [])
+    only = {source: next(iter(names)) for source, names in known.items() if len(names) == 1}
+    return {run.folder.path: run.data or only.get(_source(run)) for run in runs}
+
+
+def _source(run: Run) -> tuple[str, ...]:
+    names = [*SOURCE_SETTINGS, "extra_data"]
+    return tuple(str(run.settings.get(name)) for name in names if name != "data_dir")
+
+
+def _configuration(
+    number: int, key: tuple[Any, ...], seeds: Mapping[int, Run], groups: Iterable[tuple[Any, ...]]
+) -> Configuration:
+    published, *_, changed, data, _ = key
+    runs = tuple(seeds[seed] for seed in sorted(seeds))
+    settings = runs[0].settings
+    alone = len({other[-2] for other in groups if other[:-2] == key[:-2]}) == 1
+    named = settings["data"] == "folder" or not alone
+    place = hide_home(str(settings.get("data_dir") or "the default folder")) if named else ""
+    return Configuration(number, published, runs, dict(changed), data, place)
 
 
 def _key(run: Run) -> tuple[Any, ...]:
@@ -167,5 +202,6 @@ def _key(run: Run) -> tuple[Any, ...]:
 
 def _order(key: tuple[Any, ...], seeds: Mapping[int, Run]) -> tuple[Any, ...]:
     """Orders as the report does, then FER2013 first, then the fewest differences from the recipe."""
-    place = RUNS.index(key[0]) if key[0] else len(RUNS)
-    return place, key[2] != "fer2013", len(key[-1]), key[1:]
+    published, *given, changed, data, images = key
+    place = RUNS.index(published) if published else len(RUNS)
+    return place, given[1] != "fer2013", len(changed), given, changed, data or "", min(seeds), images

@@ -74,7 +74,7 @@ def compare_pairs(configurations: Sequence[Configuration]) -> list[Pair]:
     pairs = [
         (first, second)
         for first, second in itertools.combinations(configurations, 2)
-        if first.first.test.same_images(second.first.test)
+        if first.data == second.data and first.first.test.same_images(second.first.test)
     ]
     tests = [paired_test(first.first.test, second.first.test) for first, second in pairs]
     if not tests:

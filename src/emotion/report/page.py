@@ -26,8 +26,9 @@ COMPARED_AT_MOST = 30
 
 _READING = (
     "Every figure of ours is counted from the predictions that a run left. It is the mean over seeds ± their sample "
-    "standard deviation; with one seed there is no deviation. Runs that differ in more than the seed stand on lines of "
-    "their own, which name what they change in the report's recipe.",
+    "standard deviation; with one seed there is no deviation. Runs that differ in more than the seed, or are tested "
+    "on other images, stand on lines of their own, which name what they change in the report's recipe, and the folder "
+    "of data that is not FER2013's.",
     "A 95 % interval is what drawing other images of the same kind would do to the figure (percentile bootstrap over "
     "the test images, 2,000 draws). It says nothing about other seeds; the standard deviation does. With several seeds "
     "the bounds are the means of theirs.",

@@ -16,6 +16,7 @@ from emotion.report.published import RUNS, PublishedRun
 
 LAID_OUT = ("fer2013", "fer2013_csv", "synthetic")
 """Data whose runs stand in the report's tables; only those on FER2013's folders are compared with its figures."""
+# Not the number of processes: each takes a batch of its own, so that they decide on the steps of the optimiser.
 _HOW_IT_RAN = {
     "experiment",
     "name",
@@ -23,8 +24,6 @@ _HOW_IT_RAN = {
     "data_dir",
     "resume",
     "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
     "trainer.strategy",
     "trainer.log_every_n_steps",
     "trainer.profiler",

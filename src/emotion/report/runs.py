@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from emotion.analysis.predictions import Predictions, load_predictions
 from emotion.config import AT_LEAST, AT_MOST
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
+from emotion.files import hide_home
 from emotion.models.registry import Family
 from emotion.training.folder import RunFolder, is_run, read_yaml
 
@@ -38,6 +41,7 @@ class Record(BaseModel):
     images_per_second: Amount | None = None
     hardware: str = ""
     command: str = "not kept"
+    data: str | None = None
 
 
 class _Metrics(BaseModel):
@@ -106,6 +110,15 @@ class Run:
         """The seed of the run."""
         return int(self.settings["seed"])
 
+    @property
+    def data(self) -> str | None:
+        """What tells its data from other data: `PackedImages.digest`, or of an older run on own photographs the folder.
+
+        None where that is not known: older runs on FER2013 did not keep it, and their folders have many names.
+        """
+        folder = self.settings.get("data_dir") if self.settings["data"] == "folder" else None
+        return self.record.data or (os.path.normpath(hide_home(folder)) if folder else None)
+
     def scores(self, predictions: Predictions) -> dict[str, Any]:
         """Returns `matrix_metrics` of some of its predictions."""
         return matrix_metrics(predictions.matrix(), CLASSES)
@@ -125,6 +138,13 @@ class Unused:
 
     path: Path
     reason: str
+
+
+def images_digest(predictions: Predictions) -> bytes:
+    """Tells the names of some images and their labels from others, in whatever order they come."""
+    order = np.argsort(predictions.ids)
+    named = (predictions.ids[order].tolist(), predictions.labels[order].tolist())
+    return hashlib.blake2b(repr(named).encode()).digest()
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Unused]]:

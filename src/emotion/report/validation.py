@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-
-import numpy as np
 
 from emotion.analysis.document import Block, Cell, Paragraph, Row, Table
 from emotion.analysis.statistics import Summary, summarize
 from emotion.report.configurations import Configuration
 from emotion.report.recipes import typed_settings
-from emotion.report.runs import Run
+from emotion.report.runs import Run, images_digest
 
 _READING = (
     "Runs of test=false, the best first. Validation chose their epochs too, so they reach less on other images. "
@@ -54,8 +51,13 @@ def seed_differences(configuration: Configuration, base: Configuration) -> Summa
         Differences of shares, -1..1; None if there is no seed for which both validated on the same images.
     """
     theirs = {run.seed: run for run in base.runs}
-    pairs = [(run, theirs[run.seed]) for run in configuration.runs if run.seed in theirs]
-    values = [_accuracy(ours) - _accuracy(other) for ours, other in pairs if _digest(ours) == _digest(other)]
+    same_data = configuration.data == base.data
+    pairs = [(run, theirs[run.seed]) for run in configuration.runs if same_data and run.seed in theirs]
+    values = [
+        _accuracy(ours) - _accuracy(other)
+        for ours, other in pairs
+        if images_digest(ours.val) == images_digest(other.val)
+    ]
     return summarize(values) if values else None
 
 
@@ -93,11 +95,5 @@ def _accuracy(run: Run) -> float:
     return float(run.scores(run.val)["acc"])
 
 
-def _images(configuration: Configuration) -> bytes:
-    return _digest(configuration.first)
-
-
-def _digest(run: Run) -> bytes:
-    """Tells validation images and their labels from others."""
-    order = np.argsort(run.val.ids)
-    return hashlib.blake2b(repr((run.val.ids[order].tolist(), run.val.labels[order].tolist())).encode()).digest()
+def _images(configuration: Configuration) -> tuple[str, bytes]:
+    return configuration.data or "", images_digest(configuration.first.val)

@@ -1,5 +1,6 @@
 """Runs networks over validation and test images and writes down what came out."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 
 from emotion.analysis.document import to_html, to_markdown
@@ -27,14 +30,20 @@ from emotion.models.views import Views, ViewsName
 from emotion.training.folder import write_json, write_text
 
 SHOWN_MISTAKES = 32
+log = logging.getLogger(__name__)
 
 
 def predict(network: nn.Module, data: EmotionDataModule, stage: Stage, device: torch.device) -> Predictions:
     """Returns what a network says about the images of a stage, in float32 and eval mode."""
     network.eval().to(device)
-    with torch.inference_mode():
-        outputs = [network(batch.inputs.to(device)).softmax(1).cpu() for batch in data.eval_loader(stage)]
     rows = getattr(data.rows, stage)
+    log.info("predicting %d %s images", len(rows), stage)
+    # From the images also where training was on kept features, which are in half precision: of a frozen VGG16 in
+    # bf16-mixed they moved probabilities by up to 0.01 and one decision of 140, in float32 by up to 0.0002.
+    loader, console = data.eval_loader(stage), Console(stderr=True)
+    batches = track(loader, f"predicting {stage} images", console=console, disable=not console.is_terminal)
+    with torch.inference_mode():
+        outputs = [network(batch.inputs.to(device)).softmax(1).cpu() for batch in batches]
     probabilities = torch.cat(outputs).numpy() if outputs else np.empty((0, len(CLASSES)), np.float32)
     packed = data.packed
     return Predictions(packed.names[rows], packed.labels[rows], probabilities, packed.parts[rows], packed.copied[rows])

@@ -285,6 +285,7 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
         "hardware": describe_hardware(environment),
         "command": environment["command"],
         **({"changes": environment["changes"]} if "changes" in environment else {}),
+        "data": trained.data.packed.digest,
     }
     title = f"{config.model}, seed {config.seed}"
     history = merge_histories(read_history(path) for path in folder.csv_files())
