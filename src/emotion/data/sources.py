@@ -161,7 +161,8 @@ class FolderSource(Source):
         """Names a folder that is left out, how much is in it, and the class that may be meant."""
         near = get_close_matches(folder.name.lower(), [name for names in SPELLINGS.values() for name in names], 1)
         number = sum(1 for _ in visible_files(folder))
-        return f"{folder.relative_to(self.root)} ({number:,} images{f'; is it {near[0]}?' if near else ''})"
+        images = "1 image" if number == 1 else f"{number:,} images"
+        return f"{folder.relative_to(self.root)} ({images}{f'; is it {near[0]}?' if near else ''})"
 
     def _part(self, part: str, file_name: str) -> str:
         return part

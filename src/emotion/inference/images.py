@@ -32,7 +32,7 @@ VIDEOS = {
     *(".ts", ".mts", ".m2ts", ".mxf", ".ogv", ".m1v", ".m2v", ".vob", ".qt", ".divx"),
 }
 """The suffixes that are picked up in folders; a file that is named itself may have any."""
-ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
+ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "HEIF")
 """Formats whose files may hold several frames or pages; the further pictures in a JPEG are previews and depths."""
 
 
@@ -63,9 +63,9 @@ def _file(picture: object) -> str | io.BytesIO:
         if content is not picture:
             raise BadImageError("a file opened as text; open it with mode 'rb'")
         kind = f"{type(picture).__module__}.{type(picture).__qualname__}".removeprefix("builtins.")
-        several = "; several pictures go to predict_many" if isinstance(picture, Iterable) else ""
+        hint = "; several go to predict_many" if isinstance(picture, list | tuple) else ""
         raise BadImageError(
-            f"{kind} is no picture; a path, bytes, an open file, a PIL image or an array uint8 [H, W, 3] is{several}"
+            f"{kind} is not a picture: a path, bytes, an open file, a PIL image or an array uint8 [H, W, 3] is{hint}"
         )
     return io.BytesIO(content)
 

@@ -81,8 +81,8 @@ class Video:
         coded = self._count_coded()
         if coded and not self.read:
             raise BadImageError(
-                f"{self._path}: no frame can be decoded: it is damaged, or OpenCV lacks its codec ({self._codec}); "
-                f"`ffmpeg -i {shlex.quote(self._path.name)} -c:v libx264 converted.mp4` converts it"
+                f"{self._path}: coded as {self._codec}, of which OpenCV can decode no frame here; convert it with "
+                f"`ffmpeg -i {shlex.quote(str(self._path))} -c:v libx264 converted.mp4`"
             )
         if self.read < max(1, 0.9 * coded) or is_cut_off(self._path):
             raise BadImageError(f"{self._path}: damaged, only {self.read} of {self.frames} frames can be read")
