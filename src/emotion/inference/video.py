@@ -81,7 +81,7 @@ class Video:
         coded = self._count_coded()
         if coded and not self.read:
             raise BadImageError(
-                f"{self._path}: coded as {self._codec}, of which OpenCV can decode no frame here; convert it with "
+                f"{self._path}: coded as {self._codec}, which OpenCV cannot decode here, or damaged; convert it with "
                 f"`ffmpeg -i {shlex.quote(str(self._path))} -c:v libx264 converted.mp4`"
             )
         if self.read < max(1, 0.9 * coded) or is_cut_off(self._path):
