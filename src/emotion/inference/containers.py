@@ -23,11 +23,15 @@ def holds_video(path: Path) -> bool:
             start = file.read(400)
     except (OSError, ValueError):
         return False
-    if start[4:8] in _BOXES:
+    if start[4:8] in _BOXES and start[:1] < b" ":  # the length before it is no text
         return start[8:12] not in _PICTURES
     # MPEG-TS has packets of 188 bytes; those of camcorders follow a time of 4 bytes.
-    packets = any(start[offset::step][:2] == b"GG" for offset, step in ((0, 188), (4, 192)))
-    return packets or start.startswith(_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
+    packets = any(start[offset::step] == b"GGG" for offset, step in ((0, 188), (4, 192)))
+    return (
+        (packets and not start.startswith(b"GIF8"))
+        or start.startswith(_STARTS)
+        or (start[:4] == b"RIFF" and start[8:12] == b"AVI ")
+    )
 
 
 def is_cut_off(path: Path) -> bool:
