@@ -44,7 +44,8 @@ def replacing(path: Path) -> Iterator[Path]:
         path: the file to write; its folder is made if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    # The file's own name may be as long as the system takes.
+    temporary = path.with_name(f".{path.stem[:50]}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         flush(temporary)

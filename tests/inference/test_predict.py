@@ -446,3 +446,31 @@ def test_what_was_found_is_kept_when_something_else_fails(
     with pytest.raises(OSError, match="full"):
         prediction.run([tmp_path])
     assert [Path(record.file).name for record in prediction.records] == ["a.png", "b.png"]
+
+
+def test_names_as_long_as_the_system_takes(tmp_path: Path, film: Path, recognizer: Recognizer, noise) -> None:
+    (tmp_path / "in").mkdir()
+    names = ["x" * 251 + ".png", "ä" * 125 + ".png", "x" * 251 + ".mp4", "y" * 251 + ".3gp"]
+    for name in names[:2]:
+        noise(tmp_path / "in" / name)
+    for name in names[2:]:
+        shutil.copy(film, tmp_path / "in" / name)
+    complaints: list[str] = []
+    prediction = Prediction(recognizer, detect=False, every=50, out=tmp_path / "out", complain=complaints.append)
+    assert len(prediction.run([tmp_path / "in"])) == 4
+    assert set(contents(tmp_path / "out")) == {*names[:3]}
+    (complaint,) = complaints  # of a name that .mp4 makes too long
+    assert complaint == f"{tmp_path / 'out' / names[3]}.mp4: File name too long"
+
+
+def test_a_file_where_a_folder_of_copies_should_be(tmp_path: Path, film: Path, recognizer: Recognizer, noise) -> None:
+    noise(tmp_path / "in/a.png")
+    noise(tmp_path / "in/deep/b.png")
+    shutil.copy(film, tmp_path / "in/deep/c.mp4")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/deep").touch()
+    complaints: list[str] = []
+    prediction = Prediction(recognizer, detect=False, every=50, out=tmp_path / "out", complain=complaints.append)
+    assert len(prediction.run([tmp_path / "in"])) == 3
+    assert complaints == [f"{tmp_path / 'out/deep' / name}: File exists" for name in ("b.png", "c.mp4")]
+    assert set(contents(tmp_path / "out")) == {"a.png", "deep"}

@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -36,23 +37,22 @@ class Video:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self.read, self.second, self._name = path, 0, 0.0, _opencv_name(path)
-        name = self._name
+        self._path, self._name, self.read, self.second = path, _opencv_name(path), 0, 0.0
         # Of a picture FFmpeg learns the size only when it decodes it.
-        if not path.is_file() or cv2.haveImageReader(name):
+        if not path.is_file() or cv2.haveImageReader(self._name):
             raise BadImageError(f"{path}: not a video but a picture, or no file at all")
-        try:
+        with _in_a_sentence(path):
             path.open("rb").close()
-        except OSError as error:
-            raise BadImageError(f"{path}: {error.strerror}") from None
-        self._capture = cv2.VideoCapture(name)
+        self._capture = cv2.VideoCapture(self._name)
         if not self._capture.isOpened():
             raise BadImageError(f"{path}: not a video that can be read")
         width, height = (int(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if width * height > MAX_PIXELS:
             raise BadImageError(f"{path}: {width} x {height} pixels are more than {MAX_PIXELS:,}")
-        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
-        self._codec = int(self._capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1")
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if 0 < rate < math.inf else 25.0
+        code = int(self._capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+        self._codec = code.to_bytes(4, "little").decode("latin-1")
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
@@ -108,7 +108,8 @@ class VideoFile:
     """
 
     def __init__(self, path: Path, rate: float) -> None:
-        self._path, self._temporary = path, path.with_name(f".{path.stem}.tmp.mp4")
+        self._path = path
+        self._temporary = path.with_name(f".{path.stem[:50]}.tmp.mp4")  # names may be as long as the system takes
         # OpenCV makes a fraction of as many decimals as the rate has.
         self._rate = min(HIGHEST_TERM, round(rate, math.floor(math.log10(HIGHEST_TERM / rate))))
         self._writer: cv2.VideoWriter | None = None
@@ -124,10 +125,8 @@ class VideoFile:
             BadImageError: the file cannot be written.
         """
         if self._writer is None:
-            try:
+            with _in_a_sentence(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise BadImageError(f"{self._path}: {error.strerror}") from None
             code = cv2.VideoWriter.fourcc(*"mp4v")
             writer = cv2.VideoWriter(_opencv_name(self._temporary), code, self._rate, frame.shape[1::-1])
             if not writer.isOpened():
@@ -147,9 +146,11 @@ class VideoFile:
                 self._writer.release()
                 if kind is None:
                     self._require_all()
-                    self._temporary.replace(self._path)
+                    with _in_a_sentence(self._path):
+                        self._temporary.replace(self._path)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # there may be no such file, nor its folder
+                self._temporary.unlink()
 
     def _require_all(self) -> None:
         """OpenCV does not tell when writing fails."""
@@ -158,6 +159,15 @@ class VideoFile:
             raise BadImageError(
                 f"{self._path}: not all of {self._written} frames could be written; the disk may be full"
             )
+
+
+@contextmanager
+def _in_a_sentence(path: Path) -> Iterator[None]:
+    """Makes what the system says of a file a `BadImageError`."""
+    try:
+        yield
+    except OSError as error:
+        raise BadImageError(f"{path}: {error.strerror}") from None
 
 
 def _opencv_name(path: Path) -> str:
