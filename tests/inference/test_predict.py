@@ -225,7 +225,7 @@ def test_a_second_time_copies_inside_the_folder_are_not_taken_for_originals(
     for words in ([tmp_path], [f"{tmp_path}/**/*.png"]):
         assert [record.file for record in prediction.run(words)] == [str(tmp_path / "a.png")]
         assert contents(tmp_path) == before
-    assert told == [f"{tmp_path / 'copies'}: 1 files there are taken for copies and left out"] * 2
+    assert told == [f"{tmp_path / 'copies'}: left out what lies there, 1 of the files found, as copies"] * 2
     with pytest.raises(UserError, match="a copy would replace"):
         prediction.run([tmp_path / "copies/a.png"])
     Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path / "a.png"])

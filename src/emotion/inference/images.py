@@ -191,5 +191,5 @@ def _without_copies(files: list[Path], out: Path, tell: Callable[[str], object])
     copies = out.resolve()
     originals = [path for path in files if not path.resolve().is_relative_to(copies)]
     if originals and len(originals) < len(files):
-        tell(f"{out}: {len(files) - len(originals):,} files there are taken for copies and left out")
+        tell(f"{out}: left out what lies there, {len(files) - len(originals):,} of the files found, as copies")
     return originals or files
