@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import emotion
 from emotion.cli import app
 from emotion.data.classes import CLASSES
+from emotion.inference.images import read_picture
 from emotion.inference.video import Video, VideoFile
 from emotion.pretrained import SHIPPED
 
@@ -411,6 +412,63 @@ def test_nothing_slow_is_imported_in_vain(words: list[str], more: set[str]) -> N
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "set()\n")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8", "utf-16"])
+def test_json_is_json_whatever_the_encoding(encoding: str, tmp_path: Path, black: str) -> None:
+    name = tmp_path / "\U0001f600 \u00e9.png"
+    Path(black).rename(name)
+    command = [sys.executable, "-m", "emotion", "predict", str(name), "--json"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout.decode(encoding)) == [{"file": str(name), "faces": []}]
+
+
+def test_tilde_after_the_sign_of_equality(tmp_path: Path, black: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    assert invoke("predict", black, "--no-detect", "--out=~/a").exit_code == 0
+    assert invoke("predict", black, "--no-detect", "--out", "~/b").exit_code == 0
+    assert (home / "a/black.png").is_file()
+    assert (home / "b/black.png").is_file()
+    for words, part in (
+        (["explain", black, "--out=~/why.bmp"], f"{home}/why.bmp"),
+        (["export", "--out=~/x.bin"], f"{home}/x.bin"),
+        (["report", "~/none", "--out=~"], f"{home}/none"),
+        (["push", "me/x", black, "--card=~/none.md"], f"{home}/none.md"),
+        (["audit", "data=synthetic", "synthetic_images=140", "--out=~/a/black.png"], f"{home}/a/black.png"),
+    ):
+        assert part in refused(*words)
+    assert not Path("~").exists()
+    assert "~x/why.bmp" in refused("explain", black, "--out=~x/why.bmp")
+
+
+def test_a_note_is_no_failure(tmp_path: Path, black: str) -> None:
+    (tmp_path / "notes.txt").touch()
+    done = invoke("predict", "--no-detect", "--json", str(tmp_path))
+    assert (done.exit_code, len(json.loads(done.stdout))) == (0, 1)
+    assert done.stderr == f"note: {tmp_path}: left out 1 file of kinds that cannot be read: notes.txt\n"
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv", "--detect"])
+def test_interrupted_it_prints_what_it_has(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        Image.new("L", (48, 48)).save(tmp_path / f"{number:02}.png")
+
+    def interrupt(path: Path):
+        if path.name == "10.png":
+            raise KeyboardInterrupt
+        return read_picture(path)
+
+    monkeypatch.setattr("emotion.inference.predict.read_picture", interrupt)
+    done = invoke("predict", "--no-detect", form, str(tmp_path))
+    assert done.exit_code == 130
+    assert done.stderr == "note: interrupted; what was judged until then is printed\n"
+    assert [f"{number:02}.png" in done.stdout for number in (0, 7, 10)] == [True, True, False]
+    if form == "--json":
+        assert len(json.loads(done.stdout)) == 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

@@ -1,13 +1,15 @@
 """The `emotion` command. Its parts are imported where they are used, so that help comes at once."""
 
+import re
 import runpy
 import sys
 import warnings
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from emotion import __version__
 from emotion.privacy import keep_private
@@ -17,7 +19,19 @@ if TYPE_CHECKING:
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-app = typer.Typer(no_args_is_help=True)
+
+class ExpandingGroup(typer.core.TyperGroup):
+    """Expands `~` also in words such as `--out=~/copies`, which bash hands over as they are typed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Expands the words before any command takes them."""
+        home = str(Path("~").expanduser())
+        return super().parse_args(
+            ctx, [re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda at: (at[1] or "") + home, word) for word in args]
+        )
+
+
+app = typer.Typer(no_args_is_help=True, cls=ExpandingGroup)
 data = typer.Typer(no_args_is_help=True, help="Get and inspect data: emotion data info data=synthetic")
 app.add_typer(data, name="data")
 
@@ -167,26 +181,40 @@ def predict(
     from emotion.inference.records import to_csv, to_json, to_table
 
     errors = Console(stderr=True)
+
+    def say(sentence: str, kind: str = "note") -> None:
+        print(f"{kind}: {printable(sentence)}", file=sys.stderr)
+
     with exit_on_user_error():
         if as_json and as_csv:
             raise UserError("--json and --csv: one of them at a time")
-        recognizer = load(ckpt or "small", tta=tta, device=device, smallest=smallest)
         prediction = Prediction(
-            recognizer,
+            load(ckpt or "small", tta=tta, device=device, smallest=smallest),
             detect=detect,
             out=out,
             every=every,
             progress=partial(
                 track, description="judging", console=errors, transient=True, disable=not errors.is_terminal
             ),
-            complain=lambda sentence: print(f"error: {printable(sentence)}", file=sys.stderr),
+            complain=partial(say, kind="error"),
+            tell=say,
         )
-        records = prediction.run(paths)
-    if as_json or as_csv:
-        print((to_json if as_json else to_csv)(records), end="\n" if as_json else "")
+    status = None
+    try:
+        with exit_on_user_error():
+            prediction.run(paths)
+    except KeyboardInterrupt:
+        say("interrupted; what was judged until then is printed")
+        status = 130
+    except SystemExit:  # what was judged is printed even so
+        status = 2
+    records = prediction.records
+    if (as_json or as_csv) and (records or status is None):
+        text = to_json(records, sys.stdout.encoding) + "\n" if as_json else to_csv(records)
+        print(text, end="")
     elif records:
         Console().print(to_table(records))
-    raise typer.Exit(2 if prediction.failed else 0)
+    raise typer.Exit(status or (2 if prediction.failed else 0))
 
 
 @app.command()

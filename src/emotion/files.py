@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from zipfile import ZipFile, is_zipfile
@@ -13,6 +13,28 @@ from emotion.errors import UserError
 
 UNPACKED = 2**28
 """Bytes that an archive of any size may unpack to: predictions for four million images."""
+SYSTEM = (
+    *("__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
+    *("system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+)
+"""Names, in lower case, of what systems, archivers and network drives put into folders: copies, previews, waste."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name, that was not asked for by its name, is none of the user's."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def visible_files(folder: str | Path, on_error: Callable[[OSError], object] | None = None) -> Iterator[str]:
+    """Yields the files in a folder, at any depth, that are not hidden; links to folders are not followed.
+
+    Args:
+        folder: where to look.
+        on_error: called for each folder that cannot be read, which is passed over.
+    """
+    for place, folders, names in os.walk(folder, onerror=on_error) if on_error else os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield from (os.path.join(place, name) for name in names if not is_hidden(name))
 
 
 @contextmanager
@@ -26,7 +48,8 @@ def replacing(path: Path) -> Iterator[Path]:
         path: the file to write; its folder is made if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    # The file's own name may be as long as the system takes.
+    temporary = path.with_name(f".{path.stem[:50]}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         flush(temporary)

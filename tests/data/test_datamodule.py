@@ -565,3 +565,14 @@ def test_extra_data_trains_with_the_rest_and_is_resized(tones, tmp_path):
 def test_extra_data_that_is_not_there(tones, tmp_path):
     with pytest.raises(UserError, match=r"/none: no such folder$"):
         _ = tone_data(tones, extra_data=[str(tmp_path / "none")]).packed
+
+
+def test_extra_data_may_have_other_classes_which_the_data_itself_may_not(tones, tmp_path, caplog):
+    for name in ("happy", "contempt"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (48, 48), 250).save(tmp_path / name / "photo.png")
+    data = tone_data(tones, extra_data=[str(tmp_path)])
+    assert data.packed.names[-1] == "extra0/happy/photo.png"
+    assert "contempt (1 image)" in caplog.text
+    with pytest.raises(UserError, match="class folder 'contempt'"):
+        _ = EmotionDataModule(data="folder", data_dir=str(tmp_path)).packed

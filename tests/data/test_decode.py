@@ -25,6 +25,18 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     assert np.asarray(upright(deep, "L")).tolist() == [[0, 1, 128, 254, 255]]
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<i4"])
+def test_tones_of_fewer_bits_than_their_file_has(bits: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "TILE", 3)  # all parts of a picture are scaled alike
+    tones = np.linspace(0, 2**bits - 1, 12).round().reshape(3, 4)
+    file = io.BytesIO()
+    Image.fromarray(tones.astype(kind)).save(file, "TIFF")
+    expected = np.round(tones * 255 / (2**bits - 1))
+    assert upright(Image.open(file), "L").tolist() == expected.tolist()
+    assert upright(Image.open(file), "RGB")[..., 1].tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I"])
 def test_sixteen_bits_of_every_kind(mode: str) -> None:
     deep = Image.new(mode, (2, 1), 40_000)

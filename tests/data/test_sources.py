@@ -183,6 +183,29 @@ def test_names_and_order_do_not_depend_on_how_the_system_lists_files(tmp_path, m
     assert [item.name for item in FolderSource(root)] == names
 
 
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "@eaDir", ".thumbnails", "__MACOSX", "$RECYCLE.BIN"])
+def test_hidden_folders_are_no_classes_and_hold_no_images(tmp_path, name):
+    root = make_tree(tmp_path, ["train"])
+    for folder in (root, root / "train", root / "train" / "happy", root / "train" / "happy" / "deep"):
+        save(folder / name / "face-checkpoint.png")
+    assert [item.name for item in FolderSource(root)] == ["train/happy/face.png", "train/sad/face.png"]
+
+
+def test_other_classes_are_left_out_with_a_line_where_that_is_asked_for(tmp_path, caplog):
+    root = make_tree(tmp_path, classes=("happy", "sad", "contempt", "Suprise"))
+    save(root / "contempt" / "second.png")
+    save(root / "contempt" / "@eaDir" / "third.png")
+    with pytest.raises(UserError, match=r"Suprise: class folder 'Suprise' is not one of the seven expressions"):
+        FolderSource(root)
+    assert [item.name for item in FolderSource(root, other_classes=True)] == ["happy/face.png", "sad/face.png"]
+    assert caplog.messages == [
+        f"{root}: left out, since they are none of the seven classes: "
+        "Suprise (1 image; is it surprise?), contempt (2 images)"
+    ]
+    with pytest.raises(UserError, match="has no class folders"):
+        FolderSource(make_tree(tmp_path / "other", classes=("contempt",)), other_classes=True)
+
+
 def test_hidden_files_and_those_of_file_managers_are_no_images(tmp_path):
     root = make_tree(tmp_path, ["train"])
     for name in ("Thumbs.db", "thumbs.db", "desktop.ini", ".DS_Store", "._face.png"):
@@ -530,6 +553,18 @@ def test_folder_without_csv_says_what_is_looked_for(tmp_path):
     with pytest.raises(UserError) as error:
         Fer2013Csv(tmp_path)
     assert message(error) == f"data_dir: no fer2013.csv or icml_face_data.csv in {tmp_path}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+@pytest.mark.parametrize("quote", ['"{}"', ' "{}"', "{}"])
+def test_csv_of_every_encoding_and_with_quotes(tmp_path, encoding, quote):
+    path = tmp_path / "fer2013.csv"
+    rows = [("Emotion", "pixels", "Usage", "Gr\u00f6\u00dfe"), ("3", PIXELS, "PrivateTest", "\u00e4")]
+    text = "\r\n".join(",".join(map(quote.format, row)) for row in rows)
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    path.write_bytes((mark + text).encode(encoding))
+    item = only(Fer2013Csv(path))
+    assert (item.label, item.part, item.pixels.max()) == (CLASSES.index("happy"), "private", 7)
 
 
 def test_csv_saved_by_a_spreadsheet(tmp_path):

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from PIL import Image
 
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
+from emotion.inference import images
 from emotion.inference.images import find_media, is_video, read_picture
+from emotion.inference.video import VideoFile
 
 
 @pytest.fixture
@@ -24,7 +27,9 @@ def test_a_picture_is_the_same_however_it_is_given(small: NDArray[np.uint8], tmp
     Image.fromarray(small).save(path)
     monkeypatch.setenv("HOME", str(tmp_path))
     transparent = np.dstack([small, np.zeros((4, 6), np.uint8)])
-    for given in (path, str(path), "~/picture.png", path.read_bytes(), Image.open(path), small, transparent):
+    content = path.read_bytes()
+    files = (content, bytearray(content), memoryview(content), io.BytesIO(content), path.open("rb"))
+    for given in (path, str(path), "~/picture.png", *files, Image.open(path), small, transparent):
         assert np.array_equal(read_picture(given), small)
 
 
@@ -224,3 +229,112 @@ def test_folders_are_not_files(tmp_path: Path) -> None:
         find_media([tmp_path])
     (tmp_path / "one.png").touch()
     assert find_media([f"{tmp_path}/*.png"]) == [tmp_path / "one.png"]
+
+
+class Frame:
+    """Of a library that this one does not know."""
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (None, "NoneType is not a picture: a path, "),
+        (3.5, "float is not a picture"),
+        ([np.zeros((4, 4), np.uint8)], r"list is not a picture: .*; several go to predict_many$"),
+        (Frame(), r"test_images\.Frame is not a picture"),
+        (io.StringIO("text"), "a file opened as text; open it with mode 'rb'"),
+    ],
+)
+def test_what_is_no_picture_is_told_by_its_type(given, told: str) -> None:
+    with pytest.raises(BadImageError, match=f"^image: {told}"):
+        read_picture(given)
+
+
+def test_what_keeps_a_file_from_being_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with VideoFile(tmp_path / "film.mp4", 10) as file:
+        file.write(np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(BadImageError, match=r"film\.mp4: a video, not an image$"):
+        read_picture(tmp_path / "film.mp4")
+    with pytest.raises(BadImageError, match="File name too long"):
+        read_picture("x" * 300)
+
+    def refuse(*given, **options) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)  # for the administrator all files are open
+    with pytest.raises(BadImageError, match=r"film\.mp4: Permission denied$"):
+        read_picture(tmp_path / "film.mp4")
+
+
+def heic(orientation: int = 1) -> bytes:
+    """A photograph that is red above and blue below, once upright."""
+    heif = pytest.importorskip("pillow_heif", reason="HEIC is read with it")
+    heif.register_heif_opener()
+    picture = Image.new("RGB", (64, 96), "red")
+    picture.paste("blue", (0, 48, 64, 96))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    (picture.rotate(90, expand=True) if orientation == 6 else picture).save(file, "HEIF", exif=exif.tobytes())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_photographs_of_iphones(orientation: int, tmp_path: Path) -> None:
+    (tmp_path / "a.HEIC").write_bytes(heic(orientation))
+    for given in (tmp_path / "a.HEIC", heic(orientation)):
+        read = read_picture(given)
+        assert read.shape == (96, 64, 3)
+        assert read[:40].mean((0, 1)) == pytest.approx([254, 0, 0], abs=8)
+        assert read[56:].mean((0, 1)) == pytest.approx([0, 0, 254], abs=8)
+    assert find_media([tmp_path]) == [tmp_path / "a.HEIC"]
+
+
+def test_without_their_reader_photographs_of_iphones_say_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(images, "IMAGES", images.IMAGES - {*images.HEIF})
+    path = tmp_path / "b.HEIC"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
+    with pytest.raises(
+        BadImageError, match=r"b\.HEIC: an image in HEIC, which `pip install pillow-heif` lets us read$"
+    ):
+        read_picture(path)
+    with pytest.raises(
+        UserError, match=r"no images or videos in this folder, but 1 file of kinds .*: b\.HEIC; `pip inst"
+    ):
+        find_media([tmp_path])
+
+
+HIDDEN = [".Trashes/a.jpg", "._a.jpg", ".thumbnails/a.png", "@eaDir/a.jpg/THUMB_M.jpg", "__MACOSX/a.jpg", "Thumbs.db"]
+HIDDEN += ["$RECYCLE.BIN/a.jpg", "deep/.ipynb_checkpoints/a.png", "System Volume Information/a.mp4", "desktop.ini"]
+
+
+def test_what_systems_put_into_folders_is_no_media(tmp_path: Path) -> None:
+    for name in (*HIDDEN, "deep/b.png", "__mine.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    told: list[str] = []
+    expected = [tmp_path / "__mine.png", tmp_path / "deep/b.png"]
+    assert find_media([tmp_path], tell=told.append) == expected
+    assert find_media([f"{tmp_path}/**/*"]) == expected
+    assert told == []
+    named = [tmp_path / ".Trashes", tmp_path / "._a.jpg", f"{tmp_path}/@eaDir/*/*.jpg"]
+    assert find_media(named) == [tmp_path / HIDDEN[0], tmp_path / HIDDEN[1], tmp_path / HIDDEN[3]]
+
+
+def test_files_of_other_kinds_are_counted_and_named(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.raw", "c.json", "d.json", "README", "app.ts"):
+        (tmp_path / name).write_text("const x = 1;\n" * 100)
+    told: list[str] = []
+    assert find_media([tmp_path], tell=told.append) == [tmp_path / "a.jpg"]
+    kinds = "README, app.ts, b.raw, 2 .json (such as c.json)"
+    assert told == [f"{tmp_path}: left out 5 files of kinds that cannot be read: {kinds}"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="for the administrator all folders are open")
+def test_folders_that_are_closed_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "closed").mkdir(mode=0)
+    told: list[str] = []
+    find_media([tmp_path], tell=told.append)
+    assert told == [f"{tmp_path / 'closed'}: Permission denied, so what is in it is left out"]

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -219,9 +220,14 @@ def test_a_second_time_copies_inside_the_folder_are_not_taken_for_originals(
     noise(tmp_path / "a.png")
     Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path])
     before = contents(tmp_path)
+    told: list[str] = []
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "copies", tell=told.append)
+    for words in ([tmp_path], [f"{tmp_path}/**/*.png"]):
+        assert [record.file for record in prediction.run(words)] == [str(tmp_path / "a.png")]
+        assert contents(tmp_path) == before
+    assert told == [f"{tmp_path / 'copies'}: left out what lies there, 1 of the files found, as copies"] * 2
     with pytest.raises(UserError, match="a copy would replace"):
-        Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path])
-    assert contents(tmp_path) == before
+        prediction.run([tmp_path / "copies/a.png"])
     Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path / "a.png"])
     assert contents(tmp_path) == before
 
@@ -257,9 +263,11 @@ class Interrupted(Recognizer):
 
 
 def test_an_interrupted_film_leaves_no_copy(tmp_path: Path, film: Path) -> None:
+    prediction = Prediction(Interrupted([]), every=3, out=tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
-        Prediction(Interrupted([]), every=3, out=tmp_path / "out").run([film])
+        prediction.run([film])
     assert contents(tmp_path / "out") == {}
+    assert [record.second for record in prediction.records] == [0]
 
 
 def test_an_interrupted_copy_leaves_the_old_one(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
@@ -350,3 +358,119 @@ def test_a_full_disk_stops_it(tmp_path: Path, recognizer: Recognizer, noise, mon
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OSError, match="full"):
         Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / "a.png"])
+
+
+def test_a_copy_that_cannot_be_written_costs_no_results(
+    tmp_path: Path, film: Path, recognizer: Recognizer, noise, monkeypatch
+) -> None:
+    noise(tmp_path / "a.png")
+    write, writer = VideoFile.write, []
+
+    def fail(self, frame: NDArray[np.uint8]) -> None:
+        writer.append(frame.shape)
+        write(self, frame[:1, :1])  # too small for the format
+
+    monkeypatch.setattr(VideoFile, "write", fail)
+    (tmp_path / "out/a.png").mkdir(parents=True)
+    complaints: list[str] = []
+    prediction = Prediction(recognizer, detect=False, every=3, out=tmp_path / "out", complain=complaints.append)
+    records = prediction.run([tmp_path / "a.png", film])
+    assert records[0].second is None
+    assert [record.second for record in records[1:]] == pytest.approx([0, 0.3, 0.6, 0.9])
+    assert len(writer) == 1
+    assert complaints == [
+        f"{tmp_path / 'out/a.png'}: Is a directory",
+        f"{tmp_path / 'out' / film.name}: a video of 1 x 1 pixels and 10 frames a second cannot be written there",
+    ]
+    assert prediction.failed == 2
+
+
+def test_a_film_whose_copy_is_not_whole_costs_no_results_of_others(
+    tmp_path: Path, film: Path, recognizer: Recognizer, monkeypatch
+) -> None:
+    shutil.copy(film, tmp_path / "second.mp4")
+    monkeypatch.setattr(VideoFile, "_written", 1, raising=False)
+    write = VideoFile.write
+
+    def lose(self, frame: NDArray[np.uint8]) -> None:
+        write(self, frame)
+        self._written += film.name in str(self._path)
+
+    monkeypatch.setattr(VideoFile, "write", lose)
+    complaints: list[str] = []
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", complain=complaints.append)
+    records = prediction.run([film, tmp_path / "second.mp4"])
+    assert [Path(record.file).name for record in records] == [film.name] * 3 + ["second.mp4"] * 3
+    (complaint,) = complaints
+    assert "the disk may be full" in complaint
+    assert set(contents(tmp_path / "out")) == {"second.mp4"}
+
+
+def test_films_are_known_by_their_content(tmp_path: Path, film: Path, recognizer: Recognizer) -> None:
+    for name in ("film", "film.xyz", "photo.jpg"):
+        shutil.copy(film, tmp_path / name)
+        records = Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / name])
+        assert [record.second for record in records] == pytest.approx([0, 0.5, 1])
+    assert set(contents(tmp_path / "out")) == {"film.mp4", "film.xyz.mp4", "photo.jpg.mp4"}
+
+
+def test_of_several_frames_or_pages_the_first_is_judged_and_told(
+    tmp_path: Path, recognizer: Recognizer, pixels
+) -> None:
+    first, others = Image.fromarray(pixels), [Image.new("RGB", (512, 600))] * 2
+    for name in ("a.gif", "b.webp", "c.png", "d.tif"):
+        first.save(tmp_path / name, save_all=True, append_images=others)
+    first.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=others)  # with a preview
+    first.save(tmp_path / "z.gif")
+    told: list[str] = []
+    records = Prediction(recognizer, tell=told.append).run([tmp_path])
+    assert [len(record.faces) for record in records] == [1] * 6
+    names = ", ".join(str(tmp_path / name) for name in ("a.gif", "b.webp", "c.png"))
+    assert told == [f"of several frames or pages only the first is judged: {names}, ..."]
+
+
+def test_what_was_found_is_kept_when_something_else_fails(
+    tmp_path: Path, recognizer: Recognizer, noise, monkeypatch
+) -> None:
+    for name in "abc":
+        noise(tmp_path / f"{name}.png")
+    save = Image.Image.save
+
+    def fail(self, path: Path) -> None:
+        if "b" in path.name:
+            raise OSError(errno.ENOSPC, "full")
+        save(self, path)
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out")
+    with pytest.raises(OSError, match="full"):
+        prediction.run([tmp_path])
+    assert [Path(record.file).name for record in prediction.records] == ["a.png", "b.png"]
+
+
+def test_names_as_long_as_the_system_takes(tmp_path: Path, film: Path, recognizer: Recognizer, noise) -> None:
+    (tmp_path / "in").mkdir()
+    names = ["x" * 251 + ".png", "ä" * 125 + ".png", "x" * 251 + ".mp4", "y" * 251 + ".3gp"]
+    for name in names[:2]:
+        noise(tmp_path / "in" / name)
+    for name in names[2:]:
+        shutil.copy(film, tmp_path / "in" / name)
+    complaints: list[str] = []
+    prediction = Prediction(recognizer, detect=False, every=50, out=tmp_path / "out", complain=complaints.append)
+    assert len(prediction.run([tmp_path / "in"])) == 4
+    assert set(contents(tmp_path / "out")) == {*names[:3]}
+    (complaint,) = complaints  # of a name that .mp4 makes too long
+    assert complaint == f"{tmp_path / 'out' / names[3]}.mp4: File name too long"
+
+
+def test_a_file_where_a_folder_of_copies_should_be(tmp_path: Path, film: Path, recognizer: Recognizer, noise) -> None:
+    noise(tmp_path / "in/a.png")
+    noise(tmp_path / "in/deep/b.png")
+    shutil.copy(film, tmp_path / "in/deep/c.mp4")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/deep").touch()
+    complaints: list[str] = []
+    prediction = Prediction(recognizer, detect=False, every=50, out=tmp_path / "out", complain=complaints.append)
+    assert len(prediction.run([tmp_path / "in"])) == 3
+    assert complaints == [f"{tmp_path / 'out/deep' / name}: File exists" for name in ("b.png", "c.mp4")]
+    assert set(contents(tmp_path / "out")) == {"a.png", "deep"}

@@ -1,3 +1,7 @@
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,7 @@ from PIL import Image
 
 import emotion
 from emotion.data.classes import CLASSES
+from emotion.data.decode import BadImageError
 from emotion.errors import UserError
 from emotion.inference.faces import cut_out
 from emotion.inference.recognizer import Found, Recognizer
@@ -101,6 +106,64 @@ def test_pictures_are_read_and_judged_by_the_eight() -> None:
     angry = [faces[0].probabilities["angry"] for faces in (first, *told)]
     assert angry == pytest.approx([10 * index / 255 for index in range(19)])
     assert network.calls == [8, 8, 3]
+
+
+def test_many_pictures_may_be_of_every_kind(recognizer: Recognizer, portrait: Path, pixels: NDArray[np.uint8]) -> None:
+    grey, transparent = np.asarray(Image.open(portrait).convert("L")), np.dstack([pixels, pixels[..., :1]])
+    given = [pixels, portrait, str(portrait), portrait.read_bytes(), Image.open(portrait), transparent, grey]
+    told = [faces for (faces,) in recognizer.predict_many(given)]
+    assert told[0].probabilities == pytest.approx(recognizer.predict(pixels)[0].probabilities, abs=1e-5)
+    assert told[:6] == [told[0]] * 6
+    assert told[6].label == told[0].label
+    assert len(list(recognizer.predict_many(np.stack([pixels, pixels])))) == 2
+    with pytest.raises(BadImageError, match=r"array float32 \[4, 4\]: uint8 \[H, W\]"):
+        list(recognizer.predict_many([np.zeros((4, 4), np.float32)]))
+
+
+@pytest.mark.parametrize("one", ["photo.jpg", b"x", None, np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)])
+def test_one_picture_is_not_taken_for_many(recognizer: Recognizer, one) -> None:
+    with pytest.raises(UserError, match=f"^{type(one).__name__}: several pictures are needed here"):
+        recognizer.predict_many(one)
+
+
+@pytest.mark.parametrize("files", [["small"], [SHIPPED / "small.safetensors", "small"]])
+def test_recognisers_travel_to_other_processes(
+    files: list[str | Path], pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(SHIPPED)
+    sent = pickle.dumps(emotion.load([Path(file).name for file in files], tta="flip", smallest=0.5))
+    monkeypatch.chdir(tmp_path)
+    arrived = pickle.loads(sent)
+    assert len(sent) < 1000  # the files are read again
+    assert arrived.predict(pixels) == emotion.load(files, tta="flip", smallest=0.5).predict(pixels)
+    assert arrived.detector.looks == ((320, 0.5),)
+
+
+FORKED = """
+import multiprocessing, sys, torch, emotion, numpy as np
+torch.set_num_threads(2)
+network = emotion.load(tta=sys.argv[1]).networks[0]
+faces = np.random.default_rng(0).integers(0, 256, (64, 48, 48), np.uint8)
+judge = lambda what: what(faces).sum() if what is network else what(faces, np.zeros(64, np.int64)).sum()
+mine = [judge(network), judge(network.heatmaps)]
+context = multiprocessing.get_context("fork")
+theirs = context.SimpleQueue()
+for what in (network, network.heatmaps):
+    child = context.Process(target=lambda: theirs.put(judge(what)))
+    child.start()
+    child.join(60)
+    if child.is_alive():
+        child.kill()
+        sys.exit("it hangs")
+assert np.allclose(mine, [theirs.get(), theirs.get()], rtol=1e-4)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("views", ["flip", "shifts"])
+def test_networks_work_in_forked_processes(views: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED, views], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_of_many_faces_the_largest_are_kept(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:

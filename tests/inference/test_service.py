@@ -346,6 +346,15 @@ def test_200_requests_8_at_a_time_get_their_own_answers(stub: Client) -> None:
     assert "emotion_seconds_count 200.0" in text
 
 
+def test_probes_may_ask_for_the_headers_only(stub: Client) -> None:
+    for path in ("/health", "/metrics"):
+        asked = stub.head(path)
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-type"] == stub.get(path).headers["content-type"]
+        assert set(stub.get("/openapi.json").json()["paths"][path]) == {"get"}
+    assert stub.head("/predict").status_code == 405
+
+
 def test_health_and_description(stub: Client) -> None:
     assert stub.get("/health").json() == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"]}
     described = stub.get("/openapi.json").json()

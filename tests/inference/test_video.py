@@ -1,5 +1,6 @@
 import os
 import resource
+import struct
 import sys
 from pathlib import Path
 
@@ -24,6 +25,10 @@ def write(path: Path, number: int = 12, rate: float = 10, **options) -> None:
     with VideoFile(path, rate) as file:
         for frame in frames(number, **options):
             file.write(frame)
+
+
+FILMS = Path(__file__).parent / "films"
+"""Two of ten frames within 0.3 s, a pause and ten more from second 2 on, and one in AV1."""
 
 
 @pytest.mark.parametrize("rate", [10, 12.5, 29.97])
@@ -186,3 +191,144 @@ def test_a_disk_that_is_full_is_told(share: float, tmp_path: Path, capfd: pytest
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("film.mp4", size)]
     assert capfd.readouterr().err == ""
+
+
+def judge(path: Path) -> Video:
+    """Reads a film to its end."""
+    video = Video(path)
+    for _ in video:
+        pass
+    video.require_whole()
+    return video
+
+
+@pytest.mark.parametrize("name", ["vfr.mp4", "vfr.mkv"])
+def test_frames_have_the_times_of_the_file(name: str) -> None:
+    video = Video(FILMS / name)
+    seconds = [video.second for _ in video]
+    assert seconds == pytest.approx([start + 0.033 * index for start in (0, 2) for index in range(10)], abs=0.001)
+    video.require_whole()
+
+
+def test_frames_without_time_stamps_follow_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "film.mp4", 4)
+
+    class Timeless:
+        def __init__(self, name: str) -> None:
+            self._capture = capture(name)
+
+        def get(self, key: int) -> float:
+            return 0.0 if key == cv2.CAP_PROP_POS_MSEC else self._capture.get(key)
+
+        def __getattr__(self, name: str):
+            return getattr(self._capture, name)
+
+    capture = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", Timeless)
+    video = Video(tmp_path / "film.mp4")
+    assert [video.second for _ in video] == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def film(path: Path, codec: str = "mp4v") -> bytes:
+    """Writes 40 frames of noise, which are alike in size, so that a share of the bytes is that share of the frames."""
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25, (96, 64))
+    for frame in np.random.default_rng(0).integers(0, 256, (40, 64, 96, 3), np.uint8):
+        writer.write(frame)
+    writer.release()
+    return path.read_bytes()
+
+
+def test_a_film_whose_sound_lasts_longer_is_whole_but_not_half_of_it(tmp_path: Path) -> None:
+    content = bytearray(film(tmp_path / "film.mkv"))
+    duration = content.index(b"\x44\x89\x88") + 3
+    content[duration : duration + 8] = struct.pack(">d", 3 * struct.unpack(">d", content[duration : duration + 8])[0])
+    (tmp_path / "film.mkv").write_bytes(content)
+    video = judge(tmp_path / "film.mkv")
+    assert (video.read, video.frames) == (40, 120)
+    (tmp_path / "film.mkv").write_bytes(content[: len(content) // 2])
+    with pytest.raises(BadImageError, match=r"film\.mkv: damaged, only \d+ of 120 frames can be read"):
+        judge(tmp_path / "film.mkv")
+
+
+def trimmed(path: Path) -> bytes:
+    """Returns a film of 40 frames of which its list of edits shows the first third, as phones trim."""
+    content = bytearray(film(path))
+    length = content.index(b"elst") + 12
+    content[length : length + 4] = struct.pack(">I", struct.unpack(">I", content[length : length + 4])[0] // 3)
+    return bytes(content)
+
+
+def test_a_film_that_was_trimmed_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(trimmed(path))
+    video = judge(path)
+    assert video.frames == 40
+    assert video.read == pytest.approx(14, abs=1)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".3gp", ".m4v"])
+def test_a_film_with_a_hole_is_damaged(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"film{suffix}"
+    content = bytearray(film(path))
+    hole = slice(len(content) * 2 // 5, len(content) * 3 // 5)
+    content[hole] = bytes(hole.stop - hole.start)
+    path.write_bytes(content)
+    with pytest.raises(BadImageError, match=r"damaged, only \d+ of 40 frames can be read"):
+        judge(path)
+
+
+def test_a_film_whose_beginning_was_downloaded_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    content = film(path)
+    at = content.index(b"moov") - 4
+    index = bytearray(content[at:])  # moved to the front, as films for the web have it
+    count, table = index.index(b"stco") + 8, index.index(b"stco") + 12
+    for entry in range(struct.unpack(">I", index[count : count + 4])[0]):
+        place = slice(table + 4 * entry, table + 4 * entry + 4)
+        index[place] = struct.pack(">I", struct.unpack(">I", index[place])[0] + len(index))
+    start = content.index(b"ftyp") - 4 + struct.unpack(">I", content[:4])[0]
+    moved = content[:start] + bytes(index) + content[start:at]
+    path.write_bytes(moved)
+    assert judge(path).read == 40
+    path.write_bytes(moved[: len(moved) // 2])
+    with pytest.raises(BadImageError, match=r"film\.mp4: damaged, only \d+ of 40 frames can be read"):
+        judge(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("x.flv", "FLV1"), ("x.wmv", "WMV2"), ("x.ts", "mp4v"), ("x.m2ts", "mp4v"), ("x.mpg", "PIM1"), ("x.webm", "VP80")],
+)
+def test_films_of_other_kinds_are_whole(name: str, codec: str, tmp_path: Path) -> None:
+    film(tmp_path / name, codec)
+    assert judge(tmp_path / name).read == 40
+
+
+def test_a_codec_that_is_missing_is_named_with_what_to_do(capfd: pytest.CaptureFixture) -> None:
+    path = FILMS / "av1.mp4"
+    with pytest.raises(BadImageError) as error:
+        judge(path)
+    assert str(error.value) == (
+        f"{path}: coded as AV01, which OpenCV cannot decode here, or damaged; convert it with "
+        f"`ffmpeg -i {path} -c:v libx264 converted.mp4`"
+    )
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("rate", [66.667, 211.222, 239.76, 959.04, 23.976, 7.4927, 0.5, 1 / 30, 1000, 90_000])
+def test_odd_rates_are_written(rate: float, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    write(tmp_path / "film.mp4", 5, rate=rate)
+    video = judge(tmp_path / "film.mp4")
+    assert video.read == 5
+    assert video.rate == pytest.approx(min(rate, 65_535), rel=2e-4, abs=1e-3)
+    assert capfd.readouterr().err == ""
+
+
+def test_films_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    write(tmp_path / "film.mp4")
+    monkeypatch.setattr(Path, "open", refuse)  # for the administrator all files are open
+    with pytest.raises(BadImageError, match=r"film\.mp4: Permission denied$"):
+        Video(tmp_path / "film.mp4")

@@ -255,7 +255,7 @@ def content(root):
 
 
 WRONG = [
-    *("trainer.precision=fp16", "trainer.accelerator=gpu", "trainer.devices=99", "trainer.max_time=soon"),
+    *("trainer.precision=fp16", "trainer.accelerator=gpu", "trainer.max_time=soon"),
     *("data=folder data_dir=typo", "extra_data=[typo]", "model=vgg16_fe weights=missing", "recipe=small dropout=7"),
     *("trainer.max_steps=1", "lr=fast", "feature_views=2 mixup=1 model=vgg16_fe", "cuda_graph=true"),
 ]

@@ -72,7 +72,8 @@ class EmotionDataModule(LightningDataModule):
         pack_size: stored height and width of `data=folder`, pixels.
         channels: 1 (grey) or 3 (RGB), for `data=folder`.
         synthetic_images: number of drawn faces of `data=synthetic`.
-        extra_data: folders with a folder for each class, whose images are added to training, resized as the others.
+        extra_data: folders with a folder for each class, whose images are added to training, resized as the others;
+            folders of other classes are left out, with a line in the log.
         memory_budget: see `emotion.data.storage.place`.
 
     Raises:
@@ -143,7 +144,7 @@ class EmotionDataModule(LightningDataModule):
         paths = [Path(path).expanduser() for path in options["extra_data"] or ()]
         if not paths:
             return packed
-        others = [FolderSource(path, source.size, source.channels) for path in paths]
+        others = [FolderSource(path, source.size, source.channels, other_classes=True) for path in paths]
         return packed.extended([pack(other, options["on_bad_image"]) for other in others])
 
     @cached_property

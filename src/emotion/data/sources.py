@@ -6,11 +6,14 @@ A source is iterated once, by `emotion.data.packed`, and yields every image in a
 import csv
 import hashlib
 import inspect
+import logging
 import os
 from abc import ABC, abstractmethod
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 from typing import Literal, TextIO
@@ -20,9 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from emotion.data import synthetic
-from emotion.data.classes import CLASSES, CSV_CLASSES, class_id
+from emotion.data.classes import CLASSES, CSV_CLASSES, SPELLINGS, class_id
 from emotion.data.decode import BadImageError, open_image, upright
 from emotion.errors import UserError
+from emotion.files import hide_home, is_hidden, visible_files
 
 SourceName = Literal["fer2013", "fer2013_csv", "folder", "synthetic"]
 Part = Literal["train", "val", "test", "public", "private"]
@@ -35,10 +39,10 @@ PART_FOLDERS: dict[str, Part] = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-IGNORED_FILES = {"thumbs.db", "desktop.ini"}
 CSV_FILES = ("fer2013.csv", "icml_face_data.csv")
 LONGEST_LINE = 2**17
 """Characters, ten times those of FER2013; a file can claim to hold a line of gigabytes."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,19 @@ class FolderSource(Source):
         root: the folder.
         size: pixels to resize to.
         channels: 1 to convert to grey, 3 to convert to RGB.
+        other_classes: leave out, with a line in the log, folders of classes that are none of the seven.
 
     Raises:
         UserError: no such folder, no images, a class folder that is empty, of no known name or elsewhere.
     """
 
-    def __init__(self, root: Path, size: int = FER_SIZE, channels: int = 1) -> None:
+    def __init__(self, root: Path, size: int = FER_SIZE, channels: int = 1, other_classes: bool = False) -> None:
         self.root, self.size, self.channels = _existing_folder(root), size, channels
+        self._left_out: list[Path] | None = [] if other_classes else None
         self.files = [file for part, folder in _part_folders(root) for file in self._list_part(part, folder)]
+        if self._left_out:
+            told = ", ".join(map(self._describe, self._left_out))
+            log.warning("%s: left out, since they are none of the seven classes: %s", hide_home(str(root)), told)
         if not self.files:
             raise UserError(f"{root} has no class folders (<class>/ or train|val|test/<class>/; {', '.join(CLASSES)})")
 
@@ -134,16 +143,26 @@ class FolderSource(Source):
             try:
                 label = class_id(class_folder.name)
             except UserError as error:
-                raise UserError(f"{class_folder}: {error}") from None
+                if self._left_out is None:
+                    raise UserError(f"{class_folder}: {error}") from None
+                self._left_out.append(class_folder)
+                continue
             if not self._holds(class_folder):
                 raise UserError(f"{class_folder}: a link that leads out of {self.root}; copy the folder there")
-            paths = sorted(_visible_files(class_folder))
+            paths = sorted(visible_files(class_folder))
             if not paths:
                 raise UserError(f"{class_folder}: the class folder has no images")
             for path in paths:
                 yield _File(
                     Path(path), os.path.relpath(path, self.root), label, self._part(part, os.path.basename(path))
                 )
+
+    def _describe(self, folder: Path) -> str:
+        """Names a folder that is left out, how much is in it, and the class that may be meant."""
+        near = get_close_matches(folder.name.lower(), [name for names in SPELLINGS.values() for name in names], 1)
+        number = sum(1 for _ in visible_files(folder))
+        images = "1 image" if number == 1 else f"{number:,} images"
+        return f"{folder.relative_to(self.root)} ({images}{f'; is it {near[0]}?' if near else ''})"
 
     def _part(self, part: str, file_name: str) -> str:
         return part
@@ -215,7 +234,9 @@ class Fer2013Csv(Source):
         self.path = _existing_csv(path)
         with self._open() as file:
             lines = self._lines(file)
-            header = [column.strip().lower() for column in next(lines, "").split(",")]
+            header = [
+                column.strip().lower() for column in next(csv.reader([next(lines, "")], skipinitialspace=True), [])
+            ]
             self.length = sum(1 for line in lines if line.strip())
         missing = [column for column in ("emotion", "pixels", "usage") if column not in header]
         if missing:
@@ -237,7 +258,7 @@ class Fer2013Csv(Source):
 
     def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
         with self._open() as file:
-            rows = csv.reader(self._lines(file))
+            rows = csv.reader(self._lines(file), skipinitialspace=True)  # before quotes, too
             next(rows)
             try:
                 for row in rows:
@@ -247,8 +268,12 @@ class Fer2013Csv(Source):
                 raise UserError(f"{self.path} line {rows.line_num}: not CSV ({error})") from None
 
     def _open(self) -> TextIO:
-        # Editors add byte order marks; bytes that are no text make a broken row, not a failure to read the rest.
-        return self.path.open(newline="", encoding="utf-8-sig", errors="replace")
+        with self.path.open("rb") as file:
+            start = file.read(2)
+        # Editors add byte order marks, and some write UTF-16. Bytes that are no text make a broken row, not a failure
+        # to read the rest; beside the columns that count there may be any.
+        encoding = "utf-16" if start in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+        return self.path.open(newline="", encoding=encoding, errors="replace")
 
     def _lines(self, file: TextIO) -> Iterator[str]:
         for number in count(1):
@@ -350,14 +375,7 @@ def _digit(text: str, limit: int) -> int:
 
 
 def _visible_folders(folder: Path) -> Iterator[Path]:
-    return (entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
-
-
-def _visible_files(folder: Path) -> Iterator[str]:
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if not name.startswith(".") and name.lower() not in IGNORED_FILES:
-                yield os.path.join(place, name)
+    return (entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
 
 
 def _existing_folder(root: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emotion.data.decode import BadImageError
-from emotion.errors import UserError, first_line
+from emotion.data.decode import FORMATS, BadImageError
+from emotion.errors import UserError, disk_is_full, first_line
 from emotion.files import replacing
 from emotion.inference.drawing import draw_faces
-from emotion.inference.images import IMAGES, find_media, is_video, read_picture
+from emotion.inference.images import IMAGES, count_frames, find_media, is_video, read_picture
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import Record
 from emotion.inference.video import Video, VideoFile
@@ -28,13 +28,18 @@ Progress = Callable[..., Iterable[Any]]
 class Prediction:
     """A pass over files.
 
+    Attributes:
+        records: what was found so far, also where `run` is interrupted.
+        failed: how many files could not be read, or their copies not be saved.
+
     Args:
         recognizer: judges the faces.
         detect: False where each picture or frame is one face already.
         out: folder for annotated copies, or None.
         every: of a video, every how many frames are judged.
         progress: shows how far it is.
-        complain: called with a sentence for each file that cannot be read, or whose copy cannot be saved in its format.
+        complain: called with a sentence for each file that cannot be read, or whose copy cannot be saved.
+        tell: called with sentences on what is left out.
     """
 
     def __init__(
@@ -46,9 +51,12 @@ class Prediction:
         every: int = 5,
         progress: Progress = lambda items, total=None: items,
         complain: Callable[[str], object] = print,
+        tell: Callable[[str], object] = lambda sentence: None,
     ) -> None:
         self.recognizer, self.detect, self.out, self.every = recognizer, detect, out, every
-        self.progress, self.complain, self.failed = progress, complain, 0
+        self.progress, self.complain, self.tell, self.failed = progress, complain, tell, 0
+        self.records: list[Record] = []
+        self._animated: list[Path] = []
 
     def run(self, words: Sequence[str | Path]) -> list[Record]:
         """Returns what is in the files that the words name (see `emotion.inference.images.find_media`).
@@ -56,12 +64,20 @@ class Prediction:
         Raises:
             UserError: a word that names nothing.
         """
-        paths = find_media(words)
-        copies = self._copies(paths)
-        videos = [path for path in paths if is_video(path)]
-        pictures = [path for path in paths if not is_video(path)]
-        records = [*self._pictures(self.progress(pictures), copies)]
-        return records + [record for path in videos for record in self._video(path, copies)]
+        self.records, self.failed, self._animated = [], 0, []
+        paths = find_media(words, self.out, self.tell)
+        videos = dict.fromkeys(path for path in paths if is_video(path))
+        copies = self._copies(paths, videos)
+        pictures = [path for path in paths if path not in videos]
+        for record in self._pictures(self.progress(pictures), copies):
+            self.records.append(record)
+        if self._animated:
+            names = ", ".join(map(str, self._animated[:3])) + (", ..." if self._animated[3:] else "")
+            self.tell(f"of several frames or pages only the first is judged: {names}")
+        for path in videos:
+            for record in self._video(path, copies):
+                self.records.append(record)
+        return self.records
 
     def _pictures(self, paths: Iterable[Path], copies: dict[Path, Path]) -> Iterator[Record]:
         if not copies:
@@ -77,6 +93,8 @@ class Prediction:
         for path in paths:
             with self._going_on():
                 picture = read_picture(path)
+                if count_frames(path) > 1:
+                    self._animated.append(path)
                 yield path, picture
                 del picture  # before the next one is read
 
@@ -101,16 +119,22 @@ class Prediction:
     def _frames(self, video: Video, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
         frames = enumerate(self.progress(video, total=video.frames))
         if not copies:
-            judged = self._judged((number, frame) for number, frame in frames if number % self.every == 0)
-            yield from (Record(str(path), faces, number / video.rate) for number, faces in judged)
+            judged = self._judged((video.second, frame) for number, frame in frames if number % self.every == 0)
+            yield from (Record(str(path), faces, second) for second, faces in judged)
             return
         faces: list[Face] = []
+        copied = True
         with VideoFile(copies[path], video.rate) as copy:
             for number, frame in frames:
                 if number % self.every == 0:
                     (faces,) = self.recognizer.predict_many([frame], self.detect)
-                    yield Record(str(path), faces, number / video.rate)
-                copy.write(np.asarray(draw_faces(frame, faces)))
+                    yield Record(str(path), faces, video.second)
+                try:
+                    if copied:
+                        copy.write(np.asarray(draw_faces(frame, faces)))
+                except BadImageError as error:
+                    copied = False
+                    self._fail(error)
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -118,19 +142,23 @@ class Prediction:
         try:
             yield
         except BadImageError as error:
-            self.failed += 1
-            self.complain(str(error))
+            self._fail(error)
 
-    def _copies(self, paths: Sequence[Path]) -> dict[Path, Path]:
+    def _fail(self, error: BadImageError) -> None:
+        self.failed += 1
+        self.complain(str(error))
+
+    def _copies(self, paths: Sequence[Path], videos: Collection[Path]) -> dict[Path, Path]:
         """Lays the copies out as the files lie below the folder that they share."""
         if self.out is None or not paths:
             return {}
         absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100, links are not followed
         root = Path(os.path.commonpath([path.parent for path in absolute]))
         laid = {path: self.out / own.relative_to(root) for path, own in zip(paths, absolute, strict=True)}
-        copies = {path: _writable(copy, is_video(path)) for path, copy in laid.items()}
+        copies = {path: _writable(copy, path in videos) for path, copy in laid.items()}
         for original in {path.resolve() for path in paths} & {copy.resolve() for copy in copies.values()}:
             raise UserError(f"--out {self.out}: a copy would replace {original}; name another folder")
+        self.out.mkdir(parents=True, exist_ok=True)  # where there can be no copies at all, nothing is judged
         return copies
 
 
@@ -139,9 +167,11 @@ def _save(picture: Image.Image, path: Path) -> None:
         with replacing(path) as temporary:
             picture.save(temporary)
     except Exception as error:
-        # Encoders raise nearly anything for a picture too large for their format; of a full disk the system tells.
-        if isinstance(error, OSError) and error.errno is not None:
+        # Encoders raise nearly anything for a picture too large for their format.
+        if disk_is_full(error):
             raise
+        if isinstance(error, OSError) and error.strerror:
+            raise BadImageError(f"{path}: {error.strerror}") from None
         raise BadImageError(
             f"{path}: {picture.width} x {picture.height} pixels cannot be saved in this format ({first_line(error)})"
         ) from None
@@ -150,7 +180,6 @@ def _save(picture: Image.Image, path: Path) -> None:
 def _writable(path: Path, video: bool) -> Path:
     """Adds a suffix of a kind that can be written, where the file's own cannot."""
     suffix = path.suffix.lower()
-    writable = (
-        suffix == ".mp4" if video else suffix in IMAGES and Image.registered_extensions().get(suffix) in Image.SAVE
-    )
+    kind = Image.registered_extensions().get(suffix)
+    writable = suffix == ".mp4" if video else suffix in IMAGES and kind in FORMATS and kind in Image.SAVE
     return path if writable else path.with_name(path.name + (".mp4" if video else ".png"))

@@ -1,5 +1,6 @@
 """Networks in checkpoints and weight files, run by PyTorch."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +28,29 @@ class TorchNetwork:
         classifier = load_classifier(path, device)
         classifier.use_views(views)
         self._classifier, self.side = classifier, classifier.card.side
+        self._loaded, self._process = (path.absolute(), views, device), os.getpid()
+
+    def __reduce__(self) -> tuple[type["TorchNetwork"], tuple[Path, str | None, str]]:
+        """Lets other processes load it from its file."""
+        return TorchNetwork, self._loaded
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `emotion.inference.networks.FaceNetwork`."""
+        self._leave_threads()
         return np.asarray(self._classifier(self._tensor(faces)).cpu())
 
     def heatmaps(
         self, faces: NDArray[np.uint8], classes: NDArray[np.int64], method: Method = "hirescam"
     ) -> NDArray[np.float32]:
         """See `emotion.inference.networks.FaceNetwork` and, for the method, `emotion.analysis.gradcam.heatmaps`."""
+        self._leave_threads()
         return heatmaps(self._classifier.network, faces[:, np.newaxis], classes, method)
+
+    def _leave_threads(self) -> None:
+        """Uses one thread in a forked process, in which PyTorch would wait for the threads of the first forever."""
+        if os.getpid() != self._process:
+            torch.set_num_threads(1)
+            self._process = os.getpid()
 
     def _tensor(self, faces: NDArray[np.uint8]) -> torch.Tensor:
         return torch.from_numpy(faces)[:, None].to(next(self._classifier.parameters()).device)

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emotion.data.classes import CLASSES
+from emotion.errors import UserError
 from emotion.inference.faces import Box, Detection, FaceDetector, cut_out, whole
 from emotion.inference.images import Picture, read_picture
 from emotion.inference.networks import FaceNetwork, load_networks
@@ -72,6 +73,10 @@ class Recognizer:
     def __init__(self, networks: Sequence[FaceNetwork], smallest: float | None = None) -> None:
         self.networks, self._smallest = tuple(networks), smallest
 
+    def __reduce__(self) -> tuple[type["Recognizer"], tuple[Sequence[FaceNetwork], float | None]]:
+        """Lets it be sent to other processes, which load the networks from their files, and a detector, anew."""
+        return Recognizer, (self.networks, self._smallest)
+
     @cached_property
     def detector(self) -> FaceDetector:
         """Finds the faces; made when it is first needed."""
@@ -81,7 +86,8 @@ class Recognizer:
         """Returns the faces in a picture, from left to right.
 
         Args:
-            image: a path, the content of a file, a PIL image, or an array uint8 [H, W] (grey) or [H, W, 3] (RGB).
+            image: a path, the content of a file, an open file, a PIL image, or an array uint8 [H, W] (grey),
+                [H, W, 3] (RGB) or [H, W, 4] (RGBA); of an animation the first frame counts.
             detect: False where the central square of the picture is one face already.
 
         Raises:
@@ -89,11 +95,21 @@ class Recognizer:
         """
         return self.judge([self.find(read_picture(image), detect)])[0]
 
-    def predict_many(self, pictures: Iterable[NDArray[np.uint8]], detect: bool = True) -> Iterator[list[Face]]:
-        """Yields the faces of each picture, RGB uint8 [H, W, 3], judging those of several pictures at a time."""
-        found = (self.find(picture, detect) for picture in pictures)
-        while chunk := list(islice(found, 8)):
-            yield from self.judge(chunk)
+    def predict_many(self, pictures: Iterable[Picture], detect: bool = True) -> Iterator[list[Face]]:
+        """Yields the faces of each picture, judging those of several pictures at a time.
+
+        Args:
+            pictures: each as for `predict`.
+            detect: as for `predict`.
+
+        Raises:
+            UserError: one picture rather than several, or something that is no picture.
+        """
+        if _is_one(pictures):
+            kind = type(pictures).__name__
+            raise UserError(f"{kind}: several pictures are needed here; one goes to predict, or is given as [picture]")
+        found = (self.find(read_picture(picture), detect) for picture in pictures)
+        return chain.from_iterable(map(self.judge, iter(lambda: list(islice(found, 8)), [])))
 
     def find(self, picture: NDArray[np.uint8], detect: bool = True, most: int | None = None) -> Found:
         """Finds the faces in a picture, RGB uint8 [H, W, 3], and of more than `most` the largest."""
@@ -149,6 +165,15 @@ def load(
     """
     names = [name] if isinstance(name, str | Path) else name
     return Recognizer(load_networks(names, tta, device), smallest)
+
+
+def _is_one(pictures: object) -> bool:
+    """Whether something is one picture, or none, rather than several, whatever iteration would make of it."""
+    if isinstance(pictures, np.ndarray):
+        return pictures.ndim < 3 or (pictures.ndim == 3 and pictures.shape[2] in (1, 3, 4))
+    return (
+        isinstance(pictures, str | bytes | bytearray) or hasattr(pictures, "read") or not isinstance(pictures, Iterable)
+    )
 
 
 def _in_batches(network: FaceNetwork, faces: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:

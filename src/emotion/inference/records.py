@@ -48,15 +48,20 @@ def to_table(records: Iterable[Record]) -> Table:
     return table
 
 
-def to_json(records: Iterable[Record]) -> str:
-    """Returns a list of objects with `file`, `second` (of videos) and `faces`."""
+def to_json(records: Iterable[Record], encoding: str = "utf-8") -> str:
+    """Returns a list of objects with `file`, `second` (of videos) and `faces`.
+
+    Args:
+        records: what was found.
+        encoding: of the text's reader; where it cannot hold all characters, all but ASCII are escaped as JSON says.
+    """
     rows = [
         {"file": record.file}
         | ({} if record.second is None else {"second": round(record.second, 3)})
         | {"faces": [_rounded(face) for face in record.faces]}
         for record in records
     ]
-    return json.dumps(rows, indent=2, ensure_ascii=False)
+    return json.dumps(rows, indent=2, ensure_ascii=not encoding.lower().startswith("utf"))
 
 
 def to_csv(records: Iterable[Record]) -> str:

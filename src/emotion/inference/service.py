@@ -206,7 +206,9 @@ def make_service(
     _add_guard(application, service, hosts)
     _add_endpoints(application, service)
     if page:
-        application.add_api_route("/", lambda: FileResponse(PAGE / "index.html"), include_in_schema=False)
+        application.add_api_route(
+            "/", lambda: FileResponse(PAGE / "index.html"), methods=["GET", "HEAD"], include_in_schema=False
+        )
         application.mount("/page", StaticFiles(directory=PAGE))
     return application
 
@@ -322,11 +324,13 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
                 told = f"no answer within {service.limits.seconds:g} s"
                 raise HTTPException(503, told, {"Retry-After": "5"}) from None
 
+    @application.head("/health", include_in_schema=False)
     @application.get("/health")
     async def health() -> Health:
         """Says what runs."""
         return Health(networks=names)
 
+    @application.head("/metrics", include_in_schema=False)
     @application.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         """Counts requests, seconds and batch sizes, as Prometheus reads them."""

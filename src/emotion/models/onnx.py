@@ -54,7 +54,12 @@ class OnnxNetwork:
         except Exception as error:
             # A damaged or foreign file can make the reader raise anything.
             raise UserError(f"{path}: not a network that `emotion export` wrote ({first_line(error)})") from None
+        self._loaded = path.absolute(), device
         self._explains = len(self._session.get_outputs()) > 1
+
+    def __reduce__(self) -> tuple[type["OnnxNetwork"], tuple[Path, str]]:
+        """Lets other processes load it from its file."""
+        return OnnxNetwork, self._loaded
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Maps grey faces uint8 [N, side, side] to probabilities [N, K] in the order of `CLASSES`.
