@@ -1,5 +1,6 @@
 """The `emotion` command. Its parts are imported where they are used, so that help comes at once."""
 
+import os
 import re
 import runpy
 import sys
@@ -25,7 +26,7 @@ class ExpandingGroup(typer.core.TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Expands the words before any command takes them."""
-        home = str(Path("~").expanduser())
+        home = os.path.expanduser("~")  # noqa: PTH111, which stays "~" for a user without a home folder
         return super().parse_args(
             ctx, [re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda at: (at[1] or "") + home, word) for word in args]
         )

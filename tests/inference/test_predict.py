@@ -13,7 +13,7 @@ from PIL import Image
 
 from emotion.errors import UserError
 from emotion.inference import predict
-from emotion.inference.images import read_picture
+from emotion.inference.images import MADE, read_picture
 from emotion.inference.predict import Prediction
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.video import Video, VideoFile
@@ -41,7 +41,12 @@ def noise() -> Callable[[Path], None]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Returns what lies in a folder, but for the list of copies."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != MADE
+    }
 
 
 def test_good_files_are_judged_beside_bad_ones(
@@ -225,10 +230,24 @@ def test_a_second_time_copies_inside_the_folder_are_not_taken_for_originals(
     for words in ([tmp_path], [f"{tmp_path}/**/*.png"]):
         assert [record.file for record in prediction.run(words)] == [str(tmp_path / "a.png")]
         assert contents(tmp_path) == before
-    assert told == [f"{tmp_path / 'copies'}: left out what lies there, 1 of the files found, as copies"] * 2
+    assert told == [f"{tmp_path / 'copies'}: left out 1 of the files found, which are copies made before"] * 2
     with pytest.raises(UserError, match="a copy would replace"):
         prediction.run([tmp_path / "copies/a.png"])
     Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path / "a.png"])
+    assert contents(tmp_path) == before
+
+
+def test_an_original_in_the_folder_of_copies_is_one(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+    for name in ("a.png", "copies/b\n.png"):
+        noise(tmp_path / name)
+    originals = {str(tmp_path / "a.png"), str(tmp_path / "copies/b\n.png")}
+    for _ in range(2):
+        records = Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path])
+        assert {record.file for record in records} == originals
+    noise(tmp_path / "b\n.png")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="a copy would replace"):
+        Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path])
     assert contents(tmp_path) == before
 
 

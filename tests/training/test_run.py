@@ -1,6 +1,8 @@
+import itertools
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -215,12 +217,19 @@ STOPPING = {
     "under min_epochs": ["patience=1", "min_delta=10", "trainer.min_epochs=3", "trainer.max_epochs=6"],
     "after an improvement under min_epochs": ["patience=1", "lr=0.02", "trainer.min_epochs=4", "trainer.max_epochs=6"],
     "rare validation": ["patience=1", "min_delta=10", "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=9"],
-    "no time": ["trainer.max_time=00:00:00:00", "trainer.max_epochs=6"],
-    "no time under min_epochs": ["trainer.max_time=00:00:00:00", "trainer.min_epochs=2", "trainer.max_epochs=6"],
+    "time": ["trainer.max_time=00:00:00:02", "trainer.max_epochs=6"],
+    "time under min_epochs": ["trainer.max_time=00:00:00:02", "trainer.min_epochs=2", "trainer.max_epochs=6"],
     "steps": ["trainer.max_steps=10", "patience=null"],
 }
 
 
+@pytest.fixture
+def slow_clock(monkeypatch):
+    """A second passes between two looks at the clock, of which an epoch takes three."""
+    monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", SimpleNamespace(monotonic=itertools.count().__next__))
+
+
+@pytest.mark.usefixtures("slow_clock")
 @pytest.mark.parametrize("words", STOPPING.values(), ids=STOPPING)
 def test_a_run_that_stopped_and_was_killed_in_its_test_trains_no_more(tmp_path, words):
     folder = train(tmp_path / "run", *words)
@@ -235,8 +244,9 @@ def test_a_run_that_stopped_and_was_killed_in_its_test_trains_no_more(tmp_path, 
     assert [first[name] for name in figures] == [second[name] for name in figures]
 
 
+@pytest.mark.usefixtures("slow_clock")
 def test_time_is_over_after_the_epoch_in_which_it_ends(tmp_path):
-    folder = train(tmp_path, "trainer.max_time=00:00:00:00", "trainer.max_epochs=6")
+    folder = train(tmp_path, "trainer.max_time=00:00:00:02", "trainer.max_epochs=6")
     assert read_json(folder.metrics)["run"]["epochs"] == 1
 
 

@@ -35,7 +35,12 @@ FROZEN = ["model=timm", "backbone=mobilenetv3_small_050", "unfreeze=0", "weights
 SETTINGS = {name: [*words, *WHOLE] for name, words in SETTINGS.items()} | {
     f"{name}, features": [*words, *FROZEN] for name, words in SETTINGS.items()
 }
-SETTINGS = {name: [*words, f"trainer.max_epochs={EPOCHS}"] for name, words in SETTINGS.items()}
+STOP = ["balance=none", "min_delta=10", "trainer.max_epochs=9"]
+SETTINGS = {name: [*words, f"trainer.max_epochs={EPOCHS}"] for name, words in SETTINGS.items()} | {
+    "early stopping": [*STOP, *WHOLE, f"patience={EPOCHS - 1}"],
+    "early stopping under min_epochs": [*STOP, *WHOLE, "patience=1", f"trainer.min_epochs={EPOCHS}"],
+}
+"""The last two stop after as many epochs as the others train."""
 # Where a process may be struck, and at most the how many-th time it comes there.
 WORKING = {
     "on_train_batch_start": EPOCHS * STEPS,
@@ -53,6 +58,9 @@ DAILY = [
     ("class weights", signal.SIGKILL, "packing"),
     ("weighted sampler, features", signal.SIGTERM, "computing features"),
     ("weighted sampler, features", signal.SIGKILL, RANDOM),
+    ("early stopping", signal.SIGKILL, "predictions.npz"),
+    ("early stopping under min_epochs", signal.SIGTERM, "metrics.json"),
+    ("early stopping under min_epochs", signal.SIGKILL, "last.ckpt"),
 ]
 
 

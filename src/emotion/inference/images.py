@@ -35,6 +35,9 @@ VIDEOS = {
 ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "HEIF")
 """Formats whose files may hold several frames or pages; the further pictures in a JPEG are previews and depths."""
 
+MADE = ".emotion-copies"
+"""The file in a folder of copies that lists them, each name ended by a zero byte."""
+
 
 def read_picture(picture: Picture) -> NDArray[np.uint8]:
     """Returns a picture upright, as RGB uint8 [H, W, 3]; of an animation the first frame, of several pages the first.
@@ -101,7 +104,7 @@ def find_media(
 
     Args:
         words: the paths, folders and patterns.
-        out: a folder of copies; where it lies in a folder that is named, what is in it is left out.
+        out: a folder of copies; those that were made there before are left out.
         tell: called with a sentence on the files of each folder that are left out.
 
     Raises:
@@ -187,9 +190,29 @@ def _is_of_system(match: Path, pattern: Path) -> bool:
 
 
 def _without_copies(files: list[Path], out: Path, tell: Callable[[str], object]) -> list[Path]:
-    """Leaves out what lies in the folder of copies, unless nothing else was named."""
-    copies = out.resolve()
-    originals = [path for path in files if not path.resolve().is_relative_to(copies)]
+    """Leaves out the copies of an earlier time, unless nothing else was named."""
+    copies = made_copies(out)
+    originals = [path for path in files if path.resolve() not in copies]
     if originals and len(originals) < len(files):
-        tell(f"{out}: left out what lies there, {len(files) - len(originals):,} of the files found, as copies")
+        tell(f"{out}: left out {len(files) - len(originals):,} of the files found, which are copies made before")
     return originals or files
+
+
+def made_copies(out: Path) -> set[Path]:
+    """Returns the files in a folder of copies that are copies; others may lie there too."""
+    try:
+        names = (out / MADE).read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return set()
+    return {(out / os.fsdecode(name)).resolve() for name in names}
+
+
+def note_copy(out: Path, path: Path) -> None:
+    """Notes that a file in a folder of copies is one.
+
+    Raises:
+        OSError: the note cannot be written.
+    """
+    if path.resolve() not in made_copies(out):
+        with (out / MADE).open("ab") as notes:
+            notes.write(os.fsencode(path.relative_to(out)) + b"\0")

@@ -15,7 +15,7 @@ from emotion.data.decode import FORMATS, BadImageError
 from emotion.errors import UserError, disk_is_full, first_line
 from emotion.files import replacing
 from emotion.inference.drawing import draw_faces
-from emotion.inference.images import IMAGES, count_frames, find_media, is_video, read_picture
+from emotion.inference.images import IMAGES, count_frames, find_media, is_video, note_copy, read_picture
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import Record
 from emotion.inference.video import Video, VideoFile
@@ -88,6 +88,7 @@ class Prediction:
             yield Record(str(path), faces)
             with self._going_on():
                 _save(draw_faces(picture, faces), copies[path])
+                self._note_copy(copies[path])
 
     def _read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         for path in paths:
@@ -135,6 +136,14 @@ class Prediction:
                 except BadImageError as error:
                     copied = False
                     self._fail(error)
+        if copied:
+            self._note_copy(copies[path])
+
+    def _note_copy(self, path: Path) -> None:
+        """Notes a copy where a later time could take it for an original, in the folder of the originals."""
+        assert self.out is not None
+        if self._among_originals:
+            note_copy(self.out, path)
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -156,6 +165,7 @@ class Prediction:
         root = Path(os.path.commonpath([path.parent for path in absolute]))
         laid = {path: self.out / own.relative_to(root) for path, own in zip(paths, absolute, strict=True)}
         copies = {path: _writable(copy, path in videos) for path, copy in laid.items()}
+        self._among_originals = self.out.resolve().is_relative_to(root.resolve())
         for original in {path.resolve() for path in paths} & {copy.resolve() for copy in copies.values()}:
             raise UserError(f"--out {self.out}: a copy would replace {original}; name another folder")
         self.out.mkdir(parents=True, exist_ok=True)  # where there can be no copies at all, nothing is judged
