@@ -150,10 +150,26 @@ def check(values: Mapping[str, Any]) -> None:
             raise UserError(
                 "trainer.limit_val_batches=0: validation chooses the best checkpoint, it cannot be left out"
             )
+        if key == "trainer.limit_train_batches" and value == 0:
+            raise UserError("trainer.limit_train_batches=0: without training there is no best checkpoint")
+        if key == "trainer.max_epochs" and value not in (None, -1) and not _is_whole(value, 1):
+            raise UserError(f"trainer.max_epochs={value}: a whole number from 1 is needed, or -1 for no limit")
         if key == "unfreeze" and value not in (None, "all") and not _is_whole(value, 0):
             raise UserError(f"unfreeze={value}: a whole number from 0, or all, is needed")
+    _check_epochs(values)
     if values.get("balance") == "offline":
         RandomAffine(zoom=values.get("zoom", 0), shift=values.get("shift", 0)).scaled(values.get("offline_strength", 1))
+
+
+def _check_epochs(values: Mapping[str, Any]) -> None:
+    """Checks what depends on the number of epochs."""
+    own = one_by_one(values)
+    epochs, plain = own.get("trainer.max_epochs"), own.get("plain_epochs")
+    if plain and epochs == -1:
+        raise UserError(f"plain_epochs={plain}: the last epochs are those before trainer.max_epochs, which is open")
+    for key in ("trainer.min_epochs", "trainer.check_val_every_n_epoch"):
+        if type(own.get(key)) is type(epochs) is int and own[key] > epochs > 0:
+            raise UserError(f"{key}={own[key]}: at most trainer.max_epochs={epochs} is possible")
 
 
 def settings(config: DictConfig) -> dict[str, Any]:

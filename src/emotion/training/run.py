@@ -154,6 +154,9 @@ def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback]
     """
     _resolve_weights(config)
     _resolve_batch_size(config, folder)
+    # The Trainer sets these and leaves them so, and a sweep does run after run in one process.
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
     seed_everything(config.seed, verbose=False)
     data = EmotionDataModule(**_arguments(EmotionDataModule, settings(config)))
     task = build_task(config, data)

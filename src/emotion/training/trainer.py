@@ -8,9 +8,11 @@ import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from emotion.config import settings
@@ -51,7 +53,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
     bar = sys.stderr.isatty()
     callbacks = [*extra, *_callbacks(config, folder), *([ProgressBar()] if bar else [EpochLines()])]
     try:
-        return Trainer(
+        trainer = Trainer(
             **options,
             default_root_dir=folder.path,
             logger=loggers,
@@ -63,6 +65,13 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {first_line(error)}") from None
+    if (
+        options["sync_batchnorm"]
+        and isinstance(trainer.strategy, DDPStrategy)
+        and not isinstance(trainer.accelerator, CUDAAccelerator)
+    ):
+        raise UserError("trainer.sync_batchnorm=true: PyTorch synchronises batch statistics of GPUs only")
+    return trainer
 
 
 def build_timer(config: DictConfig) -> Timer:

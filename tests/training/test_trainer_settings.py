@@ -1,0 +1,199 @@
+"""That every key of `trainer` in conf/config.yaml acts."""
+
+import csv
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from omegaconf import OmegaConf
+from small_runs import train
+
+from emotion.analysis.figures import read_history
+from emotion.config import conf_dir
+from emotion.errors import UserError
+from emotion.training.folder import RunFolder, read_json
+from emotion.training.task import EmotionTask
+
+STEPS = 5
+"""Of an epoch of the small run."""
+
+
+class Seen:
+    """What training did.
+
+    Attributes:
+        labels: of each batch, as a list.
+        validated: how many images were validated.
+        gradients: of each step but the last, the norm and the largest value, as the optimiser got them.
+        state: what the settings of PyTorch and the Trainer were in the first step.
+    """
+
+    def __init__(self) -> None:
+        self.labels: list[list[int]] = []
+        self.state: dict[str, Any] = {}
+        self.validated = 0
+        self.gradients: list[tuple[float, float]] = []
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Callable[..., tuple[RunFolder, Seen]]:
+    seen = Seen()
+    step, validate = EmotionTask.training_step, EmotionTask.validation_step
+
+    def training_step(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        seen.labels.append(batch.labels.tolist())
+        trainer: Trainer = self.trainer
+        seen.state |= {
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "benchmark": torch.backends.cudnn.benchmark,
+            "anomaly": torch.is_anomaly_enabled(),
+            "steps": trainer.global_step + 1,
+            "autocast": torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None,
+            "accelerator": type(trainer.accelerator).__name__,
+            "devices": trainer.num_devices,
+            "nodes": trainer.num_nodes,
+            "strategy": type(trainer.strategy).__name__,
+        }
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        seen.validated += len(batch.labels)
+        return validate(self, batch, batch_idx)
+
+    def on_before_zero_grad(self, optimizer):
+        gradients = [own.grad for own in self.parameters() if own.grad is not None]
+        if gradients:
+            norm = float(torch.stack([own.norm() for own in gradients]).norm())
+            seen.gradients.append((norm, max(float(own.abs().max()) for own in gradients)))
+
+    monkeypatch.setattr(EmotionTask, "training_step", training_step)
+    monkeypatch.setattr(EmotionTask, "validation_step", validation_step)
+    monkeypatch.setattr(EmotionTask, "on_before_zero_grad", on_before_zero_grad)
+
+    def call(*words: str) -> tuple[RunFolder, Seen]:
+        return train(tmp_path / "run", "trainer.max_epochs=1", "patience=null", "test=false", *words), seen
+
+    return call
+
+
+def rows(folder: RunFolder, column: str) -> list[tuple[int, str]]:
+    """Returns the steps of the CSV log at which a column has a value, and the values."""
+    with folder.csv_files()[0].open() as file:
+        return [(int(row["step"]), row[column]) for row in csv.DictReader(file) if row.get(column)]
+
+
+def epochs(folder: RunFolder) -> int:
+    return int(read_json(folder.metrics)["run"]["epochs"])
+
+
+def validations(folder: RunFolder) -> list[int]:
+    return [int(step) for step, _ in read_history(folder.csv_files()[0])["val/loss"]]
+
+
+ACTS: dict[str, tuple[list[str], Callable[[RunFolder, Seen], bool]]] = {
+    "max_epochs": (["trainer.max_epochs=2"], lambda folder, seen: epochs(folder) == 2),
+    "min_epochs": (
+        ["trainer.min_epochs=3", "trainer.max_epochs=5", "patience=1", "min_delta=10"],
+        lambda folder, seen: epochs(folder) == 3,
+    ),
+    "max_steps": (["trainer.max_steps=7", "trainer.max_epochs=9"], lambda folder, seen: len(seen.labels) == 7),
+    # test_run.py has it with a clock of its own.
+    "max_time": (["trainer.max_time=00:00:00:01", "trainer.max_epochs=99"], lambda folder, seen: epochs(folder) < 99),
+    "accelerator": (["trainer.accelerator=cpu"], lambda folder, seen: seen.state["accelerator"] == "CPUAccelerator"),
+    "strategy": (
+        ["trainer.strategy=ddp_find_unused_parameters_false"],
+        lambda folder, seen: seen.state["strategy"] == "DDPStrategy",
+    ),
+    "precision": (
+        ["trainer.precision=bf16-mixed"],
+        lambda folder, seen: seen.state["autocast"] == torch.bfloat16,
+    ),
+    "limit_train_batches": (["trainer.limit_train_batches=2"], lambda folder, seen: len(seen.labels) == 2),
+    "limit_val_batches": (["trainer.limit_val_batches=1"], lambda folder, seen: seen.validated == 32),
+    "overfit_batches": (
+        ["trainer.overfit_batches=2", "trainer.max_epochs=3"],
+        lambda folder, seen: len(seen.labels) == 6 and seen.labels[:2] == seen.labels[2:4] == seen.labels[4:],
+    ),
+    "check_val_every_n_epoch": (
+        ["trainer.check_val_every_n_epoch=2", "trainer.max_epochs=5"],
+        lambda folder, seen: validations(folder) == [2, 4],
+    ),
+    "log_every_n_steps": (
+        ["trainer.log_every_n_steps=2"],
+        lambda folder, seen: [step for step, _ in rows(folder, "train/loss_step")] == [1, 3],
+    ),
+    "gradient_clip_val": (
+        ["trainer.gradient_clip_val=1e-3"],
+        lambda folder, seen: max(norm for norm, _ in seen.gradients) == pytest.approx(1e-3, rel=1e-3),
+    ),
+    "gradient_clip_algorithm": (
+        ["trainer.gradient_clip_val=1e-3", "trainer.gradient_clip_algorithm=value"],
+        lambda folder, seen: max(largest for _, largest in seen.gradients) == pytest.approx(1e-3),
+    ),
+    "accumulate_grad_batches": (
+        ["trainer.accumulate_grad_batches=2"],
+        lambda folder, seen: (len(seen.labels), len(seen.gradients)) == (STEPS, 2),
+    ),
+    "deterministic": (["trainer.deterministic=true"], lambda folder, seen: seen.state["deterministic"]),
+    "benchmark": (["trainer.benchmark=true"], lambda folder, seen: seen.state["benchmark"]),
+    "detect_anomaly": (["trainer.detect_anomaly=true"], lambda folder, seen: seen.state["anomaly"]),
+    "profiler": (
+        ["trainer.profiler=simple"],
+        lambda folder, seen: "run_training_epoch" in (folder.path / "fit-profile.txt").read_text(),
+    ),
+}
+OF_SEVERAL_PROCESSES = {"devices", "num_nodes", "sync_batchnorm"}
+"""test_processes.py trains in two; only GPUs have the last."""
+
+
+def test_every_key_is_tried():
+    assert set(ACTS) | OF_SEVERAL_PROCESSES == set(OmegaConf.load(conf_dir() / "config.yaml").trainer)
+
+
+@pytest.mark.parametrize("key", ACTS)
+def test_a_key_of_the_trainer_acts(run, key):
+    words, acts = ACTS[key]
+    folder, seen = run(*words)
+    assert acts(folder, seen)
+
+
+def test_without_them_nothing_of_it_happens(run):
+    folder, seen = run("trainer.max_epochs=3", "trainer.precision=32-true")
+    others = set(ACTS) - {"accelerator", "max_time"}
+    acting = set()
+    for key in others:
+        try:
+            acting |= {key} if ACTS[key][1](folder, seen) else set()
+        except FileNotFoundError:
+            assert key == "profiler"
+    assert acting == {"min_epochs"}  # which three epochs fulfil
+
+
+@pytest.mark.parametrize("profiler", ["advanced", "pytorch"])
+def test_profilers_write_into_the_runs_folder(run, profiler):
+    folder, _ = run(f"trainer.profiler={profiler}", "trainer.limit_train_batches=1")
+    assert list(folder.path.glob("fit-profile*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["trainer.check_val_every_n_epoch=5", "trainer.max_epochs=3"], "trainer.check_val_every_n_epoch=5: "),
+        (["trainer.limit_train_batches=0"], "trainer.limit_train_batches=0: "),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0: "),
+        (["trainer.max_epochs=-2"], "trainer.max_epochs=-2: "),
+        (["trainer.max_epochs=two"], "trainer.max_epochs=two: "),
+        (["plain_epochs=1", "trainer.max_epochs=-1"], "plain_epochs=1: "),
+        (["trainer.min_epochs=4", "trainer.max_epochs=3"], "trainer.min_epochs=4: "),
+        (["trainer.sync_batchnorm=true", "trainer.strategy=ddp"], "trainer.sync_batchnorm=true: "),
+        (["trainer.profiler=fast"], "trainer.profiler=fast: "),
+    ],
+)
+def test_what_cannot_train_is_refused_at_once(run, words, line):
+    with pytest.raises(UserError) as error:
+        run(*words)
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
