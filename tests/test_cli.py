@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer.main import get_command
 import emotion
 from emotion.cli import app
 from emotion.config import check, conf_dir, register_resolvers, run_dir, settings
-from emotion.overrides import check_overrides, parse_words
+from emotion.overrides import check_overrides, parse_words, require_effect
 from emotion.training.evaluate import OPTIONS
 
 register_resolvers()
@@ -53,6 +54,28 @@ def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert "epoch 2/2" in resumed.stderr
     assert "epoch 1/2" not in resumed.stderr
+
+
+@pytest.mark.slow
+def test_a_run_in_the_home_folder_is_whole_and_its_noted_command_can_be_typed_again(tmp_path, fer_tree):
+    shutil.copytree(fer_tree, tmp_path / "it's 😀, (1)")
+    places = ["data_dir=~/it's 😀, (1)", "hydra.run.dir='~/a, run'"]
+    words = ["model=cnn_111", "batch_size=4", "trainer.max_epochs=1", *places]
+    first = call("emotion", "train", *words, folder=tmp_path, HOME=str(tmp_path))
+    assert first.returncode == 0, first.stderr
+    assert not (tmp_path / "~").exists()
+    assert {"run.log", "config.yaml", "metrics.json", "csv"} <= {path.name for path in (tmp_path / "a, run").iterdir()}
+    noted = json.loads((tmp_path / "a, run" / "environment.json").read_text())["command"]
+    assert str(tmp_path) not in noted
+    again = subprocess.run(
+        ["sh", "-c", noted.replace("emotion", f"{sys.executable} -m emotion", 1)],
+        cwd=tmp_path,
+        env=os.environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, noted + again.stderr
+    assert "finished already" in again.stderr
 
 
 @pytest.mark.slow
@@ -131,7 +154,9 @@ def test_commands_of_the_readme_are_legal(words):
         check_overrides(arguments)
         overrides = [word for word in arguments if not word.startswith(("-", "hydra", "resume")) and "," not in word]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            check(settings(compose("config", overrides)))
+            values = settings(compose("config", overrides))
+        check(values)
+        require_effect(overrides, values)
     elif command.name == "evaluate":
         check(parse_words(arguments, OPTIONS))
     elif isinstance(command, TyperGroup):

@@ -1,5 +1,6 @@
 import inspect
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,16 @@ from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.pretrained import network_settings
 from emotion.models.registry import build_network
-from emotion.overrides import as_typed, check_overrides, legal_word, legal_words, parse_words, quoted
+from emotion.overrides import (
+    EFFECTS,
+    as_typed,
+    check_overrides,
+    legal_word,
+    legal_words,
+    parse_words,
+    quoted,
+    require_effect,
+)
 from emotion.training.task import EmotionTask
 
 MODELS = choice_names("model")
@@ -399,7 +409,7 @@ PATHS = [
         "007",
         "0x1f",
         "true",
-        "Null",
+        "nullable",
         "nan",
         "[x]",
         "{x: 1}",
@@ -459,6 +469,7 @@ def test_any_path_is_read_as_it_stands(path):
         ("data_dir=glob(*)", True, "data_dir=glob(*)"),
         ("model=cnn,vgg16_ft", True, "model=cnn,vgg16_ft"),
         ("hydra.run.dir='~/x'", False, f"hydra.run.dir='{Path.home() / 'x'}'"),
+        ("hydra.sweep.dir=/a,b", True, "hydra.sweep.dir='/a,b'"),
         ("hydra.sweep.subdir=${hydra.job.num}", True, "hydra.sweep.subdir=${hydra.job.num}"),
     ],
 )
@@ -492,3 +503,60 @@ def test_experiments_of_ones_own_are_known(tmp_path):
         with pytest.raises(UserError, match="no experiment 'mien', did you mean mine"):
             check_overrides([*words, "experiment=mien"])
     check_overrides(["hydra.searchpath=[pkg://elsewhere]", "experiment=theirs"])
+
+
+# A word, what makes it act, and what of it is named where that is missing.
+ACTING = {
+    "data_dir": ("data_dir=x", "data=folder", "data=synthetic"),
+    "on_bad_image": ("on_bad_image=skip", "data=folder", "data=synthetic"),
+    "channels": ("channels=3", "data=folder", "data=fer2013"),
+    "pack_size": ("pack_size=96", "data=folder", "data=synthetic"),
+    "synthetic_images": ("synthetic_images=140", "data=synthetic", "data=fer2013"),
+    "val_fraction": ("val_fraction=0.3", "split=report", "split=official"),
+    "group_duplicates": ("group_duplicates=true", "split=report", "split=clean"),
+    "offline_strength": ("offline_strength=2", "balance=offline", "balance=none"),
+    "rotation": ("rotation=20", "augment=true", "augment=false"),
+    "zoom": ("zoom=0.3", "balance=offline augment=false", "augment=false"),
+    "shift": ("shift=0.3", "augment=true", "augment=false"),
+    "shear": ("shear=3", "augment=true", "augment=false"),
+    "plain_epochs": ("plain_epochs=2", "flip=0.5 augment=false", "augment=false"),
+    "feature_views": ("feature_views=2", "model=vgg16_fe", "model=cnn"),
+    "momentum": ("momentum=0.5", "optimizer=sgd", "optimizer=adamw"),
+    "warmup_epochs": ("warmup_epochs=3", "schedule=cosine", "schedule=plateau"),
+    "lr_factor": ("lr_factor=0.3", "schedule=plateau", "schedule=none"),
+    "lr_patience": ("lr_patience=9", "schedule=plateau", "schedule=cosine"),
+    "min_delta": ("min_delta=0.1", "patience=3", "patience=null"),
+    "trainer.gradient_clip_algorithm": (
+        "trainer.gradient_clip_algorithm=value",
+        "trainer.gradient_clip_val=1",
+        "trainer.gradient_clip_val=null",
+    ),
+}
+
+
+def test_every_setting_that_can_lack_an_effect_is_tried():
+    assert ACTING.keys() == EFFECTS.keys()
+
+
+@pytest.mark.parametrize("key", ACTING)
+def test_a_setting_that_cannot_act_is_refused(key):
+    word, beside, alone = ACTING[key]
+    require_effect([word], settings(compose_config(word, *beside.split())))
+    values = settings(compose_config(word, *alone.split()))
+    require_effect(alone.split(), values)
+    with pytest.raises(
+        UserError, match=rf"^{re.escape(word.split('=')[0])}=.*: without effect here; it acts with .* only$"
+    ):
+        require_effect([word], values)
+    default = OmegaConf.select(OmegaConf.load(conf_dir() / "config.yaml"), key)
+    same = f"{key}={'null' if default is None else default}"
+    require_effect([same], settings(compose_config(same, *alone.split())))
+
+
+@pytest.mark.parametrize("model", ["cnn", "resnet18", "resnet_small"])
+def test_weights_need_a_backbone(model):
+    check(settings(compose_config(f"model={model}", "weights=none")))
+    with pytest.raises(
+        UserError, match=r"^weights=/does/not/exist.safetensors: they are for a backbone, and .* has none"
+    ):
+        check(settings(compose_config(f"model={model}", "weights=/does/not/exist.safetensors")))

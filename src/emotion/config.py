@@ -29,7 +29,7 @@ CHOICES: dict[str, Sequence[object]] = {
     "schedule": get_args(ScheduleName),
     "monitor": ("val/loss", "val/acc", "val/f1_macro"),
     "tta": get_args(ViewsName),
-    "trainer.profiler": (None, "simple", "advanced", "pytorch"),
+    "trainer.profiler": ("simple", "advanced", "pytorch"),
     "compile": ("auto", True, False),
     "cuda_graph": ("auto", True, False),
     "test": (True, False),
@@ -60,6 +60,7 @@ OPTIONAL: dict[str, object] = {
     "dropout": None,
     "batch_size": "auto",
     "trainer.benchmark": None,
+    "trainer.profiler": None,
 }
 """Values beside the numbers."""
 TEXTS = ("data_dir", "backbone", "weights")
@@ -157,6 +158,11 @@ def check(values: Mapping[str, Any]) -> None:
         if key == "unfreeze" and value not in (None, "all") and not _is_whole(value, 0):
             raise UserError(f"unfreeze={value}: a whole number from 0, or all, is needed")
     _check_epochs(values)
+    if values.get("weights", "none") not in (None, "none") and values.get("backbone", "?") is None:
+        raise UserError(
+            f"weights={values['weights']}: they are for a backbone, and a model of family {values['family']} has none "
+            "(those of torchvision, timm, face have one)"
+        )
     if values.get("balance") == "offline":
         RandomAffine(zoom=values.get("zoom", 0), shift=values.get("shift", 0)).scaled(values.get("offline_strength", 1))
 

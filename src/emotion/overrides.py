@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, Quote
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from emotion.config import GROUPS, LAUNCHERS, SEARCH, TEXTS, choice_names, conf_dir
+from emotion.config import GROUPS, LAUNCHERS, SEARCH, TEXTS, choice_names, conf_dir, one_by_one
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 
@@ -25,6 +25,27 @@ LISTS = ("extra_data", "ckpt")
 """Settings whose values can be lists of paths."""
 PLAIN = {*TEXTS, *FOLDERS, *LISTS, "resume", "name", "out"}
 """Settings whose values are texts, or lists of texts, whatever they look like: a folder may be called 2023 or a,b."""
+_AFFINE = (lambda own: own["augment"] or own["balance"] == "offline", "augment=true or balance=offline")
+_CHANGED = ("augment", "flip", "brightness", "contrast", "erase", "mixup", "cutmix")
+EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
+    **dict.fromkeys(("data_dir", "on_bad_image"), (lambda own: own["data"] != "synthetic", "data of files")),
+    **dict.fromkeys(("channels", "pack_size"), (lambda own: own["data"] == "folder", "data=folder")),
+    "synthetic_images": (lambda own: own["data"] == "synthetic", "data=synthetic"),
+    **dict.fromkeys(("val_fraction", "group_duplicates"), (lambda own: own["split"] == "report", "split=report")),
+    "offline_strength": (lambda own: own["balance"] == "offline", "balance=offline"),
+    **dict.fromkeys(("rotation", "zoom", "shift", "shear"), _AFFINE),
+    "plain_epochs": (lambda own: any(own[key] for key in _CHANGED), "images that change (augment=true, flip, mixup)"),
+    "feature_views": (lambda own: own["backbone"] is not None, "a model that has a backbone"),
+    "momentum": (lambda own: own["optimizer"] == "sgd", "optimizer=sgd"),
+    "warmup_epochs": (lambda own: own["schedule"] == "cosine", "schedule=cosine"),
+    **dict.fromkeys(("lr_factor", "lr_patience"), (lambda own: own["schedule"] == "plateau", "schedule=plateau")),
+    "min_delta": (lambda own: own["patience"] is not None, "patience"),
+    "trainer.gradient_clip_algorithm": (
+        lambda own: own["trainer.gradient_clip_val"] is not None,
+        "trainer.gradient_clip_val",
+    ),
+}
+"""Settings that act only beside others: whether those are there, and which they are."""
 _PARSER = OverridesParser.create()
 _PIECE = re.compile(r"""(?:'(?:\\.|[^'])*'|"(?:\\.|[^"])*"|\[[^\]]*\]|[^,])+""", re.DOTALL)
 
@@ -47,7 +68,8 @@ def legal_words(arguments: Iterable[str]) -> list[str]:
 def legal_word(word: str, many: bool = False) -> str:
     """Returns `key=value` with the value written as Hydra's grammar wants it; with `many`, commas separate values."""
     key, equals, value = word.partition("=")
-    return f"{key}={_legal_value(key.lstrip('+'), value, many)}" if equals else word
+    name = key.lstrip("+")
+    return f"{key}={_legal_value(name, value, many and name not in FOLDERS)}" if equals else word
 
 
 def quoted(text: str) -> str:
@@ -101,6 +123,25 @@ def check_overrides(arguments: Iterable[str]) -> None:
         elif not key.startswith("hydra"):
             group = key.rpartition(".")[0]
             require_known(key, [name for name in legal if name.rpartition(".")[0] == group] or legal, "key")
+
+
+def require_effect(words: Iterable[str], values: Mapping[str, Any]) -> None:
+    """Checks that settings which somebody gave can act beside the others.
+
+    Args:
+        words: `key=value`, as on the command line.
+        values: all settings of the run.
+
+    Raises:
+        UserError: a setting with another value than its default, which nothing would ask for.
+    """
+    all_values = one_by_one(values)
+    defaults = OmegaConf.load(conf_dir() / "config.yaml")
+    for key in (word.partition("=")[0].lstrip("+") for word in words):
+        if key in EFFECTS and all_values[key] != OmegaConf.select(defaults, key):
+            acts, needed = EFFECTS[key]
+            if not acts(all_values):
+                raise UserError(f"{key}={all_values[key]}: without effect here; it acts with {needed} only")
 
 
 def parse_words(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:

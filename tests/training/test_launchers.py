@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import time
 
 import numpy as np
 import pytest
+import yaml
+
+from emotion.overrides import quoted
 
 pytestmark = pytest.mark.slow
 SMALL = ["data=synthetic", "synthetic_images=210", "augment=false", "trainer.accelerator=cpu", "name=small"]
@@ -50,6 +54,29 @@ def failures(folder):
         int(re.search(r"seed(\d)", path.parent.name)[1]): json.loads(path.read_text())["error"]
         for path in folder.glob("runs/small/*/failure.json")
     }
+
+
+ODD = "~ü 😀 it's a&b (1),[x]{y}=$z#%\\"
+"""The name of a folder with what shells, Hydra's grammar or paths give a meaning."""
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "ray", "submitit_local"])
+def test_any_name_of_a_folder_works_in_a_sweep(tmp_path, launcher, fer_tree):
+    shutil.copytree(fer_tree, tmp_path / "data" / ODD)
+    words = [
+        "model=cnn_111",
+        "batch_size=4",
+        f"data_dir={quoted(f'data/{ODD}')}",
+        f"hydra.sweep.dir=runs/{ODD}",
+        "seed=0",
+    ]
+    words = ["data=fer2013", "trainer.max_epochs=1", "trainer.accelerator=cpu", f"hydra/launcher={launcher}", *words]
+    command = [sys.executable, "-m", "emotion.training.command", "-m", *words]
+    first, again = (subprocess.run(command, cwd=tmp_path, capture_output=True, text=True) for _ in range(2))
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert "1 skipped" in again.stderr
+    (metrics,) = (tmp_path / "runs" / ODD).rglob("metrics.json")
+    assert yaml.safe_load((metrics.parent / "config.yaml").read_text())["data_dir"] == f"data/{ODD}"
 
 
 @pytest.mark.parametrize("launcher", ["ray", "submitit_local"])

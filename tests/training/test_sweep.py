@@ -135,10 +135,12 @@ class Launcher:
         for word, *_ in job_overrides:
             seed = int(word.removeprefix("seed="))
             self.launched.append(seed)
-            self.meet_fate(RunFolder(Path(run_dir(compose_run([word])))), self.fates.get(seed, "finish"))
+            config = compose_run([word])
+            folder = RunFolder(Path(run_dir(config)))
+            folder.claim(config, {}, 0)
+            self.meet_fate(folder, self.fates.get(seed, "finish"))
 
     def meet_fate(self, folder, fate):
-        folder.path.mkdir(parents=True, exist_ok=True)
         if fate == "finish":
             folder.metrics.write_text(json.dumps(FINISHED))
         elif fate == "fail":
@@ -167,6 +169,41 @@ def test_finished_runs_are_skipped_and_failed_ones_tried_again(launcher, capsys,
     sweep(["seed=0,1,2,3"], compose_run, launcher)
     assert launcher.launched == [1, 2]
     assert "2 ran, 2 skipped" in capsys.readouterr().err
+
+
+def test_a_run_with_other_settings_in_the_folder_is_not_taken_for_this_one(launcher, capsys):
+    config = compose_run(["seed=0"])
+    folder = RunFolder(Path(run_dir(config)))
+    folder.claim(compose_run(["seed=0", "lr=0.5"]), {}, 0)
+    launcher.meet_fate(folder, "finish")
+
+    def refuse(job_overrides, initial_job_idx):
+        RunFolder(Path(run_dir(config))).write_failure("holds a run with other settings")
+
+    with pytest.raises(SystemExit):
+        sweep(["seed=0"], compose_run, refuse)
+    assert "1 failed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("done", [[], [0, 2]])
+def test_every_run_keeps_its_number_in_the_sweep(launcher, done):
+    words = ["seed=3,4,5", "lr=1e-3,1e-4", "hydra.sweep.dir=numbered", "hydra.sweep.subdir=${hydra.job.num}"]
+    jobs = plan(words, compose_run)
+    assert [job.folder.path for job in jobs] == [Path(f"numbered/{number}") for number in range(6)]
+    for number in done:
+        jobs[number].folder.claim(compose_run(jobs[number].overrides), {}, 0)
+        launcher.meet_fate(jobs[number].folder, "finish")
+    started = []
+
+    def launch(job_overrides, initial_job_idx):
+        for overrides in job_overrides:
+            hydra = compose_run(overrides).hydra
+            started.append(Path(hydra.sweep.dir, hydra.sweep.subdir))
+            started[-1].mkdir(parents=True)
+            launcher.meet_fate(RunFolder(started[-1]), "finish")
+
+    sweep(words, compose_run, launch)
+    assert started == [Path(f"numbered/{number}") for number in range(6) if number not in done]
 
 
 def test_nothing_is_launched_where_all_is_finished(launcher, capsys):

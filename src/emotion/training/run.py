@@ -26,6 +26,7 @@ from emotion.models.network import feature_count
 from emotion.models.pretrained import network_settings
 from emotion.models.registry import build_network
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
+from emotion.overrides import require_effect
 from emotion.training.checkpoint import load_checkpoint, read_progress
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
@@ -328,6 +329,7 @@ def _checked(config: DictConfig, folder: RunFolder, overrides: list[str]) -> Dic
     if config.resume:
         config = resumed_config(config, folder, overrides)
     check(settings(config))
+    require_effect(overrides, settings(config))
     return config
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from emotion.config import check, settings
 from emotion.errors import UserError, exit_on_user_error, first_line
-from emotion.overrides import legal_word, quoted
+from emotion.overrides import legal_word, quoted, require_effect
 from emotion.training.folder import RunFolder, read_json
 
 Compose = Callable[[list[str]], DictConfig]
@@ -30,11 +30,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a sweep: what it overrides, its folder, and whether it is done anew where it is finished."""
+    """A run of a sweep.
+
+    Attributes:
+        overrides: the words of its command line.
+        place: the word that gives its folder.
+        folder: where it lies.
+        anew: whether it is done again where it is finished.
+        done: whether it was finished, with these settings, before the sweep began.
+    """
 
     overrides: list[str]
+    place: str
     folder: RunFolder
     anew: bool
+    done: bool
 
 
 def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
@@ -50,13 +60,13 @@ def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
     """
     with exit_on_user_error():
         jobs = plan(arguments, compose)
-    todo = [job for job in jobs if job.anew or job.folder.state != "finished"]
+    todo = [job for job in jobs if job.anew or not job.done]
     for job in todo:
         job.folder.failure.unlink(missing_ok=True)
     log.info("%d runs, %d of them finished already", len(jobs), len(jobs) - len(todo))
     if todo:
         try:
-            launch([job.overrides for job in todo], initial_job_idx=0)
+            launch([[*job.overrides, job.place] for job in todo], initial_job_idx=0)
         except Exception as error:
             # A launcher raises whatever its engine does when it loses a process; the folders tell what became of each.
             log.error("the launcher stopped: %s", first_line(error))
@@ -78,16 +88,21 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
         UserError: a run has settings that are not legal, or asks for several devices.
     """
     jobs: dict[Path, Job] = {}
-    for overrides in _product(arguments):
-        for expanded in _expand(overrides, compose):
-            config = compose(expanded)
-            if config.resume:
-                raise UserError(f"resume={config.resume}: continues one run; leave -m out")
-            values = settings(config)
-            check(values)
-            _refuse_many_devices(values["trainer"])
-            path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
-            jobs.setdefault(path, Job(expanded, RunFolder(path), config.overwrite))
+    every = (expanded for overrides in _product(arguments) for expanded in _expand(overrides, compose))
+    for number, words in enumerate(every):
+        # The launcher numbers the runs that are left to do, and every run keeps the number that it has in the sweep.
+        numbered = [word.replace("${hydra.job.num}", str(number)) for word in words]
+        config = compose(numbered)
+        config.hydra.job.num = number
+        if config.resume:
+            raise UserError(f"resume={config.resume}: continues one run; leave -m out")
+        values = settings(config)
+        check(values)
+        require_effect(numbered, values)
+        _refuse_many_devices(values["trainer"])
+        path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
+        place = f"hydra.sweep.subdir={quoted(str(config.hydra.sweep.subdir))}"
+        jobs.setdefault(path, Job(numbered, place, RunFolder(path), config.overwrite, _is_done(path, config)))
     return list(jobs.values())
 
 
@@ -114,6 +129,12 @@ def _expand(overrides: list[str], compose: Compose) -> list[list[str]]:
     others = [word for word in overrides if _key(word) not in ("experiment", "recipe")]
     runs = (run for part in sweeper.parts for run in _product([*grid, *part.split(), *others]))
     return [expanded for run in runs for expanded in _expand(run, compose)]
+
+
+def _is_done(path: Path, config: DictConfig) -> bool:
+    """Another run may be finished there; it keeps its folder, and this one fails."""
+    folder = RunFolder(path)
+    return folder.state == "finished" and folder.holds(config)
 
 
 def _product(words: Sequence[str]) -> list[list[str]]:
@@ -147,9 +168,11 @@ def _describe_exit(status: int) -> str:
 
 
 def _outcome(job: Job, todo: Sequence[Job]) -> Outcome:
-    if job.folder.state == "finished":
-        return "ran" if job in todo else "skipped"
-    return "failed" if job.folder.failure.is_file() else "unfinished"
+    if job not in todo:
+        return "skipped"
+    if job.folder.failure.is_file():
+        return "failed"
+    return "ran" if job.folder.state == "finished" else "unfinished"
 
 
 def _table(jobs: Sequence[Job], outcomes: dict[Path, Outcome]) -> Table:
