@@ -140,7 +140,7 @@ Tta = Annotated[
     ),
 ]
 Detect = Annotated[bool, typer.Option("--detect/--no-detect", help="Find faces, or take each picture as one face.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or cuda:1 for the second GPU.")]
 Smallest = Annotated[
     float | None,
     typer.Option(

@@ -194,7 +194,26 @@ def test_half_of_the_shipped_file(tmp_path: Path) -> None:
             OnnxNetwork(tmp_path / "net.onnx")
 
 
-@pytest.mark.parametrize("device", ["tpu", "cuda:99", "", "CPU"])
-def test_devices_that_are_not_there(device: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"^device={device}: net.onnx runs on \w+ here"):
+@pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:x", "cuda:-1", "", "CPU", "cpu:0"])
+def test_devices_that_there_are_not(device: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"^device={device}: cpu, cuda or cuda:<number of the GPU> is needed$"):
         OnnxNetwork(write(tmp_path / "net.onnx"), device)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_needs_another_package(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "net.onnx")
+    with pytest.raises(UserError, match=rf"^device={device}: this onnxruntime .* install onnxruntime-gpu in its place"):
+        OnnxNetwork(path, device)
+    asked = []
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda *words, providers, **own: (asked.append(providers), session(*words, providers=["CPUExecutionProvider"]))[
+            1
+        ],
+    )
+    OnnxNetwork(path, device)
+    assert asked == [[("CUDAExecutionProvider", {"device_id": "1"} if device == "cuda:1" else {})]]

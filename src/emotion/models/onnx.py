@@ -23,7 +23,7 @@ class OnnxNetwork:
 
     Args:
         path: of the file.
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda`, or `cuda:1` for the second GPU ...
 
     Raises:
         UserError: another kind of file, or no such device.
@@ -32,9 +32,12 @@ class OnnxNetwork:
     def __init__(self, path: Path, device: str = "cpu") -> None:
         onnxruntime = import_onnxruntime()
         onnxruntime.set_default_logger_severity(4)  # what fails is raised, and told in our words
-        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device)
-        if provider not in onnxruntime.get_available_providers():
-            raise UserError(f"device={device}: {path.name} runs on {onnxruntime.get_device().lower()} here")
+        provider = _provider(device)
+        if provider[0] not in onnxruntime.get_available_providers():
+            raise UserError(
+                f"device={device}: this onnxruntime runs {path.name} on CPUs only; install onnxruntime-gpu in its "
+                "place, or give a .safetensors or .ckpt file, which PyTorch runs"
+            )
         try:
             options = onnxruntime.SessionOptions()
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads take no time
@@ -92,3 +95,13 @@ class OnnxNetwork:
         maps -= maps.min(axis=(1, 2), keepdims=True)
         strongest = maps.max(axis=(1, 2), keepdims=True)
         return np.asarray(maps / np.where(strongest > 0, strongest, 1))
+
+
+def _provider(device: str) -> tuple[str, dict[str, str]]:
+    """Returns what onnxruntime calls a device, and its options."""
+    kind, colon, number = device.partition(":")
+    if kind == "cuda" and (number.isdecimal() or not colon):
+        return "CUDAExecutionProvider", {"device_id": number} if colon else {}
+    if device != "cpu":
+        raise UserError(f"device={device}: cpu, cuda or cuda:<number of the GPU> is needed")
+    return "CPUExecutionProvider", {}
