@@ -23,7 +23,7 @@ def keep_private() -> None:
         # Matplotlib lists the fonts of a machine in a file.
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     except UserError:
-        return  # without any folder of its own, Matplotlib keeps the list in memory
+        return  # without a home folder Matplotlib makes a temporary one
 
 
 def import_onnxruntime() -> Any:
