@@ -10,7 +10,15 @@ from small_runs import SMALL, compose_config
 from emotion.config import settings
 from emotion.errors import UserError
 from emotion.training import folder as folder_module
-from emotion.training.folder import LARGEST, RunFolder, make_folder, read_json, read_yaml, write_json, write_text
+from emotion.training.folder import (
+    LARGEST,
+    RunFolder,
+    make_results_folder,
+    read_json,
+    read_yaml,
+    write_json,
+    write_text,
+)
 
 LEFT = [
     *("metrics.json", "predictions.npz", "environment.json", "diverged.safetensors"),
@@ -194,7 +202,18 @@ def test_logs_are_listed_by_their_number(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"the folder cannot be made \([A-Za-z ]+\)$"):
-        make_folder(tmp_path / name)
+        make_results_folder(tmp_path / name)
+
+
+def test_results_of_something_else_do_not_replace_those_of_a_run(tmp_path: Path) -> None:
+    RunFolder(tmp_path).claim(compose_config(SMALL), {}, 0)
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"a run lies there, .*; name another folder$"):
+        make_results_folder(tmp_path)
+    assert files(tmp_path) == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("title: a site\n")
+    make_results_folder(tmp_path / "other")
 
 
 def test_what_is_written_hides_the_home_folder_and_is_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from emotion.data.audit import LEAST_CONTRAST, Audit, Group, Track, audit_images
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
-from emotion.training.folder import make_folder, write_json, write_text
+from emotion.training.folder import make_results_folder, write_json, write_text
 
 NAMES_SHOWN = 20
 COLUMNS = ("kind", "group", "part", "label", "name", "nearest", "correlation")
@@ -48,7 +48,7 @@ def run_audit(data: EmotionDataModule, threshold: float, folder: Path, track: Tr
         UserError: no usable data, a threshold that is not between 0 and 1, or a folder that cannot be made.
     """
     packed = data.packed
-    make_folder(folder)
+    make_results_folder(folder)
     audit = audit_images(packed, threshold, track)
     source = {key: data.hparams[key] for key in SOURCE_SETTINGS}
     summary = Document(f"Audit of {source['data_dir'] or source['data']}", _summary(packed, audit))

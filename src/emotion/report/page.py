@@ -19,7 +19,7 @@ from emotion.report.runs import Unused, find_runs
 from emotion.report.tables import detailed_scores, other_table, published_tables
 from emotion.report.validation import validation_blocks
 from emotion.report.verdict import overall
-from emotion.training.folder import make_folder, write_text
+from emotion.training.folder import make_results_folder, write_text
 
 TITLE = "FER2013: the published report and our runs"
 COMPARED_AT_MOST = 30
@@ -75,7 +75,7 @@ def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
         UserError: a path without runs, or a folder that cannot be made.
     """
     runs, unused = find_runs(paths)
-    make_folder(folder)
+    make_results_folder(folder)
     tested, repeated = group([run for run in runs if run.tested])
     validated, again = group([run for run in runs if not run.tested])
     verdict = overall(tested) if tested or not validated else _UNTESTED

@@ -23,7 +23,7 @@ from emotion.overrides import parse_words
 from emotion.privacy import keep_private
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
-from emotion.training.folder import make_folder
+from emotion.training.folder import make_results_folder
 from emotion.training.results import predict_stages, write_results
 
 OPTIONS = ("ckpt", "out", "device", "tta")
@@ -81,7 +81,7 @@ def evaluate(
     modules = [checkpoint.data_module(**changes) for checkpoint in checkpoints]
     first = modules[0]
     folder = Path(str(out)).expanduser() if out else _default_folder(first, paths, {**changes, "tta": tta})
-    make_folder(folder)
+    make_results_folder(folder)
     stages = _mean(checkpoints, modules, found, tta)
     environment = describe_environment()
     facts = {

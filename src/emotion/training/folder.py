@@ -87,7 +87,7 @@ class RunFolder:
         Raises:
             UserError: another process is training here, or the folder cannot be made.
         """
-        make_folder(self.path)
+        _make_folder(self.path)
         try:
             with FileLock(self.lock, timeout=0):
                 remove_rests(self.path)
@@ -223,12 +223,19 @@ def is_run(values: Mapping[str, Any]) -> bool:
     return values.keys() >= _SETTINGS_OF_A_RUN
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder for results, if it is missing.
+def make_results_folder(path: Path) -> None:
+    """Makes a folder for what is not a run, if it is missing.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or a run lies there, whose results would be replaced.
     """
+    config = path / "config.yaml"
+    if config.is_file() and is_run(read_yaml(config)):
+        raise UserError(f"{path}: a run lies there, whose report and figures would be replaced; name another folder")
+    _make_folder(path)
+
+
+def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
