@@ -31,8 +31,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
 
 
 def train(path: Path, *overrides: str) -> RunFolder:
-    words = [*SMALL, *overrides]
-    run(compose_config(words), path, words)
+    run(compose_config([*SMALL, *overrides]), path, list(overrides))
     return RunFolder(path)
 
 

@@ -46,13 +46,13 @@ def note(path: Path, line: object) -> None:
 
 def note_trainings(path: Path) -> None:
     """Makes this process write a line where it begins to train."""
-    real = run.train
+    real = run.fit
 
-    def train(*arguments: Any) -> run.Trained:
+    def fit(*arguments: Any) -> run.Trained:
         note(path, os.getpid())
         return real(*arguments)
 
-    run.train = train  # type: ignore[assignment]
+    run.fit = fit  # type: ignore[assignment]
 
 
 def note_made(path: Path, cache: Path) -> None:

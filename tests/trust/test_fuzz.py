@@ -332,7 +332,8 @@ def test_settings_of_a_run_that_goes_on(fuzz: Fuzz, finished: RunFolder, tmp_pat
     def door(content: bytes | Made) -> None:
         folder.path.mkdir(exist_ok=True)
         folder.config.write_bytes(bytes(content))
-        folder.claim(folder.read_config())
+        folder.require_own(folder.read_config())
+        folder.claim(folder.read_config(), {}, 0)
 
     content = finished.config.read_bytes()
     fuzz("config.yaml of a run that goes on", content, damaged(content) | st.binary(max_size=60), door)
