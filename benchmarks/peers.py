@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from emotion.data.packed import cache_folder
+from emotion.files import cache_folder
 from emotion.errors import UserError
 from emotion.training.folder import write_text
 
