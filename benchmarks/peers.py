@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from emotion.files import cache_folder
 from emotion.errors import UserError
+from emotion.files import cache_folder
 from emotion.training.folder import write_text
 
 KERAS_PINS = ("keras==3.15.1", "scipy==1.17.1", "pillow==13.0.0")
