@@ -469,6 +469,7 @@ def test_any_path_is_read_as_it_stands(path):
         ("data_dir=glob(*)", True, "data_dir=glob(*)"),
         ("model=cnn,vgg16_ft", True, "model=cnn,vgg16_ft"),
         ("hydra.run.dir='~/x'", False, f"hydra.run.dir='{Path.home() / 'x'}'"),
+        ("data_dir= a", False, "data_dir=' a'"),
         ("hydra.sweep.dir=/a,b", True, "hydra.sweep.dir='/a,b'"),
         ("hydra.sweep.subdir=${hydra.job.num}", True, "hydra.sweep.subdir=${hydra.job.num}"),
     ],

@@ -176,7 +176,7 @@ def require_known(name: str, legal: Sequence[str], kind: str) -> None:
 
 def _legal_value(key: str, value: str, many: bool) -> str:
     read = _read(key, value)
-    if read is not None and _is_meant(key, read, many):
+    if read is not None and _is_meant(key, read, many) and (key not in PLAIN or value == value.strip()):
         return _with_home(value, read) if key in FOLDERS else value
     pieces = _PIECE.findall(value)
     if many and len(pieces) > 1:
