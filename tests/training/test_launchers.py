@@ -79,6 +79,18 @@ def test_any_name_of_a_folder_works_in_a_sweep(tmp_path, launcher, fer_tree):
     assert yaml.safe_load((metrics.parent / "config.yaml").read_text())["data_dir"] == f"data/{ODD}"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_the_name_of_a_data_folder_need_not_be_text(tmp_path, fer_tree):
+    place = os.fsencode(tmp_path) + b"/by\xff"
+    shutil.copytree(os.fsencode(fer_tree), place)
+    words = ["model=cnn_111", "batch_size=4", "trainer.max_epochs=1", "trainer.accelerator=cpu", "hydra.run.dir=run"]
+    command = [sys.executable, "-m", "emotion.training.command", *words, os.fsdecode(b"data_dir=" + place)]
+    for said in ("report: run/report.html", "finished already"):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stderr
+
+
 @pytest.mark.parametrize("launcher", ["ray", "submitit_local"])
 def test_sweep_comes_through_killed_processes(tmp_path, launcher):
     (tmp_path / "sitecustomize.py").write_text(DEATHS)

@@ -375,5 +375,11 @@ def _log_hparams(config: DictConfig, trainer: Trainer, results: dict[str, Any]) 
     final = {f"{stage}/{name}": own[name] for stage, own in results.items() for name in ("loss", "acc", "f1_macro")}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(settings(config), {f"final/{name}": value for name, value in final.items()})
+            shown = {key: _text(value) for key, value in settings(config).items()}
+            logger.log_hyperparams(shown, {f"final/{name}": value for name, value in final.items()})
             logger.finalize("success")
+
+
+def _text(value: Any) -> Any:
+    """TensorBoard takes UTF-8 only, which the name of a folder need not be."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
