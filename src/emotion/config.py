@@ -102,7 +102,10 @@ def conf_dir() -> Path:
 
 def choice_names(group: str, folders: Sequence[Path] = ()) -> list[str]:
     """Returns the legal values of `model=`, `recipe=` or `experiment=`: ours, and those of further config folders."""
-    return sorted({path.stem for folder in (conf_dir(), *folders) for path in (folder / group).glob("*.yaml")})
+    roots = [folder / group for folder in (conf_dir(), *folders)]
+    return sorted(
+        {path.relative_to(root).with_suffix("").as_posix() for root in roots for path in root.rglob("*.yaml")}
+    )
 
 
 def describe_settings() -> str:
@@ -189,10 +192,18 @@ def settings(config: DictConfig) -> dict[str, Any]:
 def same_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Tells whether a run that keeps some settings is the one that is asked for.
 
-    Settings that came later are not kept, `batch_size=auto` was a number, and a folder of weights one of its files.
+    Settings that came later have their defaults; `batch_size=auto` is any number, a folder of weights any of its files.
     """
-    kept, wanted = one_by_one(stored), one_by_one(asked)
-    return kept.keys() <= wanted.keys() and all(_same(key, kept[key], wanted[key]) for key in kept)
+    kept, wanted = completed(stored), one_by_one(asked)
+    return kept.keys() == wanted.keys() and all(_same(key, kept[key], wanted[key]) for key in kept)
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a run one by one, with the defaults of those that there were not when it began."""
+    defaults = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
+    assert isinstance(defaults, dict)
+    known = {str(key): value for key, value in defaults.items() if key not in ("defaults", *NOT_SETTINGS)}
+    return one_by_one(known) | one_by_one(stored)
 
 
 def _same(key: str, kept: Any, wanted: Any) -> bool:
@@ -214,7 +225,7 @@ def run_dir(config: DictConfig) -> str:
     """Returns the folder of a run: the one to resume, or `runs/<name>/<model>-seed<seed>-<hash>`."""
     if config.resume:
         path = Path(str(config.resume)).expanduser()
-        return str(path.parent.parent if path.name == "last.ckpt" else path)
+        return str(path.parent.parent if path.parts[-2:] == ("checkpoints", "last.ckpt") else path)
     digest = hashlib.blake2b(json.dumps(settings(config), sort_keys=True).encode(), digest_size=4).hexdigest()
     names = (re.sub(r"[^\w.-]+", "_", str(config[key])) for key in ("name", "model"))
     return "runs/{}/{}-seed{}-{}".format(*names, config.seed, digest)

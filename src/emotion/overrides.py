@@ -47,7 +47,7 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
 }
 """Settings that act only beside others: whether those are there, and which they are."""
 _PARSER = OverridesParser.create()
-_PIECE = re.compile(r"""(?:'(?:\\.|[^'])*'|"(?:\\.|[^"])*"|\[[^\]]*\]|[^,])+""", re.DOTALL)
+_PIECE = re.compile(r"""(?:'(?:\\.|[^'])*'|"(?:\\.|[^"])*"|\[[^\]]*\])(?=,|$)|[^,]+""", re.DOTALL)
 
 
 def legal_words(arguments: Iterable[str]) -> list[str]:
@@ -69,6 +69,8 @@ def legal_word(word: str, many: bool = False) -> str:
     """Returns `key=value` with the value written as Hydra's grammar wants it; with `many`, commas separate values."""
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
+    if name == "hydra.searchpath":
+        value = re.sub(r"(?<![\w./-])~(?=/)", lambda _: os.path.expanduser("~"), value)  # noqa: PTH111
     return f"{key}={_legal_value(name, value, many and name not in FOLDERS)}" if equals else word
 
 
@@ -138,7 +140,7 @@ def require_effect(words: Iterable[str], values: Mapping[str, Any]) -> None:
     all_values = one_by_one(values)
     defaults = OmegaConf.load(conf_dir() / "config.yaml")
     for key in (word.partition("=")[0].lstrip("+") for word in words):
-        if key in EFFECTS and all_values[key] != OmegaConf.select(defaults, key):
+        if key in EFFECTS and all_values[key] not in (OmegaConf.select(defaults, key), 0, None):
             acts, needed = EFFECTS[key]
             if not acts(all_values):
                 raise UserError(f"{key}={all_values[key]}: without effect here; it acts with {needed} only")
@@ -196,7 +198,7 @@ def _is_meant(key: str, read: Override, many: bool) -> bool:
         return many and all(_is_text(item) for item in value.list)
     if isinstance(value, list):
         return key in LISTS and all(_is_text(item) for item in value)
-    return _is_text(value) or (many and read.is_sweep_override())
+    return _is_text(value)
 
 
 def _is_text(value: object) -> bool:
@@ -249,8 +251,10 @@ def _values(override: Override) -> list[str]:
 
 def _require_run(value: object) -> None:
     path = Path(str(value)).expanduser()
-    if path.is_file() and path.name != "last.ckpt":
-        run = path.parent.parent if path.suffix == ".ckpt" else path.parent
+    if path.suffix == ".ckpt" and not path.exists():
+        raise UserError(f"resume={value}: no such file")
+    if path.is_file() and path.parts[-2:] != ("checkpoints", "last.ckpt"):
+        run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
         raise UserError(f"resume={value}: a run goes on from its last epoch; give its folder, as resume={run}")
 
 

@@ -230,7 +230,14 @@ def test_a_second_time_copies_inside_the_folder_are_not_taken_for_originals(
     for words in ([tmp_path], [f"{tmp_path}/**/*.png"]):
         assert [record.file for record in prediction.run(words)] == [str(tmp_path / "a.png")]
         assert contents(tmp_path) == before
-    assert told == [f"{tmp_path / 'copies'}: left out 1 of the files found, which are copies made before"] * 2
+    assert told == [
+        f"{word}: left out 1 of the files found, which are copies made before"
+        for word in (tmp_path, f"{tmp_path}/**/*.png")
+    ]
+    for out in (None, tmp_path / "others"):
+        again = Prediction(recognizer, detect=False, out=out).run([tmp_path])
+        assert [record.file for record in again] == [str(tmp_path / "a.png")]
+    shutil.rmtree(tmp_path / "others")
     with pytest.raises(UserError, match="a copy would replace"):
         prediction.run([tmp_path / "copies/a.png"])
     Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path / "a.png"])

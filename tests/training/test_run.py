@@ -322,6 +322,43 @@ def test_a_finished_run_with_other_settings_is_not_the_one_asked_for(tmp_path, c
     assert "finished already" in caplog.text
 
 
+def test_an_early_stopped_run_with_another_rate_trains_on(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = train(tmp_path, "trainer.max_epochs=9", "patience=1", "min_delta=10")
+    assert read_json(folder.metrics)["run"]["epochs"] == 2
+    words = [f"resume={tmp_path}", "lr=1e-4"]
+    run(compose_config(words), tmp_path, words)
+    assert read_json(folder.metrics)["run"]["epochs"] == 3
+    assert "nothing is left to train" not in caplog.text
+    words = [f"resume={tmp_path}", "trainer.max_epochs=8"]
+    run(compose_config(words), tmp_path, words)
+    assert read_json(folder.metrics)["run"]["epochs"] == 3
+    assert "nothing is left to train after epoch 3" in caplog.text
+
+
+def test_a_setting_that_came_later_has_its_default(tmp_path):
+    folder = train(tmp_path, "trainer.max_epochs=1")
+    old = folder.read_config()
+    del old.mixup, old.trainer.profiler
+    folder.config.write_text(OmegaConf.to_yaml(old))
+    train(tmp_path, "trainer.max_epochs=1")
+    for word in ("mixup=0.4", "trainer.profiler=simple"):
+        with pytest.raises(UserError, match="holds a run with other settings"):
+            train(tmp_path, "trainer.max_epochs=1", word)
+    assert not folder.failure.exists()
+
+
+def test_overwriting_keeps_what_a_message_names_and_no_old_batch_size(tmp_path):
+    folder = train(tmp_path, "trainer.max_epochs=1")
+    with pytest.raises(UserError, match=r"diverged\.safetensors"):
+        train(tmp_path, "trainer.max_epochs=1", "overwrite=true", "optimizer=sgd", "lr=1e30")
+    assert folder.diverged.is_file()
+    assert folder.state == "finished"
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="batch_size=auto: only the memory of a GPU can be tried"):
+            train(tmp_path, "trainer.max_epochs=1", "overwrite=true", "batch_size=auto")
+
+
 def test_folder_of_another_run_is_refused(tmp_path):
     train(tmp_path, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
     RunFolder(tmp_path).metrics.unlink()
@@ -480,8 +517,10 @@ def test_a_run_does_not_go_on_with_images_that_were_exchanged(tmp_path):
 )
 def test_resume_learns_at_the_rate_that_is_asked_for(tmp_path, schedule, factor):
     words = ["optimizer=sgd", "momentum=0.9", "lr=0.01", "weight_decay=0.1", "layer_decay=0.5", f"schedule={schedule}"]
-    folder = train(tmp_path, "trainer.max_epochs=2", "lr_factor=0.3", *words)
-    words = ["lr=1e-6", "momentum=0.7", "weight_decay=0.2", "layer_decay=0.25", "lr_factor=0.4", "lr_patience=9"]
+    plateau = schedule == "plateau"
+    folder = train(tmp_path, "trainer.max_epochs=2", *["lr_factor=0.3"] * plateau, *words)
+    words = ["lr=1e-6", "momentum=0.7", "weight_decay=0.2", "layer_decay=0.25"]
+    words += ["lr_factor=0.4", "lr_patience=9"] * plateau
     words = [f"resume={tmp_path}", "trainer.max_epochs=3", *words]
     before = weights(folder.last)
     run(compose_config(words), tmp_path, words)

@@ -137,15 +137,17 @@ def _expand(word: str, out: Path | None, tell: Callable[[str], object]) -> Seque
     path = Path(os.path.expanduser(word))  # noqa: PTH111, leaves ~nobody as it is
     if path.is_file():
         return [path]
+    copies = set() if out is None else made_copies(out)
     if path.is_dir():
         files = _in_folder(path, word, tell)
+        copies |= {copy for notes in path.rglob(MADE) for copy in made_copies(notes.parent)}
     else:
         matches = sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
         files = [match for match in matches if match.is_file() and not _is_of_system(match, path)]
         if not files:
             reason = "no files, only folders, pipes or devices" if matches else "no such file or folder"
             raise UserError(f"{word}: {reason}")
-    return files if out is None else _without_copies(files, out, tell)
+    return _without_copies(files, copies, word, tell)
 
 
 def _in_folder(folder: Path, word: str, tell: Callable[[str], object]) -> list[Path]:
@@ -189,12 +191,11 @@ def _is_of_system(match: Path, pattern: Path) -> bool:
     return any(part.lower() in SYSTEM for part in {*match.parts} - {*pattern.parts})
 
 
-def _without_copies(files: list[Path], out: Path, tell: Callable[[str], object]) -> list[Path]:
+def _without_copies(files: list[Path], copies: set[Path], word: str, tell: Callable[[str], object]) -> list[Path]:
     """Leaves out the copies of an earlier time, unless nothing else was named."""
-    copies = made_copies(out)
     originals = [path for path in files if path.resolve() not in copies]
     if originals and len(originals) < len(files):
-        tell(f"{out}: left out {len(files) - len(originals):,} of the files found, which are copies made before")
+        tell(f"{word}: left out {len(files) - len(originals):,} of the files found, which are copies made before")
     return originals or files
 
 

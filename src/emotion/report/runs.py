@@ -173,7 +173,7 @@ def _run_folders(path: Path) -> Iterator[RunFolder]:
         raise UserError(f"{path}: no such folder")
     for file in sorted(path.rglob("config.yaml")):
         folder = RunFolder(file.parent)
-        if ".replaced" not in file.parts and folder.config.is_file() and _holds_run(folder):
+        if not {".replaced", ".moving"} & {*file.parts} and folder.config.is_file() and _holds_run(folder):
             yield folder
 
 

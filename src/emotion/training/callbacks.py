@@ -74,16 +74,26 @@ class MovableCheckpoint(ModelCheckpoint):
 class Patience(EarlyStopping):
     """Stops early; a run that had stopped, and was killed while it was tested, does not train on.
 
-    A resumed run keeps its count of bad epochs, but has the patience it was given anew.
+    A run that goes on with other settings trains on; it keeps its count of bad epochs, with the patience it is given.
     """
 
-    _stopped = False
+    _stopped = _changed = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes whether network, optimisation or data have other settings than before."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        now = {"hyper_parameters": pl_module, "datamodule_hyper_parameters": data}
+        self._changed = any(
+            key in checkpoint[place] and checkpoint[place][key] != value
+            for place, own in now.items()
+            for key, value in own.hparams.items()
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores all but the patience; another one judges the count anew."""
+        """Restores all but the patience."""
         super().load_state_dict(state_dict | {"patience": self.patience})
-        if state_dict["patience"] != self.patience:
-            self.stopped_epoch = self.stopped_epoch if self.wait_count >= self.patience else 0
+        if self._changed or state_dict["patience"] != self.patience:
+            self.stopped_epoch = 0
         self._stopped = self.stopped_epoch > 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from emotion.config import one_by_one, same_settings, settings
+from emotion.config import completed, one_by_one, same_settings, settings
 from emotion.errors import UserError, first_line
 from emotion.files import hide_home, remove_rests, replacing
 
@@ -130,8 +130,8 @@ class RunFolder:
         """
         changes = read_json(self.environment).get("changes", []) if self.environment.is_file() else []
         if self.config.is_file():
-            before, now = one_by_one(read_yaml(self.config)), one_by_one(settings(config))
-            changed = {key: [before[key], now[key]] for key in now if before.get(key, now[key]) != now[key]}
+            before, now = completed(read_yaml(self.config)), one_by_one(settings(config))
+            changed = {key: [before.get(key), now[key]] for key in now if before.get(key) != now[key]}
             if changed:
                 changes = [*changes, {"after_epoch": epochs, "changed": changed}]
                 self.metrics.unlink(missing_ok=True)
@@ -169,7 +169,8 @@ class RunFolder:
         self.drop_replaced()
         if self.replaced.is_dir():
             for path in self._left():
-                _remove(path)
+                if path != self.diverged:  # an error message names it
+                    _remove(path)
             self.replaced.rename(self._moving)
         if self._moving.is_dir():
             for path in sorted(self._moving.rglob("*")):

@@ -86,9 +86,9 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
 
 def _run(config: DictConfig, folder: RunFolder, resumes: bool) -> None:
     """Does a run; nothing that lies in its folder is changed before all that can be wrong was looked at."""
+    if not (config.overwrite or resumes):
+        folder.require_own(config)
     with folder.keeping_failure(), naming_sizes(config):
-        if not (config.overwrite or resumes):
-            folder.require_own(config)
         if not config.overwrite and folder.state == "finished" and folder.holds(config):
             folder.failure.unlink(missing_ok=True)
             log.info("finished already: %s (overwrite=true trains it anew)", folder.path)
@@ -179,7 +179,7 @@ def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback]
 def fit(prepared: Prepared, folder: RunFolder) -> Trained:
     """Trains what was prepared, and leaves the checkpoints in the folder."""
     trainer, timer = prepared.trainer, prepared.timer
-    last = folder.last if folder.state != "new" else None
+    last = folder.last if folder.state != "new" and not prepared.config.overwrite else None
     if last is None:
         _claim(prepared.config, folder, prepared.epochs)
     try:
@@ -197,6 +197,8 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
             raise
         # Before the first step, it is what the file holds, whatever the error is called.
         raise UserError(f"{last}: cannot be gone on from ({first_line(error)}); overwrite=true trains anew") from error
+    if timer.start_time() is None:
+        log.info("nothing is left to train after epoch %d", prepared.epochs)
     _claim(prepared.config, folder, prepared.epochs)
     return Trained(trainer, prepared.data, timer.time_elapsed("train"))
 
@@ -313,7 +315,9 @@ def _resolve_batch_size(config: DictConfig, folder: RunFolder) -> None:
     """Puts a number in place of `auto`: that of the run which lies there already, or what fits."""
     if config.batch_size != "auto":
         return
-    if folder.config.is_file():
+    # Further processes find the number that the first one has written down.
+    first = not getattr(rank_zero_only, "rank", 0)
+    if folder.config.is_file() and not (config.overwrite and first):
         config.batch_size = folder.read_config().batch_size
         return
     if not torch.cuda.is_available() or config.trainer.accelerator == "cpu":

@@ -38,6 +38,7 @@ class Job:
         folder: where it lies.
         anew: whether it is done again where it is finished.
         done: whether it was finished, with these settings, before the sweep began.
+        foreign: whether a run with other settings lay there, which it does not replace.
     """
 
     overrides: list[str]
@@ -45,6 +46,7 @@ class Job:
     folder: RunFolder
     anew: bool
     done: bool
+    foreign: bool
 
 
 def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
@@ -102,7 +104,10 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
         _refuse_many_devices(values["trainer"])
         path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
         place = f"hydra.sweep.subdir={quoted(str(config.hydra.sweep.subdir))}"
-        jobs.setdefault(path, Job(numbered, place, RunFolder(path), config.overwrite, _is_done(path, config)))
+        folder = RunFolder(path)
+        same = folder.holds(config)
+        done, foreign = same and folder.state == "finished", folder.config.is_file() and not (same or config.overwrite)
+        jobs.setdefault(path, Job(numbered, place, folder, config.overwrite, done, foreign))
     return list(jobs.values())
 
 
@@ -129,12 +134,6 @@ def _expand(overrides: list[str], compose: Compose) -> list[list[str]]:
     others = [word for word in overrides if _key(word) not in ("experiment", "recipe")]
     runs = (run for part in sweeper.parts for run in _product([*grid, *part.split(), *others]))
     return [expanded for run in runs for expanded in _expand(run, compose)]
-
-
-def _is_done(path: Path, config: DictConfig) -> bool:
-    """Another run may be finished there; it keeps its folder, and this one fails."""
-    folder = RunFolder(path)
-    return folder.state == "finished" and folder.holds(config)
 
 
 def _product(words: Sequence[str]) -> list[list[str]]:
@@ -170,7 +169,7 @@ def _describe_exit(status: int) -> str:
 def _outcome(job: Job, todo: Sequence[Job]) -> Outcome:
     if job not in todo:
         return "skipped"
-    if job.folder.failure.is_file():
+    if job.foreign or job.folder.failure.is_file():
         return "failed"
     return "ran" if job.folder.state == "finished" else "unfinished"
 
