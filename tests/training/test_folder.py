@@ -206,8 +206,12 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, name: str) -> 
 
 
 def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the names of folders for results must be UTF-8$"):
-        make_results_folder(tmp_path / os.fsdecode(b"by\xff"))
+    with (
+        pytest.raises(UserError, match=r"the names of folders of runs must be UTF-8$"),
+        RunFolder(tmp_path / os.fsdecode(b"by\xff")).locked(),
+    ):
+        pass
+    assert not files(tmp_path)
 
 
 def test_results_of_something_else_do_not_replace_those_of_a_run(tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ class RunFolder:
         Raises:
             UserError: another process is training here, or the folder cannot be made.
         """
+        try:
+            str(self.path).encode()  # TensorBoard needs that
+        except UnicodeEncodeError:
+            raise UserError(f"{self.path}: the names of folders of runs must be UTF-8") from None
         _make_folder(self.path)
         try:
             with FileLock(self.lock, timeout=0):
@@ -238,10 +242,7 @@ def make_results_folder(path: Path) -> None:
 
 def _make_folder(path: Path) -> None:
     try:
-        str(path).encode()  # TensorBoard needs that, and a name of other bytes could not be noted down
         path.mkdir(parents=True, exist_ok=True)
-    except UnicodeEncodeError:
-        raise UserError(f"{path}: the names of folders for results must be UTF-8") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the folder cannot be made ({getattr(error, 'strerror', error)})") from None
 
