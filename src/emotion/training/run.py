@@ -199,14 +199,14 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
         raise UserError(f"{last}: cannot be gone on from ({first_line(error)}); overwrite=true trains anew") from error
     if timer.start_time() is None:
         log.info("nothing is left to train after epoch %d", prepared.epochs)
-    _claim(prepared.config, folder, prepared.epochs)
+        _claim(prepared.config, folder, prepared.epochs)
     return Trained(trainer, prepared.data, timer.time_elapsed("train"))
 
 
 def _keep_folder(config: DictConfig, folder: RunFolder, epochs: int) -> Callback:
     """A run that goes on writes down its settings when it trains, after all of its checkpoint proved right."""
     return LambdaCallback(
-        on_train_start=lambda *_: _claim(config, folder, epochs),
+        on_train_start=lambda *_: _claim(config, folder, epochs) if epochs else None,
         on_train_epoch_start=lambda *_: folder.drop_replaced(),
     )
 
