@@ -14,6 +14,9 @@ from emotion.privacy import SILENT
 
 # Before a test imports onnxruntime by itself.
 os.environ.update(SILENT)
+# On a busy machine threads wait for each other longer than such small networks compute, and runs to be compared bit by
+# bit need the same number of them in every process. Lightning raises the number unless the environment says one.
+os.environ["OMP_NUM_THREADS"] = "1"
 # Read before `own_cache` hides it from the tests.
 EMOTION_DATA = os.environ.get("EMOTION_DATA")
 CHECKOUT_DATA = Path(__file__).parents[1] / "data" / "fer2013"
@@ -34,7 +37,7 @@ MakeFerTree = Callable[..., Path]
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """On a busy machine threads wait for each other longer than such small networks compute."""
+    """Sets one thread also where PyTorch was imported before the environment said so."""
     torch.set_num_threads(1)
 
 
