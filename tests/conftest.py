@@ -56,7 +56,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def blank_figures() -> Iterator[None]:
-    """Runs draw empty figures from here on: the real ones take five times as long as the training of a small network."""
+    """Runs draw empty figures from here on: real ones take five times as long as the training of a small network."""
     from emotion.training import callbacks, results
 
     with pytest.MonkeyPatch.context() as patch:
