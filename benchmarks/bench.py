@@ -137,16 +137,13 @@ def resolve_precision(precision: str) -> str:
     """Returns the precision, or for `auto` the one of the Trainer; 32-true where that is neither of `PRECISIONS`."""
     if precision != "auto":
         return precision
-    from hydra import compose, initialize_config_dir
-
-    from emotion.config import conf_dir, register_resolvers
+    from emotion.config import compose
     from emotion.training.folder import RunFolder
     from emotion.training.trainer import build_trainer
 
-    register_resolvers()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"), TemporaryDirectory() as folder:
-        chosen = str(build_trainer(compose("config"), RunFolder(Path(folder))).precision)
+    with TemporaryDirectory() as folder:
+        chosen = str(build_trainer(compose(), RunFolder(Path(folder))).precision)
     return chosen if chosen in PRECISIONS else "32-true"
 
 

@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 from bench import data_dir
 from faces import write_folders
-from hydra import compose, initialize_config_dir
 from lightning import Callback, LightningModule, Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from emotion.config import conf_dir, register_resolvers
+from emotion.config import compose
 from emotion.errors import exit_on_user_error
 from emotion.training import run
 from emotion.training.environment import describe_environment
@@ -46,11 +45,9 @@ class Accuracies(Callback):
 
 def train(words: Sequence[str]) -> list[float]:
     """Trains a run as `train.py` would and returns its validation accuracies."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", list(words))
     accuracies = Accuracies()
     with tempfile.TemporaryDirectory() as folder:
-        run.train(config, RunFolder(Path(folder)), [accuracies])
+        run.train(compose(*words), RunFolder(Path(folder)), [accuracies])
     return accuracies.values
 
 
@@ -82,7 +79,6 @@ def main() -> None:
     add("--epochs", type=int, default=10, help="of each run (10)")
     add("--out", type=Path, help="JSON file, the plot beside it")
     options = parser.parse_args()
-    register_resolvers()
     with exit_on_user_error(), tempfile.TemporaryDirectory() as folder:
         images = write_folders(Path(folder), options.data, data_dir(), options.images)
         fixed = [f"model={options.model}", "data=folder", f"data_dir={folder}", "split=official", "patience=null"]

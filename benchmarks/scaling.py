@@ -39,10 +39,9 @@ COLOURS = {"resident": "#2f6db3", "streamed": "#b3612f"}
 
 def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any]:
     """Trains two epochs in this process, as `train.py` does, on drawn faces that are repeated."""
-    from hydra import compose, initialize_config_dir
     from lightning import Callback
 
-    from emotion.config import conf_dir, register_resolvers
+    from emotion.config import compose
     from emotion.data.datamodule import EmotionDataModule
     from emotion.training import run
     from emotion.training.folder import RunFolder
@@ -58,11 +57,9 @@ def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any
             clock.finish()
 
     clock, process, held = Clock(time.time()), psutil.Process(), []
-    register_resolvers()
     words = [f"model={model}", "data=synthetic", f"synthetic_images={2 * images}", "split=official"]
     limits = ["trainer.max_epochs=2", "trainer.limit_val_batches=2", f"memory_budget={BUDGETS[storage]}"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", [*words, *limits])
+    config = compose(*words, *limits)
     source = EmotionDataModule(data="synthetic", synthetic_images=2 * images).packed
     before = process.memory_info().rss
     with tempfile.TemporaryDirectory() as folder:

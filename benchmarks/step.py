@@ -18,11 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from lightning import Callback
 from omegaconf import DictConfig
 
-from emotion.config import conf_dir, register_resolvers
+from emotion.config import compose
 from emotion.data.datamodule import EmotionDataModule
 from emotion.training.environment import describe_environment
 from emotion.training.folder import RunFolder
@@ -84,12 +83,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    register_resolvers()
     limits = ["trainer.max_epochs=1", f"trainer.limit_train_batches={WARM_UP + STEPS}", "trainer.limit_val_batches=2"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose(
-            "config", ["data=synthetic", "synthetic_images=12000", "balance=none", *limits, *options.settings]
-        )
+    config = compose("data=synthetic", "synthetic_images=12000", "balance=none", *limits, *options.settings)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     data = EmotionDataModule(data=config.data, data_dir=config.data_dir, synthetic_images=12000, balance="none")
     rounds = [measure(config, data) for _ in range(options.rounds)]

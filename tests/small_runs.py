@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from torch import Tensor
 
-from emotion.config import conf_dir, register_resolvers
+from emotion.config import compose
 from emotion.training.checkpoint import SpacedCheckpointIO
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
@@ -24,14 +22,15 @@ processes = get_context("forkserver")
 processes.set_forkserver_preload(["emotion.training.run"])
 
 
-def compose_config(overrides: list[str]) -> DictConfig:
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", overrides)
-
-
 def train(path: Path, *overrides: str) -> RunFolder:
-    run(compose_config([*SMALL, *overrides]), path, list(overrides))
+    run(compose(*SMALL, *overrides), path, list(overrides))
+    return RunFolder(path)
+
+
+def resume(path: Path, *overrides: str) -> RunFolder:
+    """Goes on with the run in a folder, with some settings changed."""
+    words = [f"resume={path}", *overrides]
+    run(compose(*words), path, words)
     return RunFolder(path)
 
 

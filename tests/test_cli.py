@@ -9,17 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from typer.core import TyperGroup
 from typer.main import get_command
 
 import emotion
 from emotion.cli import app
-from emotion.config import check, conf_dir, register_resolvers, run_dir, settings
+from emotion.config import check, compose, run_dir, settings
 from emotion.overrides import check_overrides, parse_words, require_effect
 from emotion.training.evaluate import OPTIONS
 
-register_resolvers()
 ROOT = Path(__file__).parents[1]
 SMALL = ["data=synthetic", "synthetic_images=210", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
 
@@ -153,8 +151,7 @@ def test_commands_of_the_readme_are_legal(words):
     if command.name == "train":
         check_overrides(arguments)
         overrides = [word for word in arguments if not word.startswith(("-", "hydra", "resume")) and "," not in word]
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            values = settings(compose("config", overrides))
+        values = settings(compose(*overrides))
         check(values)
         require_effect(overrides, values)
     elif command.name == "evaluate":
@@ -172,8 +169,7 @@ def test_the_readme_has_commands():
 
 
 def test_the_readme_names_the_folder_of_the_default_run():
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        folder = run_dir(compose("config"))
+    folder = run_dir(compose())
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"runs/default/cnn-seed0-\w+", text)) == {folder}
 

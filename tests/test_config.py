@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from lightning import Trainer
 from omegaconf import OmegaConf
 
@@ -16,6 +15,7 @@ from emotion.config import (
     OPTIONAL,
     check,
     choice_names,
+    compose,
     conf_dir,
     describe_settings,
     register_resolvers,
@@ -70,16 +70,10 @@ BLOCKS = {
 }
 
 
-def compose_config(*overrides):
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", list(overrides))
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_file_composes_and_builds(model):
     extra = ["backbone=resnet18"] if model == "timm" else []
-    config = compose_config(f"model={model}", *extra)
+    config = compose(f"model={model}", *extra)
     values = settings(config)
     check(values)
     assert config.model == model
@@ -91,7 +85,7 @@ def test_every_model_file_composes_and_builds(model):
 
 
 def test_every_knob_is_an_argument_of_what_it_configures():
-    values = settings(compose_config())
+    values = settings(compose())
     arguments = {name for kind in (EmotionDataModule, EmotionTask) for name in inspect.signature(kind).parameters}
     run = {"recipe", "name", "feature_views", "compile", "cuda_graph", "monitor", "patience", "min_delta", "tta"}
     assert set(values) - run - {"trainer"} <= arguments
@@ -110,11 +104,11 @@ def test_model_files_restate_only_what_differs():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_composes_to_legal_settings_and_restates_only_what_differs(recipe):
-    config = compose_config(f"recipe={recipe}")
+    config = compose(f"recipe={recipe}")
     own = OmegaConf.load(conf_dir() / "recipe" / f"{recipe}.yaml")
     check(settings(config))
     assert config.recipe == config.name == own.recipe == recipe
-    model = compose_config(f"model={config.model}")
+    model = compose(f"model={config.model}")
     assert set(settings(config)) == set(settings(model))
     for key in set(own) - {"defaults", "hydra", "trainer"}:
         assert config[key] == own[key] != model[key], key
@@ -124,16 +118,16 @@ def test_every_recipe_composes_to_legal_settings_and_restates_only_what_differs(
 
 
 def test_recipe_brings_its_model_and_the_command_line_wins():
-    config = compose_config("recipe=small")
+    config = compose("recipe=small")
     assert (config.model, config.family, config.width, config.flip) == ("resnet_small", "resnet", 48, 0.5)
     for words in (["recipe=small", "flip=0", "model=cnn"], ["model=cnn", "flip=0", "recipe=small"]):
-        config = compose_config(*words)
+        config = compose(*words)
         assert (config.model, config.family, config.flip, config.erase) == ("cnn", "cnn", 0, 0.5)
-    assert compose_config().recipe is None
+    assert compose().recipe is None
 
 
 def test_the_pretrained_recipe_also_trains_vgg16():
-    config = compose_config("recipe=best_pretrained", "model=vgg16_ft", "backbone=vgg16", "unfreeze=all")
+    config = compose("recipe=best_pretrained", "model=vgg16_ft", "backbone=vgg16", "unfreeze=all")
     assert (config.family, config.backbone, config.image_size) == ("torchvision", "vgg16", 144)
     network = build_network(**network_settings(settings(config)))
     assert network.head[1].in_features == 512 * 4 * 4
@@ -152,7 +146,7 @@ def test_a_search_has_one_seed_and_needs_its_extra(monkeypatch):
 
 
 def test_the_pretrained_recipe_pools_and_its_layers_learn_at_rates_of_their_own():
-    values = settings(compose_config("recipe=best_pretrained", "image_size=64"))
+    values = settings(compose("recipe=best_pretrained", "image_size=64"))
     keys = inspect.signature(build_network).parameters
     network = build_network(**{key: values[key] for key in keys})
     assert network.head[1].in_features == 2048
@@ -171,12 +165,12 @@ def test_help_lists_models_recipes_and_every_setting():
     (recipes,) = (line for line in text.splitlines() if line.startswith("recipes"))
     assert recipes.endswith(": best_ensemble, best_pretrained, best_scratch, small")
     lines = [line.partition(":")[0] for line in text.splitlines()]
-    assert set(settings(compose_config())) - {"model", "recipe"} <= set(lines)
+    assert set(settings(compose())) - {"model", "recipe"} <= set(lines)
 
 
 @pytest.mark.parametrize("overrides", [("model=vgg16_ft", "unfreeze=9"), ("unfreeze=9", "model=vgg16_ft")])
 def test_command_line_wins_in_any_order(overrides):
-    config = compose_config(*overrides)
+    config = compose(*overrides)
     assert (config.model, config.unfreeze, config.monitor) == ("vgg16_ft", 9, "val/acc")
 
 
@@ -269,7 +263,7 @@ def test_right_words_pass():
 )
 def test_illegal_values_name_the_key_and_what_is_legal(word, legal):
     with pytest.raises(UserError) as error:
-        check(settings(compose_config(word)))
+        check(settings(compose(word)))
     assert str(error.value).startswith(f"{word.split('=')[0]}=")
     assert "\n" not in str(error.value)
     assert legal in str(error.value)
@@ -277,9 +271,9 @@ def test_illegal_values_name_the_key_and_what_is_legal(word, legal):
 
 def test_copies_that_leave_the_image_are_refused_before_anything_runs():
     for words in (["offline_strength=7"], ["balance=offline", "offline_strength=6"]):
-        check(settings(compose_config(*words)))
+        check(settings(compose(*words)))
     with pytest.raises(UserError, match=r"^zoom=1\.05 shift=0\.7, 7 times what is set"):
-        check(settings(compose_config("balance=offline", "offline_strength=7")))
+        check(settings(compose("balance=offline", "offline_strength=7")))
 
 
 @pytest.mark.parametrize(("key", "legal", "illegal"), [(key, *rest) for keys, *rest in RANGES for key in keys])
@@ -320,20 +314,18 @@ def test_every_number_of_the_configuration_has_a_range():
 
 
 def test_run_folder_tells_settings_apart_and_nothing_else():
-    first = run_dir(compose_config("model=cnn", "seed=3"))
+    first = run_dir(compose("model=cnn", "seed=3"))
     assert first.startswith("runs/default/cnn-seed3-")
-    assert run_dir(compose_config("seed=3", "overwrite=true")) == first
-    assert run_dir(compose_config("seed=3", "lr=2e-3")) != first
-    assert run_dir(compose_config("name=../../x", "model=cnn")).startswith("runs/.._.._x/cnn-")
-    assert run_dir(compose_config("resume=some/folder")) == "some/folder"
+    assert run_dir(compose("seed=3", "overwrite=true")) == first
+    assert run_dir(compose("seed=3", "lr=2e-3")) != first
+    assert run_dir(compose("name=../../x", "model=cnn")).startswith("runs/.._.._x/cnn-")
+    assert run_dir(compose("resume=some/folder")) == "some/folder"
 
 
 def test_hydra_places_the_run_in_that_folder():
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", ["seed=5"], return_hydra_config=True)
+    config = compose("seed=5", with_hydra=True)
     assert config.hydra.run.dir == run_dir(config)
-    assert config.hydra.run.dir == run_dir(compose_config("seed=5"))
+    assert config.hydra.run.dir == run_dir(compose("seed=5"))
 
 
 def test_words_of_evaluate_are_settings_of_the_data_and_its_own_options():
@@ -382,9 +374,7 @@ def assert_refused(key, value):
 
 
 def compose_hydra(*overrides):
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True).hydra
+    return compose(*overrides, with_hydra=True).hydra
 
 
 def compose_launcher(name, *overrides):
@@ -443,14 +433,14 @@ def test_any_path_is_read_as_it_stands(path):
     for key in ("data_dir", "weights", "resume", "name"):
         word = legal_word(f"{key}={path}")
         assert legal_word(word) == word
-        assert compose_config(word)[key] == path
+        assert compose(word)[key] == path
         assert legal_word(as_typed(word)) == word
     for many in (legal_word(f"data_dir={quoted(path)},other", many=True), legal_word("data_dir=other", many=True)):
         assert legal_word(many, many=True) == many
     words = parse_words([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
     assert words == {"data_dir": path, "ckpt": [path, "b"]}
     if not set("',[]\"\\") & set(path):
-        assert compose_config(legal_word(f"extra_data=[{path},b]")).extra_data == [path, "b"]
+        assert compose(legal_word(f"extra_data=[{path},b]")).extra_data == [path, "b"]
     folder = legal_word(f"hydra.run.dir={path}")
     assert compose_hydra(folder).run.dir == os.path.expanduser(path)  # noqa: PTH111
 
@@ -488,7 +478,7 @@ def test_a_run_goes_on_from_its_folder_or_its_last_epoch(tmp_path):
         (checkpoints / name).touch()
     check_overrides([f"resume={checkpoints / 'last.ckpt'}"])
     for word in (f"resume={checkpoints / 'last.ckpt'}", f"resume={tmp_path / 'run'}"):
-        assert run_dir(compose_config(word)) == str(tmp_path / "run")
+        assert run_dir(compose(word)) == str(tmp_path / "run")
     with pytest.raises(
         UserError, match=r"best.ckpt: a run goes on from its last epoch; give its folder, as resume=.*run$"
     ):
@@ -545,8 +535,8 @@ def test_every_setting_that_can_lack_an_effect_is_tried():
 @pytest.mark.parametrize("key", ACTING)
 def test_a_setting_that_cannot_act_is_refused(key):
     word, beside, alone = ACTING[key]
-    require_effect([word], settings(compose_config(word, *beside.split())))
-    values = settings(compose_config(word, *alone.split()))
+    require_effect([word], settings(compose(word, *beside.split())))
+    values = settings(compose(word, *alone.split()))
     require_effect(alone.split(), values)
     with pytest.raises(
         UserError, match=rf"^{re.escape(word.split('=')[0])}=.*: without effect here; it acts with .* only$"
@@ -554,13 +544,13 @@ def test_a_setting_that_cannot_act_is_refused(key):
         require_effect([word], values)
     default = OmegaConf.select(OmegaConf.load(conf_dir() / "config.yaml"), key)
     same = f"{key}={'null' if default is None else default}"
-    require_effect([same], settings(compose_config(same, *alone.split())))
+    require_effect([same], settings(compose(same, *alone.split())))
 
 
 @pytest.mark.parametrize("model", ["cnn", "resnet18", "resnet_small"])
 def test_weights_need_a_backbone(model):
-    check(settings(compose_config(f"model={model}", "weights=none")))
+    check(settings(compose(f"model={model}", "weights=none")))
     with pytest.raises(
         UserError, match=r"^weights=/does/not/exist.safetensors: they are for a backbone, and .* has none"
     ):
-        check(settings(compose_config(f"model={model}", "weights=/does/not/exist.safetensors")))
+        check(settings(compose(f"model={model}", "weights=/does/not/exist.safetensors")))

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from sklearn.metrics import accuracy_score, f1_score
 
 from emotion.analysis.figures import merge_histories, read_history
-from emotion.config import conf_dir, register_resolvers, settings
+from emotion.config import compose, conf_dir, settings
 from emotion.report.configurations import group
 from emotion.report.runs import find_runs
 
@@ -108,8 +107,7 @@ def kept_ingredients():
 def ingredients(words, seed):
     """Finds the run of the ablation that these words on the command line describe, if it is there."""
     shared = ("recipe=small", "name=ingredients", "width=16", "trainer.max_epochs=15", "warmup_epochs=1")
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        expected = settings(compose("config", [*shared, "trainer.precision=32-true", *words, f"seed={seed}"]))
+    expected = settings(compose(*shared, "trainer.precision=32-true", *words, f"seed={seed}"))
     found = [run for run, own in kept_ingredients().items() if own == {key: expected.get(key) for key in own}]
     assert len(found) <= 1
     return found
@@ -131,7 +129,6 @@ def train_accuracy(run):
 
 
 def test_readme_has_the_table_of_the_ablation():
-    register_resolvers()
     table = README[README.index("| changed in the small recipe |") :].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     parts = yaml.safe_load((conf_dir() / "experiment/ingredients.yaml").read_text())["hydra"]["sweeper"]["parts"]

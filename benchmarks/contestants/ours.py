@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from hydra import compose, initialize_config_dir
 from lightning import Callback, LightningModule, Trainer
 from measurement import Clock, run_contestant
 from omegaconf import DictConfig
@@ -15,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from workloads import Job
 
 from contestants.pytorch import measured, start_clock
-from emotion.config import conf_dir, register_resolvers, settings
+from emotion.config import compose, settings
 from emotion.data.datamodule import EmotionDataModule
 from emotion.training import run
 from emotion.training.features import FeatureCache
@@ -70,9 +69,7 @@ def compose_config(job: Job) -> DictConfig:
         f"trainer.max_epochs={job.epochs}",
         f"trainer.precision={job.precision}",
     ]
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", words)
+    return compose(*words)
 
 
 def _train(config: DictConfig, folder: RunFolder, clock: Clock) -> run.Trained:

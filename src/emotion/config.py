@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.data.augment import RandomAffine
@@ -98,6 +99,18 @@ def conf_dir() -> Path:
     """Returns the folder of the YAML files: inside the installed package, or at the top of a checkout."""
     packaged = Path(__file__).parent / "conf"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
+    """Composes the configuration that a command line stands for.
+
+    Args:
+        overrides: the arguments `<setting>=<value>`.
+        with_hydra: whether Hydra's own settings are kept, under `hydra`.
+    """
+    register_resolvers()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("config", list(overrides), return_hydra_config=with_hydra)
 
 
 def choice_names(group: str, folders: Sequence[Path] = ()) -> list[str]:

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from emotion.analysis.predictions import Predictions, save_predictions
-from emotion.config import conf_dir, register_resolvers, settings
+from emotion.config import compose, settings
 from emotion.data.classes import CLASSES
 from emotion.report.runs import Run, find_runs
 
@@ -33,16 +31,9 @@ TRAIN_ACCURACIES = (0.4, 0.5, 0.6)
 MakeRun = Callable[..., Run]
 
 
-def make_config(*words: str) -> DictConfig:
-    """Composes the configuration that a command line stands for."""
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", list(words))
-
-
 def make_settings(*words: str) -> dict[str, Any]:
     """Composes the settings that a command line stands for."""
-    return settings(make_config(*words))
+    return settings(compose(*words))
 
 
 def make_predictions(images: int, accuracy: float, seed: int = 0, part: str = "test") -> Predictions:

@@ -8,15 +8,15 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from small_runs import train
 from typer.testing import CliRunner
 
 from emotion.analysis.document import Details, Document, Heading, Paragraph, Table, to_html
 from emotion.cli import app
 from emotion.report import page
 from emotion.report.page import write_report
-from emotion.training.run import run
 
-from .conftest import MakeRun, make_config
+from .conftest import MakeRun
 
 SECTIONS = [
     "Table 1: CNNs from scratch, class weights",
@@ -161,9 +161,8 @@ def test_names_that_are_no_text_are_written_as_escapes(make_run: MakeRun, tmp_pa
 
 @pytest.mark.slow
 def test_report_of_real_runs_on_drawn_faces(tmp_path: Path) -> None:
-    words = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "trainer.max_epochs=1"]
     for seed in (0, 1):
-        run(make_config(*words, f"seed={seed}", "trainer.accelerator=cpu"), tmp_path / "runs" / str(seed), words)
+        train(tmp_path / "runs" / str(seed), "trainer.max_epochs=1", f"seed={seed}")
     path, verdict = write_report([tmp_path / "runs"], tmp_path / "out")
     assert verdict.startswith(
         "Of 21 published test accuracies: 1 run under conditions that allow no comparison, 20 not"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 
-from emotion.config import conf_dir, register_resolvers
+from emotion.config import compose
 from emotion.report.published import RUNS, SCORES, TEST_IMAGES, PublishedScores
 from emotion.training.sweep import plan
 
@@ -23,10 +22,8 @@ def test_there_are_21_runs_all_different() -> None:
 
 
 def test_they_are_the_runs_of_the_experiment() -> None:
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        jobs = plan(["experiment=report"], lambda words: compose("config", words, return_hydra_config=True))
-        configs = [compose("config", job.overrides) for job in jobs]
+    jobs = plan(["experiment=report"], lambda words: compose(*words, with_hydra=True))
+    configs = [compose(*job.overrides) for job in jobs]
     trained = {(config.model, config.unfreeze, config.balance) for config in configs}
     assert trained == {(run.model, run.unfreeze, run.balance) for run in RUNS}
 

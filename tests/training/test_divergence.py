@@ -3,25 +3,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
+from small_runs import train
 
-from emotion.config import conf_dir, register_resolvers
 from emotion.errors import UserError
 from emotion.training.folder import RunFolder
 from emotion.training.recorded import RecordedStep
-from emotion.training.run import run
 from emotion.training.task import EmotionTask
-
-SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
-
-
-def train(path, *overrides):
-    words = [*SMALL, *overrides]
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        run(compose("config", words), path, words)
-    return RunFolder(path)
 
 
 def break_from(monkeypatch, step, value, part="train"):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from small_runs import SMALL, compose_config
+from small_runs import SMALL
 
-from emotion.config import settings
+from emotion.config import compose, settings
 from emotion.errors import UserError
 from emotion.training import folder as folder_module
 from emotion.training.folder import (
@@ -50,7 +50,7 @@ def holding(root: Path) -> dict[str, str]:
 @pytest.fixture(params=[LEFT, ["checkpoints/last.ckpt"], []], ids=["finished", "interrupted", "begun"])
 def old_run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path)
-    folder.claim(compose_config(SMALL), {}, 0)
+    folder.claim(compose(*SMALL), {}, 0)
     fill(tmp_path, [*request.param, *OWN, ".lock"])
     return folder
 
@@ -65,7 +65,7 @@ def test_what_a_run_wrote_is_set_aside_and_nothing_else(old_run: RunFolder) -> N
 def test_a_run_comes_back_unless_its_successor_has_a_checkpoint(old_run: RunFolder) -> None:
     before = holding(old_run.path)
     old_run.set_aside()
-    old_run.claim(compose_config([*SMALL, "seed=5"]), {}, 0)
+    old_run.claim(compose(*SMALL, "seed=5"), {}, 0)
     fill(old_run.path, ["csv/version_7/metrics.csv", "checkpoints/best.ckpt"])
     old_run.drop_replaced()
     old_run.settle()
@@ -129,14 +129,14 @@ def test_a_new_folder_has_nothing_to_set_aside(tmp_path: Path) -> None:
 
 def test_settings_that_change_on_the_way_are_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.claim(compose_config(SMALL), {"command": "first"}, 0)
+    folder.claim(compose(*SMALL), {"command": "first"}, 0)
     folder.metrics.write_text("{}")
-    folder.claim(compose_config(SMALL), {"command": "again"}, 4)
+    folder.claim(compose(*SMALL), {"command": "again"}, 4)
     assert read_json(folder.environment) == {"command": "again"}
     assert folder.state == "finished"
-    folder.claim(compose_config([*SMALL, "lr=0.5", "trainer.max_epochs=7"]), {"command": "other"}, 5)
+    folder.claim(compose(*SMALL, "lr=0.5", "trainer.max_epochs=7"), {"command": "other"}, 5)
     assert not folder.metrics.exists()
-    folder.claim(compose_config([*SMALL, "lr=0.5", "trainer.max_epochs=8"]), {"command": "last"}, 7)
+    folder.claim(compose(*SMALL, "lr=0.5", "trainer.max_epochs=8"), {"command": "last"}, 7)
     assert read_json(folder.environment) == {
         "command": "last",
         "changes": [
@@ -149,7 +149,7 @@ def test_settings_that_change_on_the_way_are_kept(tmp_path: Path) -> None:
 def test_settings_of_another_program_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: my program\n")
     with pytest.raises(UserError, match=r"config.yaml: not the settings of a run"):
-        RunFolder(tmp_path).require_own(compose_config(SMALL))
+        RunFolder(tmp_path).require_own(compose(*SMALL))
     assert (tmp_path / "config.yaml").read_text() == "name: my program\n"
 
 
@@ -186,7 +186,7 @@ def test_settings_are_plain_values(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_settings_of_a_run_are_read_back(tmp_path: Path) -> None:
-    config = compose_config([*SMALL, "data_dir='a &b *c'"])
+    config = compose(*SMALL, "data_dir='a &b *c'")
     folder = RunFolder(tmp_path)
     folder.claim(config, {}, 0)
     assert read_yaml(folder.config) == settings(config)
@@ -215,7 +215,7 @@ def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
 
 
 def test_results_of_something_else_do_not_replace_those_of_a_run(tmp_path: Path) -> None:
-    RunFolder(tmp_path).claim(compose_config(SMALL), {}, 0)
+    RunFolder(tmp_path).claim(compose(*SMALL), {}, 0)
     before = files(tmp_path)
     with pytest.raises(UserError, match=r"a run lies there, .*; name another folder$"):
         make_results_folder(tmp_path)

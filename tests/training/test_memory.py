@@ -4,26 +4,17 @@ import sys
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from small_runs import SMALL, train
 from torch import nn
 
-from emotion.config import conf_dir, register_resolvers
+from emotion.config import compose
 from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.training import run as training
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.memory import fitting_batch_size, training_step
 
-SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
 CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
-def train(path, *overrides):
-    words = [*SMALL, *overrides]
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        training.run(compose("config", words), path, words)
-    return RunFolder(path)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +93,7 @@ def test_auto_stands_for_the_number_that_was_found(tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(training, "fitting_batch_size", lambda step: found.append(step) or 16)
     words = [*SMALL[:3], "batch_size=auto"]
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        configs = [compose("config", words) for _ in range(2)]
+    configs = [compose(*words) for _ in range(2)]
     folder = RunFolder(tmp_path)
     training._resolve_batch_size(configs[0], folder)
     assert configs[0].batch_size == 16

@@ -2,11 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from emotion.analysis.calibration import calibration, fit_temperature
 from emotion.analysis.predictions import load_predictions
-from emotion.config import conf_dir, register_resolvers
+from emotion.config import compose
 from emotion.errors import UserError
 from emotion.training.publish import publish
 from emotion.training.run import run
@@ -17,10 +16,7 @@ WORDS = ["recipe=small", "width=8", "data=synthetic", "synthetic_images=210", "s
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("config", [*WORDS, "ema_decay=0.5", "trainer.precision=32-true", "tta=flip"])
-    run(config, folder, [])
+    run(compose(*WORDS, "ema_decay=0.5", "trainer.precision=32-true", "tta=flip"), folder, [])
     return folder
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from omegaconf import OmegaConf
-from small_runs import SMALL, compose_config, differences, train, weights
+from small_runs import SMALL, differences, resume, train, weights
 from torch import _dynamo as dynamo
 from torch.nn.functional import cross_entropy
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.analysis.predictions import load_predictions
-from emotion.config import settings
+from emotion.config import compose, settings
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.registry import build_network
@@ -142,8 +142,7 @@ def test_average_begins_with_the_pretrained_weights(tmp_path):
 def test_resume_extends_a_finished_run(tmp_path):
     whole = train(tmp_path / "whole", "trainer.max_epochs=3")
     part = train(tmp_path / "part", "trainer.max_epochs=2")
-    words = [f"resume={part.path}", "trainer.max_epochs=3"]
-    run(compose_config(words), part.path, words)
+    resume(part.path, "trainer.max_epochs=3")
     assert not differences(whole, part)
     assert part.read_config().trainer.max_epochs == 3
 
@@ -153,8 +152,7 @@ def test_resume_gives_settings_that_are_new_their_defaults(tmp_path):
     old = folder.read_config()
     del old.memory_budget, old.compile
     folder.config.write_text(OmegaConf.to_yaml(old))
-    words = [f"resume={tmp_path}", "trainer.max_epochs=2"]
-    run(compose_config(words), tmp_path, words)
+    resume(tmp_path, "trainer.max_epochs=2")
     assert json.loads(folder.metrics.read_text())["run"]["epochs"] == 2
     assert folder.read_config().compile == "auto"
 
@@ -196,8 +194,7 @@ def test_compiled_network_learns_the_same(tmp_path):
 def test_resume_with_more_patience_goes_on_after_early_stopping(tmp_path):
     stopped = train(tmp_path, "trainer.max_epochs=9", "patience=1", "min_delta=10")
     assert json.loads(stopped.metrics.read_text())["run"]["epochs"] == 2
-    words = [f"resume={tmp_path}", "patience=3"]
-    run(compose_config(words), tmp_path, words)
+    resume(tmp_path, "patience=3")
     assert json.loads(stopped.metrics.read_text())["run"]["epochs"] == 4
 
 
@@ -279,7 +276,7 @@ def test_a_command_that_is_refused_changes_nothing_of_a_finished_run(tmp_path, w
     for wrong in WRONG:
         words = [f"resume={folder.path}" if word == "resume" else word, *wrong.split()]
         with pytest.raises(UserError):
-            run(compose_config([*SMALL, "trainer.max_epochs=1", *words]), folder.path, words)
+            run(compose(*SMALL, "trainer.max_epochs=1", *words), folder.path, words)
         assert content(folder.path) == before, wrong
     train(folder.path, "trainer.max_epochs=1")
     assert content(folder.path) == before
@@ -306,8 +303,7 @@ def test_a_run_that_breaks_before_its_first_checkpoint_leaves_the_one_it_was_to_
 def test_a_finished_run_with_other_settings_is_not_the_one_asked_for(tmp_path, caplog):
     caplog.set_level("INFO")
     folder = train(tmp_path, "trainer.max_epochs=1")
-    words = [f"resume={tmp_path}", "lr=1e-4", "trainer.max_epochs=2"]
-    run(compose_config(words), tmp_path, words)
+    resume(tmp_path, "lr=1e-4", "trainer.max_epochs=2")
     change = {"after_epoch": 1, "changed": {"lr": [1e-3, 1e-4], "trainer.max_epochs": [1, 2]}}
     assert read_json(folder.metrics)["run"]["changes"] == [change]
     assert (
@@ -326,12 +322,10 @@ def test_an_early_stopped_run_with_another_rate_trains_on(tmp_path, caplog):
     caplog.set_level("INFO")
     folder = train(tmp_path, "trainer.max_epochs=9", "patience=1", "min_delta=10")
     assert read_json(folder.metrics)["run"]["epochs"] == 2
-    words = [f"resume={tmp_path}", "lr=1e-4"]
-    run(compose_config(words), tmp_path, words)
+    resume(tmp_path, "lr=1e-4")
     assert read_json(folder.metrics)["run"]["epochs"] == 3
     assert "nothing is left to train" not in caplog.text
-    words = [f"resume={tmp_path}", "trainer.max_epochs=8"]
-    run(compose_config(words), tmp_path, words)
+    resume(tmp_path, "trainer.max_epochs=8")
     assert read_json(folder.metrics)["run"]["epochs"] == 3
     assert "nothing is left to train after epoch 3" in caplog.text
 
@@ -420,7 +414,7 @@ def test_run_without_a_validated_epoch_says_so(tmp_path):
 def test_slurm_does_not_save_in_mid_epoch(tmp_path, monkeypatch):
     for name, value in {"NTASKS": "1", "JOB_NAME": "array", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    trainer = build_trainer(compose_config(SMALL), RunFolder(tmp_path))
+    trainer = build_trainer(compose(*SMALL), RunFolder(tmp_path))
     environment = trainer._accelerator_connector.cluster_environment
     assert isinstance(environment, SLURMEnvironment)
     assert not environment.auto_requeue
@@ -441,7 +435,7 @@ def test_a_run_that_chooses_leaves_the_test_images_alone(tmp_path, monkeypatch):
     assert "The most confident mistakes, val" in report
     ((read,), unused) = find_runs([folder.path])
     assert (len(read.test), set(read.augmented), unused) == (0, {"val"}, [])
-    assert settings(compose_config([*SMALL, "test=false"])) == settings(compose_config(SMALL))
+    assert settings(compose(*SMALL, "test=false")) == settings(compose(*SMALL))
 
 
 @pytest.mark.parametrize("content", [{}, [1], {"optimizer_states": [{}]}, {"callbacks": 5}, {"state_dict": {}}])
@@ -480,11 +474,11 @@ def test_early_stopping_ends_the_run(tmp_path):
     "word", ["model=cnn", "recipe=small", "experiment=table1", "seed=1", "optimizer=sgd", "schedule=cosine", "+x=1"]
 )
 def test_resume_refuses_what_would_make_it_another_run(tmp_path, word):
-    RunFolder(tmp_path).claim(compose_config([*SMALL, "seed=0"]), {}, 0)
+    RunFolder(tmp_path).claim(compose(*SMALL, "seed=0"), {}, 0)
     words = [f"resume={tmp_path}", word]
     key = word.lstrip("+").split("=")[0]
     with pytest.raises(UserError, match=f"^{re.escape(word)}: a resumed run keeps its {key};"):
-        run(compose_config(words if key in ("seed", "optimizer", "schedule") else words[:1]), tmp_path, words)
+        run(compose(*(words if key in ("seed", "optimizer", "schedule") else words[:1])), tmp_path, words)
 
 
 def test_resume_refuses_other_training_images(tmp_path):
@@ -492,12 +486,10 @@ def test_resume_refuses_other_training_images(tmp_path):
     folder = train(tmp_path / "run", "trainer.max_epochs=1", "split=official")
     before = folder.config.read_text(), folder.metrics.read_text()
     for word in ("split=report", "synthetic_images=140", "data=fer2013"):
-        words = [f"resume={folder.path}", word, "trainer.max_epochs=2"]
         with pytest.raises(UserError, match=f"^{word}: a resumed run keeps its {word.split('=')[0]};"):
-            run(compose_config(words), folder.path, words)
+            resume(folder.path, word, "trainer.max_epochs=2")
     assert (folder.config.read_text(), folder.metrics.read_text()) == before
-    words = [f"resume={folder.path}", "seed=0", "split=official", "trainer.max_epochs=2"]
-    run(compose_config(words), folder.path, words)
+    resume(folder.path, "seed=0", "split=official", "trainer.max_epochs=2")
     assert json.loads(folder.metrics.read_text())["run"]["epochs"] == 2
 
 
@@ -507,9 +499,8 @@ def test_a_run_does_not_go_on_with_images_that_were_exchanged(tmp_path):
     config.synthetic_images = 140
     folder.metrics.unlink()
     folder.config.write_text(OmegaConf.to_yaml(config))
-    words = [f"resume={folder.path}", "trainer.max_epochs=2"]
     with pytest.raises(UserError, match=r"^the run began with other training images \(134, now \d+\)"):
-        run(compose_config(words), folder.path, words)
+        resume(folder.path, "trainer.max_epochs=2")
 
 
 @pytest.mark.parametrize(
@@ -521,9 +512,8 @@ def test_resume_learns_at_the_rate_that_is_asked_for(tmp_path, schedule, factor)
     folder = train(tmp_path, "trainer.max_epochs=2", *["lr_factor=0.3"] * plateau, *words)
     words = ["lr=1e-6", "momentum=0.7", "weight_decay=0.2", "layer_decay=0.25"]
     words += ["lr_factor=0.4", "lr_patience=9"] * plateau
-    words = [f"resume={tmp_path}", "trainer.max_epochs=3", *words]
     before = weights(folder.last)
-    run(compose_config(words), tmp_path, words)
+    resume(tmp_path, "trainer.max_epochs=3", *words)
     last = torch.load(folder.last, weights_only=True)
     groups = last["optimizer_states"][0]["param_groups"]
     assert [group["momentum"] for group in groups] == [0.7] * len(groups)
@@ -557,7 +547,7 @@ def test_gradients_are_clipped_in_every_precision(tmp_path, optimizer, precision
 
 
 def test_settings_are_plain_in_the_run_folder(tmp_path):
-    config = compose_config([*SMALL, "trainer.max_epochs=1"])
+    config = compose(*SMALL, "trainer.max_epochs=1")
     RunFolder(tmp_path).claim(config, {}, 0)
     stored = OmegaConf.to_container(RunFolder(tmp_path).read_config())
     assert stored["model"] == "cnn_111"

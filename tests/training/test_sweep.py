@@ -5,10 +5,9 @@ import logging
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from emotion.config import conf_dir, register_resolvers, run_dir
+from emotion.config import compose, conf_dir, run_dir
 from emotion.errors import UserError
 from emotion.training.folder import RunFolder
 from emotion.training.sweep import plan, run_apart, sweep
@@ -16,15 +15,8 @@ from emotion.training.sweep import plan, run_apart, sweep
 FINISHED = {"val": {"acc": 0.6}, "test": {"acc": 0.5, "f1_macro": 0.25}, "run": {"train_seconds": 12}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield
-
-
 def compose_run(overrides):
-    return compose("config", overrides, return_hydra_config=True)
+    return compose(*overrides, with_hydra=True)
 
 
 def plan_runs(*arguments):
@@ -48,7 +40,7 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def report_runs(hydra):
+def report_runs():
     return plan_runs("experiment=report")
 
 
@@ -93,7 +85,7 @@ def test_command_line_replaces_a_key_of_the_grid():
 
 
 def test_experiment_without_m_is_one_run_with_its_recipe():
-    config = compose("config", ["experiment=table5", "unfreeze=9"])
+    config = compose("experiment=table5", "unfreeze=9")
     assert (config.model, config.balance, config.lr, config.unfreeze) == ("vgg16_ft", "offline", 1e-5, 9)
 
 

@@ -25,11 +25,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from peak import Peak
 from PIL import Image
-from small_runs import compose_config, train
+from small_runs import train
 from starlette.testclient import TestClient
 
 from emotion.analysis.predictions import load_predictions
-from emotion.config import check
+from emotion.config import check, compose
 from emotion.config import settings as plain
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
@@ -241,14 +241,14 @@ def test_names_of_class_folders(fuzz: Fuzz, tmp_path: Path) -> None:
 
 
 def test_settings_on_the_command_line(fuzz: Fuzz) -> None:
-    keys = st.sampled_from([*plain(compose_config([])), "trainer.max_epochs", "trainer.devices", "hydra.run.dir"])
+    keys = st.sampled_from([*plain(compose()), "trainer.max_epochs", "trainer.devices", "hydra.run.dir"])
     value = st.text(max_size=12) | values.map(lambda value: json.dumps(value, default=str))
     words = st.tuples(keys, value).map("=".join) | st.text(max_size=20)
 
     def door(word: str) -> None:
         try:
             check_overrides([word])
-            config = compose_config([legal_word(word)])
+            config = compose(legal_word(word))
         except (HydraException, OmegaConfBaseException, SystemExit) as error:
             raise UserError(str(error)) from None  # Hydra and argparse say these without a traceback
         check(plain(config))
@@ -257,7 +257,7 @@ def test_settings_on_the_command_line(fuzz: Fuzz) -> None:
 
 
 def test_settings_that_a_checkpoint_holds(fuzz: Fuzz) -> None:
-    known = plain(compose_config([]))
+    known = plain(compose())
     names = list(EmotionDataModule.__init__.__kwdefaults__ or {})
     changes = st.dictionaries(st.sampled_from(names), values, min_size=1, max_size=2)
 

@@ -7,10 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from emotion.config import choice_names, conf_dir, register_resolvers, settings
+from emotion.config import choice_names, compose, settings
 from emotion.models.weights import file_stem
 from emotion.report.published import RUNS, PublishedRun
 
@@ -76,15 +75,11 @@ def weights_name(values: Mapping[str, Any]) -> str:
 
 
 def _compose(**chosen: str | None) -> DictConfig:
-    words = (f"{group}={name}" for group, name in chosen.items() if name in choice_names(group))
-    return _compose_words(tuple(words)).copy()
+    overrides = (f"{group}={name}" for group, name in chosen.items() if name in choice_names(group))
+    return _composed_once(*overrides).copy()
 
 
-@lru_cache
-def _compose_words(words: tuple[str, ...]) -> DictConfig:
-    register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", list(words))
+_composed_once = lru_cache(compose)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
