@@ -109,7 +109,7 @@ def markdown(header: Sequence[str], columns: str, rows: Iterable[Sequence[str]])
 
 @cache
 def configurations(folder: str, tested: bool = True) -> list[Configuration]:
-    """Returns the runs below a folder of results/, all seeds of a setting together as on the page of `emotion report`."""
+    """Returns the runs below a folder of results/, the seeds of a setting together as in `emotion report`."""
     runs, _ = find_runs([ROOT / "results" / folder])
     return group([run for run in runs if run.tested == tested])[0]
 

@@ -8,20 +8,19 @@ from pathlib import Path
 
 import pytest
 import tables
-from hydra import compose, initialize_config_dir
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from emotion.cli import app
-from emotion.config import check, conf_dir, register_resolvers, require_effect, run_dir, settings
-from emotion.overrides import OPTIONS, check_overrides, parse_words
+from emotion.config import check, compose, run_dir, settings
+from emotion.overrides import check_overrides, parse_words, require_effect
 from emotion.report.configurations import Configuration
+from emotion.training.evaluate import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [*tables.PAGES, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
 NAMES = [path.relative_to(ROOT).as_posix() for path in TEXTS]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-CONFIGURATIONS = [one for one in tables.configurations(".") if one.first.folder.path.is_dir()]
 
 
 @pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.name)
@@ -60,12 +59,10 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("one", CONFIGURATIONS, ids=lambda one: one.title)
+@pytest.mark.parametrize("one", tables.configurations("."), ids=lambda one: one.title)
 def test_the_command_of_a_row_gives_the_settings_of_its_runs(one: Configuration) -> None:
-    register_resolvers()
     words = [word for word in tables.command(one).split()[2:] if word != "-m" and not word.startswith("seed=")]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        typed = settings(compose("config", [*words, f"seed={one.first.seed}"]))
+    typed = settings(compose(*words, f"seed={one.first.seed}"))
     # Where it lies and runs differs, and so do settings that are chosen for the hardware or named by a path.
     other = {"name", "experiment", "data_dir", "resume", "weights", "trainer"}
     kept = {key: value for key, value in one.first.settings.items() if key not in other}
@@ -91,8 +88,7 @@ def test_commands_are_legal(words: list[str]) -> None:
     if command.name == "train":
         check_overrides(arguments)
         overrides = [word for word in arguments if not word.startswith(("-", "hydra", "resume")) and "," not in word]
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            values = settings(compose("config", overrides))
+        values = settings(compose(*overrides))
         check(values)
         require_effect(overrides, values)
     elif command.name == "evaluate":
@@ -110,10 +106,8 @@ def test_every_command_is_shown() -> None:
 
 
 def test_the_folder_of_the_default_run_is_named() -> None:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        folder = run_dir(compose("config"))
     text = "".join(path.read_text(encoding="utf-8") for path in tables.PAGES)
-    assert set(re.findall(r"runs/default/cnn-seed0-\w+", text)) == {folder}
+    assert set(re.findall(r"runs/default/cnn-seed0-\w+", text)) == {run_dir(compose())}
 
 
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
