@@ -190,24 +190,35 @@ def ingredients() -> str:
     )
 
 
-def command(one: Configuration) -> str:
-    """Returns the command that trains a configuration, all its seeds at once."""
+def command(one: Configuration | PublishedRun) -> str:
+    """Returns the command that trains a configuration, all its seeds at once, or a network of the paper."""
+    if isinstance(one, PublishedRun):
+        chosen = {"experiment": one.experiment, "model": one.model, "unfreeze": one.unfreeze or None}
+        words = [*_words(chosen), *["balance=offline"] * (one.experiment == "cnn")]
+        return " ".join(["python train.py", *words])
     settings, published = one.first.settings, one.published
+    known = published or settings.get("recipe")
     chosen = {
         "experiment": published.experiment if published else None,
         "recipe": settings.get("recipe"),
         "model": None if settings.get("recipe") else settings["model"],
-        "unfreeze": None if settings.get("recipe") or _implied(published) else settings.get("unfreeze"),
-        "balance": None if published or settings.get("recipe") else settings["balance"],
+        "unfreeze": published.unfreeze or None if published else None if known else settings.get("unfreeze"),
+        "balance": None if known else settings["balance"],
         "seed": ",".join(str(run.seed) for run in one.runs),
     }
-    words = [f"{key}={value}" for key, value in chosen.items() if value is not None]
-    return " ".join(["python train.py", *["-m"] * (len(one.runs) > 1), *words, *_typed(one)])
+    return " ".join(["python train.py", *["-m"] * (len(one.runs) > 1), *_words(chosen), *_typed(one)])
+
+
+def _words(chosen: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in chosen.items() if value is not None]
 
 
 def _accuracies(rows: Sequence[Configuration | PublishedRun]) -> str:
-    header = ("Run", "Published", "Ours", "Without duplicates", "Macro F1", "Seeds", "Best epoch", "Command")
-    return markdown(header, "lrrrrrrl", [_not_run(row) if isinstance(row, PublishedRun) else _ran(row) for row in rows])
+    """A table, and the commands of its rows below it, which are too long for a column."""
+    header = ("Run", "Published", "Ours", "Without duplicates", "Macro F1", "Seeds", "Best epoch")
+    cells = [_not_run(row) if isinstance(row, PublishedRun) else _ran(row) for row in rows]
+    commands = [f"{command(row)}    # {own[2]}" for row, own in zip(rows, cells, strict=True)]
+    return "\n".join((markdown(header, "lrrrrrr", cells), "", "```sh", *commands, "```"))
 
 
 def _ran(one: Configuration) -> Sequence[str]:
@@ -232,20 +243,11 @@ def _ran(one: Configuration) -> Sequence[str]:
         str(one.scores("f1_macro")),
         str(len(one.runs)),
         epochs,
-        f"`{command(one)}`",
     )
 
 
 def _not_run(published: PublishedRun) -> Sequence[str]:
-    words = [f"experiment={published.experiment}", f"model={published.model}"]
-    words += [f"unfreeze={published.unfreeze}"] * (not _implied(published))
-    words += [f"balance={published.balance}"] * (published.experiment == "cnn")
-    return (published.network, f"{published.test:.2f}", "not run", *[""] * 4, f"`python train.py {' '.join(words)}`")
-
-
-def _implied(published: PublishedRun | None) -> bool:
-    """Whether its model says which layers train."""
-    return published is not None and not published.unfreeze
+    return (published.network, f"{published.test:.2f}", "not run", *[""] * 4)
 
 
 def _run_of(model: str) -> PublishedRun:
