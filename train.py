@@ -1,6 +1,11 @@
 """Trains one network: `python train.py model=vgg16_ft unfreeze=6`; every setting is in conf/config.yaml."""
 
-from emotion.training.command import main
+from emotion.errors import exit_on_user_error
+from emotion.extras import require_extra
 
 if __name__ == "__main__":
+    with exit_on_user_error():
+        require_extra("train", "train.py")
+    from emotion.training.command import main
+
     main()

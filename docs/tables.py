@@ -104,7 +104,7 @@ def write_tables(text: str) -> str:
 def markdown(header: Sequence[str], columns: str, rows: Iterable[Sequence[str]]) -> str:
     """Lays out a table; a letter a column as in LaTeX, `l` or `r`."""
     rule = ["---:" if column == "r" else "---" for column in columns]
-    return "\n".join(f"| {' | '.join(row)} |".replace("|  |", "| |") for row in (header, rule, *rows))
+    return "\n".join(re.sub(r"\| (?= \|)", "|", f"| {' | '.join(row)} |") for row in (header, rule, *rows))
 
 
 @cache
@@ -214,10 +214,10 @@ def _words(chosen: Mapping[str, Any]) -> list[str]:
 
 
 def _accuracies(rows: Sequence[Configuration | PublishedRun]) -> str:
-    """A table, and the commands of its rows below it, which are too long for a column."""
+    """A table, and below it the commands of its rows, which are too long for a column."""
     header = ("Run", "Published", "Ours", "Without duplicates", "Macro F1", "Seeds", "Best epoch")
     cells = [_not_run(row) if isinstance(row, PublishedRun) else _ran(row) for row in rows]
-    commands = [f"{command(row)}    # {own[2]}" for row, own in zip(rows, cells, strict=True)]
+    commands = [f"# {row.network}: {own[2]}\n{command(row)}" for row, own in zip(rows, cells, strict=True)]
     return "\n".join((markdown(header, "lrrrrrr", cells), "", "```sh", *commands, "```"))
 
 

@@ -140,8 +140,11 @@ def test_a_search_has_one_seed_and_needs_its_extra(monkeypatch):
     for words in (search, [*search, "seed=0,1"]):
         with pytest.raises(UserError, match=r"^hydra/sweeper=search: the same seed .* seed=0$"):
             check_overrides(words)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"^hydra/sweeper=search needs an extra: pip install 'emotion\[optuna\]'$"):
+    monkeypatch.setattr("emotion.extras.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError,
+        match=r"^hydra/sweeper=search needs the package hydra_optuna_sweeper: pip install 'emotion\[optuna\]'$",
+    ):
         check_overrides([*search, "seed=1"])
 
 
@@ -360,7 +363,7 @@ def test_element_of_a_slurm_array_has_one_gpu_and_is_queued_again():
 
 @pytest.mark.parametrize("name", ["joblib", "ray", "slurm"])
 def test_launcher_that_is_not_installed_names_its_extra(monkeypatch, name):
-    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    monkeypatch.setattr("emotion.extras.find_spec", lambda module: None)
     with pytest.raises(UserError, match=rf"pip install 'emotion\[{name}\]'"):
         check_overrides([f"hydra/launcher={name}"])
 

@@ -17,6 +17,9 @@ def __getattr__(name: str) -> Any:
 
         return load
     if name == "load_pretrained":
+        from emotion.extras import require_extra
+
+        require_extra("train", "emotion.load_pretrained")
         from emotion.models.pretrained import load_pretrained
 
         return load_pretrained

@@ -13,6 +13,7 @@ import typer
 import typer.core
 
 from emotion import __version__
+from emotion.extras import require_extra
 from emotion.privacy import keep_private
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ def options(
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
     """Train a network: `emotion train model=vgg16_ft unfreeze=6` (`--help` lists all settings)."""
+    from emotion.errors import exit_on_user_error
+
+    with exit_on_user_error():
+        require_extra("train", "emotion train")
     # As a program of its own, which is what Lightning starts again for every further device.
     sys.argv[1:] = context.args
     runpy.run_module("emotion.training.command", run_name="__main__", alter_sys=True)
@@ -70,6 +75,10 @@ def train(context: typer.Context) -> None:
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def evaluate(context: typer.Context) -> None:
     """Test checkpoints: `emotion evaluate ckpt=runs/.../best.ckpt` (`--help` says more)."""
+    from emotion.errors import exit_on_user_error
+
+    with exit_on_user_error():
+        require_extra("train", "emotion evaluate")
     from emotion.training.evaluate import main as evaluate_main
 
     sys.argv = ["emotion evaluate", *context.args]
@@ -93,6 +102,7 @@ def report(
         for path in paths:
             if not path.exists():  # said before PyTorch is imported, which takes seconds
                 raise UserError(f"{path}: no such folder")
+        require_extra("train", "emotion report")
         from emotion.report.page import write_report
 
         page, verdict = write_report(paths, out)
@@ -113,10 +123,12 @@ def publish(
     from typing import cast, get_args
 
     from emotion.errors import exit_on_user_error, require_choice
-    from emotion.models.views import ViewsName
-    from emotion.training.publish import publish as publish_network
 
     with exit_on_user_error():
+        require_extra("train", "emotion publish")
+        from emotion.models.views import ViewsName
+        from emotion.training.publish import publish as publish_network
+
         require_choice("--tta", tta, get_args(ViewsName))
         classifier = publish_network(checkpoint, out, cast("ViewsName", tta))
         typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
@@ -245,6 +257,7 @@ def explain(
         for label in classes or ():
             require_choice("--class", label, CLASSES)
         find_weights(ckpt)
+        require_extra("train", "emotion explain")
         from emotion.analysis.figures import save
         from emotion.inference.explain import MOST_FACES
         from emotion.inference.explain import explain as explain_picture  # imports PyTorch, which takes seconds
@@ -278,12 +291,14 @@ def export(
 
     emotion export data=synthetic --out small.onnx
     """
-    from emotion.config import check
     from emotion.errors import UserError, exit_on_user_error
-    from emotion.overrides import parse_words
-    from emotion.training.export import export_network
 
     with exit_on_user_error():
+        require_extra("train", "emotion export")
+        from emotion.config import check
+        from emotion.overrides import parse_words
+        from emotion.training.export import export_network
+
         if out.suffix != ".onnx":
             raise UserError(f"--out {out}: .onnx is needed")
         values = parse_words(settings or [])
@@ -380,15 +395,17 @@ def audit(
     from rich.markdown import Markdown
     from rich.progress import track
 
-    from emotion.analysis.document import to_markdown
-    from emotion.data.datamodule import SOURCE_SETTINGS
     from emotion.errors import exit_on_user_error
-    from emotion.overrides import require_known
-    from emotion.report.audit import run_audit
 
     console, errors = Console(), Console(stderr=True)
     progress = partial(track, description="comparing images", console=errors, disable=not errors.is_terminal)
     with exit_on_user_error():
+        require_extra("train", "emotion audit")
+        from emotion.analysis.document import to_markdown
+        from emotion.data.datamodule import SOURCE_SETTINGS
+        from emotion.overrides import require_known
+        from emotion.report.audit import run_audit
+
         for word in settings or []:
             if "=" in word:
                 require_known(word.split("=", 1)[0], SOURCE_SETTINGS, "setting of a source")
@@ -431,6 +448,7 @@ def info(
     from emotion.errors import exit_on_user_error
 
     with exit_on_user_error():
+        require_extra("train", "emotion data info")
         counts = _data_module(settings).counts()
         table = Table("class", *counts, "all")
         for name, *row in zip((*CLASSES, "all"), *counts.values(), strict=True):

@@ -83,14 +83,8 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 """What numbers can be, and how to say it."""
 GROUPS = ("model", "recipe", "experiment")
-LAUNCHERS = {
-    "joblib": "hydra_plugins.hydra_joblib_launcher",
-    "ray": "hydra_plugins.hydra_ray_launcher",
-    "slurm": "hydra_plugins.hydra_submitit_launcher",
-}
-"""The launchers beside Hydra's own, each with the package that an extra of the same name installs."""
-SEARCH = "hydra_plugins.hydra_optuna_sweeper"
-"""The package behind `hydra/sweeper=search`."""
+LAUNCHERS = ("joblib", "ray", "slurm")
+"""The launchers beside Hydra's own; an extra of the same name installs each."""
 NOT_SETTINGS = ("test", "resume", "overwrite", "runs_per_gpu", "hydra")
 """Keys that say how to run, not what: they do not tell one run from another."""
 

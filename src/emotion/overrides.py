@@ -1,7 +1,6 @@
 """The words of a command line (`lr=1e-4`): checked before Hydra composes them, written as its grammar wants them."""
 
 import difflib
-import importlib.util
 import inspect
 import os
 import re
@@ -15,9 +14,10 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, Quote
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from emotion.config import GROUPS, LAUNCHERS, SEARCH, TEXTS, choice_names, conf_dir, one_by_one
+from emotion.config import GROUPS, LAUNCHERS, TEXTS, choice_names, conf_dir, one_by_one
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
+from emotion.extras import require_extra
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Hydra's settings that are paths; Hydra takes `~` in them for a name."""
@@ -120,7 +120,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
         elif key == "hydra/launcher":
             _require_launcher(override.get_value_element_as_str())
         elif key == "hydra/sweeper" and override.get_value_element_as_str() == "search":
-            _require_extra("hydra/sweeper=search", "optuna", SEARCH)
+            require_extra("optuna", "hydra/sweeper=search")
             _require_one_seed(overrides)
         elif not key.startswith("hydra"):
             group = key.rpartition(".")[0]
@@ -260,13 +260,8 @@ def _require_run(value: object) -> None:
 
 def _require_launcher(name: str) -> None:
     if name in LAUNCHERS:
-        _require_extra(f"hydra/launcher={name}", name, LAUNCHERS[name])
+        require_extra(name, f"hydra/launcher={name}")
     require_known(name, ["basic", *LAUNCHERS, "submitit_local", "submitit_slurm", "ray_aws"], "launcher")
-
-
-def _require_extra(word: str, extra: str, package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"{word} needs an extra: pip install 'emotion[{extra}]'")
 
 
 def _require_one_seed(overrides: Sequence[Override]) -> None:

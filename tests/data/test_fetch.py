@@ -27,7 +27,7 @@ def asked(monkeypatch, download):
         names.append(name)
         return str(download)
 
-    monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(dataset_download=dataset_download))
+    monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(__spec__=1, dataset_download=dataset_download))
     return names
 
 
@@ -35,7 +35,7 @@ def fail_with(monkeypatch, error):
     def dataset_download(name):
         raise error
 
-    monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(dataset_download=dataset_download))
+    monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(__spec__=1, dataset_download=dataset_download))
 
 
 def files(folder: Path) -> list[str]:

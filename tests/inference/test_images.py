@@ -296,11 +296,11 @@ def test_without_their_reader_photographs_of_iphones_say_how(tmp_path: Path, mon
     path = tmp_path / "b.HEIC"
     path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(200))
     with pytest.raises(
-        BadImageError, match=r"b\.HEIC: an image in HEIC, which `pip install pillow-heif` lets us read$"
+        BadImageError, match=r"b\.HEIC: an image in HEIC needs the package pillow_heif: pip install 'emotion\[heic\]'$"
     ):
         read_picture(path)
     with pytest.raises(
-        UserError, match=r"no images or videos in this folder, but 1 file of kinds .*: b\.HEIC; `pip inst"
+        UserError, match=r"no images or videos in this folder, but 1 file of kinds .*: b\.HEIC; HEIC needs pip inst"
     ):
         find_media([tmp_path])
 

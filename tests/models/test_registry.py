@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from emotion.errors import UserError
+from emotion.models.registry import FAMILIES as REGISTERED
 from emotion.models.registry import build_network
 
 CNN = {"family": "cnn", "blocks": [1, 1]}
@@ -130,3 +131,7 @@ def test_values_out_of_range_are_one_clear_line(settings, changes, message):
     with pytest.raises(UserError, match=message) as error:
         build(settings, **changes)
     assert "\n" not in str(error.value)
+
+
+def test_a_family_without_a_backbone_has_a_title_for_the_page() -> None:
+    assert all(family.title or "backbone" in family.needs for family in REGISTERED.values())

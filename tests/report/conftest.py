@@ -49,6 +49,11 @@ def make_predictions(images: int, accuracy: float, seed: int = 0, part: str = "t
     return Predictions(ids, labels, probabilities.astype(np.float32), parts, generator.random(images) < 0.1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_runs(blank_figures: None) -> None:
+    """No test here looks at the figures of a run, unless it asks for `drawn_figures`."""
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """Writes a finished run of a command line to `<tmp_path>/<name>` and reads it."""

@@ -15,6 +15,7 @@ from emotion.analysis.document import Details, Document, Heading, Paragraph, Tab
 from emotion.cli import app
 from emotion.report import page
 from emotion.report.page import write_report
+from emotion.training.evaluate import evaluate
 
 from .conftest import MakeRun
 
@@ -81,10 +82,14 @@ def test_sections_without_content_are_left_out(make_run: MakeRun, tmp_path: Path
     write_report([tmp_path / "run"], tmp_path / "out")
     found = [block.text for block in documents[0].blocks if isinstance(block, Heading) and block.level == 2]
     assert found == [
-        name
-        for name in SECTIONS
-        if name not in ("Other runs", "Any two runs against each other", "Runs that are left out")
+        "Runs",
+        "Test images and their parts",
+        "Calibration",
+        "Time and hardware",
+        "Each configuration",
+        "How to read this page",
     ]
+    assert "published" not in (tmp_path / "out" / "report.md").read_text()
     assert not (tmp_path / "out" / "published.png").exists()
 
 
@@ -99,7 +104,7 @@ def test_failed_runs_are_listed_with_their_error(runs: Path, tmp_path: Path, doc
 def test_only_unfinished_runs_make_a_page_too(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(images=70).folder.metrics.unlink()
     path, verdict = write_report([tmp_path / "run"], tmp_path / "out")
-    assert verdict == "Of 21 published test accuracies: 21 not run."
+    assert verdict == "0 configurations, 0 runs, 0 evaluations."
     assert "not finished" in path.read_text()
 
 
@@ -163,10 +168,13 @@ def test_names_that_are_no_text_are_written_as_escapes(make_run: MakeRun, tmp_pa
 def test_report_of_real_runs_on_drawn_faces(tmp_path: Path) -> None:
     for seed in (0, 1):
         train(tmp_path / "runs" / str(seed), "trainer.max_epochs=1", f"seed={seed}")
+    checkpoints = [tmp_path / "runs" / str(seed) / "checkpoints" / "best.ckpt" for seed in (0, 1)]
+    results = evaluate(checkpoints, {"split": "official"}, str(tmp_path / "runs" / "ensemble"), "cpu", "flip")
+    broken = tmp_path / "runs" / "broken" / "evaluation.json"
+    broken.parent.mkdir()
+    broken.write_text('{"checkpoints": []}')
     path, verdict = write_report([tmp_path / "runs"], tmp_path / "out")
-    assert verdict.startswith(
-        "Of 21 published test accuracies: 1 run under conditions that allow no comparison, 20 not"
-    )
+    assert verdict == "1 configuration, 2 runs, 1 evaluation."
     text = path.with_suffix(".md").read_text()
     metrics = [json.loads((tmp_path / "runs" / seed / "metrics.json").read_text())["test"]["acc"] for seed in "01"]
     assert f"{sum(metrics) / 2:.4f} ± " in text
@@ -179,3 +187,19 @@ def test_report_of_real_runs_on_drawn_faces(tmp_path: Path) -> None:
     ):
         assert caption in text
     assert "not at hand" not in text
+    rows = [line for line in text.splitlines() if "mean of 2 networks: " in line]
+    for row, stage, views in zip(rows, ("test", "test_tta"), ("none", "flip"), strict=True):
+        assert f"| synthetic, split=official | {results[stage]['num_images']} | {views} | " in row
+        assert f" {results[stage]['acc']:.4f}" in row
+        assert f" {results[stage]['f1_macro']:.4f}" in row
+    assert "checkpoints: List should have at least 1 item" in text
+
+
+def test_evaluations_make_a_page_without_runs(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run("data_dir=gone").folder
+    record = {"checkpoints": ["a.ckpt"], "data": "fer2013", "split": "report", "tta": "none", "seen": "not known"}
+    folder.config.unlink()
+    (folder.path / "evaluation.json").write_text(json.dumps(record))
+    path, verdict = write_report([tmp_path / "run"], tmp_path / "out")
+    assert verdict == "0 configurations, 0 runs, 1 evaluation."
+    assert "| fer2013, split=report |" in path.with_suffix(".md").read_text()

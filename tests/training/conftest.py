@@ -17,6 +17,11 @@ MakeTrainer = Callable[..., Trainer]
 MakeLoader = Callable[..., BatchLoader]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_runs(blank_figures: None) -> None:
+    """No test here looks at the figures of a run, unless it asks for `drawn_figures`."""
+
+
 @pytest.fixture(scope="session")
 def make_task() -> MakeTask:
     """Builds a task, by default of the smallest scratch network; what differs is given by name."""

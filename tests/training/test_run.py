@@ -360,7 +360,7 @@ def test_folder_of_another_run_is_refused(tmp_path):
         train(tmp_path, "trainer.max_epochs=1", "lr=0.1")
 
 
-def test_run_folder_holds_what_it_promises(tmp_path):
+def test_run_folder_holds_what_it_promises(tmp_path, drawn_figures):
     folder = train(tmp_path, "trainer.max_epochs=2", "name=trial")
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
     assert names >= {

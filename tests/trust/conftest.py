@@ -18,6 +18,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", type=Path, help="where to keep the table, as JSON")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_runs(blank_figures: None) -> None:
+    """No test here looks at the figures of a run, unless it asks for `drawn_figures`."""
+
+
 @pytest.fixture(scope="session")
 def nightly(request: pytest.FixtureRequest) -> bool:
     """Whether the long form runs; without it a test takes seconds, with it as long as its figure needs."""

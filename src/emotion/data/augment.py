@@ -4,7 +4,7 @@ The affine transforms are in the report's (Keras's) terms.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import torch
@@ -101,6 +101,7 @@ class Augmentation:
     """
 
     affine: RandomAffine | None = None
+    _: KW_ONLY
     flip: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0

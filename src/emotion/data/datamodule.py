@@ -116,10 +116,12 @@ class EmotionDataModule(LightningDataModule):
         for key, legal in DATA_CHOICES.items():
             require_choice(key, self.hparams[key], legal)
         self.balance, self.batch_size, self.seed = balance, batch_size, seed
-        self.affine = RandomAffine(rotation, zoom, shift, shear)
-        augmentation = Augmentation(self.affine if augment else None, flip, brightness, contrast, erase)
+        self.affine = RandomAffine(rotation=rotation, zoom=zoom, shift=shift, shear=shear)
+        augmentation = Augmentation(
+            self.affine if augment else None, flip=flip, brightness=brightness, contrast=contrast, erase=erase
+        )
         self.augmentation = augmentation if augmentation.changes else None
-        mix = Mix(mixup, cutmix)
+        mix = Mix(mixup=mixup, cutmix=cutmix)
         self.mix = mix if mix.changes else None
         self.group_size = 0
         self._features: dict[Stage, tuple[NDArray[np.float16], Tensor, Tensor]] = {}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from emotion.errors import UserError
+from emotion.extras import MissingExtraError, require_extra
 
 MAX_PIXELS = 51_000_000
 """As many as a camera of 50 megapixels (8192 x 6144) takes; a file of a few kilobytes can claim to hold billions."""
@@ -56,9 +57,11 @@ def open_image(file: str | Path | io.BytesIO) -> Image.Image:
         if not _is_heif(file):
             raise
     try:
-        import pillow_heif
-    except ImportError:
-        raise BadImageError("an image in HEIC, which `pip install pillow-heif` lets us read") from None
+        require_extra("heic", "an image in HEIC")
+    except MissingExtraError as error:
+        raise BadImageError(str(error)) from None
+    import pillow_heif
+
     pillow_heif.register_heif_opener()
     return Image.open(file, formats=("HEIF",))
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from emotion.errors import UserError, first_line
+from emotion.extras import MissingExtraError, require_extra
 
 DATASET = "msambare/fer2013"
 
@@ -27,9 +28,11 @@ def fetch(target: Path) -> Path:
     if target.exists():
         raise UserError(f"{target} exists already; remove it first, or name another folder with --to")
     try:
-        import kagglehub
-    except ImportError:
-        raise UserError(f"fetching needs an extra: pip install 'emotion[fetch]'; {by_hand}") from None
+        require_extra("fetch", "emotion data fetch")
+    except MissingExtraError as error:
+        raise MissingExtraError(f"{error}; {by_hand}") from None
+    import kagglehub
+
     try:
         downloaded = Path(kagglehub.dataset_download(DATASET))
         return _place(downloaded, target)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal, TextIO, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -352,9 +352,15 @@ def open_source(
             f"data_dir: nothing at {path}; get FER2013 with `emotion data fetch`, say where it lies with "
             "data_dir=<path> or EMOTION_DATA, or take drawn faces with data=synthetic"
         )
-    if data == "fer2013_csv":
-        return Fer2013Csv(path)
-    return Fer2013Folders(path) if data == "fer2013" else FolderSource(path, pack_size, channels)
+    match data:
+        case "fer2013":
+            return Fer2013Folders(path)
+        case "fer2013_csv":
+            return Fer2013Csv(path)
+        case "folder":
+            return FolderSource(path, pack_size, channels)
+        case _:
+            assert_never(data)
 
 
 def fingerprint(source: Source) -> tuple[str, str]:

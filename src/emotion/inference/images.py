@@ -182,7 +182,7 @@ def _describe(others: dict[str, list[Path]]) -> str:
         for suffix, own in others.items()
     ]
     listed = ", ".join(names[:8]) + (", ..." if names[8:] else "")
-    heif = "; `pip install pillow-heif` lets HEIC be read" if {*HEIF} & {*others} else ""
+    heif = "; HEIC needs pip install 'emotion[heic]'" if {*HEIF} & {*others} else ""
     return f"{number:,} file{'s' * (number > 1)} of kinds that cannot be read: {listed}{heif}"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emotion.errors import UserError
+from emotion.extras import require_extra
 from emotion.models.onnx import OnnxNetwork
 from emotion.pretrained import find_network
 
@@ -58,6 +59,7 @@ def _load(name: str | Path, views: str | None, device: str) -> FaceNetwork:
         if not path.with_suffix(".safetensors").is_file():
             raise UserError(f"tta={views}: {path.name} was exported with {network.views}")
         path = path.with_suffix(".safetensors")
+    require_extra("train", path.name if views is None else f"{path.name} with tta={views}")
     from emotion.inference.pytorch import TorchNetwork  # here, since PyTorch takes seconds to import
 
     return TorchNetwork(path, views, device)

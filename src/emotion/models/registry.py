@@ -1,7 +1,9 @@
 """Builds any network from plain values."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 
@@ -15,14 +17,33 @@ from emotion.models.resnet import build_resnet
 from emotion.models.transfer import build_transfer
 
 Family = Literal["cnn", "resnet", "torchvision", "timm", "face"]
-NEEDS: dict[Family, tuple[str, ...]] = {
-    "cnn": ("blocks",),
-    "resnet": ("blocks", "width", "stem_stride"),
-    "torchvision": ("backbone", "unfreeze"),
-    "timm": ("backbone", "unfreeze"),
-    "face": ("backbone", "unfreeze"),
+
+
+@dataclass(frozen=True)
+class NetworkFamily:
+    """How a kind of network is built and named.
+
+    Attributes:
+        build: takes `image_size`, `normalize`, `num_classes`, `dropout` where it is set, and the settings of `needs`
+            but for `unfreeze`, by name.
+        needs: the settings that it has; for other families they are None.
+        title: its name on the report page; empty for pretrained backbones, which go by their own names.
+    """
+
+    build: Callable[..., Network]
+    needs: tuple[str, ...]
+    title: str = ""
+
+
+FAMILIES: dict[Family, NetworkFamily] = {
+    "cnn": NetworkFamily(build_cnn, ("blocks",), "CNN"),
+    "resnet": NetworkFamily(build_resnet, ("blocks", "width", "stem_stride"), "ResNet"),
+    "torchvision": NetworkFamily(partial(build_transfer, "torchvision"), ("backbone", "unfreeze")),
+    "timm": NetworkFamily(partial(build_transfer, "timm"), ("backbone", "unfreeze")),
+    "face": NetworkFamily(partial(build_transfer, "face"), ("backbone", "unfreeze")),
 }
-"""The settings that each family has; the others are None."""
+"""All that is to be said of a family; `conf/model` holds settings for it."""
+assert {*FAMILIES} == {*get_args(Family)}, "FAMILIES and Family name different families"
 MOST_BLOCKS, MOST_FILTERS = 256, 1024
 """In a network, and in the first stage of a ResNet."""
 
@@ -63,15 +84,11 @@ def build_network(
         require_whole("width", width, MOST_FILTERS)
     if blocks is not None:
         _check_blocks(blocks)
-    own = {} if dropout is None else {"dropout": dropout}
-    if family == "cnn":
-        network = build_cnn(blocks or (), image_size, normalize, len(CLASSES), **own)
-    elif family == "resnet":
-        network = build_resnet(blocks or (), width or 0, stem_stride or 0, image_size, normalize, len(CLASSES), **own)
-    else:
-        assert backbone is not None
-        assert unfreeze is not None
-        network = build_transfer(family, backbone, image_size, normalize, len(CLASSES), **own)
+    own: dict[str, object] = {key: value for key, value in given.items() if value is not None and key != "unfreeze"}
+    if dropout is not None:
+        own["dropout"] = dropout
+    network = FAMILIES[family].build(image_size=image_size, normalize=normalize, num_classes=len(CLASSES), **own)
+    if unfreeze is not None:
         network.unfreeze(unfreeze)
     return network.to(memory_format=torch.channels_last)
 
@@ -90,10 +107,10 @@ def _check_blocks(blocks: Sequence[int]) -> None:
 
 
 def _check(family: Family, given: Mapping[str, object]) -> None:
-    needed = NEEDS[family]
+    needed = FAMILIES[family].needs
     for key, value in given.items():
         if value is None and key in needed:
             raise UserError(f"{key} is missing: a model of family {family} needs {' and '.join(needed)}")
         if value is not None and key not in needed:
-            others = ", ".join(other for other, keys in NEEDS.items() if key in keys)
+            others = ", ".join(other for other, settings in FAMILIES.items() if key in settings.needs)
             raise UserError(f"{key}: a model of family {family} has none (those of {others} do)")

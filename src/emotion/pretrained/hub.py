@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from emotion.errors import UserError, first_line
+from emotion.extras import require_extra
 
 CARD, SUFFIXES = "README.md", (".onnx", ".safetensors")
 """What `push` writes into a repository: this and `network.onnx`, `network.safetensors` or both."""
@@ -78,8 +79,7 @@ def push(repository: str, files: list[Path], card: str, private: bool = False) -
 
 
 def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError("the hub needs packages that `pip install emotion[hub]` adds") from None
+    require_extra("hub", "the Hugging Face hub")
+    import huggingface_hub
+
     return huggingface_hub

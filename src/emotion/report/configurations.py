@@ -12,6 +12,7 @@ from emotion.analysis.predictions import Predictions
 from emotion.analysis.statistics import FigureOfMerit, Interval, Summary, bootstrap_interval, summarize
 from emotion.data.datamodule import SOURCE_SETTINGS
 from emotion.files import hide_home
+from emotion.models.registry import FAMILIES
 from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
 from emotion.report.recipes import GIVEN, differences, published_run, weights_name
 from emotion.report.runs import Run, Unused, images_digest
@@ -22,9 +23,6 @@ BALANCES = {
     "offline": "balanced copies",
     "none": "no balancing",
 }
-
-FAMILIES = {"cnn": "CNN", "resnet": "ResNet"}
-"""Networks without a pretrained backbone."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,9 @@ class Configuration:
         values = self.first.settings
         if self.published:
             return self.published.network
-        if values.get("backbone") is None:
-            return f"{FAMILIES[values['family']]} {'-'.join(map(str, values['blocks']))}"
+        title = FAMILIES[values["family"]].title
+        if title:
+            return f"{title} {'-'.join(map(str, values.get('blocks') or []))}".rstrip()
         return f"{values['backbone']}, unfreeze={values['unfreeze']}"
 
     @property

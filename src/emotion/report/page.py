@@ -13,18 +13,20 @@ from emotion.analysis.document import Block, Details, Document, Heading, Paragra
 from emotion.analysis.figures import save
 from emotion.report import measures
 from emotion.report.configurations import Configuration, group
+from emotion.report.evaluations import evaluations_table, find_evaluations
 from emotion.report.figures import pairs_figure, published_figure
 from emotion.report.pictures import configuration_blocks
-from emotion.report.runs import Unused, find_runs
+from emotion.report.runs import find_runs
 from emotion.report.tables import detailed_scores, other_table, published_tables
 from emotion.report.validation import validation_blocks
 from emotion.report.verdict import overall
 from emotion.training.folder import make_results_folder, write_text
 
 TITLE = "FER2013: the published report and our runs"
+OWN_TITLE = "Facial emotion recognition: runs"
 COMPARED_AT_MOST = 30
 
-_READING = (
+_READING = [
     "Every figure of ours is counted from the predictions that a run left. It is the mean over seeds ± their sample "
     "standard deviation; with one seed there is no deviation. Runs that differ in more than the seed, or are tested "
     "on other images, stand on lines of their own, which name what they change in the report's recipe, and the folder "
@@ -32,11 +34,13 @@ _READING = (
     "A 95 % interval is what drawing other images of the same kind would do to the figure (percentile bootstrap over "
     "the test images, 2,000 draws). It says nothing about other seeds; the standard deviation does. With several seeds "
     "the bounds are the means of theirs.",
-    "The verdict compares that interval with the published test accuracy, which stands for a range since it was "
-    "rounded to two decimals: they agree where interval and range meet. Drawn faces, other splits and random weights "
-    "in place of ImageNet's get no verdict.",
     "Train accuracy is the one logged while training in the best epoch, with augmentation and dropout, as Keras logs "
     "it. Validation images chose that epoch, and the temperature; test images chose nothing.",
+]
+_VERDICT = (
+    "The verdict compares that interval with the published test accuracy, which stands for a range since it was "
+    "rounded to two decimals: they agree where interval and range meet. Drawn faces, other splits and random weights "
+    "in place of ImageNet's get no verdict."
 )
 _UNTESTED = "These runs left the test images alone, so only what they reached on validation images can be compared."
 _COPIES = (
@@ -75,35 +79,51 @@ def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
         UserError: a path without runs, or a folder that cannot be made.
     """
     runs, unused = find_runs(paths)
+    evaluations, unread = find_evaluations(paths)
     make_results_folder(folder)
     tested, repeated = group([run for run in runs if run.tested])
     validated, again = group([run for run in runs if not run.tested])
-    verdict = overall(tested) if tested or not validated else _UNTESTED
-    blocks = [Paragraph(verdict, lead=True), *_blocks(tested, validated, [*unused, *repeated, *again], folder)]
-    document = Document(TITLE, blocks, contents=True)
+    verdict = _verdict(tested, validated, len(evaluations))
+    blocks = [Paragraph(verdict, lead=True), *_tested(tested, folder)]
+    if validated:
+        blocks += [Heading("What validation prefers"), *validation_blocks(validated)]
+    if evaluations:
+        blocks += [Heading("Evaluations of checkpoints"), evaluations_table(evaluations)]
+    if left_out := [*unused, *unread, *repeated, *again]:
+        blocks += [Heading("Runs that are left out"), measures.unused_table(left_out)]
+    repeats = _repeats_paper(tested)
+    reading = [*_READING, _VERDICT] if repeats else _READING
+    blocks += [Heading("How to read this page"), *map(Paragraph, reading)]
+    document = Document(TITLE if repeats else OWN_TITLE, blocks, contents=True)
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
     return folder / "report.html", verdict
 
 
-def _blocks(
-    tested: Sequence[Configuration], validated: Sequence[Configuration], unused: Sequence[Unused], folder: Path
-) -> list[Block]:
-    """Builds all sections; those without content are left out."""
-    blocks = _tested(tested, folder) if tested or not validated else []
-    if validated:
-        blocks += [Heading("What validation prefers"), *validation_blocks(validated)]
-    if unused:
-        blocks += [Heading("Runs that are left out"), measures.unused_table(unused)]
-    return [*blocks, Heading("How to read this page"), *map(Paragraph, _READING)]
+def _repeats_paper(configurations: Sequence[Configuration]) -> bool:
+    """Whether any run repeats one of the paper on FER2013, so that its tables belong on the page."""
+    return any(one.published and one.first.settings["data"] != "synthetic" for one in configurations)
+
+
+def _verdict(tested: Sequence[Configuration], validated: Sequence[Configuration], evaluations: int) -> str:
+    if _repeats_paper(tested):
+        return overall(tested)
+    if validated and not tested:
+        return _UNTESTED
+    runs = sum(len(one.runs) for one in (*tested, *validated))
+    counts = {"configuration": len(tested) + len(validated), "run": runs, "evaluation": evaluations}
+    return ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items()) + "."
 
 
 def _tested(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
-    others = [one for one in configurations if not one.published]
-    blocks = [*_overview(configurations, folder), *published_tables(configurations)]
-    blocks += [Heading("Precision, recall and F1 of each class"), *detailed_scores(configurations)]
+    repeats = _repeats_paper(configurations)
+    others = [one for one in configurations if not (repeats and one.published)]
+    blocks: list[Block] = []
+    if repeats:
+        blocks += [*_overview(configurations, folder), *published_tables(configurations)]
+        blocks += [Heading("Precision, recall and F1 of each class"), *detailed_scores(configurations)]
     if others:
-        blocks += [Heading("Other runs"), other_table(others)]
+        blocks += [Heading("Other runs" if repeats else "Runs"), other_table(others)]
     if configurations:
         blocks += _measures(configurations, folder)
         blocks += [Heading("Each configuration"), *_each(configurations, folder)]

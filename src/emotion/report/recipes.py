@@ -13,8 +13,8 @@ from emotion.config import choice_names, compose, settings
 from emotion.models.weights import file_stem
 from emotion.report.published import RUNS, PublishedRun
 
-LAID_OUT = ("fer2013", "fer2013_csv", "synthetic")
-"""Data whose runs stand in the report's tables; only those on FER2013's folders are compared with its figures."""
+PAPER_DATA = ("fer2013", "fer2013_csv", "synthetic")
+"""Data whose runs stand in the paper's tables; only those on FER2013's folders are compared with its metrics."""
 # Not the number of processes: each takes a batch of its own, so that they decide on the steps of the optimiser.
 _HOW_IT_RAN = {
     "experiment",
@@ -33,7 +33,7 @@ GIVEN = ("model", "data", "balance", "unfreeze", "recipe")
 
 def published_run(values: Mapping[str, Any]) -> PublishedRun | None:
     """Finds the run of the report that a run with these settings repeats, whatever else it changes."""
-    if values["data"] not in LAID_OUT:
+    if values["data"] not in PAPER_DATA:
         return None
     chosen = (values["model"], values.get("unfreeze"), values["balance"])
     return next((run for run in RUNS if (run.model, run.unfreeze, run.balance) == chosen), None)

@@ -21,7 +21,7 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
 from emotion.files import hide_home
 from emotion.models.registry import Family
-from emotion.training.folder import RunFolder, is_run, read_yaml
+from emotion.training.folder import EVALUATION, RunFolder, is_run, read_yaml
 
 _STAGES = ("val", "test")
 _LARGEST = 2**20
@@ -159,7 +159,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Unused]]:
     found: dict[Path, Run | Unused] = {}
     for path in paths:
         below = {folder.path.resolve(): folder for folder in _run_folders(path)}
-        if not below:
+        if not below and not any(path.rglob(EVALUATION)):
             raise UserError(f"{path}: no run lies there (a folder with the config.yaml that training writes)")
         found |= {key: _read(folder) for key, folder in below.items() if key not in found}
     return (
@@ -190,7 +190,7 @@ def _read(folder: RunFolder) -> Run | Unused:
         if folder.state == "finished":
             return _read_finished(folder)
         if folder.failure.is_file():
-            return Unused(folder.path, f"failed: {_read_json(_Failure, folder.failure).error}")
+            return Unused(folder.path, f"failed: {read_record(_Failure, folder.failure).error}")
     except (UserError, OSError, ValueError) as error:
         return Unused(folder.path, f"cannot be read: {first_line(error)}")
     return Unused(folder.path, "not finished")
@@ -202,7 +202,7 @@ def _read_finished(folder: RunFolder) -> Run:
         _Settings.model_validate(settings)
     except ValidationError as error:
         raise UserError(f"{folder.config}: {_complaint(error)}") from None
-    metrics = _read_json(_Metrics, folder.metrics)
+    metrics = read_record(_Metrics, folder.metrics)
     stages = load_predictions(folder.predictions)
     tested = metrics.test is not None or {"test", "test_tta"} & set(stages)
     needed = _STAGES if tested else ("val",)
@@ -217,7 +217,13 @@ def _read_finished(folder: RunFolder) -> Run:
     return Run(folder, settings, metrics.run, val, test, augmented)
 
 
-def _read_json(kind: type[Content], path: Path) -> Content:
+def read_record(kind: type[Content], path: Path) -> Content:
+    """Reads a file of JSON of at most 1 MiB into a pydantic model.
+
+    Raises:
+        UserError: a larger file, or other content.
+        OSError: it cannot be read.
+    """
     if path.stat().st_size > _LARGEST:
         raise UserError(f"{path}: more than {_LARGEST // 2**20} MiB")
     try:

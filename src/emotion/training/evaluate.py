@@ -23,7 +23,7 @@ from emotion.overrides import parse_words
 from emotion.privacy import keep_private
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
-from emotion.training.folder import make_results_folder
+from emotion.training.folder import EVALUATION, make_results_folder, write_json
 from emotion.training.results import predict_stages, write_results
 
 OPTIONS = ("ckpt", "out", "device", "tta")
@@ -57,7 +57,7 @@ def evaluate(
     device: str | None = None,
     tta: ViewsName = "none",
 ) -> dict[str, Any]:
-    """Tests checkpoints and writes `metrics.json`, `predictions.npz`, pictures and the report.
+    """Tests checkpoints and writes `metrics.json`, `predictions.npz`, `evaluation.json`, pictures and the report.
 
     Args:
         paths: the checkpoints.
@@ -94,6 +94,8 @@ def evaluate(
         "command": environment["command"],
     }
     results = write_results(folder, "Evaluation", facts, stages, first)
+    record = {"checkpoints": [str(path) for path in paths], "seen": facts["test images trained on"], "tta": tta}
+    write_json(folder / EVALUATION, record | {key: facts[key] for key in ("data", "split", "hardware", "command")})
     _print(results, folder, facts["test images trained on"])
     return results
 

@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
+from emotion.extras import require_extra
 from emotion.files import replacing
 from emotion.models.network import Network
 from emotion.models.onnx import METADATA, OnnxNetwork
@@ -137,7 +138,7 @@ def export_onnx(
     Raises:
         UserError: the extra `export` is not installed, or the network cannot be written.
     """
-    _require_onnx()
+    require_extra("export", "emotion export")
     graph = _Graph(classifier).eval()
     example = torch.zeros(2, classifier.card.side, classifier.card.side, dtype=torch.uint8)
     names = ["probabilities", "evidence"][: 1 if graph.linear is None else 2]
@@ -206,7 +207,7 @@ def quantize_onnx(path: Path, calibration: NDArray[np.uint8], out: Path) -> None
         calibration: training images, grey uint8 [N, S, S], from which the ranges of the activations are taken.
         out: the file to write.
     """
-    _require_onnx()
+    require_extra("export", "emotion export")
     import_onnxruntime()
     from onnxruntime.quantization import (  # noqa: TID251
         CalibrationDataReader,
@@ -305,11 +306,3 @@ def _averaging_head(network: Network) -> nn.Linear | None:
     linear = head[-1] if head else None
     between = all(isinstance(module, nn.Flatten | nn.Dropout) for module in head[1:-1])
     return linear if averages and between and isinstance(linear, nn.Linear) else None
-
-
-def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise UserError("exporting needs packages that `pip install emotion[export]` adds") from None

@@ -22,6 +22,8 @@ LARGEST = 2**15
 """Bytes of a file of settings; those of a run take about 3,000."""
 DEEPEST = 16
 """Levels of collections in a file of settings; those of a run have two."""
+EVALUATION = "evaluation.json"
+"""The file that marks a folder that `evaluate.py` wrote, with its checkpoints and data."""
 _SETTINGS_OF_A_RUN = {"model", "family", "weights", "data", "split", "balance", "seed"}
 _WRITTEN = (
     "metrics.json",

@@ -123,8 +123,12 @@ class EmotionTask(LightningModule):
         self.average = _averaged(self.network, ema_decay) if ema_decay else None
         self.lr, self.schedule, self.lr_factor, self.lr_patience = lr, schedule, lr_factor, lr_patience
         self.warmup_epochs, self.ema_decay = warmup_epochs, ema_decay
-        self.optimizer_settings = OptimizerSettings(optimizer, momentum, weight_decay, layer_decay, sam_rho)
-        changes = LossSettings(label_smoothing, focal_gamma, logit_adjustment)
+        self.optimizer_settings = OptimizerSettings(
+            optimizer=optimizer, momentum=momentum, weight_decay=weight_decay, layer_decay=layer_decay, sam_rho=sam_rho
+        )
+        changes = LossSettings(
+            label_smoothing=label_smoothing, focal_gamma=focal_gamma, logit_adjustment=logit_adjustment
+        )
         self.loss = EmotionLoss(changes, _tensor(class_weights), _tensor(class_shares))
         self.train_meter, self.val_meter = EpochMeter(), EpochMeter()
         self._val_loss: float | None = None

@@ -1,0 +1,56 @@
+"""The packages of each optional part, an extra of `pip install`, and the message where one of them is missing."""
+
+from importlib.util import find_spec
+
+from emotion.errors import UserError
+
+EXTRAS = {
+    "train": (
+        "torch",
+        "torchvision",
+        "lightning",
+        "hydra",
+        "omegaconf",
+        "torchmetrics",
+        "timm",
+        "pytorch_grad_cam",
+        "sklearn",
+        "scipy",
+        "safetensors",
+        "tensorboard",
+        "matplotlib",
+        "filelock",
+        "psutil",
+        "yaml",
+        "lightning_utilities",
+    ),
+    "export": ("onnx", "onnxscript"),
+    "hub": ("huggingface_hub",),
+    "fetch": ("kagglehub",),
+    "heic": ("pillow_heif",),
+    "joblib": ("hydra_plugins.hydra_joblib_launcher",),
+    "ray": ("hydra_plugins.hydra_ray_launcher",),
+    "slurm": ("hydra_plugins.hydra_submitit_launcher",),
+    "optuna": ("hydra_plugins.hydra_optuna_sweeper",),
+}
+"""The modules that each extra brings, by the names under which they are imported."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """A package of an extra is not installed; the message holds the command that installs it."""
+
+
+def require_extra(extra: str, purpose: str) -> None:
+    """Checks that all packages of an extra are installed, without importing them.
+
+    Args:
+        extra: a key of `EXTRAS`.
+        purpose: the command or setting that needs it, the subject of the message.
+
+    Raises:
+        MissingExtraError: one is missing.
+    """
+    for module in EXTRAS[extra]:
+        if find_spec(module) is None:
+            package = module.rpartition(".")[2]
+            raise MissingExtraError(f"{purpose} needs the package {package}: pip install 'emotion[{extra}]'")

@@ -1,0 +1,93 @@
+"""Evaluations of checkpoints, of one or of several averaged, beside the runs on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from emotion.analysis.document import Cell, Row, Table
+from emotion.analysis.predictions import Predictions, load_predictions
+from emotion.analysis.statistics import bootstrap_interval
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError, first_line
+from emotion.report.runs import Unused, read_record
+from emotion.report.tables import interval_text
+from emotion.training.folder import EVALUATION
+
+
+class _Record(BaseModel):
+    checkpoints: list[str] = Field(min_length=1)
+    data: str
+    split: str
+    tta: str
+    seen: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A folder that `evaluate.py` wrote.
+
+    Attributes:
+        folder: its path.
+        record: checkpoints, data, split, test-time augmentation, and how many test images were trained on.
+        stages: predictions of `test` and, with test-time augmentation, `test_tta`.
+    """
+
+    folder: Path
+    record: _Record
+    stages: dict[str, Predictions]
+
+
+def find_evaluations(paths: Sequence[Path]) -> tuple[list[Evaluation], list[Unused]]:
+    """Reads all evaluations that lie in or below some folders, each once, in the order of their paths.
+
+    Returns:
+        The evaluations, and those that cannot be read.
+    """
+    files = {file.resolve(): file for path in paths for file in sorted(path.rglob(EVALUATION))}
+    found, unused = [], []
+    for file in files.values():
+        try:
+            found.append(_read(file))
+        except (UserError, OSError, ValueError) as error:
+            unused.append(Unused(file.parent, f"cannot be read: {first_line(error)}"))
+    return found, unused
+
+
+def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Builds a table of test metrics, with a row for each evaluation with and without test-time augmentation."""
+    header = ("Evaluation", "Data", "Test images", "Test-time augmentation", "Accuracy", "Macro F1", "Trained on")
+    rows = [_row(one, views, stage) for one in evaluations for views, stage in _stages(one)]
+    return Table(header, "llrlrrl", rows)
+
+
+def _read(file: Path) -> Evaluation:
+    record = read_record(_Record, file)
+    stages = load_predictions(file.with_name("predictions.npz"))
+    if not len(stages.get("test", ())):
+        raise UserError(f"{file.with_name('predictions.npz')}: no predictions for test images")
+    return Evaluation(file.parent, record, {name: stages[name] for name in ("test", "test_tta") if name in stages})
+
+
+def _stages(evaluation: Evaluation) -> list[tuple[str, str]]:
+    names = {"test": "none", "test_tta": evaluation.record.tta}
+    return [(names[stage], stage) for stage in evaluation.stages]
+
+
+def _row(evaluation: Evaluation, views: str, stage: str) -> Row:
+    record, predictions = evaluation.record, evaluation.stages[stage]
+    matrix, metrics = predictions.matrix(), predictions.metrics(CLASSES)
+    networks = ", ".join(record.checkpoints[:2]) if len(record.checkpoints) <= 2 else f"{record.checkpoints[0]}, ..."
+    several = f"mean of {len(record.checkpoints)} networks: " if len(record.checkpoints) > 1 else ""
+    return (
+        Cell(str(evaluation.folder), f"{several}{networks}"),
+        f"{record.data}, split={record.split}",
+        f"{len(predictions):,}",
+        views,
+        Cell(f"{metrics['acc']:.4f}", interval_text(bootstrap_interval(matrix, "acc"))),
+        Cell(f"{metrics['f1_macro']:.4f}", interval_text(bootstrap_interval(matrix, "f1_macro"))),
+        record.seen,
+    )

@@ -1,0 +1,32 @@
+"""Runs keep their folders: the hash of their settings is the same in every version."""
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from emotion.config import choice_names, compose, run_dir
+
+RESULTS = Path(__file__).parents[1] / "results"
+GOLDEN = Path(__file__).with_suffix(".json")
+
+
+def found() -> dict[str, dict[str, str]]:
+    """The names that the folders of kept runs would get today (those typed with a folder of weights kept its file), and
+    those of each model and recipe."""
+    kept = {}
+    for file in sorted(RESULTS.rglob("config.yaml")):
+        settings = OmegaConf.merge(OmegaConf.load(file), {"resume": None})
+        assert isinstance(settings, DictConfig)
+        kept[str(file.parent.relative_to(RESULTS))] = Path(run_dir(settings)).name
+    words = [f"{group}={name}" for group in ("model", "recipe") for name in choice_names(group)]
+    composed = {word: Path(run_dir(compose(word, "weights=none"))).name for word in words if "ensemble" not in word}
+    return {"kept runs": kept, "command lines": composed}
+
+
+def test_hashes_of_runs_never_move() -> None:
+    assert found() == json.loads(GOLDEN.read_text())
+
+
+def test_the_default_run_is_the_one_of_the_documentation() -> None:
+    assert run_dir(compose()) == "runs/default/cnn-seed0-2ab08c0c"
