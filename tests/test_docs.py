@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import accuracy
 import pytest
 import tables
+import trials
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -59,9 +61,9 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("one", tables.configurations("."), ids=lambda one: one.title)
+@pytest.mark.parametrize("one", accuracy.configurations("."), ids=lambda one: one.title)
 def test_the_command_of_a_row_gives_the_settings_of_its_runs(one: Configuration) -> None:
-    words = [word for word in tables.command(one).split()[2:] if word != "-m" and not word.startswith("seed=")]
+    words = [word for word in accuracy.command(one).split()[2:] if word != "-m" and not word.startswith("seed=")]
     typed = settings(compose(*words, f"seed={one.first.seed}"))
     # Where it lies and runs differs, and so do settings that are chosen for the hardware or named by a path.
     other = {"name", "experiment", "data_dir", "resume", "weights", "trainer"}
@@ -126,6 +128,6 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
 def test_trust_adds_up() -> None:
     kept = json.loads((ROOT / "results/trust.json").read_text(encoding="utf-8"))
     assert kept["nightly"]
-    cells = [line.strip("|").split("|") for line in tables.trust().splitlines()[2:]]
+    cells = [line.strip("|").split("|") for line in trials.trust().splitlines()[2:]]
     for column, name in ((1, "tried"), (2, "lost")):
         assert sum(int(row[column].replace(",", "")) for row in cells) == sum(row[name] for row in kept["rows"])
