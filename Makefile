@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: train test quick trust audit bench best pictures
+.PHONY: train test quick trust audit bench best pictures tables docs
 
 # Under two minutes on two cores: the smallest of the report's CNNs on drawn faces. With data=fer2013 it is the real thing.
 train: $(INSTALLED)
@@ -19,7 +19,8 @@ test: $(INSTALLED)
 quick: $(INSTALLED)
 	$(BIN)/pytest -m "not slow and not real"
 
-# Kills, damaged and hostile files, load, far more often than in the tests: over an hour. The table goes into the README.
+# Kills, damaged and hostile files, load, far more often than in the tests: over an hour. `make tables` puts the
+# result into docs/trust.md.
 trust: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist loadfile tests/trust --nightly --table results/trust.json
 
@@ -47,6 +48,14 @@ best: $(INSTALLED)
 		$(BIN)/python evaluate.py ckpt="[runs/$$part/resnet18-*/*/best.ckpt,runs/$$part/timm-*/*/best.ckpt]" \
 			tta=shifts out=runs/ensembles/$$part || exit; done
 	$(BIN)/emotion report runs/$(NAME) runs/$(NAME)-clean
+
+# Every table of README and docs, from results/ and benchmarks/results/.
+tables: $(INSTALLED)
+	$(BIN)/python docs/tables.py
+
+# README's other pages and the docstrings as a site: site/index.html.
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
 
 # The pictures of the README; needs Chromium.
 pictures: $(INSTALLED)

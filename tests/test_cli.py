@@ -9,14 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.core import TyperGroup
-from typer.main import get_command
 
 import emotion
-from emotion.cli import app
-from emotion.config import check, compose, run_dir, settings
-from emotion.overrides import check_overrides, parse_words, require_effect
-from emotion.training.evaluate import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["data=synthetic", "synthetic_images=210", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
@@ -132,46 +126,6 @@ def test_help_says_how(words, part):
     result = call("emotion", *words)
     assert result.returncode == 0, result.stderr
     assert part in result.stdout
-
-
-def commands_of_the_readme():
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = re.findall(r"^(?:\$ )?(python (?:train|evaluate)\.py .*|emotion .*)$", text, re.MULTILINE)
-    inline = re.findall(r"`(python (?:train|evaluate)\.py [^`<]*[^`<.]|emotion [^`]*[^`.])`", text)
-    words = [re.sub(r"\s(#|>\s).*", "", line).split() for line in dict.fromkeys([*lines, *inline])]
-    # `python train.py` and `emotion train` are the same.
-    return [["emotion", own[1].removesuffix(".py"), *own[2:]] if own[0] == "python" else own for own in words]
-
-
-@pytest.mark.parametrize("words", commands_of_the_readme(), ids=" ".join)
-def test_commands_of_the_readme_are_legal(words):
-    command, arguments = get_command(app), words[1:]
-    while arguments and isinstance(command, TyperGroup) and not arguments[0].startswith("-"):
-        command = command.commands[arguments.pop(0)]
-    if command.name == "train":
-        check_overrides(arguments)
-        overrides = [word for word in arguments if not word.startswith(("-", "hydra", "resume")) and "," not in word]
-        values = settings(compose(*overrides))
-        check(values)
-        require_effect(overrides, values)
-    elif command.name == "evaluate":
-        check(parse_words(arguments, OPTIONS))
-    elif isinstance(command, TyperGroup):
-        assert set(arguments) < {"--help", *(name for option in command.params for name in option.opts)}
-    elif arguments:  # without, it is only mentioned
-        context = command.make_context(command.name, arguments)  # an option that it does not have would be an error
-        check(parse_words([word for word in context.params.get("settings") or () if "=" in word]))
-
-
-def test_the_readme_has_commands():
-    named = {words[1] for words in commands_of_the_readme()}
-    assert named >= {command.name or command.callback.__name__ for command in app.registered_commands}
-
-
-def test_the_readme_names_the_folder_of_the_default_run():
-    folder = run_dir(compose())
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"runs/default/cnn-seed0-\w+", text)) == {folder}
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,7 @@ from safetensors import safe_open
 from sklearn.metrics import recall_score
 
 import emotion
-from emotion.analysis.calibration import fit_temperature
-from emotion.analysis.predictions import Predictions, load_predictions, mean_predictions
+from emotion.analysis.predictions import Predictions, load_predictions
 from emotion.analysis.protocol import protocol_figures, protocol_parts
 from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages
@@ -24,7 +22,6 @@ from emotion.pretrained import SHIPPED
 ROOT = Path(__file__).parents[1]
 FILE = SHIPPED / "small.safetensors"
 CARD = (SHIPPED / "small.md").read_text(encoding="utf-8")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 RECIPES = ROOT / "results" / "recipes"
 PARTS = ("PublicTest", "PrivateTest", "PrivateTest without copies", "All")
 
@@ -57,7 +54,6 @@ def test_the_card_states_the_figures_of_the_file() -> None:
     for part, own in figures.items():
         cells = [f"{own[name]:.4f}" for name in ("acc", "f1_macro", "nll", "ece")]
         assert f"| {part} | {own['images']:,} | {' | '.join(cells)} |" in CARD
-    assert f"{figures['PrivateTest']['acc']:.4f}" in README
 
 
 def test_the_card_states_how_well_each_class_is_recognised() -> None:
@@ -94,54 +90,6 @@ def test_its_figures_measured_again(real_packed: PackedImages) -> None:
     for part, stated in classifier.card.facts["figures"].items():
         for name, value in protocol_figures(parts[part]).items():
             assert value == pytest.approx(stated[name], abs=2e-3), f"{part}: {name}"
-
-
-@pytest.mark.parametrize("folder", sorted(RECIPES.glob("*")), ids=lambda path: path.name)
-def test_readme_states_the_figures_of_the_recipes(folder: Path) -> None:
-    recipe = folder.name.replace("-", " split=")
-    runs = [load_predictions(path) for path in sorted(folder.glob("*/predictions.npz"))]
-    assert runs
-    for views, suffix in (("one", ""), ("flip", "_tta")):
-        stages = [{stage: run[f"{stage}{suffix}"] for stage in ("val", "test")} for run in runs]
-        for part in PARTS:
-            assert f"| `{recipe}` | {views} | {part} | {row(stages, part)} | {len(runs)} |" in README
-    if len(runs) > 1:
-        ensemble = {stage: mean_predictions([own[stage] for own in stages]) for stage in ("val", "test")}
-        for part in PARTS:
-            assert f"| `{recipe}`, mean of the {len(runs)} | flip | {part} | {row([ensemble], part)} | |" in README
-
-
-def test_readme_states_what_knowing_copies_is_worth() -> None:
-    shares, accuracies = [], []
-    for name in ("small-clean", "small"):
-        tests = [load_predictions(path)["test_tta"] for path in sorted(RECIPES.glob(f"{name}/*/predictions.npz"))]
-        right = np.mean([test.predicted == test.labels for test in tests], axis=0)
-        copied = tests[0].copied
-        shares.append(right[copied].mean())
-        accuracies.append(right.mean())
-    clean, official = shares
-    points = 100 * (official - clean) * copied.mean()
-    text = " ".join(README.split())
-    assert f"{100 * (accuracies[1] - accuracies[0]):.1f} points less on PrivateTest" in text
-    assert f"of which {points:.1f} comes from the {copied.sum()} images with copies" in text
-    assert f"it recognises {clean:.3f} of them, the five {official:.3f}" in text
-
-
-@pytest.mark.parametrize(("name", "words"), [("small", "took {} to {} hours a seed"), ("small-clean", "in {} hours")])
-def test_readme_states_how_long_the_recipes_took(name: str, words: str) -> None:
-    records = [json.loads(path.read_text(encoding="utf-8"))["run"] for path in RECIPES.glob(f"{name}/*/metrics.json")]
-    assert {record["epochs"] for record in records} == {60}
-    hours = sorted(record["train_seconds"] / 3600 for record in records)
-    assert words.format(f"{hours[0]:.1f}", f"{hours[-1]:.1f}") in " ".join(README.split())
-
-
-def row(seeds: Sequence[dict[str, Predictions]], part: str) -> str:
-    figures = [protocol_figures(protocol_parts(own)[part], fit_temperature(own["val"])) for own in seeds]
-    return " | ".join(written([own[name] for own in figures]) for name in ("acc", "f1_macro", "nll", "ece"))
-
-
-def written(values: list[float]) -> str:
-    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
 
 
 def test_views_of_the_file_are_those_of_the_recipe() -> None:

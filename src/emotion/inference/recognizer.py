@@ -61,11 +61,12 @@ class Recognizer:
         networks: one, or several whose mean probability counts.
         smallest: see `emotion.inference.faces.FaceDetector`.
 
-    >>> import emotion, numpy
-    >>> recognizer = emotion.load()
-    >>> (face,) = recognizer.predict(numpy.zeros((48, 48), numpy.uint8), detect=False)
-    >>> sorted(face.probabilities) == sorted(recognizer.classes)
-    True
+    Examples:
+        >>> import emotion, numpy
+        >>> recognizer = emotion.load()
+        >>> (face,) = recognizer.predict(numpy.zeros((48, 48), numpy.uint8), detect=False)
+        >>> sorted(face.probabilities) == sorted(recognizer.classes)
+        True
     """
 
     classes = CLASSES

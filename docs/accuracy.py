@@ -1,0 +1,238 @@
+"""Tables of accuracy, counted from the predictions in results/ with the package's own code."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from layout import ROOT, markdown, span
+
+from emotion.analysis.document import Cell
+from emotion.analysis.predictions import Predictions
+from emotion.analysis.protocol import FIGURES
+from emotion.analysis.statistics import summarize
+from emotion.report.configurations import BALANCES, Configuration, group
+from emotion.report.measures import protocol_table
+from emotion.report.published import TABLES as PUBLISHED
+from emotion.report.published import PublishedRun
+from emotion.report.runs import find_runs
+from emotion.report.validation import validation_blocks
+
+PEERS = (
+    (
+        "Residual Masking Network, 143 M parameters, `pip install rmn`",
+        "0.7414",
+        "PrivateTest",
+        "[arXiv:2603.05937](https://arxiv.org/abs/2603.05937)",
+    ),
+    (
+        "VGG from random weights, Pramerdorfer and Kampel",
+        "0.727",
+        "PrivateTest",
+        "[arXiv:1612.02903](https://arxiv.org/abs/1612.02903)",
+    ),
+    (
+        "ViT-B/16, 86 M parameters, for `pip install transformers`",
+        "0.7116",
+        "not stated",
+        "[its card](https://huggingface.co/trpakov/vit-face-expression)",
+    ),
+    (
+        "mini-Xception, `pip install fer`",
+        "0.66 or 0.71",
+        "not stated",
+        "its issues [6](https://github.com/justinshenk/fer/issues/6), [50](https://github.com/justinshenk/fer/issues/50)",
+    ),
+    (
+        "CNN, `pip install deepface`",
+        "0.57",
+        "not stated",
+        "[its issue 1375](https://github.com/serengil/deepface/issues/1375)",
+    ),
+)
+"""Other people's networks on FER2013: name, accuracy that its authors publish, on which images, and where."""
+
+SHARED = ("weights", "augment", "feature_views", "trainer.precision")
+"""Settings that tell the command from the paper's, but not one run in results/ from another."""
+
+
+@cache
+def configurations(folder: str, tested: bool = True) -> list[Configuration]:
+    """Returns the runs below a folder of results/, the seeds of a setting together as in `emotion report`."""
+    runs, _ = find_runs([ROOT / "results" / folder])
+    return group([run for run in runs if run.tested == tested])[0]
+
+
+def summary() -> str:
+    """Ours beside other people's networks, the best first."""
+    small = next(one for one in configurations("recipes") if not one.differences)
+    published = _run_of("cnn")
+    cnn = max(_repeating(published), key=lambda one: one.scores("acc").mean)
+    ours = "[results](docs/results.md)"
+    rows = [
+        *((name, value, "not measured", images, "", where) for name, value, images, where in PEERS),
+        ("**`small`, comes with the package**, 1.6 M parameters", "", *_private(small, ensemble=False), ours),
+        ("**five seeds of `small`, averaged**", "", *_private(small, ensemble=True), ours),
+        (
+            "the paper's CNN, 1.0 M parameters",
+            f"{published.test:.2f}",
+            str(cnn.scores("acc")),
+            f"all {len(cnn.first.test):,}",
+            str(len(cnn.runs)),
+            ours,
+        ),
+    ]
+    ordered = sorted(rows, key=lambda row: _number(row[2]) or _number(row[1]), reverse=True)
+    header = ("Network", "Accuracy, published", "Accuracy, measured here", "Test images", "Seeds", "Source")
+    return markdown(header, "lrrlrl", ordered)
+
+
+def paper() -> str:
+    """The paper's tables with ours beside its values, then the runs that repeat none of its own."""
+    repeated = [(table.title, [row for run in table.runs for row in _repeating(run) or [run]]) for table in PUBLISHED]
+    others = [one for one in configurations(".") if not one.published and not one.first.settings.get("recipe")]
+    return "\n\n".join(f"### {title}\n\n{_accuracies(rows)}" for title, rows in [*repeated, ("Other runs", others)])
+
+
+def recipes() -> str:
+    """The networks of the recipes on each part of the test images."""
+    rows = []
+    for one in configurations("recipes"):
+        name = " ".join(["recipe=" + one.first.settings["recipe"], *_typed(one)])
+        for row in protocol_table([one]).rows:
+            averaged = _note(row[0]).endswith(f"mean of the {len(one.runs)}")
+            seeds = f"{len(one.runs)}, averaged" if averaged else str(len(one.runs))
+            rows.append(
+                (f"`{name}`", seeds, _plain(row[2]), "none" if row[1] == "one" else str(row[1]), *map(str, row[3:]))
+            )
+    return markdown(("Recipe", "Seeds", "Images", "Test-time augmentation", *FIGURES.values()), "lrllrrrr", rows)
+
+
+def duplicates() -> str:
+    """What it is worth to have seen duplicates of test images in training."""
+    rows = []
+    for one in configurations("recipes"):
+        tests = [run.augmented["test"] for run in one.runs]
+        hours = [run.record.train_seconds / 3600 for run in one.runs if run.record.train_seconds]
+        accuracies = [str(_accuracy(tests, seen)) for seen in (True, False)]
+        name = " ".join(["recipe=" + one.first.settings["recipe"], *_typed(one)])
+        epochs = {run.record.epochs for run in one.runs}
+        rows.append((f"`{name}`", str(len(one.runs)), *accuracies, span(epochs, "d"), span(hours, ".1f")))
+    copied = configurations("recipes")[0].first.test.copied
+    images = [f"Accuracy on the {count:,} images {which}" for count, which in _counts(copied)]
+    return markdown(("Recipe", "Seeds", *images, "Epochs", "Hours a seed"), "lrrrrr", rows)
+
+
+def ingredients() -> str:
+    """What each change of the small recipe is worth, the best first."""
+    (table,) = (block for block in validation_blocks(configurations("ablations", tested=False))[1:])
+    rows = []
+    for name, accuracy, difference, f1, seeds, _ in table.rows:
+        base = isinstance(difference, Cell)
+        change = "nothing" if base else f"`{_note(name).replace(', ', ' ')}`"
+        rows.append((change, accuracy, "" if base else difference, f1, str(len(re.findall(r"\d+", str(seeds))))))
+    return markdown(
+        ("Changed in the small recipe", "Accuracy on PublicTest", "Points", "Macro F1", "Seeds"), "lrrrr", rows
+    )
+
+
+def command(one: Configuration | PublishedRun) -> str:
+    """Returns the command that trains a configuration, all its seeds at once, or a network of the paper."""
+    if isinstance(one, PublishedRun):
+        chosen = {"experiment": one.experiment, "model": one.model, "unfreeze": one.unfreeze or None}
+        words = [*_words(chosen), *["balance=offline"] * (one.experiment == "cnn")]
+        return " ".join(["python train.py", *words])
+    settings, published = one.first.settings, one.published
+    known = published or settings.get("recipe")
+    chosen = {
+        "experiment": published.experiment if published else None,
+        "recipe": settings.get("recipe"),
+        "model": None if settings.get("recipe") else settings["model"],
+        "unfreeze": published.unfreeze or None if published else None if known else settings.get("unfreeze"),
+        "balance": None if known else settings["balance"],
+        "seed": ",".join(str(run.seed) for run in one.runs),
+    }
+    return " ".join(["python train.py", *["-m"] * (len(one.runs) > 1), *_words(chosen), *_typed(one)])
+
+
+def _words(chosen: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in chosen.items() if value is not None]
+
+
+def _accuracies(rows: Sequence[Configuration | PublishedRun]) -> str:
+    """A table, and below it the commands of its rows, which are too long for a column."""
+    header = ("Run", "Published", "Ours", "Without duplicates", "Macro F1", "Seeds", "Best epoch")
+    cells = [_not_run(row) if isinstance(row, PublishedRun) else _ran(row) for row in rows]
+    commands = [f"# {row.network}: {own[2]}\n{command(row)}" for row, own in zip(rows, cells, strict=True)]
+    return "\n".join((markdown(header, "lrrrrrr", cells), "", "```sh", *commands, "```"))
+
+
+def _ran(one: Configuration) -> Sequence[str]:
+    folder = one.first.folder.path if len(one.runs) == 1 else one.first.folder.path.parent
+    link = (ROOT / folder).relative_to(ROOT)
+    tests = [run.test for run in one.runs]
+    constant = all(len(np.unique(test.predicted)) == 1 for test in tests)
+    balance = BALANCES[str(one.first.settings["balance"])]
+    changed = " ".join(f"{key}={value}" for key, value in one.differences.items() if key not in SHARED)
+    parts = (
+        f"[{one.network}](../{link.as_posix()})",
+        "" if one.published else balance,
+        f"`{changed}`" if changed else "",
+        "one class for every image" * constant,
+    )
+    best = span([run.record.best_epoch for run in one.runs if run.record.best_epoch], "d")
+    return (
+        ", ".join(filter(None, parts)),
+        f"{one.published.test:.2f}" if one.published else "",
+        str(one.scores("acc")),
+        str(_accuracy(tests, seen=False)),
+        str(one.scores("f1_macro")),
+        str(len(one.runs)),
+        best,
+    )
+
+
+def _not_run(published: PublishedRun) -> Sequence[str]:
+    return (published.network, f"{published.test:.2f}", "not run", *[""] * 4)
+
+
+def _run_of(model: str) -> PublishedRun:
+    return next(run for table in PUBLISHED for run in table.runs if run.model == model)
+
+
+def _repeating(published: PublishedRun) -> list[Configuration]:
+    return [one for one in configurations(".") if one.published == published]
+
+
+def _private(one: Configuration, ensemble: bool) -> tuple[str, str, str]:
+    rows = [row for row in protocol_table([one]).rows if row[1:3] == (one.first.settings["tta"], "PrivateTest")]
+    (value,) = (str(row[3]) for row in rows if ("mean of" in _note(row[0])) == ensemble)
+    return value, "PrivateTest", str(len(one.runs))
+
+
+def _accuracy(tests: Sequence[Predictions], seen: bool) -> object:
+    parts = [test.subset(test.copied == seen) for test in tests]
+    return summarize([float(np.mean(part.predicted == part.labels)) for part in parts])
+
+
+def _counts(copied: np.ndarray) -> list[tuple[int, str]]:
+    return [(int(copied.sum()), "with a duplicate in Training"), (int((~copied).sum()), "without")]
+
+
+def _typed(one: Configuration) -> list[str]:
+    """Returns what differs from the recipe, as it is typed; weights lie in the folder weights/."""
+    return [f"{key}={'weights/' * (key == 'weights')}{value}" for key, value in one.differences.items()]
+
+
+def _note(cell: str | Cell) -> str:
+    return cell.note if isinstance(cell, Cell) else ""
+
+
+def _plain(cell: str | Cell) -> str:
+    return str(cell).replace("copies", "duplicates")
+
+
+def _number(text: str) -> float:
+    match = re.search(r"\d\.\d+", text)
+    return float(match[0]) if match else 0.0

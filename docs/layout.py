@@ -1,0 +1,19 @@
+"""How a table of README and docs is laid out, and what its modules share."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def markdown(header: Sequence[str], columns: str, rows: Iterable[Sequence[str]]) -> str:
+    """Lays out a table; a letter a column as in LaTeX, `l` or `r`."""
+    rule = ["---:" if column == "r" else "---" for column in columns]
+    return "\n".join(re.sub(r"\| (?= \|)", "|", f"| {' | '.join(row)} |") for row in (header, rule, *rows))
+
+
+def span(values: Iterable[float], form: str) -> str:
+    """Writes the least and the greatest of some values, or the only one."""
+    shown = list(dict.fromkeys(f"{value:{form}}" for value in sorted(values)))
+    return shown[0] if len(shown) == 1 else f"{shown[0]} to {shown[-1]}"

@@ -1,0 +1,170 @@
+"""Tables of speed, from what the benchmarks wrote to benchmarks/results/."""
+
+import json
+import re
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from layout import ROOT, markdown
+
+CONTESTANTS = {
+    "limit": "the limit: bare steps on one batch in memory",
+    "ours": "ours",
+    "plain": "a plain PyTorch loop: ImageFolder, torchvision transforms, DataLoader",
+    "timm": "timm's training script",
+    "keras": "Keras with ImageDataGenerator, as in the paper",
+}
+INFERENCE = {
+    "an image file: detect the faces, classify them": "predict a file",
+    "an array: detect the faces, classify them": "predict an array",
+    "1600 x 1200 pixels with one small face": "predict a large picture of a small face",
+    "512 x 600 pixels without a face": "predict a picture without a face",
+    "an array that is one face already": "predict an array, detect=False",
+    "the network alone, ONNX": "the network, ONNX",
+    "the network alone, ONNX, one core": "the network, ONNX, one core",
+    "the network alone, ONNX in eight bits": "the network, ONNX, int8",
+    "the network alone, PyTorch": "the network, PyTorch",
+    "`emotion predict photo.jpg`, cold start": "emotion predict",
+    "`emotion --help`, cold start": "emotion --help",
+}
+
+
+def fast() -> str:
+    """The two speeds that people ask for first."""
+    contestants = _workload("cnn")["summary"]
+    rate = {key: f"{own['images_per_second']['median']:.0f}" for key, own in contestants.items()}
+    others = f"timm's script {rate['timm']}, a plain PyTorch loop {rate['plain']}, Keras {rate['keras']}"
+    milliseconds = _benchmark("inference")["milliseconds"]["predict a file"]
+    rows = [
+        ("images a second, training the paper's CNN", rate["ours"], others),
+        ("milliseconds from an image file with one face to its probabilities", f"{milliseconds:.0f}", "not measured"),
+    ]
+    return markdown(("On two CPU cores", "Ours", "Others"), "lrl", rows)
+
+
+def inference() -> str:
+    """Milliseconds of a classification."""
+    measured = _benchmark("inference")["milliseconds"]
+    rows = [(name, f"{measured[key]:.{0 if measured[key] >= 100 else 1}f}") for name, key in INFERENCE.items()]
+    return markdown(("One face, two cores", "Milliseconds"), "lr", rows)
+
+
+def service() -> str:
+    """Requests a second of `emotion serve`."""
+    rows = []
+    for detect, name in ((True, "faces are detected and classified"), (False, "the image is one face already")):
+        rates = [_rates(detect, clients) for clients in (1, 8)]
+        rows.append((name, *(f"{statistics.median(own):.0f} ({min(own):.0f} to {max(own):.0f})" for own in rates)))
+    return markdown(("Requests a second", "One client", "Eight clients"), "lrr", rows)
+
+
+def batches() -> str:
+    """Faces a second of the network in batches."""
+    measured = _benchmark("inference")["faces_per_second"]
+    return markdown(
+        ("Faces in a batch", "Faces a second"), "rr", [(size, f"{rate:.0f}") for size, rate in measured.items()]
+    )
+
+
+def eight_bits() -> str:
+    """Size and accuracy of the exported network."""
+    line = _benchmark("inference")["export"][-1]
+    size, eight, float32 = re.search(r"int8.onnx: (\S+) MiB; .*accuracy (\S+), (\S+) in", line).groups()
+    full = (ROOT / "src/emotion/pretrained/small.onnx").stat().st_size / 2**20
+    rows = [("float32", f"{full:.1f}", float32), ("eight bits, `--int8`", size, eight)]
+    return markdown(("`small` as ONNX", "MiB", "Accuracy on PublicTest"), "lrr", rows)
+
+
+def speed(name: str) -> str:
+    """Training images a second of all contestants, and how many times ours that is."""
+    measured = _workload(name)["summary"]
+    rows = [
+        (text, _spread(own["images_per_second"], ".0f"), f"{own['times_ours']['median']:.2f}" if key != "ours" else "1")
+        for key, text in CONTESTANTS.items()
+        for own in [measured[key]]
+    ]
+    return markdown(("Contestant", "Images a second", "Beside ours"), "lrr", rows)
+
+
+def speed_on_features() -> str:
+    """Seconds of an epoch where the frozen part ran once, before."""
+    measured, rows = _workload("vgg16_fe")["summary"], []
+    for key, text in CONTESTANTS.items():
+        own = measured[key]
+        fast = key in ("limit", "ours")
+        once = f"{own['preparation_seconds']['median']:.0f}" if key == "ours" else ""
+        times = "" if fast else f"{1 / own['times_ours']['median']:.0f}"
+        rows.append((text, once, _spread(own["seconds_per_epoch"], ".2f" if fast else ".1f"), times))
+    header = ("Contestant", "Preparation, seconds", "Seconds an epoch", "Our epochs in the time of one")
+    return markdown(header, "lrrr", rows)
+
+
+def floors() -> str:
+    """What a training step of 64 images takes, beside what the processor could do."""
+    rows = []
+    for key, name in {"cnn": "the CNN", "vgg16_ft": "VGG16"}.items():
+        own = _benchmark("breakdown")["workloads"][key]
+        times = [f"{1e3 * own[part]:.0f}" for part in ("step_seconds", "flops_seconds", "bytes_seconds")]
+        shares = own["shares"]
+        convolutions = shares["aten::convolution_backward"] + shares["aten::mkldnn_convolution"]
+        rows.append((name, *times, f"{convolutions:.0%}", f"{shares.get('aten::bernoulli_', 0):.0%}"))
+    ceilings = _benchmark("breakdown")["ceilings"]
+    header = (
+        "Network",
+        "Step, ms",
+        f"FLOPs at {ceilings['flops_per_second'] / 1e9:.0f} GFLOP/s, ms",
+        f"Bytes at {ceilings['bytes_per_second'] / 1e9:.0f} GB/s, ms",
+        "Share of convolutions",
+        "Share of dropout masks",
+    )
+    return markdown(header, "lrrrrr", rows)
+
+
+def scaling() -> str:
+    """Seconds and memory of an epoch as the data grows."""
+    measured = _benchmark("scaling")["measurements"]
+    names = {"resident": "in memory", "streamed": "streamed from disk"}
+    rows = [
+        (f"{one['images']:,}", names[one["storage"]], f"{one['seconds']:.1f}", str(one["memory_mib"]))
+        for one in sorted(measured, key=lambda one: (one["storage"], one["images"]))
+    ]
+    return markdown(("Images", "Stored", "Seconds an epoch", "MiB above the start"), "rlrr", rows)
+
+
+def overhead() -> str:
+    """What a step costs beyond the network."""
+    measured = _benchmark("step")
+    rows = [
+        (
+            *(f"{statistics.median(measured[key]):.0f}" for key in ("step_ms", "network_ms")),
+            f"{measured['overhead_share']:.1%}",
+        )
+    ]
+    return markdown(("A step of training, ms", "Network and optimiser alone, ms", "Overhead"), "rrr", rows)
+
+
+def curves() -> str:
+    """Accuracy after ten epochs on features and on images."""
+    rows = []
+    for views, seeds in _benchmark("curves")["curves"].items():
+        last = [seed[-1] for seed in seeds]
+        rows.append((f"`{views}`", f"{statistics.mean(last):.3f} ({min(last):.3f} to {max(last):.3f})", str(len(last))))
+    return markdown(("`feature_views`", "Validation accuracy", "Seeds"), "lrr", rows)
+
+
+def _benchmark(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks/results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _workload(name: str) -> Any:
+    return _benchmark(f"two-cores-{name.replace('_', '-')}")["workloads"][name]
+
+
+def _rates(detect: bool, clients: int) -> list[float]:
+    runs = _benchmark("inference")["service"]
+    return [run["requests_per_second"] for run in runs if (run["detect"], run["clients"]) == (detect, clients)]
+
+
+def _spread(values: Mapping[str, float], form: str) -> str:
+    return f"{values['median']:{form}} ({values['min']:{form}} to {values['max']:{form}})"

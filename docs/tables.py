@@ -1,0 +1,46 @@
+"""Writes the tables of README.md and docs/ from what was measured: `make tables`.
+
+A page holds a table between `<!-- table: NAME -->` and `<!-- end -->`. What stands between the two lines is replaced by
+the answer of the function NAME in `TABLES`, which counts it from results/ and benchmarks/results/.
+"""
+
+import re
+from collections.abc import Callable
+
+import accuracy
+import speed
+import trials
+from layout import ROOT
+
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLES: dict[str, Callable[[], str]] = {
+    "summary": accuracy.summary,
+    "paper": accuracy.paper,
+    "recipes": accuracy.recipes,
+    "duplicates": accuracy.duplicates,
+    "ingredients": accuracy.ingredients,
+    "fast": speed.fast,
+    "inference": speed.inference,
+    "service": speed.service,
+    "batches": speed.batches,
+    "eight-bits": speed.eight_bits,
+    "speed-cnn": lambda: speed.speed("cnn"),
+    "speed-vgg16": lambda: speed.speed("vgg16_ft"),
+    "speed-features": speed.speed_on_features,
+    "floors": speed.floors,
+    "scaling": speed.scaling,
+    "overhead": speed.overhead,
+    "curves": speed.curves,
+    "trust": trials.trust,
+}
+
+
+def write_tables(text: str) -> str:
+    """Replaces all tables of a page."""
+    return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(write_tables(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,133 @@
+"""README and docs: generated tables, links, commands, and the site that is built from them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import accuracy
+import pytest
+import tables
+import trials
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from emotion.cli import app
+from emotion.config import check, compose, run_dir, settings
+from emotion.overrides import check_overrides, parse_words, require_effect
+from emotion.report.configurations import Configuration
+from emotion.training.evaluate import OPTIONS
+
+ROOT = Path(__file__).parents[1]
+TEXTS = [*tables.PAGES, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
+NAMES = [path.relative_to(ROOT).as_posix() for path in TEXTS]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.name)
+def test_writing_the_tables_again_changes_nothing(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert tables.write_tables(text) == text, "make tables"
+
+
+def test_every_table_has_its_page() -> None:
+    named = [name for path in tables.PAGES for _, name, _ in tables.MARKED.findall(path.read_text(encoding="utf-8"))]
+    assert sorted(named) == sorted(tables.TABLES)
+
+
+def test_a_table_is_replaced_and_the_text_around_it_stays() -> None:
+    text = "before\n<!-- table: curves -->\n| stale |\n<!-- end -->\nafter\n"
+    written = tables.write_tables(text)
+    assert "stale" not in written
+    assert written.startswith("before\n<!-- table: curves -->\n| `feature_views` |")
+    assert written.endswith("|\n<!-- end -->\nafter\n")
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=NAMES)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in LINK.findall(path.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            file, _, anchor = target.partition("#")
+            linked = (path.parent / file).resolve() if file else path
+            assert linked.exists(), target
+            assert linked.is_relative_to(ROOT), target
+            assert not anchor or anchor in anchors(linked), target
+
+
+def anchors(path: Path) -> set[str]:
+    """Returns the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("one", accuracy.configurations("."), ids=lambda one: one.title)
+def test_the_command_of_a_row_gives_the_settings_of_its_runs(one: Configuration) -> None:
+    words = [word for word in accuracy.command(one).split()[2:] if word != "-m" and not word.startswith("seed=")]
+    typed = settings(compose(*words, f"seed={one.first.seed}"))
+    # Where it lies and runs differs, and so do settings that are chosen for the hardware or named by a path.
+    other = {"name", "experiment", "data_dir", "resume", "weights", "trainer"}
+    kept = {key: value for key, value in one.first.settings.items() if key not in other}
+    assert kept == {key: typed.get(key) for key in kept}
+    assert typed["trainer"]["max_epochs"] == one.first.settings["trainer"]["max_epochs"]
+
+
+def commands() -> list[list[str]]:
+    """Finds the commands in README and docs, as arguments of `emotion`."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in TEXTS[:-1]).replace("\\\n", " ")
+    lines = re.findall(r"^(?:\$ )?(python (?:train|evaluate)\.py .*|emotion .*)$", text, re.MULTILINE)
+    inline = re.findall(r"`(python (?:train|evaluate)\.py [^`<]*[^`<.]|emotion [^`]*[^`.])`", text)
+    words = [re.sub(r"\s(#|>\s).*", "", line).split() for line in dict.fromkeys([*lines, *inline])]
+    # `python train.py` and `emotion train` are the same.
+    return [["emotion", own[1].removesuffix(".py"), *own[2:]] if own[0] == "python" else own for own in words]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_are_legal(words: list[str]) -> None:
+    command, arguments = get_command(app), words[1:]
+    while arguments and isinstance(command, TyperGroup) and not arguments[0].startswith("-"):
+        command = command.commands[arguments.pop(0)]
+    if command.name == "train":
+        check_overrides(arguments)
+        overrides = [word for word in arguments if not word.startswith(("-", "hydra", "resume")) and "," not in word]
+        values = settings(compose(*overrides))
+        check(values)
+        require_effect(overrides, values)
+    elif command.name == "evaluate":
+        check(parse_words(arguments, OPTIONS))
+    elif isinstance(command, TyperGroup):
+        assert set(arguments) < {"--help", *(name for option in command.params for name in option.opts)}
+    elif arguments:  # without, it is only mentioned
+        context = command.make_context(command.name, arguments)  # an option that it does not have would be an error
+        check(parse_words([word for word in context.params.get("settings") or () if "=" in word]))
+
+
+def test_every_command_is_shown() -> None:
+    named = {words[1] for words in commands()}
+    assert named >= {command.name or command.callback.__name__ for command in app.registered_commands}
+
+
+def test_the_folder_of_the_default_run_is_named() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in tables.PAGES)
+    assert set(re.findall(r"runs/default/cnn-seed0-\w+", text)) == {run_dir(compose())}
+
+
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for page in tmp_path.rglob("*.html"):
+        assert not re.search(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?(?:https?:)?//", page.read_text()), page
+    for name in ("SECURITY.html", "src/emotion/pretrained/small.html", "benchmarks/results/two-cores-cnn.png"):
+        assert (tmp_path / name).is_file(), "linked from a page"
+    assert "emotion.load" in (tmp_path / "api.html").read_text(encoding="utf-8")
+
+
+def test_trust_adds_up() -> None:
+    kept = json.loads((ROOT / "results/trust.json").read_text(encoding="utf-8"))
+    assert kept["nightly"]
+    cells = [line.strip("|").split("|") for line in trials.trust().splitlines()[2:]]
+    for column, name in ((1, "tried"), (2, "lost")):
+        assert sum(int(row[column].replace(",", "")) for row in cells) == sum(row[name] for row in kept["rows"])
