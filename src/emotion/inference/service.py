@@ -9,9 +9,9 @@ import time
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import cv2
@@ -29,9 +29,11 @@ import emotion
 from emotion.errors import UserError, first_line
 from emotion.inference.batching import Batcher
 from emotion.inference.images import read_picture
-from emotion.inference.limits import Limits, Places
+from emotion.inference.limits import Limits, Slots, read_image
 from emotion.inference.recognizer import Found, Recognizer
-from emotion.inference.uploads import Uploads
+
+if TYPE_CHECKING:
+    import uvicorn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +49,8 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 HEATMAP_SIDE = 24
 FINDERS = 8
 """Threads at most, since each may hold a whole picture."""
+CONNECTIONS = 500
+"""At the same time; a request on a further one is refused. Less than the files that a process may usually open."""
 BODY = {
     "requestBody": {
         "required": True,
@@ -121,7 +125,7 @@ class Service:
 
     def __init__(self, recognizers: Mapping[str, Recognizer], limits: Limits) -> None:
         self.recognizers, self.limits = dict(recognizers), limits
-        self.uploads, self.running = Uploads(limits), Places(limits.requests)
+        self.arriving, self.running = Slots(limits.uploads), Slots(limits.requests)
         self.registry = CollectorRegistry()
         self.requests = Counter("emotion_requests", "Requests", ["status"], registry=self.registry)
         self.seconds = Histogram("emotion_seconds", "Seconds to an answer", registry=self.registry)
@@ -226,10 +230,6 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
     Raises:
         UserError: the address is taken or not one of this machine.
     """
-    import uvicorn
-
-    from emotion.inference.connections import Connection
-
     cv2.setNumThreads(1)  # pictures are worked on side by side, each by one thread
     listener = _listen(host, port)
     local = host in LOCAL
@@ -241,7 +241,15 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
         opener.daemon = True
         opener.start()
     application = make_service(recognizers, page, hosts=LOCAL if local else ())
-    uvicorn.Server(uvicorn.Config(application, http=Connection, log_level="warning")).run(sockets=[listener])
+    make_server(application).run(sockets=[listener])
+
+
+def make_server(application: FastAPI) -> "uvicorn.Server":
+    """Returns the server of an application, with its limits on connections."""
+    import uvicorn
+
+    # h11 also where a faster parser is installed: one behaviour everywhere.
+    return uvicorn.Server(uvicorn.Config(application, http="h11", limit_concurrency=CONNECTIONS, log_level="warning"))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -312,10 +320,9 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
         """Finds the faces of an image and tells their expressions."""
         if network not in service.recognizers:
             raise HTTPException(404, f"network={network}: not one of {', '.join(names)}")
-        with ExitStack() as held:
-            content = await service.uploads.read(request, held)
-            service.running.take()
-            held.callback(service.running.free)
+        with service.arriving.hold():
+            content = await read_image(request, service.limits)
+        with service.running.hold():
             try:
                 with service.seconds.time():
                     async with asyncio.timeout(service.limits.seconds):
