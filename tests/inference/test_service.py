@@ -26,7 +26,7 @@ from emotion.inference import service
 from emotion.inference.faces import Detection
 from emotion.inference.limits import Limits
 from emotion.inference.recognizer import Face, Found, Recognizer
-from emotion.inference.service import Answer, Problem, make_server, make_service, run
+from emotion.inference.service import LOCAL, Answer, Problem, make_server, make_service, run
 
 
 def encoded(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:
@@ -386,18 +386,44 @@ def test_health_and_description(stub: Client) -> None:
 
 
 def test_other_sites_are_kept_out() -> None:
-    with Client(make_service({"one": Stub()}, hosts=["localhost"]), base_url="http://localhost:8000") as client:
+    with Client(make_service({"one": Stub()}, hosts=LOCAL), base_url="http://localhost:8000") as client:
         image = {"image": stub_image(1)}
         assert client.post("/predict", files=image).status_code == 200
         assert client.post("/predict", files=image, headers={"origin": "http://localhost:8000"}).status_code == 200
-        assert client.post("/predict", files=image, headers={"origin": "http://localhost:9000"}).status_code == 403
-        assert client.post("/predict", files=image, headers={"origin": "null"}).status_code == 403
-        assert client.post("/predict", files=image, headers={"host": "evil.example"}).status_code == 403
-        assert client.get("/health", headers={"host": "localhost.evil.example:8000"}).status_code == 403
-        for malformed in ("[x", "[::1"):
-            assert client.get("/health", headers={"host": malformed}).status_code == 400
-        assert client.post("/predict", files=image, headers={"origin": "http://[x"}).status_code == 400
+        for origin in ("http://localhost:9000", "http://localhost", "null", "http://[x", "", "localhost:8000"):
+            assert client.post("/predict", files=image, headers={"origin": origin}).status_code == 403
         assert not any(name.startswith("access-control") for name in client.post("/predict", files=image).headers)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
+def test_it_answers_under_the_names_of_this_machine(host: str) -> None:
+    with TestClient(make_service({"one": Stub()}, hosts=LOCAL)) as client:
+        assert client.get("/health", headers={"host": host}).status_code == 200
+        own = {"host": host, "origin": f"http://{host}"}
+        assert client.post("/predict", files={"image": stub_image(1)}, headers=own).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example:8000", "[::2]", "[::1", "[x", "[", "::1", "", "localhost:8000/", "*"],
+)
+def test_it_answers_under_no_other_name(host: str) -> None:
+    with TestClient(make_service({"one": Stub()}, page=True, hosts=LOCAL)) as client:
+        for answer in (
+            client.get("/health", headers={"host": host}),
+            client.get("/page", headers={"host": host}),
+            client.post("/predict", files={"image": stub_image(1)}, headers={"host": host}),
+        ):
+            assert (answer.status_code, answer.text) == (400, "Invalid host header")
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert 'emotion_requests_total{status="400"} 1.0' in client.get("/metrics", headers={"host": "localhost"}).text
+
+
+def test_it_answers_under_any_name_where_others_may_reach_it() -> None:
+    with TestClient(make_service({"one": Stub()}, page=True), raise_server_exceptions=False) as client:
+        for host in ("emotion.example", "10.0.0.2:8000", "[::2]:80", "[x"):
+            assert client.get("/health", headers={"host": host}).status_code == 200
+            assert client.get("/page", headers={"host": host}).status_code < 500
 
 
 def test_the_page_and_nothing_else_is_served(client: Client) -> None:

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -23,6 +22,7 @@ from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 import emotion
@@ -45,7 +45,8 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-LOCAL = ("localhost", "127.0.0.1", "::1")
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+"""Names of this machine, as they stand in addresses."""
 HEATMAP_SIDE = 24
 FINDERS = 8
 """Threads at most, since each may hold a whole picture."""
@@ -67,7 +68,11 @@ BODY = {
     }
 }
 
-PROBLEMS = {400: "malformed", 403: "asked under another name or by another site", 500: "a failure"}
+PROBLEMS = {
+    400: "malformed, or (as plain text) asked under another name",
+    403: "asked by another site",
+    500: "a failure",
+}
 """What a status means, whatever was asked for."""
 PREDICT_PROBLEMS = {
     404: "no such network",
@@ -180,7 +185,10 @@ class Service:
 
 
 def make_service(
-    recognizers: Mapping[str, Recognizer], page: bool = False, limits: Limits | None = None, hosts: Sequence[str] = ()
+    recognizers: Mapping[str, Recognizer],
+    page: bool = False,
+    limits: Limits | None = None,
+    hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """Builds the application.
 
@@ -189,7 +197,7 @@ def make_service(
         page: whether to serve the page at `/`.
         limits: of a request.
         hosts: names under which it may be called, which keeps other sites from reaching it through a name of their own
-            that they point here; none lets every name in.
+            that they point here; IPv6 addresses in brackets, `*` for every name.
     """
     service = Service(recognizers, limits or Limits())
 
@@ -207,7 +215,9 @@ def make_service(
         responses=_problems(PROBLEMS),
     )
     application.state.service = service
-    _add_guard(application, service, hosts)
+    # Added first, it lies within the guard, which gives its answers their headers too.
+    application.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    _add_guard(application, service)
     _add_endpoints(application, service)
     if page:
         application.add_api_route(
@@ -232,15 +242,14 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
     """
     cv2.setNumThreads(1)  # pictures are worked on side by side, each by one thread
     listener = _listen(host, port)
-    local = host in LOCAL
-    shown = f"[{host}]" if ":" in host else "localhost" if local else host
-    address = f"http://{shown}:{listener.getsockname()[1]}"
+    name = f"[{host}]" if ":" in host else host
+    address = f"http://{'localhost' if name == '127.0.0.1' else name}:{listener.getsockname()[1]}"
     print(f"{'page' if page else 'POST images to'}: {address}{'' if page else '/predict'}", flush=True)
     if open_browser:
         opener = threading.Timer(0.5, webbrowser.open, [address])
         opener.daemon = True
         opener.start()
-    application = make_service(recognizers, page, hosts=LOCAL if local else ())
+    application = make_service(recognizers, page, hosts=LOCAL if name in LOCAL else ("*",))
     make_server(application).run(sockets=[listener])
 
 
@@ -263,11 +272,11 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> None:
+def _add_guard(application: FastAPI, service: Service) -> None:
     @application.middleware("http")
     async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
         try:
-            response = _refusal(request, hosts) or await proceed(request)
+            response = _refusal(request) or await proceed(request)
         except Exception:
             logging.getLogger("uvicorn.error").exception("a request failed")
             response = JSONResponse({"detail": "the service failed on this request"}, 500)
@@ -291,18 +300,12 @@ def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> 
         return Response(status_code=499)  # nobody reads it, but it is counted
 
 
-def _refusal(request: Request, hosts: Sequence[str]) -> JSONResponse | None:
-    """Turns away other names of this machine, and pages of other sites."""
-    host, origin = request.headers.get("host", ""), request.headers.get("origin")
-    try:
-        name, site = urlsplit(f"//{host}").hostname, None if origin is None else urlsplit(origin).netloc
-    except ValueError:
-        return JSONResponse({"detail": "the header Host or Origin is malformed"}, 400)
-    if hosts and name not in hosts:
-        return JSONResponse({"detail": f"this service answers as {' and '.join(hosts)}"}, 403)
-    if site not in (None, host):
-        return JSONResponse({"detail": "requests from other sites are refused"}, 403)
-    return None
+def _refusal(request: Request) -> JSONResponse | None:
+    """Turns away pages of other sites."""
+    origin = request.headers.get("origin")
+    if origin is None or origin.partition("://")[2] == request.headers.get("host"):
+        return None
+    return JSONResponse({"detail": "requests from other sites are refused"}, 403)
 
 
 def _add_endpoints(application: FastAPI, service: Service) -> None:
