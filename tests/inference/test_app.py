@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from emotion.palette import EXPRESSIONS, INK
 from emotion.pretrained import SHIPPED
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium")]
@@ -84,6 +85,11 @@ def test_a_picture_gets_its_boxes_bars_and_heatmap(page: Page, portrait: Path) -
     plain = page.evaluate(drawn)
     page.click("#heatmap")
     assert page.evaluate(drawn) != plain
+
+
+def test_its_colours_are_those_of_the_palette(page: Page) -> None:
+    strokes = page.eval_on_selector_all("#legend line", "lines => lines.map(line => line.getAttribute('stroke'))")
+    assert strokes == [stroke for colour in EXPRESSIONS.values() for stroke in (INK, colour)]
 
 
 def test_samples(page: Page) -> None:

@@ -27,6 +27,7 @@ from emotion.inference.faces import Detection
 from emotion.inference.limits import Limits
 from emotion.inference.recognizer import Face, Found, Recognizer
 from emotion.inference.service import LOCAL, Answer, Problem, make_server, make_service, run
+from emotion.palette import EXPRESSIONS, INK
 
 
 def encoded(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:
@@ -374,7 +375,9 @@ def test_probes_may_ask_for_the_headers_only(stub: Client) -> None:
 
 
 def test_health_and_description(stub: Client) -> None:
-    assert stub.get("/health").json() == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"]}
+    health = stub.get("/health").json()
+    assert health.pop("colours") == EXPRESSIONS
+    assert health == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"], "ink": INK}
     described = stub.get("/openapi.json").json()
     assert set(described["paths"]) == {"/predict", "/health", "/metrics"}
     body = described["paths"]["/predict"]["post"]["requestBody"]["content"]

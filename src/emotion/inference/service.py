@@ -31,6 +31,7 @@ from emotion.inference.batching import Batcher
 from emotion.inference.images import read_picture
 from emotion.inference.limits import Limits, Slots, read_image
 from emotion.inference.recognizer import Found, Recognizer
+from emotion.palette import EXPRESSIONS, INK
 
 if TYPE_CHECKING:
     import uvicorn
@@ -118,6 +119,8 @@ class Health(BaseModel):
     status: str = "ok"
     version: str = emotion.__version__
     networks: list[str]
+    colours: dict[str, str] = Field(default=EXPRESSIONS, description="of boxes and curves, by class")
+    ink: str = Field(default=INK, description="colour of letters and outlines on these colours")
 
 
 class Service:
