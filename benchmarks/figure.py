@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from summary import LIMIT, OURS
 
-_OURS_COLOUR, _PEER_COLOUR, _LIMIT_COLOUR = "#2f6db3", "#8a8f98", "#d9c9a3"
+from emotion.palette import BLUE, GREY, LIGHT_ORANGE
+
 _NAMES = {"limit": "limit", "ours": "ours", "plain": "plain loop", "timm": "timm's script", "keras": "Keras"}
 
 
@@ -54,7 +55,7 @@ def _draw_panel(axes: Axes, name: str, workload: Mapping[str, Any]) -> None:
 def _draw_bar(axes: Axes, place: int, key: str, one: Mapping[str, Any] | None, on_features: bool) -> None:
     rate = one["images_per_second"] if one else {"median": 0.0, "min": 0.0, "max": 0.0}
     beyond = [[rate["median"] - rate["min"]], [rate["max"] - rate["median"]]]
-    colour = {OURS: _OURS_COLOUR, LIMIT: _LIMIT_COLOUR}.get(key, _PEER_COLOUR)
+    colour = {OURS: BLUE, LIMIT: LIGHT_ORANGE}.get(key, GREY)
     axes.barh(place, rate["median"], 0.7, xerr=beyond, color=colour, error_kw={"elinewidth": 1.2, "capsize": 3})
     label = _label(key, one, on_features) if one else "not measured"
     axes.annotate(label, (rate["max"], place), (6, 0), textcoords="offset points", va="center", fontsize=8)

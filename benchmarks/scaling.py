@@ -31,10 +31,11 @@ from matplotlib.figure import Figure
 from measurement import MIB, Clock
 
 from emotion.data.packed import PackedImages
+from emotion.palette import BLUE, ORANGE
 
 FACTORS = (1, 4, 16)
 BUDGETS = {"resident": "null", "streamed": "0"}
-COLOURS = {"resident": "#2f6db3", "streamed": "#b3612f"}
+COLOURS = {"resident": BLUE, "streamed": ORANGE}
 
 
 def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any]:

@@ -4,16 +4,17 @@ The portraits are of Grace Hopper (US Navy, comes with matplotlib) and Eileen Co
 are in the public domain. The app and the report are shown as Chromium shows them.
 """
 
+import io
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-from chromium import Chromium  # from tests/
+from browser import chromium, new_page  # from tests/
 from matplotlib.cbook import get_sample_data
 from PIL import Image
+from playwright.sync_api import Browser, expect
 
 import emotion
 from emotion.inference.drawing import draw_faces
@@ -39,29 +40,25 @@ def explained() -> None:
     explain(HOPPER, classes=["angry"])[0].savefig(OUT / "explained.png", dpi=80)
 
 
-def app(browser: Chromium) -> None:
+def app(browser: Browser) -> None:
     command = [sys.executable, "-m", "emotion", "app", "--no-open", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, new_page(browser, 1100, 900) as page:
         assert process.stdout
-        browser.resize(1100, 900)
-        browser.open(process.stdout.readline().split()[-1])
-        until(browser, "document.images.length === 4 && document.images[0].complete")
-        browser.click("#samples li:first-child button")
-        until(browser, "document.querySelector('.face')")
-        browser.click("#heatmap")
-        browser.run("window.scrollTo(0, 0)")
-        with tempfile.NamedTemporaryFile(suffix=".png") as seen:
-            browser.screenshot(Path(seen.name))
-            Image.open(seen.name).convert("RGB").save(OUT / "app.jpg", quality=88)
+        page.goto(process.stdout.readline().split()[-1])
+        expect(page.locator("#samples img")).to_have_count(4)
+        page.click("#samples li:first-child button")
+        expect(page.locator(".face")).to_have_count(1, timeout=30_000)
+        page.click("#heatmap")
+        page.evaluate("window.scrollTo(0, 0)")
+        Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(OUT / "app.jpg", quality=88)
         process.terminate()
 
 
-def report(browser: Chromium) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        page, _ = write_report([ROOT / "results"], Path(folder))
-        browser.resize(1100, 1000)
-        browser.open(Path(page))
-        browser.screenshot(OUT / "report.png")
+def report(browser: Browser) -> None:
+    with tempfile.TemporaryDirectory() as folder, new_page(browser, 1100, 1000) as page:
+        written, _ = write_report([ROOT / "results"], Path(folder))
+        page.goto(Path(written).as_uri())
+        page.screenshot(path=OUT / "report.png")
 
 
 def shrink(path: Path) -> None:
@@ -69,16 +66,11 @@ def shrink(path: Path) -> None:
     Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def until(browser: Chromium, condition: str) -> None:
-    while not browser.run(f"Boolean({condition})"):
-        time.sleep(0.1)
-
-
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     faces()
     explained()
-    with tempfile.TemporaryDirectory() as profile, Chromium(Path(profile)) as browser:
+    with chromium() as browser:
         app(browser)
         report(browser)
     for path in OUT.glob("*.png"):

@@ -13,6 +13,7 @@ import typer
 import typer.core
 
 from emotion import __version__
+from emotion.errors import UserError, exit_on_user_error, printable, require_choice
 from emotion.extras import require_extra
 from emotion.privacy import keep_private
 
@@ -22,18 +23,23 @@ if TYPE_CHECKING:
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-class ExpandingGroup(typer.core.TyperGroup):
-    """Expands `~` also in words such as `--out=~/copies`, which bash hands over as they are typed."""
+class CommandLine(typer.core.TyperGroup):
+    """All commands: expands `~` in their arguments, and ends them with one line where the user is at fault."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Expands the words before any command takes them."""
+        """Expands `~` also in arguments such as `--out=~/copies`, which bash hands over as they are typed."""
         home = os.path.expanduser("~")  # noqa: PTH111, which stays "~" for a user without a home folder
         return super().parse_args(
             ctx, [re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda at: (at[1] or "") + home, word) for word in args]
         )
 
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command; a `UserError` becomes one line and exit status 2."""
+        with exit_on_user_error():
+            return super().invoke(ctx)
 
-app = typer.Typer(no_args_is_help=True, cls=ExpandingGroup)
+
+app = typer.Typer(no_args_is_help=True, cls=CommandLine)
 data = typer.Typer(no_args_is_help=True, help="Get and inspect data: emotion data info data=synthetic")
 app.add_typer(data, name="data")
 
@@ -63,10 +69,7 @@ def options(
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
     """Train a network: `emotion train model=vgg16_ft unfreeze=6` (`--help` lists all settings)."""
-    from emotion.errors import exit_on_user_error
-
-    with exit_on_user_error():
-        require_extra("train", "emotion train")
+    require_extra("train", "emotion train")
     # As a program of its own, which is what Lightning starts again for every further device.
     sys.argv[1:] = context.args
     runpy.run_module("emotion.training.command", run_name="__main__", alter_sys=True)
@@ -75,10 +78,7 @@ def train(context: typer.Context) -> None:
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def evaluate(context: typer.Context) -> None:
     """Test checkpoints: `emotion evaluate ckpt=runs/.../best.ckpt` (`--help` says more)."""
-    from emotion.errors import exit_on_user_error
-
-    with exit_on_user_error():
-        require_extra("train", "emotion evaluate")
+    require_extra("train", "emotion evaluate")
     from emotion.training.evaluate import main as evaluate_main
 
     sys.argv = ["emotion evaluate", *context.args]
@@ -96,17 +96,14 @@ def report(
 
     emotion report runs/report --out page
     """
-    from emotion.errors import UserError, exit_on_user_error
+    for path in paths:
+        if not path.exists():  # said before PyTorch is imported, which takes seconds
+            raise UserError(f"{path}: no such folder")
+    require_extra("train", "emotion report")
+    from emotion.report.page import write_report
 
-    with exit_on_user_error():
-        for path in paths:
-            if not path.exists():  # said before PyTorch is imported, which takes seconds
-                raise UserError(f"{path}: no such folder")
-        require_extra("train", "emotion report")
-        from emotion.report.page import write_report
-
-        page, verdict = write_report(paths, out)
-        typer.echo(f"{verdict}\nreport: {page}")
+    page, verdict = write_report(paths, out)
+    typer.echo(f"{verdict}\nreport: {page}")
 
 
 @app.command()
@@ -122,16 +119,13 @@ def publish(
     import json
     from typing import cast, get_args
 
-    from emotion.errors import exit_on_user_error, require_choice
+    require_extra("train", "emotion publish")
+    from emotion.models.views import ViewsName
+    from emotion.training.publish import publish as publish_network
 
-    with exit_on_user_error():
-        require_extra("train", "emotion publish")
-        from emotion.models.views import ViewsName
-        from emotion.training.publish import publish as publish_network
-
-        require_choice("--tta", tta, get_args(ViewsName))
-        classifier = publish_network(checkpoint, out, cast("ViewsName", tta))
-        typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
+    require_choice("--tta", tta, get_args(ViewsName))
+    classifier = publish_network(checkpoint, out, cast("ViewsName", tta))
+    typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
 
 
 Checkpoints = Annotated[
@@ -188,7 +182,6 @@ def predict(
     from rich.console import Console
     from rich.progress import track
 
-    from emotion.errors import UserError, exit_on_user_error, printable
     from emotion.inference.predict import Prediction
     from emotion.inference.recognizer import load
     from emotion.inference.records import to_csv, to_json, to_table
@@ -198,36 +191,31 @@ def predict(
     def say(sentence: str, kind: str = "note") -> None:
         print(f"{kind}: {printable(sentence)}", file=sys.stderr)
 
-    with exit_on_user_error():
-        if as_json and as_csv:
-            raise UserError("--json and --csv: one of them at a time")
-        prediction = Prediction(
-            load(ckpt or "small", tta=tta, device=device, smallest=smallest),
-            detect=detect,
-            out=out,
-            every=every,
-            progress=partial(
-                track, description="judging", console=errors, transient=True, disable=not errors.is_terminal
-            ),
-            complain=partial(say, kind="error"),
-            tell=say,
-        )
-    status = None
+    if as_json and as_csv:
+        raise UserError("--json and --csv: one of them at a time")
+    prediction = Prediction(
+        load(ckpt or "small", tta=tta, device=device, smallest=smallest),
+        detect=detect,
+        out=out,
+        every=every,
+        progress=partial(track, description="judging", console=errors, transient=True, disable=not errors.is_terminal),
+        complain=partial(say, kind="error"),
+        tell=say,
+    )
+    complete = False
     try:
-        with exit_on_user_error():
-            prediction.run(paths)
+        prediction.run(paths)
+        complete = True
     except KeyboardInterrupt:
         say("interrupted; what was judged until then is printed")
-        status = 130
-    except SystemExit:  # what was judged is printed even so
-        status = 2
-    records = prediction.records
-    if (as_json or as_csv) and (records or status is None):
-        text = to_json(records, sys.stdout.encoding) + "\n" if as_json else to_csv(records)
-        print(text, end="")
-    elif records:
-        Console().print(to_table(records))
-    raise typer.Exit(status or (2 if prediction.failed else 0))
+        raise typer.Exit(130) from None
+    finally:  # after an error too, the records until then are printed
+        records = prediction.records
+        if (as_json or as_csv) and (records or complete):
+            print(to_json(records, sys.stdout.encoding) if as_json else to_csv(records), end="\n" if as_json else "")
+        elif records:
+            Console().print(to_table(records))
+    raise typer.Exit(2 if prediction.failed else 0)
 
 
 @app.command()
@@ -246,29 +234,27 @@ def explain(
     emotion explain photo.jpg --class fear --out why.png
     """
     from emotion.data.classes import CLASSES
-    from emotion.errors import UserError, exit_on_user_error, require_choice
     from emotion.pretrained import find_weights
 
-    with exit_on_user_error():
-        if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-            raise UserError(f"--out {out}: .png, .svg or .pdf is needed")
-        if not image.exists():
-            raise UserError(f"{image}: no such file")
-        for label in classes or ():
-            require_choice("--class", label, CLASSES)
-        find_weights(ckpt)
-        require_extra("train", "emotion explain")
-        from emotion.analysis.figures import save
-        from emotion.inference.explain import MOST_FACES
-        from emotion.inference.explain import explain as explain_picture  # imports PyTorch, which takes seconds
+    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--out {out}: .png, .svg or .pdf is needed")
+    if not image.exists():
+        raise UserError(f"{image}: no such file")
+    for label in classes or ():
+        require_choice("--class", label, CLASSES)
+    find_weights(ckpt)
+    require_extra("train", "emotion explain")
+    from emotion.analysis.figures import save
+    from emotion.inference.explain import MOST_FACES
+    from emotion.inference.explain import explain as explain_picture  # imports PyTorch, which takes seconds
 
-        figure, faces = explain_picture(image, ckpt, classes or (), detect=detect, device=device)
-        save(figure, out)
-        for number, face in enumerate(faces, 1):
-            typer.echo(f"face {number}: {face.label} {face.probabilities[face.label]:.0%}")
-        if len(faces) > MOST_FACES:
-            typer.echo(f"drawn: the first {MOST_FACES}, from left to right")
-        typer.echo(f"heatmaps: {out}")
+    figure, faces = explain_picture(image, ckpt, classes or (), detect=detect, device=device)
+    save(figure, out)
+    for number, face in enumerate(faces, 1):
+        typer.echo(f"face {number}: {face.label} {face.probabilities[face.label]:.0%}")
+    if len(faces) > MOST_FACES:
+        typer.echo(f"drawn: the first {MOST_FACES}, from left to right")
+    typer.echo(f"heatmaps: {out}")
 
 
 @app.command()
@@ -291,20 +277,17 @@ def export(
 
     emotion export data=synthetic --out small.onnx
     """
-    from emotion.errors import UserError, exit_on_user_error
+    require_extra("train", "emotion export")
+    from emotion.config import check
+    from emotion.overrides import parse_words
+    from emotion.training.export import export_network
 
-    with exit_on_user_error():
-        require_extra("train", "emotion export")
-        from emotion.config import check
-        from emotion.overrides import parse_words
-        from emotion.training.export import export_network
-
-        if out.suffix != ".onnx":
-            raise UserError(f"--out {out}: .onnx is needed")
-        values = parse_words(settings or [])
-        check(values)
-        for line in export_network(ckpt, out, values, tta, int8, pt2):
-            typer.echo(line)
+    if out.suffix != ".onnx":
+        raise UserError(f"--out {out}: .onnx is needed")
+    values = parse_words(settings or [])
+    check(values)
+    for line in export_network(ckpt, out, values, tta, int8, pt2):
+        typer.echo(line)
 
 
 @app.command()
@@ -318,18 +301,16 @@ def push(
 
     emotion push me/faces network.onnx network.safetensors --card card.md
     """
-    from emotion.errors import UserError, exit_on_user_error
     from emotion.pretrained.hub import push as push_files
 
-    with exit_on_user_error():
-        for path in (card, *files):
-            if not path.is_file():
-                raise UserError(f"{path}: no such file")
-        try:
-            text = card.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"--card {card}: not a text in UTF-8") from None
-        typer.echo(push_files(repository, files, text, private))
+    for path in (card, *files):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+    try:
+        text = card.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"--card {card}: not a text in UTF-8") from None
+    typer.echo(push_files(repository, files, text, private))
 
 
 Host = Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")]
@@ -342,12 +323,10 @@ def serve(ckpt: Checkpoints = None, tta: Tta = None, host: Host = "127.0.0.1", p
 
     emotion serve --port 8000, then curl -F image=@photo.jpg localhost:8000/predict
     """
-    from emotion.errors import exit_on_user_error
     from emotion.inference.recognizer import load
     from emotion.inference.service import run
 
-    with exit_on_user_error():
-        run({"default": load(ckpt or "small", tta=tta)}, host, port, page=False, open_browser=False)
+    run({"default": load(ckpt or "small", tta=tta)}, host, port, page=False, open_browser=False)
 
 
 @app.command(name="app")
@@ -362,19 +341,17 @@ def web_app(
 
     emotion app --ckpt runs/small/.../best.ckpt --compare small
     """
-    from emotion.errors import UserError, exit_on_user_error
     from emotion.files import hide_home
     from emotion.inference.recognizer import load
     from emotion.inference.service import run
 
-    with exit_on_user_error():
-        names = [ckpt] if compare is None else [ckpt, compare]
-        if compare == ckpt:
-            raise UserError(f"--compare {compare}: the same network twice")
-        short = [hide_home(name) if name.endswith(".ckpt") else Path(name).name for name in names]
-        shown = short if len({*short}) == len(names) else map(hide_home, names)
-        recognizers = {own: load(name) for own, name in zip(shown, names, strict=True)}
-        run(recognizers, host, port, page=True, open_browser=open_browser)
+    names = [ckpt] if compare is None else [ckpt, compare]
+    if compare == ckpt:
+        raise UserError(f"--compare {compare}: the same network twice")
+    short = [hide_home(name) if name.endswith(".ckpt") else Path(name).name for name in names]
+    shown = short if len({*short}) == len(names) else map(hide_home, names)
+    recognizers = {own: load(name) for own, name in zip(shown, names, strict=True)}
+    run(recognizers, host, port, page=True, open_browser=open_browser)
 
 
 @app.command()
@@ -395,25 +372,22 @@ def audit(
     from rich.markdown import Markdown
     from rich.progress import track
 
-    from emotion.errors import exit_on_user_error
+    require_extra("train", "emotion audit")
+    from emotion.analysis.document import to_markdown
+    from emotion.data.datamodule import SOURCE_SETTINGS
+    from emotion.overrides import require_known
+    from emotion.report.audit import run_audit
 
     console, errors = Console(), Console(stderr=True)
     progress = partial(track, description="comparing images", console=errors, disable=not errors.is_terminal)
-    with exit_on_user_error():
-        require_extra("train", "emotion audit")
-        from emotion.analysis.document import to_markdown
-        from emotion.data.datamodule import SOURCE_SETTINGS
-        from emotion.overrides import require_known
-        from emotion.report.audit import run_audit
-
-        for word in settings or []:
-            if "=" in word:
-                require_known(word.split("=", 1)[0], SOURCE_SETTINGS, "setting of a source")
-        images = _data_module(settings, on_bad_image="skip")
-        source = Path(images.hparams["data_dir"] or images.hparams["data"])
-        folder = out or Path("runs/audit") / source.resolve().name
-        console.print(Markdown(to_markdown(run_audit(images, near, folder, progress), folder)))
-        console.print(f"audit: {folder / 'audit.html'}", soft_wrap=True, markup=False, highlight=False)
+    for word in settings or []:
+        if "=" in word:
+            require_known(word.split("=", 1)[0], SOURCE_SETTINGS, "setting of a source")
+    images = _data_module(settings, on_bad_image="skip")
+    source = Path(images.hparams["data_dir"] or images.hparams["data"])
+    folder = out or Path("runs/audit") / source.resolve().name
+    console.print(Markdown(to_markdown(run_audit(images, near, folder, progress), folder)))
+    console.print(f"audit: {folder / 'audit.html'}", soft_wrap=True, markup=False, highlight=False)
 
 
 @data.command()
@@ -425,10 +399,8 @@ def fetch(
     emotion data fetch --to data/fer2013
     """
     from emotion.data.fetch import fetch as fetch_data
-    from emotion.errors import exit_on_user_error
 
-    with exit_on_user_error():
-        typer.echo(f"FER2013 is in {fetch_data(to)}")
+    typer.echo(f"FER2013 is in {fetch_data(to)}")
 
 
 @data.command()
@@ -445,22 +417,19 @@ def info(
     from rich.table import Table
 
     from emotion.data.classes import CLASSES
-    from emotion.errors import exit_on_user_error
 
-    with exit_on_user_error():
-        require_extra("train", "emotion data info")
-        counts = _data_module(settings).counts()
-        table = Table("class", *counts, "all")
-        for name, *row in zip((*CLASSES, "all"), *counts.values(), strict=True):
-            table.add_row(name, *map(str, row), str(sum(row)))
-        Console().print(table)
+    require_extra("train", "emotion data info")
+    counts = _data_module(settings).counts()
+    table = Table("class", *counts, "all")
+    for name, *row in zip((*CLASSES, "all"), *counts.values(), strict=True):
+        table.add_row(name, *map(str, row), str(sum(row)))
+    Console().print(table)
 
 
 def _data_module(words: list[str] | None, **defaults: str) -> "EmotionDataModule":
     """Builds the data that `key=value` words describe; a word without `=` is the place where it lies."""
     from emotion.config import check
     from emotion.data.datamodule import EmotionDataModule
-    from emotion.errors import UserError
     from emotion.overrides import parse_words
 
     places = [word for word in words or [] if "=" not in word]

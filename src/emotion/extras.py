@@ -19,6 +19,7 @@ EXTRAS = {
         "safetensors",
         "tensorboard",
         "matplotlib",
+        "jinja2",
         "filelock",
         "psutil",
         "yaml",

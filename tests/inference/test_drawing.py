@@ -4,8 +4,9 @@ from matplotlib.colors import to_rgb
 from PIL import ImageDraw
 
 from emotion.data.classes import CLASSES
-from emotion.inference.drawing import COLOURS, draw_faces
+from emotion.inference.drawing import draw_faces
 from emotion.inference.recognizer import Face
+from emotion.palette import EXPRESSIONS
 
 
 def face(box, label: str = "surprise") -> Face:
@@ -44,11 +45,11 @@ def labels(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 
 
 def test_colours_tell_classes_apart_and_letters_can_be_read_on_them(labels) -> None:
-    assert set(COLOURS) == set(CLASSES)
-    levels = np.array([to_rgb(colour) for colour in COLOURS.values()])
+    assert set(EXPRESSIONS) == set(CLASSES)
+    levels = np.array([to_rgb(colour) for colour in EXPRESSIONS.values()])
     distances = np.linalg.norm(levels[:, None] - levels, axis=2)[~np.eye(7, dtype=bool)]
     assert distances.min() > 0.25
-    for label, colour in COLOURS.items():
+    for label, colour in EXPRESSIONS.items():
         drawn = draw_faces(np.zeros((200, 200, 3), np.uint8), [face((50, 50, 80, 80), label)])
         (left, top, right, bottom), *_, ink = labels[-1]
         for corner in ((left, top), (right, bottom)):
@@ -60,7 +61,7 @@ def test_the_box_is_drawn_and_the_rest_is_as_it_was() -> None:
     picture = np.full((300, 400, 3), 90, np.uint8)
     drawn = np.asarray(draw_faces(picture, [face((100, 120, 80, 80))]))
     changed = changes(picture, drawn)
-    assert tuple(drawn[160, 100]) == tuple(round(255 * value) for value in to_rgb(COLOURS["surprise"]))
+    assert tuple(drawn[160, 100]) == tuple(round(255 * value) for value in to_rgb(EXPRESSIONS["surprise"]))
     assert changed[120, 100:180].all()
     assert changed[120:200, 100].all()
     assert changed[199, 100:180].all()
@@ -136,5 +137,5 @@ def test_lines_and_letters_grow_with_the_picture_and_the_face(labels) -> None:
 def test_each_face_has_its_own_box() -> None:
     picture = np.zeros((200, 400, 3), np.uint8)
     drawn = np.asarray(draw_faces(picture, [face((50, 50, 60, 60), "sad"), face((250, 80, 60, 60), "angry")]))
-    assert tuple(drawn[80, 50]) == tuple(round(255 * value) for value in to_rgb(COLOURS["sad"]))
-    assert tuple(drawn[110, 250]) == tuple(round(255 * value) for value in to_rgb(COLOURS["angry"]))
+    assert tuple(drawn[80, 50]) == tuple(round(255 * value) for value in to_rgb(EXPRESSIONS["sad"]))
+    assert tuple(drawn[110, 250]) == tuple(round(255 * value) for value in to_rgb(EXPRESSIONS["angry"]))

@@ -14,6 +14,7 @@ from emotion.inference.explain import explain
 from emotion.inference.faces import cut, cut_out
 from emotion.inference.pytorch import TorchNetwork
 from emotion.inference.recognizer import Recognizer
+from emotion.palette import ORANGE
 from emotion.pretrained import SHIPPED
 
 
@@ -47,7 +48,7 @@ def test_a_row_for_each_face_and_class(portrait: Path, pixels: NDArray[np.uint8]
         assert [patch.get_width() for patch in bars.patches] == [face.probabilities[name] for name in CLASSES]
         assert [text.get_text() for text in bars.get_yticklabels()] == list(CLASSES)
         assert bars.yaxis_inverted()
-        (marked,) = {CLASSES[n] for n, bar in enumerate(bars.patches) if to_hex(bar.get_facecolor()) == "#d9792b"}
+        (marked,) = {CLASSES[n] for n, bar in enumerate(bars.patches) if to_hex(bar.get_facecolor()) == ORANGE}
         assert marked == label
 
 

@@ -22,10 +22,12 @@ from PIL import Image
 import emotion
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
+from emotion.inference import service
 from emotion.inference.faces import Detection
 from emotion.inference.limits import Limits
 from emotion.inference.recognizer import Face, Found, Recognizer
-from emotion.inference.service import Answer, Problem, make_service, run
+from emotion.inference.service import LOCAL, Answer, Problem, make_server, make_service, run
+from emotion.palette import EXPRESSIONS, INK
 
 
 def encoded(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:
@@ -194,6 +196,8 @@ def test_uploads_are_limited_whatever_their_headers_say() -> None:
         pieces = (bytes(1000) for _ in range(50))  # sent without a length
         assert client.post("/predict", content=pieces, headers=kind).status_code == 413
         assert client.post("/predict", files={"image": bytes(11_000)}).status_code == 413
+        form = {"content-type": "multipart/form-data; boundary=y"}
+        assert client.post("/predict", content=(bytes(1000) for _ in range(50)), headers=form).status_code in (400, 413)
 
 
 def test_no_more_faces_than_allowed_are_judged(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
@@ -278,7 +282,7 @@ def served() -> Iterator[Callable[[FastAPI], int]]:
 
     def serve(application: FastAPI) -> int:
         listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(application, log_level="critical"))
+        server = make_server(application)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         servers.append((server, thread))
@@ -302,33 +306,48 @@ def test_stalled_uploads_end_and_take_no_place_of_those_that_have_arrived(served
     application = make_service({"one": Stub()}, limits=Limits(requests=1, upload_seconds=2))
     port = served(application)
     stalled = [stall(port) for _ in range(3)]
-    wait_until(lambda: application.state.service.uploads.arriving.taken == 3)
+    wait_until(lambda: application.state.service.arriving.taken == 3)
     assert httpx.post(f"http://127.0.0.1:{port}/predict", files={"image": stub_image(1)}).status_code == 200
     for connection in stalled:
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
         connection.close()
 
 
-@pytest.mark.parametrize("limits", [Limits(uploads=2), Limits(megabytes_in_all=0.0002)])
-def test_uploads_have_places_of_their_own(served: Callable[[FastAPI], int], limits: Limits) -> None:
-    application = make_service({"one": Stub()}, limits=limits)
-    port, address = served(application), "http://127.0.0.1:{port}/predict"
+def test_too_many_uploads_at_once_are_refused(served: Callable[[FastAPI], int]) -> None:
+    application = make_service({"one": Stub()}, limits=Limits(uploads=2))
+    port = served(application)
+    arriving = application.state.service.arriving
     stalled = [stall(port, bytes(90)) for _ in range(2)]
-    wait_until(lambda: application.state.service.uploads.bytes.taken == 180)
-    answer = httpx.post(address.format(port=port), files={"image": stub_image(1)})
+    wait_until(lambda: arriving.taken == 2)
+    answer = httpx.post(f"http://127.0.0.1:{port}/predict", files={"image": stub_image(1)})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     for connection in stalled:
         connection.close()
-    wait_until(lambda: application.state.service.uploads.bytes.taken == 0)
+    wait_until(lambda: arriving.taken == 0)
+    assert httpx.post(f"http://127.0.0.1:{port}/predict", files={"image": stub_image(1)}).status_code == 200
+
+
+def test_requests_on_too_many_connections_are_refused(
+    served: Callable[[FastAPI], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "CONNECTIONS", 3)
+    port = served(make_service({"one": Stub()}))
+    address = f"http://127.0.0.1:{port}/health"
+    idle = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(3)]
+    wait_until(lambda: httpx.get(address).status_code == 503)
+    for connection in idle:
+        connection.close()
+    wait_until(lambda: httpx.get(address).status_code == 200)
 
 
 def test_uploads_that_break_off_are_counted_and_nothing_fails(served: Callable[[FastAPI], int]) -> None:
     application = make_service({"one": Stub()})
     port = served(application)
     with stall(port, b"half"):
-        wait_until(lambda: application.state.service.uploads.bytes.taken == 4)
+        wait_until(lambda: application.state.service.arriving.taken == 1)
     counted = 'emotion_requests_total{status="499"} 1.0'
     wait_until(lambda: counted in httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+    assert application.state.service.arriving.taken == 0
 
 
 def test_200_requests_8_at_a_time_get_their_own_answers(stub: Client) -> None:
@@ -356,7 +375,9 @@ def test_probes_may_ask_for_the_headers_only(stub: Client) -> None:
 
 
 def test_health_and_description(stub: Client) -> None:
-    assert stub.get("/health").json() == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"]}
+    health = stub.get("/health").json()
+    assert health.pop("colours") == EXPRESSIONS
+    assert health == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"], "ink": INK}
     described = stub.get("/openapi.json").json()
     assert set(described["paths"]) == {"/predict", "/health", "/metrics"}
     body = described["paths"]["/predict"]["post"]["requestBody"]["content"]
@@ -368,18 +389,44 @@ def test_health_and_description(stub: Client) -> None:
 
 
 def test_other_sites_are_kept_out() -> None:
-    with Client(make_service({"one": Stub()}, hosts=["localhost"]), base_url="http://localhost:8000") as client:
+    with Client(make_service({"one": Stub()}, hosts=LOCAL), base_url="http://localhost:8000") as client:
         image = {"image": stub_image(1)}
         assert client.post("/predict", files=image).status_code == 200
         assert client.post("/predict", files=image, headers={"origin": "http://localhost:8000"}).status_code == 200
-        assert client.post("/predict", files=image, headers={"origin": "http://localhost:9000"}).status_code == 403
-        assert client.post("/predict", files=image, headers={"origin": "null"}).status_code == 403
-        assert client.post("/predict", files=image, headers={"host": "evil.example"}).status_code == 403
-        assert client.get("/health", headers={"host": "localhost.evil.example:8000"}).status_code == 403
-        for malformed in ("[x", "[::1"):
-            assert client.get("/health", headers={"host": malformed}).status_code == 400
-        assert client.post("/predict", files=image, headers={"origin": "http://[x"}).status_code == 400
+        for origin in ("http://localhost:9000", "http://localhost", "null", "http://[x", "", "localhost:8000"):
+            assert client.post("/predict", files=image, headers={"origin": origin}).status_code == 403
         assert not any(name.startswith("access-control") for name in client.post("/predict", files=image).headers)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
+def test_it_answers_under_the_names_of_this_machine(host: str) -> None:
+    with TestClient(make_service({"one": Stub()}, hosts=LOCAL)) as client:
+        assert client.get("/health", headers={"host": host}).status_code == 200
+        own = {"host": host, "origin": f"http://{host}"}
+        assert client.post("/predict", files={"image": stub_image(1)}, headers=own).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example:8000", "[::2]", "[::1", "[x", "[", "::1", "", "localhost:8000/", "*"],
+)
+def test_it_answers_under_no_other_name(host: str) -> None:
+    with TestClient(make_service({"one": Stub()}, page=True, hosts=LOCAL)) as client:
+        for answer in (
+            client.get("/health", headers={"host": host}),
+            client.get("/page", headers={"host": host}),
+            client.post("/predict", files={"image": stub_image(1)}, headers={"host": host}),
+        ):
+            assert (answer.status_code, answer.text) == (400, "Invalid host header")
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert 'emotion_requests_total{status="400"} 1.0' in client.get("/metrics", headers={"host": "localhost"}).text
+
+
+def test_it_answers_under_any_name_where_others_may_reach_it() -> None:
+    with TestClient(make_service({"one": Stub()}, page=True), raise_server_exceptions=False) as client:
+        for host in ("emotion.example", "10.0.0.2:8000", "[::2]:80", "[x"):
+            assert client.get("/health", headers={"host": host}).status_code == 200
+            assert client.get("/page", headers={"host": host}).status_code < 500
 
 
 def test_the_page_and_nothing_else_is_served(client: Client) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chromium import EXECUTABLE, Chromium
+from browser import EXECUTABLE, chromium, new_page, watch
 from PIL import Image
+from playwright.sync_api import Browser, Page
 
 from emotion.analysis.document import (
     Cell,
@@ -33,7 +34,7 @@ FIRST_COLUMN = "[...document.querySelector('tbody').rows].map(row => row.cells[0
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     Image.new("RGB", (1500, 400), "orange").save(folder / "wide.png")
     document = Document(
@@ -56,122 +57,136 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tmp_path_factory.mktemp("profile")) as browser:
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
         yield browser
 
 
 @pytest.fixture
-def browser(chromium: Chromium, page: Path) -> Chromium:
-    """The page, loaded anew on a large light screen."""
-    chromium.resize(1400, 900)
-    chromium.scheme("light")
-    chromium.open(page)
-    return chromium
+def open_page(browser: Browser, written: Path) -> Iterator[Callable[[int], Page]]:
+    """Opens the page on a light screen of a width in pixels."""
+    pages: list[Page] = []
+
+    def open_page(width: int) -> Page:
+        pages.append(new_page(browser, width, 800))
+        pages[-1].goto(written.as_uri())
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.close()
 
 
-def test_page_loads_nothing_and_complains_of_nothing(browser: Chromium, page: Path) -> None:
-    browser.click("th button")
-    browser.click("figure button")
-    requested = [event["params"]["request"]["url"] for event in browser.events if "request" in event["params"]]
-    assert {url for url in requested if not url.startswith("data:")} == {page.as_uri()}
-    assert not [event for event in browser.events if event["method"] in ("Log.entryAdded", "Runtime.consoleAPICalled")]
-    assert not [event for event in browser.events if event["method"] == "Runtime.exceptionThrown"]
+@pytest.fixture
+def page(open_page: Callable[[int], Page]) -> Page:
+    """The page on a large screen."""
+    return open_page(1400)
 
 
-def test_policy_stops_foreign_script(browser: Chromium) -> None:
-    browser.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.foreign = 1\">')")
-    browser.run(
+def test_page_loads_nothing_and_complains_of_nothing(browser: Browser, written: Path) -> None:
+    with new_page(browser, 1400, 800) as page:
+        addresses, messages = watch(page)
+        page.goto(written.as_uri())
+        page.click("th button >> nth=0")
+        page.click("figure button >> nth=0")
+        assert {url for url in addresses if not url.startswith("data:")} == {written.as_uri()}
+        assert messages == []
+        page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=http://127.0.0.1:1/>')")
+        page.wait_for_timeout(100)
+        assert messages, "the policy's complaint would have been seen"
+
+
+def test_policy_stops_foreign_script(page: Page) -> None:
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.foreign = 1\">')")
+    page.evaluate(
         "(() => {const s = document.createElement('script'); s.text = 'window.foreign = 1'; document.body.append(s)})()"
     )
-    assert browser.run("new Promise(done => setTimeout(() => done(window.foreign ?? 'stopped'), 100))") == "stopped"
+    assert page.evaluate("new Promise(done => setTimeout(() => done(window.foreign ?? 'stopped'), 100))") == "stopped"
 
 
-def test_numbers_sort_by_value_and_what_is_missing_comes_last(browser: Chromium) -> None:
-    browser.click("th:nth-child(2) button")
-    assert browser.run(FIRST_COLUMN) == ["vgg", "dense", "cnn 10", "resnet", "cnn 9"]
-    assert browser.run("[...document.querySelectorAll('th')].map(head => head.ariaSort)") == [
+def test_numbers_sort_by_value_and_what_is_missing_comes_last(page: Page) -> None:
+    page.click("th:nth-child(2) button")
+    assert page.evaluate(FIRST_COLUMN) == ["vgg", "dense", "cnn 10", "resnet", "cnn 9"]
+    assert page.evaluate("[...document.querySelectorAll('th')].map(head => head.ariaSort)") == [
         "none",
         "ascending",
         "none",
     ]
-    browser.click("th:nth-child(2) button")
-    assert browser.run(FIRST_COLUMN) == ["resnet", "cnn 10", "dense", "vgg", "cnn 9"]
-    assert browser.run("document.querySelector('th:nth-child(2)').ariaSort") == "descending"
-    assert browser.run("document.querySelector('tfoot').rows.length") == 1
+    page.click("th:nth-child(2) button")
+    assert page.evaluate(FIRST_COLUMN) == ["resnet", "cnn 10", "dense", "vgg", "cnn 9"]
+    assert page.evaluate("document.querySelector('th:nth-child(2)').ariaSort") == "descending"
+    assert page.evaluate("document.querySelector('tfoot').rows.length") == 1
 
 
-def test_text_sorts_by_the_alphabet_and_the_numbers_in_it(browser: Chromium) -> None:
-    browser.click("th:nth-child(1) button")
-    assert browser.run(FIRST_COLUMN) == ["cnn 9", "cnn 10", "dense", "resnet", "vgg"]
-    browser.click("th:nth-child(3) button")
-    assert browser.run(FIRST_COLUMN) == ["cnn 10", "dense", "resnet", "cnn 9", "vgg"]
-    assert browser.run("document.querySelector('th').ariaSort") == "none"
+def test_text_sorts_by_the_alphabet_and_the_numbers_in_it(page: Page) -> None:
+    page.click("th:nth-child(1) button")
+    assert page.evaluate(FIRST_COLUMN) == ["cnn 9", "cnn 10", "dense", "resnet", "vgg"]
+    page.click("th:nth-child(3) button")
+    assert page.evaluate(FIRST_COLUMN) == ["cnn 10", "dense", "resnet", "cnn 9", "vgg"]
+    assert page.evaluate("document.querySelector('th').ariaSort") == "none"
 
 
-def test_keyboard_sorts_too(browser: Chromium) -> None:
-    browser.run("document.querySelector('th:nth-child(2) button').focus()")
-    browser.press("Enter", 13, "\r")
-    assert browser.run(FIRST_COLUMN)[0] == "vgg"
+def test_keyboard_sorts_too(page: Page) -> None:
+    page.focus("th:nth-child(2) button")
+    page.keyboard.press("Enter")
+    assert page.evaluate(FIRST_COLUMN)[0] == "vgg"
 
 
-def test_picture_enlarges_by_click_and_closes_by_click(browser: Chromium) -> None:
+def test_picture_enlarges_by_click_and_closes_by_click(page: Page) -> None:
     width = "document.querySelector('{} img').getBoundingClientRect().width"
-    before = browser.run(width.format("figure"))
-    browser.click("figure button")
-    assert browser.run("document.querySelector('dialog').open")
-    assert browser.run(width.format("dialog")) > before
-    assert browser.run("document.querySelector('dialog img').alt") == "A wide picture"
-    browser.click("dialog img")
-    assert not browser.run("document.querySelector('dialog').open")
+    before = page.evaluate(width.format("figure"))
+    page.click("figure button >> nth=0")
+    assert page.evaluate("document.querySelector('dialog').open")
+    assert page.evaluate(width.format("dialog")) > before
+    assert page.get_attribute("dialog img", "alt") == "A wide picture"
+    page.click("dialog img")
+    assert not page.evaluate("document.querySelector('dialog').open")
 
 
-def test_picture_enlarges_by_keyboard_and_the_focus_returns(browser: Chromium) -> None:
-    browser.run("document.querySelectorAll('figure button')[1].focus()")
-    browser.press("Enter", 13, "\r")
-    assert browser.run("document.querySelector('dialog').open")
-    assert browser.run("document.querySelector('dialog img').alt") == "Another"
-    browser.press("Escape", 27)
-    assert not browser.run("document.querySelector('dialog').open")
-    assert browser.run("document.activeElement === document.querySelectorAll('figure button')[1]")
+def test_picture_enlarges_by_keyboard_and_the_focus_returns(page: Page) -> None:
+    page.focus("figure button >> nth=1")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.querySelector('dialog').open")
+    assert page.get_attribute("dialog img", "alt") == "Another"
+    page.keyboard.press("Escape")
+    assert not page.evaluate("document.querySelector('dialog').open")
+    assert page.evaluate("document.activeElement === document.querySelectorAll('figure button')[1]")
 
 
-def test_link_unfolds_what_it_leads_to(browser: Chromium) -> None:
-    assert not browser.run("document.querySelector('details').open")
-    browser.click("td a")
-    assert browser.run("document.querySelector('details').open")
+def test_link_unfolds_what_it_leads_to(page: Page) -> None:
+    assert not page.evaluate("document.querySelector('details').open")
+    page.click("td a")
+    assert page.evaluate("document.querySelector('details').open")
 
 
 @pytest.mark.parametrize("width", [360, 400, 800, 1400])
-def test_page_is_never_wider_than_the_screen(browser: Chromium, width: int) -> None:
-    browser.resize(width, 800)
-    assert browser.run("document.documentElement.scrollWidth") <= width
+def test_page_is_never_wider_than_the_screen(open_page: Callable[[int], Page], width: int) -> None:
+    assert open_page(width).evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_phone_shows_an_enlarged_picture_larger_than_itself(browser: Chromium) -> None:
-    browser.resize(400, 800)
-    browser.click("figure button")
-    assert browser.run("document.querySelector('dialog img').getBoundingClientRect().width") > 800
+def test_phone_shows_an_enlarged_picture_larger_than_itself(open_page: Callable[[int], Page]) -> None:
+    phone = open_page(400)
+    phone.click("figure button >> nth=0")
+    assert phone.evaluate("document.querySelector('dialog img').getBoundingClientRect().width") > 800
 
 
-def test_page_is_dark_for_those_who_like_it_dark(browser: Chromium) -> None:
+def test_page_is_dark_for_those_who_like_it_dark(page: Page) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
-    assert browser.run(background) == "rgb(255, 255, 255)"
-    browser.scheme("dark")
-    assert browser.run(background) == "rgb(20, 25, 31)"
+    assert page.evaluate(background) == "rgb(255, 255, 255)"
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(background) == "rgb(20, 25, 31)"
 
 
-def test_contents_stand_beside_the_text_on_large_screens(browser: Chromium) -> None:
+def test_contents_stand_beside_the_text_on_large_screens(page: Page, open_page: Callable[[int], Page]) -> None:
     boxes = "['nav', 'main', 'header'].map(tag => document.querySelector(tag).getBoundingClientRect())"
-    right, left = browser.run(f"(boxes => [boxes[0].right, boxes[1].left])({boxes})")
+    right, left = page.evaluate(f"(boxes => [boxes[0].right, boxes[1].left])({boxes})")
     assert right <= left
-    browser.resize(400, 800)
-    tops = browser.run(f"{boxes}.map(box => box.top)")
+    tops = open_page(400).evaluate(f"{boxes}.map(box => box.top)")
     assert tops[2] < tops[0] < tops[1], "below the lead, above the text"
 
 
-def test_print_unfolds_everything(browser: Chromium) -> None:
-    browser.run("dispatchEvent(new Event('beforeprint'))")
-    assert browser.run("document.querySelector('details').open")
-    browser.run("dispatchEvent(new Event('afterprint'))")
-    assert not browser.run("document.querySelector('details').open")
+def test_print_unfolds_everything(page: Page) -> None:
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("document.querySelector('details').open")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.evaluate("document.querySelector('details').open")

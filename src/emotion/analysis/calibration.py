@@ -16,16 +16,12 @@ from numpy.typing import NDArray
 
 from emotion.analysis.predictions import Predictions
 from emotion.errors import UserError
+from emotion.palette import BLUE, GREY, GRID, LIGHT_BLUE, LIGHT_ORANGE, TEXT
 
 # Files keep probabilities in half precision, where all below 3e-8 become 0, whose logarithm is infinite. A single such
 # image would decide every mean; the smallest number of half precision, 6e-8, is the closest that has a logarithm.
 _SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 _TEMPERATURES = (0.05, 20.0)
-_ACCURACY_COLOUR = "#2f6db3"
-_TOO_SURE_COLOUR = "#efbf96"
-_NOT_SURE_ENOUGH_COLOUR = "#9fc0e4"
-_IMAGES_COLOUR = "#8d96a0"
-_LINE_COLOUR = "#1b2a3a"
 
 
 @dataclass(frozen=True)
@@ -171,12 +167,12 @@ def _draw_reliability(axes: Axes, binned: _Bins) -> None:
     width = 1 / len(binned.images)
     accuracy, confidence = (sums[held] / binned.images[held] for sums in (binned.right, binned.confidence))
     for label, colour, bottom, top in (
-        ("accuracy", _ACCURACY_COLOUR, np.zeros(len(held)), accuracy),
-        ("too sure", _TOO_SURE_COLOUR, accuracy, np.maximum(accuracy, confidence)),
-        ("not sure enough", _NOT_SURE_ENOUGH_COLOUR, np.minimum(accuracy, confidence), accuracy),
+        ("accuracy", BLUE, np.zeros(len(held)), accuracy),
+        ("too sure", LIGHT_ORANGE, accuracy, np.maximum(accuracy, confidence)),
+        ("not sure enough", LIGHT_BLUE, np.minimum(accuracy, confidence), accuracy),
     ):
         axes.bar((held + 0.5) * width, top - bottom, 0.9 * width, bottom, color=colour, label=label)
-    axes.plot([0, 1], [0, 1], color=_LINE_COLOUR, linestyle="--", linewidth=1.0, label="accuracy = confidence")
+    axes.plot([0, 1], [0, 1], color=TEXT, linestyle="--", linewidth=1.0, label="accuracy = confidence")
     axes.set_ylim(0, 1)
     _tidy(axes)
 
@@ -184,7 +180,7 @@ def _draw_reliability(axes: Axes, binned: _Bins) -> None:
 def _draw_confidences(axes: Axes, binned: _Bins) -> None:
     width = 1 / len(binned.images)
     middles = (np.arange(len(binned.images)) + 0.5) * width
-    axes.bar(middles, binned.images / binned.images.sum(), 0.9 * width, color=_IMAGES_COLOUR)
+    axes.bar(middles, binned.images / binned.images.sum(), 0.9 * width, color=GREY)
     axes.set_xlabel("confidence")
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_locator(MultipleLocator(0.2))
@@ -196,5 +192,5 @@ def _tidy(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e3e3e3", linewidth=0.7)
+    axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)

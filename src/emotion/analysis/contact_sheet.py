@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from emotion.data.audit import Audit, Group
 from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages
+from emotion.palette import BAND, BLUE, GREEN, ORANGE, PURPLE, SOFT_TEXT, TEXT
 
 GROUPS_SHOWN = 60
 """In each section: all that FER2013 has with different labels."""
 IMAGES_SHOWN = 8
 """In each group."""
 
-_COLOURS = {"train": "#2f6db3", "val": "#3f8f5f", "test": "#d9792b", "public": "#d9792b", "private": "#7a4fa3"}
-_TEXT, _SOFT, _CARD = "#1d2733", "#6b7683", "#f2f4f7"
+_COLOURS = {"train": BLUE, "val": GREEN, "test": ORANGE, "public": ORANGE, "private": PURPLE}
 _INCHES = 0.8
-_WIDTH, _CARD_HEIGHT, _GAP = 15.0, 1.72, 0.2
+_WIDTH, BAND_HEIGHT, _GAP = 15.0, 1.72, 0.2
 """In sides of an image, like all lengths on the sheet; a side is so many inches."""
 
 
@@ -64,14 +64,14 @@ def contact_sheet(packed: PackedImages, audit: Audit) -> Figure:
     sections = [section for section in _sections(audit, packed.labels) if section.cards]
     sections = sections or [_Section("No two images are identical or nearly so", [])]
     places = list(_places(sections))
-    height = places[-1][2] + _CARD_HEIGHT
+    height = places[-1][2] + BAND_HEIGHT
     figure = Figure(figsize=(_WIDTH * _INCHES, height * _INCHES))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     for item, x, y in places:
         if isinstance(item, _Card):
             _draw_card(axes, item, x, y, packed)
         else:
-            axes.text(x, y + 0.55, item, fontsize=12, fontweight="bold", color=_TEXT, va="center", parse_math=False)
+            axes.text(x, y + 0.55, item, fontsize=12, fontweight="bold", color=TEXT, va="center", parse_math=False)
     axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
     axes.set_axis_off()
     return figure
@@ -116,24 +116,24 @@ def _places(sections: Sequence[_Section]) -> Iterator[tuple[_Card | str, float, 
         x, y = _GAP, y + 1.0
         for card in section.cards:
             if x + card.width > _WIDTH - _GAP:
-                x, y = _GAP, y + _CARD_HEIGHT + _GAP
+                x, y = _GAP, y + BAND_HEIGHT + _GAP
             yield card, x, y
             x += card.width + _GAP
-        y += _CARD_HEIGHT + _GAP
+        y += BAND_HEIGHT + _GAP
 
 
 def _draw_card(axes: Axes, card: _Card, x: float, y: float, packed: PackedImages) -> None:
     box = FancyBboxPatch(
-        (x, y), card.width, _CARD_HEIGHT, boxstyle="round,pad=0,rounding_size=0.08", facecolor=_CARD, edgecolor="none"
+        (x, y), card.width, BAND_HEIGHT, boxstyle="round,pad=0,rounding_size=0.08", facecolor=BAND, edgecolor="none"
     )
     axes.add_patch(box)
     style: dict[str, Any] = {"fontsize": 6.5, "va": "center", "parse_math": False}
-    axes.text(x + 0.1, y + 0.15, card.title, color=_SOFT, **style)
+    axes.text(x + 0.1, y + 0.15, card.title, color=SOFT_TEXT, **style)
     for place, row in enumerate(card.rows):
         left, top = x + 0.1 + 1.06 * place, y + 0.3
         image = packed.images[row]
         pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
         axes.imshow(pixels, extent=(left, left + 1, top + 1, top), aspect="auto", zorder=2)
         part = str(packed.parts[row])
-        axes.text(left + 0.5, top + 1.11, CLASSES[packed.labels[row]], color=_TEXT, ha="center", **style)
+        axes.text(left + 0.5, top + 1.11, CLASSES[packed.labels[row]], color=TEXT, ha="center", **style)
         axes.text(left + 0.5, top + 1.29, part, color=_COLOURS[part], ha="center", **style)

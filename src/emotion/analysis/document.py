@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
 from emotion.files import hide_home
 
 Tone = Literal["plain", "good", "high", "low", "quiet"]
@@ -143,24 +145,52 @@ def to_html(document: Document) -> str:
     Raises:
         OSError: a picture cannot be read.
     """
-    anchors = _anchors(document)
-    lead, rest = (_html_blocks(blocks, anchors) for blocks in _split_lead(document.blocks))
+    lead, rest = _split_lead(document.blocks)
     style, script = (Path(__file__).with_suffix(suffix).read_text(encoding="utf-8") for suffix in (".css", ".js"))
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
         f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     )
-    links = "".join(f"<li>{_html_link(text, text, anchors)}</li>" for text in _sections(document))
-    contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>\n' if document.contents else ""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{_html_text(document.title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{_html_text(document.title)}</h1>\n{lead}\n</header>\n{contents}<main>\n{rest}\n</main>\n"
-        '<dialog aria-label="Enlarged picture"><button type="button">Close</button><img alt=""></dialog>\n'
-        f"<script>{script}</script>\n</body>\n</html>\n"
+    return _page().render(
+        title=document.title,
+        lead=lead,
+        rest=rest,
+        contents=document.contents,
+        sections=_sections(document),
+        anchors=_anchors(document),
+        style=style,
+        script=script,
+        policy=policy,
     )
+
+
+def _page() -> Template:
+    """Returns the template of the page, which escapes all text that it does not call safe."""
+    here = Path(__file__)
+    environment = Environment(
+        loader=FileSystemLoader(here.parent),
+        autoescape=True,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: _shown(value) if type(value) is str else value,
+    )
+    filters = {"kind": _kind, "as_cell": _as_cell, "base64": _base64, "by_pictures": _by_pictures}
+    environment.filters.update(filters)
+    return environment.get_template(here.with_suffix(".html").name)
+
+
+def _kind(block: Block) -> str:
+    return type(block).__name__
+
+
+def _base64(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode("ascii")
+
+
+def _by_pictures(blocks: Sequence[Block]) -> Iterator[tuple[bool, Iterator[Block]]]:
+    """Parts blocks into those that are pictures and those that are not, in order."""
+    return groupby(blocks, lambda block: isinstance(block, Picture))
 
 
 def _split_lead(blocks: Sequence[Block]) -> tuple[Sequence[Block], Sequence[Block]]:
@@ -206,10 +236,6 @@ def _shown(text: str) -> str:
     return hide_home(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _html_text(text: str) -> str:
-    return escape(_shown(text))
-
-
 def _markdown_text(text: str) -> str:
     """Returns text on one line in which every character that markdown, HTML or a table could read is escaped."""
     line = " ".join(_shown(text).split())
@@ -233,7 +259,7 @@ def _markdown_block(block: Block, folder: Path, anchors: dict[str, str]) -> str:
         case Details(summary, inner):
             parts = [_markdown_block(part, folder, anchors) for part in inner]
             # On one line, since a blank one would end what markdown takes for HTML.
-            line = f'{_html_text(" ".join(summary.split()))}</summary><a id="{escape(anchors[summary])}"></a>'
+            line = f'{escape(_shown(" ".join(summary.split())))}</summary><a id="{escape(anchors[summary])}"></a>'
             return "\n\n".join([f"<details><summary>{line}", *parts, "</details>"])
         case Table():
             return _markdown_table(block, anchors)
@@ -249,70 +275,3 @@ def _markdown_table(table: Table, anchors: dict[str, str]) -> str:
 def _markdown_cell(cell: Cell, anchors: dict[str, str]) -> str:
     text = _markdown_link(cell.text, cell.target, anchors)
     return f"{text}<br>{_markdown_text(cell.note)}" if cell.note else text
-
-
-def _html_link(text: str, target: str, anchors: dict[str, str]) -> str:
-    anchor = anchors.get(target)
-    return f'<a href="#{quote(anchor)}">{_html_text(text)}</a>' if anchor else _html_text(text)
-
-
-def _html_blocks(blocks: Sequence[Block], anchors: dict[str, str]) -> str:
-    """Writes blocks one below the other, but pictures that follow each other side by side."""
-    parts = []
-    for side_by_side, group in groupby(blocks, lambda block: isinstance(block, Picture)):
-        text = "\n".join(_html_block(block, anchors) for block in group)
-        parts.append(f'<div class="pictures">\n{text}\n</div>' if side_by_side else text)
-    return "\n".join(parts)
-
-
-def _html_block(block: Block, anchors: dict[str, str]) -> str:
-    match block:
-        case Heading(text, level):
-            return f'<h{level} id="{escape(anchors[text])}">{_html_text(text)}</h{level}>'
-        case Paragraph(text, lead):
-            return f'<p class="lead">{_html_text(text)}</p>' if lead else f"<p>{_html_text(text)}</p>"
-        case Picture(caption, file):
-            return _html_picture(_html_text(caption), file)
-        case Details(summary, inner):
-            # A link to what is inside, unlike one to the element itself, opens it.
-            inside = f'<div id="{escape(anchors[summary])}">\n{_html_blocks(inner, anchors)}\n</div>'
-            return f"<details>\n<summary>{_html_text(summary)}</summary>\n{inside}\n</details>"
-        case Table():
-            return _html_table(block, anchors)
-
-
-def _html_picture(caption: str, file: Path) -> str:
-    data = base64.b64encode(file.read_bytes()).decode("ascii")
-    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-    return f'<figure><button type="button" title="Enlarge">{image}</button><figcaption>{caption}</figcaption></figure>'
-
-
-def _html_table(table: Table, anchors: dict[str, str]) -> str:
-    """Writes a table; one without numbers is a list of facts, which nobody sorts."""
-    kind = "numbers" if "r" in table.columns else "facts"
-    columns = zip(table.header, table.columns, strict=True)
-    head = "".join(_html_header(name, column, sorts=kind == "numbers") for name, column in columns)
-    parts = {"tbody": table.rows, "tfoot": table.footer}
-    texts = {part: "\n".join(_html_row(row, table.columns, anchors) for row in rows) for part, rows in parts.items()}
-    body = "\n".join(f"<{part}>\n{text}\n</{part}>" for part, text in texts.items() if text or part == "tbody")
-    return f'<div class="scroll"><table class="{kind}">\n<thead><tr>{head}</tr></thead>\n{body}\n</table></div>'
-
-
-def _html_header(name: str, column: str, sorts: bool) -> str:
-    text, state = _html_text(name), ""
-    if sorts:
-        text, state = f'<button type="button">{text}</button>', ' aria-sort="none"'
-    return f'<th class="{column}" scope="col"{state}>{text}</th>'
-
-
-def _html_row(row: Row, columns: str, anchors: dict[str, str]) -> str:
-    cells = zip(columns, map(_as_cell, row), strict=True)
-    return (
-        "<tr>" + "".join(f'<td class="{column}">{_html_cell(cell, anchors)}</td>' for column, cell in cells) + "</tr>"
-    )
-
-
-def _html_cell(cell: Cell, anchors: dict[str, str]) -> str:
-    text = _html_link(cell.text, cell.target, anchors)
-    label = text if cell.tone == "plain" else f'<span class="{cell.tone}">{text}</span>'
-    return f"{label}<small>{_html_text(cell.note)}</small>" if cell.note else label

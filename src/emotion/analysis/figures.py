@@ -19,14 +19,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from emotion.files import replacing
+from emotion.palette import BLUE, GREY, GRID, ORANGE, PURPLE, SOFT_TEXT, TEXT
 
 History = dict[str, list[tuple[int, float]]]
 
 _DPI = 120
-_TRAIN_COLOUR = "#2f6db3"
-_VAL_COLOUR = "#d9792b"
-_F1_COLOUR = "#7a4fa3"
-_NEUTRAL_COLOUR = "#555555"
 _LONGEST_NAME = 20
 _LONGEST_LEVEL_NAME = 9
 _LONGEST_TITLE_LINE = 20
@@ -79,7 +76,7 @@ def recall_figure(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figu
     figure = _figure(7.5, 1.5 + 0.45 * len(class_names))
     axes = figure.add_subplot()
     positions = np.arange(len(class_names))
-    axes.barh(positions, recalls.filled(0.0), height=0.68, color=_TRAIN_COLOUR)
+    axes.barh(positions, recalls.filled(0.0), height=0.68, color=BLUE)
     for position, recall in zip(positions, recalls.filled(np.nan), strict=True):
         _write_recall(axes, float(position), float(recall))
     labels = [f"{_short(name)} ({support})" for name, support in zip(class_names, matrix.sum(axis=1), strict=True)]
@@ -102,12 +99,12 @@ def curves_figure(history: Mapping[str, Sequence[tuple[int, float]]], best_epoch
     """
     figure = _figure(13.0, 3.9)
     loss, accuracy, rate = figure.subplots(1, 3)
-    _plot(loss, history.get("train/loss"), "train", color=_TRAIN_COLOUR)
-    _plot(loss, history.get("val/loss"), "val", color=_VAL_COLOUR)
-    _plot(accuracy, history.get("train/acc"), "train", color=_TRAIN_COLOUR)
-    _plot(accuracy, history.get("val/acc"), "val", color=_VAL_COLOUR)
-    _plot(accuracy, history.get("val/f1_macro"), "val macro F1", color=_F1_COLOUR, linewidth=0.9)
-    _plot(rate, history.get("lr"), "learning rate", color=_NEUTRAL_COLOUR)
+    _plot(loss, history.get("train/loss"), "train", color=BLUE)
+    _plot(loss, history.get("val/loss"), "val", color=ORANGE)
+    _plot(accuracy, history.get("train/acc"), "train", color=BLUE)
+    _plot(accuracy, history.get("val/acc"), "val", color=ORANGE)
+    _plot(accuracy, history.get("val/f1_macro"), "val macro F1", color=PURPLE, linewidth=0.9)
+    _plot(rate, history.get("lr"), "learning rate", color=SOFT_TEXT)
     if any(value > 0 for _, value in history.get("lr") or ()):
         rate.set_yscale("log")
     for axes, title in ((loss, "loss"), (accuracy, "accuracy"), (rate, "learning rate")):
@@ -195,7 +192,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _message_figure(message: str) -> Figure:
     figure = _figure(4.0, 1.2)
-    figure.text(0.5, 0.5, message, ha="center", va="center", fontsize=13, color=_NEUTRAL_COLOUR)
+    figure.text(0.5, 0.5, message, ha="center", va="center", fontsize=13, color=SOFT_TEXT)
     return figure
 
 
@@ -221,7 +218,7 @@ def _row_shares(matrix: NDArray[np.int64], class_names: Sequence[str]) -> np.ma.
 def _write_cells(axes: Axes, matrix: NDArray[np.int64], shares: np.ma.MaskedArray[Any, Any]) -> None:
     for row, column in np.argwhere(~np.ma.getmaskarray(shares)):
         share = float(shares[row, column])
-        colour = "white" if share > 0.55 else "#1b2a3a"
+        colour = "white" if share > 0.55 else TEXT
         style: dict[str, Any] = {"ha": "center", "color": colour, "alpha": 1.0 if matrix[row, column] else 0.45}
         axes.text(column, row, _percent(share), va="bottom", fontsize=11, **style)
         axes.text(column, row + 0.08, str(matrix[row, column]), va="top", fontsize=8, **style)
@@ -248,7 +245,7 @@ def _matrix_axes(axes: Axes, class_names: Sequence[str]) -> None:
 def _write_recall(axes: Axes, position: float, recall: float) -> None:
     text, end = ("no images", 0.0) if math.isnan(recall) else (_percent(recall), recall)
     over_mean_line = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-    axes.text(end + 0.012, position, text, va="center", fontsize=10, color=_NEUTRAL_COLOUR, bbox=over_mean_line)
+    axes.text(end + 0.012, position, text, va="center", fontsize=10, color=SOFT_TEXT, bbox=over_mean_line)
 
 
 def _recall_axes(axes: Axes) -> None:
@@ -264,7 +261,7 @@ def _recall_axes(axes: Axes) -> None:
 def _mean_line(axes: Axes, recalls: NDArray[np.float64]) -> None:
     if recalls.size:
         mean = float(recalls.mean())
-        line = axes.axvline(mean, color=_VAL_COLOUR, linestyle="--", linewidth=1.2, zorder=0)
+        line = axes.axvline(mean, color=ORANGE, linestyle="--", linewidth=1.2, zorder=0)
         axes.legend([line], [f"mean {_percent(mean)}"], frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0))
 
 
@@ -283,17 +280,17 @@ def _finish_panel(axes: Axes, title: str, best_epoch: int | None) -> None:
     if not axes.lines:
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axes.transAxes, color=_NEUTRAL_COLOUR)
+        axes.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axes.transAxes, color=SOFT_TEXT)
         return
     if best_epoch is not None:
-        axes.axvline(best_epoch, color="#888888", linestyle="--", linewidth=1.0, label=f"best epoch ({best_epoch})")
+        axes.axvline(best_epoch, color=GREY, linestyle="--", linewidth=1.0, label=f"best epoch ({best_epoch})")
     axes.set_xlim(left=max(axes.get_xlim()[0], 0.5))
     axes.legend(frameon=False, fontsize=9)
 
 
 def _tidy(axes: Axes, grid_axis: Literal["both", "x"]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid_axis, color="#e3e3e3", linewidth=0.7)
+    axes.grid(axis=grid_axis, color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from emotion.errors import UserError, require_choice
 from emotion.models.network import Network
+from emotion.palette import SOFT_TEXT
 
 Method = Literal["gradcam", "gradcam++", "hirescam"]
 
@@ -109,7 +110,7 @@ def heatmap_figure(
         _draw_pair(axes, image, heatmap)
         axes.set_title(title, fontsize=8, parse_math=False)
     if not len(images):
-        figure.text(0.5, 0.5, "no images", ha="center", va="center", fontsize=13, color="#555555")
+        figure.text(0.5, 0.5, "no images", ha="center", va="center", fontsize=13, color=SOFT_TEXT)
     return figure
 
 

@@ -7,11 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from emotion.data.classes import CLASSES
 from emotion.inference.recognizer import Face
-
-COLOURS = dict(zip(CLASSES, ("#d55e00", "#8a9a00", "#cc79a7", "#f0c400", "#c9d1d9", "#56b4e9", "#3fbf8f"), strict=True))
-"""Of the boxes, on which dark letters can be read; the letters, not the colours, tell the classes apart."""
+from emotion.palette import EXPRESSIONS, INK
 
 
 def draw_faces(picture: NDArray[np.uint8], faces: Sequence[Face]) -> Image.Image:
@@ -21,7 +18,7 @@ def draw_faces(picture: NDArray[np.uint8], faces: Sequence[Face]) -> Image.Image
     line = max(2, round(max(drawn.size) / 400))
     for face in faces:
         left, top, width, height = face.box
-        pen.rectangle((left, top, left + width - 1, top + height - 1), outline=COLOURS[face.label], width=line)
+        pen.rectangle((left, top, left + width - 1, top + height - 1), outline=EXPRESSIONS[face.label], width=line)
         _write(pen, face, max(11, min(round(width / 7), 8 * line)), drawn.size)
     return drawn
 
@@ -36,5 +33,5 @@ def _write(pen: ImageDraw.ImageDraw, face: Face, size: int, picture: tuple[int, 
     width, height = math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin
     x = max(0, min(face.box[0], picture[0] - width))
     y = max(0, min(face.box[1] - height if face.box[1] >= height else face.box[1], picture[1] - height))
-    pen.rectangle((x, y, x + width - 1, y + height - 1), fill=COLOURS[face.label])
-    pen.text((x + margin - left, y + margin - top), text, "#101418", font)
+    pen.rectangle((x, y, x + width - 1, y + height - 1), fill=EXPRESSIONS[face.label])
+    pen.text((x + margin - left, y + margin - top), text, INK, font)

@@ -16,6 +16,7 @@ from emotion.inference.faces import cut, cut_out
 from emotion.inference.images import Picture, read_picture
 from emotion.inference.pytorch import TorchNetwork
 from emotion.inference.recognizer import Face, Recognizer
+from emotion.palette import LIGHT_BLUE, ORANGE
 from emotion.pretrained import find_weights
 
 SIDE = 192
@@ -85,7 +86,7 @@ def _draw_row(
 
 def _draw_bars(axes: Any, face: Face, label: str) -> None:
     values = [face.probabilities[name] for name in CLASSES]
-    colours = ["#d9792b" if name == label else "#9fc0e4" for name in CLASSES]
+    colours = [ORANGE if name == label else LIGHT_BLUE for name in CLASSES]
     bars = axes.barh(CLASSES, values, color=colours)
     axes.bar_label(bars, [f"{value:.0%}" for value in values], padding=3, fontsize=8)
     axes.set_xlim(0, 1.15)

@@ -9,10 +9,9 @@ import time
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import cv2
 import numpy as np
@@ -23,15 +22,19 @@ from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 import emotion
 from emotion.errors import UserError, first_line
 from emotion.inference.batching import Batcher
 from emotion.inference.images import read_picture
-from emotion.inference.limits import Limits, Places
+from emotion.inference.limits import Limits, Slots, read_image
 from emotion.inference.recognizer import Found, Recognizer
-from emotion.inference.uploads import Uploads
+from emotion.palette import EXPRESSIONS, INK
+
+if TYPE_CHECKING:
+    import uvicorn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,10 +46,13 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-LOCAL = ("localhost", "127.0.0.1", "::1")
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+"""Names of this machine, as they stand in addresses."""
 HEATMAP_SIDE = 24
 FINDERS = 8
 """Threads at most, since each may hold a whole picture."""
+CONNECTIONS = 500
+"""At the same time; a request on a further one is refused. Less than the files that a process may usually open."""
 BODY = {
     "requestBody": {
         "required": True,
@@ -63,7 +69,11 @@ BODY = {
     }
 }
 
-PROBLEMS = {400: "malformed", 403: "asked under another name or by another site", 500: "a failure"}
+PROBLEMS = {
+    400: "malformed, or (as plain text) asked under another name",
+    403: "asked by another site",
+    500: "a failure",
+}
 """What a status means, whatever was asked for."""
 PREDICT_PROBLEMS = {
     404: "no such network",
@@ -109,6 +119,8 @@ class Health(BaseModel):
     status: str = "ok"
     version: str = emotion.__version__
     networks: list[str]
+    colours: dict[str, str] = Field(default=EXPRESSIONS, description="of boxes and curves, by class")
+    ink: str = Field(default=INK, description="colour of letters and outlines on these colours")
 
 
 class Service:
@@ -121,7 +133,7 @@ class Service:
 
     def __init__(self, recognizers: Mapping[str, Recognizer], limits: Limits) -> None:
         self.recognizers, self.limits = dict(recognizers), limits
-        self.uploads, self.running = Uploads(limits), Places(limits.requests)
+        self.arriving, self.running = Slots(limits.uploads), Slots(limits.requests)
         self.registry = CollectorRegistry()
         self.requests = Counter("emotion_requests", "Requests", ["status"], registry=self.registry)
         self.seconds = Histogram("emotion_seconds", "Seconds to an answer", registry=self.registry)
@@ -176,7 +188,10 @@ class Service:
 
 
 def make_service(
-    recognizers: Mapping[str, Recognizer], page: bool = False, limits: Limits | None = None, hosts: Sequence[str] = ()
+    recognizers: Mapping[str, Recognizer],
+    page: bool = False,
+    limits: Limits | None = None,
+    hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """Builds the application.
 
@@ -185,7 +200,7 @@ def make_service(
         page: whether to serve the page at `/`.
         limits: of a request.
         hosts: names under which it may be called, which keeps other sites from reaching it through a name of their own
-            that they point here; none lets every name in.
+            that they point here; IPv6 addresses in brackets, `*` for every name.
     """
     service = Service(recognizers, limits or Limits())
 
@@ -203,7 +218,9 @@ def make_service(
         responses=_problems(PROBLEMS),
     )
     application.state.service = service
-    _add_guard(application, service, hosts)
+    # Added first, it lies within the guard, which gives its answers their headers too.
+    application.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    _add_guard(application, service)
     _add_endpoints(application, service)
     if page:
         application.add_api_route(
@@ -226,22 +243,25 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
     Raises:
         UserError: the address is taken or not one of this machine.
     """
-    import uvicorn
-
-    from emotion.inference.connections import Connection
-
     cv2.setNumThreads(1)  # pictures are worked on side by side, each by one thread
     listener = _listen(host, port)
-    local = host in LOCAL
-    shown = f"[{host}]" if ":" in host else "localhost" if local else host
-    address = f"http://{shown}:{listener.getsockname()[1]}"
+    name = f"[{host}]" if ":" in host else host
+    address = f"http://{'localhost' if name == '127.0.0.1' else name}:{listener.getsockname()[1]}"
     print(f"{'page' if page else 'POST images to'}: {address}{'' if page else '/predict'}", flush=True)
     if open_browser:
         opener = threading.Timer(0.5, webbrowser.open, [address])
         opener.daemon = True
         opener.start()
-    application = make_service(recognizers, page, hosts=LOCAL if local else ())
-    uvicorn.Server(uvicorn.Config(application, http=Connection, log_level="warning")).run(sockets=[listener])
+    application = make_service(recognizers, page, hosts=LOCAL if name in LOCAL else ("*",))
+    make_server(application).run(sockets=[listener])
+
+
+def make_server(application: FastAPI) -> "uvicorn.Server":
+    """Returns the server of an application, with its limits on connections."""
+    import uvicorn
+
+    # h11 also where a faster parser is installed: one behaviour everywhere.
+    return uvicorn.Server(uvicorn.Config(application, http="h11", limit_concurrency=CONNECTIONS, log_level="warning"))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -255,11 +275,11 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> None:
+def _add_guard(application: FastAPI, service: Service) -> None:
     @application.middleware("http")
     async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
         try:
-            response = _refusal(request, hosts) or await proceed(request)
+            response = _refusal(request) or await proceed(request)
         except Exception:
             logging.getLogger("uvicorn.error").exception("a request failed")
             response = JSONResponse({"detail": "the service failed on this request"}, 500)
@@ -283,18 +303,12 @@ def _add_guard(application: FastAPI, service: Service, hosts: Sequence[str]) -> 
         return Response(status_code=499)  # nobody reads it, but it is counted
 
 
-def _refusal(request: Request, hosts: Sequence[str]) -> JSONResponse | None:
-    """Turns away other names of this machine, and pages of other sites."""
-    host, origin = request.headers.get("host", ""), request.headers.get("origin")
-    try:
-        name, site = urlsplit(f"//{host}").hostname, None if origin is None else urlsplit(origin).netloc
-    except ValueError:
-        return JSONResponse({"detail": "the header Host or Origin is malformed"}, 400)
-    if hosts and name not in hosts:
-        return JSONResponse({"detail": f"this service answers as {' and '.join(hosts)}"}, 403)
-    if site not in (None, host):
-        return JSONResponse({"detail": "requests from other sites are refused"}, 403)
-    return None
+def _refusal(request: Request) -> JSONResponse | None:
+    """Turns away pages of other sites."""
+    origin = request.headers.get("origin")
+    if origin is None or origin.partition("://")[2] == request.headers.get("host"):
+        return None
+    return JSONResponse({"detail": "requests from other sites are refused"}, 403)
 
 
 def _add_endpoints(application: FastAPI, service: Service) -> None:
@@ -312,10 +326,9 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
         """Finds the faces of an image and tells their expressions."""
         if network not in service.recognizers:
             raise HTTPException(404, f"network={network}: not one of {', '.join(names)}")
-        with ExitStack() as held:
-            content = await service.uploads.read(request, held)
-            service.running.take()
-            held.callback(service.running.free)
+        with service.arriving.hold():
+            content = await read_image(request, service.limits)
+        with service.running.hold():
             try:
                 with service.seconds.time():
                     async with asyncio.timeout(service.limits.seconds):

@@ -8,12 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from emotion.palette import BLUE, GREEN, GREY, GRID, ORANGE
 from emotion.report.configurations import BALANCES, Configuration
 from emotion.report.measures import Pair
 from emotion.report.published import HALF_UNIT, RUNS
 from emotion.report.verdict import judge
 
-_COLOURS = {"agrees": "#1c7a4a", "higher": "#2a65a8", "lower": "#c8661f"}
+_COLOURS = {"agrees": GREEN, "higher": BLUE, "lower": ORANGE}
 
 
 def published_figure(configurations: Sequence[Configuration]) -> Figure:
@@ -27,13 +28,13 @@ def published_figure(configurations: Sequence[Configuration]) -> Figure:
     axes.use_sticky_edges = False
     places = np.arange(len(RUNS))
     lowest = [run.test - HALF_UNIT for run in RUNS]
-    axes.barh(places, 2 * HALF_UNIT, 0.7, lowest, color="#9aa3ad", label="published")
+    axes.barh(places, 2 * HALF_UNIT, 0.7, lowest, color=GREY, label="published")
     for one in configurations:
         _draw_ours(axes, one)
     axes.set_yticks(places, [f"{run.network}, {BALANCES[run.balance]}" for run in RUNS], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy")
-    axes.grid(axis="x", color="#e3e3e3", linewidth=0.7)
+    axes.grid(axis="x", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     unique = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
@@ -56,7 +57,7 @@ def pairs_figure(pairs: Sequence[Pair]) -> Figure:
     limit = 1.6 * max(float(np.nanmax(np.abs(points))), 1.0)
     axes.imshow(np.where(significant == 1, points, np.nan), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     for row, column in np.argwhere(~np.isnan(points)):
-        colour = "black" if significant[row, column] else "#8a8a8a"
+        colour = "black" if significant[row, column] else GREY
         axes.text(column, row, f"{points[row, column]:+.1f}", ha="center", va="center", fontsize=7.5, color=colour)
     axes.set_xticks(list(places.values()), [f"{number}." for number in places])
     axes.set_yticks(list(places.values()), [shown[number].title for number in places])

@@ -1,7 +1,5 @@
 // The page: sends pictures to the service it came from and shows the answers.
 
-const COLOURS = { angry: "#d55e00", disgust: "#8a9a00", fear: "#cc79a7", happy: "#f0c400", neutral: "#8d96a0",
-  sad: "#56b4e9", surprise: "#3fbf8f" };
 const SAMPLES = [
   { file: "collins.jpg", name: "Photograph of a smiling astronaut", whole: false },
   { file: "drawn-surprise.png", name: "Drawn face, surprised", whole: true },
@@ -11,10 +9,11 @@ const SAMPLES = [
 const DASHES = { angry: [], disgust: [7, 3], fear: [2, 3], happy: [], neutral: [7, 3], sad: [], surprise: [10, 3, 2, 3] };
 const MINUTE = 60_000;
 const WEBCAM_WIDTH = 640;
-const DARK = "#101418";
 
 const at = (id) => document.getElementById(id);
 let networks = [];
+let colours = {}; // of the boxes and curves, by class
+let ink = ""; // of letters and outlines on them
 let shown = null; // { bitmap, answers } of the picture on the page, and from which { blob, name, credit }
 let ownWhole = false; // what the user says of own pictures: samples set the checkbox for themselves
 let latest = 0; // number of the newest question: older answers are dropped
@@ -104,7 +103,7 @@ function drawFace(pen, face, factor) {
   const unit = Math.max(pen.canvas.width, pen.canvas.height) / 400;
   const size = Math.max(12, Math.min(width / 7, 14 * unit), 6 * unit);
   const line = Math.max(2, Math.min(2 * unit, width / 20)); // thinner on the faces of a crowd
-  for (const [colour, thickness] of [[DARK, 2 * line], [COLOURS[face.label], line]]) {
+  for (const [colour, thickness] of [[ink, 2 * line], [colours[face.label], line]]) {
     pen.strokeStyle = colour;
     pen.lineWidth = thickness;
     pen.strokeRect(left, top, width, height);
@@ -114,11 +113,11 @@ function drawFace(pen, face, factor) {
   const wide = pen.measureText(text).width + size / 2;
   const x = Math.max(0, Math.min(left, pen.canvas.width - wide));
   const y = top >= 1.4 * size ? top - 1.4 * size : Math.max(0, top);
-  pen.fillStyle = DARK;
+  pen.fillStyle = ink;
   pen.fillRect(x - line / 2, y - line / 2, wide + line, 1.4 * size + line);
-  pen.fillStyle = COLOURS[face.label];
+  pen.fillStyle = colours[face.label];
   pen.fillRect(x, y, wide, 1.4 * size);
-  pen.fillStyle = DARK;
+  pen.fillStyle = ink;
   pen.textBaseline = "middle";
   pen.fillText(text, x + size / 4, y + 0.72 * size);
 }
@@ -262,7 +261,7 @@ function drawCurve(now) {
   }
   pen.lineWidth = 2 * devicePixelRatio;
   pen.lineJoin = "round";
-  for (const [name, stroke] of Object.entries(COLOURS)) {
+  for (const [name, stroke] of Object.entries(colours)) {
     pen.strokeStyle = stroke;
     pen.setLineDash(DASHES[name].map((length) => length * devicePixelRatio));
     pen.beginPath();
@@ -334,7 +333,7 @@ function swatch(colour, dashes) {
   const space = "http://www.w3.org/2000/svg";
   const [picture, outline, line] = ["svg", "line", "line"].map((name) => document.createElementNS(space, name));
   const shared = { x2: 28, y1: 3, y2: 3, "stroke-dasharray": dashes.join(" ") };
-  const own = [[outline, { stroke: DARK, "stroke-width": 5 }], [line, { stroke: colour, "stroke-width": 3 }]];
+  const own = [[outline, { stroke: ink, "stroke-width": 5 }], [line, { stroke: colour, "stroke-width": 3 }]];
   for (const [part, attributes] of own) {
     for (const [name, value] of Object.entries({ ...shared, ...attributes })) part.setAttribute(name, value);
     picture.append(part);
@@ -343,7 +342,7 @@ function swatch(colour, dashes) {
 }
 
 function explainColours() {
-  for (const [name, colour] of Object.entries(COLOURS)) {
+  for (const [name, colour] of Object.entries(colours)) {
     const entry = element("li");
     const number = element("b");
     number.dataset.name = name;
@@ -355,6 +354,6 @@ function explainColours() {
 const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
 at("where").textContent = local ? "on this machine" : `at ${location.host}`;
 offerSamples();
-explainColours();
 listen();
-networks = (await (await fetch("/health")).json()).networks;
+({ networks, colours, ink } = await (await fetch("/health")).json());
+explainColours();
