@@ -33,10 +33,10 @@ import numpy as np
 from matplotlib.cbook import get_sample_data
 
 import emotion
-from emotion.inference.faces import cut_out
-from emotion.inference.images import read_picture
+from emotion.inference.faces import crop_faces
+from emotion.inference.images import read_image
 from emotion.models.onnx import OnnxNetwork
-from emotion.pretrained import SHIPPED
+from emotion.shipped import SHIPPED
 
 PICTURE = Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
 COMMAND = Path(sys.executable).with_name("emotion")
@@ -74,9 +74,9 @@ def cold() -> dict[str, float]:
 
 def warm() -> dict[str, float]:
     """Measures calls in this process; PyTorch is imported last."""
-    recognizer, picture = emotion.load(), read_picture(PICTURE)
+    recognizer, picture = emotion.load(), read_image(PICTURE)
     (face,) = recognizer.predict(picture)
-    cut = cut_out(picture, [face.box], 48)
+    cut = crop_faces(picture, [face.box], 48)
     large = np.zeros((1200, 1600, 3), np.uint8)
     faceless = cv2.resize(picture[350:], (512, 600), interpolation=cv2.INTER_CUBIC)
     large[500:700, 700:871] = cv2.resize(picture, (171, 200), interpolation=cv2.INTER_AREA)

@@ -10,7 +10,7 @@ from layout import ROOT, markdown, span
 
 from emotion.analysis.document import Cell
 from emotion.analysis.predictions import Predictions
-from emotion.analysis.protocol import FIGURES
+from emotion.analysis.protocol import METRICS
 from emotion.analysis.statistics import summarize
 from emotion.report.configurations import BALANCES, Configuration, group
 from emotion.report.measures import protocol_table
@@ -106,7 +106,7 @@ def recipes() -> str:
             rows.append(
                 (f"`{name}`", seeds, _plain(row[2]), "none" if row[1] == "one" else str(row[1]), *map(str, row[3:]))
             )
-    return markdown(("Recipe", "Seeds", "Images", "Test-time augmentation", *FIGURES.values()), "lrllrrrr", rows)
+    return markdown(("Recipe", "Seeds", "Images", "Test-time augmentation", *METRICS.values()), "lrllrrrr", rows)
 
 
 def duplicates() -> str:

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, expect
 import emotion
 from emotion.inference.drawing import draw_faces
 from emotion.inference.explain import explain
-from emotion.inference.images import read_picture
+from emotion.inference.images import read_image
 from emotion.report.page import write_report
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ HEIGHT = 420
 
 def faces() -> None:
     recognizer = emotion.load()
-    pictures = [draw_faces(picture, recognizer.predict(picture)) for picture in map(read_picture, (HOPPER, COLLINS))]
+    pictures = [draw_faces(picture, recognizer.predict(picture)) for picture in map(read_image, (HOPPER, COLLINS))]
     scaled = [picture.resize((round(picture.width * HEIGHT / picture.height), HEIGHT)) for picture in pictures]
     Image.fromarray(np.hstack([np.asarray(picture) for picture in scaled])).save(OUT / "faces.jpg", quality=88)
 

@@ -71,7 +71,7 @@ def eight_bits() -> str:
     """Size and accuracy of the exported network."""
     line = _benchmark("inference")["export"][-1]
     size, eight, float32 = re.search(r"int8.onnx: (\S+) MiB; .*accuracy (\S+), (\S+) in", line).groups()
-    full = (ROOT / "src/emotion/pretrained/small.onnx").stat().st_size / 2**20
+    full = (ROOT / "src/emotion/shipped/small.onnx").stat().st_size / 2**20
     rows = [("float32", f"{full:.1f}", float32), ("eight bits, `--int8`", size, eight)]
     return markdown(("`small` as ONNX", "MiB", "Accuracy on PublicTest"), "lrr", rows)
 

@@ -33,7 +33,7 @@ FER_FILES = {
     "private": "test/{}/PrivateTest_{}.jpg",
 }
 
-FIGURES = ("confusion_matrix_figure", "curves_figure", "mistakes_figure", "recall_figure")
+METRICS = ("confusion_matrix_figure", "curves_figure", "mistakes_figure", "recall_figure")
 
 MakeFerTree = Callable[..., Path]
 
@@ -60,7 +60,7 @@ def blank_figures() -> Iterator[None]:
     from emotion.training import callbacks, results
 
     with pytest.MonkeyPatch.context() as patch:
-        for module, names in ((results, FIGURES), (callbacks, FIGURES[:1])):
+        for module, names in ((results, METRICS), (callbacks, METRICS[:1])):
             for name in names:
                 patch.setattr(module, name, lambda *_: Figure((1, 1)))
         yield
@@ -72,7 +72,7 @@ def drawn_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     from emotion.analysis import figures
     from emotion.training import results
 
-    for name in FIGURES:
+    for name in METRICS:
         monkeypatch.setattr(results, name, getattr(figures, name))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from emotion.config import compose
-from emotion.training.checkpoint import SpacedCheckpointIO
+from emotion.training.checkpoint import ThrottledCheckpointIO
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
 
@@ -69,7 +69,7 @@ def _work(
     torch.set_num_threads(1)
     os.environ["EMOTION_CACHE"] = str(cache)
     sys.stderr = folder.with_suffix(".log").open("a")
-    SpacedCheckpointIO.__init__.__defaults__ = (spacing,)  # type: ignore[misc]
+    ThrottledCheckpointIO.__init__.__defaults__ = (spacing,)  # type: ignore[misc]
     if before:
         before()
     train(folder, *overrides)

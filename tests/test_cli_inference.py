@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 import emotion
 from emotion.cli import app
 from emotion.data.classes import CLASSES
-from emotion.inference.images import MADE, read_picture
+from emotion.inference.images import MADE, read_image
 from emotion.inference.video import Video, VideoFile
-from emotion.pretrained import SHIPPED
+from emotion.shipped import SHIPPED
 
 PORTRAIT = str(get_sample_data("grace_hopper.jpg", asfileobj=False))
 
@@ -128,7 +128,7 @@ def test_videos(tmp_path: Path) -> None:
             file.write(pixels)
     entries = told(str(tmp_path / "film.mp4"))
     assert [entry["second"] for entry in entries] == [0, 0.4, 0.8]  # each fifth, unless told
-    entries = told(str(tmp_path / "film.mp4"), "--every", "4", "--out", str(tmp_path / "out"))
+    entries = told(str(tmp_path / "film.mp4"), "--frame-stride", "4", "--out", str(tmp_path / "out"))
     assert [entry["second"] for entry in entries] == [0, 0.32, 0.64]
     assert [entry["faces"][0]["label"] for entry in entries] == ["neutral"] * 3
     copy = Video(tmp_path / "out/film.mp4")
@@ -184,8 +184,8 @@ def test_the_smallest_face(tmp_path: Path) -> None:
         (["--ckpt", "small", "--ckpt", "none", PORTRAIT], "none: no such network"),
         (["--ckpt", PORTRAIT, PORTRAIT], "grace_hopper.jpg"),
         (["--tta", "five", PORTRAIT], "tta=five: not one of"),
-        (["--smallest", "3", PORTRAIT], "smallest=3"),
-        (["--smallest", "nan", PORTRAIT], "smallest=nan"),
+        (["--smallest", "3", PORTRAIT], "min_face=3"),
+        (["--smallest", "nan", PORTRAIT], "min_face=nan"),
         (["--device", "cuda:77", PORTRAIT], "device=cuda:77"),
         (["--device", "cuda:77", "--ckpt", str(SHIPPED / "small.safetensors"), PORTRAIT], "device=cuda:77"),
         (["--ckpt", "hf://x", PORTRAIT], "hf://<owner>/<repository>"),
@@ -206,7 +206,7 @@ def test_copies_that_cannot_be_written_get_a_sentence(tmp_path: Path, black: str
 
 @pytest.mark.parametrize(
     "words",
-    [["--every", "0"], ["--every", "-3"], ["--every", "x"], ["--smallest", "x"], ["--nonsense"], []],
+    [["--frame-stride", "0"], ["--every", "-3"], ["--every=x"], ["--min-face", "x"], ["--nonsense"], []],
     ids=" ".join,
 )
 def test_usage_is_explained(words: list[str]) -> None:
@@ -460,9 +460,9 @@ def test_interrupted_it_prints_what_it_has(form: str, tmp_path: Path, monkeypatc
     def interrupt(path: Path):
         if path.name == "10.png":
             raise KeyboardInterrupt
-        return read_picture(path)
+        return read_image(path)
 
-    monkeypatch.setattr("emotion.inference.predict.read_picture", interrupt)
+    monkeypatch.setattr("emotion.inference.predict.read_image", interrupt)
     done = invoke("predict", "--no-detect", form, str(tmp_path))
     assert done.exit_code == 130
     assert done.stderr == "note: interrupted; what was judged until then is printed\n"

@@ -24,15 +24,15 @@ from emotion.config import (
 )
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
-from emotion.models.pretrained import network_settings
+from emotion.models.classifier import network_settings
 from emotion.models.registry import build_network
 from emotion.overrides import (
     EFFECTS,
     as_typed,
     check_overrides,
-    legal_word,
-    legal_words,
-    parse_words,
+    parse_arguments,
+    quote_argument,
+    quote_arguments,
     quoted,
     require_effect,
 )
@@ -213,7 +213,7 @@ def test_wrong_words_get_one_line_that_says_what_is_legal(words, parts):
     ],
 )
 def test_options_come_before_settings(words, ordered):
-    assert legal_words(words.split()) == ordered.split()
+    assert quote_arguments(words.split()) == ordered.split()
 
 
 def test_right_words_pass():
@@ -332,13 +332,13 @@ def test_hydra_places_the_run_in_that_folder():
 
 
 def test_words_of_evaluate_are_settings_of_the_data_and_its_own_options():
-    assert parse_words(["ckpt=[a,b]", "split=clean", "seed=3"], ["ckpt"]) == {
+    assert parse_arguments(["ckpt=[a,b]", "split=clean", "seed=3"], ["ckpt"]) == {
         "ckpt": ["a", "b"],
         "split": "clean",
         "seed": 3,
     }
     with pytest.raises(UserError, match="did you mean split"):
-        parse_words(["splt=clean"])
+        parse_arguments(["splt=clean"])
 
 
 @pytest.mark.parametrize("words", [["--cfg", "job"], ["-m", "seed=0,1"], ["model=cnn", "--info", "defaults"]])
@@ -434,17 +434,20 @@ PATHS = [
 @pytest.mark.parametrize("path", PATHS)
 def test_any_path_is_read_as_it_stands(path):
     for key in ("data_dir", "weights", "resume", "name"):
-        word = legal_word(f"{key}={path}")
-        assert legal_word(word) == word
+        word = quote_argument(f"{key}={path}")
+        assert quote_argument(word) == word
         assert compose(word)[key] == path
-        assert legal_word(as_typed(word)) == word
-    for many in (legal_word(f"data_dir={quoted(path)},other", many=True), legal_word("data_dir=other", many=True)):
-        assert legal_word(many, many=True) == many
-    words = parse_words([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
+        assert quote_argument(as_typed(word)) == word
+    for many in (
+        quote_argument(f"data_dir={quoted(path)},other", many=True),
+        quote_argument("data_dir=other", many=True),
+    ):
+        assert quote_argument(many, many=True) == many
+    words = parse_arguments([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
     assert words == {"data_dir": path, "ckpt": [path, "b"]}
     if not set("',[]\"\\") & set(path):
-        assert compose(legal_word(f"extra_data=[{path},b]")).extra_data == [path, "b"]
-    folder = legal_word(f"hydra.run.dir={path}")
+        assert compose(quote_argument(f"extra_data=[{path},b]")).extra_data == [path, "b"]
+    folder = quote_argument(f"hydra.run.dir={path}")
     assert compose_hydra(folder).run.dir == os.path.expanduser(path)  # noqa: PTH111
 
 
@@ -471,7 +474,7 @@ def test_any_path_is_read_as_it_stands(path):
     ],
 )
 def test_values_that_hydra_cannot_read_are_quoted(word, many, legal):
-    assert legal_word(word, many) == legal
+    assert quote_argument(word, many) == legal
 
 
 def test_a_run_goes_on_from_its_folder_or_its_last_epoch(tmp_path):

@@ -15,7 +15,7 @@ from typer.main import get_command
 
 from emotion.cli import app
 from emotion.config import check, compose, run_dir, settings
-from emotion.overrides import check_overrides, parse_words, require_effect
+from emotion.overrides import check_overrides, parse_arguments, require_effect
 from emotion.report.configurations import Configuration
 from emotion.training.evaluate import OPTIONS
 
@@ -94,12 +94,12 @@ def test_commands_are_legal(words: list[str]) -> None:
         check(values)
         require_effect(overrides, values)
     elif command.name == "evaluate":
-        check(parse_words(arguments, OPTIONS))
+        check(parse_arguments(arguments, OPTIONS))
     elif isinstance(command, TyperGroup):
         assert set(arguments) < {"--help", *(name for option in command.params for name in option.opts)}
     elif arguments:  # without, it is only mentioned
         context = command.make_context(command.name, arguments)  # an option that it does not have would be an error
-        check(parse_words([word for word in context.params.get("settings") or () if "=" in word]))
+        check(parse_arguments([word for word in context.params.get("settings") or () if "=" in word]))
 
 
 def test_every_command_is_shown() -> None:
@@ -120,7 +120,7 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
     assert result.returncode == 0, result.stderr
     for page in tmp_path.rglob("*.html"):
         assert not re.search(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?(?:https?:)?//", page.read_text()), page
-    for name in ("SECURITY.html", "src/emotion/pretrained/small.html", "benchmarks/results/two-cores-cnn.png"):
+    for name in ("SECURITY.html", "src/emotion/shipped/small.html", "benchmarks/results/two-cores-cnn.png"):
         assert (tmp_path / name).is_file(), "linked from a page"
     assert "emotion.load" in (tmp_path / "api.html").read_text(encoding="utf-8")
 

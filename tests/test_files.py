@@ -7,12 +7,20 @@ from pathlib import Path
 import pytest
 
 from emotion.errors import UserError
-from emotion.files import UNPACKED, cache_folder, hide_home, make_cache_folder, refuse_bomb, remove_rests, replacing
+from emotion.files import (
+    UNPACKED,
+    atomic_write,
+    cache_folder,
+    check_unpacked_size,
+    hide_home,
+    make_cache_folder,
+    remove_stale_temporaries,
+)
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "a.txt"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         assert temporary.suffix == ".txt"
         temporary.write_text("first")
         assert not path.exists()
@@ -21,7 +29,7 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
 
 
 def write_half(path):
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("half of the sec")
         raise KeyboardInterrupt
 
@@ -40,10 +48,10 @@ def test_rests_of_killed_processes_are_removed(tmp_path):
     rests = [tmp_path / ".a.123.tmp.ckpt", tmp_path / ".b.77.tmp"]
     for path in (*kept, *rests):
         path.touch()
-    remove_rests(tmp_path, "b")
+    remove_stale_temporaries(tmp_path, "b")
     assert rests[0].exists()
     assert not rests[1].exists()
-    remove_rests(tmp_path)
+    remove_stale_temporaries(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
@@ -76,9 +84,9 @@ def test_a_small_archive_that_unpacks_to_much_is_refused(tmp_path):
         for _ in range(UNPACKED // 2**24 + 1):
             file.write(bytes(2**24))
     with pytest.raises(ValueError, match="unpack to 272 MiB"):
-        refuse_bomb(path)
+        check_unpacked_size(path)
     (tmp_path / "text").write_text("no archive")
-    refuse_bomb(tmp_path / "text")
+    check_unpacked_size(tmp_path / "text")
 
 
 def test_default_cache_is_the_users(monkeypatch, tmp_path):

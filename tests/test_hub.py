@@ -15,8 +15,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundE
 
 import emotion
 from emotion.errors import UserError
-from emotion.pretrained import SHIPPED, find_network, find_weights
-from emotion.pretrained.hub import push
+from emotion.shipped import SHIPPED, find_network, find_weights
+from emotion.shipped.hub import push
 
 
 class Hub:
@@ -184,7 +184,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
 def told(address: str, **environment: str) -> str:
     """Returns what a fresh process, for the client reads its environment once, says of an address."""
     program = (
-        "import sys\nfrom emotion.errors import UserError\nfrom emotion.pretrained import find_network\n"
+        "import sys\nfrom emotion.errors import UserError\nfrom emotion.shipped import find_network\n"
         "try: print(find_network(sys.argv[1]))\nexcept UserError as error: print('refused', error)"
     )
     words = [sys.executable, "-c", program, address]

@@ -12,12 +12,12 @@ from sklearn.metrics import recall_score
 
 import emotion
 from emotion.analysis.predictions import Predictions, load_predictions
-from emotion.analysis.protocol import protocol_figures, protocol_parts
+from emotion.analysis.protocol import protocol_metrics, protocol_parts
 from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages
 from emotion.data.splits import make_split
 from emotion.models.views import Views
-from emotion.pretrained import SHIPPED
+from emotion.shipped import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 FILE = SHIPPED / "small.safetensors"
@@ -88,7 +88,7 @@ def test_its_figures_measured_again(real_packed: PackedImages) -> None:
 
     parts = protocol_parts({"val": predict(split.val), "test": predict(split.test)})
     for part, stated in classifier.card.facts["figures"].items():
-        for name, value in protocol_figures(parts[part]).items():
+        for name, value in protocol_metrics(parts[part]).items():
             assert value == pytest.approx(stated[name], abs=2e-3), f"{part}: {name}"
 
 

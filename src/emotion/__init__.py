@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from emotion.inference.recognizer import load
-    from emotion.models.pretrained import load_pretrained
+    from emotion.models.classifier import load_pretrained
 
 __version__ = "0.1.0"
 __all__ = ["load", "load_pretrained"]
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
         from emotion.extras import require_extra
 
         require_extra("train", "emotion.load_pretrained")
-        from emotion.models.pretrained import load_pretrained
+        from emotion.models.classifier import load_pretrained
 
         return load_pretrained
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

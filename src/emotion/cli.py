@@ -1,4 +1,4 @@
-"""The `emotion` command. Its parts are imported where they are used, so that help comes at once."""
+"""The `emotion` command. Modules are imported inside the commands, so that `--help` is shown at once."""
 
 import os
 import re
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
     from emotion.data.datamodule import EmotionDataModule
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+RENAMED = {"--every": "--frame-stride", "--smallest": "--min-face", "--near": "--threshold"}
+"""Options that older versions had; they still work."""
 
 
 class CommandLine(typer.core.TyperGroup):
     """All commands: expands `~` in their arguments, and ends them with one line where the user is at fault."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Expands `~` also in arguments such as `--out=~/copies`, which bash hands over as they are typed."""
+        """Expands `~`, also in `--out=~/annotated`, where bash leaves it, and replaces old names of options."""
         home = os.path.expanduser("~")  # noqa: PTH111, which stays "~" for a user without a home folder
-        return super().parse_args(
-            ctx, [re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda at: (at[1] or "") + home, word) for word in args]
-        )
+        expanded = [re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda at: (at[1] or "") + home, argument) for argument in args]
+        names = (argument.partition("=") for argument in expanded)
+        return super().parse_args(ctx, ["".join((RENAMED.get(name, name), *value)) for name, *value in names])
 
     def invoke(self, ctx: Any) -> Any:
         """Runs a command; a `UserError` becomes one line and exit status 2."""
@@ -40,7 +42,7 @@ class CommandLine(typer.core.TyperGroup):
 
 
 app = typer.Typer(no_args_is_help=True, cls=CommandLine)
-data = typer.Typer(no_args_is_help=True, help="Get and inspect data: emotion data info data=synthetic")
+data = typer.Typer(no_args_is_help=True, help="Download and count images: emotion data info data=synthetic")
 app.add_typer(data, name="data")
 
 
@@ -56,7 +58,7 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Facial emotion recognition: use a network, train one, look at data.
+    """Facial emotion recognition: classify faces, train networks, inspect data.
 
     emotion predict photo.jpg
 
@@ -68,7 +70,7 @@ def options(
 
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
-    """Train a network: `emotion train model=vgg16_ft unfreeze=6` (`--help` lists all settings)."""
+    """Train a network: `emotion train model=vgg16_ft unfreeze=6` (`emotion train --help` lists all settings)."""
     require_extra("train", "emotion train")
     # As a program of its own, which is what Lightning starts again for every further device.
     sys.argv[1:] = context.args
@@ -77,7 +79,7 @@ def train(context: typer.Context) -> None:
 
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def evaluate(context: typer.Context) -> None:
-    """Test checkpoints: `emotion evaluate ckpt=runs/.../best.ckpt` (`--help` says more)."""
+    """Test checkpoints: `emotion evaluate ckpt=runs/.../best.ckpt` (`emotion evaluate --help` lists the arguments)."""
     require_extra("train", "emotion evaluate")
     from emotion.training.evaluate import main as evaluate_main
 
@@ -87,12 +89,12 @@ def evaluate(context: typer.Context) -> None:
 
 @app.command()
 def report(
-    paths: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders in which runs lie at any depth.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and the pictures.")] = Path(
+    paths: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that contain them at any depth.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and the figures.")] = Path(
         "runs/report-page"
     ),
 ) -> None:
-    """Put the published report's figures beside those of our runs, on one page.
+    """Write one page about runs: metrics, comparisons, calibration, and the paper's values beside runs that repeat it.
 
     emotion report runs/report --out page
     """
@@ -110,9 +112,11 @@ def report(
 def publish(
     checkpoint: Annotated[Path, typer.Argument(help="A best.ckpt.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.safetensors"),
-    tta: Annotated[str, typer.Option(help="Views whose mean counts: none, flip, shifts, ten_crop.")] = "flip",
+    tta: Annotated[
+        str, typer.Option(help="Test-time augmentation of the file: none, flip, shifts, ten_crop.")
+    ] = "flip",
 ) -> None:
-    """Turn a checkpoint into a small file that `emotion.load` reads: weights, temperature, figures, no code.
+    """Turn a checkpoint into a small file that `emotion.load` reads: weights, temperature, metrics, no code.
 
     emotion publish runs/small/.../checkpoints/best.ckpt --out mine.safetensors
     """
@@ -133,25 +137,30 @@ Checkpoints = Annotated[
     typer.Option(
         "--ckpt",
         metavar="FILE",
-        help="A .ckpt, .safetensors or .onnx file, hf://owner/repository, or `small`, which ships with the package. "
-        "Given several times, the mean of the networks counts.",
+        help="A .ckpt, .safetensors or .onnx file, hf://owner/repository, or `small`, the network of the package. "
+        "Repeat it to average several networks.",
         show_default="small",
     ),
 ]
 Tta = Annotated[
     str | None,
     typer.Option(
-        help="Views whose mean counts: none, flip, shifts, ten_crop. Others than the file's take PyTorch.",
-        show_default="what the file says",
+        help="Test-time augmentation: none, flip, shifts, ten_crop. Another one than the file's needs PyTorch.",
+        show_default="that of the file",
     ),
 ]
-Detect = Annotated[bool, typer.Option("--detect/--no-detect", help="Find faces, or take each picture as one face.")]
+Detect = Annotated[
+    bool,
+    typer.Option(
+        "--detect/--no-detect", help="Detect faces, or classify the central square of each image as one face."
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or cuda:1 for the second GPU.")]
-Smallest = Annotated[
+MinFace = Annotated[
     float | None,
     typer.Option(
-        help="The smallest face to find, as a share of the picture's longer side.",
-        show_default="an eighth; a fortieth where there is none or a small one",
+        help="Size of the smallest face to detect, as a share of the image's longer side.",
+        show_default="1/8, then 1/40 where no face or a small one is detected",
     ),
 ]
 
@@ -164,18 +173,20 @@ def predict(
     detect: Detect = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for copies with boxes and labels.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Of a video, judge every so many frames.")] = 5,
-    smallest: Smallest = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for annotated images and videos, with boxes and labels.")
+    ] = None,
+    frame_stride: Annotated[int, typer.Option(min=1, help="Classify every Nth frame of a video.", metavar="N")] = 5,
+    min_face: MinFace = None,
     device: Device = "cpu",
 ) -> None:
-    """Find the faces in images and videos and tell their expressions.
+    """Detect faces in images and videos and classify their expressions.
 
     emotion predict photo.jpg
 
     emotion predict holiday/ --csv > faces.csv
 
-    emotion predict interview.mp4 --out annotated --every 1
+    emotion predict interview.mp4 --out annotated --frame-stride 1
     """
     from functools import partial
 
@@ -188,26 +199,28 @@ def predict(
 
     errors = Console(stderr=True)
 
-    def say(sentence: str, kind: str = "note") -> None:
-        print(f"{kind}: {printable(sentence)}", file=sys.stderr)
+    def show(message: str, kind: str = "note") -> None:
+        print(f"{kind}: {printable(message)}", file=sys.stderr)
 
     if as_json and as_csv:
-        raise UserError("--json and --csv: one of them at a time")
+        raise UserError("--json and --csv: give one of them")
     prediction = Prediction(
-        load(ckpt or "small", tta=tta, device=device, smallest=smallest),
+        load(ckpt or "small", tta=tta, device=device, min_face=min_face),
         detect=detect,
         out=out,
-        every=every,
-        progress=partial(track, description="judging", console=errors, transient=True, disable=not errors.is_terminal),
-        complain=partial(say, kind="error"),
-        tell=say,
+        frame_stride=frame_stride,
+        progress=partial(
+            track, description="classifying", console=errors, transient=True, disable=not errors.is_terminal
+        ),
+        on_error=partial(show, kind="error"),
+        on_note=show,
     )
     complete = False
     try:
         prediction.run(paths)
         complete = True
     except KeyboardInterrupt:
-        say("interrupted; what was judged until then is printed")
+        show("interrupted; the results until then are printed")
         raise typer.Exit(130) from None
     finally:  # after an error too, the records until then are printed
         records = prediction.records
@@ -220,21 +233,21 @@ def predict(
 
 @app.command()
 def explain(
-    image: Annotated[Path, typer.Argument(help="A picture.")],
+    image: Annotated[Path, typer.Argument(help="An image.")],
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="Explain this class too; may be given several times.")
+        list[str] | None, typer.Option("--class", help="Explain this class too; may be repeated.")
     ] = None,
-    ckpt: Annotated[str, typer.Option(help="As for predict, one; not .onnx.")] = "small",
+    ckpt: Annotated[str, typer.Option(help="A .ckpt or .safetensors file, or small.")] = "small",
     detect: Detect = True,
-    out: Annotated[Path, typer.Option(help="The picture to write, .png, .svg or .pdf.")] = Path("explained.png"),
+    out: Annotated[Path, typer.Option(help="The figure to write: .png, .svg or .pdf.")] = Path("explained.png"),
     device: Device = "cpu",
 ) -> None:
-    """Draw what in each face speaks for its class: Grad-CAM, Grad-CAM++ and HiResCAM.
+    """Draw heatmaps of the regions that raise a class's score: Grad-CAM, Grad-CAM++ and HiResCAM.
 
     emotion explain photo.jpg --class fear --out why.png
     """
     from emotion.data.classes import CLASSES
-    from emotion.pretrained import find_weights
+    from emotion.shipped import find_weights
 
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--out {out}: .png, .svg or .pdf is needed")
@@ -261,12 +274,17 @@ def explain(
 def export(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="Images to compare on, if not those it was trained on: data_dir=... data=synthetic ..."),
+        typer.Argument(
+            help="Images for the comparison with PyTorch, by default those of the training: data=synthetic ..."
+        ),
     ] = None,
     ckpt: Annotated[str, typer.Option(help="A .ckpt or .safetensors file, or small.")] = "small",
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.onnx"),
     tta: Tta = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Also write <out>-int8.onnx and measure what it costs.")] = False,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Also write <out>-int8.onnx in 8-bit integers, and measure the loss of accuracy."),
+    ] = False,
     pt2: Annotated[
         bool, typer.Option("--pt2", help="Also write <out>.pt2, which torch.export.load reads without this package.")
     ] = False,
@@ -279,12 +297,12 @@ def export(
     """
     require_extra("train", "emotion export")
     from emotion.config import check
-    from emotion.overrides import parse_words
+    from emotion.overrides import parse_arguments
     from emotion.training.export import export_network
 
     if out.suffix != ".onnx":
         raise UserError(f"--out {out}: .onnx is needed")
-    values = parse_words(settings or [])
+    values = parse_arguments(settings or [])
     check(values)
     for line in export_network(ckpt, out, values, tta, int8, pt2):
         typer.echo(line)
@@ -294,14 +312,14 @@ def export(
 def push(
     repository: Annotated[str, typer.Argument(help="<owner>/<name> on the Hugging Face hub.")],
     files: Annotated[list[Path], typer.Argument(help="An .onnx file, a .safetensors file, or both.")],
-    card: Annotated[Path, typer.Option(help="Markdown that says what the network is and is not for.")],
-    private: Annotated[bool, typer.Option("--private", help="Let only you see it.")] = False,
+    card: Annotated[Path, typer.Option(help="A model card in Markdown: purpose, data, metrics, limits.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
 ) -> None:
     """Publish a network with its card on the Hugging Face hub, from where `--ckpt hf://owner/name` loads it.
 
     emotion push me/faces network.onnx network.safetensors --card card.md
     """
-    from emotion.pretrained.hub import push as push_files
+    from emotion.shipped.hub import push as push_files
 
     for path in (card, *files):
         if not path.is_file():
@@ -313,8 +331,8 @@ def push(
     typer.echo(push_files(repository, files, text, private))
 
 
-Host = Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="The port.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]
 
 
 @app.command()
@@ -331,13 +349,15 @@ def serve(ckpt: Checkpoints = None, tta: Tta = None, host: Host = "127.0.0.1", p
 
 @app.command(name="app")
 def web_app(
-    ckpt: Annotated[str, typer.Option(help="As for predict, one.")] = "small",
+    ckpt: Annotated[
+        str, typer.Option(help="A .ckpt, .safetensors or .onnx file, hf://owner/repository, or small.")
+    ] = "small",
     compare: Annotated[str | None, typer.Option(help="A second network to show beside the first.")] = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
-    """Show a page for pictures and the webcam; images stay where it runs.
+    """Open a page for images and the webcam; images stay on the machine that runs it.
 
     emotion app --ckpt runs/small/.../best.ckpt --compare small
     """
@@ -357,12 +377,14 @@ def web_app(
 @app.command()
 def audit(
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Where the data lies, and settings: photos data=folder pack_size=96 ...")
+        list[str] | None, typer.Argument(help="Folder of the images, and settings: photos data=folder pack_size=96 ...")
     ] = None,
-    near: Annotated[float, typer.Option(help="Correlation of pixels from which images are near copies.")] = 0.95,
+    threshold: Annotated[
+        float, typer.Option(help="Lowest correlation of the pixels of two images that makes them near duplicates.")
+    ] = 0.95,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="runs/audit/<data>")] = None,
 ) -> None:
-    """Find copies within and across splits, copies with different labels, constant images and rare classes.
+    """Find duplicates within and across splits, contradicting labels, constant images and rare classes.
 
     emotion audit photos data=folder
     """
@@ -380,19 +402,19 @@ def audit(
 
     console, errors = Console(), Console(stderr=True)
     progress = partial(track, description="comparing images", console=errors, disable=not errors.is_terminal)
-    for word in settings or []:
-        if "=" in word:
-            require_known(word.split("=", 1)[0], SOURCE_SETTINGS, "setting of a source")
+    for argument in settings or []:
+        if "=" in argument:
+            require_known(argument.split("=", 1)[0], SOURCE_SETTINGS, "setting of a source")
     images = _data_module(settings, on_bad_image="skip")
     source = Path(images.hparams["data_dir"] or images.hparams["data"])
     folder = out or Path("runs/audit") / source.resolve().name
-    console.print(Markdown(to_markdown(run_audit(images, near, folder, progress), folder)))
+    console.print(Markdown(to_markdown(run_audit(images, threshold, folder, progress), folder)))
     console.print(f"audit: {folder / 'audit.html'}", soft_wrap=True, markup=False, highlight=False)
 
 
 @data.command()
 def fetch(
-    to: Annotated[Path, typer.Option(help="Folder that will hold train/ and test/.")] = Path("data/fer2013"),
+    to: Annotated[Path, typer.Option(help="Folder to create, with train/ and test/ in it.")] = Path("data/fer2013"),
 ) -> None:
     """Download FER2013 as image folders.
 
@@ -406,7 +428,8 @@ def fetch(
 @data.command()
 def info(
     settings: Annotated[
-        list[str] | None, typer.Argument(help="As for training: data=folder data_dir=photos split=official ...")
+        list[str] | None,
+        typer.Argument(help="Settings, as for training: data=folder data_dir=photos split=official ..."),
     ] = None,
 ) -> None:
     """Count the images of every split and class.
@@ -426,17 +449,17 @@ def info(
     Console().print(table)
 
 
-def _data_module(words: list[str] | None, **defaults: str) -> "EmotionDataModule":
-    """Builds the data that `key=value` words describe; a word without `=` is the place where it lies."""
+def _data_module(arguments: list[str] | None, **defaults: str) -> "EmotionDataModule":
+    """Builds the data that `key=value` arguments describe; an argument without `=` is its folder or file."""
     from emotion.config import check
     from emotion.data.datamodule import EmotionDataModule
-    from emotion.overrides import parse_words
+    from emotion.overrides import parse_arguments
 
-    places = [word for word in words or [] if "=" not in word]
-    if len(places) > 1:
-        raise UserError(f"{' '.join(places)}: one place of data at a time; settings are given as key=value")
-    values = parse_words([word for word in words or [] if "=" in word])
-    values = {**defaults, **values, **({"data_dir": places[0]} if places else {})}
+    paths = [argument for argument in arguments or [] if "=" not in argument]
+    if len(paths) > 1:
+        raise UserError(f"{' '.join(paths)}: give one folder or file; settings have the form key=value")
+    values = parse_arguments([argument for argument in arguments or [] if "=" in argument])
+    values = {**defaults, **values, **({"data_dir": paths[0]} if paths else {})}
     check(values)
     return EmotionDataModule(**values)
 

@@ -238,7 +238,7 @@ def run_dir(config: DictConfig) -> str:
     return "runs/{}/{}-seed{}-{}".format(*names, config.seed, digest)
 
 
-def pretrained(data: str, weights: str = "imagenet") -> str:
+def default_weights(data: str, weights: str = "imagenet") -> str:
     """Returns the default of `weights` for a backbone: drawn faces are for trying out, without a download or file."""
     return "none" if data == "synthetic" else weights
 
@@ -251,9 +251,9 @@ def gpu_share(runs_per_gpu: int) -> float:
 
 
 def register_resolvers() -> None:
-    """Makes `${run_dir:}`, `${pretrained:}` and `${gpu_share:}` known to the YAML files."""
+    """Makes `${run_dir:}`, `${default_weights:}` and `${gpu_share:}` known to the YAML files."""
     OmegaConf.register_new_resolver("run_dir", lambda *, _root_: run_dir(_root_), replace=True)
-    for resolver in (pretrained, gpu_share):
+    for resolver in (default_weights, gpu_share):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 

@@ -38,7 +38,7 @@ def visible_files(folder: str | Path, on_error: Callable[[OSError], object] | No
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary name beside a file, with its suffix; what is written there then takes the file's place.
 
     Whatever ends the block early (a signal, a full disk, an error) leaves the file as it was; all but a SIGKILL also
@@ -64,7 +64,7 @@ def flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def remove_rests(folder: Path, stem: str = "*") -> None:
+def remove_stale_temporaries(folder: Path, stem: str = "*") -> None:
     """Removes what processes that were killed left of a file, or of all; no other process may be writing it."""
     for rest in folder.glob(f".{stem}.*.tmp*"):
         rest.unlink()
@@ -108,7 +108,7 @@ def make_cache_folder(name: str) -> Path:
     return folder
 
 
-def refuse_bomb(path: Path) -> None:
+def check_unpacked_size(path: Path) -> None:
     """Raises a ValueError where a small archive says that it unpacks to very much."""
     if is_zipfile(path):
         with ZipFile(path) as archive:

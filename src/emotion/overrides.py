@@ -50,7 +50,7 @@ _PARSER = OverridesParser.create()
 _PIECE = re.compile(r"""(?:'(?:\\.|[^'])*'|"(?:\\.|[^"])*"|\[[^\]]*\])(?=,|$)|[^,]+""", re.DOTALL)
 
 
-def legal_words(arguments: Iterable[str]) -> list[str]:
+def quote_arguments(arguments: Iterable[str]) -> list[str]:
     """Returns a command line as Hydra understands it.
 
     Options (`-m`) come before the settings. A value that Hydra's grammar cannot read, or takes for a number or a list
@@ -62,10 +62,10 @@ def legal_words(arguments: Iterable[str]) -> list[str]:
     options = list(arguments)
     for word in parsed.overrides:
         options.remove(word)
-    return [*options, *(legal_word(word, parsed.multirun) for word in parsed.overrides)]
+    return [*options, *(quote_argument(word, parsed.multirun) for word in parsed.overrides)]
 
 
-def legal_word(word: str, many: bool = False) -> str:
+def quote_argument(word: str, many: bool = False) -> str:
     """Returns `key=value` with the value written as Hydra's grammar wants it; with `many`, commas separate values."""
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
@@ -80,11 +80,11 @@ def quoted(text: str) -> str:
 
 
 def as_typed(word: str) -> str:
-    """Returns a word without the quotes that `legal_word` puts around its value again."""
+    """Returns a word without the quotes that `quote_argument` puts around its value again."""
     key, _, value = word.partition("=")
     read = _read(key.lstrip("+"), value)
     plain = f"{key}={read.value()}" if read is not None and isinstance(read._value, QuotedString) else word
-    return plain if legal_word(plain) == word else word
+    return plain if quote_argument(plain) == word else word
 
 
 def check_overrides(arguments: Iterable[str]) -> None:
@@ -103,7 +103,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
     for word in parsed.overrides:
         if "=" not in word:
             raise UserError(f"{word}: settings are given as key=value")
-    words = [legal_word(word, parsed.multirun) for word in parsed.overrides]
+    words = [quote_argument(word, parsed.multirun) for word in parsed.overrides]
     overrides = [_parse(word) for word in words]
     tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
     legal = list(dict.fromkeys([*GROUPS, *(key for key in _keys(tree) if not key.startswith(("defaults", "hydra")))]))
@@ -146,7 +146,7 @@ def require_effect(words: Iterable[str], values: Mapping[str, Any]) -> None:
                 raise UserError(f"{key}={all_values[key]}: without effect here; it acts with {needed} only")
 
 
-def parse_words(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
+def parse_arguments(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
     """Reads `key=value` words that set the data or one of some options, as training reads them.
 
     Raises:
@@ -159,7 +159,7 @@ def parse_words(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, 
         require_known(key, legal, "key")
         if "=" not in word:
             raise UserError(f"{word}: settings are given as key=value")
-        value = _parse(legal_word(word)).value()
+        value = _parse(quote_argument(word)).value()
         values[key] = (
             [item.text if isinstance(item, QuotedString) else item for item in value]
             if isinstance(value, list)

@@ -4,7 +4,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.predictions import Predictions
-from emotion.analysis.protocol import protocol_figures, protocol_parts, protocol_rows
+from emotion.analysis.protocol import protocol_metrics, protocol_parts, protocol_rows
 
 
 def make(prefix: str, parts: list[str], seed: int = 0) -> Predictions:
@@ -46,7 +46,7 @@ def test_a_source_with_other_parts_has_all_its_test_images() -> None:
 
 def test_figures_and_their_temperature() -> None:
     own = make("test", ["private"] * 300)
-    figures = protocol_figures(own, temperature=2.0)
+    figures = protocol_metrics(own, temperature=2.0)
     scaled = own.probabilities.astype(float) ** 0.5
     scaled /= scaled.sum(1, keepdims=True)
     assert figures["acc"] == pytest.approx(accuracy_score(own.labels, own.predicted))
@@ -66,7 +66,7 @@ def test_rows_have_the_temperature_of_the_validation_images_with_the_same_views(
     numbers = [90, 60, 45, 150]
     expected = [(views, *own) for views in ("one", "several") for own in zip(parts, numbers, strict=True)]
     assert [row[:3] for row in rows] == expected
-    assert rows[5][3] == protocol_figures(stages["test_tta"], fit_temperature(stages["val_tta"]))
+    assert rows[5][3] == protocol_metrics(stages["test_tta"], fit_temperature(stages["val_tta"]))
 
 
 def test_without_validation_images_there_are_no_rows() -> None:

@@ -21,7 +21,7 @@ from emotion.analysis.statistics import (
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 
-FIGURES = ("acc", "f1_macro", "balanced_acc")
+METRICS = ("acc", "f1_macro", "balanced_acc")
 
 
 def draw(seed=0, size=400):
@@ -45,7 +45,7 @@ def predictions_right_at(right):
     return predictions_of(labels, np.where(right, labels, (labels + 1) % 7))
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("figure", METRICS)
 @pytest.mark.parametrize("size", [1, 5, 20, 400])
 def test_figure_of_each_resample_is_that_of_matrix_metrics(figure, size):
     matrices = _resample(confusion_matrix(*draw(size=size), 7), seed=1, resamples=200)
@@ -101,7 +101,7 @@ def test_interval_of_a_faultless_run_is_a_point():
     assert bootstrap_interval(np.diag([3, 4, 0]), "balanced_acc") == Interval(1.0, 1.0)
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("figure", METRICS)
 def test_an_interval_is_of_the_figure_that_the_metrics_give(figure):
     matrix = np.array([[300, 0, 100], [200, 400, 0], [0, 0, 0]])
     value, interval = matrix_metrics(matrix, "abc")[figure], bootstrap_interval(matrix, figure)
@@ -115,7 +115,7 @@ def test_interval_of_a_test_split_takes_no_second():
     assert time.perf_counter() - start < 1
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("figure", METRICS)
 def test_interval_of_no_images_is_refused(figure):
     with pytest.raises(ValueError, match="no images"):
         bootstrap_interval(np.zeros((7, 7), np.int64), figure)

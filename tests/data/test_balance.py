@@ -4,7 +4,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from emotion.data.augment import RandomAffine
-from emotion.data.balance import class_weights, offline_copies
+from emotion.data.balance import class_weights, oversample
 from emotion.data.synthetic import draw_image
 
 UNCHANGED = RandomAffine(rotation=0, zoom=0, shift=0, shear=0)
@@ -30,7 +30,7 @@ def images(labels) -> torch.Tensor:
 
 
 def copy(images, labels, affine=None, seed=0, **options):
-    return offline_copies(images, labels, 7, affine or RandomAffine(), seed, **options)
+    return oversample(images, labels, 7, affine or RandomAffine(), seed, **options)
 
 
 @pytest.mark.parametrize("counts", [FER2013_TRAIN, COUNTS, [5] * 7])

@@ -106,7 +106,7 @@ def test_the_first_validation_images_are_of_several_classes_the_same_in_every_ru
         torch.manual_seed(seed)
         data = tone_data(tones, seed=seed, batch_size=4)
         if on_features:
-            data.use_features(Extractor(), 1)
+            data.train_on_features(Extractor(), 1)
         batches = list(data.val_dataloader())
         assert len(batches[0].labels.unique()) > 2
         orders.append(torch.cat([batch.labels for batch in batches]).tolist())
@@ -416,7 +416,7 @@ def features(loader, epoch: int = 0) -> tuple[list[int], list[int], list[int]]:
 
 def with_features(root: Path, views: int = 3, **options) -> tuple[EmotionDataModule, Extractor]:
     data, extract = tone_data(root, **options), Extractor()
-    data.use_features(extract, views)
+    data.train_on_features(extract, views)
     return data, extract
 
 
@@ -493,7 +493,7 @@ def test_features_of_images_that_are_only_mirrored_come_in_views(tones):
 def test_what_needs_the_images_is_refused_with_features(tones, options):
     data, extract = tone_data(tones, **{"augment": False, **options}), Extractor()
     with pytest.raises(UserError, match=r"^feature_views: mixup, cutmix and plain_epochs need the images") as error:
-        data.use_features(extract, views=1)
+        data.train_on_features(extract, views=1)
     assert "\n" not in str(error.value)
     assert not extract.calls
 

@@ -11,11 +11,11 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference import explain as module
 from emotion.inference.explain import explain
-from emotion.inference.faces import cut, cut_out
+from emotion.inference.faces import crop_faces, crop_square
 from emotion.inference.pytorch import TorchNetwork
 from emotion.inference.recognizer import Recognizer
 from emotion.palette import ORANGE
-from emotion.pretrained import SHIPPED
+from emotion.shipped import SHIPPED
 
 
 def rows(figure) -> list[list[str]]:
@@ -35,10 +35,10 @@ def test_a_row_for_each_face_and_class(portrait: Path, pixels: NDArray[np.uint8]
     assert face.probabilities == pytest.approx(expected.probabilities, abs=1e-4)
     assert rows(figure) == [row("neutral"), row("fear")]
     network = TorchNetwork(SHIPPED / "small.safetensors")
-    shown = cut_out(pixels, [face.box], network.side)
+    shown = crop_faces(pixels, [face.box], network.side)
     for number, label in enumerate(("neutral", "fear")):
         own, bars = figure.axes[5 * number : 5 * number + 4], figure.axes[5 * number + 4]
-        assert all(np.array_equal(axes.images[0].get_array(), cut(pixels, face.box, 192)) for axes in own)
+        assert all(np.array_equal(axes.images[0].get_array(), crop_square(pixels, face.box, 192)) for axes in own)
         for axes, method in zip(own[1:], ("gradcam", "gradcam++", "hirescam"), strict=True):
             heatmap = network.heatmaps(shown, np.array([CLASSES.index(label)]), method)[0]
             smooth = np.asarray(axes.images[1].get_array())
@@ -59,7 +59,7 @@ def test_several_faces_from_left_to_right(pixels: NDArray[np.uint8], monkeypatch
     assert len(faces) == 2
     assert figure.get_suptitle() == ""
     assert rows(figure) == [row(label) for face in faces for label in (face.label, "happy")]
-    boxes = [cut(pair, face.box, 192) for face in faces for _ in range(2)]
+    boxes = [crop_square(pair, face.box, 192) for face in faces for _ in range(2)]
     for axes, face in zip(figure.axes[::5], boxes, strict=True):
         assert np.array_equal(axes.images[0].get_array(), face)
     (plain,) = Recognizer([TorchNetwork(SHIPPED / "small.safetensors")]).predict(pixels)
@@ -88,7 +88,7 @@ def test_each_heatmap_is_of_its_face_class_and_method(
             own = figure.axes[5 * (3 * index + number) :][1:4]
             levels = [np.asarray(axes.images[1].get_array()).mean() for axes in own]
             assert levels == pytest.approx([level + CLASSES.index(label) / 100 for level in (0, 0.3, 0.6)], abs=1e-6)
-    expected = cut_out(pair, [face.box for face in faces for _ in range(3)], 48)
+    expected = crop_faces(pair, [face.box for face in faces for _ in range(3)], 48)
     assert len(seen) == 3
     assert all(np.array_equal(given, expected) for given in seen)
 

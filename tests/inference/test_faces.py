@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emotion.errors import UserError
-from emotion.inference.faces import FaceDetector, cut, cut_out, whole
+from emotion.inference.faces import FaceDetector, center_square, crop_faces, crop_square
 
 FACE = (155, 112, 218, 218)
 """Where the face of the photograph is, by eye: from the brim of the hat to the chin."""
@@ -124,7 +124,7 @@ def test_when_a_second_look_is_needed(first, looks: int) -> None:
     [(1, (213, 320), 320), (0.5, (213, 320), 160), (0.05, (320, 480), 24), (0.012, (1333, 2000), 24), (0.01, 0, 20)],
 )
 def test_one_look_for_faces_of_a_given_size(smallest: float, shown, face: int) -> None:
-    detector, spy = spied([], smallest=smallest)
+    detector, spy = spied([], min_face=smallest)
     assert detector(np.zeros((2000, 3000, 3), np.uint8)) == []
     assert spy.shown == [((*(shown or (1333, 2000)), 3), face)]
 
@@ -158,8 +158,8 @@ def test_small_faces_are_found_by_the_second_look(pixels: NDArray[np.uint8]) -> 
     box = (1300 + 155 / 5, 700 + 112 / 5, 218 / 5, 218 / 5)
     (face,) = FaceDetector()(scene)
     assert overlap(face.box, box) > 0.6
-    assert FaceDetector(smallest=1 / 8)(scene) == []
-    assert len(FaceDetector(smallest=1 / 50)(scene)) == 1
+    assert FaceDetector(min_face=1 / 8)(scene) == []
+    assert len(FaceDetector(min_face=1 / 50)(scene)) == 1
 
 
 def test_there_are_no_faces_in_noise_and_flat_colour(detector: FaceDetector) -> None:
@@ -175,7 +175,7 @@ def test_both_ends_of_the_range_are_legal(smallest: float) -> None:
 
 @pytest.mark.parametrize("smallest", [0, 0.001, 1.5, -1, float("nan")])
 def test_shares_out_of_range_are_refused(smallest: float) -> None:
-    with pytest.raises(UserError, match="smallest="):
+    with pytest.raises(UserError, match="min_face="):
         FaceDetector(smallest)
 
 
@@ -190,14 +190,14 @@ def test_boxes_over_the_edge_repeat_it(box, shape) -> None:
     columns = np.clip(np.arange(left, left + width), 0, 11)
     side = max(width, height)
     if width == height:  # so that nothing is resized
-        assert np.array_equal(cut(picture, box, side), picture[np.ix_(rows, columns)])
-    assert cut(picture, box, 7).shape == (7, 7, *shape[2:])
+        assert np.array_equal(crop_square(picture, box, side), picture[np.ix_(rows, columns)])
+    assert crop_square(picture, box, 7).shape == (7, 7, *shape[2:])
 
 
 def test_shrinking_takes_means() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
     expected = picture.reshape(12, 4, 12, 4).mean((1, 3))
-    assert np.abs(cut(picture, (0, 0, 48, 48), 12) - expected).max() <= 0.5
+    assert np.abs(crop_square(picture, (0, 0, 48, 48), 12) - expected).max() <= 0.5
 
 
 @pytest.mark.parametrize("box", [(10, 20, 100, 100), (-30, -15, 130, 130), (90, 60, 77, 77), (-20, -10, 200, 200)])
@@ -210,20 +210,20 @@ def test_shrunken_cuts_are_means_over_areas(pixels: NDArray[np.uint8], box, side
     crop = Image.fromarray(padded).crop((left + 100, top + 100, left + width + 100, top + height + 100))
     rows = np.asarray(crop).repeat(side, 0).reshape(side, height, width, 3).mean(1)
     expected = rows.repeat(side, 1).reshape(side, side, width, 3).mean(2)
-    assert np.abs(cut(picture, box, side) - expected).max() <= 0.51
+    assert np.abs(crop_square(picture, box, side) - expected).max() <= 0.51
 
 
 def test_enlarged_cuts_are_bicubic(pixels: NDArray[np.uint8]) -> None:
     small = pixels[100:140, 200:240]
     planes = torch.from_numpy(small[5:25, 10:30].copy()).permute(2, 0, 1)[None].float()
     expected = F.interpolate(planes, (48, 48), mode="bicubic", align_corners=False)[0].permute(1, 2, 0).clamp(0, 255)
-    assert np.abs(cut(small, (10, 5, 20, 20), 48) - expected.numpy()).max() <= 1
+    assert np.abs(crop_square(small, (10, 5, 20, 20), 48) - expected.numpy()).max() <= 1
 
 
 def test_each_box_gives_its_own_face(pixels: NDArray[np.uint8]) -> None:
     boxes = [(300, 10, 48, 48), (-10, 500, 48, 48), (20, -5, 48, 48)]
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    faces = cut_out(pixels, boxes, 48)
+    faces = crop_faces(pixels, boxes, 48)
     for face, (left, top, _, _) in zip(faces, boxes, strict=True):
         rows, columns = np.clip(np.arange(top, top + 48), 0, 599), np.clip(np.arange(left, left + 48), 0, 511)
         assert np.array_equal(face, grey[np.ix_(rows, columns)])
@@ -233,7 +233,7 @@ def test_each_box_gives_its_own_face(pixels: NDArray[np.uint8]) -> None:
     "box", [(20, 3, 5, 5), (9, 3, 5, 5), (-5, 3, 5, 5), (3, -5, 5, 5), (3, 9, 5, 5), (-50, -50, 5, 5)]
 )
 def test_a_box_beyond_the_picture_is_black(box) -> None:
-    face = cut(np.full((9, 9, 3), 200, np.uint8), box, 8)
+    face = crop_square(np.full((9, 9, 3), 200, np.uint8), box, 8)
     assert face.shape == (8, 8, 3)
     assert not face.any()
 
@@ -241,15 +241,15 @@ def test_a_box_beyond_the_picture_is_black(box) -> None:
 def test_colours_are_turned_grey_and_no_boxes_give_no_faces() -> None:
     picture = np.zeros((4, 4, 3), np.uint8)
     picture[..., 0], picture[..., 1], picture[..., 2] = 200, 100, 50
-    faces = cut_out(picture, [(0, 0, 4, 4)], 4)
+    faces = crop_faces(picture, [(0, 0, 4, 4)], 4)
     assert faces.dtype == np.uint8
     assert np.abs(faces.astype(float) - (0.299 * 200 + 0.587 * 100 + 0.114 * 50)).max() <= 0.5
-    assert cut_out(picture, [], 48).shape == (0, 48, 48)
+    assert crop_faces(picture, [], 48).shape == (0, 48, 48)
 
 
 @pytest.mark.parametrize(("shape", "box"), [((4, 10), (3, 0, 4, 4)), ((10, 4), (0, 3, 4, 4)), ((5, 5), (0, 0, 5, 5))])
 def test_the_whole_is_the_central_square(shape, box) -> None:
-    assert whole(np.zeros((*shape, 3), np.uint8)) == box
+    assert center_square(np.zeros((*shape, 3), np.uint8)) == box
 
 
 @pytest.mark.real

@@ -13,7 +13,7 @@ from PIL import Image
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
 from emotion.inference import images
-from emotion.inference.images import find_media, is_video, read_picture
+from emotion.inference.images import find_media, is_video, read_image
 from emotion.inference.video import VideoFile
 
 
@@ -30,13 +30,13 @@ def test_a_picture_is_the_same_however_it_is_given(small: NDArray[np.uint8], tmp
     content = path.read_bytes()
     files = (content, bytearray(content), memoryview(content), io.BytesIO(content), path.open("rb"))
     for given in (path, str(path), "~/picture.png", *files, Image.open(path), small, transparent):
-        assert np.array_equal(read_picture(given), small)
+        assert np.array_equal(read_image(given), small)
 
 
 def test_grey_is_repeated(small: NDArray[np.uint8]) -> None:
     grey = small[..., 0]
     for given in (grey, grey[..., np.newaxis], Image.fromarray(grey)):
-        read = read_picture(given)
+        read = read_image(given)
         assert read.flags.c_contiguous
         assert np.array_equal(read, np.dstack([grey] * 3))
 
@@ -53,7 +53,7 @@ def test_pil_images_of_every_mode(mode: str, small: NDArray[np.uint8]) -> None:
     }
     image = images[mode] if mode in images else tones.convert(mode)
     expected = Image.fromarray(small[..., 0]) if mode == "I;16" else image
-    assert np.array_equal(read_picture(image), np.asarray(expected.convert("RGB")))
+    assert np.array_equal(read_image(image), np.asarray(expected.convert("RGB")))
     assert image.mode == mode
 
 
@@ -66,7 +66,7 @@ def test_arrays_however_they_lie_in_memory(view: str, small: NDArray[np.uint8]) 
         "not writable": np.broadcast_to(small[:1], small.shape),
         "planes last": np.ascontiguousarray(small.transpose(2, 0, 1)).transpose(1, 2, 0),
     }[view]
-    read = read_picture(given)
+    read = read_image(given)
     assert read.flags.c_contiguous
     assert read.tolist() == given.tolist()
 
@@ -86,7 +86,7 @@ def test_photographs_are_turned_upright(orientation: int, tmp_path: Path) -> Non
     path = tmp_path / "photograph.jpg"
     Image.fromarray(stored).save(path, quality=95, exif=exif)
     for given in (path, path.read_bytes(), Image.open(path)):
-        read = read_picture(given)
+        read = read_image(given)
         assert read.shape == (32, 64, 3)
         assert read[:16, :32].min() > 240
         assert max(read[16:].max(), read[:, 32:].max()) < 15
@@ -104,7 +104,7 @@ def test_photographs_are_turned_upright(orientation: int, tmp_path: Path) -> Non
 )
 def test_other_arrays_are_refused(array) -> None:
     with pytest.raises(BadImageError, match="array"):
-        read_picture(array)
+        read_image(array)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -115,7 +115,7 @@ def test_damaged_files_are_refused_in_a_sentence(kind: str, small: NDArray[np.ui
     for size in (0, 10, 100, len(file.getvalue()) // 2):
         path.write_bytes(file.getvalue()[:size])
         with pytest.raises(BadImageError) as error:
-            read_picture(path)
+            read_image(path)
         assert str(error.value) == f"{path}: not an image that can be read"
 
 
@@ -126,11 +126,11 @@ def test_damaged_pil_images_too(small: NDArray[np.uint8]) -> None:
     closed.close()
     for image in (half, closed):
         with pytest.raises(BadImageError, match=r"^image: not an image that can be read$"):
-            read_picture(image)
+            read_image(image)
     with pytest.raises(BadImageError, match=r"^image: 0 x 5: no pixels$"):
-        read_picture(Image.new("RGB", (0, 5)))
+        read_image(Image.new("RGB", (0, 5)))
     with pytest.raises(BadImageError, match=r"^image: pixels are floating-point"):
-        read_picture(Image.new("F", (2, 2)))
+        read_image(Image.new("F", (2, 2)))
 
 
 def claiming(width: int, height: int) -> bytes:
@@ -152,7 +152,7 @@ def test_small_files_that_claim_to_be_huge_are_not_decoded(side: int, tmp_path: 
     for given, name in ((path, path), (path.read_bytes(), "image")):
         # Decoded first, it would be found damaged.
         with pytest.raises(BadImageError, match="more than 51,000,000") as error:
-            read_picture(given)
+            read_image(given)
         assert str(error.value).startswith(f"{name}: ")
 
 
@@ -162,23 +162,23 @@ def test_texts_are_no_pictures(tmp_path: Path) -> None:
         path.write_text(content)
         for given, name in ((path, path), (str(path), path), (path.read_bytes(), "image")):
             with pytest.raises(BadImageError) as error:
-                read_picture(given)
+                read_image(given)
             assert str(error.value) == f"{name}: not an image that can be read"
 
 
 def test_what_is_not_there_and_folders(tmp_path: Path) -> None:
     with pytest.raises(BadImageError, match="no such file"):
-        read_picture(tmp_path / "nothing.png")
+        read_image(tmp_path / "nothing.png")
     with pytest.raises(BadImageError, match="not an image"):
-        read_picture(tmp_path)
+        read_image(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(BadImageError, match=r"pipe\.png: not an image but a folder, pipe or device"):
-        read_picture(tmp_path / "pipe.png")
+        read_image(tmp_path / "pipe.png")
     with pytest.raises(UserError, match=r"pipe\.png: no files, only folders, pipes or devices"):
         find_media([tmp_path / "pipe.png"])
     for odd in ("~nobody-of-this-name/x.png", "x" * 300, "x\0y"):
         with pytest.raises(BadImageError):
-            read_picture(odd)
+            read_image(odd)
 
 
 def test_files_folders_and_patterns_name_files_once_and_in_order(tmp_path: Path) -> None:
@@ -247,23 +247,23 @@ class Frame:
 )
 def test_what_is_no_picture_is_told_by_its_type(given, told: str) -> None:
     with pytest.raises(BadImageError, match=f"^image: {told}"):
-        read_picture(given)
+        read_image(given)
 
 
 def test_what_keeps_a_file_from_being_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with VideoFile(tmp_path / "film.mp4", 10) as file:
         file.write(np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(BadImageError, match=r"film\.mp4: a video, not an image$"):
-        read_picture(tmp_path / "film.mp4")
+        read_image(tmp_path / "film.mp4")
     with pytest.raises(BadImageError, match="File name too long"):
-        read_picture("x" * 300)
+        read_image("x" * 300)
 
     def refuse(*given, **options) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Image, "open", refuse)  # for the administrator all files are open
     with pytest.raises(BadImageError, match=r"film\.mp4: Permission denied$"):
-        read_picture(tmp_path / "film.mp4")
+        read_image(tmp_path / "film.mp4")
 
 
 def heic(orientation: int = 1) -> bytes:
@@ -283,7 +283,7 @@ def heic(orientation: int = 1) -> bytes:
 def test_photographs_of_iphones(orientation: int, tmp_path: Path) -> None:
     (tmp_path / "a.HEIC").write_bytes(heic(orientation))
     for given in (tmp_path / "a.HEIC", heic(orientation)):
-        read = read_picture(given)
+        read = read_image(given)
         assert read.shape == (96, 64, 3)
         assert read[:40].mean((0, 1)) == pytest.approx([254, 0, 0], abs=8)
         assert read[56:].mean((0, 1)) == pytest.approx([0, 0, 254], abs=8)
@@ -298,7 +298,7 @@ def test_without_their_reader_photographs_of_iphones_say_how(tmp_path: Path, mon
     with pytest.raises(
         BadImageError, match=r"b\.HEIC: an image in HEIC needs the package pillow_heif: pip install 'emotion\[heic\]'$"
     ):
-        read_picture(path)
+        read_image(path)
     with pytest.raises(
         UserError, match=r"no images or videos in this folder, but 1 file of kinds .*: b\.HEIC; HEIC needs pip inst"
     ):

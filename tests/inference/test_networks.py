@@ -14,8 +14,8 @@ import emotion
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.inference.networks import load_networks
-from emotion.models.pretrained import load_pretrained, save_pretrained
-from emotion.pretrained import SHIPPED, find_network, find_weights
+from emotion.models.classifier import load_pretrained, save_pretrained
+from emotion.shipped import SHIPPED, find_network, find_weights
 from emotion.training.task import EmotionTask
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from emotion.errors import UserError
 from emotion.inference import predict
-from emotion.inference.images import MADE, read_picture
+from emotion.inference.images import MADE, read_image
 from emotion.inference.predict import Prediction
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.video import Video, VideoFile
@@ -57,7 +57,7 @@ def test_good_files_are_judged_beside_bad_ones(
     (tmp_path / "c.mp4").write_bytes(b"no film")
     Image.new("L", (50, 50)).save(tmp_path / "d.png")
     complaints: list[str] = []
-    prediction = Prediction(recognizer, complain=complaints.append)
+    prediction = Prediction(recognizer, on_error=complaints.append)
     records = prediction.run([tmp_path])
     assert [(Path(record.file).name, len(record.faces)) for record in records] == [("a.png", 1), ("d.png", 0)]
     assert list(records[0].faces) == recognizer.predict(pixels)
@@ -74,7 +74,7 @@ def test_each_picture_gets_its_own_faces(tmp_path: Path, recognizer: Recognizer,
     for path in paths:
         noise(path)
     paths[3].write_bytes(b"")
-    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", complain=lambda sentence: None)
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", on_error=lambda sentence: None)
     records = prediction.run([*reversed(paths), paths[5]])
     good = [path for path in reversed(paths) if path != paths[3]]
     assert [record.file for record in records] == [str(path) for path in good]
@@ -97,7 +97,7 @@ def test_words_that_name_nothing_stop_it(tmp_path: Path, recognizer: Recognizer)
 
 @pytest.mark.parametrize(("every", "seconds"), [(1, [n / 10 for n in range(12)]), (5, [0, 0.5, 1]), (100, [0])])
 def test_of_videos_every_so_many_frames(film: Path, recognizer: Recognizer, every: int, seconds: list[float]) -> None:
-    records = Prediction(recognizer, every=every).run([film])
+    records = Prediction(recognizer, frame_stride=every).run([film])
     assert [record.second for record in records] == pytest.approx(seconds)
     assert [len(record.faces) for record in records] == [int(second < 0.6) for second in seconds]
     assert {record.file for record in records} == {str(film)}
@@ -106,7 +106,7 @@ def test_of_videos_every_so_many_frames(film: Path, recognizer: Recognizer, ever
 def test_copies_of_videos_keep_the_faces_until_the_next_are_judged(
     tmp_path: Path, film: Path, recognizer: Recognizer, pixels: NDArray[np.uint8]
 ) -> None:
-    records = Prediction(recognizer, every=5, out=tmp_path / "out").run([film])
+    records = Prediction(recognizer, frame_stride=5, out=tmp_path / "out").run([film])
     left, top, width, _ = records[0].faces[0].box
     upper_line = np.s_[top : top + 2, left + 20 : left + width - 20]
     assert pixels[upper_line].mean() < 60
@@ -117,7 +117,7 @@ def test_copies_of_videos_keep_the_faces_until_the_next_are_judged(
 
 
 def test_without_detection_frames_are_faces(tmp_path: Path, film: Path, recognizer: Recognizer) -> None:
-    records = Prediction(recognizer, detect=False, every=6).run([film])
+    records = Prediction(recognizer, detect=False, frame_stride=6).run([film])
     assert [[face.box for face in record.faces] for record in records] == [[(0, 0, 480, 480)]] * 2
 
 
@@ -129,7 +129,7 @@ def test_a_film_that_ends_early_is_judged_as_far_as_it_goes(tmp_path: Path, reco
     writer.release()
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, every=1, out=tmp_path / "out", complain=complaints.append)
+    prediction = Prediction(recognizer, detect=False, frame_stride=1, out=tmp_path / "out", on_error=complaints.append)
     records = prediction.run([path])
     assert len(records) == Video(tmp_path / "out/film.avi.mp4").frames == pytest.approx(20, abs=2)
     assert complaints == [f"{path}: damaged, only {len(records)} of 40 frames can be read"]
@@ -145,7 +145,7 @@ def test_copies_lie_as_the_originals_do(tmp_path: Path, film: Path, recognizer: 
     exif[0x0112] = 6
     Image.fromarray(np.ascontiguousarray(np.rot90(pixels))).save(tmp_path / "in/turned.jpg", exif=exif)
     before = contents(tmp_path / "in")
-    Prediction(recognizer, out=tmp_path / "out", every=3).run([tmp_path / "in"])
+    Prediction(recognizer, out=tmp_path / "out", frame_stride=3).run([tmp_path / "in"])
     assert contents(tmp_path / "in") == before
     assert set(contents(tmp_path / "out")) == (set(before) - {"film.MOV"}) | {"film.MOV.mp4"}
     for name in set(before) - {"film.MOV"}:
@@ -226,7 +226,7 @@ def test_a_second_time_copies_inside_the_folder_are_not_taken_for_originals(
     Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path])
     before = contents(tmp_path)
     told: list[str] = []
-    prediction = Prediction(recognizer, detect=False, out=tmp_path / "copies", tell=told.append)
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "copies", on_note=told.append)
     for words in ([tmp_path], [f"{tmp_path}/**/*.png"]):
         assert [record.file for record in prediction.run(words)] == [str(tmp_path / "a.png")]
         assert contents(tmp_path) == before
@@ -289,7 +289,7 @@ class Interrupted(Recognizer):
 
 
 def test_an_interrupted_film_leaves_no_copy(tmp_path: Path, film: Path) -> None:
-    prediction = Prediction(Interrupted([]), every=3, out=tmp_path / "out")
+    prediction = Prediction(Interrupted([]), frame_stride=3, out=tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         prediction.run([film])
     assert contents(tmp_path / "out") == {}
@@ -319,7 +319,7 @@ def test_progress_is_told(tmp_path: Path, film: Path, recognizer: Recognizer) ->
         told.append(total)
         yield from items
 
-    Prediction(recognizer, progress=progress, every=50).run([tmp_path])
+    Prediction(recognizer, progress=progress, frame_stride=50).run([tmp_path])
     assert told == [None, 12]
 
 
@@ -333,11 +333,11 @@ def test_few_pictures_are_held_at_a_time(
 
     def load(path: Path) -> NDArray[np.uint8]:
         assert sum(picture() is not None for picture in read) <= 1
-        picture = read_picture(path)
+        picture = read_image(path)
         read.append(weakref.ref(picture))
         return picture
 
-    monkeypatch.setattr(predict, "read_picture", load)
+    monkeypatch.setattr(predict, "read_image", load)
     Prediction(recognizer, detect=False, out=tmp_path / "out" if copied else None).run([tmp_path])
     assert len(read) == 9
 
@@ -348,11 +348,15 @@ def test_faces_of_several_pictures_and_frames_are_judged_together(
     for number in range(9):
         noise(tmp_path / f"{number}.png")
     sizes: list[int] = []
-    judge = Recognizer.judge
-    monkeypatch.setattr(Recognizer, "judge", lambda self, found: (sizes.append(len(found)), judge(self, found))[1])
-    records = Prediction(recognizer, detect=False, every=3).run([tmp_path / f"{number}.png" for number in range(9)])
+    classify = Recognizer.classify
+    monkeypatch.setattr(
+        Recognizer, "classify", lambda self, found: (sizes.append(len(found)), classify(self, found))[1]
+    )
+    records = Prediction(recognizer, detect=False, frame_stride=3).run(
+        [tmp_path / f"{number}.png" for number in range(9)]
+    )
     assert [Path(record.file).stem for record in records] == list("012345678")
-    Prediction(recognizer, detect=False, every=3).run([film])
+    Prediction(recognizer, detect=False, frame_stride=3).run([film])
     assert sizes == [8, 1, 4]
 
 
@@ -366,7 +370,7 @@ def test_copies_too_large_for_their_format_are_told_of(
     noise(tmp_path / "in/z.png")
     Image.new("L", (width, 20)).save(wide, "PNG")
     complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", complain=complaints.append)
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", on_error=complaints.append)
     records = prediction.run([tmp_path / "in"])
     assert [Path(record.file).name for record in records] == [wide.name, "z.png"]
     (complaint,) = complaints
@@ -399,7 +403,7 @@ def test_a_copy_that_cannot_be_written_costs_no_results(
     monkeypatch.setattr(VideoFile, "write", fail)
     (tmp_path / "out/a.png").mkdir(parents=True)
     complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, every=3, out=tmp_path / "out", complain=complaints.append)
+    prediction = Prediction(recognizer, detect=False, frame_stride=3, out=tmp_path / "out", on_error=complaints.append)
     records = prediction.run([tmp_path / "a.png", film])
     assert records[0].second is None
     assert [record.second for record in records[1:]] == pytest.approx([0, 0.3, 0.6, 0.9])
@@ -424,7 +428,7 @@ def test_a_film_whose_copy_is_not_whole_costs_no_results_of_others(
 
     monkeypatch.setattr(VideoFile, "write", lose)
     complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", complain=complaints.append)
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", on_error=complaints.append)
     records = prediction.run([film, tmp_path / "second.mp4"])
     assert [Path(record.file).name for record in records] == [film.name] * 3 + ["second.mp4"] * 3
     (complaint,) = complaints
@@ -449,7 +453,7 @@ def test_of_several_frames_or_pages_the_first_is_judged_and_told(
     first.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=others)  # with a preview
     first.save(tmp_path / "z.gif")
     told: list[str] = []
-    records = Prediction(recognizer, tell=told.append).run([tmp_path])
+    records = Prediction(recognizer, on_note=told.append).run([tmp_path])
     assert [len(record.faces) for record in records] == [1] * 6
     names = ", ".join(str(tmp_path / name) for name in ("a.gif", "b.webp", "c.png"))
     assert told == [f"of several frames or pages only the first is judged: {names}, ..."]
@@ -482,7 +486,7 @@ def test_names_as_long_as_the_system_takes(tmp_path: Path, film: Path, recognize
     for name in names[2:]:
         shutil.copy(film, tmp_path / "in" / name)
     complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, every=50, out=tmp_path / "out", complain=complaints.append)
+    prediction = Prediction(recognizer, detect=False, frame_stride=50, out=tmp_path / "out", on_error=complaints.append)
     assert len(prediction.run([tmp_path / "in"])) == 4
     assert set(contents(tmp_path / "out")) == {*names[:3]}
     (complaint,) = complaints  # of a name that .mp4 makes too long
@@ -496,7 +500,7 @@ def test_a_file_where_a_folder_of_copies_should_be(tmp_path: Path, film: Path, r
     (tmp_path / "out").mkdir()
     (tmp_path / "out/deep").touch()
     complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, every=50, out=tmp_path / "out", complain=complaints.append)
+    prediction = Prediction(recognizer, detect=False, frame_stride=50, out=tmp_path / "out", on_error=complaints.append)
     assert len(prediction.run([tmp_path / "in"])) == 3
     assert complaints == [f"{tmp_path / 'out/deep' / name}: File exists" for name in ("b.png", "c.mp4")]
     assert set(contents(tmp_path / "out")) == {"a.png", "deep"}

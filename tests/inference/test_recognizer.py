@@ -14,9 +14,9 @@ import emotion
 from emotion.data.classes import CLASSES
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
-from emotion.inference.faces import cut_out
-from emotion.inference.recognizer import Found, Recognizer
-from emotion.pretrained import SHIPPED
+from emotion.inference.faces import crop_faces
+from emotion.inference.recognizer import DetectedFaces, Recognizer
+from emotion.shipped import SHIPPED
 
 
 class Fake:
@@ -45,7 +45,7 @@ def test_a_face_of_a_photograph(recognizer: Recognizer, portrait: Path, pixels: 
     for given in (str(portrait), portrait.read_bytes(), Image.open(portrait), pixels):
         assert recognizer.predict(given) == [face]
     classifier = emotion.load_pretrained()
-    cut = torch.from_numpy(cut_out(pixels, [face.box], 48))[:, None]
+    cut = torch.from_numpy(crop_faces(pixels, [face.box], 48))[:, None]
     assert list(face.probabilities.values()) == pytest.approx(classifier(cut)[0].tolist(), abs=1e-5)
 
 
@@ -90,9 +90,11 @@ def test_faces_are_judged_in_batches() -> None:
     network = Fake(4)
     pictures = [np.full((4, 4, 3), tone, np.uint8) for tone in (0, 255)]
     recognizer = Recognizer([network])
-    (first, second) = (recognizer.find(picture, detect=False) for picture in pictures)
-    many = [Found(own.detections * n, {4: own.faces[4].repeat(n, 0)}) for own, n in ((first, 50), (second, 100))]
-    told = recognizer.judge(many)
+    (first, second) = (recognizer.detect(picture, detect=False) for picture in pictures)
+    many = [
+        DetectedFaces(own.detections * n, {4: own.faces[4].repeat(n, 0)}) for own, n in ((first, 50), (second, 100))
+    ]
+    told = recognizer.classify(many)
     assert network.calls == [64, 64, 22]
     assert [[face.probabilities["angry"] for face in faces] for faces in told] == [[0] * 50, [1] * 100]
 
@@ -131,11 +133,11 @@ def test_recognisers_travel_to_other_processes(
     files: list[str | Path], pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(SHIPPED)
-    sent = pickle.dumps(emotion.load([Path(file).name for file in files], tta="flip", smallest=0.5))
+    sent = pickle.dumps(emotion.load([Path(file).name for file in files], tta="flip", min_face=0.5))
     monkeypatch.chdir(tmp_path)
     arrived = pickle.loads(sent)
     assert len(sent) < 1000  # the files are read again
-    assert arrived.predict(pixels) == emotion.load(files, tta="flip", smallest=0.5).predict(pixels)
+    assert arrived.predict(pixels) == emotion.load(files, tta="flip", min_face=0.5).predict(pixels)
     assert arrived.detector.looks == ((320, 0.5),)
 
 
@@ -145,11 +147,11 @@ torch.set_num_threads(2)
 network = emotion.load(tta=sys.argv[1]).networks[0]
 faces = np.random.default_rng(0).integers(0, 256, (64, 48, 48), np.uint8)
 judge = lambda what: what(faces).sum() if what is network else what(faces, np.zeros(64, np.int64)).sum()
-mine = [judge(network), judge(network.heatmaps)]
+mine = [classify(network), classify(network.heatmaps)]
 context = multiprocessing.get_context("fork")
 theirs = context.SimpleQueue()
 for what in (network, network.heatmaps):
-    child = context.Process(target=lambda: theirs.put(judge(what)))
+    child = context.Process(target=lambda: theirs.put(classify(what)))
     child.start()
     child.join(60)
     if child.is_alive():
@@ -170,8 +172,8 @@ def test_of_many_faces_the_largest_are_kept(recognizer: Recognizer, pixels: NDAr
     scene = np.tile(pixels, (1, 3, 1))
     scene[:, 512:1024] = 0
     scene[100:400, 600:856] = pixels[::2, ::2]
-    boxes = [detection.box for detection in recognizer.find(scene).detections]
-    kept = recognizer.find(scene, most=2)
+    boxes = [detection.box for detection in recognizer.detect(scene).detections]
+    kept = recognizer.detect(scene, max_faces=2)
     assert len(boxes) == 3
     assert [detection.box for detection in kept.detections] == [boxes[0], boxes[2]]
     assert kept.smaller == 1
@@ -180,8 +182,8 @@ def test_of_many_faces_the_largest_are_kept(recognizer: Recognizer, pixels: NDAr
 
 def test_heatmaps_are_of_the_named_classes() -> None:
     recognizer = Recognizer([Fake(4)])
-    found = recognizer.find(np.zeros((9, 9, 3), np.uint8), detect=False)
-    maps = recognizer.heatmaps(Found(found.detections * 2, {4: found.faces[4].repeat(2, 0)}), ["fear", "sad"])
+    found = recognizer.detect(np.zeros((9, 9, 3), np.uint8), detect=False)
+    maps = recognizer.heatmaps(DetectedFaces(found.detections * 2, {4: found.faces[4].repeat(2, 0)}), ["fear", "sad"])
     assert maps.shape == (2, 4, 4)
     both = Recognizer([Fake(4), Fake(9)])
     assert both.heatmaps(both.find(np.zeros((9, 9, 3), np.uint8), detect=False), ["sad"]).shape == (1, 4, 4)
@@ -204,9 +206,9 @@ def test_pictures_of_few_pixels(recognizer: Recognizer, shape) -> None:
 
 
 def test_the_smallest_face_is_passed_on(pixels: NDArray[np.uint8]) -> None:
-    assert emotion.load(smallest=0.9).predict(pixels) == []
-    with pytest.raises(UserError, match="smallest=2"):
-        emotion.load(smallest=2).predict(pixels)
+    assert emotion.load(min_face=0.9).predict(pixels) == []
+    with pytest.raises(UserError, match="min_face=2"):
+        emotion.load(min_face=2).predict(pixels)
 
 
 def test_bad_pictures(recognizer: Recognizer, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from emotion.errors import UserError
 from emotion.inference import service
 from emotion.inference.faces import Detection
 from emotion.inference.limits import Limits
-from emotion.inference.recognizer import Face, Found, Recognizer
+from emotion.inference.recognizer import DetectedFaces, Face, Recognizer
 from emotion.inference.service import LOCAL, Answer, Problem, make_server, make_service, run
 from emotion.palette import EXPRESSIONS, INK
 
@@ -58,13 +58,13 @@ class Stub(Recognizer):
         super().__init__([])
         self.seconds = seconds
 
-    def find(self, picture, detect=True, most=None):
+    def detect(self, picture, detect=True, max_faces=None):
         time.sleep(self.seconds)
         faces, label = int(picture[0, 0, 0]), int(picture[0, 1, 0])
         boxes = [(index, label, index + 1, index + 1) for index in range(faces)]
-        return Found([Detection(box, 0.9) for box in boxes], {})
+        return DetectedFaces([Detection(box, 0.9) for box in boxes], {})
 
-    def judge(self, found):
+    def classify(self, found):
         return [[self.face(detection) for detection in own.detections] for own in found]
 
     def face(self, detection):
@@ -124,7 +124,7 @@ def test_a_picture_that_is_one_face_and_its_heatmap(
     assert face["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
     assert face["confidence"] is None
     heatmap = np.array(face["heatmap"])
-    whole = recognizer.heatmaps(recognizer.find(cut, detect=False), [expected.label])[0]
+    whole = recognizer.heatmaps(recognizer.detect(cut, detect=False), [expected.label])[0]
     assert heatmap.shape == (24, 24)
     assert heatmap.max() > 0.8
     assert np.abs(heatmap - whole.reshape(24, 2, 24, 2).mean((1, 3))).max() < 2e-3
@@ -244,7 +244,7 @@ def test_more_than_it_can_take_are_turned_away_at_once() -> None:
 
 def test_a_failure_of_ours_is_not_shown() -> None:
     class Broken(Stub):
-        def find(self, picture, detect=True, most=None):
+        def detect(self, picture, detect=True, max_faces=None):
             raise RuntimeError("secret /home/somebody")
 
     with Client(make_service({"one": Broken()}), raise_server_exceptions=False) as client:
@@ -255,7 +255,7 @@ def test_a_failure_of_ours_is_not_shown() -> None:
 
 def test_failures_are_counted_and_guarded_like_all_answers() -> None:
     class Broken(Stub):
-        def find(self, picture, detect=True, most=None):
+        def detect(self, picture, detect=True, max_faces=None):
             raise RuntimeError("secret")
 
     with Client(make_service({"one": Broken()})) as client:

@@ -193,7 +193,7 @@ def test_a_disk_that_is_full_is_told(share: float, tmp_path: Path, capfd: pytest
     assert capfd.readouterr().err == ""
 
 
-def judge(path: Path) -> Video:
+def classify(path: Path) -> Video:
     """Reads a film to its end."""
     video = Video(path)
     for _ in video:
@@ -243,11 +243,11 @@ def test_a_film_whose_sound_lasts_longer_is_whole_but_not_half_of_it(tmp_path: P
     duration = content.index(b"\x44\x89\x88") + 3
     content[duration : duration + 8] = struct.pack(">d", 3 * struct.unpack(">d", content[duration : duration + 8])[0])
     (tmp_path / "film.mkv").write_bytes(content)
-    video = judge(tmp_path / "film.mkv")
+    video = classify(tmp_path / "film.mkv")
     assert (video.read, video.frames) == (40, 120)
     (tmp_path / "film.mkv").write_bytes(content[: len(content) // 2])
     with pytest.raises(BadImageError, match=r"film\.mkv: damaged, only \d+ of 120 frames can be read"):
-        judge(tmp_path / "film.mkv")
+        classify(tmp_path / "film.mkv")
 
 
 def trimmed(path: Path) -> bytes:
@@ -261,7 +261,7 @@ def trimmed(path: Path) -> bytes:
 def test_a_film_that_was_trimmed_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(trimmed(path))
-    video = judge(path)
+    video = classify(path)
     assert video.frames == 40
     assert video.read == pytest.approx(14, abs=1)
 
@@ -274,7 +274,7 @@ def test_a_film_with_a_hole_is_damaged(suffix: str, tmp_path: Path) -> None:
     content[hole] = bytes(hole.stop - hole.start)
     path.write_bytes(content)
     with pytest.raises(BadImageError, match=r"damaged, only \d+ of 40 frames can be read"):
-        judge(path)
+        classify(path)
 
 
 def test_a_film_whose_beginning_was_downloaded_is_damaged(tmp_path: Path) -> None:
@@ -289,10 +289,10 @@ def test_a_film_whose_beginning_was_downloaded_is_damaged(tmp_path: Path) -> Non
     start = content.index(b"ftyp") - 4 + struct.unpack(">I", content[:4])[0]
     moved = content[:start] + bytes(index) + content[start:at]
     path.write_bytes(moved)
-    assert judge(path).read == 40
+    assert classify(path).read == 40
     path.write_bytes(moved[: len(moved) // 2])
     with pytest.raises(BadImageError, match=r"film\.mp4: damaged, only \d+ of 40 frames can be read"):
-        judge(path)
+        classify(path)
 
 
 @pytest.mark.parametrize(
@@ -301,13 +301,13 @@ def test_a_film_whose_beginning_was_downloaded_is_damaged(tmp_path: Path) -> Non
 )
 def test_films_of_other_kinds_are_whole(name: str, codec: str, tmp_path: Path) -> None:
     film(tmp_path / name, codec)
-    assert judge(tmp_path / name).read == 40
+    assert classify(tmp_path / name).read == 40
 
 
 def test_a_codec_that_is_missing_is_named_with_what_to_do(capfd: pytest.CaptureFixture) -> None:
     path = FILMS / "av1.mp4"
     with pytest.raises(BadImageError) as error:
-        judge(path)
+        classify(path)
     assert str(error.value) == (
         f"{path}: coded as AV01, which OpenCV cannot decode here, or damaged; convert it with "
         f"`ffmpeg -i {path} -c:v libx264 converted.mp4`"
@@ -318,7 +318,7 @@ def test_a_codec_that_is_missing_is_named_with_what_to_do(capfd: pytest.CaptureF
 @pytest.mark.parametrize("rate", [66.667, 211.222, 239.76, 959.04, 23.976, 7.4927, 0.5, 1 / 30, 1000, 90_000])
 def test_odd_rates_are_written(rate: float, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     write(tmp_path / "film.mp4", 5, rate=rate)
-    video = judge(tmp_path / "film.mp4")
+    video = classify(tmp_path / "film.mp4")
     assert video.read == 5
     assert video.rate == pytest.approx(min(rate, 65_535), rel=2e-4, abs=1e-3)
     assert capfd.readouterr().err == ""

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.models.onnx import OnnxNetwork
-from emotion.pretrained import SHIPPED
+from emotion.shipped import SHIPPED
 
 SIDE = 6
 CARD = {"classes": CLASSES, "side": SIDE, "views": "shifts", "temperature": 1.0, "facts": {}}

@@ -13,7 +13,7 @@ TIMM = {"family": "timm", "backbone": "test_efficientnet", "unfreeze": 2}
 FACE = {"family": "face", "backbone": "resnet29_dlib", "unfreeze": 0, "image_size": 112, "normalize": "imagenet"}
 FAMILIES = (CNN, RESNET, VGG, TIMM, FACE)
 NAMES = [settings["family"] for settings in FAMILIES]
-GIVEN = {"backbone": "vgg16", "unfreeze": 0, "blocks": [2, 2], "width": 4, "stem_stride": 1}
+RECIPE_KEYS = {"backbone": "vgg16", "unfreeze": 0, "blocks": [2, 2], "width": 4, "stem_stride": 1}
 """A value for each setting that only some families have."""
 
 
@@ -98,7 +98,7 @@ def test_a_setting_that_is_missing_is_named(settings, key):
 )
 def test_a_setting_of_other_families_is_named_with_them(settings, key, others):
     with pytest.raises(UserError, match=rf"^{key}: .*family {settings['family']} has none \(.*{others}") as error:
-        build(settings, **{key: GIVEN[key]})
+        build(settings, **{key: RECIPE_KEYS[key]})
     assert "\n" not in str(error.value)
 
 

@@ -114,7 +114,7 @@ def test_the_same_images_elsewhere_are_the_same_data(make_run: MakeRun, first: F
 
 
 @pytest.mark.parametrize(
-    ("words", "images", "obstacle", "mark"),
+    ("words", "images", "reason", "warning"),
     [
         ([], 7178, "", ""),
         (["patience=30"], 7178, "", ""),
@@ -129,10 +129,10 @@ def test_the_same_images_elsewhere_are_the_same_data(make_run: MakeRun, first: F
     ],
 )
 def test_what_cannot_be_compared_says_why(
-    make_run: MakeRun, words: list[str], images: int, obstacle: str, mark: str
+    make_run: MakeRun, words: list[str], images: int, reason: str, warning: str
 ) -> None:
     configuration = only(make_run, *words, images=images)
-    assert (configuration.obstacle, configuration.mark) == (obstacle, mark)
+    assert (configuration.not_comparable_because, configuration.warning) == (reason, warning)
 
 
 def test_runs_that_the_report_has_not_are_named_by_their_settings(make_run: MakeRun) -> None:

@@ -15,7 +15,7 @@ from emotion.report.measures import (
     calibration_table,
     compare_pairs,
     cost_table,
-    figures_table,
+    metrics_table,
     pairs_table,
     protocol_table,
 )
@@ -30,7 +30,7 @@ def texts(row: Row) -> list[str]:
 
 def test_figures_of_the_parts_of_the_test_images(make_run: MakeRun) -> None:
     run = make_run(images=700)
-    table = figures_table(group([run])[0])
+    table = metrics_table(group([run])[0])
     test = run.test
     right = test.predicted == test.labels
     parts = [right, right[test.parts == "public"], right[test.parts == "private"], right[~test.copied]]
@@ -47,7 +47,7 @@ def test_figures_of_the_parts_of_the_test_images(make_run: MakeRun) -> None:
 def test_part_without_images_says_so(make_run: MakeRun) -> None:
     run = make_run(images=70)
     run.test.parts[:] = "test"
-    row = figures_table(group([run])[0]).rows[0]
+    row = metrics_table(group([run])[0]).rows[0]
     assert texts(row)[2:4] == ["no images", "no images"]
 
 

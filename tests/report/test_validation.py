@@ -7,7 +7,7 @@ import pytest
 from emotion.analysis.document import Cell, Table
 from emotion.report.configurations import Configuration, group
 from emotion.report.page import write_report
-from emotion.report.validation import central, seed_differences, validation_blocks
+from emotion.report.validation import baseline, seed_differences, validation_blocks
 
 from .conftest import MakeRun
 
@@ -38,7 +38,7 @@ def note(row: tuple[Cell | str, ...]) -> str:
 
 
 def test_others_are_compared_with_the_one_that_differs_least_seed_by_seed(ablation: list[Configuration]) -> None:
-    base = central(ablation)
+    base = baseline(ablation)
     # Another one, which goes back to the recipe's width, changes less in the recipe.
     assert base.differences == {"width": "24", "warmup_epochs": "1"}
     assert base.first.settings["balance"] == "none"

@@ -5,7 +5,7 @@ import pytest
 from emotion.analysis.statistics import Interval
 from emotion.report.configurations import group
 from emotion.report.published import RUNS
-from emotion.report.verdict import closest, compare, judge, overall, verdict_cell
+from emotion.report.verdict import best_match, compare, compare_to_published, overall, verdict_cell
 
 from .conftest import MakeRun
 
@@ -31,15 +31,15 @@ def test_published_value_stands_for_a_range(low: float, high: float, verdict: st
 def test_verdict_follows_the_interval(make_run: MakeRun, accuracy: float, verdict: str) -> None:
     (ours,), _ = group([make_run(accuracy=accuracy)])
     assert ours.published is CNN
-    assert judge(ours, CNN) == verdict
+    assert compare_to_published(ours, CNN) == verdict
     assert verdict_cell(ours, CNN).text == verdict
 
 
 def test_drawn_faces_get_no_verdict(make_run: MakeRun) -> None:
     (ours,), _ = group([make_run("data=synthetic", accuracy=0.64)])
-    assert judge(ours, CNN) == "not compared"
+    assert compare_to_published(ours, CNN) == "not compared"
     assert (verdict_cell(ours, CNN).text, verdict_cell(ours, CNN).note) == ("not compared", "drawn faces")
-    assert judge(None, CNN) == "not run"
+    assert compare_to_published(None, CNN) == "not run"
 
 
 def test_closest_to_the_recipe_speaks_for_a_run(make_run: MakeRun) -> None:
@@ -52,9 +52,9 @@ def test_closest_to_the_recipe_speaks_for_a_run(make_run: MakeRun) -> None:
         ("patience=32", "seed=1"),
     ]
     runs = [make_run(*word, name=str(number)) for number, word in enumerate(words)]
-    assert closest([], CNN) is None
+    assert best_match([], CNN) is None
     for shown, expected in ((runs[:2], runs[0]), (runs[:3], runs[2]), (runs[:4], runs[3]), (runs, runs[4])):
-        chosen = closest(group(shown)[0], CNN)
+        chosen = best_match(group(shown)[0], CNN)
         assert chosen is not None
         assert chosen.first is expected
 

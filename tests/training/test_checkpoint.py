@@ -9,13 +9,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
-from emotion.models.weights import sketch
-from emotion.training.checkpoint import SpacedCheckpointIO, load_checkpoint
+from emotion.models.weights import state_shapes
+from emotion.training.checkpoint import ThrottledCheckpointIO, load_checkpoint
 from emotion.training.task import EmotionTask
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:DetectedFaces .* in eval mode at the start of training"),
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
 ]
 DATA = {
@@ -282,7 +282,7 @@ def test_tensors_take_no_memory_before_they_are_known_to_fit(change):
     def claim(content, honest):
         content["hyper_parameters"].update(claimed)
         if not honest:
-            shapes = sketch(lambda: EmotionTask(**content["hyper_parameters"]))
+            shapes = state_shapes(lambda: EmotionTask(**content["hyper_parameters"]))
             content["state_dict"] = {key: torch.zeros(()).expand(value.shape) for key, value in shapes.items()}
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -321,14 +321,14 @@ class TestSpacedCheckpointIO:
         return int(torch.load(path, weights_only=True)["weights"][0])
 
     def test_a_file_is_written_at_most_once_in_a_while(self, tmp_path, clock):
-        writer, path = SpacedCheckpointIO(30.0), tmp_path / "last.ckpt"
+        writer, path = ThrottledCheckpointIO(30.0), tmp_path / "last.ckpt"
         for seconds, value, expected in ((0, 1, 1), (10, 2, 1), (19.9, 3, 1), (0.2, 4, 4), (29, 5, 4), (40, 6, 6)):
             clock[0] += seconds
             self.save(writer, path, value)
             assert self.on_disk(path) == expected
 
     def test_no_file_is_older_than_one_that_was_written_after_it(self, tmp_path, clock):
-        writer, best, last = SpacedCheckpointIO(30.0), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+        writer, best, last = ThrottledCheckpointIO(30.0), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
         self.save(writer, last, 1)
         clock[0] += 20
         self.save(writer, best, 2)
@@ -340,7 +340,7 @@ class TestSpacedCheckpointIO:
         assert (self.on_disk(best), self.on_disk(last)) == (3, 4)
 
     def test_what_waits_is_written_at_the_end_and_before_reading(self, tmp_path, clock):
-        writer, path = SpacedCheckpointIO(30.0), tmp_path / "last.ckpt"
+        writer, path = ThrottledCheckpointIO(30.0), tmp_path / "last.ckpt"
         self.save(writer, path, 1)
         self.save(writer, path, 2)
         assert int(writer.load_checkpoint(path, weights_only=True)["weights"][0]) == 2
@@ -357,7 +357,7 @@ class TestSpacedCheckpointIO:
                 super().on_train_epoch_start()
 
         saver = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        options = {"enable_checkpointing": True, "callbacks": [saver], "plugins": [SpacedCheckpointIO()]}
+        options = {"enable_checkpointing": True, "callbacks": [saver], "plugins": [ThrottledCheckpointIO()]}
         trainer = make_trainer(tmp_path, max_epochs=5, **options)
         try:
             trainer.fit(Failing(**make_task().hparams), make_loader(), make_loader(8))

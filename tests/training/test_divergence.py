@@ -82,7 +82,7 @@ def test_several_recorded_steps_are_told_apart(tmp_path, monkeypatch):
         task._recorded._waits = "no recording on a CPU"
         data.group_batches(3)
 
-    monkeypatch.setattr("emotion.training.run._speed_up", speed_up)
+    monkeypatch.setattr("emotion.training.run._configure_speed", speed_up)
     break_from(monkeypatch, 1, float("nan"))
     with pytest.raises(UserError, match="the loss is nan at step 1, epoch 1"):
         train(tmp_path / "run", "trainer.max_epochs=1", "patience=null")

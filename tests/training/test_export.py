@@ -21,10 +21,10 @@ import emotion
 from emotion.analysis.gradcam import heatmaps
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
+from emotion.models.classifier import Card, Classifier, load_pretrained, save_pretrained
 from emotion.models.onnx import OnnxNetwork
-from emotion.models.pretrained import Card, Classifier, load_pretrained, save_pretrained
 from emotion.models.registry import build_network
-from emotion.pretrained import SHIPPED
+from emotion.shipped import SHIPPED
 from emotion.training.export import _averaging_head, accuracy, export_network, export_onnx, quantize_onnx
 
 RESNET = {"family": "resnet", "image_size": 16, "normalize": "unit", "blocks": [1, 1], "width": 8, "stem_stride": 1}

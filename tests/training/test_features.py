@@ -14,7 +14,7 @@ from emotion.training.features import FeatureCache
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:DetectedFaces .* in eval mode at the start of training"),
 ]
 CPU = torch.device("cpu")
 AFFINE = Augmentation(RandomAffine())
@@ -262,7 +262,7 @@ def test_training_on_features_ends_where_training_on_images_does(make_task, make
         task.network.backbone.conv1.register_forward_hook(lambda *_: calls.append(1))
         trainer = make_trainer(tmp_path / str(on_features), max_epochs=2)
         if on_features:
-            data.use_features(FeatureCache(task.take_features(), CPU), views=1)
+            data.train_on_features(FeatureCache(task.train_on_features(), CPU), views=1)
         computed = len(calls)
         seed_everything(1, verbose=False)
         trainer.fit(task, data)
@@ -287,7 +287,7 @@ def test_augmented_training_draws_from_all_views(make_task, make_trainer, tmp_pa
     data = EmotionDataModule(data="synthetic", synthetic_images=140, balance=balance, augment=True, batch_size=32)
     task = make_task(blocks=[1, 1])
     frozen, trained = task.network.split(task.network.frozen_stages)
-    data.use_features(FeatureCache(frozen, CPU), views=3)
+    data.train_on_features(FeatureCache(frozen, CPU), views=3)
     loader = data.train_dataloader()
     assert loader.inputs.shape[0] == 3 * len(loader.labels)
     _, labels, rows = data.train_set

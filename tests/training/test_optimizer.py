@@ -181,7 +181,7 @@ class TestSharpnessAware:
     def test_climbs_along_the_gradient_as_far_as_rho(self, network):
         self.backward(network)
         start = copy.deepcopy(network)
-        SharpnessAware(network, 0.05).climb()
+        SharpnessAware(network, 0.05).perturb()
         trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
         moves, gradients = [], []
         for name in trained:
@@ -197,11 +197,11 @@ class TestSharpnessAware:
         self.backward(network)
         start = {name: value.clone() for name, value in network.state_dict().items()}
         sharpness = SharpnessAware(network, 0.5)
-        before = sharpness.climb()
+        before = sharpness.perturb()
         self.backward(network)
         assert not torch.equal(network[1].running_mean, start["1.running_mean"])
         gradients = [parameter.grad.clone() for parameter in sharpness.parameters]
-        sharpness.descend(before)
+        sharpness.restore(before)
         assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
         for parameter, gradient in zip(sharpness.parameters, gradients, strict=True):
             assert torch.equal(parameter.grad, gradient)
@@ -213,7 +213,7 @@ class TestSharpnessAware:
             if parameter.grad is not None:
                 parameter.grad.zero_()
         start = {name: value.clone() for name, value in network.state_dict().items()}
-        SharpnessAware(network, 0.5).climb()
+        SharpnessAware(network, 0.5).perturb()
         assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
 
     def test_a_gradient_that_overflowed_leaves_nothing_behind(self, network):
@@ -222,8 +222,8 @@ class TestSharpnessAware:
         start = {name: value.clone() for name, value in network.state_dict().items()}
         network[2].weight.grad[0, 0] = math.inf
         sharpness = SharpnessAware(network, 0.5)
-        before = sharpness.climb()
+        before = sharpness.perturb()
         self.backward(network)
         assert network[1].running_mean.isnan().any() or network[2].weight.isnan().any()
-        sharpness.descend(before)
+        sharpness.restore(before)
         assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())

@@ -16,7 +16,7 @@ from emotion.training.recorded import WARM_UP, Outcome, RecordedStep, records_st
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:DetectedFaces .* in eval mode at the start of training"),
 ]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

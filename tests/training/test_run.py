@@ -21,7 +21,7 @@ from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.models.views import Views
 from emotion.report.runs import find_runs
-from emotion.training.callbacks import TensorBoardPictures
+from emotion.training.callbacks import TensorBoardFigures
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
@@ -49,7 +49,7 @@ def killer(monkeypatch):
             if trainer.current_epoch == epoch and batch_idx == 2:
                 raise KilledError
 
-        monkeypatch.setattr(TensorBoardPictures, "on_train_batch_start", on_train_batch_start)
+        monkeypatch.setattr(TensorBoardFigures, "on_train_batch_start", on_train_batch_start)
 
     yield kill_in
     monkeypatch.undo()

@@ -22,14 +22,14 @@ from emotion.errors import UserError
 from emotion.models.network import Network
 from emotion.models.preprocess import Preprocess
 from emotion.training import task as task_module
-from emotion.training.meter import JOINED, EpochMeter
+from emotion.training.meter import MERGE_EVERY, EpochMeter
 from emotion.training.task import EmotionTask
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:DetectedFaces .* in eval mode at the start of training"),
 ]
 WEIGHTS = [0.5, 4.0, 0.1, 1.0, 2.0, 0.7, 3.0]
 SHARES = [0.14, 0.01, 0.15, 0.25, 0.17, 0.11, 0.17]
@@ -564,7 +564,7 @@ class TestFreezing:
         steps, trainers = Steps(), [make_trainer(tmp_path / name, max_epochs=3) for name in ("images", "features")]
         torch.manual_seed(1)
         trainers[0].fit(twin, make_loader(shuffle=True), make_loader(seed=1))
-        frozen = task.take_features().eval()
+        frozen = task.train_on_features().eval()
 
         def features(loader, **options):
             with torch.no_grad():
@@ -583,7 +583,7 @@ class TestFreezing:
 
     def test_features_of_a_task_that_trains_as_a_whole_are_refused(self, make_task):
         with pytest.raises(UserError, match="feature_views: this network has no frozen part"):
-            make_task().take_features()
+            make_task().train_on_features()
 
 
 class Waits(TorchDispatchMode):
@@ -639,7 +639,7 @@ class TestEpochMeter:
             assert matrix[4, 0] == 1
             assert meter.empty
 
-    @pytest.mark.parametrize("batches", [1, JOINED - 1, JOINED, JOINED + 1, 3 * JOINED + 5])
+    @pytest.mark.parametrize("batches", [1, MERGE_EVERY - 1, MERGE_EVERY, MERGE_EVERY + 1, 3 * MERGE_EVERY + 5])
     def test_counts_any_number_of_batches(self, batches):
         generator, meter = torch.Generator().manual_seed(batches), EpochMeter()
         logits, labels, losses = [], [], []

@@ -38,15 +38,15 @@ from emotion.data.sources import Fer2013Csv, Fer2013Folders, FolderSource
 from emotion.errors import UserError
 from emotion.inference.recognizer import Recognizer, load
 from emotion.inference.service import make_service
+from emotion.models.classifier import load_pretrained
 from emotion.models.onnx import OnnxNetwork
-from emotion.models.pretrained import load_pretrained
 from emotion.models.weights import read_state
-from emotion.overrides import check_overrides, legal_word
-from emotion.pretrained import SHIPPED
+from emotion.overrides import check_overrides, quote_argument
 from emotion.report import measures
 from emotion.report.configurations import group
-from emotion.report.runs import Run, Unused, find_runs
+from emotion.report.runs import Run, SkippedRun, find_runs
 from emotion.report.tables import detailed_scores, other_table, published_tables
+from emotion.shipped import SHIPPED
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder, read_json, read_yaml
 
@@ -248,7 +248,7 @@ def test_settings_on_the_command_line(fuzz: Fuzz) -> None:
     def door(word: str) -> None:
         try:
             check_overrides([word])
-            config = compose(legal_word(word))
+            config = compose(quote_argument(word))
         except (HydraException, OmegaConfBaseException, SystemExit) as error:
             raise UserError(str(error)) from None  # Hydra and argparse say these without a traceback
         check(plain(config))
@@ -268,7 +268,7 @@ def test_settings_that_a_checkpoint_holds(fuzz: Fuzz) -> None:
     fuzz("values in YAML files", {"seed": 1, "flip": 0.5}, changes, door)
 
 
-def require_used(found: tuple[list[Run], list[Unused]]) -> None:
+def require_used(found: tuple[list[Run], list[SkippedRun]]) -> None:
     """A run that is left out of the page counts as refused."""
     for unused in found[1]:
         raise UserError(unused.reason)

@@ -36,7 +36,7 @@ from emotion.errors import UserError
 from emotion.inference.recognizer import load
 from emotion.inference.service import make_service
 from emotion.inference.video import Video
-from emotion.models.pretrained import load_pretrained
+from emotion.models.classifier import load_pretrained
 from emotion.training.evaluate import evaluate
 from emotion.training.folder import RunFolder
 

@@ -20,7 +20,7 @@ from emotion.data import packed
 from emotion.training import features
 from emotion.training.callbacks import RandomState
 from emotion.training.folder import RunFolder
-from emotion.training.run import TERMINATED
+from emotion.training.run import SIGTERM_STATUS
 
 pytestmark = pytest.mark.slow
 EPOCHS, STEPS, VAL_STEPS = 3, 5, 2
@@ -123,14 +123,14 @@ def end(folder: Path, setting: str, number: signal.Signals, moment: str, chance:
         process = start(folder, *SETTINGS[setting], spacing=0)
         process.join(chance.uniform(0, seconds))
         {signal.SIGKILL: process.kill, signal.SIGTERM: process.terminate}[number]()
-        if finish(process) in (-number, TERMINATED):
+        if finish(process) in (-number, SIGTERM_STATUS):
             return
         for done in (folder, folder.with_suffix(".cache")):
             shutil.rmtree(done)  # it was faster than the one that nothing disturbed
         seconds /= 2
     kill = Kill(number, moment, chance.randint(1, (WORKING | SAVING | PREPARING)[moment]))
     process = start(folder, *SETTINGS[setting], spacing=0, before=partial(arm, kill))
-    assert finish(process) in (-number, TERMINATED), kill
+    assert finish(process) in (-number, SIGTERM_STATUS), kill
     assert RunFolder(folder).state != "finished", kill
 
 
@@ -166,7 +166,9 @@ def test_a_run_that_is_asked_to_end_saves_first(
     folder = RunFolder(tmp_path / "run")
     kill = Kill(signal.SIGTERM, "on_train_batch_start", 2 * STEPS + 3)
     # Nothing but the end of the run makes the second epoch's checkpoint due.
-    assert finish(start(folder.path, *SETTINGS["class weights"], spacing=1e9, before=partial(arm, kill))) == TERMINATED
+    assert (
+        finish(start(folder.path, *SETTINGS["class weights"], spacing=1e9, before=partial(arm, kill))) == SIGTERM_STATUS
+    )
     assert torch.load(folder.last, weights_only=True)["epoch"] == 1
     assert "asked to end (SIGTERM) in epoch 3" in folder.path.with_suffix(".log").read_text()
     assert finish(start(folder.path, *SETTINGS["class weights"])) == 0

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from emotion.files import replacing
+from emotion.files import atomic_write
 from emotion.palette import BLUE, GREY, GRID, ORANGE, PURPLE, SOFT_TEXT, TEXT
 
 History = dict[str, list[tuple[int, float]]]
@@ -154,7 +154,7 @@ def save(figure: Figure, path: Path) -> None:
         figure: The figure to write.
         path: The .png, .svg or .pdf file; its folder is made if missing, an existing file is replaced.
     """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DPI)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emotion.analysis.metrics import confusion_matrix, matrix_metrics
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
-from emotion.files import refuse_bomb, replacing
+from emotion.files import atomic_write, check_unpacked_size
 
 _KINDS = {"ids": "U", "labels": "iu", "probabilities": "f", "parts": "U", "copied": "b"}
 """What NumPy calls the types that each field can have in a file."""
@@ -121,7 +121,7 @@ def save_predictions(path: Path, stages: Mapping[str, Predictions], class_names:
     for stage, predictions in stages.items():
         small = {"labels": predictions.labels.astype(np.uint8), "probabilities": predictions.stored}
         arrays |= {f"{stage}_{name}": value for name, value in (vars(predictions) | small).items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
@@ -134,7 +134,7 @@ def load_predictions(path: Path) -> dict[str, Predictions]:
     if not path.is_file():
         raise UserError(f"{path}: no such file of predictions")
     try:
-        refuse_bomb(path)
+        check_unpacked_size(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         if arrays["classes"].tolist() != list(CLASSES):

@@ -10,7 +10,7 @@ from emotion.analysis.calibration import calibration, fit_temperature, with_temp
 from emotion.analysis.predictions import Predictions
 from emotion.data.classes import CLASSES
 
-FIGURES = {"acc": "Accuracy", "f1_macro": "Macro F1", "nll": "NLL", "ece": "ECE"}
+METRICS = {"acc": "Accuracy", "f1_macro": "Macro F1", "nll": "NLL", "ece": "ECE"}
 """The figures of each part, and their headings."""
 
 
@@ -34,7 +34,7 @@ def protocol_parts(stages: Mapping[str, Predictions]) -> dict[str, Predictions]:
     return {name: own for name, own in parts.items() if len(own)}
 
 
-def protocol_figures(predictions: Predictions, temperature: float = 1.0) -> dict[str, float]:
+def protocol_metrics(predictions: Predictions, temperature: float = 1.0) -> dict[str, float]:
     """Returns the figures of some images; those of calibration after dividing the logits by a temperature."""
     metrics = predictions.metrics(CLASSES)
     scaled = calibration(with_temperature(predictions, temperature).probabilities, predictions.labels)
@@ -53,4 +53,4 @@ def protocol_rows(stages: Mapping[str, Predictions]) -> Iterator[tuple[str, str,
         if "test" in own and len(own.get("val", ())):
             temperature = fit_temperature(own["val"])
             for part, images in protocol_parts(own).items():
-                yield views, part, len(images), protocol_figures(images, temperature)
+                yield views, part, len(images), protocol_metrics(images, temperature)

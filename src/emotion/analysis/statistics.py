@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from emotion.analysis.predictions import Predictions
 from emotion.errors import UserError
 
-FigureOfMerit = Literal["acc", "f1_macro", "balanced_acc"]
+Metric = Literal["acc", "f1_macro", "balanced_acc"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Summary:
 
 
 def bootstrap_interval(
-    matrix: NDArray[np.int64], figure: FigureOfMerit, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+    matrix: NDArray[np.int64], figure: Metric, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> Interval:
     """Computes the interval of a figure by the percentile bootstrap over images.
 
@@ -131,7 +131,7 @@ def _resample(counts: NDArray[np.int64], seed: int, resamples: int) -> NDArray[n
     return draws.reshape(resamples, *counts.shape)
 
 
-def _figures(matrices: NDArray[np.int64], figure: FigureOfMerit) -> NDArray[np.float64]:
+def _figures(matrices: NDArray[np.int64], figure: Metric) -> NDArray[np.float64]:
     """Computes a figure of `matrix_metrics` for each of the matrices [R, K, K] with images, float64 [R]."""
     hits, support, claimed = matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
     if figure == "acc":

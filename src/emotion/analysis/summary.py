@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emotion.analysis.document import Block, Document, Heading, Paragraph, Picture, Row, Table
-from emotion.analysis.protocol import FIGURES
+from emotion.analysis.protocol import METRICS
 
 MISSING = "—"
 _SPLITS = ("val", "test", "val_tta", "test_tta")
@@ -27,7 +27,7 @@ _RESULTS_NOTE = (
     "Weighted: the mean over the same classes, each counting by its number of images. "
     "tta: the mean over several views of each image."
 )
-_PROTOCOL_NOTE = "NLL and ECE: after the temperature that the validation images fit. Copies are of training images."
+_PROTOCOL_NOTE = "NLL and ECE: after the temperature that the validation images fit. Duplicates are of training images."
 _REPORT_NOTE = (
     "Precision: the share of the images predicted as a class that are of it. "
     "Recall: the share of a class's images that are found. "
@@ -67,7 +67,7 @@ def run_document(
         blocks.append(class_table(metrics["test"], class_names))
     if rows := [_protocol_row(*row) for row in protocol]:
         blocks += [Heading("Held-out images"), Paragraph(_PROTOCOL_NOTE)]
-        blocks.append(Table(("Views", "Images", "Number", *FIGURES.values()), "llrrrrr", rows))
+        blocks.append(Table(("Views", "Images", "Number", *METRICS.values()), "llrrrrr", rows))
     if pictures:
         blocks += [Heading("Pictures"), *(Picture(caption, file) for caption, file in pictures)]
     return Document(title, blocks)
@@ -116,7 +116,7 @@ def _results_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _protocol_row(views: str, part: str, images: int, figures: Mapping[str, float]) -> Row:
-    return (views, part, format_number(images, ",d"), *(format_number(figures[name], ".4f") for name in FIGURES))
+    return (views, part, format_number(images, ",d"), *(format_number(figures[name], ".4f") for name in METRICS))
 
 
 def _class_row(name: str, scores: Mapping[str, Any]) -> Row:

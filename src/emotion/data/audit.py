@@ -45,7 +45,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Copies:
+class Duplicates:
     """How many images of one part have a copy in a part; in their own part another image must be the copy.
 
     Attributes:
@@ -100,7 +100,7 @@ class Audit:
     redundant: dict[str, int]
     exact: list[Group]
     near: list[Group]
-    copies: list[Copies]
+    copies: list[Duplicates]
     constant: Rows
     correlation: NDArray[np.float32]
     nearest: Rows
@@ -120,7 +120,7 @@ def audit_images(packed: PackedImages, threshold: float, track: Track = iter) ->
         UserError: the threshold is not between 0 and 1.
     """
     if not 0 < threshold < 1:
-        raise UserError(f"near={threshold}: a number between 0 and 1 is needed")
+        raise UserError(f"threshold={threshold}: a number between 0 and 1 is needed")
     own = {part: packed.parts == part for part in get_args(Part) if part in packed.parts}
     _, identical = np.unique(packed.hashes, return_inverse=True)
     constant = contrast(packed.images) < LEAST_CONTRAST
@@ -219,10 +219,10 @@ def _groups(numbers: Rows, packed: PackedImages) -> list[Group]:
 
 def _copies(
     own: dict[str, Mask], identical: Rows, labelled: Rows, found: Neighbours, threshold: float
-) -> Iterator[Copies]:
+) -> Iterator[Duplicates]:
     for part, mask in own.items():
         for (within, other), correlation in zip(own.items(), found.correlation, strict=True):
-            yield Copies(
+            yield Duplicates(
                 part,
                 within,
                 exact=_occurring(identical, mask, other),

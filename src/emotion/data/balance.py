@@ -17,7 +17,7 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     return len(labels) / (num_classes * counts)
 
 
-def offline_copies(
+def oversample(
     images: Tensor, labels: Tensor, num_classes: int, affine: RandomAffine, seed: int, chunk: int = 1024
 ) -> tuple[Tensor, Tensor]:
     """Makes augmented copies of the smaller classes until each has as many images as the largest.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emotion.data.augment import Augmentation, RandomAffine
-from emotion.data.balance import BalanceName, class_weights, offline_copies
+from emotion.data.balance import BalanceName, class_weights, oversample
 from emotion.data.classes import CLASSES
 from emotion.data.loader import BatchGroups, BatchLoader
 from emotion.data.mix import Mix
@@ -185,9 +185,9 @@ class EmotionDataModule(LightningDataModule):
         if self.balance != "offline":
             return self.packed.images, self.labels, rows
         images = torch.from_numpy(self.packed.images[self.rows.train])
-        # Copies are augmented even where training is not: unchanged copies would be a sampler at higher cost.
+        # Duplicates are augmented even where training is not: unchanged copies would be a sampler at higher cost.
         affine = self.affine.scaled(self.hparams["offline_strength"])
-        sources, copies = offline_copies(images, labels, len(CLASSES), affine, self.seed)
+        sources, copies = oversample(images, labels, len(CLASSES), affine, self.seed)
         labels = torch.cat([labels, labels[sources]])
         return torch.cat([images, copies]).numpy(), labels, torch.arange(len(labels))
 
@@ -216,7 +216,7 @@ class EmotionDataModule(LightningDataModule):
         labels = {stage: self.packed.labels[getattr(self.rows, stage)] for stage in stages}
         return {stage: [*np.bincount(own, minlength=len(CLASSES)).tolist(), len(own)] for stage, own in labels.items()}
 
-    def use_features(self, extract: Extract, views: int) -> None:
+    def train_on_features(self, extract: Extract, views: int) -> None:
         """Trains and validates on features in place of images.
 
         Args:

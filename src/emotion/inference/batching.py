@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from emotion.inference.recognizer import Face, Found
+from emotion.inference.recognizer import DetectedFaces, Face
 
-Judge = Callable[[Sequence[Found]], list[list[Face]]]
-"""See `emotion.inference.recognizer.Recognizer.judge`."""
+Classify = Callable[[Sequence[DetectedFaces]], list[list[Face]]]
+"""See `emotion.inference.recognizer.Recognizer.classify`."""
 
 
 class _Waiting(NamedTuple):
-    found: Found
+    found: DetectedFaces
     answer: asyncio.Future[list[Face]]
 
 
@@ -24,18 +24,20 @@ class Batcher:
     everything else happens in one event loop.
 
     Args:
-        judge: what calls the network.
-        most: faces in one call; the faces of one request are never parted.
+        classify: what calls the network.
+        max_faces: faces in one call; the faces of one request are never parted.
         observe: called with the number of faces of each call.
     """
 
-    def __init__(self, judge: Judge, most: int = 64, observe: Callable[[int], object] = lambda faces: None) -> None:
-        self._judge, self._most, self._observe = judge, most, observe
+    def __init__(
+        self, classify: Classify, max_faces: int = 64, observe: Callable[[int], object] = lambda faces: None
+    ) -> None:
+        self._classify, self._max_faces, self._observe = classify, max_faces, observe
         self._waiting: deque[_Waiting] = deque()
         self._work: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "network")
 
-    async def judge(self, found: Found) -> list[Face]:
+    async def classify(self, found: DetectedFaces) -> list[Face]:
         """Returns the faces of a picture; what the network raises, every request of the call gets."""
         answer: asyncio.Future[list[Face]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(found, answer))
@@ -50,7 +52,7 @@ class Batcher:
     async def _run(self) -> None:
         while batch := self._take():
             try:
-                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._judge_all, batch)
+                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._classify_all, batch)
             except Exception as error:
                 for waiting in batch:
                     if not waiting.answer.done():
@@ -63,7 +65,7 @@ class Batcher:
     def _take(self) -> list[_Waiting]:
         """Takes from the queue what fits into one call, less what nobody waits for any more."""
         batch: list[_Waiting] = []
-        room = self._most
+        room = self._max_faces
         while self._waiting and (not batch or len(self._waiting[0].found) <= room):
             first = self._waiting.popleft()
             if not first.answer.done():
@@ -71,7 +73,7 @@ class Batcher:
                 room -= len(first.found)
         return batch
 
-    def _judge_all(self, batch: Sequence[_Waiting]) -> list[list[Face]]:
+    def _classify_all(self, batch: Sequence[_Waiting]) -> list[list[Face]]:
         found = [waiting.found for waiting in batch]
         self._observe(sum(map(len, found)))
-        return self._judge(found)
+        return self._classify(found)

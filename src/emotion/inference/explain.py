@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from emotion.analysis.gradcam import Method
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, require_choice
-from emotion.inference.faces import cut, cut_out
-from emotion.inference.images import Picture, read_picture
+from emotion.inference.faces import crop_faces, crop_square
+from emotion.inference.images import Picture, read_image
 from emotion.inference.pytorch import TorchNetwork
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.palette import LIGHT_BLUE, ORANGE
-from emotion.pretrained import find_weights
+from emotion.shipped import find_weights
 
 SIDE = 192
 """Pixels of the faces in the picture."""
@@ -52,12 +52,12 @@ def explain(
     for label in classes:
         require_choice("--class", label, CLASSES)
     network = TorchNetwork(find_weights(name), device=device)
-    picture = read_picture(image)
+    picture = read_image(image)
     faces = Recognizer([network]).predict(picture, detect)
     if not faces:
         raise UserError(f"{_title(image)}: no face found; --no-detect takes the whole picture as one")
     rows = [(face, label) for face in faces[:MOST_FACES] for label in dict.fromkeys((face.label, *classes))]
-    seen = cut_out(picture, [face.box for face, _ in rows], network.side)
+    seen = crop_faces(picture, [face.box for face, _ in rows], network.side)
     ids = np.array([CLASSES.index(label) for _, label in rows], np.int64)
     maps = [network.heatmaps(seen, ids, method) for method in get_args(Method)]
     figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")
@@ -65,7 +65,7 @@ def explain(
         figure.suptitle(f"the first {MOST_FACES} of {len(faces)} faces, from left to right")
     subfigures = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for subfigure, (face, label), *own in zip(subfigures, rows, *maps, strict=True):
-        _draw_row(subfigure, cut(picture, face.box, SIDE), face, label, own)
+        _draw_row(subfigure, crop_square(picture, face.box, SIDE), face, label, own)
     return figure, faces
 
 

@@ -39,35 +39,35 @@ class FaceDetector:
     that others may have been missed, a second look, ten times as costly, finds those of a fortieth.
 
     Args:
-        smallest: the smallest face to find, as a share of the picture's longer side, in one look; None takes the two.
+        min_face: the smallest face to find, as a share of the picture's longer side, in one look; None takes the two.
 
     Raises:
         UserError: a share that is not from 0.01 to 1.
     """
 
-    def __init__(self, smallest: float | None = None) -> None:
-        if smallest is not None and not 0.01 <= smallest <= 1:
-            raise UserError(f"smallest={smallest}: a share of the picture's longer side, from 0.01 to 1, is needed")
-        self.looks = (COARSE, FINE) if smallest is None else ((min(2000, max(320, round(24 / smallest))), smallest),)
+    def __init__(self, min_face: float | None = None) -> None:
+        if min_face is not None and not 0.01 <= min_face <= 1:
+            raise UserError(f"min_face={min_face}: a share of the picture's longer side, from 0.01 to 1, is needed")
+        self.looks = (COARSE, FINE) if min_face is None else ((min(2000, max(320, round(24 / min_face))), min_face),)
         self._own = local()  # OpenCV's networks take one picture at a time, so each thread has its own
 
     def __call__(self, picture: NDArray[np.uint8]) -> list[Detection]:
         """Returns the faces in a picture, RGB uint8 [H, W, 3], from left to right."""
         found: list[Detection] = []
-        for side, smallest in self.looks:
-            found = self._look(picture, side, smallest)
-            if found and min(face.box[3] for face in found) >= 1.5 * smallest * max(picture.shape[:2]):
+        for side, min_face in self.looks:
+            found = self._look(picture, side, min_face)
+            if found and min(face.box[3] for face in found) >= 1.5 * min_face * max(picture.shape[:2]):
                 break
         return sorted(found, key=lambda face: face.box)
 
-    def _look(self, picture: NDArray[np.uint8], side: int, smallest: float) -> list[Detection]:
+    def _look(self, picture: NDArray[np.uint8], side: int, min_face: float) -> list[Detection]:
         scale = min(1.0, side / max(picture.shape[:2]))
         size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
         if min(size) < 12:
             return []  # before it is resized, which takes gigabytes for a line of millions of pixels
         seen = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
         mtcnn = self._mtcnn()
-        mtcnn.min_face_size = max(12, round(smallest * max(size)))
+        mtcnn.min_face_size = max(12, round(min_face * max(size)))
         return [
             Detection(_framed([length / scale for length in face["box"]]), float(face["confidence"]))
             for face in mtcnn.detect_faces(seen)
@@ -83,7 +83,7 @@ class FaceDetector:
         return self._own.mtcnn
 
 
-def cut_out(picture: NDArray[np.uint8], boxes: Sequence[Box], side: int) -> NDArray[np.uint8]:
+def crop_faces(picture: NDArray[np.uint8], boxes: Sequence[Box], side: int) -> NDArray[np.uint8]:
     """Cuts faces out of a picture.
 
     Args:
@@ -95,11 +95,11 @@ def cut_out(picture: NDArray[np.uint8], boxes: Sequence[Box], side: int) -> NDAr
         Grey uint8 [N, side, side].
     """
     grey = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
-    faces = [cut(grey, box, side) for box in boxes]
+    faces = [crop_square(grey, box, side) for box in boxes]
     return np.stack(faces) if faces else np.empty((0, side, side), np.uint8)
 
 
-def cut(picture: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
+def crop_square(picture: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
     """Cuts a square out of a picture, uint8 [H, W] or [H, W, 3], and resizes it to `side` pixels."""
     left, top, width, height = box
     rows, columns = picture.shape[:2]
@@ -113,7 +113,7 @@ def cut(picture: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
     return np.asarray(resized, np.uint8)
 
 
-def whole(picture: NDArray[np.uint8]) -> Box:
+def center_square(picture: NDArray[np.uint8]) -> Box:
     """Returns the central square of a picture that is a face already."""
     height, width = picture.shape[:2]
     side = min(height, width)

@@ -39,7 +39,7 @@ MADE = ".emotion-copies"
 """The file in a folder of copies that lists them, each name ended by a zero byte."""
 
 
-def read_picture(picture: Picture) -> NDArray[np.uint8]:
+def read_image(picture: Picture) -> NDArray[np.uint8]:
     """Returns a picture upright, as RGB uint8 [H, W, 3]; of an animation the first frame, of several pages the first.
 
     Raises:
@@ -137,10 +137,10 @@ def _expand(word: str, out: Path | None, tell: Callable[[str], object]) -> Seque
     path = Path(os.path.expanduser(word))  # noqa: PTH111, leaves ~nobody as it is
     if path.is_file():
         return [path]
-    copies = set() if out is None else made_copies(out)
+    copies = set() if out is None else annotated_images(out)
     if path.is_dir():
         files = _in_folder(path, word, tell)
-        copies |= {copy for notes in path.rglob(MADE) for copy in made_copies(notes.parent)}
+        copies |= {copy for notes in path.rglob(MADE) for copy in annotated_images(notes.parent)}
     else:
         matches = sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
         files = [match for match in matches if match.is_file() and not _is_of_system(match, path)]
@@ -199,7 +199,7 @@ def _without_copies(files: list[Path], copies: set[Path], word: str, tell: Calla
     return originals or files
 
 
-def made_copies(out: Path) -> set[Path]:
+def annotated_images(out: Path) -> set[Path]:
     """Returns the files in a folder of copies that are copies; others may lie there too."""
     try:
         names = (out / MADE).read_bytes().split(b"\0")[:-1]
@@ -208,12 +208,12 @@ def made_copies(out: Path) -> set[Path]:
     return {(out / os.fsdecode(name)).resolve() for name in names}
 
 
-def note_copy(out: Path, path: Path) -> None:
+def note_annotated(out: Path, path: Path) -> None:
     """Notes that a file in a folder of copies is one.
 
     Raises:
         OSError: the note cannot be written.
     """
-    if path.resolve() not in made_copies(out):
+    if path.resolve() not in annotated_images(out):
         with (out / MADE).open("ab") as notes:
             notes.write(os.fsencode(path.relative_to(out)) + b"\0")

@@ -56,7 +56,7 @@ class Slots:
             self.taken -= 1
 
 
-async def read_image(request: Request, limits: Limits) -> bytes:
+async def read_upload(request: Request, limits: Limits) -> bytes:
     """Returns the image of a request, from its body or from the field `image` of a form.
 
     Raises:

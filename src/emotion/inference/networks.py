@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from emotion.errors import UserError
 from emotion.extras import require_extra
 from emotion.models.onnx import OnnxNetwork
-from emotion.pretrained import find_network
+from emotion.shipped import find_network
 
 
 class FaceNetwork(Protocol):

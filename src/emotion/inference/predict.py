@@ -13,9 +13,9 @@ from PIL import Image
 
 from emotion.data.decode import FORMATS, BadImageError
 from emotion.errors import UserError, disk_is_full, first_line
-from emotion.files import replacing
+from emotion.files import atomic_write
 from emotion.inference.drawing import draw_faces
-from emotion.inference.images import IMAGES, count_frames, find_media, is_video, note_copy, read_picture
+from emotion.inference.images import IMAGES, count_frames, find_media, is_video, note_annotated, read_image
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import Record
 from emotion.inference.video import Video, VideoFile
@@ -36,10 +36,10 @@ class Prediction:
         recognizer: judges the faces.
         detect: False where each picture or frame is one face already.
         out: folder for annotated copies, or None.
-        every: of a video, every how many frames are judged.
+        frame_stride: every Nth frame of a video is classified.
         progress: shows how far it is.
-        complain: called with a sentence for each file that cannot be read, or whose copy cannot be saved.
-        tell: called with sentences on what is left out.
+        on_error: called with a sentence for each file that cannot be read, or whose copy cannot be saved.
+        on_note: called with sentences on what is left out.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class Prediction:
         *,
         detect: bool = True,
         out: Path | None = None,
-        every: int = 5,
+        frame_stride: int = 5,
         progress: Progress = lambda items, total=None: items,
-        complain: Callable[[str], object] = print,
-        tell: Callable[[str], object] = lambda sentence: None,
+        on_error: Callable[[str], object] = print,
+        on_note: Callable[[str], object] = lambda sentence: None,
     ) -> None:
-        self.recognizer, self.detect, self.out, self.every = recognizer, detect, out, every
-        self.progress, self.complain, self.tell, self.failed = progress, complain, tell, 0
+        self.recognizer, self.detect, self.out, self.frame_stride = recognizer, detect, out, frame_stride
+        self.progress, self.on_error, self.on_note, self.failed = progress, on_error, on_note, 0
         self.records: list[Record] = []
         self._animated: list[Path] = []
 
@@ -65,7 +65,7 @@ class Prediction:
             UserError: a word that names nothing.
         """
         self.records, self.failed, self._animated = [], 0, []
-        paths = find_media(words, self.out, self.tell)
+        paths = find_media(words, self.out, self.on_note)
         videos = dict.fromkeys(path for path in paths if is_video(path))
         copies = self._copies(paths, videos)
         pictures = [path for path in paths if path not in videos]
@@ -73,7 +73,7 @@ class Prediction:
             self.records.append(record)
         if self._animated:
             names = ", ".join(map(str, self._animated[:3])) + (", ..." if self._animated[3:] else "")
-            self.tell(f"of several frames or pages only the first is judged: {names}")
+            self.on_note(f"of several frames or pages only the first is judged: {names}")
         for path in videos:
             for record in self._video(path, copies):
                 self.records.append(record)
@@ -93,7 +93,7 @@ class Prediction:
     def _read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         for path in paths:
             with self._going_on():
-                picture = read_picture(path)
+                picture = read_image(path)
                 if count_frames(path) > 1:
                     self._animated.append(path)
                 yield path, picture
@@ -120,14 +120,14 @@ class Prediction:
     def _frames(self, video: Video, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
         frames = enumerate(self.progress(video, total=video.frames))
         if not copies:
-            judged = self._judged((video.second, frame) for number, frame in frames if number % self.every == 0)
+            judged = self._judged((video.second, frame) for number, frame in frames if number % self.frame_stride == 0)
             yield from (Record(str(path), faces, second) for second, faces in judged)
             return
         faces: list[Face] = []
         copied = True
         with VideoFile(copies[path], video.rate) as copy:
             for number, frame in frames:
-                if number % self.every == 0:
+                if number % self.frame_stride == 0:
                     (faces,) = self.recognizer.predict_many([frame], self.detect)
                     yield Record(str(path), faces, video.second)
                 try:
@@ -143,7 +143,7 @@ class Prediction:
         """Notes a copy where a later time could take it for an original, in the folder of the originals."""
         assert self.out is not None
         if self._among_originals:
-            note_copy(self.out, path)
+            note_annotated(self.out, path)
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -155,7 +155,7 @@ class Prediction:
 
     def _fail(self, error: BadImageError) -> None:
         self.failed += 1
-        self.complain(str(error))
+        self.on_error(str(error))
 
     def _copies(self, paths: Sequence[Path], videos: Collection[Path]) -> dict[Path, Path]:
         """Lays the copies out as the files lie below the folder that they share."""
@@ -174,7 +174,7 @@ class Prediction:
 
 def _save(picture: Image.Image, path: Path) -> None:
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             picture.save(temporary)
     except Exception as error:
         # Encoders raise nearly anything for a picture too large for their format.

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from emotion.analysis.gradcam import Method, heatmaps
+from emotion.models.classifier import Classifier, load_pretrained
 from emotion.models.device import find_device
-from emotion.models.pretrained import Classifier, load_pretrained
 
 
 class TorchNetwork:
@@ -65,7 +65,7 @@ def load_classifier(path: Path, device: str = "cpu") -> Classifier:
     if path.suffix == ".safetensors":
         return load_pretrained(path, device)
     from emotion.training.checkpoint import load_checkpoint  # here, since Lightning takes seconds to import
-    from emotion.training.publish import as_it_is
+    from emotion.training.publish import uncalibrated
 
     found = find_device(device)
-    return as_it_is(load_checkpoint(path)).to(found)
+    return uncalibrated(load_checkpoint(path)).to(found)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
-from emotion.inference.faces import Box, Detection, FaceDetector, cut_out, whole
-from emotion.inference.images import Picture, read_picture
+from emotion.inference.faces import Box, Detection, FaceDetector, center_square, crop_faces
+from emotion.inference.images import Picture, read_image
 from emotion.inference.networks import FaceNetwork, load_networks
 
 BATCH = 64
@@ -37,7 +37,7 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedFaces:
     """The faces in a picture, cut out, which is all of it that is needed from there on.
 
     Attributes:
@@ -59,7 +59,7 @@ class Recognizer:
 
     Args:
         networks: one, or several whose mean probability counts.
-        smallest: see `emotion.inference.faces.FaceDetector`.
+        min_face: see `emotion.inference.faces.FaceDetector`.
 
     Examples:
         >>> import emotion, numpy
@@ -71,17 +71,17 @@ class Recognizer:
 
     classes = CLASSES
 
-    def __init__(self, networks: Sequence[FaceNetwork], smallest: float | None = None) -> None:
-        self.networks, self._smallest = tuple(networks), smallest
+    def __init__(self, networks: Sequence[FaceNetwork], min_face: float | None = None) -> None:
+        self.networks, self._min_face = tuple(networks), min_face
 
     def __reduce__(self) -> tuple[type["Recognizer"], tuple[Sequence[FaceNetwork], float | None]]:
         """Lets it be sent to other processes, which load the networks from their files, and a detector, anew."""
-        return Recognizer, (self.networks, self._smallest)
+        return Recognizer, (self.networks, self._min_face)
 
     @cached_property
     def detector(self) -> FaceDetector:
         """Finds the faces; made when it is first needed."""
-        return FaceDetector(self._smallest)
+        return FaceDetector(self._min_face)
 
     def predict(self, image: Picture, detect: bool = True) -> list[Face]:
         """Returns the faces in a picture, from left to right.
@@ -94,7 +94,7 @@ class Recognizer:
         Raises:
             UserError: not a picture.
         """
-        return self.judge([self.find(read_picture(image), detect)])[0]
+        return self.classify([self.detect(read_image(image), detect)])[0]
 
     def predict_many(self, pictures: Iterable[Picture], detect: bool = True) -> Iterator[list[Face]]:
         """Yields the faces of each picture, judging those of several pictures at a time.
@@ -109,25 +109,25 @@ class Recognizer:
         if _is_one(pictures):
             kind = type(pictures).__name__
             raise UserError(f"{kind}: several pictures are needed here; one goes to predict, or is given as [picture]")
-        found = (self.find(read_picture(picture), detect) for picture in pictures)
-        return chain.from_iterable(map(self.judge, iter(lambda: list(islice(found, 8)), [])))
+        found = (self.detect(read_image(picture), detect) for picture in pictures)
+        return chain.from_iterable(map(self.classify, iter(lambda: list(islice(found, 8)), [])))
 
-    def find(self, picture: NDArray[np.uint8], detect: bool = True, most: int | None = None) -> Found:
-        """Finds the faces in a picture, RGB uint8 [H, W, 3], and of more than `most` the largest."""
-        detections = self.detector(picture) if detect else [Detection(whole(picture), None)]
-        largest = sorted(detections, key=lambda detection: -detection.box[2])[:most]
+    def detect(self, picture: NDArray[np.uint8], detect: bool = True, max_faces: int | None = None) -> DetectedFaces:
+        """Finds the faces in a picture, RGB uint8 [H, W, 3], and of more than `max_faces` the largest."""
+        detections = self.detector(picture) if detect else [Detection(center_square(picture), None)]
+        largest = sorted(detections, key=lambda detection: -detection.box[2])[:max_faces]
         kept = sorted(largest, key=lambda detection: detection.box)
         boxes = [detection.box for detection in kept]
-        faces = {network.side: cut_out(picture, boxes, network.side) for network in self.networks}
-        return Found(kept, faces, len(detections) - len(kept))
+        faces = {network.side: crop_faces(picture, boxes, network.side) for network in self.networks}
+        return DetectedFaces(kept, faces, len(detections) - len(kept))
 
-    def judge(self, found: Sequence[Found]) -> list[list[Face]]:
+    def classify(self, found: Sequence[DetectedFaces]) -> list[list[Face]]:
         """Tells the expressions of the faces of several pictures at once."""
         each = [_in_batches(network, [own.faces[network.side] for own in found]) for network in self.networks]
         probabilities = iter(np.mean(each, axis=0))
         return [[_face(detection, next(probabilities)) for detection in own.detections] for own in found]
 
-    def heatmaps(self, found: Found, labels: Sequence[str]) -> NDArray[np.float32]:
+    def heatmaps(self, found: DetectedFaces, labels: Sequence[str]) -> NDArray[np.float32]:
         """Returns where each of N faces speaks for its label, to the first network that counts.
 
         Returns:
@@ -146,7 +146,7 @@ def load(
     *,
     tta: str | None = None,
     device: str = "cpu",
-    smallest: float | None = None,
+    min_face: float | None = None,
 ) -> Recognizer:
     """Loads a trained network, or several whose mean probability counts.
 
@@ -158,14 +158,14 @@ def load(
             file, `hf://<owner>/<repository>`, or a list of these.
         tta: the views of each face whose mean counts: none, flip, shifts or ten_crop; None leaves it to the file.
         device: `cpu` or `cuda`.
-        smallest: the smallest face to find, as a share of the picture's longer side; None: an eighth, and a fortieth
+        min_face: the smallest face to find, as a share of the picture's longer side; None: an eighth, and a fortieth
             where there is none or a small one.
 
     Raises:
         UserError: no such network or file.
     """
     names = [name] if isinstance(name, str | Path) else name
-    return Recognizer(load_networks(names, tta, device), smallest)
+    return Recognizer(load_networks(names, tta, device), min_face)
 
 
 def _is_one(pictures: object) -> bool:

@@ -28,9 +28,9 @@ from starlette.requests import ClientDisconnect
 import emotion
 from emotion.errors import UserError, first_line
 from emotion.inference.batching import Batcher
-from emotion.inference.images import read_picture
-from emotion.inference.limits import Limits, Slots, read_image
-from emotion.inference.recognizer import Found, Recognizer
+from emotion.inference.images import read_image
+from emotion.inference.limits import Limits, Slots, read_upload
+from emotion.inference.recognizer import DetectedFaces, Recognizer
 from emotion.palette import EXPRESSIONS, INK
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Service:
         threads = min(FINDERS, os.cpu_count() or 1)
         self._finders, self._free_finders = ThreadPoolExecutor(threads, "faces"), asyncio.Semaphore(threads)
         self._batchers = {
-            name: Batcher(recognizer.judge, observe=batches.observe) for name, recognizer in recognizers.items()
+            name: Batcher(recognizer.classify, observe=batches.observe) for name, recognizer in recognizers.items()
         }
 
     async def predict(self, content: bytes, name: str, detect: bool, heatmap: bool) -> Answer:
@@ -154,7 +154,7 @@ class Service:
         begun = time.perf_counter()
         recognizer = self.recognizers[name]
         (height, width), found = await self._in_finder(self._find, content, recognizer, detect)
-        faces = await self._batchers[name].judge(found) if len(found) else []
+        faces = await self._batchers[name].classify(found) if len(found) else []
         maps: list[NDArray[np.float32] | None] = [None] * len(faces)
         if heatmap and faces:
             labels = [face.label for face in faces]
@@ -181,10 +181,10 @@ class Service:
         call.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free_finders.release))
         return await asyncio.wrap_future(call)
 
-    def _find(self, content: bytes, recognizer: Recognizer, detect: bool) -> tuple[tuple[int, int], Found]:
+    def _find(self, content: bytes, recognizer: Recognizer, detect: bool) -> tuple[tuple[int, int], DetectedFaces]:
         """Returns height and width of a picture and its faces; the rest of it, which may be large, is let go."""
-        picture = read_picture(content)
-        return (picture.shape[0], picture.shape[1]), recognizer.find(picture, detect, self.limits.faces)
+        picture = read_image(content)
+        return (picture.shape[0], picture.shape[1]), recognizer.detect(picture, detect, self.limits.faces)
 
 
 def make_service(
@@ -327,7 +327,7 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
         if network not in service.recognizers:
             raise HTTPException(404, f"network={network}: not one of {', '.join(names)}")
         with service.arriving.hold():
-            content = await read_image(request, service.limits)
+            content = await read_upload(request, service.limits)
         with service.running.hold():
             try:
                 with service.seconds.time():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from emotion.errors import UserError, first_line
-from emotion.files import refuse_bomb
+from emotion.files import check_unpacked_size
 from emotion.models.transfer import Library, create_timm
 
 State = Mapping[str, Tensor]
@@ -62,20 +62,20 @@ def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str
     own = {key: value for key, value in backbone.state_dict().items() if key in state or not key.endswith(COUNTS)}
     found = {key: value for key, value in state.items() if key in own or not key.startswith(CLASSIFIERS)}
     try:
-        require_fit(own, found)
+        validate_state(own, found)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"weights={weights} does not fit the backbone: {first_line(error)}") from None
     backbone.load_state_dict(found, strict=False)
 
 
-def sketch(build: Callable[[], nn.Module]) -> State:
+def state_shapes(build: Callable[[], nn.Module]) -> State:
     """Returns the names and shapes of a module's tensors, on a device where they take no memory."""
     with torch.device("meta"):
         state: State = build().state_dict()
     return state
 
 
-def require_fit(expected: State, found: State) -> None:
+def validate_state(expected: State, found: State) -> None:
     """Checks names, shapes and values of tensors that may come from a stranger.
 
     Raises:
@@ -122,7 +122,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"weights={path}: no such file (imagenet, none or a .safetensors or state dict file)")
     try:
-        refuse_bomb(path)
+        check_unpacked_size(path)
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:
         # A damaged or hostile file can make the readers raise anything.

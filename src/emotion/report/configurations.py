@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from emotion.analysis.predictions import Predictions
-from emotion.analysis.statistics import FigureOfMerit, Interval, Summary, bootstrap_interval, summarize
+from emotion.analysis.statistics import Interval, Metric, Summary, bootstrap_interval, summarize
 from emotion.data.datamodule import SOURCE_SETTINGS
 from emotion.files import hide_home
 from emotion.models.registry import FAMILIES
 from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
-from emotion.report.recipes import GIVEN, differences, published_run, weights_name
-from emotion.report.runs import Run, Unused, images_digest
+from emotion.report.recipes import RECIPE_KEYS, differences, published_run, weights_name
+from emotion.report.runs import Run, SkippedRun, images_digest
 
 BALANCES = {
     "class_weights": "class weights",
@@ -68,15 +68,15 @@ class Configuration:
         return f"{self.number}. {self.network}, {BALANCES.get(balance, balance)}"
 
     @property
-    def mark(self) -> str:
+    def warning(self) -> str:
         """What nobody must overlook: data that is not FER2013's folders, and the weights it started from."""
         return "; ".join(filter(None, (self._data, self.place, self._weights)))
 
     @property
-    def note(self) -> str:
+    def subtitle(self) -> str:
         """The mark, and all settings that differ from the recipe."""
         others = ", ".join(f"{key}={value}" for key, value in self.differences.items() if key != "weights")
-        return "; ".join(filter(None, (self.mark, others)))
+        return "; ".join(filter(None, (self.warning, others)))
 
     @property
     def seeds(self) -> str:
@@ -84,7 +84,7 @@ class Configuration:
         return f"seed{'s' * (len(self.runs) > 1)} {', '.join(str(run.seed) for run in self.runs)}"
 
     @property
-    def obstacle(self) -> str:
+    def not_comparable_because(self) -> str:
         """Why the published figures are no measure for it, or nothing."""
         split = self.first.settings.get("split")
         if self._data or split != "report":
@@ -114,7 +114,7 @@ class Configuration:
         """Summarizes a figure of `matrix_metrics` on the test images over the seeds."""
         return summarize([scores[figure] for scores in self.test_scores])
 
-    def test_interval(self, figure: FigureOfMerit) -> Interval:
+    def test_interval(self, figure: Metric) -> Interval:
         """Computes the interval of a figure on the test images, as `interval` does."""
         return interval([run.test for run in self.runs], figure)
 
@@ -130,7 +130,7 @@ class Configuration:
         return None if None in values else summarize([value for value in values if value is not None])
 
 
-def interval(tests: Sequence[Predictions], figure: FigureOfMerit) -> Interval:
+def interval(tests: Sequence[Predictions], figure: Metric) -> Interval:
     """Computes the 95 % interval of a figure's mean over seeds, by bootstrap over images.
 
     The bounds of the seeds are averaged: the seeds share their images, so more seeds make it no narrower.
@@ -144,7 +144,7 @@ def interval(tests: Sequence[Predictions], figure: FigureOfMerit) -> Interval:
     return Interval(sum(low) / len(low), sum(high) / len(high))
 
 
-def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[Unused]]:
+def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[SkippedRun]]:
     """Puts runs that differ only in their seed together, in the order of the published report.
 
     Runs on other data, or tested on other images, are no seeds of each other, whatever their settings say.
@@ -161,7 +161,7 @@ def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[Unused]]:
         seeds = groups.setdefault(key, {})
         if run.seed in seeds:
             other = seeds[run.seed].folder.path
-            repeated.append(Unused(run.folder.path, f"settings, data and seed are those of {other}"))
+            repeated.append(SkippedRun(run.folder.path, f"settings, data and seed are those of {other}"))
         seeds.setdefault(run.seed, run)
     ordered = sorted(groups.items(), key=lambda item: _order(*item))
     return [_configuration(number, *item, groups) for number, item in enumerate(ordered, 1)], repeated
@@ -196,7 +196,7 @@ def _configuration(
 def _key(run: Run) -> tuple[Any, ...]:
     published = published_run(run.settings)
     changed = tuple(differences(run.settings, published).items())
-    return (published, *(str(run.settings.get(key)) for key in GIVEN), changed)
+    return (published, *(str(run.settings.get(key)) for key in RECIPE_KEYS), changed)
 
 
 def _order(key: tuple[Any, ...], seeds: Mapping[int, Run]) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from emotion.analysis.predictions import Predictions, load_predictions
 from emotion.analysis.statistics import bootstrap_interval
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
-from emotion.report.runs import Unused, read_record
+from emotion.report.runs import SkippedRun, read_record
 from emotion.report.tables import interval_text
 from emotion.training.folder import EVALUATION
 
@@ -41,7 +41,7 @@ class Evaluation:
     stages: dict[str, Predictions]
 
 
-def find_evaluations(paths: Sequence[Path]) -> tuple[list[Evaluation], list[Unused]]:
+def find_evaluations(paths: Sequence[Path]) -> tuple[list[Evaluation], list[SkippedRun]]:
     """Reads all evaluations that lie in or below some folders, each once, in the order of their paths.
 
     Returns:
@@ -53,7 +53,7 @@ def find_evaluations(paths: Sequence[Path]) -> tuple[list[Evaluation], list[Unus
         try:
             found.append(_read(file))
         except (UserError, OSError, ValueError) as error:
-            unused.append(Unused(file.parent, f"cannot be read: {first_line(error)}"))
+            unused.append(SkippedRun(file.parent, f"cannot be read: {first_line(error)}"))
     return found, unused
 
 

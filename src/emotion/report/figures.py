@@ -12,7 +12,7 @@ from emotion.palette import BLUE, GREEN, GREY, GRID, ORANGE
 from emotion.report.configurations import BALANCES, Configuration
 from emotion.report.measures import Pair
 from emotion.report.published import HALF_UNIT, RUNS
-from emotion.report.verdict import judge
+from emotion.report.verdict import compare_to_published
 
 _COLOURS = {"agrees": GREEN, "higher": BLUE, "lower": ORANGE}
 
@@ -69,7 +69,7 @@ def pairs_figure(pairs: Sequence[Pair]) -> Figure:
 def _draw_ours(axes: Axes, ours: Configuration) -> None:
     assert ours.published is not None
     place = RUNS.index(ours.published)
-    verdict, bounds = judge(ours, ours.published), ours.test_interval("acc")
+    verdict, bounds = compare_to_published(ours, ours.published), ours.test_interval("acc")
     mean, colour = ours.scores("acc").mean, _COLOURS[verdict]
     axes.plot([bounds.low, bounds.high], [place, place], color=colour, linewidth=1.6)
     axes.plot([mean], [place], "o", color=colour, markersize=5, label=f"ours: {verdict}")

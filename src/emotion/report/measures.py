@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from emotion.analysis.calibration import Calibration, calibration, fit_temperature, with_temperature
 from emotion.analysis.document import Cell, Row, Table
 from emotion.analysis.predictions import Predictions, mean_predictions
-from emotion.analysis.protocol import FIGURES, protocol_rows
+from emotion.analysis.protocol import METRICS, protocol_rows
 from emotion.analysis.statistics import PairedTest, paired_test, summarize
 from emotion.analysis.summary import format_number
 from emotion.report.configurations import Configuration, interval
-from emotion.report.runs import Run, Unused
+from emotion.report.runs import Run, SkippedRun
 from emotion.report.tables import interval_text, name_cell, value_cell
 
 SIGNIFICANT = 0.05
 
-Figures = Mapping[tuple[str, str], Mapping[str, float]]
+Metrics = Mapping[tuple[str, str], Mapping[str, float]]
 """The figures of the protocol for views (one, several) and part of the held-out images."""
 
 
@@ -37,10 +37,10 @@ class Pair:
         return self.corrected < SIGNIFICANT
 
 
-def figures_table(configurations: Sequence[Configuration]) -> Table:
+def metrics_table(configurations: Sequence[Configuration]) -> Table:
     """Builds a table of accuracy on parts of the test images, macro F1 and balanced accuracy, with intervals."""
     header = ("Run", "All test images", "PublicTest", "PrivateTest", "Without a copy", "Macro F1", "Balanced accuracy")
-    return Table(header, "lrrrrrr", [_figures_row(one) for one in configurations])
+    return Table(header, "lrrrrrr", [_metrics_row(one) for one in configurations])
 
 
 def calibration_table(configurations: Sequence[Configuration]) -> Table:
@@ -61,7 +61,7 @@ def protocol_table(configurations: Sequence[Configuration]) -> Table:
     """
     held_out = [one for one in configurations if (one.first.val.parts == "public").all()]
     rows = [row for one in held_out for row in _protocol_rows(one)]
-    return Table(("Run", "Views", "Images", *FIGURES.values()), "lllrrrr", rows)
+    return Table(("Run", "Views", "Images", *METRICS.values()), "lllrrrr", rows)
 
 
 def compare_pairs(configurations: Sequence[Configuration]) -> list[Pair]:
@@ -95,39 +95,39 @@ def cost_table(configurations: Sequence[Configuration]) -> Table:
     return Table(header, "lrrrrrl", [_cost_row(one, run) for one in configurations for run in one.runs])
 
 
-def unused_table(unused: Sequence[Unused]) -> Table:
+def skipped_table(unused: Sequence[SkippedRun]) -> Table:
     """Builds a table of the runs that are not on the page, and why."""
     return Table(("Run", "Why it is left out"), "ll", [(str(run.path), run.reason) for run in unused])
 
 
-def _figures_row(ours: Configuration) -> Row:
+def _metrics_row(ours: Configuration) -> Row:
     tests = [run.test for run in ours.runs]
     parts = [[_part(test, part) for test in tests] for part in ("all", "public", "private", "without a copy")]
     macro, balanced = (
         value_cell(ours.scores(figure), ours.test_interval(figure)) for figure in ("f1_macro", "balanced_acc")
     )
-    return (name_cell(ours, ours.note), *(_accuracy_cell(ours, part) for part in parts), macro, balanced)
+    return (name_cell(ours, ours.subtitle), *(_accuracy_cell(ours, part) for part in parts), macro, balanced)
 
 
 def _protocol_rows(ours: Configuration) -> Iterator[Row]:
-    yield from _part_rows(ours, ours.seeds, [_protocol_figures(run.stages) for run in ours.runs])
+    yield from _part_rows(ours, ours.seeds, [_protocol_metrics(run.stages) for run in ours.runs])
     if len(ours.runs) > 1 and _all_same_images(ours.runs):
         shared = [stage for stage in ours.first.stages if all(stage in run.stages for run in ours.runs)]
         ensemble = {stage: mean_predictions([run.stages[stage] for run in ours.runs]) for stage in shared}
-        yield from _part_rows(ours, f"mean of the {len(ours.runs)}", [_protocol_figures(ensemble)])
+        yield from _part_rows(ours, f"mean of the {len(ours.runs)}", [_protocol_metrics(ensemble)])
 
 
-def _part_rows(ours: Configuration, networks: str, seeds: Sequence[Figures]) -> Iterator[Row]:
+def _part_rows(ours: Configuration, networks: str, seeds: Sequence[Metrics]) -> Iterator[Row]:
     """Yields a row for all views and parts that each of the seeds has."""
-    name = name_cell(ours, "; ".join(filter(None, (ours.note, networks))))
+    name = name_cell(ours, "; ".join(filter(None, (ours.subtitle, networks))))
     for views, part in seeds[0]:
         if all((views, part) in figures for figures in seeds):
             shown = views if views == "one" else str(ours.first.settings.get("tta"))
-            values = (str(summarize([figures[views, part][name] for figures in seeds])) for name in FIGURES)
+            values = (str(summarize([figures[views, part][name] for figures in seeds])) for name in METRICS)
             yield (name, shown, part, *values)
 
 
-def _protocol_figures(stages: Mapping[str, Predictions]) -> Figures:
+def _protocol_metrics(stages: Mapping[str, Predictions]) -> Metrics:
     return {(views, part): figures for views, part, _, figures in protocol_rows(stages)}
 
 
@@ -155,7 +155,7 @@ def _calibration_row(ours: Configuration) -> Row:
     scaled = [with_temperature(run.test, t) for run, t in zip(ours.runs, temperatures, strict=True)]
     after = [calibration(test.probabilities, test.labels) for test in scaled]
     values = [_over_seeds(stage, name) for name in ("nll", "ece", "brier") for stage in (before, after)]
-    return (name_cell(ours, ours.mark), str(summarize(temperatures)), *values)
+    return (name_cell(ours, ours.warning), str(summarize(temperatures)), *values)
 
 
 def _over_seeds(values: Sequence[Calibration], name: str) -> str:
@@ -184,7 +184,7 @@ def _p_text(p: float) -> str:
 def _cost_row(ours: Configuration, run: Run) -> Row:
     record = run.record
     return (
-        name_cell(ours, ours.mark),
+        name_cell(ours, ours.warning),
         str(run.seed),
         format_number(record.epochs, "d"),
         format_number(record.best_epoch, "d"),

@@ -90,7 +90,7 @@ def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
     if evaluations:
         blocks += [Heading("Evaluations of checkpoints"), evaluations_table(evaluations)]
     if left_out := [*unused, *unread, *repeated, *again]:
-        blocks += [Heading("Runs that are left out"), measures.unused_table(left_out)]
+        blocks += [Heading("Runs that are left out"), measures.skipped_table(left_out)]
     repeats = _repeats_paper(tested)
     reading = [*_READING, _VERDICT] if repeats else _READING
     blocks += [Heading("How to read this page"), *map(Paragraph, reading)]
@@ -131,7 +131,7 @@ def _tested(configurations: Sequence[Configuration], folder: Path) -> list[Block
 
 
 def _overview(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
-    comparable = [one for one in configurations if one.published and not one.obstacle]
+    comparable = [one for one in configurations if one.published and not one.not_comparable_because]
     if not comparable:
         return [Paragraph("No run can be compared with the report yet, so there is no picture of both.")]
     return [_picture("Test accuracy, published and ours", published_figure(comparable), folder / "published.png")]
@@ -142,7 +142,7 @@ def _measures(configurations: Sequence[Configuration], folder: Path) -> list[Blo
         *_protocol(configurations),
         Heading("Test images and their parts"),
         Paragraph(_COPIES),
-        measures.figures_table(configurations),
+        measures.metrics_table(configurations),
         *_pairs(configurations, folder),
         Heading("Calibration"),
         Paragraph(_CALIBRATION),

@@ -23,7 +23,7 @@ from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError, first_line
-from emotion.files import replacing
+from emotion.files import atomic_write
 from emotion.report.configurations import Configuration
 from emotion.report.runs import Run
 from emotion.training.checkpoint import load_checkpoint
@@ -45,7 +45,7 @@ def configuration_blocks(ours: Configuration, folder: Path) -> list[Block]:
     album = Album(folder, f"{ours.number:02d}")
     run = ours.first
     facts = [
-        ("Differs from the recipe", ours.note or "in nothing"),
+        ("Differs from the recipe", ours.subtitle or "in nothing"),
         ("Folders", ", ".join(str(run.folder.path) for run in ours.runs)),
         ("Command", run.record.command),
     ]
@@ -94,7 +94,7 @@ class Album:
         except Exception as error:
             # A damaged file can make the reader raise anything.
             raise UserError(f"{file} cannot be read ({first_line(error)})") from None
-        with replacing(self.path(name)) as temporary:
+        with atomic_write(self.path(name)) as temporary:
             small.save(temporary)
         return Picture(caption, self.path(name))
 

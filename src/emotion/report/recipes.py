@@ -16,7 +16,7 @@ from emotion.report.published import RUNS, PublishedRun
 PAPER_DATA = ("fer2013", "fer2013_csv", "synthetic")
 """Data whose runs stand in the paper's tables; only those on FER2013's folders are compared with its metrics."""
 # Not the number of processes: each takes a batch of its own, so that they decide on the steps of the optimiser.
-_HOW_IT_RAN = {
+_RUNTIME_KEYS = {
     "experiment",
     "name",
     "seed",
@@ -27,7 +27,7 @@ _HOW_IT_RAN = {
     "trainer.log_every_n_steps",
     "trainer.profiler",
 }
-GIVEN = ("model", "data", "balance", "unfreeze", "recipe")
+RECIPE_KEYS = ("model", "data", "balance", "unfreeze", "recipe")
 """Settings that choose the recipe, and so are never a difference from it."""
 
 
@@ -48,18 +48,18 @@ def differences(values: Mapping[str, Any], published: PublishedRun | None) -> di
     recipe_name = values.get("recipe")
     experiment = published.experiment if published and not recipe_name else None
     config = _compose(experiment=experiment, recipe=recipe_name, model=values["model"])
-    config.update({key: values.get(key) for key in GIVEN})
+    config.update({key: values.get(key) for key in RECIPE_KEYS})
     recipe = dict(_flat(settings(config)))
     own = dict(_flat(values)) | {"weights": weights_name(values)}
     legal = [*recipe, *(key for key in own if key not in recipe)]
     changed = [key for key in legal if own.get(key, recipe.get(key)) != recipe.get(key)]
-    return {key: _typed(own[key]) for key in changed if key not in _HOW_IT_RAN}
+    return {key: _typed(own[key]) for key in changed if key not in _RUNTIME_KEYS}
 
 
 def typed_settings(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns the settings that tell one run from another but for the seed, as they would be typed."""
     own = dict(_flat(values)) | {"weights": weights_name(values)}
-    return {key: _typed(value) for key, value in own.items() if key not in _HOW_IT_RAN}
+    return {key: _typed(value) for key, value in own.items() if key not in _RUNTIME_KEYS}
 
 
 def weights_name(values: Mapping[str, Any]) -> str:

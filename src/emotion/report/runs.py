@@ -133,7 +133,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Unused:
+class SkippedRun:
     """A run without figures, and why."""
 
     path: Path
@@ -147,7 +147,7 @@ def images_digest(predictions: Predictions) -> bytes:
     return hashlib.blake2b(repr(named).encode()).digest()
 
 
-def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Unused]]:
+def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[SkippedRun]]:
     """Reads all runs that lie in or below some folders, each once, in the order of their paths.
 
     Returns:
@@ -156,7 +156,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Unused]]:
     Raises:
         UserError: a folder that does not exist or holds no run.
     """
-    found: dict[Path, Run | Unused] = {}
+    found: dict[Path, Run | SkippedRun] = {}
     for path in paths:
         below = {folder.path.resolve(): folder for folder in _run_folders(path)}
         if not below and not any(path.rglob(EVALUATION)):
@@ -164,7 +164,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Unused]]:
         found |= {key: _read(folder) for key, folder in below.items() if key not in found}
     return (
         [run for run in found.values() if isinstance(run, Run)],
-        [run for run in found.values() if isinstance(run, Unused)],
+        [run for run in found.values() if isinstance(run, SkippedRun)],
     )
 
 
@@ -185,15 +185,15 @@ def _holds_run(folder: RunFolder) -> bool:
         return folder.state != "new" or folder.failure.is_file()
 
 
-def _read(folder: RunFolder) -> Run | Unused:
+def _read(folder: RunFolder) -> Run | SkippedRun:
     try:
         if folder.state == "finished":
             return _read_finished(folder)
         if folder.failure.is_file():
-            return Unused(folder.path, f"failed: {read_record(_Failure, folder.failure).error}")
+            return SkippedRun(folder.path, f"failed: {read_record(_Failure, folder.failure).error}")
     except (UserError, OSError, ValueError) as error:
-        return Unused(folder.path, f"cannot be read: {first_line(error)}")
-    return Unused(folder.path, "not finished")
+        return SkippedRun(folder.path, f"cannot be read: {first_line(error)}")
+    return SkippedRun(folder.path, "not finished")
 
 
 def _read_finished(folder: RunFolder) -> Run:

@@ -10,7 +10,7 @@ from emotion.analysis.statistics import Interval, Summary, summarize
 from emotion.data.classes import CLASSES
 from emotion.report.configurations import BALANCES, Configuration
 from emotion.report.published import SCORES, TABLES, PublishedRun, PublishedScores, PublishedTable
-from emotion.report.verdict import closest, verdict_cell
+from emotion.report.verdict import best_match, verdict_cell
 
 NOT_RUN = Cell("not run", tone="quiet")
 _SCORES = ("precision", "recall", "f1")
@@ -28,9 +28,9 @@ def detailed_scores(configurations: Sequence[Configuration]) -> list[Block]:
     """Builds the four classification reports that were published, each beside that of the closest configuration."""
     blocks: list[Block] = []
     for published in SCORES:
-        ours = closest(configurations, published.run)
+        ours = best_match(configurations, published.run)
         blocks.append(Heading(f"{published.run.network}, {BALANCES[published.run.balance]}", 3))
-        source = f"Ours: {ours.title} ({', '.join(filter(None, (ours.note, ours.seeds)))})." if ours else "Not run."
+        source = f"Ours: {ours.title} ({', '.join(filter(None, (ours.subtitle, ours.seeds)))})." if ours else "Not run."
         blocks += [Paragraph(source), _scores_table(published, ours)]
     return blocks
 
@@ -39,7 +39,7 @@ def other_table(configurations: Sequence[Configuration]) -> Table:
     """Builds a table of the configurations that repeat no run of the report."""
     rows = [
         (
-            name_cell(one, one.note),
+            name_cell(one, one.subtitle),
             value_cell(one.scores("acc"), one.test_interval("acc")),
             str(one.scores("f1_macro")),
             one.seeds,
@@ -81,10 +81,10 @@ def _published_table(table: PublishedTable, configurations: Sequence[Configurati
 def _our_row(published: PublishedRun, ours: Configuration) -> Row:
     accuracy = ours.scores("acc")
     test = (
-        Cell(published.network, ours.note, target=ours.title),
+        Cell(published.network, ours.subtitle, target=ours.title),
         f"{published.test:.2f}",
         Cell(str(accuracy), ours.seeds),
-        "" if ours.obstacle else f"{accuracy.mean - published.test:+.3f}",
+        "" if ours.not_comparable_because else f"{accuracy.mean - published.test:+.3f}",
         interval_text(ours.test_interval("acc")),
         verdict_cell(ours, published),
     )

@@ -31,7 +31,7 @@ def validation_blocks(configurations: Sequence[Configuration]) -> list[Block]:
     return [Paragraph(_READING), *tables] if tables else []
 
 
-def central(configurations: Sequence[Configuration]) -> Configuration:
+def baseline(configurations: Sequence[Configuration]) -> Configuration:
     """Returns the configuration that differs least from all others, which an ablation changes one setting of.
 
     Raises:
@@ -62,7 +62,7 @@ def seed_differences(configuration: Configuration, base: Configuration) -> Summa
 
 
 def _table(configurations: Sequence[Configuration]) -> Table:
-    base = central(configurations)
+    base = baseline(configurations)
     header = ("Run", "Validation accuracy", "Difference", "Macro F1", "Seeds", "Folder of the first")
     accuracies = {one.number: one.val_accuracy.mean for one in configurations}
     ranked = sorted(configurations, key=lambda one: accuracies[one.number], reverse=True)
@@ -74,7 +74,7 @@ def _row(ours: Configuration, base: Configuration) -> Row:
     # The base stands for itself, by what it changes in its recipe.
     named = base.differences if ours is base else changes
     words = ", ".join(f"{key}={value}" for key, value in named.items() if key != "weights")
-    name = Cell(ours.title, "; ".join(filter(None, (ours.mark, words))))
+    name = Cell(ours.title, "; ".join(filter(None, (ours.warning, words))))
     f1_macro = summarize([run.scores(run.val)["f1_macro"] for run in ours.runs])
     difference = Cell("the base", tone="quiet") if ours is base else _points(seed_differences(ours, base))
     return (name, str(ours.val_accuracy), difference, str(f1_macro), ours.seeds, str(ours.first.folder.path))

@@ -35,36 +35,40 @@ def compare(ours: Interval, published: float) -> Verdict:
     return "lower" if ours.high < published - HALF_UNIT else "agrees"
 
 
-def judge(configuration: Configuration | None, published: PublishedRun) -> Verdict:
+def compare_to_published(configuration: Configuration | None, published: PublishedRun) -> Verdict:
     """Compares the test accuracy of a configuration with that of the report, where that means something."""
     if configuration is None:
         return "not run"
-    if configuration.obstacle:
+    if configuration.not_comparable_because:
         return "not compared"
     return compare(configuration.test_interval("acc"), published.test)
 
 
 def verdict_cell(configuration: Configuration, published: PublishedRun) -> Cell:
     """Writes the verdict as a label, or why there is none."""
-    verdict = judge(configuration, published)
-    return _LABELS.get(verdict) or Cell(verdict, configuration.obstacle, "quiet")
+    verdict = compare_to_published(configuration, published)
+    return _LABELS.get(verdict) or Cell(verdict, configuration.not_comparable_because, "quiet")
 
 
-def closest(configurations: Sequence[Configuration], published: PublishedRun) -> Configuration | None:
+def best_match(configurations: Sequence[Configuration], published: PublishedRun) -> Configuration | None:
     """Chooses the configuration that speaks for a run of the report, or None if there is none.
 
     It is one that can be compared, if any is; of those the one with the fewest differences from the recipe; of those
     the one with the most seeds.
     """
     candidates = [one for one in configurations if one.published == published]
-    return min(candidates, key=lambda one: (bool(one.obstacle), len(one.differences), -len(one.runs)), default=None)
+    return min(
+        candidates,
+        key=lambda one: (bool(one.not_comparable_because), len(one.differences), -len(one.runs)),
+        default=None,
+    )
 
 
 def overall(configurations: Sequence[Configuration]) -> str:
     """Says in a few sentences how many of the report's test accuracies were repeated, and how they came out."""
-    chosen = {published: closest(configurations, published) for published in RUNS}
-    verdicts = [judge(one, published) for published, one in chosen.items()]
-    compared = [one for one in chosen.values() if one is not None and not one.obstacle]
+    chosen = {published: best_match(configurations, published) for published in RUNS}
+    verdicts = [compare_to_published(one, published) for published, one in chosen.items()]
+    compared = [one for one in chosen.values() if one is not None and not one.not_comparable_because]
     counts = ", ".join(f"{verdicts.count(name)} {words}" for name, words in _WORDS.items() if name in verdicts)
     text = f"Of {len(RUNS)} published test accuracies: {counts}."
     if not compared:

@@ -101,7 +101,7 @@ class Patience(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self._stopped
 
 
-class TensorBoardPictures(Callback):
+class TensorBoardFigures(Callback):
     """Shows augmented batches and confusion matrices of the validation.
 
     Args:

@@ -18,8 +18,8 @@ from torch import Tensor
 from emotion.config import check
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError, first_line
-from emotion.files import refuse_bomb, replacing
-from emotion.models.weights import require_fit, sketch, why_unread
+from emotion.files import atomic_write, check_unpacked_size
+from emotion.models.weights import state_shapes, validate_state, why_unread
 from emotion.training.task import EmotionTask
 
 
@@ -46,7 +46,7 @@ class Checkpoint:
         return EmotionDataModule(**(self.data | changes))
 
 
-class SpacedCheckpointIO(TorchCheckpointIO):
+class ThrottledCheckpointIO(TorchCheckpointIO):
     """Writes each file as a whole, at most once in a while, and at the end what is still due.
 
     On a fast device an epoch takes less time than its checkpoints take to write. A killed run loses what it did since
@@ -87,7 +87,7 @@ class SpacedCheckpointIO(TorchCheckpointIO):
             content = io.BytesIO()
             torch.save(self._waiting.pop(path), content)
             # Beside the file: where Lightning writes first, on another disk, moving is copying, and can be cut off.
-            with replacing(Path(path)) as temporary:
+            with atomic_write(Path(path)) as temporary:
                 temporary.write_bytes(content.getbuffer())
             self._written[path] = time.monotonic()
 
@@ -134,10 +134,10 @@ def _task(settings: dict[str, Any], state: dict[str, Tensor]) -> EmotionTask:
     if any(isinstance(value, Tensor) for value in settings.values()):
         raise ValueError("hyper_parameters: plain values are needed")
     # Without the average, which is made on a real device only; its tensors are those of the network.
-    expected = dict(sketch(partial(EmotionTask, **settings | {"ema_decay": 0.0})))
+    expected = dict(state_shapes(partial(EmotionTask, **settings | {"ema_decay": 0.0})))
     if settings.get("ema_decay"):
         expected |= {key.replace("network.", "average.module.", 1): value for key, value in expected.items()}
-    require_fit(expected, state)
+    validate_state(expected, state)
     task = EmotionTask(**settings)
     task.load_state_dict(state)
     return task
@@ -154,7 +154,7 @@ def _data_settings(stored: dict[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        refuse_bomb(path)
+        check_unpacked_size(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A damaged or hostile file can make the reader raise anything.

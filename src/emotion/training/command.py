@@ -18,14 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 from emotion.config import conf_dir, describe_settings, register_resolvers
 from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
 from emotion.files import hide_home
-from emotion.overrides import check_overrides, legal_words
+from emotion.overrides import check_overrides, quote_arguments
 from emotion.privacy import keep_private
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
 from emotion.training.sweep import run_apart
 
 log = logging.getLogger(__name__)
-WARM = ("basic", "joblib")
+SHARED_PROCESS_LAUNCHERS = ("basic", "joblib")
 """Launchers whose processes do run after run; under any other a run has a process of its own."""
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     register_resolvers()
     with exit_on_user_error():
         check_overrides(sys.argv[1:])
-        sys.argv[1:] = legal_words(sys.argv[1:])
+        sys.argv[1:] = quote_arguments(sys.argv[1:])
         try:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
         except (HydraException, OmegaConfBaseException) as error:
@@ -72,7 +72,7 @@ def _job(config: DictConfig) -> float | None:
             if searches or hydra_config.sweeper.parts:
                 raise UserError(f"{' '.join(sys.argv[1:])}: these are several runs, which -m starts")
             run(config, path, overrides)
-    elif choices["hydra/launcher"] not in WARM:
+    elif choices["hydra/launcher"] not in SHARED_PROCESS_LAUNCHERS:
         run_apart(overrides, folder)
         if searches and folder.failure.is_file():
             raise UserError(read_json(folder.failure)["error"])

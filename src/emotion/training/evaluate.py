@@ -19,7 +19,7 @@ from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, exit_on_user_error
 from emotion.models.device import find_device
 from emotion.models.views import ViewsName
-from emotion.overrides import parse_words
+from emotion.overrides import parse_arguments
 from emotion.privacy import keep_private
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
@@ -43,7 +43,7 @@ def main() -> None:
         return
     keep_private()
     with exit_on_user_error():
-        options = parse_words(sys.argv[1:], OPTIONS)
+        options = parse_arguments(sys.argv[1:], OPTIONS)
         words = options.pop("ckpt", None) or []
         paths = [path for word in (words if isinstance(words, list) else [words]) for path in _find(str(word))]
         own = {key: options.pop(key) for key in ("out", "device", "tta") if key in options}

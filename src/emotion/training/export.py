@@ -23,15 +23,15 @@ from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.extras import require_extra
-from emotion.files import replacing
+from emotion.files import atomic_write
+from emotion.models.classifier import Classifier, load_pretrained
 from emotion.models.network import Network
 from emotion.models.onnx import METADATA, OnnxNetwork
 from emotion.models.preprocess import LUMA
-from emotion.models.pretrained import Classifier, load_pretrained
-from emotion.pretrained import find_weights
 from emotion.privacy import import_onnxruntime
+from emotion.shipped import find_weights
 from emotion.training.checkpoint import load_checkpoint
-from emotion.training.publish import as_it_is
+from emotion.training.publish import uncalibrated
 
 Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 OPSET = 18
@@ -87,7 +87,7 @@ def export_network(
     comparison, but the ranges of eight bits are not taken from them.
 
     Args:
-        name: of a network, see `emotion.pretrained.find_network`; not an `.onnx` file.
+        name: of a network, see `emotion.shipped.find_network`; not an `.onnx` file.
         out: the `.onnx` file; the one in eight bits gets `-int8` added to its name.
         changes: settings of the data that replace those of the checkpoint.
         views: whose mean counts; None leaves it to the file.
@@ -172,7 +172,7 @@ def _save_onnx(program: Any, card: str, out: Path) -> None:
 
     ClearMetadataAndDocStringPass()(program.model)  # each node says in which file and line it was made
     program.model.metadata_props[METADATA] = card
-    with replacing(out) as temporary:
+    with atomic_write(out) as temporary:
         program.save(temporary, external_data=False)
 
 
@@ -183,7 +183,7 @@ def _save_program(program: ExportedProgram, card: str, out: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(program, content, extra_files={METADATA: card})
-    with replacing(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
@@ -224,7 +224,7 @@ def quantize_onnx(path: Path, calibration: NDArray[np.uint8], out: Path) -> None
             batch = next(self.batches, None)
             return None if batch is None else {"images": batch}
 
-    with TemporaryDirectory() as folder, replacing(out) as temporary:
+    with TemporaryDirectory() as folder, atomic_write(out) as temporary:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantize_static(
@@ -257,7 +257,7 @@ def _open(name: str, changes: Mapping[str, Any], int8: bool) -> tuple[Classifier
         classifier, data = load_pretrained(path), EmotionDataModule(**{"split": "official", **changes})
     else:
         trained = load_checkpoint(path)
-        classifier, data = as_it_is(trained), trained.data_module(**changes)
+        classifier, data = uncalibrated(trained), trained.data_module(**changes)
     try:
         data.prepare_data()
     except UserError:

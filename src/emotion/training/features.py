@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from emotion.data.augment import Augmentation
 from emotion.errors import UserError
-from emotion.files import make_cache_folder, remove_rests, replacing
+from emotion.files import atomic_write, make_cache_folder, remove_stale_temporaries
 
 FORMAT = 2
 """Goes up when the same settings would give other features."""
@@ -71,7 +71,7 @@ class FeatureCache:
         with FileLock(path.with_suffix(".lock")):
             features = _find(path)
             if features is None:
-                remove_rests(root, path.stem)
+                remove_stale_temporaries(root, path.stem)
                 log.info("computing features of %d images, %d views: done once, then kept", len(rows), views)
                 self._write(path, images, rows, augmentation, views)
                 features = _open(path)
@@ -85,7 +85,7 @@ class FeatureCache:
         augmentation: Augmentation | None,
         views: int,
     ) -> None:
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             for number, features in enumerate(self._compute(images, np.tile(rows, views), augmentation)):
                 if number == 0:
                     shape = (views * len(rows), *features.shape[1:])

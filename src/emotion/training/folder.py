@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from emotion.config import completed, one_by_one, same_settings, settings
 from emotion.errors import UserError, first_line
-from emotion.files import hide_home, remove_rests, replacing
+from emotion.files import atomic_write, hide_home, remove_stale_temporaries
 
 State = Literal["new", "unfinished", "finished"]
 LARGEST = 2**15
@@ -96,8 +96,8 @@ class RunFolder:
         _make_folder(self.path)
         try:
             with FileLock(self.lock, timeout=0):
-                remove_rests(self.path)
-                remove_rests(self.checkpoints)
+                remove_stale_temporaries(self.path)
+                remove_stale_temporaries(self.checkpoints)
                 yield
         except Timeout:
             raise UserError(
@@ -294,5 +294,5 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes text that no reader sees half of; what is no text, as in names of files, as an escape."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -20,7 +20,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 @contextmanager
-def naming_sizes(config: DictConfig) -> Iterator[None]:
+def explain_out_of_memory(config: DictConfig) -> Iterator[None]:
     """Says, where memory runs out, what decides on it.
 
     Raises:

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from emotion.analysis.metrics import matrix_metrics
 from emotion.data.classes import CLASSES
 
-JOINED = 64
+MERGE_EVERY = 64
 """Batches whose values are joined: many small ones that stay would break up the memory that steps use again."""
 
 
@@ -47,7 +47,7 @@ class EpochMeter:
         """
         labels = labels.argmax(1) if labels.is_floating_point() else labels
         self._batches.append(_Kept(loss.detach() * len(labels), logits.detach(), labels))
-        if len(self._batches) == JOINED:
+        if len(self._batches) == MERGE_EVERY:
             self._join()
 
     def finish(self, add_up: Callable[[Tensor], Tensor] = torch.clone) -> tuple[dict[str, Any], NDArray[np.int64]]:

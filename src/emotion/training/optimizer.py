@@ -86,7 +86,7 @@ class SharpnessAware:
         self.state, self.rho = [*self.parameters, *network.buffers()], rho
 
     @torch.no_grad()
-    def climb(self) -> list[Tensor]:
+    def perturb(self) -> list[Tensor]:
         """Moves along the gradients; returns the weights and running statistics as they were."""
         moves = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
         scale = self.rho / (nn.utils.get_total_norm([gradient for _, gradient in moves]) + 1e-12)
@@ -96,6 +96,6 @@ class SharpnessAware:
         return before
 
     @torch.no_grad()
-    def descend(self, before: Sequence[Tensor]) -> None:
+    def restore(self, before: Sequence[Tensor]) -> None:
         """Puts the weights back, and the statistics: those of the place left do not belong to the network."""
         torch._foreach_copy_(self.state, list(before))

@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 
 from emotion.analysis.calibration import fit_temperature
-from emotion.analysis.protocol import protocol_figures, protocol_parts
+from emotion.analysis.protocol import protocol_metrics, protocol_parts
 from emotion.data.sources import FER_SIZE
-from emotion.models.pretrained import Card, Classifier, load_pretrained, network_settings, save_pretrained
+from emotion.models.classifier import Card, Classifier, load_pretrained, network_settings, save_pretrained
 from emotion.models.views import ViewsName
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.results import predict
 
 
-def as_it_is(trained: Checkpoint) -> Classifier:
+def uncalibrated(trained: Checkpoint) -> Classifier:
     """Returns the network of a checkpoint as it is: one view, probabilities not calibrated."""
     return Classifier(trained.task.inference_network, _card(trained))
 
@@ -40,7 +40,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
     stages = {stage: predict(rounded.viewed, data, stage, torch.device("cpu")) for stage in ("val", "test")}
     temperature = fit_temperature(stages["val"])
     figures = {
-        part: {name: round(value, 4) for name, value in protocol_figures(own, temperature).items()}
+        part: {name: round(value, 4) for name, value in protocol_metrics(own, temperature).items()}
         | {"images": len(own)}
         for part, own in protocol_parts(stages).items()
     }

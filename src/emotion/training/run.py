@@ -22,8 +22,8 @@ from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import check, settings
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, first_line
+from emotion.models.classifier import network_settings
 from emotion.models.network import feature_count
-from emotion.models.pretrained import network_settings
 from emotion.models.registry import build_network
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.overrides import require_effect
@@ -31,7 +31,7 @@ from emotion.training.checkpoint import load_checkpoint, read_progress
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json
-from emotion.training.memory import fitting_batch_size, keep_freed_memory, naming_sizes, training_step
+from emotion.training.memory import explain_out_of_memory, fitting_batch_size, keep_freed_memory, training_step
 from emotion.training.recorded import records_steps
 from emotion.training.results import predict_stages, write_results
 from emotion.training.resume import resumed_config
@@ -39,10 +39,10 @@ from emotion.training.task import EmotionTask
 from emotion.training.trainer import build_timer, build_trainer
 
 log = logging.getLogger(__name__)
-QUIET = (
+IGNORED_WARNINGS = (
     ".*LeafSpec.*is deprecated",  # Lightning's use of PyTorch
     "The number of training batches .* is smaller than the logging interval",
-    "Found .* module.* in eval mode at the start of training",  # the frozen part, on purpose
+    "DetectedFaces .* module.* in eval mode at the start of training",  # the frozen part, on purpose
     ".*could not find the monitored key",  # epochs without validation
     "It is recommended to use .*sync_dist",  # the meters have counted over all processes already
     r"\s*.*is validated against ConfigStore schema with the same name",  # our presets are named like the plugins' own
@@ -54,10 +54,10 @@ BATCHES_TOGETHER = 50
 """Recorded steps between two looks of the Trainer, if nothing is logged."""
 FEATURES_KEPT = 2**30
 """Bytes of features that are written to the cache without being asked for."""
-TERMINATED = 128 + signal.SIGTERM
+SIGTERM_STATUS = 128 + signal.SIGTERM
 """The status by which shells and schedulers know a process that was asked to end."""
 
-for message in QUIET:
+for message in IGNORED_WARNINGS:
     warnings.filterwarnings("ignore", message)
 
 
@@ -88,7 +88,7 @@ def _run(config: DictConfig, folder: RunFolder, resumes: bool) -> None:
     """Does a run; nothing that lies in its folder is changed before all that can be wrong was looked at."""
     if not (config.overwrite or resumes):
         folder.require_own(config)
-    with folder.keeping_failure(), naming_sizes(config):
+    with folder.keeping_failure(), explain_out_of_memory(config):
         if not config.overwrite and folder.state == "finished" and folder.holds(config):
             folder.failure.unlink(missing_ok=True)
             log.info("finished already: %s (overwrite=true trains it anew)", folder.path)
@@ -172,7 +172,7 @@ def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback]
     timer, folder_keeper = build_timer(config), _keep_folder(config, folder, epochs)
     trainer = build_trainer(config, folder, [timer, folder_keeper, *callbacks])
     _require_whole_epoch(config, data, trainer)
-    _speed_up(config, task, data, trainer)
+    _configure_speed(config, task, data, trainer)
     return Prepared(config, data, task, trainer, timer, epochs)
 
 
@@ -189,7 +189,7 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
     except SIGTERMException:
         # Raised between two batches; the checkpoints that were still due have been written on the way here.
         log.warning("asked to end (SIGTERM) in epoch %d: the same command continues it", trainer.current_epoch + 1)
-        raise SystemExit(TERMINATED) from None
+        raise SystemExit(SIGTERM_STATUS) from None
     except UserError:
         raise
     except Exception as error:
@@ -229,7 +229,7 @@ def _require_whole_epoch(config: DictConfig, data: EmotionDataModule, trainer: T
         )
 
 
-def _speed_up(config: DictConfig, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
+def _configure_speed(config: DictConfig, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
     """Takes the shortcuts that the settings and the device allow."""
     device = trainer.strategy.root_device
     if records_steps(config, device, str(trainer.precision)):
@@ -238,14 +238,16 @@ def _speed_up(config: DictConfig, task: EmotionTask, data: EmotionDataModule, tr
         trainer.log_every_n_steps = min(config.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
     if device.type == "cpu":
         keep_freed_memory()
-    views = _exact_views(config, task, data, device) if config.feature_views == "auto" else config.feature_views
+    views = _auto_feature_views(config, task, data, device) if config.feature_views == "auto" else config.feature_views
     if views:
-        data.use_features(FeatureCache(task.take_features(), device, config.seed, str(trainer.precision)), views)
-    if _compile_pays(config, device) if config.compile == "auto" else config.compile:
+        data.train_on_features(
+            FeatureCache(task.train_on_features(), device, config.seed, str(trainer.precision)), views
+        )
+    if _should_compile(config, device) if config.compile == "auto" else config.compile:
         task.compile_network()
 
 
-def _exact_views(config: DictConfig, task: EmotionTask, data: EmotionDataModule, device: torch.device) -> int:
+def _auto_feature_views(config: DictConfig, task: EmotionTask, data: EmotionDataModule, device: torch.device) -> int:
     """One where the frozen part sees the same images in every epoch; augmented views would be fewer than it saw."""
     frozen, _ = task.network.split(task.network.frozen_stages)
     if not any(True for _ in frozen.parameters()):
@@ -259,7 +261,7 @@ def _exact_views(config: DictConfig, task: EmotionTask, data: EmotionDataModule,
     return int(2 * values * len(data.packed) <= FEATURES_KEPT)
 
 
-def _compile_pays(config: DictConfig, device: torch.device) -> bool:
+def _should_compile(config: DictConfig, device: torch.device) -> bool:
     """Compiling takes up to a minute, which a run that may stop early does not earn back; on CPUs steps got slower."""
     return device.type == "cuda" and config.patience is None
 

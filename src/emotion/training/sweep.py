@@ -19,7 +19,7 @@ from rich.table import Table
 
 from emotion.config import check, settings
 from emotion.errors import UserError, exit_on_user_error, first_line
-from emotion.overrides import legal_word, quoted, require_effect
+from emotion.overrides import quote_argument, quoted, require_effect
 from emotion.training.folder import RunFolder, read_json
 
 Compose = Callable[[list[str]], DictConfig]
@@ -137,7 +137,7 @@ def _expand(overrides: list[str], compose: Compose) -> list[list[str]]:
 
 
 def _product(words: Sequence[str]) -> list[list[str]]:
-    overrides = OverridesParser.create().parse_overrides([legal_word(word, many=True) for word in words])
+    overrides = OverridesParser.create().parse_overrides([quote_argument(word, many=True) for word in words])
     return [list(combination) for combination in itertools.product(*map(_choices, overrides))]
 
 

@@ -148,7 +148,7 @@ class EmotionTask(LightningModule):
         if self.average is not None:
             self.average.set(self.network)  # type: ignore[no-untyped-call]
 
-    def take_features(self) -> nn.Module:
+    def train_on_features(self) -> nn.Module:
         """Makes the task train on features in place of images.
 
         Returns:
@@ -219,11 +219,11 @@ class EmotionTask(LightningModule):
     def _sharpness_aware(self, closure: Callable[[], Any], rho: float) -> Any:
         loss = closure()
         sharpness = SharpnessAware(self.network, rho)
-        before = sharpness.climb()
+        before = sharpness.perturb()
         self._perturbed = True
         closure()
         self._perturbed = False
-        sharpness.descend(before)
+        sharpness.restore(before)
         return loss
 
     def _move_average(self) -> None:

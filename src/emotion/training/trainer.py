@@ -23,9 +23,9 @@ from emotion.training.callbacks import (
     Patience,
     ProgressBar,
     RandomState,
-    TensorBoardPictures,
+    TensorBoardFigures,
 )
-from emotion.training.checkpoint import SpacedCheckpointIO
+from emotion.training.checkpoint import ThrottledCheckpointIO
 from emotion.training.divergence import FiniteLoss
 from emotion.training.environment import cpu_flags
 from emotion.training.folder import RunFolder
@@ -91,7 +91,7 @@ def build_timer(config: DictConfig) -> Timer:
 def _plugins() -> list[Any]:
     """On SLURM, Lightning would save in mid-epoch before a job is requeued; what goes on from there is another run."""
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    return [SpacedCheckpointIO(), *slurm]
+    return [ThrottledCheckpointIO(), *slurm]
 
 
 def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
@@ -99,7 +99,7 @@ def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
     callbacks: list[Callback] = [
         FiniteLoss(folder.diverged),
         RandomState(),
-        TensorBoardPictures(),
+        TensorBoardFigures(),
         LearningRateMonitor(logging_interval="epoch"),
         _checkpoint(folder, "best", config.monitor, mode),
     ]

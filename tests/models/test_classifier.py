@@ -11,8 +11,8 @@ from torch import Tensor
 import emotion
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
+from emotion.models.classifier import Card, Classifier, load_pretrained, network_settings, save_pretrained
 from emotion.models.network import Network
-from emotion.models.pretrained import Card, Classifier, load_pretrained, network_settings, save_pretrained
 from emotion.models.registry import build_network
 
 SETTINGS = {

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from emotion.data.classes import CLASSES
 from emotion.data.sources import FER_SIZE
 from emotion.errors import UserError, first_line, require_choice
-from emotion.files import replacing
+from emotion.files import atomic_write
 from emotion.models.device import find_device
 from emotion.models.network import Network
 from emotion.models.onnx import LARGEST_SIDE, METADATA
 from emotion.models.registry import build_network, require_whole
 from emotion.models.views import Views, ViewsName
-from emotion.models.weights import require_fit, sketch
-from emotion.pretrained import find_weights
+from emotion.models.weights import state_shapes, validate_state
+from emotion.shipped import find_weights
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
     """Loads a trained network without a download and without running code in the file.
 
     Args:
-        name: see `emotion.pretrained.find_network`; a `.safetensors` file is needed.
+        name: see `emotion.shipped.find_network`; a `.safetensors` file is needed.
         device: where it runs, see `emotion.models.device.find_device`.
 
     Raises:
@@ -113,7 +113,7 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
             card = Card(**json.loads(file.metadata()[METADATA]))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         build = partial(build_network, **card.network)
-        require_fit(sketch(build), state)
+        validate_state(state_shapes(build), state)
         network = build()
         network.load_state_dict(state)
     except Exception as error:
@@ -128,7 +128,7 @@ def save_pretrained(path: Path, network: Network, card: Card) -> None:
 
     weights = {name: value.detach().half() for name, value in network.named_parameters()}
     state = {name: weights.get(name, value).contiguous().cpu() for name, value in network.state_dict().items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(save(state, {METADATA: json.dumps(vars(card))}))
 
 

@@ -25,7 +25,7 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
     if name in shipped:
         return SHIPPED / f"{name}{suffix}"
     if str(name).startswith("hf://"):
-        from emotion.pretrained.hub import download
+        from emotion.shipped.hub import download
 
         return _checked(download(str(name), suffix), shipped)
     path = Path(os.path.expanduser(name))  # noqa: PTH111, leaves ~nobody as it is
