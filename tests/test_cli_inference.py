@@ -169,7 +169,7 @@ def test_the_smallest_face(tmp_path: Path) -> None:
     scene.save(tmp_path / "scene.png")
     faces = [
         len(told(str(tmp_path / "scene.png"), *words)[0]["faces"])
-        for words in ([], ["--smallest", "0.03"], ["--smallest", "0.2"])
+        for words in ([], ["--min-face", "0.03"], ["--smallest", "0.2"])
     ]
     assert faces == [1, 1, 0]
 
@@ -184,8 +184,8 @@ def test_the_smallest_face(tmp_path: Path) -> None:
         (["--ckpt", "small", "--ckpt", "none", PORTRAIT], "none: no such network"),
         (["--ckpt", PORTRAIT, PORTRAIT], "grace_hopper.jpg"),
         (["--tta", "five", PORTRAIT], "tta=five: not one of"),
-        (["--smallest", "3", PORTRAIT], "min_face=3"),
-        (["--smallest", "nan", PORTRAIT], "min_face=nan"),
+        (["--min-face", "3", PORTRAIT], "min_face=3"),
+        (["--min-face", "nan", PORTRAIT], "min_face=nan"),
         (["--device", "cuda:77", PORTRAIT], "device=cuda:77"),
         (["--device", "cuda:77", "--ckpt", str(SHIPPED / "small.safetensors"), PORTRAIT], "device=cuda:77"),
         (["--ckpt", "hf://x", PORTRAIT], "hf://<owner>/<repository>"),
@@ -465,7 +465,7 @@ def test_interrupted_it_prints_what_it_has(form: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr("emotion.inference.predict.read_image", interrupt)
     done = invoke("predict", "--no-detect", form, str(tmp_path))
     assert done.exit_code == 130
-    assert done.stderr == "note: interrupted; what was judged until then is printed\n"
+    assert done.stderr == "note: interrupted; the results until then are printed\n"
     assert [f"{number:02}.png" in done.stdout for number in (0, 7, 10)] == [True, True, False]
     if form == "--json":
         assert len(json.loads(done.stdout)) == 8

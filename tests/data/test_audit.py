@@ -237,7 +237,7 @@ def test_small_images_do_not_make_large_blocks():
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 95.0, float("nan")])
 def test_a_threshold_out_of_range_is_refused(planted, threshold):
-    with pytest.raises(UserError, match=f"near={threshold}: a number between 0 and 1"):
+    with pytest.raises(UserError, match=f"threshold={threshold}: a number between 0 and 1"):
         audit_images(planted, threshold)
 
 

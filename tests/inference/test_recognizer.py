@@ -186,7 +186,7 @@ def test_heatmaps_are_of_the_named_classes() -> None:
     maps = recognizer.heatmaps(DetectedFaces(found.detections * 2, {4: found.faces[4].repeat(2, 0)}), ["fear", "sad"])
     assert maps.shape == (2, 4, 4)
     both = Recognizer([Fake(4), Fake(9)])
-    assert both.heatmaps(both.find(np.zeros((9, 9, 3), np.uint8), detect=False), ["sad"]).shape == (1, 4, 4)
+    assert both.heatmaps(both.detect(np.zeros((9, 9, 3), np.uint8), detect=False), ["sad"]).shape == (1, 4, 4)
     assert maps[:, 0, 0].tolist() == [CLASSES.index("fear"), CLASSES.index("sad")]
 
 

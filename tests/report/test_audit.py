@@ -151,7 +151,7 @@ def test_clean_data_needs_nothing(tmp_path):
 
 def test_the_command_audits_a_path(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = call(photos, "data=folder", "--near", "0.99")
+    result = call(photos, "data=folder", "--threshold", "0.99")
     assert result.exit_code == 0, result.output
     assert "Of 3 images outside the training part" in result.stdout
     assert "What to do" in result.stdout
@@ -175,7 +175,7 @@ def test_the_command_audits_drawn_faces(tmp_path):
         (["data=synthetic", "split=clean"], ["split", "pack_size"]),
         (["data=synthetic", "dta_dir=x"], ["dta_dir", "data_dir"]),
         (["data=nonsense"], ["data=nonsense", "synthetic"]),
-        (["data=synthetic", "synthetic_images=140", "--near", "1.5"], ["near=1.5", "between 0 and 1"]),
+        (["data=synthetic", "synthetic_images=140", "--threshold", "1.5"], ["threshold=1.5", "between 0 and 1"]),
         (["data=synthetic", "synthetic_images=140", "--out", __file__], [Path(__file__).name, "cannot be made"]),
     ],
 )

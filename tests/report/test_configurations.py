@@ -43,7 +43,7 @@ def test_another_setting_makes_another_configuration(make_run: MakeRun) -> None:
     runs = [make_run(*word, name=str(number), images=70) for number, word in enumerate(words)]
     configurations, _ = group(runs)
     assert [configuration.number for configuration in configurations] == [1, 2, 3, 4, 5]
-    assert [(configuration.title, configuration.note) for configuration in configurations] == [
+    assert [(configuration.title, configuration.subtitle) for configuration in configurations] == [
         ("1. CNN 1-1-1, class weights", ""),
         ("2. CNN 2-2-1-1, class weights", ""),
         ("3. CNN 2-2-1-1, class weights", "patience=30"),
@@ -90,7 +90,7 @@ def test_runs_on_other_data_are_no_seeds_of_each_other(
         configurations, repeated = group(runs)
         assert not repeated
         assert len(configurations) == 2
-        assert sorted(one.note.removeprefix("data=folder; ") for one in configurations) == sorted(notes)
+        assert sorted(one.subtitle.removeprefix("data=folder; ") for one in configurations) == sorted(notes)
 
 
 @pytest.mark.parametrize(
