@@ -146,7 +146,7 @@ import multiprocessing, sys, torch, emotion, numpy as np
 torch.set_num_threads(2)
 network = emotion.load(tta=sys.argv[1]).networks[0]
 faces = np.random.default_rng(0).integers(0, 256, (64, 48, 48), np.uint8)
-judge = lambda what: what(faces).sum() if what is network else what(faces, np.zeros(64, np.int64)).sum()
+classify = lambda what: what(faces).sum() if what is network else what(faces, np.zeros(64, np.int64)).sum()
 mine = [classify(network), classify(network.heatmaps)]
 context = multiprocessing.get_context("fork")
 theirs = context.SimpleQueue()
