@@ -74,8 +74,8 @@ class Spy:
         return [{"box": box, "confidence": confidence} for box, confidence in self.looks.pop(0)]
 
 
-def spied(*looks: list[tuple[list[float], float]], smallest: float | None = None) -> tuple[FaceDetector, Spy]:
-    detector, spy = FaceDetector(smallest), Spy(*looks)
+def spied(*looks: list[tuple[list[float], float]], min_face: float | None = None) -> tuple[FaceDetector, Spy]:
+    detector, spy = FaceDetector(min_face), Spy(*looks)
     detector._own.mtcnn = spy
     return detector, spy
 

@@ -134,7 +134,7 @@ def test_protocol_gives_each_part_with_and_without_views(make_run: MakeRun) -> N
         for views in ("one", "none") * 2  # what the setting `tta` of these runs says
         for part in ("PublicTest", "PrivateTest", "PrivateTest without copies", "All")
     ]
-    assert [row[0].subtitle for row in table.rows] == ["seeds 0, 1"] * 8 + ["mean of the 2"] * 8
+    assert [row[0].note for row in table.rows] == ["seeds 0, 1"] * 8 + ["mean of the 2"] * 8
     accuracies = [(run.test.predicted == run.test.labels).mean() for run in runs]
     deviation = np.std(accuracies, ddof=1)
     assert texts(table.rows[1])[3] == f"{np.mean(accuracies):.4f} ± {deviation:.4f}"
@@ -159,7 +159,7 @@ def test_protocol_gives_the_ensemble_of_the_seeds(make_run: MakeRun) -> None:
 def test_protocol_names_what_tells_configurations_apart(make_run: MakeRun) -> None:
     runs = [make_run("recipe=small", f"split={split}", name=split, images=70) for split in ("official", "clean")]
     runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
-    assert [row[0].subtitle for row in protocol_table(group(runs)[0]).rows[::4]] == ["seed 0", "split=clean; seed 0"]
+    assert [row[0].note for row in protocol_table(group(runs)[0]).rows[::4]] == ["seed 0", "split=clean; seed 0"]
 
 
 def test_seeds_of_other_images_are_no_ensemble(make_run: MakeRun) -> None:
