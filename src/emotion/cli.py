@@ -261,13 +261,10 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.onnx"),
     tta: Tta = None,
     int8: Annotated[bool, typer.Option("--int8", help="Also write <out>-int8.onnx and measure what it costs.")] = False,
-    pt2: Annotated[
-        bool, typer.Option("--pt2", help="Also write <out>.pt2, which torch.export.load reads without this package.")
-    ] = False,
 ) -> None:
     """Write a network as ONNX: grey pixels in, probabilities out; `emotion predict --ckpt` runs it without PyTorch.
 
-    emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8 --pt2
+    emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8
 
     emotion export data=synthetic --out small.onnx
     """
@@ -279,7 +276,7 @@ def export(
         raise UserError(f"--out {out}: .onnx is needed")
     values = parse_words(settings or [])
     check(values)
-    for line in export_network(ckpt, out, values, tta, int8, pt2):
+    for line in export_network(ckpt, out, values, tta, int8):
         typer.echo(line)
 
 

@@ -23,15 +23,13 @@ from emotion.config import check, settings
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, first_line
 from emotion.models.network import feature_count
-from emotion.models.pretrained import network_settings
-from emotion.models.registry import build_network
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.overrides import require_effect
 from emotion.training.checkpoint import load_checkpoint, read_progress
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json
-from emotion.training.memory import fitting_batch_size, keep_freed_memory, naming_sizes, training_step
+from emotion.training.memory import keep_freed_memory, naming_sizes
 from emotion.training.recorded import records_steps
 from emotion.training.results import predict_stages, write_results
 from emotion.training.resume import resumed_config
@@ -154,7 +152,6 @@ def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback]
         UserError: settings, data, weights, a checkpoint or a device that cannot be used.
     """
     _resolve_weights(config)
-    _resolve_batch_size(config, folder)
     # The Trainer sets these and leaves them so, and a sweep does run after run in one process.
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
@@ -309,24 +306,6 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
 def _resolve_weights(config: DictConfig) -> None:
     if config.backbone:
         config.weights = resolve_weights(config.weights, file_stem(config.family, config.backbone))
-
-
-def _resolve_batch_size(config: DictConfig, folder: RunFolder) -> None:
-    """Puts a number in place of `auto`: that of the run which lies there already, or what fits."""
-    if config.batch_size != "auto":
-        return
-    # Further processes find the number that the first one has written down.
-    first = not getattr(rank_zero_only, "rank", 0)
-    if folder.config.is_file() and not (config.overwrite and first):
-        config.batch_size = folder.read_config().batch_size
-        return
-    if not torch.cuda.is_available() or config.trainer.accelerator == "cpu":
-        raise UserError("batch_size=auto: only the memory of a GPU can be tried; give a number")
-    device = torch.device("cuda", torch.cuda.current_device())
-    network = build_network(**network_settings(settings(config)))
-    config.batch_size = fitting_batch_size(training_step(network, device))
-    torch.cuda.empty_cache()
-    log.info("batch_size=auto: %d", config.batch_size)
 
 
 def _checked(config: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
