@@ -4,7 +4,8 @@ import inspect
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,26 +38,23 @@ from emotion.training.task import EmotionTask
 from emotion.training.trainer import build_timer, build_trainer
 
 log = logging.getLogger(__name__)
-QUIET = (
+EXPECTED = (
     ".*LeafSpec.*is deprecated",  # Lightning's use of PyTorch
     "The number of training batches .* is smaller than the logging interval",
     "Found .* module.* in eval mode at the start of training",  # the frozen part, on purpose
     ".*could not find the monitored key",  # epochs without validation
     "It is recommended to use .*sync_dist",  # the meters have counted over all processes already
-    r"\s*.*is validated against ConfigStore schema with the same name",  # our presets are named like the plugins' own
     ".*capturable=True.* but step.. is running without CUDA graph capture",  # before the step is recorded
     "To copy construct from a tensor",  # Lightning's monitor of a learning rate on the device
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
 )
+"""Warnings of PyTorch and Lightning that say nothing new of a run."""
 BATCHES_TOGETHER = 50
 """Recorded steps between two looks of the Trainer, if nothing is logged."""
 FEATURES_KEPT = 2**30
 """Bytes of features that are written to the cache without being asked for."""
 TERMINATED = 128 + signal.SIGTERM
 """The status by which shells and schedulers know a process that was asked to end."""
-
-for message in QUIET:
-    warnings.filterwarnings("ignore", message)
 
 
 def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
@@ -77,9 +75,17 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
         logging.disable(logging.INFO)
         train(_checked(config, folder, overrides), folder)
         return
-    with folder.locked():
+    with _without_expected_warnings(), folder.locked():
         folder.settle()
         _run(_checked(config, folder, overrides), folder, resumes)
+
+
+@contextmanager
+def _without_expected_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in EXPECTED:
+            warnings.filterwarnings("ignore", message)
+        yield
 
 
 def _run(config: DictConfig, folder: RunFolder, resumes: bool) -> None:
@@ -142,7 +148,8 @@ def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] =
         folder: the run's.
         callbacks: beside those of every run.
     """
-    return fit(prepare(config, folder, callbacks), folder)
+    with _without_expected_warnings():
+        return fit(prepare(config, folder, callbacks), folder)
 
 
 def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Prepared:
