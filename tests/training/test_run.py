@@ -342,15 +342,12 @@ def test_a_setting_that_came_later_has_its_default(tmp_path):
     assert not folder.failure.exists()
 
 
-def test_overwriting_keeps_what_a_message_names_and_no_old_batch_size(tmp_path):
+def test_overwriting_keeps_what_a_message_names(tmp_path):
     folder = train(tmp_path, "trainer.max_epochs=1")
     with pytest.raises(UserError, match=r"diverged\.safetensors"):
         train(tmp_path, "trainer.max_epochs=1", "overwrite=true", "optimizer=sgd", "lr=1e30")
     assert folder.diverged.is_file()
     assert folder.state == "finished"
-    if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="batch_size=auto: only the memory of a GPU can be tried"):
-            train(tmp_path, "trainer.max_epochs=1", "overwrite=true", "batch_size=auto")
 
 
 def test_folder_of_another_run_is_refused(tmp_path):
