@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_runs import call
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -22,28 +23,35 @@ ROOT = Path(__file__).parents[1]
 SMALL = ["data=synthetic", "synthetic_images=210", "trainer.max_epochs=1", "trainer.limit_train_batches=2"]
 
 
-def call(*words, folder=ROOT, **environment):
-    command = (
-        [sys.executable, *words] if words[0].endswith(".py") else [Path(sys.executable).with_name(words[0]), *words[1:]]
-    )
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=300, env=os.environ | environment, check=False
-    )
+def start(*words, folder=ROOT, **environment):
+    """Starts a new Python, as a user does."""
+    program = [sys.executable] if words[0].endswith(".py") else []
+    name = words[0] if program else Path(sys.executable).with_name(words[0])
+    own = os.environ | environment
+    return subprocess.run([*program, name, *words[1:]], cwd=folder, capture_output=True, text=True, env=own)
 
 
 def test_version():
-    shown = call("emotion", "--version")
+    shown = start("emotion", "--version")
     assert (shown.stdout, shown.stderr) == (f"{emotion.__version__}\n", "")
 
 
 @pytest.mark.slow
 def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
-    first = call("train.py", "model=vgg16_ft", "unfreeze=6", "weights=none", *SMALL, f"hydra.run.dir={tmp_path}/run")
+    words = [
+        "model=vgg16_ft",
+        "unfreeze=6",
+        "weights=none",
+        *SMALL,
+        "synthetic_images=70",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+    first = start("train.py", *words)
     assert first.returncode == 0, first.stderr
     assert "14,847,815 parameters, 13,112,327 of them trainable" in first.stderr
     assert (tmp_path / "run/report.html").is_file()
     checkpoint = f"ckpt={tmp_path}/run/checkpoints/best.ckpt"
-    tested = call("emotion", "evaluate", checkpoint, f"out={tmp_path}/out", folder=tmp_path)
+    tested = start("evaluate.py", checkpoint, f"out={tmp_path}/out")
     assert tested.returncode == 0, tested.stderr
     accuracy = re.search(r"test accuracy (\S+),", first.stderr)
     assert accuracy is not None

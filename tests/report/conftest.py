@@ -50,8 +50,8 @@ def make_predictions(images: int, accuracy: float, seed: int = 0, part: str = "t
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_runs(blank_figures: None) -> None:
-    """No test here looks at the figures of a run, unless it asks for `drawn_figures`."""
+def _quick_runs(quick_runs: None) -> None:
+    """No test of this folder looks at the figures of a run."""
 
 
 @pytest.fixture

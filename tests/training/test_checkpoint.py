@@ -357,7 +357,7 @@ class TestSpacedCheckpointIO:
                 super().on_train_epoch_start()
 
         saver = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        options = {"enable_checkpointing": True, "callbacks": [saver], "plugins": [SpacedCheckpointIO()]}
+        options = {"enable_checkpointing": True, "callbacks": [saver], "plugins": [SpacedCheckpointIO(30.0)]}
         trainer = make_trainer(tmp_path, max_epochs=5, **options)
         try:
             trainer.fit(Failing(**make_task().hparams), make_loader(), make_loader(8))

@@ -19,8 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_runs(blank_figures: None) -> None:
-    """No test here looks at the figures of a run, unless it asks for `drawn_figures`."""
+def _quick_runs(quick_runs: None) -> None:
+    """No test of this folder looks at the figures of a run."""
 
 
 @pytest.fixture(scope="session")
