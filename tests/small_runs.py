@@ -1,6 +1,7 @@
 """Runs of a small network on drawn faces and other commands, here or in processes; whether two runs are the same."""
 
 import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from emotion import cli
 from emotion.config import compose
-from emotion.training import callbacks, command, evaluate, results, trainer
+from emotion.training import callbacks, results, trainer
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
 
+ROOT = Path(__file__).parents[1]
 SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
+TINY = ["model=resnet_small", "width=4", "image_size=24", "balance=none", "trainer.max_epochs=1"]
 FIGURES = ("confusion_matrix_figure", "curves_figure", "mistakes_figure", "recall_figure")
 
 processes = get_context("forkserver")
@@ -102,14 +105,11 @@ class Done:
     stderr: str
 
 
-MAINS = {"train.py": command.main, "evaluate.py": evaluate.main, "emotion": cli.main}
-
-
-def call(*words: str, folder: Path | None = None, **environment: str) -> Done:
+def call(*words: str, folder: Path = ROOT, **environment: str) -> Done:
     """Gives a command in a process of its own that need not import the program, which takes seconds.
 
     Args:
-        words: `train.py`, `evaluate.py` or `emotion`, and the arguments.
+        words: `emotion` or the file of a script, and the arguments.
         folder: to work in.
         environment: variables to add.
     """
@@ -120,16 +120,15 @@ def call(*words: str, folder: Path | None = None, **environment: str) -> Done:
         return Done(finish(process), *(file.read_text() for file in files))
 
 
-def _call(words: tuple[str, ...], folder: Path | None, environment: dict[str, str], files: list[Path]) -> None:
+def _call(words: tuple[str, ...], folder: Path, environment: dict[str, str], files: list[Path]) -> None:
     torch.set_num_threads(1)
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), number)
     os.environ.update(environment)
-    if folder:
-        os.chdir(folder)
+    os.chdir(folder)
     sys.argv = list(words)
     with blank_figures():
-        MAINS[words[0]]()
+        cli.main() if words[0] == "emotion" else runpy.run_path(words[0], run_name="__main__")
 
 
 def weights(path: Path) -> dict[str, Tensor]:

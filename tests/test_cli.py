@@ -43,7 +43,7 @@ def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
         "unfreeze=6",
         "weights=none",
         *SMALL,
-        "synthetic_images=70",
+        "synthetic_images=140",
         f"hydra.run.dir={tmp_path}/run",
     ]
     first = start("train.py", *words)

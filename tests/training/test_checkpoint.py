@@ -1,11 +1,11 @@
 import pickle
 import resource
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from traps import Trap
 
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
@@ -87,16 +87,6 @@ def refused(path, *parts):
     assert "\n" not in message
     for part in parts:
         assert part in message
-
-
-class Trap:
-    """Unpickling it makes a file."""
-
-    def __init__(self, canary):
-        self.canary = canary
-
-    def __reduce__(self):
-        return Path.touch, (self.canary,)
 
 
 def test_network_gives_the_same_outputs(trained):
