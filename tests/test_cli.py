@@ -36,7 +36,7 @@ def test_version():
     assert (shown.stdout, shown.stderr) == (f"{emotion.__version__}\n", "")
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
     words = [
         "model=vgg16_ft",
@@ -62,7 +62,7 @@ def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
     assert "epoch 1/2" not in resumed.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_run_in_the_home_folder_is_whole_and_its_noted_command_can_be_typed_again(tmp_path, fer_tree):
     shutil.copytree(fer_tree, tmp_path / "it's 😀, (1)")
     places = ["data_dir=~/it's 😀, (1)", "hydra.run.dir='~/a, run'"]
@@ -84,7 +84,7 @@ def test_a_run_in_the_home_folder_is_whole_and_its_noted_command_can_be_typed_ag
     assert "finished already" in again.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_multirun_gives_every_run_its_own_folder(tmp_path):
     result = call("emotion", "train", "-m", "model=cnn_111", "seed=0,1", *SMALL, folder=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -182,7 +182,7 @@ def test_the_readme_names_the_folder_of_the_default_run():
     assert set(re.findall(r"runs/default/cnn-seed0-\w+", text)) == {folder}
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_optuna_searches_and_goes_on_without_repeating_runs(tmp_path):
     words = ["-m", "hydra/sweeper=search", "recipe=small", "width=8", "seed=0", *SMALL]
     first = call("emotion", "train", *words, "hydra.sweeper.n_trials=2", folder=tmp_path)

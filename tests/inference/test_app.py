@@ -18,7 +18,7 @@ from PIL import Image
 
 from emotion.pretrained import SHIPPED
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium")]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium")]
 FAKE_CAMERA = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream --use-file-for-fake-video-capture="
 
 

@@ -16,6 +16,8 @@ from small_runs import call
 
 from emotion.overrides import quoted
 
+pytestmark = pytest.mark.process
+
 SMALL = ["data=synthetic", "synthetic_images=210", "augment=false", "trainer.accelerator=cpu", "name=small"]
 # Python imports it at start: the process of one seed's run dies as a machine short of memory or a crash would end it.
 DEATHS = """
@@ -97,7 +99,7 @@ def test_sweep_comes_through_killed_processes(tmp_path, launcher):
     assert failures(tmp_path) == {}
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.check)])
 def test_sweep_goes_on_after_a_run_that_raises(tmp_path, launcher):
     # Four times halved, 8 pixels leave none.
     words = [*SMALL, "model=cnn_1111", "image_size=8,48", "trainer.max_epochs=1"]

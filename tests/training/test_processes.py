@@ -13,6 +13,8 @@ from small_runs import call
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.analysis.predictions import load_predictions
 
+pytestmark = pytest.mark.process
+
 SCRIPT = str(Path(__file__).with_name("two_processes.py"))
 MORE = pytest.mark.check
 IMAGES = 400

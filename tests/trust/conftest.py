@@ -61,7 +61,7 @@ def record(record_property: Callable[[str, object], None]) -> Record:
     """Notes what was tried, how often, and in how many of these something was lost; equal lines are added up."""
 
     def note(what: str, tried: int, lost: int) -> None:
-        record_property("trust", {"what": what, "tried": tried, "lost": lost})
+        record_property("trust", {"what": what, "tried": tried, "lost": int(lost)})
 
     return note
 
