@@ -253,7 +253,6 @@ def test_the_whole_is_the_central_square(shape, box) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.slow
 def test_faces_are_framed_as_in_fer2013(real_packed, detector: FaceDetector) -> None:
     """The medians over training images, of which the frame was made, but others than those."""
     rows = np.flatnonzero(real_packed.parts == "train")[7::301]

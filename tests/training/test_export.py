@@ -27,6 +27,8 @@ from emotion.models.registry import build_network
 from emotion.shipped import SHIPPED
 from emotion.training.export import _averaging_head, accuracy, export_network, export_onnx, quantize_onnx
 
+pytestmark = pytest.mark.export
+
 RESNET = {"family": "resnet", "image_size": 16, "normalize": "unit", "blocks": [1, 1], "width": 8, "stem_stride": 1}
 CNN = {"family": "cnn", "image_size": 16, "normalize": "unit", "blocks": [1, 1]}
 VGG = {"family": "torchvision", "backbone": "vgg16", "unfreeze": 0, "image_size": 32, "normalize": "imagenet"}
@@ -51,7 +53,7 @@ def expected(classifier: Classifier, images: NDArray[np.uint8]) -> NDArray[np.fl
     return classifier(torch.from_numpy(images)[:, None]).numpy()
 
 
-@pytest.mark.parametrize("settings", [RESNET, CNN, *(pytest.param(own, marks=pytest.mark.slow) for own in (VGG, TIMM))])
+@pytest.mark.parametrize("settings", [RESNET, CNN, VGG, TIMM])
 def test_the_file_answers_as_pytorch_does_for_any_number_of_faces(settings, tmp_path: Path) -> None:
     classifier = classifier_of(settings)
     exported = export_onnx(classifier, drawn(70), tmp_path / "deep" / "net.onnx")
@@ -206,7 +208,6 @@ def test_what_cannot_be_replaced_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
-@pytest.mark.slow
 def test_eight_bits_are_smaller_and_nearly_the_same(tmp_path: Path) -> None:
     from emotion.data.synthetic import draw_image
 
@@ -227,7 +228,6 @@ def test_eight_bits_are_smaller_and_nearly_the_same(tmp_path: Path) -> None:
     assert all(len(dims) == 1 and dims[0] > 1 for dims in scales), "each channel has its own scale"
 
 
-@pytest.mark.slow
 def test_without_fer2013_drawn_faces_do_but_not_for_eight_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_pretrained(tmp_path / "mine.safetensors", classifier_of({**RESNET}).network, Card(RESNET))
@@ -244,7 +244,6 @@ def test_without_fer2013_drawn_faces_do_but_not_for_eight_bits(tmp_path: Path, m
     assert OnnxNetwork(tmp_path / "out.onnx").views == "flip"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_any_size_and_colour_do(channels: int, tmp_path: Path) -> None:
     random = np.random.default_rng(0)

@@ -56,7 +56,7 @@ class ThrottledCheckpointIO(TorchCheckpointIO):
         seconds: between two writes of the same file; in between, the latest content waits in the device's memory.
     """
 
-    def __init__(self, seconds: float = 30.0) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
         self.seconds = seconds
         self._waiting: dict[str, dict[str, Any]] = {}
