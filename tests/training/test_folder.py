@@ -149,7 +149,7 @@ def test_settings_that_change_on_the_way_are_kept(tmp_path: Path) -> None:
 def test_settings_of_another_program_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: my program\n")
     with pytest.raises(UserError, match=r"config.yaml: not the settings of a run"):
-        RunFolder(tmp_path).require_own(compose(*SMALL))
+        RunFolder(tmp_path).require_same_run(compose(*SMALL))
     assert (tmp_path / "config.yaml").read_text() == "name: my program\n"
 
 
