@@ -157,7 +157,5 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A damaged or hostile file can make the reader raise any exception.
-        raise UserError(
-            f"ckpt={path}: not a checkpoint that can be read without running code ({why_unread(error)})"
-        ) from None
+        raise UserError(f"ckpt={path}: not a checkpoint that can be read safely ({why_unread(error)})") from None
     return content

@@ -15,15 +15,7 @@ from emotion.files import hide_home
 from emotion.overrides import as_typed
 
 PACKAGES = (
-    "emotion",
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "timm",
-    "hydra-core",
-    "numpy",
-    "scikit-learn",
+    *("emotion", "torch", "torchvision", "lightning", "torchmetrics", "timm", "hydra-core", "numpy", "scikit-learn"),
 )
 
 

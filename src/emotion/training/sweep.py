@@ -115,16 +115,10 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
 
 def run_apart(overrides: Sequence[str], folder: RunFolder) -> None:
     """Runs one run in a process of its own: an error that ends this process ends neither the launcher nor the sweep."""
-    command = [
-        sys.executable,
-        "-m",
-        "emotion.training.command",
-        *overrides,
-        f"hydra.run.dir={quoted(str(folder.path))}",
-    ]
-    status = subprocess.run(command, check=False).returncode
+    arguments = [*overrides, f"hydra.run.dir={quoted(str(folder.path))}"]
+    status = subprocess.run([sys.executable, "-m", "emotion.training.command", *arguments], check=False).returncode
     if status and not folder.failure.is_file():
-        folder.write_failure(f"the process of the run ended with {_describe_exit(status)}")
+        folder.write_failure(f"the process ended with {_describe_exit(status)}")
 
 
 def _expand(overrides: list[str], compose: Compose) -> list[list[str]]:
