@@ -66,7 +66,7 @@ def another_of_its_class(labels):
     return others
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_heatmaps_of_a_trained_network_mark_the_expression():
     torch.manual_seed(SEED)
     untrained = build().eval()

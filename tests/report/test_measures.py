@@ -8,7 +8,7 @@ from scipy.stats import binomtest, false_discovery_control
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
 from emotion.analysis.calibration import fit_temperature
-from emotion.analysis.document import Cell, Row
+from emotion.analysis.document import Cell
 from emotion.analysis.predictions import Predictions
 from emotion.report.configurations import group
 from emotion.report.measures import (
@@ -21,11 +21,7 @@ from emotion.report.measures import (
 )
 from emotion.report.runs import Record
 
-from .conftest import MakeRun
-
-
-def texts(row: Row) -> list[str]:
-    return [cell.text if isinstance(cell, Cell) else cell for cell in row]
+from .conftest import MakeRun, texts
 
 
 def test_metrics_of_the_parts_of_the_test_images(make_run: MakeRun) -> None:
