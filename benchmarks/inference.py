@@ -68,8 +68,11 @@ def cold() -> dict[str, float]:
     """Measures whole processes; repetitions find their files in the system's file cache."""
     commands = {"emotion --help": ["--help"], "emotion predict": ["predict", str(PHOTOGRAPH)]}
     return {
-        name: median(lambda own=own: subprocess.run([COMMAND, *own], capture_output=True, check=True), repeats=7)
-        for name, own in commands.items()
+        name: median(
+            lambda arguments=arguments: subprocess.run([COMMAND, *arguments], capture_output=True, check=True),
+            repeats=7,
+        )
+        for name, arguments in commands.items()
     }
 
 

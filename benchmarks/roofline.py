@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 SIDE = 8192 if ON_GPU else 2048
 """Rows and columns of the matrices whose product measures the FLOPs per second of the device."""
-COPIED = 2**30 if ON_GPU else 2**28
+COPY_BYTES = 2**30 if ON_GPU else 2**28
 """Bytes of the copy that measures the bytes per second of the device."""
 REPEATS = 10
 OVERWRITING = ("copy_", "fill_", "zero_", "bernoulli_")
@@ -73,9 +73,9 @@ def flops_per_second(dtype: torch.dtype) -> float:
 
 def bytes_per_second() -> float:
     """Returns the bytes per second that a large copy reads and writes."""
-    source = torch.zeros(COPIED, dtype=torch.uint8, device=DEVICE)
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=DEVICE)
     target = torch.zeros_like(source)
-    return 2 * COPIED / min(seconds(lambda: target.copy_(source), REPEATS))
+    return 2 * COPY_BYTES / min(seconds(lambda: target.copy_(source), REPEATS))
 
 
 def seconds(work: Callable[[], object], repeats: int) -> list[float]:

@@ -38,7 +38,7 @@ def main(job: Job) -> dict[str, Any]:
         _validate(trained, inputs, val_images, job)
         clock.validation_ends()
     clock.finish()
-    return measured(clock, network, "bare steps on one batch in place" + ", head only" * job.network.features)
+    return measured(clock, network, "bare steps on one batch in memory" + ", head only" * job.network.features)
 
 
 def step_of(trained: nn.Module, inputs: Tensor, job: Job) -> Callable[[int], None]:

@@ -9,7 +9,7 @@ import roofline
 
 def test_a_step_of_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "SIDE", 64)
-    monkeypatch.setattr(roofline, "COPIED", 4096)
+    monkeypatch.setattr(roofline, "COPY_BYTES", 4096)
     monkeypatch.setattr(breakdown, "STEPS", 2)
     out = tmp_path / "breakdown.json"
     arguments = ["breakdown.py", "--workloads", "vgg16_fe", "--precision", "32-true", "--out", str(out)]

@@ -42,7 +42,7 @@ def test_an_optimiser_step_reads_and_writes_parameters_and_averages() -> None:
 
 def test_ceilings_follow_from_the_fastest_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "SIDE", 64)
-    monkeypatch.setattr(roofline, "COPIED", 4096)
+    monkeypatch.setattr(roofline, "COPY_BYTES", 4096)
     monkeypatch.setattr(roofline, "seconds", lambda work, repeats: (work(), [2.0, 0.5, 1.0])[1])
     assert flops_per_second(torch.float32) == 2 * 64**3 / 0.5
     assert bytes_per_second() == 2 * 4096 / 0.5

@@ -71,7 +71,7 @@ def test_missing_curves_and_data_have_a_message_each(make_run: MakeRun, tmp_path
     ]
     curves, data = paragraphs(blocks)
     assert curves == "No learning curves are shown: the run has no curves.png."
-    assert data.startswith("No images are shown: the data is missing: ")
+    assert data.startswith("No images are shown, since the data is missing: ")
     assert str(tmp_path / "gone") in data
 
 
@@ -94,7 +94,7 @@ def test_learning_curves_that_cannot_be_read_are_not_shown(
 def test_invalid_paths_are_missing_data(make_run: MakeRun, tmp_path: Path, path: str) -> None:
     changes = {"data": "folder", "data_dir": path, "weights": path}
     run = make_run("model=vgg16_ft", "unfreeze=3", images=70, changes=changes)
-    assert paragraphs(show(run, tmp_path / "out"))[-1].startswith("No images are shown: the data is missing: ")
+    assert paragraphs(show(run, tmp_path / "out"))[-1].startswith("No images are shown, since the data is missing: ")
 
 
 def test_images_of_other_data_are_not_shown(make_run: MakeRun, tmp_path: Path) -> None:

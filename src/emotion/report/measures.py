@@ -86,7 +86,7 @@ def compare_pairs(configurations: Sequence[Configuration]) -> list[Pair]:
 
 def pairs_table(pairs: Sequence[Pair]) -> Table:
     """Builds a table with a row for each pair."""
-    header = ("First", "Second", "Difference", "95 % interval", "Only one correct", "p", "p, corrected", "Better")
+    header = ("First", "Second", "Difference", "95 % interval", "Correct alone", "p", "p, corrected", "Better")
     return Table(header, "llrrrrrl", [_pair_row(pair) for pair in pairs])
 
 

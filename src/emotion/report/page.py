@@ -29,8 +29,8 @@ MAX_COMPARED = 30
 _READING = [
     "All metrics of our runs are computed from their saved predictions. A value is the mean over seeds ± their sample "
     "standard deviation; with one seed there is no deviation. Runs that differ in more than the seed, or in their test "
-    "images, have separate rows. A row names the settings that differ from the paper's recipe, and the data folder if "
-    "the data is not FER2013.",
+    "images, have separate rows. A row names the settings that differ from the recipe, and the data folder if the data "
+    "is not FER2013.",
     "A 95 % interval shows how much a metric would vary on other images of the same kind (percentile bootstrap over "
     "the test images, 2,000 resamples). The variation over seeds is not in it, but in the standard deviation. With "
     "several seeds the bounds are the means of the seeds' bounds.",
@@ -38,9 +38,10 @@ _READING = [
     "Validation images chose that epoch and the temperature; test images chose nothing.",
 ]
 _VERDICT = (
-    "The verdict compares the 95 % interval with the published test accuracy, which is rounded to two decimals and so "
-    "stands for a range: they agree if interval and range overlap. Runs on drawn faces, with other splits, or with "
-    "random weights in place of ImageNet weights get no verdict."
+    "The paper is “Emotion detection from images”, Università di Pisa, 2022/23. The verdict compares the 95 % interval "
+    "with the published test accuracy, which is rounded to two decimals and so stands for a range: they agree if "
+    "interval and range overlap. Runs on drawn faces, with other splits, or with random weights in place of ImageNet "
+    "weights get no verdict."
 )
 _UNTESTED = "These runs were not evaluated on the test images, so only their validation metrics can be compared."
 _DUPLICATES = (
@@ -102,7 +103,7 @@ def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
 
 def _repeats_paper(configurations: Sequence[Configuration]) -> bool:
     """Returns whether any run repeats a run of the paper on FER2013, so that the page needs the paper's tables."""
-    return any(own.published and own.first.settings["data"] != "synthetic" for own in configurations)
+    return any(shown.published and shown.first.settings["data"] != "synthetic" for shown in configurations)
 
 
 def _verdict(tested: Sequence[Configuration], validated: Sequence[Configuration], evaluations: int) -> str:
@@ -131,7 +132,7 @@ def _tested(configurations: Sequence[Configuration], folder: Path) -> list[Block
 
 
 def _overview(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
-    comparable = [own for own in configurations if own.published and not own.not_comparable_because]
+    comparable = [shown for shown in configurations if shown.published and not shown.not_comparable_because]
     if not comparable:
         return [Paragraph("No run can be compared with the paper yet, so there is no figure of both.")]
     return [_image("Test accuracy, published and ours", published_figure(comparable), folder / "published.png")]

@@ -116,7 +116,7 @@ def _image_blocks(run: Run, album: Album) -> list[Block]:
         packed = _images(run.settings)
         gallery = _gallery(run, packed, album)
     except UserError as error:
-        return [Paragraph(f"No images are shown: the data is missing: {error}")]
+        return [Paragraph(f"No images are shown, since the data is missing: {error}")]
     try:
         return [gallery, *_heatmaps(run, packed, album)]
     except UserError as error:

@@ -59,7 +59,7 @@ def best_match(configurations: Sequence[Configuration], published: PublishedRun)
     candidates = [configuration for configuration in configurations if configuration.published == published]
     return min(
         candidates,
-        key=lambda own: (bool(own.not_comparable_because), len(own.differences), -len(own.runs)),
+        key=lambda match: (bool(match.not_comparable_because), len(match.differences), -len(match.runs)),
         default=None,
     )
 
