@@ -133,8 +133,8 @@ def test_copies_of_every_part_in_every_part(planted):
     found = audit_images(planted, NEAR)
     matrix = true_correlations(planted.images)
     parts = ["train", "public", "private"]
-    assert [(copies.part, copies.within) for copies in found.copies] == [(a, b) for a in parts for b in parts]
-    for copies in found.copies:
+    assert [(copies.part, copies.within) for copies in found.duplicates] == [(a, b) for a in parts for b in parts]
+    for copies in found.duplicates:
         others = {
             row: [other for other in np.flatnonzero(planted.parts == copies.within) if other != row]
             for row in np.flatnonzero(planted.parts == copies.part)
@@ -148,7 +148,7 @@ def test_copies_of_every_part_in_every_part(planted):
             any(planted.labels[row] == planted.labels[other] for other in own) for row, own in same.items()
         )
         assert copies.near == sum(any(matrix[row, other] >= NEAR for other in own) for row, own in others.items())
-    assert sum(copies.exact for copies in found.copies) > sum(copies.same_label for copies in found.copies) > 0
+    assert sum(copies.exact for copies in found.duplicates) > sum(copies.same_label for copies in found.duplicates) > 0
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -181,7 +181,7 @@ def test_constant_images_are_exact_copies_only():
     assert found.constant.tolist() == [3, 4, 5, 6]
     assert rows_of(found.exact) == {frozenset({3, 4})}
     assert not found.near
-    assert sum(copies.near for copies in found.copies) == 0
+    assert sum(copies.near for copies in found.duplicates) == 0
 
 
 @pytest.mark.parametrize("images", [np.zeros((3, 1, 8, 8), np.uint8), textures(1)], ids=["all constant", "one image"])
@@ -267,7 +267,7 @@ def test_fer2013_has_its_known_copies(fer2013_audit):
     assert sum(len(group.rows) for group in conflicts) == 160
     assert sum(len(group.rows) for group in found.exact) == 3369
     assert found.redundant["train"] == 1236
-    copies = {(one.part, one.within): dataclasses.astuple(one)[2:] for one in found.copies}
+    copies = {(one.part, one.within): dataclasses.astuple(one)[2:] for one in found.duplicates}
     assert copies["public", "train"] == (280, 273, 372)
     assert copies["private", "train"] == (288, 279, 392)
     assert copies["private", "public"][0] == 44

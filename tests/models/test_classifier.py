@@ -63,7 +63,7 @@ def test_weights_are_halves_and_statistics_are_not_rounded(network: Network, tmp
     assert {name for name, value in state.items() if value.dtype == torch.float16} == dict(
         network.named_parameters()
     ).keys()
-    loaded = load_pretrained(tmp_path / "mine.safetensors").viewed.network.state_dict()
+    loaded = load_pretrained(tmp_path / "mine.safetensors").averaged.network.state_dict()
     for name, value in network.state_dict().items():
         assert loaded[name].dtype == value.dtype
         assert torch.equal(loaded[name], value.half().float() if state[name].dtype == torch.float16 else value)

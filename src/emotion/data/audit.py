@@ -18,7 +18,7 @@ from emotion.data.packed import PackedImages
 from emotion.data.sources import Part
 from emotion.errors import UserError
 
-LEAST_CONTRAST = 1.0
+MIN_CONTRAST = 1.0
 """Images whose pixels have a smaller standard deviation than this, of 255, count as constant."""
 BLOCK_VALUES = 2**22
 """Most values that a block of images, or the correlations of two blocks, may have: 16 MiB in float32."""
@@ -89,7 +89,7 @@ class Audit:
         redundant: for each part, how many images repeat an earlier one of the part exactly.
         exact: groups of identical images.
         near: groups that chains of near pairs join, if not all of their images are identical.
-        copies: for every part and every part.
+        duplicates: for every part and every part.
         constant: int64 [n], rows of the images that have hardly any contrast.
         correlation: float32 [N], the greatest with any other image.
         nearest: int64 [N], the row of that image, or -1.
@@ -100,7 +100,7 @@ class Audit:
     redundant: dict[str, int]
     exact: list[Group]
     near: list[Group]
-    copies: list[Duplicates]
+    duplicates: list[Duplicates]
     constant: Rows
     correlation: NDArray[np.float32]
     nearest: Rows
@@ -123,7 +123,7 @@ def audit_images(packed: PackedImages, threshold: float, track: Track = iter) ->
         raise UserError(f"threshold={threshold}: a number between 0 and 1 is needed")
     own = {part: packed.parts == part for part in get_args(Part) if part in packed.parts}
     _, identical = np.unique(packed.hashes, return_inverse=True)
-    constant = contrast(packed.images) < LEAST_CONTRAST
+    constant = contrast(packed.images) < MIN_CONTRAST
     found = find_neighbours(packed.images, list(own.values()), constant, threshold, track)
     closest, every = found.correlation.argmax(0), np.arange(len(packed))
     return Audit(
@@ -134,7 +134,7 @@ def audit_images(packed: PackedImages, threshold: float, track: Track = iter) ->
         redundant={part: int(mask.sum()) - len(np.unique(identical[mask])) for part, mask in own.items()},
         exact=_groups(identical, packed),
         near=[group for group in _groups(found.group, packed) if len(np.unique(identical[group.rows])) > 1],
-        copies=list(_copies(own, identical, identical * len(CLASSES) + packed.labels, found, threshold)),
+        duplicates=list(_copies(own, identical, identical * len(CLASSES) + packed.labels, found, threshold)),
         constant=np.flatnonzero(constant),
         correlation=found.correlation[closest, every],
         nearest=found.row[closest, every],

@@ -18,7 +18,7 @@ from emotion.errors import UserError, first_line, require_choice
 from emotion.files import atomic_write
 from emotion.models.device import find_device
 from emotion.models.network import Network
-from emotion.models.onnx import LARGEST_SIDE, METADATA
+from emotion.models.onnx import MAX_SIDE, METADATA
 from emotion.models.registry import build_network, require_whole
 from emotion.models.views import Views, ViewsName
 from emotion.models.weights import state_shapes, validate_state
@@ -48,7 +48,7 @@ class Card:
 
     def __post_init__(self) -> None:
         require_choice("views", self.views, get_args(ViewsName))
-        require_whole("side", self.side, LARGEST_SIDE)
+        require_whole("side", self.side, MAX_SIDE)
         if type(self.temperature) not in (int, float) or not 0 < self.temperature < math.inf:
             raise UserError(f"temperature={self.temperature}: a number above 0 is needed")
 
@@ -60,16 +60,16 @@ class Classifier(nn.Module):
         classes: the names of the K classes.
         card: what is known about it.
         network: images [B, C, H, W] to logits [B, K].
-        viewed: images [B, C, H, W] to logits [B, K], before the temperature.
+        averaged: images [B, C, H, W] to logits [B, K], before the temperature.
     """
 
     def __init__(self, network: Network, card: Card) -> None:
         super().__init__()
         self.card, self.classes = card, CLASSES
-        self.network, self.viewed = network, Views(network, card.views)
+        self.network, self.averaged = network, Views(network, card.views)
         self.eval()
 
-    def use_views(self, views: str | None) -> None:
+    def set_views(self, views: str | None) -> None:
         """Sets whose mean counts; None leaves it as it is.
 
         Raises:
@@ -77,7 +77,7 @@ class Classifier(nn.Module):
         """
         if views is not None:
             require_choice("tta", views, get_args(ViewsName))
-            self.viewed.views = cast("ViewsName", views)
+            self.averaged.views = cast("ViewsName", views)
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class Classifier(nn.Module):
         Raises:
             UserError: the network's answers are not finite.
         """
-        logits: Tensor = self.viewed(images)
+        logits: Tensor = self.averaged(images)
         probabilities = (logits / self.card.temperature).softmax(1)
         if not probabilities.isfinite().all():
             raise UserError("this network gives no probabilities: its answers are not finite")

@@ -14,7 +14,7 @@ from emotion.privacy import import_onnxruntime
 
 METADATA = "emotion"
 """The key of an ONNX file's metadata under which its card lies, as JSON."""
-LARGEST_SIDE = 1024
+MAX_SIDE = 1024
 """Height and width of the largest faces that networks take, pixels."""
 
 
@@ -49,8 +49,8 @@ class OnnxNetwork:
             if tuple(card["classes"]) != CLASSES:
                 raise ValueError(f"its classes are {', '.join(card['classes'])}")
             self.name, self.side, self.views = path.stem, int(card["side"]), str(card["views"])
-            if not 1 <= self.side <= LARGEST_SIDE:
-                raise ValueError(f"side={self.side}: a whole number from 1 to {LARGEST_SIDE} is needed")
+            if not 1 <= self.side <= MAX_SIDE:
+                raise ValueError(f"side={self.side}: a whole number from 1 to {MAX_SIDE} is needed")
             if self._session.get_inputs()[0].shape[1:] != [self.side, self.side]:
                 raise ValueError(f"its faces are not {self.side} x {self.side}")
             self(np.zeros((1, self.side, self.side), np.uint8))

@@ -11,7 +11,7 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.models.cnn import build_cnn
 from emotion.models.network import Network, Unfreeze
-from emotion.models.onnx import LARGEST_SIDE
+from emotion.models.onnx import MAX_SIDE
 from emotion.models.preprocess import NormalizeName
 from emotion.models.resnet import build_resnet
 from emotion.models.transfer import build_transfer
@@ -64,7 +64,7 @@ def build_network(
 
     Args:
         family: `cnn` (the report's), `resnet` (for small images), or the library that `backbone` comes from.
-        image_size: height and width of the network's input, at most `LARGEST_SIDE` pixels.
+        image_size: height and width of the network's input, at most `MAX_SIDE` pixels.
         normalize: see `emotion.models.preprocess.Preprocess`.
         backbone: a name in that library.
         unfreeze: how many of the backbone's last layers train, or `all`.
@@ -79,7 +79,7 @@ def build_network(
     """
     given = {"backbone": backbone, "unfreeze": unfreeze, "blocks": blocks, "width": width, "stem_stride": stem_stride}
     _check(family, given)
-    require_whole("image_size", image_size, LARGEST_SIDE)
+    require_whole("image_size", image_size, MAX_SIDE)
     if width is not None:
         require_whole("width", width, MOST_FILTERS)
     if blocks is not None:

@@ -103,7 +103,7 @@ def _refuse(problem: str, keys: Sequence[str]) -> None:
         raise ValueError(f"it {problem} {', '.join(keys[:3])}{more}")
 
 
-def why_unread(error: BaseException) -> str:
+def describe_load_error(error: BaseException) -> str:
     """Returns in a line why torch did not read a file; its own text on pickles says how to run what they hold."""
     if isinstance(error, UnpicklingError):
         return "it is damaged, or holds more than tensors and plain values"
@@ -127,7 +127,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         # A damaged or hostile file can make the readers raise anything.
         raise UserError(
-            f"weights={path}: not a file of tensors that can be read safely ({why_unread(error)})"
+            f"weights={path}: not a file of tensors that can be read safely ({describe_load_error(error)})"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UserError(f"weights={path}: not a state dict (names to tensors)")
@@ -149,6 +149,6 @@ def _imagenet_state(library: Library, name: str, image_size: int) -> State:
     except Exception as error:
         # Both libraries let through whatever their download clients raise.
         raise UserError(
-            f"weights=imagenet: the weights of {name} could not be had ({why_unread(error)}); give a local file with "
-            "weights=<file>, or start from random weights with weights=none"
+            f"weights=imagenet: the weights of {name} are not available ({describe_load_error(error)}); name a local "
+            "file with weights=<file>, or train from random weights with weights=none"
         ) from None
