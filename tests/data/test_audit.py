@@ -98,7 +98,7 @@ def rows_of(groups):
 
 @pytest.mark.parametrize("block_values", [2**22, 2500])
 def test_groups_are_those_of_brute_force(planted, block_values, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_VALUES", block_values)
+    monkeypatch.setattr(module, "MAX_BLOCK_VALUES", block_values)
     found = audit_images(planted, NEAR)
     pixels = planted.images.reshape(len(planted), -1)
     same = (pixels[:, None] == pixels[None]).all(2)
@@ -118,7 +118,7 @@ def test_groups_are_those_of_brute_force(planted, block_values, monkeypatch):
 
 @pytest.mark.parametrize("block_values", [2**22, 2500])
 def test_every_image_has_its_nearest(planted, block_values, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_VALUES", block_values)
+    monkeypatch.setattr(module, "MAX_BLOCK_VALUES", block_values)
     found = audit_images(planted, NEAR)
     matrix = true_correlations(planted.images)
     assert_allclose(found.correlation, matrix.max(1), atol=1e-5)
@@ -209,12 +209,12 @@ def test_class_counts_and_redundant_images():
 
 
 def test_contrast_is_the_standard_deviation(planted, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_VALUES", 2500)
+    monkeypatch.setattr(module, "MAX_BLOCK_VALUES", 2500)
     assert_allclose(contrast(planted.images), [image.astype(float).std() for image in planted.images])
 
 
 def test_blocks_are_small_and_of_one_part(planted, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_VALUES", 2500)
+    monkeypatch.setattr(module, "MAX_BLOCK_VALUES", 2500)
     steps = []
 
     def track(pairs):

@@ -231,6 +231,6 @@ def test_draws_of_some_images_are_those_that_they_have_among_all():
     images, some = noise(30), torch.tensor([4, 28, 11])
     everything = draws(EVERYTHING, images)
     whole = EVERYTHING.apply(images, everything)
-    torch.testing.assert_close(EVERYTHING.apply(images[some], everything.of(some, images.device)), whole[some])
+    torch.testing.assert_close(EVERYTHING.apply(images[some], everything.select(some, images.device)), whole[some])
     assert whole.min() >= 0
     assert whole.max() <= 1

@@ -384,7 +384,7 @@ def test_offline_copies_vary_as_strongly_as_they_are_told(fer_tree):
     stronger, wider = training(offline_strength=2), training(rotation=20, zoom=0.3, shift=0.2, shear=0.3)
     np.testing.assert_array_equal(stronger.train_set[0], wider.train_set[0])
     assert stronger.augmentation == Augmentation(RandomAffine())
-    with pytest.raises(UserError, match=r"^zoom=1.05 shift=0.7, 7 times what is set: both below 1"):
+    with pytest.raises(UserError, match=r"^zoom=1.05 shift=0.7, 7 times the settings: values below 1 are needed"):
         _ = training(offline_strength=7).train_set
     assert len(EmotionDataModule(data_dir=str(fer_tree), offline_strength=7, balance="none").train_set[2])
 

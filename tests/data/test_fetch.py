@@ -70,7 +70,7 @@ def test_existing_target_is_left_alone_and_nothing_downloaded(tmp_path, asked, m
     target = tmp_path / "fer2013"
     make(target)
     message = message_of(target)
-    assert message.startswith(f"{target} exists already")
+    assert message.startswith(f"{target}: exists already")
     assert "--to" in message
     assert asked == []
     assert target.exists()
@@ -97,7 +97,7 @@ def test_failed_download_gives_the_reason_and_the_way_without_a_network(tmp_path
     fail_with(monkeypatch, error)
     message = message_of(tmp_path / "fer2013")
     assert message.startswith(
-        f"FER2013 could not be downloaded to {tmp_path / 'fer2013'} ({reason}); without a network: "
+        f"{tmp_path / 'fer2013'}: FER2013 could not be downloaded ({reason}); without a network: "
     )
     assert "python -m zipfile -e" in message
     assert list(tmp_path.iterdir()) == []
