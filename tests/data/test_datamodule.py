@@ -238,7 +238,7 @@ def test_settings_reach_split_and_source(tones, tmp_path):
     assert data.packed.images.shape == (60, 3, 24, 24)
     assert [len(rows) for rows in (data.rows.train, data.rows.val, data.rows.test)] == [23, 23, 14]
     assert len(EmotionDataModule(data="synthetic", synthetic_images=150).packed) == 150
-    with pytest.raises(UserError, match=r"^group_duplicates=true needs split=report"):
+    with pytest.raises(UserError, match=r"^group_duplicates=true: split=official is not random"):
         _ = tone_data(tones, split="official", group_duplicates=True).rows
     with pytest.raises(UserError, match=r"^data_dir: nothing at "):
         _ = EmotionDataModule(data_dir=str(tmp_path / "nowhere")).packed
@@ -304,7 +304,7 @@ def test_class_without_training_images_is_named(tmp_path, tones, balance):
             if part != "train" or name not in ("fear", "sad"):
                 shutil.copytree(tones / part / name, tmp_path / part / name)
     data = tone_data(tmp_path, balance=balance)
-    with pytest.raises(UserError, match=r"^no training images of class fear, sad \(data=folder\)$"):
+    with pytest.raises(UserError, match=r"^data=folder: no training images of class fear, sad; add some$"):
         _ = data.train_set
     with pytest.raises(UserError, match="no training images"):
         data.train_dataloader()

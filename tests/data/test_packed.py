@@ -243,7 +243,7 @@ def test_bad_image_is_an_error_that_names_it_and_the_way_out(tree, broken, cache
     with pytest.raises(UserError) as error:
         pack(FolderSource(tree))
     assert str(error.value).startswith(f"{broken[0]}: not an image")
-    assert str(error.value).endswith("; on_bad_image=skip leaves such images out")
+    assert str(error.value).endswith("; on_bad_image=skip leaves out images that cannot be used")
     assert "\n" not in str(error.value)
     assert all(folder.suffix == ".tmp" for folder in packs(cache))
 
@@ -305,7 +305,7 @@ class SlowSource(Source):
         self.log, self.killed_at = log, killed_at
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return str(self.log)
 
     def stamp(self) -> object:

@@ -137,7 +137,7 @@ def test_fer2013_part_folders_in_any_case(own_fer_tree):
 def test_wrong_size_or_colour_in_fer2013_is_named(own_fer_tree, image, found):
     path = save(own_fer_tree / "train" / "happy" / "Training_9.jpg", image)
     (bad,) = (item for item in Fer2013Folders(own_fer_tree) if isinstance(item, BadImageError))
-    assert str(bad) == f"{path}: {found}, but images of FER2013 are 48x48 L (grey); data=folder takes any image"
+    assert str(bad) == f"{path}: {found}: images of FER2013 are 48x48 L (grey); data=folder accepts any image"
 
 
 # Any tree of class folders
@@ -202,7 +202,7 @@ def test_other_classes_are_left_out_with_a_line_where_that_is_asked_for(tmp_path
         f"{root}: left out, since they are none of the seven classes: "
         "Suprise (1 image; is it surprise?), contempt (2 images)"
     ]
-    with pytest.raises(UserError, match="has no class folders"):
+    with pytest.raises(UserError, match="no class folders"):
         FolderSource(make_tree(tmp_path / "other", classes=("contempt",)), other_classes=True)
 
 
@@ -326,7 +326,7 @@ def test_zip_is_to_be_unpacked(tmp_path, name):
     archive = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", make_tree(tmp_path / "faces")))
     with pytest.raises(UserError) as error:
         source_of(archive, name)
-    assert message(error).startswith(f"{archive} is a file, not a folder; an archive is unpacked with `python -m")
+    assert message(error).startswith(f"{archive}: a file, not a folder; unpack an archive with `python -m")
 
 
 def test_command_that_unpacks_a_zip_works_from_here(tmp_path):
@@ -339,7 +339,7 @@ def test_command_that_unpacks_a_zip_works_from_here(tmp_path):
 def test_folder_without_class_folders(tmp_path):
     with pytest.raises(UserError) as error:
         FolderSource(tmp_path)
-    assert message(error).startswith(f"{tmp_path} has no class folders (<class>/ or train|val|test/<class>/")
+    assert message(error).startswith(f"{tmp_path}: no class folders (<class>/ or train|val|test/<class>/")
 
 
 @pytest.mark.parametrize("part", ["", "train"])
@@ -351,7 +351,7 @@ def test_empty_class_folder_is_named(tmp_path, part, ignored):
         (empty / ignored).touch()
     with pytest.raises(UserError) as error:
         FolderSource(tmp_path)
-    assert message(error) == f"{empty}: the class folder has no images"
+    assert message(error) == f"{empty}: the class folder has no images; add some or remove it"
 
 
 @pytest.mark.parametrize("beside", ["training_set", "happy"])
@@ -538,7 +538,7 @@ def test_missing_columns_are_named(tmp_path, header, missing):
     path = write_csv(tmp_path / "fer2013.csv", header=header)
     with pytest.raises(UserError) as error:
         Fer2013Csv(path)
-    assert message(error) == f"{path}: the header has no column {missing} (emotion, pixels, Usage)"
+    assert message(error) == f"{path}: no column {missing} in the header (emotion, pixels, Usage)"
 
 
 def test_empty_csv_is_named(tmp_path):
@@ -546,13 +546,16 @@ def test_empty_csv_is_named(tmp_path):
     path.touch()
     with pytest.raises(UserError) as error:
         Fer2013Csv(path)
-    assert message(error).startswith(f"{path}: the header has no column emotion")
+    assert message(error).startswith(f"{path}: no column emotion")
 
 
 def test_folder_without_csv_says_what_is_looked_for(tmp_path):
     with pytest.raises(UserError) as error:
         Fer2013Csv(tmp_path)
-    assert message(error) == f"data_dir: no fer2013.csv or icml_face_data.csv in {tmp_path}"
+    assert (
+        message(error)
+        == f"data_dir: no fer2013.csv or icml_face_data.csv in {tmp_path}; name the file with data_dir=<path>"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1"])
@@ -598,7 +601,7 @@ def test_lines_without_end_are_not_read(tmp_path, start):
     with pytest.raises(UserError) as error:
         Fer2013Csv(path)
     line = start.count(b"\n") + 1
-    assert message(error) == f"{path} line {line}: longer than 131,072 characters, so not FER2013"
+    assert message(error) == f"{path} line {line}: not FER2013, longer than 131,072 characters"
 
 
 def test_length_of_a_csv_with_blank_lines(tmp_path):
@@ -623,7 +626,7 @@ def test_nothing_at_the_default_place_says_what_to_do(tmp_path, monkeypatch, nam
 
 def test_default_place_is_emotion_data_or_else_a_folder_here(tmp_path, monkeypatch):
     def place(data_dir=None):
-        return Path(open_source("folder", data_dir, pack_size=48, channels=1, synthetic_images=140).place)
+        return Path(open_source("folder", data_dir, pack_size=48, channels=1, synthetic_images=140).location)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -168,7 +168,7 @@ def test_splits_by_part_say_which_part_is_missing(name, parts, missing):
 
 @pytest.mark.parametrize("name", ["official", "clean"])
 def test_group_duplicates_belongs_to_report(name):
-    with pytest.raises(UserError, match=r"^group_duplicates=true needs split=report"):
+    with pytest.raises(UserError, match=f"^group_duplicates=true: split={name} is not random; split=report is"):
         split(fake(SMALL), name, group_duplicates=True)
 
 
