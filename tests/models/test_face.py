@@ -80,7 +80,7 @@ def test_its_weights_come_from_a_file() -> None:
         UserError, match="backbone=vgg_face: not one of resnet29_dlib, inception_resnet_v1, resnet50_vggface2"
     ):
         build_network(family="face", backbone="vgg_face", unfreeze=0, image_size=150, normalize="imagenet")
-    with pytest.raises(UserError, match="image_size=102 does not fit resnet29_dlib"):
+    with pytest.raises(UserError, match="image_size=102: does not fit resnet29_dlib"):
         build_network(family="face", backbone="resnet29_dlib", unfreeze=0, image_size=102, normalize="imagenet")
 
 

@@ -132,13 +132,13 @@ def test_other_cards_are_refused_in_a_sentence(card, reason: str, tmp_path: Path
 
 @pytest.mark.parametrize("last", [6, 8])
 def test_graphs_of_other_answers_are_refused_when_they_are_read(last: int, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="it gives no probabilities"):
+    with pytest.raises(UserError, match="its outputs are not probabilities"):
         OnnxNetwork(write(tmp_path / "net.onnx", last=last))
 
 
 @pytest.mark.parametrize("end", ["Identity", "Neg", "Log", "Reciprocal"])
 def test_answers_that_are_no_probabilities_are_refused_when_the_file_is_read(end: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="it gives no probabilities"):
+    with pytest.raises(UserError, match="its outputs are not probabilities"):
         OnnxNetwork(write(tmp_path / "net.onnx", end=end))
 
 
@@ -147,7 +147,7 @@ def test_answers_that_are_no_probabilities_are_refused_when_they_come(answer: li
     """One that is right about a black face, with which it is tried."""
     network = OnnxNetwork(write(tmp_path / "net.onnx"))
     network._session = OnnxSession(np.array([answer] * 2, np.float32))
-    with pytest.raises(UserError, match="net: it gives no probabilities"):
+    with pytest.raises(UserError, match="net: its outputs are not probabilities"):
         network(drawn(2))
 
 

@@ -122,7 +122,7 @@ def test_nothing_of_it_is_in_a_state_dict():
 def test_networks_without_pretrained_weights_take_unit_alone():
     require_unit("unit")
     for normalize in ("imagenet", "keras_unit"):
-        with pytest.raises(UserError, match=f"normalize={normalize}: .*takes unit") as error:
+        with pytest.raises(UserError, match=f"normalize={normalize}: .*set normalize=unit") as error:
             require_unit(normalize)
         assert "\n" not in str(error.value)
 

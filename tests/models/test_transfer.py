@@ -139,7 +139,7 @@ def test_imagenet_normalisation_is_that_of_the_weights(library, backbone, mean, 
 
 @pytest.mark.parametrize(("library", "backbone", "image_size"), [("torchvision", "vgg11", 16), ("timm", "test_vit", 8)])
 def test_too_small_an_image_is_one_clear_line(library, backbone, image_size):
-    with pytest.raises(UserError, match=f"image_size={image_size} does not fit {backbone}") as error:
+    with pytest.raises(UserError, match=f"image_size={image_size}: does not fit {backbone}") as error:
         build(library, backbone, image_size)
     assert one_line(error)
 
@@ -152,7 +152,7 @@ def test_image_that_timm_does_not_take_is_explained(monkeypatch):
             raise AssertionError
 
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: Wordless())
-    with pytest.raises(UserError, match="image_size=48 does not fit resnet18") as error:
+    with pytest.raises(UserError, match="image_size=48: does not fit resnet18") as error:
         build("timm", "resnet18")
     assert "()" not in str(error.value)
 
