@@ -223,8 +223,7 @@ class EmotionDataModule(LightningDataModule):
 
         Args:
             extract: function of images uint8 [N, C, S, S], the rows in use int64 [n], an augmentation or None, and a
-                number of views; returns features float16 [views * n, ...], all rows of the first view, of the second
-                ...
+                number of views; returns features float16 [views * n, ...], one view after the other.
             views: number of random augmentations of each training image; unused without augmentation.
 
         Raises:

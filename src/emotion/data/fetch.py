@@ -19,8 +19,7 @@ def fetch(target: Path) -> Path:
         The folder.
 
     Raises:
-        UserError: the folder exists, kagglehub is not installed, or the download failed; the message describes the
-            download by hand.
+        UserError: the folder exists, kagglehub is missing, or the download failed; the message names another way.
     """
     by_hand = (
         f"without a network: download the archive from https://www.kaggle.com/datasets/{DATASET} on another machine, "

@@ -161,8 +161,7 @@ class BatchGroups:
 
     Args:
         loader: loader of the batches.
-        size: number of batches in a list, reduced if a list would exceed `DEVICE_CHUNK`; the last list of an epoch may
-            be shorter.
+        size: largest number of batches in a list; a list that would exceed `DEVICE_CHUNK` has fewer.
     """
 
     def __init__(self, loader: BatchLoader, size: int) -> None:

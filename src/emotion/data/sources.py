@@ -47,14 +47,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image of a source.
-
-    Attributes:
-        pixels: uint8 [C, S, S].
-        label: class id, 0..6.
-        part: part of the source.
-        name: name of the image, unique in its source.
-    """
+    """One image of a source: pixels uint8 [C, S, S], class id (0..6), part, and a name that is unique in the source."""
 
     pixels: NDArray[np.uint8]
     label: int

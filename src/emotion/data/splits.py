@@ -25,9 +25,7 @@ class Split:
 def make_split(
     packed: PackedImages, split: SplitName, *, val_fraction: float, seed: int, group_duplicates: bool
 ) -> Split:
-    """Splits the images of a source.
-
-    Images of part `extra` are training images, except for those identical to a validation or test image.
+    """Splits the images; those of part `extra` train, except for duplicates of validation and test images.
 
     Args:
         packed: the images.
@@ -85,8 +83,7 @@ def _random_split(
         kept, held_out = next(splitter(1, test_size=fraction, random_state=seed).split(pool, groups=groups))
     except ValueError:
         raise UserError(
-            f"split=report: {len(pool)} training images, or groups of duplicates, are too few to split; add images, or "
-            "test on all of them with split=test_only"
+            f"split=report: {len(pool)} different training images are too few to split; split=test_only tests on all"
         ) from None
     return pool[np.sort(kept)], pool[np.sort(held_out)]
 

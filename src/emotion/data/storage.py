@@ -104,8 +104,7 @@ class Streamed:
     def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         array = self._array
         if isinstance(array, np.memmap) and array.filename and isinstance(array.base, mmap.mmap):  # the whole file
-            # A new map for each chunk, since the pages read through a map count as memory of this process until the
-            # map is closed.
+            # A new map for each chunk: pages read through a map count as memory of this process until it is closed.
             array = np.memmap(array.filename, array.dtype, "r", array.offset, shape=array.shape)
         order = rows.argsort()  # ascending rows make the disk read in one direction
         values = np.empty((len(rows), *array.shape[1:]), array.dtype)

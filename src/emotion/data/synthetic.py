@@ -64,10 +64,7 @@ class Face:
 
 @dataclass(frozen=True)
 class _Features:
-    """Features that facial muscles move.
-
-    Lengths are in grid units, wrinkles go from 0 (none) to 1; the defaults are those of a face at rest.
-    """
+    """Features that facial muscles move; lengths in grid units, wrinkles from 0 (none) to 1, defaults at rest."""
 
     brow_inner: float = 0.0  # Rise of the inner ends.
     brow_outer: float = 0.0  # Rise of the outer ends.
@@ -134,10 +131,9 @@ def _uniform(low: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class _Look:
-    """The random appearance of a face that does not depend on the expression.
+    """The random appearance of a face; lengths in grid units, tones from 0 to 255, angles in radians.
 
-    Lengths are in grid units, tones from 0 to 255, angles in radians. A `..._lot` is uniform in 0 to 1: the face has
-    the item if the lot is below the share of faces that have it.
+    A `..._lot` is uniform in 0 to 1: the face has the item if the lot is below the share of faces that have it.
     """
 
     scale: float = _uniform(1.0, 1.22)

@@ -19,8 +19,7 @@ class FaceBackbone:
     """A published face recognition network.
 
     Attributes:
-        build: builds the network with random weights; returns it and its stages, the modules whose composition equals
-            the network.
+        build: builds the network with random weights; returns it and its stages, whose composition equals the network.
         mean: mean of the training pixels in 0..1, for each channel of RGB.
         std: divisor of the centred training pixels in 0..1, for each channel of RGB.
     """

@@ -63,7 +63,7 @@ class Network(nn.Module):
         order = _forward_order(self.backbone, self.example())
         counted = [position for position, module in enumerate(order.values()) if isinstance(module, COUNTED_LAYERS)]
         if count != "all":
-            existing = sum(isinstance(module, COUNTED_LAYERS) for module in self.backbone.modules())
+            existing = sum(isinstance(layer, COUNTED_LAYERS) for layer in self.backbone.modules())
             _check_count(count, len(counted), existing)
         # Modules before the first unfrozen layer are frozen; with count=0, `len(order)` freezes all of them.
         first = 0 if count == "all" else [*counted, len(order)][len(counted) - count]
@@ -156,10 +156,7 @@ def _check_count(count: int, counted: int, existing: int) -> None:
 
 
 def _forward_order(backbone: nn.Module, example: Tensor) -> dict[str, nn.Module]:
-    """Runs a backbone and returns its modules by name, in the order in which they first finish.
-
-    Modules that only contain other modules are left out.
-    """
+    """Returns the modules that compute or have parameters themselves, by name, in the order in which they finish."""
     order: dict[str, nn.Module] = {}
     handles = [
         module.register_forward_hook(lambda module, *_, name=name: order.update({name: module}))

@@ -82,17 +82,14 @@ class OnnxNetwork:
         return outputs
 
     def heatmaps(self, faces: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns class activation maps (Zhou et al., arXiv:1512.04150) of one class per face.
+        """Returns class activation maps (Zhou et al., arXiv:1512.04150), float32 [N, side, side], maximum 1 or all 0.
 
         Only files of networks that end in global average pooling and one linear layer contain these maps, and only
         with views other than `ten_crop`. For these networks HiResCAM and Grad-CAM are equal to them.
 
         Args:
             faces: grey faces, uint8 [N, side, side].
-            classes: class ids, int64 [N].
-
-        Returns:
-            float32 [N, side, side], scaled to 0..1 for each face; all 0 without positive evidence.
+            classes: class id of each map, int64 [N].
 
         Raises:
             UserError: the file has no class activation maps.

@@ -27,12 +27,10 @@ def file_stem(library: str, name: str) -> str:
 
 
 def resolve_weights(weights: str, name: str) -> str:
-    """Returns `weights`, or if it is a folder, the path of its file `<name>*.safetensors`.
-
-    A folder as value serves a sweep over several backbones.
+    """Returns `weights`, or for a folder (one value for a sweep over backbones) its file `<name>*.safetensors`.
 
     Raises:
-        UserError: the folder does not have exactly one such file.
+        UserError: the folder does not have exactly one file of this name.
     """
     folder = Path(weights).expanduser()
     if not folder.is_dir():
@@ -62,9 +60,8 @@ def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str
     if weights == "none":
         return
     state = _imagenet_state(library, name, image_size) if weights == "imagenet" else read_state(Path(weights))
-    expected = {
-        key: value for key, value in backbone.state_dict().items() if key in state or not key.endswith(OPTIONAL_SUFFIX)
-    }
+    own = backbone.state_dict()
+    expected = {key: value for key, value in own.items() if key in state or not key.endswith(OPTIONAL_SUFFIX)}
     found = {key: value for key, value in state.items() if key in expected or not key.startswith(CLASSIFIERS)}
     try:
         validate_state(expected, found)
@@ -95,27 +92,23 @@ def validate_state(expected: State, found: State) -> None:
         if key in found and found[key].shape != value.shape
     ]
     for problem, keys in (("lacks", missing), ("has unknown", unknown), ("has", misshapen)):
-        _raise_for(problem, keys)
+        _reject(problem, keys)
     # A stride of 0 can make a small file claim large tensors.
     stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in found.values()}
     if sum(stored.values()) < sum(value.nbytes for value in found.values()):
         raise ValueError("its tensors claim more numbers than it holds")
-    infinite = [key for key, value in found.items() if not value.isfinite().all()]
-    _raise_for("has numbers that are not finite in", infinite)
+    _reject("has numbers that are not finite in", [key for key, value in found.items() if not value.isfinite().all()])
 
 
-def _raise_for(problem: str, keys: Sequence[str]) -> None:
+def _reject(problem: str, keys: Sequence[str]) -> None:
     if keys:
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         raise ValueError(f"it {problem} {', '.join(keys[:3])}{more}")
 
 
 def describe_load_error(error: BaseException) -> str:
-    """Returns one line on why a file could not be read.
-
-    PyTorch's own message about pickles is replaced, since it recommends loading that runs code in the file.
-    """
-    if isinstance(error, UnpicklingError):
+    """Returns the reason why a file could not be read in one line."""
+    if isinstance(error, UnpicklingError):  # PyTorch's message recommends loading that runs code in the file
         return "it is damaged, or holds more than tensors and plain values"
     return first_line(error)
 

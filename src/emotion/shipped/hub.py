@@ -13,18 +13,14 @@ ADDRESS = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?")
 
 
 def download(address: str, suffix: str) -> Path:
-    """Downloads a network; without a connection, an earlier download is used.
+    """Downloads a network and returns its path; without a connection, an earlier download is used.
 
     Args:
         address: `hf://<owner>/<repository>` or `hf://<owner>/<repository>/<file>`.
         suffix: preferred suffix if the address has no file name, `.onnx` or `.safetensors`.
 
-    Returns:
-        Path of the downloaded file.
-
     Raises:
-        UserError: the address is malformed, the repository or file does not exist, or there is neither a connection nor
-            an earlier download.
+        UserError: the address, repository or file does not exist, or there is no connection and no earlier download.
     """
     match = ADDRESS.fullmatch(address)
     if not match:
@@ -57,16 +53,13 @@ def _find_cached(hub: Any, address: str, repository: str, names: list[str]) -> P
 
 
 def push(repository: str, files: list[Path], card: str, private: bool = False) -> str:
-    """Uploads a network and its card.
+    """Uploads a network and its card; returns the URL of the repository's page.
 
     Args:
         repository: `<owner>/<repository>`, created if it does not exist.
         files: an `.onnx` file, a `.safetensors` file, or one of each.
         card: text of the card in Markdown.
         private: whether a created repository is visible to its owner only.
-
-    Returns:
-        URL of the repository's page.
 
     Raises:
         UserError: the files are of another kind, the permission to write is missing, or there is no connection.
