@@ -87,6 +87,8 @@ LAUNCHERS = {
     "slurm": "hydra_plugins.hydra_submitit_launcher",
 }
 """The launchers beside Hydra's own, each with the package that an extra of the same name installs."""
+SAME_NAME = r"\s*'hydra/launcher/.*is validated against ConfigStore schema with the same name"
+"""Hydra's warning that a preset of ours is named like the plugin's own, on purpose: `hydra/launcher=joblib`."""
 SEARCH = "hydra_plugins.hydra_optuna_sweeper"
 """The package behind `hydra/sweeper=search`."""
 NOT_SETTINGS = ("test", "resume", "overwrite", "runs_per_gpu", "hydra")

@@ -75,6 +75,7 @@ def test_any_name_of_a_folder_works_in_a_sweep(tmp_path, launcher, fer_tree):
     first, again = (subprocess.run(command, cwd=tmp_path, capture_output=True, text=True) for _ in range(2))
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
     assert "1 skipped" in again.stderr
+    assert "ConfigStore" not in first.stdout + first.stderr, "a warning of Hydra's on our presets"
     (metrics,) = (tmp_path / "runs" / ODD).rglob("metrics.json")
     assert yaml.safe_load((metrics.parent / "config.yaml").read_text())["data_dir"] == f"data/{ODD}"
 
