@@ -84,6 +84,8 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 GROUPS = ("model", "recipe", "experiment")
 LAUNCHERS = ("joblib", "ray", "slurm")
 """The launchers beside Hydra's own; an extra of the same name installs each."""
+SAME_NAME = r"\s*'hydra/launcher/.*is validated against ConfigStore schema with the same name"
+"""Hydra's warning that a preset of ours is named like the plugin's own, on purpose: `hydra/launcher=joblib`."""
 NOT_SETTINGS = ("test", "resume", "overwrite", "runs_per_gpu", "hydra")
 """Keys that say how to run, not what: they do not tell one run from another."""
 
