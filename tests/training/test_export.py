@@ -28,6 +28,7 @@ from emotion.pretrained import SHIPPED
 from emotion.training.export import _averaging_head, accuracy, export_network, export_onnx, quantize_onnx
 
 pytestmark = pytest.mark.export
+MORE = pytest.mark.check
 
 RESNET = {"family": "resnet", "image_size": 16, "normalize": "unit", "blocks": [1, 1], "width": 8, "stem_stride": 1}
 CNN = {"family": "cnn", "image_size": 16, "normalize": "unit", "blocks": [1, 1]}
