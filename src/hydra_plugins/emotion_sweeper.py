@@ -1,4 +1,4 @@
-"""Hydra's door to `emotion.training.sweep`: Hydra takes a sweeper from this namespace only, and imports it at start."""
+"""Hydra's entry point to `emotion.training.sweep`: Hydra loads sweepers from this namespace only, at its start."""
 
 import warnings
 from functools import partial
@@ -32,18 +32,18 @@ class QuietLoader:
 
 
 class RunSweeper(Sweeper):
-    """Plans the runs of a sweep, has a launcher run those that are not finished, and tells what became of them.
+    """Plans the runs of a sweep, launches those that are not finished, and reports the result of each run.
 
     Args:
-        params: grid of an experiment or recipe, setting to comma-separated values; the command line wins.
-        parts: what it consists of, as words of a command line: `experiment=<name>`, `recipe=<name> flip=0`.
+        params: grid of an experiment or recipe, from settings to comma-separated values; the command line overrides it.
+        parts: command lines of the parts of a sweep: `experiment=<name>`, `recipe=<name> flip=0`.
     """
 
     def __init__(self, params: DictConfig, parts: list[str]) -> None:
         self.params, self.parts = params, parts
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before `sweep`."""
+        """Stores the composition of configurations and the launcher (called by Hydra before `sweep`)."""
         self.compose = partial(hydra_context.config_loader.load_sweep_config, config)
         quiet = HydraContext(cast("ConfigLoader", QuietLoader(hydra_context.config_loader)), hydra_context.callbacks)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
@@ -51,7 +51,7 @@ class RunSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs every combination of what stands on the command line."""
+        """Runs every combination of the values on the command line (called by Hydra)."""
         from emotion.training.sweep import sweep
 
         sweep(arguments, self.compose, self.launcher.launch)

@@ -133,7 +133,7 @@ def test_other_views_than_the_files_are_computed_from_the_weights(views, faces: 
     (network,) = load_networks(["small"], views)
     assert type(network).__name__ == ("OnnxNetwork" if views in (None, "flip") else "TorchNetwork")
     classifier = load_pretrained()
-    classifier.viewed.views = views or "flip"
+    classifier.averaged.views = views or "flip"
     assert np.abs(network(faces) - classifier(torch.from_numpy(faces)[:, None]).numpy()).max() < 1e-5
 
 
@@ -146,7 +146,7 @@ def test_the_weights_beside_an_onnx_file_do_for_other_views(faces: NDArray[np.ui
     save_pretrained(tmp_path / "own.safetensors", classifier.network, classifier.card)
     (same,), (other,) = load_networks([tmp_path / "own.onnx"], "flip"), load_networks([tmp_path / "own.onnx"], "none")
     assert np.abs(same(faces) - load_networks(["small"])[0](faces)).max() < 1e-6
-    classifier.viewed.views = "none"
+    classifier.averaged.views = "none"
     assert np.abs(other(faces) - classifier(torch.from_numpy(faces)[:, None]).numpy()).max() < 1e-4
     assert other.side == 48
 

@@ -26,7 +26,7 @@ class TorchNetwork:
 
     def __init__(self, path: Path, views: str | None = None, device: str = "cpu") -> None:
         classifier = load_classifier(path, device)
-        classifier.use_views(views)
+        classifier.set_views(views)
         self._classifier, self.side = classifier, classifier.card.side
         self._loaded, self._process = (path.absolute(), views, device), os.getpid()
 

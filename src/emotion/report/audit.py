@@ -14,7 +14,7 @@ import numpy as np
 from emotion.analysis.contact_sheet import contact_sheet
 from emotion.analysis.document import Block, Document, Heading, Paragraph, Picture, Table, to_html, to_markdown
 from emotion.analysis.figures import save
-from emotion.data.audit import LEAST_CONTRAST, Audit, Group, Track, audit_images
+from emotion.data.audit import MIN_CONTRAST, Audit, Group, Track, audit_images
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
@@ -71,7 +71,7 @@ def audit_record(packed: PackedImages, audit: Audit) -> dict[str, Any]:
         "exact": _figures(audit.exact),
         "near": _figures(audit.near),
         "redundant": audit.redundant,
-        "copies": [asdict(copies) for copies in audit.copies],
+        "copies": [asdict(copies) for copies in audit.duplicates],
         "constant": [str(packed.names[row]) for row in audit.constant],
         "skipped": list(packed.skipped),
     }
@@ -128,7 +128,7 @@ def _summary(packed: PackedImages, audit: Audit) -> list[Block]:
 
 
 def _headline(packed: PackedImages, audit: Audit) -> str:
-    leaks = [copies for copies in audit.copies if copies.within == "train" != copies.part]
+    leaks = [copies for copies in audit.duplicates if copies.within == "train" != copies.part]
     if not leaks:
         return f"{_figures(audit.exact)['extra_images']:,} of {len(packed):,} images repeat another one exactly."
     held_out = sum(sum(audit.class_counts[copies.part]) for copies in leaks)
@@ -165,7 +165,7 @@ def _parts_table(audit: Audit) -> Table:
     header = ("images of", "with a copy in", "identical", "same label too", f"correlation from {audit.threshold:g}")
     rows = [
         (copies.part, copies.within, f"{copies.exact:,}", f"{copies.same_label:,}", f"{copies.near:,}")
-        for copies in audit.copies
+        for copies in audit.duplicates
     ]
     return Table(header, "llrrr", rows)
 
@@ -174,7 +174,7 @@ def _appendix(packed: PackedImages, audit: Audit, sheet: Path) -> Iterator[Block
     constant = [str(packed.names[row]) for row in audit.constant]
     if constant:
         yield Heading("Constant images")
-        yield Paragraph(f"Their pixels have a standard deviation below {LEAST_CONTRAST:g} of 255.")
+        yield Paragraph(f"Their pixels have a standard deviation below {MIN_CONTRAST:g} of 255.")
         yield _list(constant)
     if packed.skipped:
         yield Heading("Broken images")
