@@ -8,7 +8,7 @@ from typing import Any
 from emotion.errors import UserError
 from emotion.files import cache_folder
 
-SILENT = {
+NO_TELEMETRY = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime: an identifier in the home folder, and a report of each session
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray: a report of each cluster
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub: versions and an identifier with each request
@@ -18,7 +18,7 @@ SILENT = {
 
 def keep_private() -> None:
     """Switches reports off for this process and all that it starts; commands call it before they do anything."""
-    os.environ.update(SILENT)
+    os.environ.update(NO_TELEMETRY)
     try:
         # Matplotlib lists the fonts of a machine in a file.
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
@@ -35,8 +35,8 @@ def import_onnxruntime() -> Any:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in SILENT}
-    os.environ.update(SILENT)
+    before = {name: os.environ.get(name) for name in NO_TELEMETRY}
+    os.environ.update(NO_TELEMETRY)
     try:
         yield
     finally:
