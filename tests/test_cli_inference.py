@@ -359,7 +359,7 @@ def test_help_has_an_example(command: str) -> None:
 @pytest.mark.parametrize("command", ["serve", "app"])
 def test_what_cannot_be_served(command: str) -> None:
     assert "none: no such network" in refused(command, "--ckpt", "none", "--port", "0")
-    assert "cannot listen there" in refused(command, "--host", "no.such.host.invalid", "--port", "0")
+    assert "cannot listen on this address" in refused(command, "--host", "no.such.host.invalid", "--port", "0")
     for words in (["--port", "99999"], ["--port", "-1"], ["--port", "x"], ["--nonsense"]):
         done = invoke(command, *words)
         assert done.exit_code == 2

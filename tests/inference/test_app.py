@@ -81,7 +81,7 @@ def test_a_picture_gets_its_boxes_bars_and_heatmap(page: Page, portrait: Path) -
         first, second = (int(value) for value in re.findall(r"(\d+) %", shown))
         assert abs(first - second) <= 1  # the two networks are the same
     assert page.inner_text(".key").split() == ["small", "small.safetensors"]
-    drawn = "document.getElementById('picture').toDataURL()"
+    drawn = "document.getElementById('image').toDataURL()"
     plain = page.evaluate(drawn)
     page.click("#heatmap")
     assert page.evaluate(drawn) != plain
@@ -96,19 +96,19 @@ def test_samples(page: Page) -> None:
     for number, word in ((1, "happy"), (2, "surprise")):
         page.click(f"#samples li:nth-child({number}) button")
         expect(page.locator("#summary")).to_contain_text(f"One face: {word}")
-        assert page.is_checked("#whole") is (number == 2)
+        assert page.is_checked("#single-face") is (number == 2)
 
 
 @pytest.mark.parametrize("own", [False, True])
 def test_samples_leave_the_users_own_choice_alone(page: Page, portrait: Path, own: bool) -> None:
     addresses, _ = watch(page)
     if own:
-        page.click("#whole")
+        page.click("#single-face")
     page.click("#samples li:nth-child(2) button")
     expect(page.locator("#credit")).to_contain_text("surprised")
     upload(page, portrait)
     expect(page.locator("#credit")).to_be_empty()
-    assert page.is_checked("#whole") is own
+    assert page.is_checked("#single-face") is own
     assert f"detect={str(not own).lower()}" in addresses[-1]
 
 
@@ -117,7 +117,7 @@ def test_the_webcam_keeps_the_users_own_choice(page: Page) -> None:
     expect(page.locator(".face")).to_have_count(1)
     page.click("#webcam")
     expect(page.locator("#webcam")).to_contain_text("Stop")
-    assert not page.is_checked("#whole")
+    assert not page.is_checked("#single-face")
 
 
 def test_without_a_webcam_it_says_so(page: Page) -> None:
@@ -170,7 +170,7 @@ def test_a_picture_without_faces_says_so(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (200, 100), "#336699").save(tmp_path / "blue.png")
     upload(page, tmp_path / "blue.png")
     expect(page.locator("#summary")).to_contain_text(re.compile("^No face found"))
-    page.click("#whole")
+    page.click("#single-face")
     expect(page.locator(".face")).to_have_count(1)
 
 
@@ -181,7 +181,7 @@ def test_it_fits_a_phone(browser: Browser, address: str, portrait: Path, scheme:
         upload(page, portrait)
         expect(page.locator(".face")).to_have_count(1)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        assert page.evaluate("document.getElementById('picture').getBoundingClientRect().right") <= 360
+        assert page.evaluate("document.getElementById('image').getBoundingClientRect().right") <= 360
 
 
 def test_the_keyboard_reaches_everything(page: Page) -> None:

@@ -26,7 +26,7 @@ from emotion.inference import service
 from emotion.inference.faces import Detection
 from emotion.inference.limits import Limits
 from emotion.inference.recognizer import DetectedFaces, Face, Recognizer
-from emotion.inference.service import LOCAL, Answer, Problem, make_server, make_service, run
+from emotion.inference.service import LOCAL_HOSTS, Answer, Problem, make_server, make_service, run
 from emotion.palette import EXPRESSIONS, INK
 
 
@@ -216,12 +216,12 @@ def test_who_waits_too_long_is_told_to_come_back() -> None:
 
 
 def test_pictures_of_those_who_gave_up_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emotion.inference.service.FINDERS", 1)
+    monkeypatch.setattr("emotion.inference.service.DETECTOR_THREADS", 1)
     application = make_service({"slow": Stub(1)}, limits=Limits(seconds=0.1))
     with Client(application) as client:
         for _ in range(3):
             assert client.post("/predict", files={"image": stub_image(1)}).status_code == 503
-        assert application.state.service._finders._work_queue.empty()
+        assert application.state.service._detectors._work_queue.empty()
 
 
 def test_uploads_are_not_written_to_the_disk(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +330,7 @@ def test_too_many_uploads_at_once_are_refused(served: Callable[[FastAPI], int]) 
 def test_requests_on_too_many_connections_are_refused(
     served: Callable[[FastAPI], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "CONNECTIONS", 3)
+    monkeypatch.setattr(service, "MAX_CONNECTIONS", 3)
     port = served(make_service({"one": Stub()}))
     address = f"http://127.0.0.1:{port}/health"
     idle = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(3)]
@@ -389,7 +389,7 @@ def test_health_and_description(stub: Client) -> None:
 
 
 def test_other_sites_are_kept_out() -> None:
-    with Client(make_service({"one": Stub()}, hosts=LOCAL), base_url="http://localhost:8000") as client:
+    with Client(make_service({"one": Stub()}, hosts=LOCAL_HOSTS), base_url="http://localhost:8000") as client:
         image = {"image": stub_image(1)}
         assert client.post("/predict", files=image).status_code == 200
         assert client.post("/predict", files=image, headers={"origin": "http://localhost:8000"}).status_code == 200
@@ -400,7 +400,7 @@ def test_other_sites_are_kept_out() -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
 def test_it_answers_under_the_names_of_this_machine(host: str) -> None:
-    with TestClient(make_service({"one": Stub()}, hosts=LOCAL)) as client:
+    with TestClient(make_service({"one": Stub()}, hosts=LOCAL_HOSTS)) as client:
         assert client.get("/health", headers={"host": host}).status_code == 200
         own = {"host": host, "origin": f"http://{host}"}
         assert client.post("/predict", files={"image": stub_image(1)}, headers=own).status_code == 200
@@ -411,7 +411,7 @@ def test_it_answers_under_the_names_of_this_machine(host: str) -> None:
     ["evil.example", "localhost.evil.example:8000", "[::2]", "[::1", "[x", "[", "::1", "", "localhost:8000/", "*"],
 )
 def test_it_answers_under_no_other_name(host: str) -> None:
-    with TestClient(make_service({"one": Stub()}, page=True, hosts=LOCAL)) as client:
+    with TestClient(make_service({"one": Stub()}, page=True, hosts=LOCAL_HOSTS)) as client:
         for answer in (
             client.get("/health", headers={"host": host}),
             client.get("/page", headers={"host": host}),
@@ -442,9 +442,9 @@ def test_the_page_and_nothing_else_is_served(client: Client) -> None:
 def test_a_port_that_is_taken_gets_a_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"127.0.0.1:{port}: cannot listen there"):
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}: cannot listen on this address"):
             run({"one": Stub()}, "127.0.0.1", port, page=False, open_browser=False)
-    with pytest.raises(UserError, match="cannot listen there"):
+    with pytest.raises(UserError, match="cannot listen on this address"):
         run({"one": Stub()}, "no.such.host.invalid", 0, page=False, open_browser=False)
 
 

@@ -49,7 +49,7 @@ class Slots:
             HTTPException: 503, no slot is free.
         """
         if self.taken >= self.number:
-            raise HTTPException(503, "too many requests: try again in a second", {"Retry-After": "1"})
+            raise HTTPException(503, "too many requests: try again later", {"Retry-After": "1"})
         self.taken += 1
         try:
             yield

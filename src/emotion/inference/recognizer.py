@@ -126,10 +126,7 @@ class Recognizer:
 
     def classify(self, images: Sequence[DetectedFaces]) -> list[list[Face]]:
         """Classifies the expressions of the faces of several images together; returns the faces of each image."""
-        each = [
-            _classify_batches(network, [image.faces[network.side] for image in images]) for network in self.networks
-        ]
-        probabilities = iter(np.mean(each, axis=0))  # [networks, faces of all images, K] -> [faces of all images, K]
+        probabilities = iter(np.mean([_probabilities(network, images) for network in self.networks], axis=0))  # [N, K]
         return [[_face(detection, next(probabilities)) for detection in image.detections] for image in images]
 
     def heatmaps(self, detected: DetectedFaces, labels: Sequence[str]) -> NDArray[np.float32]:
@@ -187,10 +184,11 @@ def _is_single_image(images: object) -> bool:
     return isinstance(images, str | bytes | bytearray) or hasattr(images, "read") or not isinstance(images, Iterable)
 
 
-def _classify_batches(network: FaceNetwork, faces: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    joined = np.concatenate(faces)  # one array [N, S, S] per image -> [faces of all images, S, S]
-    batches = [network(joined[start : start + BATCH_SIZE]) for start in range(0, len(joined), BATCH_SIZE)]
-    return np.concatenate([np.empty((0, len(CLASSES)), np.float32), *batches])  # [faces of all images, K]
+def _probabilities(network: FaceNetwork, images: Sequence[DetectedFaces]) -> NDArray[np.float32]:
+    """Returns the probabilities, float32 [N, K], of the N faces of all images, in batches of `BATCH_SIZE`."""
+    faces = np.concatenate([image.faces[network.side] for image in images])  # [N, S, S]
+    batches = [network(faces[start : start + BATCH_SIZE]) for start in range(0, len(faces), BATCH_SIZE)]
+    return np.concatenate([np.empty((0, len(CLASSES)), np.float32), *batches])
 
 
 def _face(detection: Detection, probabilities: NDArray[np.float32]) -> Face:
