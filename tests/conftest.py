@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 from emotion.data.classes import CLASSES
@@ -33,8 +32,6 @@ FER_FILES = {
     "private": "test/{}/PrivateTest_{}.jpg",
 }
 
-METRICS = ("confusion_matrix_figure", "curves_figure", "mistakes_figure", "recall_figure")
-
 MakeFerTree = Callable[..., Path]
 
 
@@ -55,25 +52,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def blank_figures() -> Iterator[None]:
-    """Runs draw empty figures from here on: real ones take five times as long as the training of a small network."""
-    from emotion.training import callbacks, results
+def quick_runs() -> Iterator[None]:
+    """Runs draw empty figures from here on."""
+    from small_runs import blank_figures
 
-    with pytest.MonkeyPatch.context() as patch:
-        for module, names in ((results, METRICS), (callbacks, METRICS[:1])):
-            for name in names:
-                patch.setattr(module, name, lambda *_: Figure((1, 1)))
+    with blank_figures():
         yield
-
-
-@pytest.fixture
-def drawn_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of this test draw their figures."""
-    from emotion.analysis import figures
-    from emotion.training import results
-
-    for name in METRICS:
-        monkeypatch.setattr(results, name, getattr(figures, name))
 
 
 @pytest.fixture(scope="session")

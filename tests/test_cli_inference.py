@@ -216,7 +216,6 @@ def test_usage_is_explained(words: list[str]) -> None:
     assert "Usage" in done.stderr
 
 
-@pytest.mark.slow
 def test_explain_writes_a_picture(tmp_path: Path) -> None:
     kinds = {"why.png": b"\x89PNG", "why.svg": b"<?xml", "why.PDF": b"%PDF"}
     for name, start in kinds.items():
@@ -230,7 +229,6 @@ def test_explain_writes_a_picture(tmp_path: Path) -> None:
     assert height > 500  # two rows
 
 
-@pytest.mark.slow
 def test_explain_takes_a_face_as_it_is(tmp_path: Path, black: str) -> None:
     out = str(tmp_path / "why.png")
     done = invoke("explain", black, "--no-detect", "--out", out, "--ckpt", str(SHIPPED / "small.safetensors"))
@@ -259,7 +257,7 @@ def test_what_cannot_be_explained_leaves_no_picture(tmp_path: Path, black: str) 
     assert "black.png: File exists" in refused("explain", black, "--no-detect", "--out", f"{black}/why.png")
 
 
-@pytest.mark.slow
+@pytest.mark.export
 def test_export_and_predict(tmp_path: Path) -> None:
     out = str(tmp_path / "deep/own.onnx")
     done = invoke("export", "data=synthetic", "synthetic_images=300", "--out", out)
@@ -273,7 +271,6 @@ def test_export_and_predict(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
 def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where no FER2013 lies
     for words, part in (

@@ -59,7 +59,6 @@ OPTIONAL: dict[str, object] = {
     "memory_budget": None,
     "feature_views": "auto",
     "dropout": None,
-    "batch_size": "auto",
     "trainer.benchmark": None,
     "trainer.profiler": None,
 }
@@ -199,7 +198,7 @@ def settings(config: DictConfig) -> dict[str, Any]:
 def same_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Tells whether a run that keeps some settings is the one that is asked for.
 
-    Settings that came later have their defaults; `batch_size=auto` is any number, a folder of weights any of its files.
+    Settings that came later have their defaults; a folder of weights is any of its files.
     """
     kept, wanted = completed(stored), one_by_one(asked)
     return kept.keys() == wanted.keys() and all(_same(key, kept[key], wanted[key]) for key in kept)
@@ -216,7 +215,7 @@ def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
 def _same(key: str, kept: Any, wanted: Any) -> bool:
     if key == "weights" and isinstance(kept, str) and isinstance(wanted, str):
         return Path(wanted) in (Path(kept), Path(kept).parent)
-    return bool(kept == wanted) or (key, wanted) == ("batch_size", "auto")
+    return bool(kept == wanted)
 
 
 def one_by_one(values: Mapping[str, Any]) -> dict[str, Any]:

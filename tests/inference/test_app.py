@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 from emotion.palette import EXPRESSIONS, INK
 from emotion.shipped import SHIPPED
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium")]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium")]
 FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 expect.set_options(timeout=30_000)
 

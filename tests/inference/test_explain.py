@@ -27,7 +27,6 @@ def row(label: str) -> list[str]:
     return ["", f"Grad-CAM: {label}", f"Grad-CAM++: {label}", f"HiResCAM: {label}", ""]
 
 
-@pytest.mark.slow
 def test_a_row_for_each_face_and_class(portrait: Path, pixels: NDArray[np.uint8], recognizer: Recognizer) -> None:
     figure, (face,) = explain(portrait, classes=["fear", "neutral", "fear"])
     (expected,) = recognizer.predict(portrait)
@@ -52,7 +51,6 @@ def test_a_row_for_each_face_and_class(portrait: Path, pixels: NDArray[np.uint8]
         assert marked == label
 
 
-@pytest.mark.slow
 def test_several_faces_from_left_to_right(pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
     pair = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
     figure, faces = explain(pair, classes=["happy"])
@@ -93,7 +91,6 @@ def test_each_heatmap_is_of_its_face_class_and_method(
     assert all(np.array_equal(given, expected) for given in seen)
 
 
-@pytest.mark.slow
 def test_without_detection_the_picture_is_the_face() -> None:
     face = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
     figure, (judged,) = explain(Image.fromarray(face), SHIPPED / "small.onnx", detect=False)

@@ -74,8 +74,8 @@ class Spy:
         return [{"box": box, "confidence": confidence} for box, confidence in self.looks.pop(0)]
 
 
-def spied(*looks: list[tuple[list[float], float]], smallest: float | None = None) -> tuple[FaceDetector, Spy]:
-    detector, spy = FaceDetector(smallest), Spy(*looks)
+def spied(*looks: list[tuple[list[float], float]], min_face: float | None = None) -> tuple[FaceDetector, Spy]:
+    detector, spy = FaceDetector(min_face), Spy(*looks)
     detector._own.mtcnn = spy
     return detector, spy
 
@@ -253,7 +253,6 @@ def test_the_whole_is_the_central_square(shape, box) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.slow
 def test_faces_are_framed_as_in_fer2013(real_packed, detector: FaceDetector) -> None:
     """The medians over training images, of which the frame was made, but others than those."""
     rows = np.flatnonzero(real_packed.parts == "train")[7::301]

@@ -332,3 +332,25 @@ def test_films_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Path, "open", refuse)  # for the administrator all files are open
     with pytest.raises(BadImageError, match=r"film\.mp4: Permission denied$"):
         Video(tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize("chosen", [None, "16"])
+def test_messages_of_opencv_are_silenced_only_while_it_works(
+    chosen: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENCV_FFMPEG_LOGLEVEL", raising=False)
+    if chosen:
+        monkeypatch.setenv("OPENCV_FFMPEG_LOGLEVEL", chosen)
+
+    def state() -> tuple[int, str | None]:
+        return cv2.utils.logging.getLogLevel(), os.environ.get("OPENCV_FFMPEG_LOGLEVEL")
+
+    before = state()
+    write(tmp_path / "written.mp4")
+    assert state() == before
+    video = Video(tmp_path / "written.mp4")
+    assert [state() for _ in video] == [before] * 12
+    video.require_whole()
+    with pytest.raises(BadImageError):
+        Video(tmp_path / "missing.mp4")
+    assert state() == before

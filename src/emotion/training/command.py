@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import hydra
@@ -40,6 +41,8 @@ def main() -> None:
     threading.excepthook = _excepthook
     # Hydra then leaves its errors, and a folder that cannot be made, to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Our presets of launchers are named like the plugins' own.
+    warnings.filterwarnings("ignore", r"\s*.*is validated against ConfigStore schema with the same name")
     register_resolvers()
     with exit_on_user_error():
         check_overrides(sys.argv[1:])
