@@ -199,8 +199,9 @@ def _without_annotated(
 ) -> list[Path]:
     """Removes annotated images of earlier runs from a list, unless it holds nothing else."""
     originals = [path for path in files if path.resolve() not in annotated]
-    if originals and len(originals) < len(files):
-        on_note(f"{argument}: skipped {len(files) - len(originals):,} annotated images and videos of earlier runs")
+    skipped = len(files) - len(originals)
+    if originals and skipped:
+        on_note(f"{argument}: skipped {skipped:,} annotated file{'s' * (skipped > 1)} of earlier runs")
     return originals or files
 
 

@@ -94,8 +94,8 @@ class FaceAnswer(BaseModel):
     probabilities: dict[str, float]
     confidence: float | None = Field(description="the detector's confidence, 0 to 1; null with detect=false")
     heatmap: list[list[float]] | None = Field(
-        description="rows of values, 0 to 1: regions of the box that raise the score of the label; null unless asked for, "
-        "and for networks without heatmaps"
+        description="rows of values, 0 to 1: regions of the box that raise the score of the label; null unless asked "
+        "for, and for networks without heatmaps"
     )
 
 
