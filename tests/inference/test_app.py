@@ -190,7 +190,7 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.querySelector('img')?.alt"))
     assert reached[:2] == ["file", "webcam"]
-    assert reached[-2:] == ["whole", "heatmap"]
+    assert reached[-2:] == ["single-face", "heatmap"]
     assert all(reached)
     page.keyboard.press(" ")
     assert page.is_checked("#heatmap")
