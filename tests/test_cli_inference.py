@@ -242,7 +242,7 @@ def test_refused_explanations_leave_no_figure(tmp_path: Path, black: str) -> Non
     own.write_bytes((SHIPPED / "small.onnx").read_bytes())
     out = tmp_path / "why.png"
     for arguments, part in (
-        ([black], "black.png: no face found"),
+        ([black], "black.png: no face detected"),
         ([PORTRAIT, "--class", "joy"], "--class=joy: not one of angry"),
         ([PORTRAIT, "--ckpt", str(own)], "PyTorch is needed"),
         ([PORTRAIT, "--ckpt", "none"], "none: no such network"),

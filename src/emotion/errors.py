@@ -1,4 +1,4 @@
-"""Errors that the user causes and can mend, and the one line that each command prints of them."""
+"""Errors that the user can correct, and the single line that a command prints for each."""
 
 import errno
 import os
@@ -23,8 +23,7 @@ def first_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """Returns a text in which characters that control a terminal are escaped; names of files can hold them."""
     return "".join(
-        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
-        for character in text
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode() for char in text
     )
 
 
@@ -34,16 +33,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 def require_choice(key: str, value: object, legal: Sequence[object]) -> None:
-    """Checks that a value is legal.
-
-    Args:
-        key: name of the setting or option, for the message.
-        value: its value.
-        legal: the legal values, for the check and the message.
-
-    Raises:
-        UserError: the value is not legal.
-    """
+    """Raises a `UserError` that lists the legal values if the value of the setting or option `key` is not legal."""
     if value not in legal:
         names = (str(name).lower() if isinstance(name, bool) else str(name) for name in legal)
         raise UserError(f"{key}={value}: not one of {', '.join(names)}")

@@ -41,8 +41,7 @@ def visible_files(folder: str | Path, on_error: Callable[[OSError], object] | No
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields the path of a temporary file, which replaces `path` when the block ends without an error.
 
-    A signal, a full disk or an error leaves the file at `path` as it was. All of these but SIGKILL also remove the
-    temporary file.
+    After a signal, a full disk or an error, `path` is as it was. SIGKILL alone leaves the temporary file behind.
 
     Args:
         path: the file to write; its folder is created if it is missing. The temporary file has the same suffix.
@@ -65,12 +64,7 @@ def flush(path: Path) -> None:
 
 
 def remove_stale_temporaries(folder: Path, stem: str = "*") -> None:
-    """Removes temporary files that killed processes left behind.
-
-    Args:
-        folder: the folder of the files; no other process may be writing them.
-        stem: the name without suffix of one file, or `*` for all files of the folder.
-    """
+    """Removes the temporary files of killed processes, for one file or all; no other process may be writing them."""
     for leftover in folder.glob(f".{stem}.*.tmp*"):
         leftover.unlink()
 
@@ -112,11 +106,7 @@ def make_cache_folder(name: str) -> Path:
 
 
 def check_unpacked_size(path: Path) -> None:
-    """Checks the size to which a zip archive would unpack, as its directory states it; other files pass.
-
-    Raises:
-        ValueError: more than `MAX_UNPACKED` bytes, and more than twice the size of the archive.
-    """
+    """Raises a ValueError if a zip archive would unpack to more than `MAX_UNPACKED` bytes and twice its own size."""
     if is_zipfile(path):
         with ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())

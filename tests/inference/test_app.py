@@ -169,7 +169,7 @@ def test_an_unreadable_file_gets_a_message_and_no_result(page: Page, portrait: P
 def test_an_image_without_faces_gets_a_message(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (200, 100), "#336699").save(tmp_path / "blue.png")
     upload(page, tmp_path / "blue.png")
-    expect(page.locator("#summary")).to_contain_text(re.compile("^No face found"))
+    expect(page.locator("#summary")).to_contain_text(re.compile("^No face detected"))
     page.click("#single-face")
     expect(page.locator(".face")).to_have_count(1)
 

@@ -101,10 +101,10 @@ def test_without_detection_the_image_is_the_face() -> None:
 def test_invalid_input_is_refused(portrait: Path, tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
     with pytest.raises(UserError, match="--class=joy: not one of angry"):
         explain(portrait, classes=["joy"])
-    with pytest.raises(UserError, match="image: no face found; --no-detect"):
+    with pytest.raises(UserError, match="image: no face detected; --no-detect"):
         explain(np.zeros((60, 60, 3), np.uint8))
     Image.new("L", (60, 60)).save(tmp_path / "black.png")
-    with pytest.raises(UserError, match=r"black\.png: no face found; --no-detect"):
+    with pytest.raises(UserError, match=r"black\.png: no face detected; --no-detect"):
         explain(tmp_path / "black.png")
     network = tmp_path / "own.onnx"
     network.write_bytes((SHIPPED / "small.onnx").read_bytes())

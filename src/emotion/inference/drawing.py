@@ -24,10 +24,7 @@ def draw_faces(image: NDArray[np.uint8], faces: Sequence[Face]) -> Image.Image:
 
 
 def _draw_label(pen: ImageDraw.ImageDraw, face: Face, font_size: int, image_size: tuple[int, int]) -> None:
-    """Writes the label above the box, or inside it at the upper edge of the image.
-
-    The probability is left out if the image is too narrow for it.
-    """
+    """Writes the label above the box, or inside it if there is no room; narrow images get no probability."""
     font, margin = ImageFont.load_default(font_size), font_size // 4
     text = f"{face.label} {face.probabilities[face.label]:.0%}"
     if pen.textlength(text, font) + 2 * margin > image_size[0]:

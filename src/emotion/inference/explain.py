@@ -48,8 +48,7 @@ def explain(
         A figure with one row for each class of each of the first `MOST_FACES` faces, and the list of all faces.
 
     Raises:
-        UserError: the image cannot be read or has no face, the network or a class does not exist, or the network has
-            no feature maps.
+        UserError: the image is unreadable or has no face, or a class, the network or its feature maps do not exist.
     """
     for label in classes:
         require_choice("--class", label, CLASSES)
@@ -57,7 +56,7 @@ def explain(
     pixels = read_image(image)
     faces = Recognizer([network]).predict(pixels, detect)
     if not faces:
-        raise UserError(f"{_title(image)}: no face found; --no-detect classifies the central square as one face")
+        raise UserError(f"{_title(image)}: no face detected; --no-detect classifies the central square as one face")
     rows = [(face, label) for face in faces[:MOST_FACES] for label in dict.fromkeys((face.label, *classes))]
     cropped = crop_faces(pixels, [face.box for face, _ in rows], network.side)  # [N, side, side]
     ids = np.array([CLASSES.index(label) for _, label in rows], np.int64)  # [N]
@@ -81,7 +80,6 @@ def _draw_row(
         axes.set_title(title, fontsize=9)
         axes.set_axis_off()
         if heatmap is not None:
-            # Cubic interpolation overshoots the range 0 to 1.
             smooth = cv2.resize(heatmap, (FACE_SIDE, FACE_SIDE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
             axes.imshow(smooth, "inferno", alpha=0.75 * smooth, vmin=0, vmax=1)
     _draw_bars(panels[-1], face, label)

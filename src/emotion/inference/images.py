@@ -94,9 +94,7 @@ def count_frames(path: Path) -> int:
 
 
 def find_media(
-    arguments: Iterable[str | Path],
-    out: Path | None = None,
-    on_note: Callable[[str], object] = lambda message: None,
+    arguments: Iterable[str | Path], out: Path | None = None, on_note: Callable[[str], object] = lambda message: None
 ) -> list[Path]:
     """Returns the image and video files that paths, folders (at any depth) and patterns stand for, each once, in order.
 
@@ -187,10 +185,7 @@ def _describe_others(others: dict[str, list[Path]]) -> str:
 
 
 def _is_system_file(match: Path, pattern: Path) -> bool:
-    """Checks whether a match lies in a system's folder or is its file; `glob` itself skips names that begin with a dot.
-
-    Parts of the path that the pattern spells do not count.
-    """
+    """Checks for `SYSTEM_NAMES` that the pattern does not spell; `glob` itself skips names that begin with a dot."""
     return any(part.lower() in SYSTEM_NAMES for part in {*match.parts} - {*pattern.parts})
 
 

@@ -26,14 +26,9 @@ class FaceNetwork(Protocol):
         """Maps grey faces uint8 [N, side, side], N >= 1, to probabilities float32 [N, K] in the order of `CLASSES`."""
 
     def heatmaps(self, faces: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns heatmaps of the regions of each face that raise the score of a class.
+        """Returns heatmaps, float32 [N, side, side], of the regions that raise the score of each face's class id [N].
 
-        Args:
-            faces: grey uint8 [N, side, side].
-            classes: int64 [N], the class id to explain each face for.
-
-        Returns:
-            float32 [N, side, side], from 0 to 1, which is the strongest pixel of each face.
+        The strongest pixel of each heatmap is 1, the weakest 0.
 
         Raises:
             UserError: the network gives no heatmaps.
@@ -50,8 +45,8 @@ def load_networks(names: Sequence[str | Path], views: str | None = None, device:
         device: `cpu`, `cuda` ...
 
     Raises:
-        UserError: `names` is empty, a network or file does not exist or is of another format, or the test-time
-            augmentation is not that of an `.onnx` file beside which no `.safetensors` file lies.
+        UserError: `names` is empty, a network does not exist, a file is of another format, or an `.onnx` file holds
+            another test-time augmentation and has no `.safetensors` file beside it.
     """
     if not names:
         raise UserError("name=[]: at least one network is needed")

@@ -68,5 +68,5 @@ def load_classifier(path: Path, device: str = "cpu") -> Classifier:
     from emotion.training.checkpoint import load_checkpoint  # imported here, since Lightning takes seconds to load
     from emotion.training.publish import uncalibrated
 
-    found = find_device(device)
-    return uncalibrated(load_checkpoint(path)).to(found)
+    torch_device = find_device(device)
+    return uncalibrated(load_checkpoint(path)).to(torch_device)

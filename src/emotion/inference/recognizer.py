@@ -15,10 +15,8 @@ from emotion.inference.faces import Box, Detection, FaceDetector, center_square,
 from emotion.inference.images import ImageInput, read_image
 from emotion.inference.networks import FaceNetwork, load_networks
 
-BATCH_SIZE = 64
-"""Most faces in one call of a network."""
-READ_AHEAD = 8
-"""Images that are read and searched for faces before those faces are classified together."""
+BATCH_SIZE, READ_AHEAD = 64, 8
+"""Most faces in one call of a network, and most images whose faces are classified together."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +128,14 @@ class Recognizer:
         return [[_face(detection, next(probabilities)) for detection in image.detections] for image in images]
 
     def heatmaps(self, detected: DetectedFaces, labels: Sequence[str]) -> NDArray[np.float32]:
-        """Returns heatmaps of the regions of each face that raise the score of a class, by the first network.
+        """Returns heatmaps of the regions that raise the score of a class, by the first network.
 
         Args:
             detected: the N faces of an image.
             labels: N class names, one for each face.
 
         Returns:
-            float32 [N, S, S], from 0 to 1, which is the strongest pixel of each face.
+            float32 [N, S, S], from 0 to 1, the strongest pixel of each face.
 
         Raises:
             UserError: the network gives no heatmaps.
@@ -175,10 +173,7 @@ def load(
 
 
 def _is_single_image(images: object) -> bool:
-    """Checks whether an argument is one image, or no image at all, instead of an iterable of images.
-
-    Strings, bytes, files and arrays of one image are iterable, too, but over letters, bytes, lines and rows.
-    """
+    """Checks whether an argument is one image or none; paths, bytes, files and arrays are iterable, too."""
     if isinstance(images, np.ndarray):
         return images.ndim < 3 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
     return isinstance(images, str | bytes | bytearray) or hasattr(images, "read") or not isinstance(images, Iterable)

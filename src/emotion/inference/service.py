@@ -148,13 +148,7 @@ class Service:
         }
 
     async def predict(self, content: bytes, name: str, detect: bool, heatmap: bool) -> Answer:
-        """Detects and classifies the faces of one request.
-
-        Args:
-            content: content of the image file.
-            name: name of the network.
-            detect: True detects faces; False takes the central square of the image as one face.
-            heatmap: whether to return heatmaps, too.
+        """Answers a request for the image file `content` and the network `name`.
 
         Raises:
             UserError: the image cannot be read.

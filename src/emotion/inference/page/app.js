@@ -140,7 +140,7 @@ function describe(answers) {
   const count = found > faces.length ? `The ${faces.length} largest of ${all} are classified` : all;
   byId("summary").textContent = faces.length
     ? `${count}: ${labels.join(", ")}.`
-    : "No face found. If the image shows one face and nothing else, tick the first box above.";
+    : "No face detected. If the image shows one face and nothing else, tick the first box above.";
   byId("faces").replaceChildren(...faces.map((face, index) => describeFace(answers.map((answer) => answer.faces[index]), index)));
 }
 
