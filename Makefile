@@ -1,28 +1,35 @@
 # `make train` and `make test` do all the set-up on a machine with Python >= 3.11 and make.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 INSTALLED := .venv/installed
 
-.PHONY: train test quick trust audit bench best pictures tables docs
+.PHONY: train test check quick lint trust audit bench best pictures tables docs
 
 # Under two minutes on two cores: the smallest of the report's CNNs on drawn faces. With data=fer2013 it is the real thing.
 train: $(INSTALLED)
 	$(BIN)/python train.py name=first model=cnn_111 data=synthetic synthetic_images=2500 balance=none \
 		batch_size=16 trainer.max_epochs=12 overwrite=true
 
-test: $(INSTALLED)
+# What each of the next four runs, and how long it takes, is in docs/testing.md.
+test: lint
+	$(PYTEST) -m "not check"
+
+check: lint
+	$(PYTEST)
+
+quick: $(INSTALLED)
+	$(BIN)/pytest --ignore tests/trust -m "not (check or training or process or export or browser or real)"
+
+lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
-
-quick: $(INSTALLED)
-	$(BIN)/pytest -m "not slow and not real"
 
 # Kills, damaged and hostile files, load, far more often than in the tests: over an hour. `make tables` puts the
 # result into docs/trust.md.
 trust: $(INSTALLED)
-	$(BIN)/pytest -n 2 --dist loadfile tests/trust --nightly --table results/trust.json
+	$(PYTEST) tests/trust --nightly --table results/trust.json
 
 # What is known against the pinned versions; needs the network.
 audit:
@@ -47,7 +54,7 @@ best: $(INSTALLED)
 	for part in $(NAME) $(NAME)-clean; do \
 		$(BIN)/python evaluate.py ckpt="[runs/$$part/resnet18-*/*/best.ckpt,runs/$$part/timm-*/*/best.ckpt]" \
 			tta=shifts out=runs/ensembles/$$part || exit; done
-	$(BIN)/emotion report runs/$(NAME) runs/$(NAME)-clean
+	$(BIN)/emotion report runs/$(NAME) runs/$(NAME)-clean runs/ensembles
 
 # Every table of README and docs, from results/ and benchmarks/results/.
 tables: $(INSTALLED)

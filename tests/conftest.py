@@ -4,17 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages, pack
 from emotion.data.sources import Fer2013Folders
 from emotion.data.synthetic import draw_image
-from emotion.privacy import SILENT
+from emotion.privacy import NO_TELEMETRY
 
 # Before a test imports onnxruntime by itself.
-os.environ.update(SILENT)
+os.environ.update(NO_TELEMETRY)
 # On a busy machine threads wait for each other longer than such small networks compute, and runs to be compared bit by
 # bit need the same number of them in every process. Lightning raises the number unless the environment says one.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -32,8 +31,6 @@ FER_FILES = {
     "public": "test/{}/PublicTest_{}.jpg",
     "private": "test/{}/PrivateTest_{}.jpg",
 }
-
-METRICS = ("confusion_matrix_figure", "curves_figure", "mistakes_figure", "recall_figure")
 
 MakeFerTree = Callable[..., Path]
 
@@ -55,25 +52,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def blank_figures() -> Iterator[None]:
-    """Runs draw empty figures from here on: real ones take five times as long as the training of a small network."""
-    from emotion.training import callbacks, results
+def quick_runs() -> Iterator[None]:
+    """Runs draw empty figures from here on."""
+    from small_runs import blank_figures
 
-    with pytest.MonkeyPatch.context() as patch:
-        for module, names in ((results, METRICS), (callbacks, METRICS[:1])):
-            for name in names:
-                patch.setattr(module, name, lambda *_: Figure((1, 1)))
+    with blank_figures():
         yield
-
-
-@pytest.fixture
-def drawn_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of this test draw their figures."""
-    from emotion.analysis import figures
-    from emotion.training import results
-
-    for name in METRICS:
-        monkeypatch.setattr(results, name, getattr(figures, name))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pytest
 from lightning import Trainer
 from omegaconf import OmegaConf
 
+from emotion import overrides
 from emotion.config import (
     AT_LEAST,
     AT_MOST,
@@ -339,6 +340,17 @@ def test_words_of_evaluate_are_settings_of_the_data_and_its_own_options():
     }
     with pytest.raises(UserError, match="did you mean split"):
         parse_arguments(["splt=clean"])
+
+
+def test_options_are_those_of_hydra():
+    """Hydra's own parser is not part of what it promises to keep."""
+    from hydra._internal.utils import get_args_parser
+
+    def options(parser):
+        # Those without a value have `nargs` 0, also the version, which Hydra prints itself.
+        return {tuple(own.option_strings): own.nargs for own in parser._actions}
+
+    assert options(overrides._options()) == options(get_args_parser())
 
 
 @pytest.mark.parametrize("words", [["--cfg", "job"], ["-m", "seed=0,1"], ["model=cnn", "--info", "defaults"]])

@@ -72,7 +72,6 @@ def test_the_card_says_what_it_is_and_what_it_is_not_for(word: str) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.slow
 def test_its_figures_measured_again(real_packed: PackedImages) -> None:
     classifier, recognizer = emotion.load_pretrained(), emotion.load()
     split = make_split(real_packed, "official", val_fraction=0.2, seed=0, group_duplicates=False)

@@ -285,13 +285,10 @@ def export(
         bool,
         typer.Option("--int8", help="Also write <out>-int8.onnx in 8-bit integers, and measure the loss of accuracy."),
     ] = False,
-    pt2: Annotated[
-        bool, typer.Option("--pt2", help="Also write <out>.pt2, which torch.export.load reads without this package.")
-    ] = False,
 ) -> None:
     """Write a network as ONNX: grey pixels in, probabilities out; `emotion predict --ckpt` runs it without PyTorch.
 
-    emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8 --pt2
+    emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8
 
     emotion export data=synthetic --out small.onnx
     """
@@ -304,7 +301,7 @@ def export(
         raise UserError(f"--out {out}: .onnx is needed")
     values = parse_arguments(settings or [])
     check(values)
-    for line in export_network(ckpt, out, values, tta, int8, pt2):
+    for line in export_network(ckpt, out, values, tta, int8):
         typer.echo(line)
 
 

@@ -59,7 +59,6 @@ OPTIONAL: dict[str, object] = {
     "memory_budget": None,
     "feature_views": "auto",
     "dropout": None,
-    "batch_size": "auto",
     "trainer.benchmark": None,
     "trainer.profiler": None,
 }
@@ -85,6 +84,8 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 GROUPS = ("model", "recipe", "experiment")
 LAUNCHERS = ("joblib", "ray", "slurm")
 """The launchers beside Hydra's own; an extra of the same name installs each."""
+SAME_NAME = r"\s*'hydra/launcher/.*is validated against ConfigStore schema with the same name"
+"""Hydra's warning that a preset of ours is named like the plugin's own, on purpose: `hydra/launcher=joblib`."""
 NOT_SETTINGS = ("test", "resume", "overwrite", "runs_per_gpu", "hydra")
 """Keys that say how to run, not what: they do not tell one run from another."""
 
@@ -199,7 +200,7 @@ def settings(config: DictConfig) -> dict[str, Any]:
 def same_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Tells whether a run that keeps some settings is the one that is asked for.
 
-    Settings that came later have their defaults; `batch_size=auto` is any number, a folder of weights any of its files.
+    Settings that came later have their defaults; a folder of weights is any of its files.
     """
     kept, wanted = completed(stored), one_by_one(asked)
     return kept.keys() == wanted.keys() and all(_same(key, kept[key], wanted[key]) for key in kept)
@@ -216,7 +217,7 @@ def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
 def _same(key: str, kept: Any, wanted: Any) -> bool:
     if key == "weights" and isinstance(kept, str) and isinstance(wanted, str):
         return Path(wanted) in (Path(kept), Path(kept).parent)
-    return bool(kept == wanted) or (key, wanted) == ("batch_size", "auto")
+    return bool(kept == wanted)
 
 
 def one_by_one(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The words of a command line (`lr=1e-4`): checked before Hydra composes them, written as its grammar wants them."""
 
+import argparse
 import difflib
 import inspect
 import os
@@ -8,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
@@ -46,8 +46,39 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
     ),
 }
 """Settings that act only beside others: whether those are there, and which they are."""
+FLAGS = (
+    ("--help", "-h"),
+    ("--hydra-help",),
+    ("--version",),
+    ("--resolve",),
+    ("--run", "-r"),
+    ("--multirun", "-m"),
+    ("--shell-completion", "-sc"),
+)
+"""Options of Hydra's command line without a value."""
+OPTIONS = (
+    ("--cfg", "-c"),
+    ("--package", "-p"),
+    ("--config-path", "-cp"),
+    ("--config-name", "-cn"),
+    ("--config-dir", "-cd"),
+    ("--experimental-rerun",),
+)
+"""Options with a value."""
 _PARSER = OverridesParser.create()
 _PIECE = re.compile(r"""(?:'(?:\\.|[^'])*'|"(?:\\.|[^"])*"|\[[^\]]*\])(?=,|$)|[^,]+""", re.DOTALL)
+
+
+def _options() -> argparse.ArgumentParser:
+    """Returns a parser of a command line with Hydra's own options, to which Hydra itself gives their meaning."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    for names in FLAGS:
+        parser.add_argument(*names, action="store_true")
+    for names in OPTIONS:
+        parser.add_argument(*names)
+    parser.add_argument("--info", "-i", nargs="?")
+    return parser
 
 
 def quote_arguments(arguments: Iterable[str]) -> list[str]:
@@ -58,7 +89,7 @@ def quote_arguments(arguments: Iterable[str]) -> list[str]:
     expanded; all other settings expand it where they are used.
     """
     arguments = list(arguments)
-    parsed = get_args_parser().parse_intermixed_args(arguments)
+    parsed = _options().parse_intermixed_args(arguments)
     options = list(arguments)
     for word in parsed.overrides:
         options.remove(word)
@@ -83,7 +114,7 @@ def as_typed(word: str) -> str:
     """Returns a word without the quotes that `quote_argument` puts around its value again."""
     key, _, value = word.partition("=")
     read = _read(key.lstrip("+"), value)
-    plain = f"{key}={read.value()}" if read is not None and isinstance(read._value, QuotedString) else word
+    plain = f"{key}={read.value()}" if read is not None and isinstance(_parts(value), QuotedString) else word
     return plain if quote_argument(plain) == word else word
 
 
@@ -97,7 +128,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
         UserError: a key or model that does not exist, with what is legal, a word that is no `key=value`, or several
             values without `-m`.
     """
-    parsed = get_args_parser().parse_intermixed_args(list(arguments))
+    parsed = _options().parse_intermixed_args(list(arguments))
     if parsed.shell_completion:
         return
     for word in parsed.overrides:
@@ -178,7 +209,7 @@ def require_known(name: str, legal: Sequence[str], kind: str) -> None:
 
 def _legal_value(key: str, value: str, many: bool) -> str:
     read = _read(key, value)
-    if read is not None and _is_meant(key, read, many) and (key not in PLAIN or value == value.strip()):
+    if read is not None and _is_meant(key, value, many) and (key not in PLAIN or value == value.strip()):
         return _with_home(value, read) if key in FOLDERS else value
     pieces = _PIECE.findall(value)
     if many and len(pieces) > 1:
@@ -189,16 +220,21 @@ def _legal_value(key: str, value: str, many: bool) -> str:
     return _with_home(quoted(value), value) if key in FOLDERS else quoted(value)
 
 
-def _is_meant(key: str, read: Override, many: bool) -> bool:
+def _is_meant(key: str, value: str, many: bool) -> bool:
     """Tells whether Hydra would read a value as a person means it; only those that are texts can be mistaken."""
     if key not in PLAIN:
         return True
-    value = read._value
-    if isinstance(value, ChoiceSweep):
-        return many and all(_is_text(item) for item in value.list)
-    if isinstance(value, list):
-        return key in LISTS and all(_is_text(item) for item in value)
-    return _is_text(value)
+    parts = _parts(value)
+    if isinstance(parts, ChoiceSweep):
+        return many and all(_is_text(item) for item in parts.list)
+    if isinstance(parts, list):
+        return key in LISTS and all(_is_text(item) for item in parts)
+    return _is_text(parts)
+
+
+def _parts(value: str) -> Any:
+    """Returns a value that Hydra can read, with what `Override.value` leaves out: which texts stood in quotes."""
+    return _PARSER.parse_rule(value, "value") if value.strip() else ""
 
 
 def _is_text(value: object) -> bool:

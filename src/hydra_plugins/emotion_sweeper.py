@@ -1,12 +1,34 @@
 """Hydra's entry point to `emotion.training.sweep`: Hydra loads sweepers from this namespace only, at its start."""
 
+import warnings
 from functools import partial
+from typing import Any, cast
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from emotion.config import SAME_NAME
+
+
+class QuietLoader:
+    """Composes the settings of each run, in whichever process a launcher does it, without the warning `SAME_NAME`.
+
+    Args:
+        loader: Hydra's own, of which launchers call this one method.
+    """
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self.loader = loader
+
+    def load_sweep_config(self, *arguments: Any, **named: Any) -> DictConfig:
+        """As Hydra's."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", SAME_NAME)
+            return self.loader.load_sweep_config(*arguments, **named)
 
 
 class RunSweeper(Sweeper):
@@ -23,8 +45,9 @@ class RunSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Stores the composition of configurations and the launcher (called by Hydra before `sweep`)."""
         self.compose = partial(hydra_context.config_loader.load_sweep_config, config)
+        quiet = HydraContext(cast("ConfigLoader", QuietLoader(hydra_context.config_loader)), hydra_context.callbacks)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
+            hydra_context=quiet, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> None:

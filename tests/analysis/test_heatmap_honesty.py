@@ -66,7 +66,7 @@ def another_of_its_class(labels):
     return others
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_trained_network_is_seen_to_look_at_the_expression():
     torch.manual_seed(SEED)
     untrained = build().eval()

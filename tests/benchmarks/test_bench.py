@@ -8,12 +8,15 @@ from summary import WARM_UP
 from workloads import WORKLOADS
 
 
-@pytest.mark.slow
-def test_a_round_of_each_workload_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.process
+@pytest.mark.parametrize("workloads", ["vgg16_fe", pytest.param("cnn vgg16_fe", marks=pytest.mark.check)])
+def test_a_round_of_workloads_from_start_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workloads: str
+) -> None:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     monkeypatch.setattr("rounds.MOST_STOLEN", 1.0)
     out = tmp_path / "result.json"
-    words = "--workloads cnn vgg16_fe --contestants limit plain ours timm --rounds 1 --epochs 2 --images 64 --workers 0"
+    words = f"--workloads {workloads} --contestants limit plain ours timm --rounds 1 --epochs 2 --images 64 --workers 0"
     words += f" --data synthetic --precision 32-true --timm-script {tmp_path}/none.py --out {out}"
     measure(parse_options(words.split()))
     result = json.loads(out.read_text())

@@ -12,7 +12,7 @@ def test_the_figure_has_a_line_for_each_number_of_views() -> None:
     assert axes.lines[0].get_ydata().tolist() == pytest.approx([0.3, 0.5])
 
 
-@pytest.mark.slow
+@pytest.mark.training
 def test_curves_of_images_and_of_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "curves.json"

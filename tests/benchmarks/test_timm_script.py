@@ -74,8 +74,10 @@ def job(data: Path, workload: str = "cnn", precision: str = "32-true") -> Job:
     return Job(workload, str(data), batch_size=32, epochs=2, precision=precision, workers=0, feature_views=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("workload", "old"), [("cnn", True), ("cnn", False), ("vgg16_fe", True)])
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("workload", "old"), [("cnn", False), ("vgg16_fe", True), pytest.param("cnn", True, marks=pytest.mark.check)]
+)
 def test_a_script_of_timms_shape_trains_our_network(workload: str, old: bool, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     data, script = tmp_path / "faces", tmp_path / "train.py"

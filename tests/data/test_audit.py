@@ -1,4 +1,3 @@
-import dataclasses
 import io
 from itertools import combinations, product
 
@@ -232,13 +231,23 @@ def test_blocks_are_small_and_of_one_part(planted, monkeypatch):
 
 def test_small_images_do_not_make_large_blocks():
     images = np.zeros((5000, 1, 2, 2), np.uint8)
-    assert max(map(len, module._blocks([np.ones(5000, bool)], images))) <= 2048
+    pairs = []
+    everything, none = np.ones(5000, bool), np.zeros(5000, bool)
+    module.find_neighbours(images, [everything], none, 0.95, lambda all_pairs: pairs.extend(all_pairs) or [])
+    assert sum(len(one) for one, other in pairs if one is other) == 5000
+    assert max(len(one) for one, _ in pairs) <= 2048
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 95.0, float("nan")])
 def test_a_threshold_out_of_range_is_refused(planted, threshold):
     with pytest.raises(UserError, match=f"threshold={threshold}: a number between 0 and 1"):
         audit_images(planted, threshold)
+
+
+@pytest.fixture(scope="module")
+def fer2013_exact(real_packed):
+    """The audit of FER2013 without the comparison of every image with every other."""
+    return audit_images(real_packed, NEAR, lambda pairs: [])
 
 
 @pytest.fixture(scope="module")
@@ -257,9 +266,8 @@ def fer2013_audit(real_packed):
 
 
 @pytest.mark.real
-@pytest.mark.slow
-def test_fer2013_has_its_known_duplicates(fer2013_audit):
-    found: Audit = fer2013_audit[0]
+def test_fer2013_has_its_known_duplicates(fer2013_exact):
+    found: Audit = fer2013_exact
     assert len(found.exact) == 1516
     assert sum(group.crosses for group in found.exact) == 557
     conflicts = [group for group in found.exact if group.conflicts]
@@ -267,14 +275,23 @@ def test_fer2013_has_its_known_duplicates(fer2013_audit):
     assert sum(len(group.rows) for group in conflicts) == 160
     assert sum(len(group.rows) for group in found.exact) == 3369
     assert found.redundant["train"] == 1236
-    counts = {(pair.part, pair.within): dataclasses.astuple(pair)[2:] for pair in found.duplicates}
-    assert counts["public", "train"] == (280, 273, 372)
-    assert counts["private", "train"] == (288, 279, 392)
+    counts = {(one.part, one.within): (one.exact, one.same_label) for one in found.duplicates}
+    assert counts["public", "train"] == (280, 273)
+    assert counts["private", "train"] == (288, 279)
     assert counts["private", "public"][0] == 44
 
 
 @pytest.mark.real
-@pytest.mark.slow
+@pytest.mark.check
+def test_fer2013_has_its_known_near_duplicates(fer2013_audit, fer2013_exact):
+    found: Audit = fer2013_audit[0]
+    near = {(one.part, one.within): one.near for one in found.duplicates}
+    assert (near["public", "train"], near["private", "train"]) == (372, 392)
+    assert (found.redundant, len(found.exact)) == (fer2013_exact.redundant, len(fer2013_exact.exact))
+
+
+@pytest.mark.real
+@pytest.mark.check
 def test_fer2013_near_duplicates_at_a_higher_threshold(fer2013_audit, real_packed):
     _, correlation = fer2013_audit
     in_training = correlation[0] >= 0.98
@@ -282,9 +299,8 @@ def test_fer2013_near_duplicates_at_a_higher_threshold(fer2013_audit, real_packe
 
 
 @pytest.mark.real
-@pytest.mark.slow
-def test_fer2013_has_13_constant_images_and_its_class_counts(fer2013_audit, real_packed):
-    found: Audit = fer2013_audit[0]
+def test_fer2013_has_13_constant_images_and_its_class_counts(fer2013_exact, real_packed):
+    found: Audit = fer2013_exact
     assert sorted(real_packed.parts[found.constant]) == ["public"] + ["train"] * 12
     assert list(found.class_counts) == list(FER_PARTS.values())
     assert found.class_counts["train"] == [3995, 436, 4097, 7215, 4965, 4830, 3171]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from traps import Trap
 
 from emotion.errors import UserError
 from emotion.models.transfer import build_transfer
@@ -54,16 +55,6 @@ def refused(weights, *parts):
     for part in parts:
         assert part in message
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-
-
-class Trap:
-    """An object that creates a file when it is unpickled."""
-
-    def __init__(self, canary):
-        self.canary = canary
-
-    def __reduce__(self):
-        return Path.touch, (self.canary,)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from emotion.analysis.document import Cell, Row
 from emotion.analysis.predictions import Predictions, save_predictions
 from emotion.config import compose, settings
 from emotion.data.classes import CLASSES
@@ -50,8 +51,13 @@ def make_predictions(images: int, accuracy: float, seed: int = 0, part: str = "t
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_runs(blank_figures: None) -> None:
-    """No test here looks at the figures of a run, unless it asks for `drawn_figures`."""
+def _quick_runs(quick_runs: None) -> None:
+    """No test of this folder looks at the figures of a run."""
+
+
+def texts(row: Row) -> list[str]:
+    """Returns what the cells of a table say."""
+    return [cell.text if isinstance(cell, Cell) else cell for cell in row]
 
 
 @pytest.fixture

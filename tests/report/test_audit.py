@@ -171,7 +171,7 @@ def test_the_command_audits_drawn_faces(tmp_path):
     ("words", "parts"),
     [
         (["/nowhere"], ["/nowhere", "data=synthetic"]),
-        (["one", "two"], ["one two", "one place"]),
+        (["one", "two"], ["one two", "one folder"]),
         (["data=synthetic", "split=clean"], ["split", "pack_size"]),
         (["data=synthetic", "dta_dir=x"], ["dta_dir", "data_dir"]),
         (["data=nonsense"], ["data=nonsense", "synthetic"]),

@@ -21,7 +21,7 @@ from emotion.analysis.document import (
     to_html,
 )
 
-pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium on this machine")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium on this machine")]
 
 ROWS = [
     ("cnn 10", "0.6243 ± 0.0021", Cell("agrees", tone="good")),

@@ -8,7 +8,7 @@ from scipy.stats import binomtest, false_discovery_control
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
 from emotion.analysis.calibration import fit_temperature
-from emotion.analysis.document import Cell, Row
+from emotion.analysis.document import Cell
 from emotion.analysis.predictions import Predictions
 from emotion.report.configurations import group
 from emotion.report.measures import (
@@ -21,11 +21,7 @@ from emotion.report.measures import (
 )
 from emotion.report.runs import Record
 
-from .conftest import MakeRun
-
-
-def texts(row: Row) -> list[str]:
-    return [cell.text if isinstance(cell, Cell) else cell for cell in row]
+from .conftest import MakeRun, texts
 
 
 def test_figures_of_the_parts_of_the_test_images(make_run: MakeRun) -> None:
@@ -134,7 +130,7 @@ def test_protocol_gives_each_part_with_and_without_views(make_run: MakeRun) -> N
         for views in ("one", "none") * 2  # what the setting `tta` of these runs says
         for part in ("PublicTest", "PrivateTest", "PrivateTest without copies", "All")
     ]
-    assert [row[0].subtitle for row in table.rows] == ["seeds 0, 1"] * 8 + ["mean of the 2"] * 8
+    assert [row[0].note for row in table.rows] == ["seeds 0, 1"] * 8 + ["mean of the 2"] * 8
     accuracies = [(run.test.predicted == run.test.labels).mean() for run in runs]
     deviation = np.std(accuracies, ddof=1)
     assert texts(table.rows[1])[3] == f"{np.mean(accuracies):.4f} ± {deviation:.4f}"
@@ -159,7 +155,7 @@ def test_protocol_gives_the_ensemble_of_the_seeds(make_run: MakeRun) -> None:
 def test_protocol_names_what_tells_configurations_apart(make_run: MakeRun) -> None:
     runs = [make_run("recipe=small", f"split={split}", name=split, images=70) for split in ("official", "clean")]
     runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
-    assert [row[0].subtitle for row in protocol_table(group(runs)[0]).rows[::4]] == ["seed 0", "split=clean; seed 0"]
+    assert [row[0].note for row in protocol_table(group(runs)[0]).rows[::4]] == ["seed 0", "split=clean; seed 0"]
 
 
 def test_seeds_of_other_images_are_no_ensemble(make_run: MakeRun) -> None:

@@ -164,7 +164,7 @@ def test_names_that_are_no_text_are_written_as_escapes(make_run: MakeRun, tmp_pa
         assert "n\\udcff/unused" in text
 
 
-@pytest.mark.slow
+@pytest.mark.training
 def test_report_of_real_runs_on_drawn_faces(tmp_path: Path) -> None:
     for seed in (0, 1):
         train(tmp_path / "runs" / str(seed), "trainer.max_epochs=1", f"seed={seed}")

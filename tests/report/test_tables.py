@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from emotion.analysis.document import Cell, Heading, Row, Table
+from emotion.analysis.document import Cell, Heading, Table
 from emotion.data.classes import CLASSES
 from emotion.report.configurations import Configuration, group
 from emotion.report.tables import NOT_RUN, detailed_scores, other_table, published_tables
 
-from .conftest import TRAIN_ACCURACIES, MakeRun
+from .conftest import TRAIN_ACCURACIES, MakeRun, texts
 
 
 def tables(configurations: list[Configuration]) -> dict[str, Table]:
@@ -19,10 +19,6 @@ def tables(configurations: list[Configuration]) -> dict[str, Table]:
         for heading, table in zip(blocks[::2], blocks[1::2], strict=True)
         if isinstance(heading, Heading) and isinstance(table, Table)
     }
-
-
-def texts(row: Row) -> list[str]:
-    return [cell.text if isinstance(cell, Cell) else cell for cell in row]
 
 
 def test_cells_without_a_run_say_so() -> None:

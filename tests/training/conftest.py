@@ -7,9 +7,12 @@ import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
+from small_runs import FIGURES
 
+from emotion.analysis import figures
 from emotion.data.loader import BatchLoader
 from emotion.data.storage import Resident
+from emotion.training import results
 from emotion.training.task import EmotionTask
 
 MakeTask = Callable[..., EmotionTask]
@@ -18,8 +21,15 @@ MakeLoader = Callable[..., BatchLoader]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_runs(blank_figures: None) -> None:
-    """No test here looks at the figures of a run, unless it asks for `drawn_figures`."""
+def _quick_runs(quick_runs: None) -> None:
+    """No test of this folder looks at the figures of a run, unless it asks for `drawn_figures`."""
+
+
+@pytest.fixture
+def drawn_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test draw their figures."""
+    for name in FIGURES:
+        monkeypatch.setattr(results, name, getattr(figures, name))
 
 
 @pytest.fixture(scope="session")

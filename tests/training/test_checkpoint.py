@@ -1,11 +1,11 @@
 import pickle
 import resource
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from traps import Trap
 
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
@@ -87,16 +87,6 @@ def refused(path, *parts):
     assert "\n" not in message
     for part in parts:
         assert part in message
-
-
-class Trap:
-    """Unpickling it makes a file."""
-
-    def __init__(self, canary):
-        self.canary = canary
-
-    def __reduce__(self):
-        return Path.touch, (self.canary,)
 
 
 def test_network_gives_the_same_outputs(trained):
@@ -304,7 +294,7 @@ def test_type_of_the_task_is_that_of_the_project(trained):
     assert type(load_checkpoint(trained[1]).task) is EmotionTask
 
 
-class TestSpacedCheckpointIO:
+class TestThrottledCheckpointIO:
     @pytest.fixture
     def clock(self, monkeypatch):
         """Gives the time, in seconds, that the writer reads."""
@@ -357,7 +347,7 @@ class TestSpacedCheckpointIO:
                 super().on_train_epoch_start()
 
         saver = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        options = {"enable_checkpointing": True, "callbacks": [saver], "plugins": [ThrottledCheckpointIO()]}
+        options = {"enable_checkpointing": True, "callbacks": [saver], "plugins": [ThrottledCheckpointIO(30.0)]}
         trainer = make_trainer(tmp_path, max_epochs=5, **options)
         try:
             trainer.fit(Failing(**make_task().hparams), make_loader(), make_loader(8))

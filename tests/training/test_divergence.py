@@ -8,26 +8,29 @@ from small_runs import train
 
 from emotion.errors import UserError
 from emotion.training.folder import RunFolder
+from emotion.training.loss import EmotionLoss
 from emotion.training.recorded import RecordedStep
 from emotion.training.task import EmotionTask
+
+pytestmark = pytest.mark.training
 
 
 def break_from(monkeypatch, step, value, part="train"):
     """Makes the loss of the step (from 0), or of the validation, what no loss should be."""
     done = [0]
-    outcome = EmotionTask._outcome
+    forward = EmotionLoss.forward
 
-    def broken(self, batch):
-        made = outcome(self, batch)
+    def broken(self, logits, labels):
+        loss = forward(self, logits, labels)
         done[0] += 1
-        return made._replace(loss=made.loss * value) if done[0] > step else made
+        return loss * value if done[0] > step else loss
 
     def validation_step(self, batch, batch_idx):
         logits = self(batch.inputs)
         self.val_meter.update(torch.tensor(value), logits, batch.labels)
 
     if part == "train":
-        monkeypatch.setattr(EmotionTask, "_outcome", broken)
+        monkeypatch.setattr(EmotionLoss, "forward", broken)
     else:
         monkeypatch.setattr(EmotionTask, "validation_step", validation_step)
 

@@ -8,30 +8,21 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from rich.console import Console
+from small_runs import train
 
-from emotion.config import conf_dir, register_resolvers
 from emotion.errors import UserError
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.evaluate import evaluate, main
-from emotion.training.folder import RunFolder
-from emotion.training.run import run
+
+pytestmark = pytest.mark.training
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two finished runs of different seeds on drawn faces."""
-    register_resolvers()
-    folders = []
-    for seed in (0, 1):
-        words = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "trainer.accelerator=cpu", f"seed={seed}"]
-        words += ["trainer.max_epochs=1", "split=official", "balance=none", "tta=flip"]
-        path = tmp_path_factory.mktemp(f"seed{seed}")
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            run(compose("config", words), path, words)
-        folders.append(RunFolder(path))
-    return folders
+    words = ["trainer.max_epochs=1", "split=official", "balance=none", "tta=flip"]
+    return [train(tmp_path_factory.mktemp(f"seed{seed}"), *words, f"seed={seed}") for seed in (0, 1)]
 
 
 def test_checkpoint_alone_gives_the_figures_of_the_run(runs, tmp_path):

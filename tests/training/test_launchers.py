@@ -12,10 +12,12 @@ import time
 import numpy as np
 import pytest
 import yaml
+from small_runs import call
 
 from emotion.overrides import quoted
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
+
 SMALL = ["data=synthetic", "synthetic_images=210", "augment=false", "trainer.accelerator=cpu", "name=small"]
 # Python imports it at start: the process of one seed's run dies as a machine short of memory or a crash would end it.
 DEATHS = """
@@ -28,21 +30,18 @@ if "emotion.training.command" in words and "seed=2" in words:
 """
 
 
-def start(folder, *words, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "emotion.training.command", "-m", *SMALL, *words],
-        cwd=folder,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+# Their processes start slowly; `make test` has the other two.
+SLOW = [pytest.param(name, marks=pytest.mark.check) for name in ("ray", "submitit_local")]
 
 
-def sweep(folder, *words, **environment):
-    process = start(folder, *words, **environment)
-    output, _ = process.communicate(timeout=500)
-    return process.returncode, output
+def sweep(folder, *words, launcher="basic", **environment):
+    words = ["-m", f"hydra/launcher={launcher}", *words]
+    if launcher == "basic":
+        done = call("emotion", "train", *words, folder=folder, **environment)
+    else:  # a fork would wait for the processes of joblib until these have been idle for minutes
+        command = [sys.executable, "-m", "emotion.training.command", *words]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | environment)
+    return done.returncode, done.stdout + done.stderr
 
 
 def summary(output):
@@ -60,21 +59,16 @@ ODD = "~ü 😀 it's a&b (1),[x]{y}=$z#%\\"
 """The name of a folder with what shells, Hydra's grammar or paths give a meaning."""
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "ray", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["basic", "joblib", *SLOW])
 def test_any_name_of_a_folder_works_in_a_sweep(tmp_path, launcher, fer_tree):
     shutil.copytree(fer_tree, tmp_path / "data" / ODD)
-    words = [
-        "model=cnn_111",
-        "batch_size=4",
-        f"data_dir={quoted(f'data/{ODD}')}",
-        f"hydra.sweep.dir=runs/{ODD}",
-        "seed=0",
-    ]
-    words = ["data=fer2013", "trainer.max_epochs=1", "trainer.accelerator=cpu", f"hydra/launcher={launcher}", *words]
-    command = [sys.executable, "-m", "emotion.training.command", "-m", *words]
-    first, again = (subprocess.run(command, cwd=tmp_path, capture_output=True, text=True) for _ in range(2))
-    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
-    assert "1 skipped" in again.stderr
+    words = ["model=cnn_111", "batch_size=4", "trainer.max_epochs=1", "trainer.accelerator=cpu", "seed=0"]
+    words += ["data=fer2013", f"data_dir={quoted(f'data/{ODD}')}", f"hydra.sweep.dir=runs/{ODD}"]
+    for said in ("1 ran", "1 skipped"):
+        status, output = sweep(tmp_path, *words, launcher=launcher)
+        assert status == 0, output
+        assert said in output
+        assert "ConfigStore" not in output, "a warning of Hydra's on our presets"
     (metrics,) = (tmp_path / "runs" / ODD).rglob("metrics.json")
     assert yaml.safe_load((metrics.parent / "config.yaml").read_text())["data_dir"] == f"data/{ODD}"
 
@@ -84,32 +78,33 @@ def test_the_name_of_a_data_folder_need_not_be_text(tmp_path, fer_tree):
     place = os.fsencode(tmp_path) + b"/by\xff"
     shutil.copytree(os.fsencode(fer_tree), place)
     words = ["model=cnn_111", "batch_size=4", "trainer.max_epochs=1", "trainer.accelerator=cpu", "hydra.run.dir=run"]
-    command = [sys.executable, "-m", "emotion.training.command", *words, os.fsdecode(b"data_dir=" + place)]
     for said in ("report: run/report.html", "finished already"):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        done = call("emotion", "train", *words, os.fsdecode(b"data_dir=" + place), folder=tmp_path)
         assert done.returncode == 0, done.stderr
         assert said in done.stderr
 
 
-@pytest.mark.parametrize("launcher", ["ray", "submitit_local"])
+@pytest.mark.parametrize("launcher", SLOW)
 def test_sweep_comes_through_killed_processes(tmp_path, launcher):
     (tmp_path / "sitecustomize.py").write_text(DEATHS)
-    words = [f"hydra/launcher={launcher}", "model=cnn_111", "seed=0,1,2", "trainer.max_epochs=1"]
-    status, output = sweep(tmp_path, *words, PYTHONPATH=str(tmp_path))
+    words = [*SMALL, "model=cnn_111", "seed=0,1,2", "trainer.max_epochs=1"]
+    # Beside what lies there already, so that a checkout that is not installed is found too.
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    status, output = sweep(tmp_path, *words, launcher=launcher, PYTHONPATH=path)
     assert status == 1, output
     assert summary(output) == "1 ran, 2 failed"
     assert failures(tmp_path) == {1: "its process ended with signal SIGKILL", 2: "its process ended with status 3"}
-    status, output = sweep(tmp_path, *words)
+    status, output = sweep(tmp_path, *words, launcher=launcher)
     assert status == 0, output
     assert summary(output) == "2 ran, 1 skipped"
     assert failures(tmp_path) == {}
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.check)])
 def test_sweep_goes_on_after_a_run_that_raises(tmp_path, launcher):
     # Four times halved, 8 pixels leave none.
-    words = [f"hydra/launcher={launcher}", "model=cnn_1111", "image_size=8,48", "trainer.max_epochs=1"]
-    status, output = sweep(tmp_path, *words)
+    words = [*SMALL, "model=cnn_1111", "image_size=8,48", "trainer.max_epochs=1"]
+    status, output = sweep(tmp_path, *words, launcher=launcher)
     assert status == 1, output
     assert summary(output) == "1 ran, 1 failed"
     assert "image_size=8" in failures(tmp_path)[0]
@@ -117,19 +112,20 @@ def test_sweep_goes_on_after_a_run_that_raises(tmp_path, launcher):
 
 
 def test_killed_sweep_started_again_ends_like_an_undisturbed_one(tmp_path):
-    words = ["model=cnn_111", "seed=0,1", "trainer.max_epochs=3"]
+    words = [*SMALL, "model=cnn_111", "seed=0,1", "trainer.max_epochs=3"]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     undisturbed.mkdir()
     killed.mkdir()
     assert sweep(undisturbed, *words)[0] == 0
-    process = start(killed, *words)
+    command = [sys.executable, "-m", "emotion.training.command", "-m", *words]
+    process = subprocess.Popen(command, cwd=killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(killed.glob("runs/small/*seed1*/checkpoints/last.ckpt")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert not list(killed.glob("runs/small/*seed1*/metrics.json"))
     status, output = sweep(killed, *words)
     assert status == 0, output

@@ -1,7 +1,6 @@
 """One run in two processes on the CPU is the run of one process with batches twice as large."""
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -9,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import call
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.analysis.predictions import load_predictions
 
-SCRIPT = Path(__file__).with_name("two_processes.py")
+pytestmark = pytest.mark.process
+
+SCRIPT = str(Path(__file__).with_name("two_processes.py"))
+MORE = pytest.mark.check
 IMAGES = 400
 SETTINGS = [
     "model=cnn_111",
@@ -29,22 +32,17 @@ SETTINGS = [
 def train(folder, *words, settings=SETTINGS):
     """Trains in a process of its own; returns the learning curves, the predictions and what each batch drew."""
     drawn = folder.parent / f"{folder.name}.jsonl"
-    result = subprocess.run(
-        [sys.executable, str(SCRIPT), *settings, *words, f"hydra.run.dir={folder}"],
-        env=os.environ | {"DRAWN": str(drawn)},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    result = call(SCRIPT, *settings, *words, f"hydra.run.dir={folder}", DRAWN=str(drawn))
     assert result.returncode == 0, result.stderr
     history = merge_histories(map(read_history, folder.glob("csv/version_*/metrics.csv")))
     lines = [json.loads(line) for line in drawn.read_text().splitlines()]
     return history, load_predictions(folder / "predictions.npz"), [line for line in lines if line["train"]]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("balance", ["none", "class_weights", "weighted_sampler", "offline"])
+@pytest.mark.parametrize(
+    "balance",
+    ["class_weights", "offline", *(pytest.param(own, marks=MORE) for own in ("none", "weighted_sampler"))],
+)
 def test_two_processes_train_like_one(tmp_path, balance):
     one = train(tmp_path / "one", f"balance={balance}", "batch_size=32")
     two = train(tmp_path / "two", f"balance={balance}", "batch_size=16", "trainer.devices=2")
@@ -63,8 +61,13 @@ def test_two_processes_train_like_one(tmp_path, balance):
         assert balance == "weighted_sampler" or set(shares.values()) == {1}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", [[Path(sys.executable).with_name("emotion")], [sys.executable, "-m", "emotion"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [Path(sys.executable).with_name("emotion")],
+        pytest.param([sys.executable, "-m", "emotion"], marks=pytest.mark.check),
+    ],
+)
 def test_the_command_starts_further_processes(tmp_path, command):
     words = ["train", *SETTINGS, "batch_size=16", "trainer.devices=2", f"hydra.run.dir={tmp_path / 'run'}"]
     result = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
@@ -73,7 +76,6 @@ def test_the_command_starts_further_processes(tmp_path, command):
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["command"].startswith("emotion train model=")
 
 
-@pytest.mark.slow
 def test_two_processes_resume_as_if_undisturbed(tmp_path):
     words = ["balance=none", "batch_size=16", "trainer.devices=2"]
     undisturbed = train(tmp_path / "whole", *words)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,13 @@ from emotion.training.sweep import plan, run_apart, sweep
 FINISHED = {"val": {"acc": 0.6}, "test": {"acc": 0.5, "f1_macro": 0.25}, "run": {"train_seconds": 12}}
 
 
-def compose_run(overrides):
+@cache
+def composed(*overrides):
     return compose(*overrides, with_hydra=True)
+
+
+def compose_run(overrides):
+    return composed(*overrides)
 
 
 def plan_runs(*arguments):

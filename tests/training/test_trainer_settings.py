@@ -16,6 +16,8 @@ from emotion.errors import UserError
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.task import EmotionTask
 
+pytestmark = pytest.mark.training
+
 STEPS = 5
 """Of an epoch of the small run."""
 

@@ -1,14 +1,17 @@
 """Counts what the tests of this folder tried and lost, for the table of `make trust`."""
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from peak import Peak
+from small_runs import TINY, train
 
 from emotion.training.environment import describe_environment, describe_hardware
+from emotion.training.folder import RunFolder
 
 Record = Callable[[str, int, int], None]
 
@@ -19,14 +22,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_runs(blank_figures: None) -> None:
-    """No test here looks at the figures of a run, unless it asks for `drawn_figures`."""
+def _quick_runs(quick_runs: None) -> None:
+    """No test of this folder looks at the figures of a run."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives a test the forms of its marker: those of `make test`, of `make check`, and of `make trust`."""
+    for mark in metafunc.definition.iter_markers("forms"):
+        name, forms = mark.args[0], mark.kwargs
+        if name not in metafunc.fixturenames:
+            continue
+        values = [*forms["test"], *(pytest.param(own, marks=pytest.mark.check) for own in forms["check"])]
+        if metafunc.config.getoption("--nightly"):
+            values += forms.get("nightly", [])
+        metafunc.parametrize(name, values)
 
 
 @pytest.fixture(scope="session")
 def nightly(request: pytest.FixtureRequest) -> bool:
-    """Whether the long form runs; without it a test takes seconds, with it as long as its figure needs."""
+    """Whether the long forms run, each as long as its line of the table needs."""
     return bool(request.config.getoption("--nightly", default=False))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of a network of few kilobytes, which tests share and leave as it is."""
+    return train(tmp_path_factory.mktemp("runs") / "run", *TINY)
 
 
 @pytest.fixture
@@ -37,10 +58,10 @@ def peak() -> Peak:
 
 @pytest.fixture
 def record(record_property: Callable[[str, object], None]) -> Record:
-    """Notes a line of the table: what was tried, how often, and in how many of these something was lost."""
+    """Notes what was tried, how often, and in how many of these something was lost; equal lines are added up."""
 
     def note(what: str, tried: int, lost: int) -> None:
-        record_property("trust", {"what": what, "tried": tried, "lost": lost})
+        record_property("trust", {"what": what, "tried": tried, "lost": int(lost)})
 
     return note
 
@@ -68,4 +89,7 @@ def _rows(terminalreporter: pytest.TerminalReporter) -> list[dict[str, object]]:
             if lost is not None:
                 what = f"{report.nodeid} ({outcome if lost else 'skipped, so not tried'})"
                 rows.append({"what": what, "tried": lost, "lost": lost})
-    return sorted(rows, key=lambda row: str(row["what"]))
+    sums: dict[object, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        sums[row["what"]].update({name: row[name] for name in ("tried", "lost")})
+    return [{"what": what, **sums[what]} for what in sorted(sums, key=str)]

@@ -25,7 +25,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from peak import Peak
 from PIL import Image
-from small_runs import train
 from starlette.testclient import TestClient
 
 from emotion.analysis.predictions import load_predictions
@@ -50,7 +49,7 @@ from emotion.shipped import SHIPPED
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder, read_json, read_yaml
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.forms("examples", test=[15], check=[50], nightly=[1000])
 SECONDS, MEBIBYTES = 5, 500
 """What one input may take of a processor, and all inputs of a kind together of memory."""
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
@@ -58,7 +57,7 @@ Fuzz = Callable[[str, Any, st.SearchStrategy[Any], Callable[[Any], object]], Non
 
 
 @pytest.fixture
-def fuzz(nightly: bool, peak: Peak, record: Callable[[str, int, int], None]) -> Fuzz:
+def fuzz(examples: int, peak: Peak, record: Callable[[str, int, int], None]) -> Fuzz:
     """Gives inputs to a door of the program, which may answer them or refuse them with a `UserError`.
 
     The first input is as it should be, and has to be answered: a door that refused all would prove nothing.
@@ -70,7 +69,7 @@ def fuzz(nightly: bool, peak: Peak, record: Callable[[str, int, int], None]) -> 
         peak.start()
 
         @settings(
-            max_examples=1000 if nightly else 50,
+            max_examples=examples,
             deadline=None,
             derandomize=True,
             database=None,
@@ -169,13 +168,6 @@ pictures = st.sampled_from(KINDS).flatmap(lambda kind: damaged(picture(kind), 40
 @pytest.fixture(scope="module")
 def recognizer() -> Recognizer:
     return load()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run of a network of few kilobytes."""
-    words = ["model=resnet_small", "width=4", "image_size=24", "balance=none", "trainer.max_epochs=1"]
-    return train(tmp_path_factory.mktemp("runs") / "run", *words)
 
 
 def test_pictures(fuzz: Fuzz, recognizer: Recognizer) -> None:

@@ -23,9 +23,10 @@ import torch
 import yaml
 from peak import Peak
 from PIL import Image
-from small_runs import train
+from small_runs import TINY, train
 from starlette.testclient import TestClient
 from torchvision.models import get_model_weights
+from traps import Trap
 from typer.testing import CliRunner
 
 from emotion.analysis.predictions import load_predictions
@@ -40,25 +41,13 @@ from emotion.models.classifier import load_pretrained
 from emotion.training.evaluate import evaluate
 from emotion.training.folder import RunFolder
 
-pytestmark = pytest.mark.slow
 Record = Callable[[str, int, int], None]
-WORDS = ["model=resnet_small", "width=4", "image_size=24", "balance=none", "trainer.max_epochs=1"]
 HEADER = b"\x89PNG\r\n\x1a\n"
 
 
 def markup(name: str) -> str:
     """Text that runs code where it gets on a page as it is; a name tells where it came from."""
     return f"<img src=x {name} onerror=alert(1)>"
-
-
-class Trap:
-    """Unpickling it makes a file."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.canary,)
 
 
 UNSAFE: dict[str, Callable[[io.BytesIO], object]] = {
@@ -85,11 +74,6 @@ def traps(canary: Path) -> dict[str, bytes]:
     arrays = io.BytesIO()
     np.savez(arrays, classes=np.array(CLASSES), test_ids=np.array([Trap(canary)], object))
     return files | {"arrays": arrays.getvalue()}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return train(tmp_path_factory.mktemp("runs") / "run", *WORDS)
 
 
 def copy(finished: RunFolder, path: Path) -> RunFolder:
@@ -195,7 +179,7 @@ def test_pickles_do_not_run(
         going = copy(finished, tmp_path / f"{kind} going")
         going.metrics.unlink()
         going.last.write_bytes(content)
-        attempt(kind, "resume", going.last, lambda going=going: train(going.path, *WORDS))
+        attempt(kind, "resume", going.last, lambda going=going: train(going.path, *TINY))
         if kind == "arrays":
             continue  # PyTorch's cache holds what torch.save wrote
         for name in ("vgg16", "resnet50"):
@@ -348,7 +332,7 @@ def test_names_that_are_markup_stay_text(tmp_path: Path, finished: RunFolder, re
         assert [name for name in names if html.escape(markup(name)) not in pages[page]] == []
     (data / markup("class")).mkdir()
     with pytest.raises(UserError, match="img src=x"):
-        train(tmp_path / "new", "data=folder", f"data_dir={data}", *WORDS)
+        train(tmp_path / "new", "data=folder", f"data_dir={data}", *TINY)
 
 
 def spellings(path: Path, word: str) -> Iterator[str]:
@@ -383,7 +367,7 @@ def test_files_that_are_passed_on_do_not_name_their_author(
     (data / "happy" / "broken.png").write_bytes(b"no image")
     (home / "cache").mkdir()
     source = ["data=folder", f"data_dir={data}", "on_bad_image=skip"]
-    words = [*WORDS, *source, "trainer.accelerator=cpu", "hydra.run.dir=runs/own"]
+    words = [*TINY, *source, "trainer.accelerator=cpu", "hydra.run.dir=runs/own"]
     run = [sys.executable, "-m", "emotion.training.command", *words]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

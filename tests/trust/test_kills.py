@@ -22,7 +22,6 @@ from emotion.training.callbacks import RandomState
 from emotion.training.folder import RunFolder
 from emotion.training.run import SIGTERM_STATUS
 
-pytestmark = pytest.mark.slow
 EPOCHS, STEPS, VAL_STEPS = 3, 5, 2
 SETTINGS = {
     "class weights": ["balance=class_weights", "schedule=plateau", "lr_patience=1"],
@@ -50,17 +49,25 @@ WORKING = {
 SAVING = {"best.ckpt": 1, "last.ckpt": EPOCHS, "predictions.npz": 1, "metrics.json": 1}
 PREPARING = {"packing": 210, "computing features": 2, ".npy": 2}
 RANDOM = "at any time"
-# With its signal and moment, what the tests try every day.
-DAILY = [
+# A setting, the signal and its moment.
+SHORT = [
     ("class weights", signal.SIGKILL, "on_train_batch_start"),
+    ("weighted sampler, features", signal.SIGTERM, "computing features"),
+    ("early stopping under min_epochs", signal.SIGKILL, "last.ckpt"),
+]
+MORE = [
     ("weighted sampler", signal.SIGTERM, "on_validation_batch_start"),
     ("offline copies", signal.SIGKILL, "last.ckpt"),
     ("class weights", signal.SIGKILL, "packing"),
-    ("weighted sampler, features", signal.SIGTERM, "computing features"),
     ("weighted sampler, features", signal.SIGKILL, RANDOM),
     ("early stopping", signal.SIGKILL, "predictions.npz"),
     ("early stopping under min_epochs", signal.SIGTERM, "metrics.json"),
-    ("early stopping under min_epochs", signal.SIGKILL, "last.ckpt"),
+]
+ALL = [
+    (setting, (signal.SIGKILL, signal.SIGTERM)[(number + place) % 2], moment)
+    for number, setting in enumerate(SETTINGS)
+    for place, moment in enumerate([*WORKING, *SAVING, *PREPARING, RANDOM])
+    if "features" in setting or moment not in ("computing features", ".npy")
 ]
 
 
@@ -134,30 +141,21 @@ def end(folder: Path, setting: str, number: signal.Signals, moment: str, chance:
     assert RunFolder(folder).state != "finished", kill
 
 
+@pytest.mark.forms("kill", test=SHORT, check=MORE, nightly=ALL)
 def test_killed_training_ends_as_if_undisturbed(
     tmp_path: Path,
+    kill: tuple[str, signal.Signals, str],
     undisturbed: Callable[[str], tuple[RunFolder, float]],
-    nightly: bool,
     record: Callable[[str, int, int], None],
 ) -> None:
-    chance = random.Random(0)
-    moments = [*WORKING, *SAVING, *PREPARING, RANDOM]
-    every = [
-        (setting, (signal.SIGKILL, signal.SIGTERM)[(number + place) % 2], moment)
-        for number, setting in enumerate(SETTINGS)
-        for place, moment in enumerate(moments)
-        if "features" in setting or moment not in ("computing features", ".npy")
-    ]
-    kills = every if nightly else DAILY
-    lost = []
-    for number, (setting, by, moment) in enumerate(kills):
-        expected, seconds = undisturbed(setting)
-        end(tmp_path / str(number), setting, by, moment, chance, seconds)
-        assert finish(start(tmp_path / str(number), *SETTINGS[setting])) == 0
-        if found := differences(expected, RunFolder(tmp_path / str(number))):
-            lost.append((setting, by, moment, found))
-    record("training killed (SIGKILL, SIGTERM) and started again: same weights and figures", len(kills), len(lost))
-    assert not lost
+    setting, by, moment = kill
+    expected, seconds = undisturbed(setting)
+    folder = tmp_path / "run"
+    end(folder, setting, by, moment, random.Random(str(kill)), seconds)
+    status = finish(start(folder, *SETTINGS[setting]))
+    found = differences(expected, RunFolder(folder)) if status == 0 else [f"it ended with {status}"]
+    record("training killed (SIGKILL, SIGTERM) and started again: same weights and figures", 1, bool(found))
+    assert not found
 
 
 def test_a_run_that_is_asked_to_end_saves_first(

@@ -24,7 +24,6 @@ from PIL import Image
 
 from emotion.inference.recognizer import Face, Recognizer, load
 
-pytestmark = pytest.mark.slow
 CLIENTS, SLOW, BURST = 32, 4, 96
 """Clients that ask all the time, those that never end a request, and those that ask at once in the end: three times as
 many as are judged at the same time."""
@@ -178,11 +177,11 @@ def most_memory(process: psutil.Process, end: float) -> int:
     return most
 
 
+@pytest.mark.forms("length", test=[20], check=[60], nightly=[1800])
 def test_no_wrong_answer_and_no_growth_under_load(
-    server: tuple[str, psutil.Process], nightly: bool, record: Callable[[str, int, int], None]
+    server: tuple[str, psutil.Process], length: int, record: Callable[[str, int, int], None]
 ) -> None:
     address, process = server
-    length = 1800 if nightly else 60
     requests, bad, seen = good_requests(load()), bad_requests(), Seen()
     begin = time.monotonic()
     end = begin + length

@@ -19,7 +19,6 @@ from emotion.training.checkpoint import load_checkpoint
 from emotion.training.export import export_network
 from emotion.training.publish import publish
 
-pytestmark = pytest.mark.slow
 Record = Callable[[str, int, int], None]
 EACH = 40
 PARTS = (("train", "Training", 30), ("test", "PublicTest", 5), ("test", "PrivateTest", 5))
@@ -69,7 +68,7 @@ def folder(root: Path) -> str:
 SOURCES = {"fer2013": fer2013, "fer2013_csv": fer2013_csv, "folder": folder, "synthetic": lambda root: "unused"}
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.forms("source", test=["fer2013_csv"], check=["fer2013", "folder", "synthetic"])
 def test_order_of_classes_is_kept(source: str, tmp_path: Path, record: Record) -> None:
     place = SOURCES[source](tmp_path / "data")
     words = ["model=resnet_small", "width=4", "image_size=48", "balance=none", "trainer.max_epochs=10", "batch_size=16"]

@@ -15,12 +15,26 @@ from numpy.typing import NDArray
 from emotion.data.decode import MAX_PIXELS, BadImageError
 from emotion.inference.containers import is_cut_off
 
-# Damaged files, missing codecs and full disks get a sentence of ours.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
 HIGHEST_TERM = 65_535
 """Of the fraction as which MPEG-4 keeps a rate."""
+FFMPEG_LEVEL = "OPENCV_FFMPEG_LOGLEVEL"
+"""An environment variable."""
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps OpenCV silent on damaged files, missing codecs and full disks, on which there is a message of ours."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # FFmpeg's own level, which OpenCV reads whenever it opens a file; a user's choice stays.
+    chosen = FFMPEG_LEVEL in os.environ
+    if not chosen:
+        os.environ[FFMPEG_LEVEL] = "-8"
+    try:
+        yield
+    finally:
+        if not chosen:
+            del os.environ[FFMPEG_LEVEL]
+        cv2.utils.logging.setLogLevel(level)
 
 
 class Video:
@@ -36,6 +50,7 @@ class Video:
         BadImageError: not a video that can be read, or frames of more than `emotion.data.decode.MAX_PIXELS`.
     """
 
+    @_silent()
     def __init__(self, path: Path) -> None:
         self._path, self._name, self.read, self.second = path, _opencv_name(path), 0, 0.0
         # Of a picture FFmpeg learns the size only when it decodes it.
@@ -59,10 +74,11 @@ class Video:
         """Yields RGB uint8 [H, W, 3]."""
         try:
             while True:
-                read, frame = self._capture.read()
+                with _silent():
+                    read, frame = self._capture.read()
+                    second = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 if not read:
                     return
-                second = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 # Some files have no time stamps.
                 self.second = second if second > self.second or not self.read else self.second + 1 / self.rate
                 self.read += 1
@@ -87,6 +103,7 @@ class Video:
         if self.read < max(1, 0.9 * coded) or is_cut_off(self._path):
             raise BadImageError(f"{self._path}: damaged, only {self.read} of {self.frames} frames can be read")
 
+    @_silent()
     def _count_coded(self) -> int:
         """Counts the frames in the file without decoding them."""
         capture = cv2.VideoCapture(self._name)
@@ -118,6 +135,7 @@ class VideoFile:
     def __enter__(self) -> "VideoFile":
         return self
 
+    @_silent()
     def write(self, frame: NDArray[np.uint8]) -> None:
         """Adds a frame, RGB uint8 [H, W, 3], of the same size as those before.
 
@@ -138,6 +156,7 @@ class VideoFile:
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
         self._written += 1
 
+    @_silent()
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:

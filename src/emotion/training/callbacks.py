@@ -154,9 +154,9 @@ class ProgressBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Moves the bar; its figures change at the end of an epoch, and reading them would wait for the device."""
-        if not self.is_disabled and self.train_progress_bar_id is None:
-            self._initialize_train_progress_bar_id()
-        self._update(self.train_progress_bar_id, batch_idx + 1)
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, completed=batch_idx + 1)
+            self.refresh()
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule

@@ -56,7 +56,7 @@ class ThrottledCheckpointIO(TorchCheckpointIO):
         seconds: between two writes of the same file; in between, the latest content waits in the device's memory.
     """
 
-    def __init__(self, seconds: float = 30.0) -> None:
+    def __init__(self, seconds: float) -> None:
         super().__init__()
         self.seconds = seconds
         self._waiting: dict[str, dict[str, Any]] = {}
@@ -147,8 +147,6 @@ def _data_settings(stored: dict[str, Any]) -> dict[str, Any]:
     """Checks the settings of the data; those that came later get their defaults."""
     given = {key: value for key, value in stored.items() if not key.startswith("_")}
     check(given)
-    if given.get("batch_size") == "auto":
-        raise ValueError("batch_size=auto: a number is needed, which training puts in its place")
     return dict(EmotionDataModule(**given).hparams)
 
 

@@ -1,12 +1,8 @@
-"""Writes networks as ONNX files: grey pixels in, calibrated probabilities out, and nothing else needed to run them.
+"""Writes networks as ONNX files: grey pixels in, calibrated probabilities out, and nothing else needed to run them."""
 
-Or as programs of `torch.export`, for those who run PyTorch but not this package.
-"""
-
-import io
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
@@ -33,7 +28,6 @@ from emotion.shipped import find_weights
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.publish import uncalibrated
 
-Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 OPSET = 18
 BATCH = 64
 CALIBRATION = 1000
@@ -42,15 +36,13 @@ CALIBRATION = 1000
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written, and how far its probabilities are from PyTorch's.
+    """How far the probabilities of a file that was written are from PyTorch's.
 
     Attributes:
-        path: of the file.
         difference: the largest of any probability, over the images it was checked on.
         agreement: the share of these images with the same most probable class.
     """
 
-    path: Path
     difference: float
     agreement: float
 
@@ -79,9 +71,9 @@ class _Graph(nn.Module):
 
 
 def export_network(
-    name: str, out: Path, changes: Mapping[str, Any], views: str | None = None, int8: bool = False, pt2: bool = False
+    name: str, out: Path, changes: Mapping[str, Any], views: str | None = None, int8: bool = False
 ) -> Iterator[str]:
-    """Writes a network as ONNX and in other forms if asked, and yields a line on each file and what it costs.
+    """Writes a network as ONNX, in eight bits too if asked, and yields a line on each file and what it costs.
 
     Compared is on validation images. Where there is no FER2013 and no other data is named, drawn faces do for the
     comparison, but the ranges of eight bits are not taken from them.
@@ -92,7 +84,6 @@ def export_network(
         changes: settings of the data that replace those of the checkpoint.
         views: whose mean counts; None leaves it to the file.
         int8: whether to write that one.
-        pt2: whether to write a program of `torch.export` beside it, `<stem of out>.pt2`.
 
     Raises:
         UserError: no such network or data, or one that cannot be written.
@@ -101,12 +92,11 @@ def export_network(
     classifier.set_views(views)
     side = classifier.card.side
     images, labels = _faces(data, data.rows.val, side)
-    for exported in export_onnx(classifier, images, out, out.with_suffix(".pt2") if pt2 else None):
-        yield (
-            f"{exported.path}: {_mebibytes(exported.path)}; on {len(images):,} validation images of "
-            f"{data.hparams['data']} no probability differs from PyTorch's by more than {exported.difference:.1e}, "
-            f"{exported.agreement:.2%} of the classes agree"
-        )
+    exported = export_onnx(classifier, images, out)
+    yield (
+        f"{out}: {_mebibytes(out)}; on {len(images):,} validation images of {data.hparams['data']} no probability "
+        f"differs from PyTorch's by more than {exported.difference:.1e}, {exported.agreement:.2%} of the classes agree"
+    )
     if int8:
         small = out.with_name(f"{out.stem}-int8.onnx")
         rows = data.rows.train[:: max(1, len(data.rows.train) // CALIBRATION)]
@@ -115,25 +105,18 @@ def export_network(
         yield f"{small}: {_mebibytes(small)}; validation accuracy {after:.4f}, {before:.4f} in float32"
 
 
-def export_onnx(
-    classifier: Classifier, images: NDArray[np.uint8], out: Path, pt2: Path | None = None
-) -> list[Exported]:
+def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) -> Exported:
     """Writes a classifier to an ONNX file with a free batch size and compares the two.
 
     Inputs of the file: `images` uint8 [B, S, S]. Outputs: `probabilities` float32 [B, K], with the views and the
     temperature of the card inside, and where the network ends in the mean over a feature map and one linear layer
     `evidence` float32 [B, K, h, w], its class activation maps (arXiv:1512.04150), but not with the views `ten_crop`.
-    Neither file says where on this machine it was made.
+    The file does not say where on this machine it was made.
 
     Args:
         classifier: to write.
         images: grey uint8 [N, S, S] to compare on.
         out: the `.onnx` file.
-        pt2: a file for the same program in PyTorch's own form; None writes none. `torch.export.load(pt2).module()`
-            gives a function of `images` that returns these outputs as a tuple.
-
-    Returns:
-        A comparison for each file.
 
     Raises:
         UserError: the extra `export` is not installed, or the network cannot be written.
@@ -158,13 +141,8 @@ def export_onnx(
         except Exception as error:
             # What cannot be exported makes the exporter raise anything.
             raise UserError(f"{out}: this network cannot be written as ONNX ({type(error).__name__})") from None
-    card = json.dumps(_card(classifier))
-    _save_onnx(program, card, out)
-    told = [_compare(classifier, OnnxNetwork(out), images, out)]
-    if pt2 is not None:
-        _save_program(program.exported_program, card, pt2)
-        told.append(_compare(classifier, _program(pt2), images, pt2))
-    return told
+    _save_onnx(program, json.dumps(_card(classifier)), out)
+    return _compare(classifier, OnnxNetwork(out), images)
 
 
 def _save_onnx(program: Any, card: str, out: Path) -> None:
@@ -174,27 +152,6 @@ def _save_onnx(program: Any, card: str, out: Path) -> None:
     program.model.metadata_props[METADATA] = card
     with atomic_write(out) as temporary:
         program.save(temporary, external_data=False)
-
-
-def _save_program(program: ExportedProgram, card: str, out: Path) -> None:
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # files and lines, too
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.export.save(program, content, extra_files={METADATA: card})
-    with atomic_write(out) as temporary:
-        temporary.write_bytes(content.getbuffer())
-
-
-def _program(path: Path) -> Answer:
-    module = torch.export.load(path).module()
-
-    def answer(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(faces))[0])
-
-    return answer
 
 
 def quantize_onnx(path: Path, calibration: NDArray[np.uint8], out: Path) -> None:
@@ -279,13 +236,13 @@ def _mebibytes(path: Path) -> str:
     return f"{path.stat().st_size / 2**20:.1f} MiB"
 
 
-def _compare(classifier: Classifier, network: Answer, images: NDArray[np.uint8], out: Path) -> Exported:
+def _compare(classifier: Classifier, network: OnnxNetwork, images: NDArray[np.uint8]) -> Exported:
     theirs = _run(network, images)
     ours = np.concatenate([classifier(torch.from_numpy(part)[:, None]).numpy() for part in _batches(images)])
-    return Exported(out, float(np.abs(ours - theirs).max()), float((ours.argmax(1) == theirs.argmax(1)).mean()))
+    return Exported(float(np.abs(ours - theirs).max()), float((ours.argmax(1) == theirs.argmax(1)).mean()))
 
 
-def _run(network: Answer, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _run(network: OnnxNetwork, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate([network(part) for part in _batches(images)])
 
 

@@ -98,4 +98,5 @@ class SharpnessAware:
     @torch.no_grad()
     def restore(self, before: Sequence[Tensor]) -> None:
         """Puts the weights back, and the statistics: those of the place left do not belong to the network."""
-        torch._foreach_copy_(self.state, list(before))
+        for value, old in zip(self.state, before, strict=True):
+            value.copy_(old)

@@ -4,7 +4,8 @@ import inspect
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,14 @@ from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import check, settings
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, first_line
-from emotion.models.classifier import network_settings
 from emotion.models.network import feature_count
-from emotion.models.registry import build_network
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.overrides import require_effect
 from emotion.training.checkpoint import load_checkpoint, read_progress
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json
-from emotion.training.memory import explain_out_of_memory, fitting_batch_size, keep_freed_memory, training_step
+from emotion.training.memory import explain_out_of_memory, keep_freed_memory
 from emotion.training.recorded import records_steps
 from emotion.training.results import predict_stages, write_results
 from emotion.training.resume import resumed_config
@@ -42,23 +41,20 @@ log = logging.getLogger(__name__)
 IGNORED_WARNINGS = (
     ".*LeafSpec.*is deprecated",  # Lightning's use of PyTorch
     "The number of training batches .* is smaller than the logging interval",
-    "DetectedFaces .* module.* in eval mode at the start of training",  # the frozen part, on purpose
+    "Found .* module.* in eval mode at the start of training",  # the frozen part, on purpose
     ".*could not find the monitored key",  # epochs without validation
     "It is recommended to use .*sync_dist",  # the meters have counted over all processes already
-    r"\s*.*is validated against ConfigStore schema with the same name",  # our presets are named like the plugins' own
     ".*capturable=True.* but step.. is running without CUDA graph capture",  # before the step is recorded
     "To copy construct from a tensor",  # Lightning's monitor of a learning rate on the device
     "Checkpoint directory .* exists and is not empty",  # a run that goes on
 )
+"""Warnings of PyTorch and Lightning that say nothing new of a run."""
 BATCHES_TOGETHER = 50
 """Recorded steps between two looks of the Trainer, if nothing is logged."""
 FEATURES_KEPT = 2**30
 """Bytes of features that are written to the cache without being asked for."""
 SIGTERM_STATUS = 128 + signal.SIGTERM
 """The status by which shells and schedulers know a process that was asked to end."""
-
-for message in IGNORED_WARNINGS:
-    warnings.filterwarnings("ignore", message)
 
 
 def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
@@ -79,9 +75,17 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
         logging.disable(logging.INFO)
         train(_checked(config, folder, overrides), folder)
         return
-    with folder.locked():
+    with _without_expected_warnings(), folder.locked():
         folder.settle()
         _run(_checked(config, folder, overrides), folder, resumes)
+
+
+@contextmanager
+def _without_expected_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in IGNORED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        yield
 
 
 def _run(config: DictConfig, folder: RunFolder, resumes: bool) -> None:
@@ -144,7 +148,8 @@ def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] =
         folder: the run's.
         callbacks: beside those of every run.
     """
-    return fit(prepare(config, folder, callbacks), folder)
+    with _without_expected_warnings():
+        return fit(prepare(config, folder, callbacks), folder)
 
 
 def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Prepared:
@@ -154,7 +159,6 @@ def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback]
         UserError: settings, data, weights, a checkpoint or a device that cannot be used.
     """
     _resolve_weights(config)
-    _resolve_batch_size(config, folder)
     # The Trainer sets these and leaves them so, and a sweep does run after run in one process.
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
@@ -311,24 +315,6 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
 def _resolve_weights(config: DictConfig) -> None:
     if config.backbone:
         config.weights = resolve_weights(config.weights, file_stem(config.family, config.backbone))
-
-
-def _resolve_batch_size(config: DictConfig, folder: RunFolder) -> None:
-    """Puts a number in place of `auto`: that of the run which lies there already, or what fits."""
-    if config.batch_size != "auto":
-        return
-    # Further processes find the number that the first one has written down.
-    first = not getattr(rank_zero_only, "rank", 0)
-    if folder.config.is_file() and not (config.overwrite and first):
-        config.batch_size = folder.read_config().batch_size
-        return
-    if not torch.cuda.is_available() or config.trainer.accelerator == "cpu":
-        raise UserError("batch_size=auto: only the memory of a GPU can be tried; give a number")
-    device = torch.device("cuda", torch.cuda.current_device())
-    network = build_network(**network_settings(settings(config)))
-    config.batch_size = fitting_batch_size(training_step(network, device))
-    torch.cuda.empty_cache()
-    log.info("batch_size=auto: %d", config.batch_size)
 
 
 def _checked(config: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:

@@ -32,6 +32,8 @@ from emotion.training.folder import RunFolder
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 """Each writes `fit-profile.txt` into the run's folder."""
+CHECKPOINT_SECONDS = 30.0
+"""Between two writes of the same checkpoint."""
 
 
 def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callback] = ()) -> Trainer:
@@ -91,7 +93,7 @@ def build_timer(config: DictConfig) -> Timer:
 def _plugins() -> list[Any]:
     """On SLURM, Lightning would save in mid-epoch before a job is requeued; what goes on from there is another run."""
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    return [ThrottledCheckpointIO(), *slurm]
+    return [ThrottledCheckpointIO(CHECKPOINT_SECONDS), *slurm]
 
 
 def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
