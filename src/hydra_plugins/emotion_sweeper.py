@@ -15,17 +15,17 @@ from emotion.config import SAME_NAME
 
 
 class QuietLoader:
-    """Composes the settings of each run, in whichever process a launcher does it, without the warning `SAME_NAME`.
+    """Composes the settings of each run without the warning `SAME_NAME`, also in the processes of launchers.
 
     Args:
-        loader: Hydra's own, of which launchers call this one method.
+        loader: Hydra's loader; launchers call only its method `load_sweep_config`.
     """
 
     def __init__(self, loader: ConfigLoader) -> None:
         self.loader = loader
 
     def load_sweep_config(self, *arguments: Any, **named: Any) -> DictConfig:
-        """As Hydra's."""
+        """Calls the method of Hydra's loader without the warning."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", SAME_NAME)
             return self.loader.load_sweep_config(*arguments, **named)
