@@ -10,10 +10,10 @@ from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages, pack
 from emotion.data.sources import Fer2013Folders
 from emotion.data.synthetic import draw_image
-from emotion.privacy import SILENT
+from emotion.privacy import NO_TELEMETRY
 
 # Before a test imports onnxruntime by itself.
-os.environ.update(SILENT)
+os.environ.update(NO_TELEMETRY)
 # On a busy machine threads wait for each other longer than such small networks compute, and runs to be compared bit by
 # bit need the same number of them in every process. Lightning raises the number unless the environment says one.
 os.environ["OMP_NUM_THREADS"] = "1"

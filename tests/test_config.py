@@ -276,7 +276,7 @@ def test_illegal_values_name_the_key_and_what_is_legal(word, legal):
 def test_copies_that_leave_the_image_are_refused_before_anything_runs():
     for words in (["offline_strength=7"], ["balance=offline", "offline_strength=6"]):
         check(settings(compose(*words)))
-    with pytest.raises(UserError, match=r"^zoom=1\.05 shift=0\.7, 7 times what is set"):
+    with pytest.raises(UserError, match=r"^zoom=1\.05 shift=0\.7, 7 times the settings"):
         check(settings(compose("balance=offline", "offline_strength=7")))
 
 

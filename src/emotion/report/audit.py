@@ -14,7 +14,7 @@ import numpy as np
 from emotion.analysis.contact_sheet import contact_sheet
 from emotion.analysis.document import Block, Document, Heading, ImageBlock, Paragraph, Table, to_html, to_markdown
 from emotion.analysis.figures import save
-from emotion.data.audit import LEAST_CONTRAST, Audit, Group, Track, audit_images
+from emotion.data.audit import MIN_CONTRAST, Audit, Group, Track, audit_images
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
@@ -71,7 +71,7 @@ def audit_record(packed: PackedImages, audit: Audit) -> dict[str, Any]:
         "exact": _counts(audit.exact),
         "near": _counts(audit.near),
         "redundant": audit.redundant,
-        "copies": [asdict(duplicates) for duplicates in audit.copies],
+        "copies": [asdict(duplicates) for duplicates in audit.duplicates],
         "constant": [str(packed.names[row]) for row in audit.constant],
         "skipped": list(packed.skipped),
     }
@@ -128,7 +128,7 @@ def _summary(packed: PackedImages, audit: Audit) -> list[Block]:
 
 
 def _headline(packed: PackedImages, audit: Audit) -> str:
-    leaks = [duplicates for duplicates in audit.copies if duplicates.within == "train" != duplicates.part]
+    leaks = [duplicates for duplicates in audit.duplicates if duplicates.within == "train" != duplicates.part]
     if not leaks:
         return f"{_counts(audit.exact)['extra_images']:,} of {len(packed):,} images are identical to an earlier image."
     held_out = sum(sum(audit.class_counts[leak.part]) for leak in leaks)
@@ -165,7 +165,8 @@ def _parts_table(audit: Audit) -> Table:
     near = f"correlation of {audit.threshold:g} or more"
     header = ("images of", "with a duplicate in", "identical", "identical with the same label", near)
     rows = [
-        (pair.part, pair.within, f"{pair.exact:,}", f"{pair.same_label:,}", f"{pair.near:,}") for pair in audit.copies
+        (pair.part, pair.within, f"{pair.exact:,}", f"{pair.same_label:,}", f"{pair.near:,}")
+        for pair in audit.duplicates
     ]
     return Table(header, "llrrr", rows)
 
@@ -174,7 +175,7 @@ def _appendix(packed: PackedImages, audit: Audit, sheet: Path) -> Iterator[Block
     constant = [str(packed.names[row]) for row in audit.constant]
     if constant:
         yield Heading("Constant images")
-        yield Paragraph(f"Their pixels have a standard deviation below {LEAST_CONTRAST:g} of 255.")
+        yield Paragraph(f"Their pixels have a standard deviation below {MIN_CONTRAST:g} of 255.")
         yield _list(constant)
     if packed.skipped:
         yield Heading("Broken images")
