@@ -324,7 +324,7 @@ def test_settings_of_a_run_that_goes_on(fuzz: Fuzz, finished: RunFolder, tmp_pat
     def door(content: bytes | Made) -> None:
         folder.path.mkdir(exist_ok=True)
         folder.config.write_bytes(bytes(content))
-        folder.require_own(folder.read_config())
+        folder.require_same_run(folder.read_config())
         folder.claim(folder.read_config(), {}, 0)
 
     content = finished.config.read_bytes()
