@@ -6,12 +6,12 @@ INSTALLED := .venv/installed
 
 .PHONY: train test check quick lint trust audit bench best pictures tables docs
 
-# Under two minutes on two cores: the smallest of the report's CNNs on drawn faces. With data=fer2013 it is the real thing.
+# Trains the smallest of the paper's CNNs on drawn faces: under two minutes on two cores. FER2013 takes data=fer2013.
 train: $(INSTALLED)
 	$(BIN)/python train.py name=first model=cnn_111 data=synthetic synthetic_images=2500 balance=none \
 		batch_size=16 trainer.max_epochs=12 overwrite=true
 
-# What each of the next four runs, and how long it takes, is in docs/testing.md.
+# docs/testing.md lists the tests and the time of `test`, `check`, `quick` and `trust`.
 test: lint
 	$(PYTEST) -m "not check"
 
@@ -26,26 +26,26 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# Kills, damaged and hostile files, load, far more often than in the tests: over an hour. `make tables` puts the
-# result into docs/trust.md.
+# Repeats the tests of kills, damaged and hostile files and load far more often than `make check`: over an hour.
+# `make tables` writes the result to docs/trust.md.
 trust: $(INSTALLED)
 	$(PYTEST) tests/trust --nightly --table results/trust.json
 
-# What is known against the pinned versions; needs the network.
+# Checks the pinned versions for known vulnerabilities; needs the network.
 audit:
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
-# Speed beside the limit, a plain loop, timm and Keras: some 90 minutes on two cores that do nothing else.
+# Measures speed beside the hardware's limit, a plain loop, timm and Keras: about 90 minutes on two idle cores.
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json
 	$(BIN)/python benchmarks/breakdown.py --out benchmarks/results/breakdown.json
 	$(BIN)/python benchmarks/step.py --out benchmarks/results/step.json
 
-# The recipes behind the best figures, five seeds each, with and without the copies between the parts of FER2013, and
-# the page over them. Wants a GPU. To try it, in a folder of its own:
+# Trains the best recipes with five seeds each, with and without the duplicates across the splits of FER2013, and writes
+# the report page. Needs a GPU. To try it on drawn faces, in another folder:
 #     make best NAME=try WORDS="data=synthetic synthetic_images=210 seed=0 trainer.max_epochs=1 image_size=48"
 NAME ?= best
 best: $(INSTALLED)
@@ -56,15 +56,15 @@ best: $(INSTALLED)
 			tta=shifts out=runs/ensembles/$$part || exit; done
 	$(BIN)/emotion report runs/$(NAME) runs/$(NAME)-clean runs/ensembles
 
-# Every table of README and docs, from results/ and benchmarks/results/.
+# Writes every table of README and docs from results/ and benchmarks/results/.
 tables: $(INSTALLED)
 	$(BIN)/python docs/tables.py
 
-# README's other pages and the docstrings as a site: site/index.html.
+# Builds the pages of docs/ and the docstrings as a site: site/index.html.
 docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict
 
-# The pictures of the README; needs Chromium.
+# Draws the figures of the README; needs Chromium.
 pictures: $(INSTALLED)
 	PYTHONPATH=tests $(BIN)/python docs/pictures.py
 

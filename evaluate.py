@@ -1,4 +1,4 @@
-"""Tests checkpoints: `python evaluate.py ckpt=runs/.../best.ckpt`, also on other data (`data=folder data_dir=...`)."""
+"""Tests checkpoints: `python evaluate.py ckpt=runs/.../best.ckpt`; other data with `data=folder data_dir=...`."""
 
 from emotion.errors import exit_on_user_error
 from emotion.extras import require_extra

@@ -21,8 +21,9 @@ def start(*words, folder=ROOT, **environment):
     """Starts a new Python, as a user does."""
     program = [sys.executable] if words[0].endswith(".py") else []
     name = words[0] if program else Path(sys.executable).with_name(words[0])
-    own = os.environ | environment
-    return subprocess.run([*program, name, *words[1:]], cwd=folder, capture_output=True, text=True, env=own)
+    return subprocess.run(
+        [*program, name, *words[1:]], cwd=folder, capture_output=True, text=True, env=os.environ | environment
+    )
 
 
 def test_version():
@@ -57,24 +58,24 @@ def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
 
 
 @pytest.mark.process
-def test_a_run_in_the_home_folder_is_whole_and_its_noted_command_can_be_typed_again(tmp_path, fer_tree):
+def test_a_run_in_the_home_folder_is_complete_and_its_stored_command_can_be_repeated(tmp_path, fer_tree):
     shutil.copytree(fer_tree, tmp_path / "it's 😀, (1)")
-    places = ["data_dir=~/it's 😀, (1)", "hydra.run.dir='~/a, run'"]
-    words = ["model=cnn_111", "batch_size=4", "trainer.max_epochs=1", *places]
+    paths = ["data_dir=~/it's 😀, (1)", "hydra.run.dir='~/a, run'"]
+    words = ["model=cnn_111", "batch_size=4", "trainer.max_epochs=1", *paths]
     first = call("emotion", "train", *words, folder=tmp_path, HOME=str(tmp_path))
     assert first.returncode == 0, first.stderr
     assert not (tmp_path / "~").exists()
     assert {"run.log", "config.yaml", "metrics.json", "csv"} <= {path.name for path in (tmp_path / "a, run").iterdir()}
-    noted = json.loads((tmp_path / "a, run" / "environment.json").read_text())["command"]
-    assert str(tmp_path) not in noted
+    stored = json.loads((tmp_path / "a, run" / "environment.json").read_text())["command"]
+    assert str(tmp_path) not in stored
     again = subprocess.run(
-        ["sh", "-c", noted.replace("emotion", f"{sys.executable} -m emotion", 1)],
+        ["sh", "-c", stored.replace("emotion", f"{sys.executable} -m emotion", 1)],
         cwd=tmp_path,
         env=os.environ | {"HOME": str(tmp_path)},
         capture_output=True,
         text=True,
     )
-    assert again.returncode == 0, noted + again.stderr
+    assert again.returncode == 0, stored + again.stderr
     assert "finished already" in again.stderr
 
 
@@ -106,8 +107,8 @@ def test_multirun_gives_every_run_its_own_folder(tmp_path):
     ],
 )
 def test_a_mistake_gets_one_line_and_status_2(words, parts, tmp_path):
-    own = [f"hydra.run.dir={tmp_path}"] if words[0] == "train.py" else []
-    result = call(words[0], *own, *words[1:])
+    run_dir = [f"hydra.run.dir={tmp_path}"] if words[0] == "train.py" else []
+    result = call(words[0], *run_dir, *words[1:])
     assert result.returncode == 2
     error = result.stderr.strip().splitlines()[-1]
     assert error.startswith("error: ")
@@ -130,14 +131,14 @@ def test_info_counts_splits_and_classes():
         (["evaluate", "--help"], "split=test_only"),
     ],
 )
-def test_help_says_how(words, part):
+def test_help_has_examples(words, part):
     result = call("emotion", *words)
     assert result.returncode == 0, result.stderr
     assert part in result.stdout
 
 
 @pytest.mark.process
-def test_optuna_searches_and_goes_on_without_repeating_runs(tmp_path):
+def test_optuna_searches_and_continues_without_repeating_runs(tmp_path):
     words = ["-m", "hydra/sweeper=search", "recipe=small", "width=8", "seed=0", *SMALL]
     first = call("emotion", "train", *words, "hydra.sweeper.n_trials=2", folder=tmp_path)
     assert first.returncode == 0, first.stderr

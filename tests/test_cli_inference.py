@@ -281,7 +281,7 @@ def test_refused_exports_leave_no_file(tmp_path: Path, monkeypatch: pytest.Monke
         (["data=synthetic", "synthetic_images=many"], "synthetic_images=many"),
         (["data=synthetic", "--ckpt", "none"], "none: no such network"),
         (["data=synthetic", "--tta", "five"], "tta=five: not one of"),
-        (["--out", "network.bin"], "--out network.bin: .onnx is needed"),
+        (["--out", "network.bin"], "--out network.bin: wrong suffix; use .onnx"),
         (["--ckpt", str(SHIPPED / "small.md")], "small.md"),
     ):
         assert part in refused("export", *arguments)
@@ -334,7 +334,7 @@ def test_refused_pushes_upload_nothing(tmp_path: Path, hub: Hub) -> None:
     for arguments, part in (
         ([network, "--card", "none.md"], "none.md: no such file"),
         (["none.onnx", "--card", str(card)], "none.onnx: no such file"),
-        ([network, "--card", str(damaged)], "damaged.md: not a text in UTF-8"),
+        ([network, "--card", str(damaged)], "damaged.md: not UTF-8"),
         ([network, network, "--card", str(card)], "one .onnx or one .safetensors"),
         ([str(card), "--card", str(card)], "card.md: one .onnx or one .safetensors"),
     ):
@@ -387,7 +387,9 @@ def test_networks_of_the_page_have_different_names(
         ("a/net.onnx", "small"): ["net.onnx", "small"],
     }
     assert list(served) == expected.get(paths, ["net.onnx"])
-    assert f"--compare {names[0]}: the same network twice" in refused("app", "--ckpt", names[0], "--compare", names[0])
+    assert f"--compare {names[0]}: the same network as --ckpt" in refused(
+        "app", "--ckpt", names[0], "--compare", names[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -462,7 +464,7 @@ def test_an_interruption_prints_the_results_so_far(form: str, tmp_path: Path, mo
     monkeypatch.setattr("emotion.inference.predict.read_image", interrupt)
     result = invoke("predict", "--no-detect", form, str(tmp_path))
     assert result.exit_code == 130
-    assert result.stderr == "note: interrupted; the results until then are printed\n"
+    assert result.stderr == "note: interrupted: printing the results so far\n"
     assert [f"{number:02}.png" in result.stdout for number in (0, 7, 10)] == [True, True, False]
     if form == "--json":
         assert len(json.loads(result.stdout)) == 8

@@ -41,7 +41,7 @@ from emotion.training.task import EmotionTask
 
 MODELS = choice_names("model")
 RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
-# Keys, numbers that are legal, among them the edges, and numbers that are not.
+# Keys, legal numbers (with the ends of the range), and illegal numbers.
 RANGES = [
     (("val_fraction", "lr_factor"), (1e-6, 0.5, 0.999), (0, 1, -0.1, 1.5)),
     (("lr", "offline_strength"), (1e-9, 1, 10), (0, -1e-3)),
@@ -85,16 +85,16 @@ def test_every_model_file_composes_and_builds(model):
         assert values["blocks"] == BLOCKS[model]
 
 
-def test_every_knob_is_an_argument_of_what_it_configures():
+def test_every_setting_is_an_argument_of_a_class():
     values = settings(compose())
-    arguments = {name for kind in (EmotionDataModule, EmotionTask) for name in inspect.signature(kind).parameters}
+    arguments = {name for cls in (EmotionDataModule, EmotionTask) for name in inspect.signature(cls).parameters}
     run = {"recipe", "name", "feature_views", "compile", "cuda_graph", "monitor", "patience", "min_delta", "tta"}
     assert set(values) - run - {"trainer"} <= arguments
     assert arguments - set(values) == {"class_weights", "class_shares"}
     assert set(values["trainer"]) <= set(inspect.signature(Trainer).parameters)
 
 
-def test_model_files_restate_only_what_differs():
+def test_model_files_repeat_no_defaults():
     base = OmegaConf.load(conf_dir() / "config.yaml")
     register_resolvers()
     for path in (conf_dir() / "model").glob("*.yaml"):
@@ -104,16 +104,16 @@ def test_model_files_restate_only_what_differs():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_composes_to_legal_settings_and_restates_only_what_differs(recipe):
+def test_every_recipe_composes_to_legal_settings_and_repeats_no_defaults(recipe):
     config = compose(f"recipe={recipe}")
-    own = OmegaConf.load(conf_dir() / "recipe" / f"{recipe}.yaml")
+    stored = OmegaConf.load(conf_dir() / "recipe" / f"{recipe}.yaml")
     check(settings(config))
-    assert config.recipe == config.name == own.recipe == recipe
+    assert config.recipe == config.name == stored.recipe == recipe
     model = compose(f"model={config.model}")
     assert set(settings(config)) == set(settings(model))
-    for key in set(own) - {"defaults", "hydra", "trainer"}:
-        assert config[key] == own[key] != model[key], key
-    for key, value in own.trainer.items():
+    for key in set(stored) - {"defaults", "hydra", "trainer"}:
+        assert config[key] == stored[key] != model[key], key
+    for key, value in stored.trainer.items():
         assert config.trainer[key] == value != model.trainer[key], key
     assert config.plain_epochs + config.warmup_epochs < config.trainer.max_epochs
 
@@ -139,7 +139,7 @@ def test_a_search_has_one_seed_and_needs_its_extra(monkeypatch):
     search = ["-m", "hydra/sweeper=search", "recipe=small"]
     check_overrides([*search, "seed=1"])
     for words in (search, [*search, "seed=0,1"]):
-        with pytest.raises(UserError, match=r"^hydra/sweeper=search: the same seed .* seed=0$"):
+        with pytest.raises(UserError, match=r"^hydra/sweeper=search: needs the same seed .* seed=0$"):
             check_overrides(words)
     monkeypatch.setattr("emotion.extras.find_spec", lambda name: None)
     with pytest.raises(
@@ -149,7 +149,7 @@ def test_a_search_has_one_seed_and_needs_its_extra(monkeypatch):
         check_overrides([*search, "seed=1"])
 
 
-def test_the_pretrained_recipe_pools_and_its_layers_learn_at_rates_of_their_own():
+def test_the_pretrained_recipe_pools_and_has_a_rate_for_each_layer():
     values = settings(compose("recipe=best_pretrained", "image_size=64"))
     keys = inspect.signature(build_network).parameters
     network = build_network(**{key: values[key] for key in keys})
@@ -196,7 +196,7 @@ def test_command_line_wins_in_any_order(overrides):
         (["cnn"], ["cnn", "key=value"]),
     ],
 )
-def test_wrong_words_get_one_line_that_says_what_is_legal(words, parts):
+def test_wrong_arguments_get_one_line_with_the_legal_ones(words, parts):
     with pytest.raises(UserError) as error:
         check_overrides(words)
     assert "\n" not in str(error.value)
@@ -217,7 +217,7 @@ def test_options_come_before_settings(words, ordered):
     assert quote_arguments(words.split()) == ordered.split()
 
 
-def test_right_words_pass():
+def test_right_arguments_pass():
     check_overrides(["-m", "model=cnn,vgg16_ft", "seed=range(3)", "hydra.run.dir=x", "--cfg=job", "trainer.devices=2"])
     check_overrides(["-m", "recipe=small,best_ensemble", "flip=0.5", "mixup=0,0.2", "tta=flip"])
 
@@ -253,7 +253,7 @@ def test_right_words_pass():
         ("family=vit", "cnn, resnet, torchvision, timm, face"),
         ("compile=yes please", "auto, true, false"),
         ("cuda_graph=maybe", "auto, true, false"),
-        ("trainer.limit_val_batches=0", "cannot be left out"),
+        ("trainer.limit_val_batches=0", "use at least 1 batch"),
         ("trainer=5", "as trainer.max_epochs=5"),
         ("trainer.check_val_every_n_epoch=0", "whole number from 1"),
         ("trainer.accumulate_grad_batches=x", "whole number from 1"),
@@ -265,7 +265,7 @@ def test_right_words_pass():
         ("extra_data=[1]", "a list of folders is needed"),
     ],
 )
-def test_illegal_values_name_the_key_and_what_is_legal(word, legal):
+def test_illegal_values_get_one_line_with_the_key_and_the_legal_ones(word, legal):
     with pytest.raises(UserError) as error:
         check(settings(compose(word)))
     assert str(error.value).startswith(f"{word.split('=')[0]}=")
@@ -273,7 +273,7 @@ def test_illegal_values_name_the_key_and_what_is_legal(word, legal):
     assert legal in str(error.value)
 
 
-def test_copies_that_leave_the_image_are_refused_before_anything_runs():
+def test_oversampled_images_without_content_are_refused_before_training():
     for words in (["offline_strength=7"], ["balance=offline", "offline_strength=6"]):
         check(settings(compose(*words)))
     with pytest.raises(UserError, match=r"^zoom=1\.05 shift=0\.7, 7 times the settings"):
@@ -281,7 +281,7 @@ def test_copies_that_leave_the_image_are_refused_before_anything_runs():
 
 
 @pytest.mark.parametrize(("key", "legal", "illegal"), [(key, *rest) for keys, *rest in RANGES for key in keys])
-def test_numbers_are_legal_up_to_the_edges_of_their_range(key, legal, illegal):
+def test_numbers_are_legal_up_to_the_ends_of_their_range(key, legal, illegal):
     for value in legal:
         check({key: value})
     for value in (*illegal, "few", True, float("inf"), float("nan")):
@@ -317,7 +317,7 @@ def test_every_number_of_the_configuration_has_a_range():
     assert set(NUMBERS) | set(AT_LEAST) | set(AT_MOST) | set(OPTIONAL) <= keys
 
 
-def test_run_folder_tells_settings_apart_and_nothing_else():
+def test_run_folder_depends_on_the_settings_only():
     first = run_dir(compose("model=cnn", "seed=3"))
     assert first.startswith("runs/default/cnn-seed3-")
     assert run_dir(compose("seed=3", "overwrite=true")) == first
@@ -332,7 +332,7 @@ def test_hydra_places_the_run_in_that_folder():
     assert config.hydra.run.dir == run_dir(compose("seed=5"))
 
 
-def test_words_of_evaluate_are_settings_of_the_data_and_its_own_options():
+def test_arguments_of_evaluate_are_settings_of_the_data_and_options():
     assert parse_arguments(["ckpt=[a,b]", "split=clean", "seed=3"], ["ckpt"]) == {
         "ckpt": ["a", "b"],
         "split": "clean",
@@ -343,12 +343,12 @@ def test_words_of_evaluate_are_settings_of_the_data_and_its_own_options():
 
 
 def test_options_are_those_of_hydra():
-    """Hydra's own parser is not part of what it promises to keep."""
+    """Hydra's own parser is not part of its public interface."""
     from hydra._internal.utils import get_args_parser
 
     def options(parser):
         # Those without a value have `nargs` 0, also the version, which Hydra prints itself.
-        return {tuple(own.option_strings): own.nargs for own in parser._actions}
+        return {tuple(action.option_strings): action.nargs for action in parser._actions}
 
     assert options(overrides._options()) == options(get_args_parser())
 
@@ -381,7 +381,7 @@ def test_launcher_that_is_not_installed_names_its_extra(monkeypatch, name):
 
 
 def assert_refused(key, value):
-    """The value gets one line that names its key."""
+    """Checks that the value is refused in one line that names its key."""
     with pytest.raises(UserError) as error:
         check({key: value})
     assert str(error.value).startswith(f"{key}={value}: ")
@@ -444,7 +444,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_any_path_is_read_as_it_stands(path):
+def test_any_path_is_read_unchanged(path):
     for key in ("data_dir", "weights", "resume", "name"):
         word = quote_argument(f"{key}={path}")
         assert quote_argument(word) == word
@@ -489,7 +489,7 @@ def test_values_that_hydra_cannot_read_are_quoted(word, many, legal):
     assert quote_argument(word, many) == legal
 
 
-def test_a_run_goes_on_from_its_folder_or_its_last_epoch(tmp_path):
+def test_a_run_resumes_from_its_folder_or_its_last_epoch(tmp_path):
     checkpoints = tmp_path / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
     for name in ("best.ckpt", "last.ckpt"):
@@ -498,12 +498,12 @@ def test_a_run_goes_on_from_its_folder_or_its_last_epoch(tmp_path):
     for word in (f"resume={checkpoints / 'last.ckpt'}", f"resume={tmp_path / 'run'}"):
         assert run_dir(compose(word)) == str(tmp_path / "run")
     with pytest.raises(
-        UserError, match=r"best.ckpt: a run goes on from its last epoch; give its folder, as resume=.*run$"
+        UserError, match=r"best.ckpt: a run continues from its last epoch; give its folder, as resume=.*run$"
     ):
         check_overrides([f"resume={checkpoints / 'best.ckpt'}"])
 
 
-def test_experiments_of_ones_own_are_known(tmp_path):
+def test_experiments_in_further_folders_are_found(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nlr: 0.5\n")
     for words in (
@@ -517,8 +517,8 @@ def test_experiments_of_ones_own_are_known(tmp_path):
     check_overrides(["hydra.searchpath=[pkg://elsewhere]", "experiment=theirs"])
 
 
-# A word, what makes it act, and what of it is named where that is missing.
-ACTING = {
+# An argument, arguments with which it has an effect, and arguments without which it has none.
+EFFECTIVE = {
     "data_dir": ("data_dir=x", "data=folder", "data=synthetic"),
     "on_bad_image": ("on_bad_image=skip", "data=folder", "data=synthetic"),
     "channels": ("channels=3", "data=folder", "data=fer2013"),
@@ -546,19 +546,17 @@ ACTING = {
 }
 
 
-def test_every_setting_that_can_lack_an_effect_is_tried():
-    assert ACTING.keys() == EFFECTS.keys()
+def test_every_setting_that_can_lack_an_effect_is_tested():
+    assert EFFECTIVE.keys() == EFFECTS.keys()
 
 
-@pytest.mark.parametrize("key", ACTING)
-def test_a_setting_that_cannot_act_is_refused(key):
-    word, beside, alone = ACTING[key]
+@pytest.mark.parametrize("key", EFFECTIVE)
+def test_a_setting_without_effect_is_refused(key):
+    word, beside, alone = EFFECTIVE[key]
     require_effect([word], settings(compose(word, *beside.split())))
     values = settings(compose(word, *alone.split()))
     require_effect(alone.split(), values)
-    with pytest.raises(
-        UserError, match=rf"^{re.escape(word.split('=')[0])}=.*: without effect here; it acts with .* only$"
-    ):
+    with pytest.raises(UserError, match=rf"^{re.escape(word.split('=')[0])}=.*: has no effect; it needs "):
         require_effect([word], values)
     default = OmegaConf.select(OmegaConf.load(conf_dir() / "config.yaml"), key)
     same = f"{key}={'null' if default is None else default}"
@@ -569,6 +567,7 @@ def test_a_setting_that_cannot_act_is_refused(key):
 def test_weights_need_a_backbone(model):
     check(settings(compose(f"model={model}", "weights=none")))
     with pytest.raises(
-        UserError, match=r"^weights=/does/not/exist.safetensors: they are for a backbone, and .* has none"
+        UserError,
+        match=r"^weights=/does/not/exist.safetensors: models of family \w+ have no backbone; use ",
     ):
         check(settings(compose(f"model={model}", "weights=/does/not/exist.safetensors")))

@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 RENAMED = {"--every": "--frame-stride", "--smallest": "--min-face", "--near": "--threshold"}
-"""Options that older versions had; they still work."""
+"""Old names of options, which still work, and their new names."""
 
 
 class CommandLine(typer.core.TyperGroup):
-    """All commands: expands `~` in their arguments, and ends them with one line where the user is at fault."""
+    """All commands: expands `~` in their arguments, and turns a `UserError` into one line and exit status 2."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Expands `~`, also in `--out=~/annotated`, where bash leaves it, and replaces old names of options."""
-        home = os.path.expanduser("~")  # noqa: PTH111, which stays "~" for a user without a home folder
-        expanded = [re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda at: (at[1] or "") + home, argument) for argument in args]
+        """Expands `~`, also in `--out=~/annotated`, which bash does not expand, and replaces old names of options."""
+        home = os.path.expanduser("~")  # noqa: PTH111, since Path.home() fails without a home folder
+        expanded = [re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda start: (start[1] or "") + home, value) for value in args]
         names = (argument.partition("=") for argument in expanded)
         return super().parse_args(ctx, ["".join((RENAMED.get(name, name), *value)) for name, *value in names])
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs a command; a `UserError` becomes one line and exit status 2."""
+        """Runs a command."""
         with exit_on_user_error():
             return super().invoke(ctx)
 
@@ -72,7 +72,7 @@ def options(
 def train(context: typer.Context) -> None:
     """Train a network: `emotion train model=vgg16_ft unfreeze=6` (`emotion train --help` lists all settings)."""
     require_extra("train", "emotion train")
-    # As a program of its own, which is what Lightning starts again for every further device.
+    # Run as a program: Lightning starts it again for every further device.
     sys.argv[1:] = context.args
     runpy.run_module("emotion.training.command", run_name="__main__", alter_sys=True)
 
@@ -99,7 +99,7 @@ def report(
     emotion report runs/report --out page
     """
     for path in paths:
-        if not path.exists():  # said before PyTorch is imported, which takes seconds
+        if not path.exists():  # checked before PyTorch is imported, which takes seconds
             raise UserError(f"{path}: no such folder")
     require_extra("train", "emotion report")
     from emotion.report.page import write_report
@@ -203,7 +203,7 @@ def predict(
         print(f"{kind}: {printable(message)}", file=sys.stderr)
 
     if as_json and as_csv:
-        raise UserError("--json and --csv: give one of them")
+        raise UserError("--json and --csv: both are given; use one of them")
     prediction = Prediction(
         load(ckpt or "small", tta=tta, device=device, min_face=min_face),
         detect=detect,
@@ -220,9 +220,9 @@ def predict(
         prediction.run(paths)
         complete = True
     except KeyboardInterrupt:
-        show("interrupted; the results until then are printed")
+        show("interrupted: printing the results so far")
         raise typer.Exit(130) from None
-    finally:  # after an error too, the records until then are printed
+    finally:  # after an error too, the records so far are printed
         records = prediction.records
         if (as_json or as_csv) and (records or complete):
             print(to_json(records, sys.stdout.encoding) if as_json else to_csv(records), end="\n" if as_json else "")
@@ -250,7 +250,7 @@ def explain(
     from emotion.shipped import find_weights
 
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--out {out}: .png, .svg or .pdf is needed")
+        raise UserError(f"--out {out}: wrong suffix; use .png, .svg or .pdf")
     if not image.exists():
         raise UserError(f"{image}: no such file")
     for label in classes or ():
@@ -259,14 +259,14 @@ def explain(
     require_extra("train", "emotion explain")
     from emotion.analysis.figures import save
     from emotion.inference.explain import MOST_FACES
-    from emotion.inference.explain import explain as explain_picture  # imports PyTorch, which takes seconds
+    from emotion.inference.explain import explain as explain_image  # imports PyTorch, which takes seconds
 
-    figure, faces = explain_picture(image, ckpt, classes or (), detect=detect, device=device)
+    figure, faces = explain_image(image, ckpt, classes or (), detect=detect, device=device)
     save(figure, out)
     for number, face in enumerate(faces, 1):
         typer.echo(f"face {number}: {face.label} {face.probabilities[face.label]:.0%}")
     if len(faces) > MOST_FACES:
-        typer.echo(f"drawn: the first {MOST_FACES}, from left to right")
+        typer.echo(f"heatmaps show only the first {MOST_FACES} faces, from left to right")
     typer.echo(f"heatmaps: {out}")
 
 
@@ -298,7 +298,7 @@ def export(
     from emotion.training.export import export_network
 
     if out.suffix != ".onnx":
-        raise UserError(f"--out {out}: .onnx is needed")
+        raise UserError(f"--out {out}: wrong suffix; use .onnx")
     values = parse_arguments(settings or [])
     check(values)
     for line in export_network(ckpt, out, values, tta, int8):
@@ -324,7 +324,7 @@ def push(
     try:
         text = card.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"--card {card}: not a text in UTF-8") from None
+        raise UserError(f"--card {card}: not UTF-8; save the card as UTF-8") from None
     typer.echo(push_files(repository, files, text, private))
 
 
@@ -364,10 +364,10 @@ def web_app(
 
     names = [ckpt] if compare is None else [ckpt, compare]
     if compare == ckpt:
-        raise UserError(f"--compare {compare}: the same network twice")
+        raise UserError(f"--compare {compare}: the same network as --ckpt; name another one")
     short = [hide_home(name) if name.endswith(".ckpt") else Path(name).name for name in names]
     shown = short if len({*short}) == len(names) else map(hide_home, names)
-    recognizers = {own: load(name) for own, name in zip(shown, names, strict=True)}
+    recognizers = {label: load(name) for label, name in zip(shown, names, strict=True)}
     run(recognizers, host, port, page=True, open_browser=open_browser)
 
 
@@ -447,14 +447,14 @@ def info(
 
 
 def _data_module(arguments: list[str] | None, **defaults: str) -> "EmotionDataModule":
-    """Builds the data that `key=value` arguments describe; an argument without `=` is its folder or file."""
+    """Builds the data of `key=value` arguments; an argument without `=` is the folder or file of the images."""
     from emotion.config import check
     from emotion.data.datamodule import EmotionDataModule
     from emotion.overrides import parse_arguments
 
     paths = [argument for argument in arguments or [] if "=" not in argument]
     if len(paths) > 1:
-        raise UserError(f"{' '.join(paths)}: give one folder or file; settings have the form key=value")
+        raise UserError(f"{' '.join(paths)}: more than one folder or file; give one and settings as key=value")
     values = parse_arguments([argument for argument in arguments or [] if "=" in argument])
     values = {**defaults, **values, **({"data_dir": paths[0]} if paths else {})}
     check(values)
@@ -465,6 +465,7 @@ def main() -> None:
     """Runs the command line."""
     keep_private()
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged pictures, which are refused in our words or read
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files can contain bytes that are not text
+    # Pillow warns of damaged images, which the commands read or refuse with a message of their own.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     app()

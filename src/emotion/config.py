@@ -1,4 +1,4 @@
-"""The configuration: where it lies, what is legal in it, and what a run is called."""
+"""The configuration: its YAML files, the legal values of settings, and the names of runs' folders."""
 
 import hashlib
 import json
@@ -62,9 +62,9 @@ OPTIONAL: dict[str, object] = {
     "trainer.benchmark": None,
     "trainer.profiler": None,
 }
-"""Values beside the numbers."""
+"""Legal values of numeric settings that are not numbers."""
 TEXTS = ("data_dir", "backbone", "weights")
-"""Names and paths."""
+"""Settings that are names or paths."""
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("val_fraction", "lr_factor"), (lambda value: 0 < value < 1, "between 0 and 1")),
     **dict.fromkeys(("lr", "offline_strength"), (lambda value: value > 0, "above 0")),
@@ -80,28 +80,29 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     **dict.fromkeys(("warmup_epochs", "min_delta"), (lambda value: value >= 0, "from 0")),
 }
-"""What numbers can be, and how to say it."""
+"""Legal ranges of numeric settings: a test, and its text for messages."""
 GROUPS = ("model", "recipe", "experiment")
+"""Hydra's config groups: folders of `conf/`."""
 LAUNCHERS = ("joblib", "ray", "slurm")
-"""The launchers beside Hydra's own; an extra of the same name installs each."""
+"""Launchers beside Hydra's own; the extra of the same name installs each."""
 SAME_NAME = r"\s*'hydra/launcher/.*is validated against ConfigStore schema with the same name"
-"""Hydra's warning that a preset of ours is named like the plugin's own, on purpose: `hydra/launcher=joblib`."""
+"""Hydra's warning that a preset in conf/hydra/launcher has the name of the plugin's own, which is intended."""
 NOT_SETTINGS = ("test", "resume", "overwrite", "runs_per_gpu", "hydra")
-"""Keys that say how to run, not what: they do not tell one run from another."""
+"""Keys that control how a run is carried out; runs that differ only in them are the same run."""
 
 
 def conf_dir() -> Path:
-    """Returns the folder of the YAML files: inside the installed package, or at the top of a checkout."""
+    """Returns the folder of the YAML files: inside the installed package, or `conf/` of a checkout."""
     packaged = Path(__file__).parent / "conf"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf"
 
 
 def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
-    """Composes the configuration that a command line stands for.
+    """Composes the configuration of a command line.
 
     Args:
-        overrides: the arguments `<setting>=<value>`.
-        with_hydra: whether Hydra's own settings are kept, under `hydra`.
+        overrides: arguments `<setting>=<value>`.
+        with_hydra: whether to keep Hydra's own settings, under `hydra`.
     """
     register_resolvers()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -109,7 +110,7 @@ def compose(*overrides: str, with_hydra: bool = False) -> DictConfig:
 
 
 def choice_names(group: str, folders: Sequence[Path] = ()) -> list[str]:
-    """Returns the legal values of `model=`, `recipe=` or `experiment=`: ours, and those of further config folders."""
+    """Returns the legal values of `model=`, `recipe=` or `experiment=`, with those of further config folders."""
     roots = [folder / group for folder in (conf_dir(), *folders)]
     return sorted(
         {path.relative_to(root).with_suffix("").as_posix() for root in roots for path in root.rglob("*.yaml")}
@@ -117,9 +118,9 @@ def choice_names(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def describe_settings() -> str:
-    """Returns the help of training: how to call it, the models, and every setting with its default and comment."""
+    """Returns the help of training: usage, models, recipes, experiments, and every setting with default and comment."""
     text = (conf_dir() / "config.yaml").read_text(encoding="utf-8")
-    knobs = text[text.index("name:") : text.index("\nhydra:")]
+    parameters = text[text.index("name:") : text.index("\nhydra:")]
     return (
         "usage: train.py [model=<name>] [<setting>=<value> ...]\n"
         "       train.py -m model=<name>,<name> seed=0,1,2    (every combination)\n"
@@ -127,18 +128,18 @@ def describe_settings() -> str:
         f"models: {', '.join(choice_names('model'))}\n\n"
         f"recipes, recipe=<name>: {', '.join(choice_names('recipe'))}\n\n"
         f"experiments: {', '.join(choice_names('experiment'))}\n\n"
-        f"what -m starts runs with, hydra/launcher=<name>: basic (one after another), {', '.join(LAUNCHERS)}\n\n"
-        f"settings, their defaults and what they can be:\n\n{knobs}"
+        f"launchers of -m, hydra/launcher=<name>: basic (one run after another), {', '.join(LAUNCHERS)}\n\n"
+        f"settings, with defaults and legal values:\n\n{parameters}"
     )
 
 
 def check(values: Mapping[str, Any]) -> None:
-    """Checks settings that can be checked without data; those that are absent are not.
+    """Checks settings as far as possible without data; settings that are absent are not checked.
 
     Raises:
-        UserError: a value that is not legal, with what is.
+        UserError: a value is not legal; the message names the legal ones.
     """
-    for key, value in one_by_one(values).items():
+    for key, value in flatten(values).items():
         if key in OPTIONAL and value == OPTIONAL[key]:
             continue
         other = f" or {OPTIONAL[key] or 'null'}" if key in OPTIONAL else ""
@@ -147,50 +148,48 @@ def check(values: Mapping[str, Any]) -> None:
         if key in AT_LEAST and not _is_whole(value, AT_LEAST[key]):
             raise UserError(f"{key}={value}: a whole number from {AT_LEAST[key]}{other} is needed")
         if key in AT_MOST and value > AT_MOST[key]:
-            raise UserError(f"{key}={value}: at most {AT_MOST[key]} is possible")
+            raise UserError(f"{key}={value}: at most {AT_MOST[key]} is legal")
         if key in NUMBERS:
-            legal, range_ = NUMBERS[key]
-            if not (_is_number(value) and legal(value)):
-                raise UserError(f"{key}={value}: a number {range_}{other} is needed")
+            is_legal, range_text = NUMBERS[key]
+            if not (_is_number(value) and is_legal(value)):
+                raise UserError(f"{key}={value}: a number {range_text}{other} is needed")
         if key in TEXTS and not isinstance(value, str | None):
             raise UserError(f"{key}={value}: a name or path is needed")
         if key == "extra_data" and not (value is None or _is_texts(value)):
             raise UserError(f"extra_data={value}: a list of folders is needed, as extra_data=[photos]")
         if key == "trainer" and not isinstance(value, Mapping):
-            raise UserError(f"trainer={value}: its arguments are set one by one, as trainer.max_epochs=5")
+            raise UserError(f"trainer={value}: not a setting itself; set its parts, as trainer.max_epochs=5")
         if key == "trainer.limit_val_batches" and value == 0:
-            raise UserError(
-                "trainer.limit_val_batches=0: validation chooses the best checkpoint, it cannot be left out"
-            )
+            raise UserError("trainer.limit_val_batches=0: validation chooses the best checkpoint; use at least 1 batch")
         if key == "trainer.limit_train_batches" and value == 0:
-            raise UserError("trainer.limit_train_batches=0: without training there is no best checkpoint")
+            raise UserError("trainer.limit_train_batches=0: nothing would be trained; use at least 1 batch")
         if key == "trainer.max_epochs" and value not in (None, -1) and not _is_whole(value, 1):
             raise UserError(f"trainer.max_epochs={value}: a whole number from 1 is needed, or -1 for no limit")
         if key == "unfreeze" and value not in (None, "all") and not _is_whole(value, 0):
-            raise UserError(f"unfreeze={value}: a whole number from 0, or all, is needed")
+            raise UserError(f"unfreeze={value}: a whole number from 0 or all is needed")
     _check_epochs(values)
     if values.get("weights", "none") not in (None, "none") and values.get("backbone", "?") is None:
         raise UserError(
-            f"weights={values['weights']}: they are for a backbone, and a model of family {values['family']} has none "
-            "(those of torchvision, timm, face have one)"
+            f"weights={values['weights']}: models of family {values['family']} have no backbone; use weights=none, or "
+            "a model of family torchvision, timm or face"
         )
     if values.get("balance") == "offline":
         RandomAffine(zoom=values.get("zoom", 0), shift=values.get("shift", 0)).scaled(values.get("offline_strength", 1))
 
 
 def _check_epochs(values: Mapping[str, Any]) -> None:
-    """Checks what depends on the number of epochs."""
-    own = one_by_one(values)
-    epochs, plain = own.get("trainer.max_epochs"), own.get("plain_epochs")
+    """Checks settings that depend on the number of epochs."""
+    flat = flatten(values)
+    epochs, plain = flat.get("trainer.max_epochs"), flat.get("plain_epochs")
     if plain and epochs == -1:
-        raise UserError(f"plain_epochs={plain}: the last epochs are those before trainer.max_epochs, which is open")
+        raise UserError(f"plain_epochs={plain}: needs a last epoch; set trainer.max_epochs")
     for key in ("trainer.min_epochs", "trainer.check_val_every_n_epoch"):
-        if type(own.get(key)) is type(epochs) is int and own[key] > epochs > 0:
-            raise UserError(f"{key}={own[key]}: at most trainer.max_epochs={epochs} is possible")
+        if type(flat.get(key)) is type(epochs) is int and flat[key] > epochs > 0:
+            raise UserError(f"{key}={flat[key]}: at most trainer.max_epochs={epochs} is legal")
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
-    """Returns what tells one run from another, as plain values, with the home folder as `~`."""
+    """Returns the settings that distinguish runs, as plain values, with the home folder as `~`."""
     kept = OmegaConf.masked_copy(config, [str(key) for key in config if key not in NOT_SETTINGS])
     container = OmegaConf.to_container(kept, resolve=True)
     assert isinstance(container, dict)
@@ -198,20 +197,20 @@ def settings(config: DictConfig) -> dict[str, Any]:
 
 
 def same_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Tells whether a run that keeps some settings is the one that is asked for.
+    """Returns whether the settings of a stored run are those of a command.
 
-    Settings that came later have their defaults; a folder of weights is any of its files.
+    Settings newer than the stored run count as defaults. A folder of weights equals each of its files.
     """
-    kept, wanted = completed(stored), one_by_one(asked)
+    kept, wanted = with_defaults(stored), flatten(asked)
     return kept.keys() == wanted.keys() and all(_same(key, kept[key], wanted[key]) for key in kept)
 
 
-def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a run one by one, with the defaults of those that there were not when it began."""
+def with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the flattened settings of a run, with defaults for settings that are newer than the run."""
     defaults = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
     assert isinstance(defaults, dict)
     known = {str(key): value for key, value in defaults.items() if key not in ("defaults", *NOT_SETTINGS)}
-    return one_by_one(known) | one_by_one(stored)
+    return flatten(known) | flatten(stored)
 
 
 def _same(key: str, kept: Any, wanted: Any) -> bool:
@@ -220,17 +219,17 @@ def _same(key: str, kept: Any, wanted: Any) -> bool:
     return bool(kept == wanted)
 
 
-def one_by_one(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings with those of the Trainer one by one, as `trainer.max_epochs`."""
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with those of the Trainer as keys of their own, such as `trainer.max_epochs`."""
     trainer = values.get("trainer")
     if not isinstance(trainer, Mapping):
         return dict(values)
-    own = {key: value for key, value in values.items() if key != "trainer"}
-    return own | {f"trainer.{key}": value for key, value in trainer.items()}
+    others = {key: value for key, value in values.items() if key != "trainer"}
+    return others | {f"trainer.{key}": value for key, value in trainer.items()}
 
 
 def run_dir(config: DictConfig) -> str:
-    """Returns the folder of a run: the one to resume, or `runs/<name>/<model>-seed<seed>-<hash>`."""
+    """Returns the folder of a run: that of the resumed run, or `runs/<name>/<model>-seed<seed>-<hash>`."""
     if config.resume:
         path = Path(str(config.resume)).expanduser()
         return str(path.parent.parent if path.parts[-2:] == ("checkpoints", "last.ckpt") else path)
@@ -240,19 +239,19 @@ def run_dir(config: DictConfig) -> str:
 
 
 def default_weights(data: str, weights: str = "imagenet") -> str:
-    """Returns the default of `weights` for a backbone: drawn faces are for trying out, without a download or file."""
+    """Returns the default of `weights` for a backbone: `none` for drawn faces, which thus need no download or file."""
     return "none" if data == "synthetic" else weights
 
 
 def gpu_share(runs_per_gpu: int) -> float:
-    """Returns what part of a GPU a run of a sweep asks for; 0 where this machine has none."""
+    """Returns the share (0..1) of a GPU that a run of a sweep requests; 0 if this machine has no GPU."""
     import torch
 
     return 1 / runs_per_gpu if torch.cuda.is_available() else 0
 
 
 def register_resolvers() -> None:
-    """Makes `${run_dir:}`, `${default_weights:}` and `${gpu_share:}` known to the YAML files."""
+    """Registers `${run_dir:}`, `${default_weights:}` and `${gpu_share:}`, which the YAML files use."""
     OmegaConf.register_new_resolver("run_dir", lambda *, _root_: run_dir(_root_), replace=True)
     for resolver in (default_weights, gpu_share):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

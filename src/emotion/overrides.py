@@ -1,4 +1,4 @@
-"""The words of a command line (`lr=1e-4`): checked before Hydra composes them, written as its grammar wants them."""
+"""Checks the arguments of a command line (`lr=1e-4`) before Hydra composes them, and quotes them for its grammar."""
 
 import argparse
 import difflib
@@ -14,38 +14,38 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, Quote
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from emotion.config import GROUPS, LAUNCHERS, TEXTS, choice_names, conf_dir, one_by_one
+from emotion.config import GROUPS, LAUNCHERS, TEXTS, choice_names, conf_dir, flatten
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.extras import require_extra
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-"""Hydra's settings that are paths; Hydra takes `~` in them for a name."""
+"""Hydra's settings that are paths; Hydra does not expand `~` in them."""
 LISTS = ("extra_data", "ckpt")
 """Settings whose values can be lists of paths."""
 PLAIN = {*TEXTS, *FOLDERS, *LISTS, "resume", "name", "out"}
-"""Settings whose values are texts, or lists of texts, whatever they look like: a folder may be called 2023 or a,b."""
-_AFFINE = (lambda own: own["augment"] or own["balance"] == "offline", "augment=true or balance=offline")
-_CHANGED = ("augment", "flip", "brightness", "contrast", "erase", "mixup", "cutmix")
+"""Settings whose values are texts or lists of texts, even if they look like numbers or lists, as the folder `a,b`."""
+_AFFINE = (lambda values: values["augment"] or values["balance"] == "offline", "augment=true or balance=offline")
+_AUGMENTED = ("augment", "flip", "brightness", "contrast", "erase", "mixup", "cutmix")
 EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
-    **dict.fromkeys(("data_dir", "on_bad_image"), (lambda own: own["data"] != "synthetic", "data of files")),
-    **dict.fromkeys(("channels", "pack_size"), (lambda own: own["data"] == "folder", "data=folder")),
-    "synthetic_images": (lambda own: own["data"] == "synthetic", "data=synthetic"),
-    **dict.fromkeys(("val_fraction", "group_duplicates"), (lambda own: own["split"] == "report", "split=report")),
-    "offline_strength": (lambda own: own["balance"] == "offline", "balance=offline"),
+    **dict.fromkeys(("data_dir", "on_bad_image"), (lambda values: values["data"] != "synthetic", "data of files")),
+    **dict.fromkeys(("channels", "pack_size"), (lambda values: values["data"] == "folder", "data=folder")),
+    "synthetic_images": (lambda values: values["data"] == "synthetic", "data=synthetic"),
+    **dict.fromkeys(("val_fraction", "group_duplicates"), (lambda values: values["split"] == "report", "split=report")),
+    "offline_strength": (lambda values: values["balance"] == "offline", "balance=offline"),
     **dict.fromkeys(("rotation", "zoom", "shift", "shear"), _AFFINE),
-    "plain_epochs": (lambda own: any(own[key] for key in _CHANGED), "images that change (augment=true, flip, mixup)"),
-    "feature_views": (lambda own: own["backbone"] is not None, "a model that has a backbone"),
-    "momentum": (lambda own: own["optimizer"] == "sgd", "optimizer=sgd"),
-    "warmup_epochs": (lambda own: own["schedule"] == "cosine", "schedule=cosine"),
-    **dict.fromkeys(("lr_factor", "lr_patience"), (lambda own: own["schedule"] == "plateau", "schedule=plateau")),
-    "min_delta": (lambda own: own["patience"] is not None, "patience"),
+    "plain_epochs": (lambda values: any(values[key] for key in _AUGMENTED), "augmentation (augment=true, flip, mixup)"),
+    "feature_views": (lambda values: values["backbone"] is not None, "a model that has a backbone"),
+    "momentum": (lambda values: values["optimizer"] == "sgd", "optimizer=sgd"),
+    "warmup_epochs": (lambda values: values["schedule"] == "cosine", "schedule=cosine"),
+    **dict.fromkeys(("lr_factor", "lr_patience"), (lambda values: values["schedule"] == "plateau", "schedule=plateau")),
+    "min_delta": (lambda values: values["patience"] is not None, "patience"),
     "trainer.gradient_clip_algorithm": (
-        lambda own: own["trainer.gradient_clip_val"] is not None,
+        lambda values: values["trainer.gradient_clip_val"] is not None,
         "trainer.gradient_clip_val",
     ),
 }
-"""Settings that act only beside others: whether those are there, and which they are."""
+"""Settings that act only together with others: a test of those, and their text for messages."""
 FLAGS = (
     ("--help", "-h"),
     ("--hydra-help",),
@@ -55,7 +55,7 @@ FLAGS = (
     ("--multirun", "-m"),
     ("--shell-completion", "-sc"),
 )
-"""Options of Hydra's command line without a value."""
+"""Options of Hydra's command line that take no value."""
 OPTIONS = (
     ("--cfg", "-c"),
     ("--package", "-p"),
@@ -64,13 +64,13 @@ OPTIONS = (
     ("--config-dir", "-cd"),
     ("--experimental-rerun",),
 )
-"""Options with a value."""
+"""Options of Hydra's command line that take a value."""
 _PARSER = OverridesParser.create()
 _PIECE = re.compile(r"""(?:'(?:\\.|[^'])*'|"(?:\\.|[^"])*"|\[[^\]]*\])(?=,|$)|[^,]+""", re.DOTALL)
 
 
 def _options() -> argparse.ArgumentParser:
-    """Returns a parser of a command line with Hydra's own options, to which Hydra itself gives their meaning."""
+    """Returns a parser that separates overrides from Hydra's own options; Hydra then interprets the options."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("overrides", nargs="*")
     for names in FLAGS:
@@ -82,67 +82,66 @@ def _options() -> argparse.ArgumentParser:
 
 
 def quote_arguments(arguments: Iterable[str]) -> list[str]:
-    """Returns a command line as Hydra understands it.
+    """Returns a command line that Hydra reads as intended.
 
-    Options (`-m`) come before the settings. A value that Hydra's grammar cannot read, or takes for a number or a list
-    where a path is meant, is quoted: `data_dir=/data/ü` becomes `data_dir='/data/ü'`. `~` in Hydra's own folders is
-    expanded; all other settings expand it where they are used.
+    Options (`-m`) are moved before the settings. A value is quoted if Hydra's grammar cannot read it, or would read a
+    path as a number or a list: `data_dir=/data/ü` becomes `data_dir='/data/ü'`. `~` is expanded in the paths of Hydra
+    itself; all other settings expand it where they are used.
     """
     arguments = list(arguments)
     parsed = _options().parse_intermixed_args(arguments)
     options = list(arguments)
-    for word in parsed.overrides:
-        options.remove(word)
-    return [*options, *(quote_argument(word, parsed.multirun) for word in parsed.overrides)]
+    for argument in parsed.overrides:
+        options.remove(argument)
+    return [*options, *(quote_argument(argument, parsed.multirun) for argument in parsed.overrides)]
 
 
-def quote_argument(word: str, many: bool = False) -> str:
-    """Returns `key=value` with the value written as Hydra's grammar wants it; with `many`, commas separate values."""
-    key, equals, value = word.partition("=")
+def quote_argument(argument: str, many: bool = False) -> str:
+    """Returns `key=value` with the value quoted if Hydra's grammar needs it; with `many`, commas separate values."""
+    key, equals, value = argument.partition("=")
     name = key.lstrip("+")
     if name == "hydra.searchpath":
         value = re.sub(r"(?<![\w./-])~(?=/)", lambda _: os.path.expanduser("~"), value)  # noqa: PTH111
-    return f"{key}={_legal_value(name, value, many and name not in FOLDERS)}" if equals else word
+    return f"{key}={_legal_value(name, value, many and name not in FOLDERS)}" if equals else argument
 
 
 def quoted(text: str) -> str:
-    """Returns a text that Hydra's grammar reads as it is."""
+    """Returns a text in quotes, which Hydra's grammar reads as exactly this text."""
     return QuotedString(text=text, quote=Quote.single).with_quotes()
 
 
-def as_typed(word: str) -> str:
-    """Returns a word without the quotes that `quote_argument` puts around its value again."""
-    key, _, value = word.partition("=")
+def as_typed(argument: str) -> str:
+    """Returns an argument without the quotes that `quote_argument` would add."""
+    key, _, value = argument.partition("=")
     read = _read(key.lstrip("+"), value)
-    plain = f"{key}={read.value()}" if read is not None and isinstance(_parts(value), QuotedString) else word
-    return plain if quote_argument(plain) == word else word
+    plain = f"{key}={read.value()}" if read is not None and isinstance(_tokens(value), QuotedString) else argument
+    return plain if quote_argument(plain) == argument else argument
 
 
 def check_overrides(arguments: Iterable[str]) -> None:
-    """Checks the words of a command line before Hydra composes them.
+    """Checks the arguments of a command line before Hydra composes them.
 
     Args:
-        arguments: words such as `lr=1e-4`; options (`-m`, `--cfg job`) and Hydra's own keys are left to Hydra.
+        arguments: arguments such as `lr=1e-4`; options (`-m`, `--cfg job`) and Hydra's own keys are left to Hydra.
 
     Raises:
-        UserError: a key or model that does not exist, with what is legal, a word that is no `key=value`, or several
-            values without `-m`.
+        UserError: a key or model does not exist (the message names the legal ones), an argument is not `key=value`, or
+            a key has several values without `-m`.
     """
     parsed = _options().parse_intermixed_args(list(arguments))
     if parsed.shell_completion:
         return
-    for word in parsed.overrides:
-        if "=" not in word:
-            raise UserError(f"{word}: settings are given as key=value")
-    words = [quote_argument(word, parsed.multirun) for word in parsed.overrides]
-    overrides = [_parse(word) for word in words]
+    for argument in parsed.overrides:
+        if "=" not in argument:
+            raise UserError(f"{argument}: not a setting; settings have the form key=value")
+    overrides = [_parse(quote_argument(argument, parsed.multirun)) for argument in parsed.overrides]
     tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
     legal = list(dict.fromkeys([*GROUPS, *(key for key in _keys(tree) if not key.startswith(("defaults", "hydra")))]))
     folders = _choice_folders(parsed.config_dir, overrides)
     for override in overrides:
         key = override.get_key_element().lstrip("+~")
         if override.is_sweep_override() and not parsed.multirun:
-            raise UserError(f"{override.input_line}: several values are several runs, which -m starts")
+            raise UserError(f"{override.input_line}: several values mean several runs; add -m to start them")
         if key in GROUPS:
             for value in _values(override) if folders is not None else ():
                 require_known(value, choice_names(key, folders or ()), key)
@@ -158,39 +157,43 @@ def check_overrides(arguments: Iterable[str]) -> None:
             require_known(key, [name for name in legal if name.rpartition(".")[0] == group] or legal, "key")
 
 
-def require_effect(words: Iterable[str], values: Mapping[str, Any]) -> None:
-    """Checks that settings which somebody gave can act beside the others.
+def require_effect(arguments: Iterable[str], values: Mapping[str, Any]) -> None:
+    """Checks that settings on the command line have an effect together with the other settings.
 
     Args:
-        words: `key=value`, as on the command line.
+        arguments: `key=value`, as on the command line.
         values: all settings of the run.
 
     Raises:
-        UserError: a setting with another value than its default, which nothing would ask for.
+        UserError: a setting is changed from its default, but nothing uses it.
     """
-    all_values = one_by_one(values)
+    flat = flatten(values)
     defaults = OmegaConf.load(conf_dir() / "config.yaml")
-    for key in (word.partition("=")[0].lstrip("+") for word in words):
-        if key in EFFECTS and all_values[key] not in (OmegaConf.select(defaults, key), 0, None):
-            acts, needed = EFFECTS[key]
-            if not acts(all_values):
-                raise UserError(f"{key}={all_values[key]}: without effect here; it acts with {needed} only")
+    for key in (argument.partition("=")[0].lstrip("+") for argument in arguments):
+        if key in EFFECTS and flat[key] not in (OmegaConf.select(defaults, key), 0, None):
+            has_effect, needed = EFFECTS[key]
+            if not has_effect(flat):
+                raise UserError(f"{key}={flat[key]}: has no effect; it needs {needed}")
 
 
-def parse_arguments(words: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
-    """Reads `key=value` words that set the data or one of some options, as training reads them.
+def parse_arguments(arguments: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the values of `key=value` arguments, read as in training.
+
+    Args:
+        arguments: arguments whose keys are settings of the data or some of `options`.
+        options: further legal keys.
 
     Raises:
-        UserError: a key that is not legal.
+        UserError: a key is not legal, or an argument is not `key=value`.
     """
     legal = [*options, *inspect.signature(EmotionDataModule).parameters]
     values = {}
-    for word in words:
-        key = word.split("=", 1)[0]
+    for argument in arguments:
+        key = argument.split("=", 1)[0]
         require_known(key, legal, "key")
-        if "=" not in word:
-            raise UserError(f"{word}: settings are given as key=value")
-        value = _parse(quote_argument(word)).value()
+        if "=" not in argument:
+            raise UserError(f"{argument}: not a setting; settings have the form key=value")
+        value = _parse(quote_argument(argument)).value()
         values[key] = (
             [item.text if isinstance(item, QuotedString) else item for item in value]
             if isinstance(value, list)
@@ -200,7 +203,7 @@ def parse_arguments(words: Sequence[str], options: Sequence[str] = ()) -> dict[s
 
 
 def require_known(name: str, legal: Sequence[str], kind: str) -> None:
-    """Raises a `UserError` with the nearest and all legal names if `name` is none of them."""
+    """Raises a `UserError` with the closest and all legal names if `name` is not legal."""
     if name not in legal:
         close = difflib.get_close_matches(name, legal, 1)
         hint = f", did you mean {close[0]}?" if close else "."
@@ -209,7 +212,7 @@ def require_known(name: str, legal: Sequence[str], kind: str) -> None:
 
 def _legal_value(key: str, value: str, many: bool) -> str:
     read = _read(key, value)
-    if read is not None and _is_meant(key, value, many) and (key not in PLAIN or value == value.strip()):
+    if read is not None and _is_read_as_text(key, value, many) and (key not in PLAIN or value == value.strip()):
         return _with_home(value, read) if key in FOLDERS else value
     pieces = _PIECE.findall(value)
     if many and len(pieces) > 1:
@@ -220,20 +223,20 @@ def _legal_value(key: str, value: str, many: bool) -> str:
     return _with_home(quoted(value), value) if key in FOLDERS else quoted(value)
 
 
-def _is_meant(key: str, value: str, many: bool) -> bool:
-    """Tells whether Hydra would read a value as a person means it; only those that are texts can be mistaken."""
+def _is_read_as_text(key: str, value: str, many: bool) -> bool:
+    """Returns whether Hydra reads a value of a text setting as text; True for all other settings."""
     if key not in PLAIN:
         return True
-    parts = _parts(value)
-    if isinstance(parts, ChoiceSweep):
-        return many and all(_is_text(item) for item in parts.list)
-    if isinstance(parts, list):
-        return key in LISTS and all(_is_text(item) for item in parts)
-    return _is_text(parts)
+    tokens = _tokens(value)
+    if isinstance(tokens, ChoiceSweep):
+        return many and all(_is_text(item) for item in tokens.list)
+    if isinstance(tokens, list):
+        return key in LISTS and all(_is_text(item) for item in tokens)
+    return _is_text(tokens)
 
 
-def _parts(value: str) -> Any:
-    """Returns a value that Hydra can read, with what `Override.value` leaves out: which texts stood in quotes."""
+def _tokens(value: str) -> Any:
+    """Returns a value as Hydra's parser reads it; unlike `Override.value`, it shows which texts were in quotes."""
     return _PARSER.parse_rule(value, "value") if value.strip() else ""
 
 
@@ -253,24 +256,24 @@ def _read(key: str, value: str) -> Override | None:
         return None
 
 
-def _parse(word: str) -> Override:
+def _parse(argument: str) -> Override:
     try:
-        return _PARSER.parse_override(word)
+        return _PARSER.parse_override(argument)
     except HydraException:
-        key = word.partition("=")[0]
-        raise UserError(f"{word}: {key!r} cannot be the name of a setting") from None
+        key = argument.partition("=")[0]
+        raise UserError(f"{argument}: {key!r} cannot be the name of a setting") from None
 
 
 def _choice_folders(config_dir: str | None, overrides: Sequence[Override]) -> list[Path] | None:
-    """Lists the folders beside ours in which Hydra looks for experiments; None where some are inside packages."""
-    places = [config_dir] if config_dir else []
+    """Returns the further folders that Hydra searches for experiments; None if some are inside packages."""
+    folders = [config_dir] if config_dir else []
     for override in overrides:
         if override.get_key_element() == "hydra.searchpath":
             value = override.value()
-            places += map(str, value if isinstance(value, list) else [value])
-    if any("://" in place and not place.startswith("file://") for place in places):
+            folders += map(str, value if isinstance(value, list) else [value])
+    if any("://" in folder and not folder.startswith("file://") for folder in folders):
         return None
-    return [Path(place.removeprefix("file://")).expanduser() for place in places]
+    return [Path(folder.removeprefix("file://")).expanduser() for folder in folders]
 
 
 def _keys(tree: object, prefix: str = "") -> Iterator[str]:
@@ -291,7 +294,7 @@ def _require_run(value: object) -> None:
         raise UserError(f"resume={value}: no such file")
     if path.is_file() and path.parts[-2:] != ("checkpoints", "last.ckpt"):
         run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-        raise UserError(f"resume={value}: a run goes on from its last epoch; give its folder, as resume={run}")
+        raise UserError(f"resume={value}: a run continues from its last epoch; give its folder, as resume={run}")
 
 
 def _require_launcher(name: str) -> None:
@@ -301,6 +304,6 @@ def _require_launcher(name: str) -> None:
 
 
 def _require_one_seed(overrides: Sequence[Override]) -> None:
-    """A recipe's seeds would be values to choose among, and the search would look for the luckiest."""
-    if not any(one.get_key_element() == "seed" and not one.is_sweep_override() for one in overrides):
-        raise UserError("hydra/sweeper=search: the same seed is needed in all runs, as seed=0")
+    """Checks that a search has one seed; otherwise it would choose the luckiest of a recipe's seeds."""
+    if not any(override.get_key_element() == "seed" and not override.is_sweep_override() for override in overrides):
+        raise UserError("hydra/sweeper=search: needs the same seed in all runs; add one, as seed=0")

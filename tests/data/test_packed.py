@@ -18,12 +18,7 @@ from emotion.data.sources import Fer2013Csv, Fer2013Folders, FolderSource, Label
 from emotion.data.synthetic import draw_image
 from emotion.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    """A separate cache folder for each test; `pack` writes into its folder `packed`."""
-    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from emotion.training.callbacks import ProgressBar
 
 
 class Seen(Callback):
-    """Notes how far the bar of each epoch came, and what stands beside it."""
+    """Records how far the bar of each epoch came, and the metrics beside it."""
 
     def __init__(self):
         self.bars = []

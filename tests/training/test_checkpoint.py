@@ -15,7 +15,7 @@ from emotion.training.task import EmotionTask
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
-    pytest.mark.filterwarnings("ignore:DetectedFaces .* in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
 ]
 DATA = {
@@ -39,7 +39,7 @@ FIRST_VERSION = {
         *("on_bad_image", "pack_size", "channels", "synthetic_images"),
     },
 }
-"""The arguments that the first checkpoints hold."""
+"""The arguments in the first checkpoints."""
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ class TestAverage:
 
 
 def test_checkpoint_of_the_first_version_is_read(trained, change):
-    """What came later has defaults that change nothing."""
+    """Newer arguments have defaults that change nothing."""
 
     def age(content):
         for part, first in FIRST_VERSION.items():
@@ -161,7 +161,7 @@ def test_settings_of_the_data_can_be_replaced(trained):
     assert len(data.rows.test) == 140
 
 
-def test_pretrained_weights_are_not_fetched_again(make_task, make_trainer, tmp_path, monkeypatch):
+def test_pretrained_weights_are_not_downloaded_again(make_task, make_trainer, tmp_path, monkeypatch):
     from torchvision.models import _api
 
     def offline(*_, **__):
@@ -210,7 +210,7 @@ def test_hostile_file_is_refused_and_does_not_run(change, tmp_path, how):
         path.write_bytes(pickle.dumps({"state_dict": Trap(canary)}))
     else:
         torch.save({"state_dict": Trap(canary)}, path, _use_new_zipfile_serialization=how == "alone")
-    refused(path, "refused", "read safely")
+    refused(path, "read safely")
     assert not canary.exists()
     pickle.loads(pickle.dumps(Trap(canary)))
     assert canary.exists(), "the trap does not work, so the test above shows nothing"
@@ -229,7 +229,7 @@ def test_hostile_file_is_refused_and_does_not_run(change, tmp_path, how):
     ],
     ids=["tensor", "list", "state dict", "no settings", "number", "text", "nothing"],
 )
-def test_file_of_something_else_is_refused(tmp_path, value):
+def test_file_that_is_not_a_checkpoint_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "other.ckpt")
     refused(tmp_path / "other.ckpt", "not a checkpoint of this project")
 
@@ -248,8 +248,8 @@ def test_file_of_something_else_is_refused(tmp_path, value):
         (lambda content: content["hyper_parameters"].update(blocks=[1_000_000]), "blocks=[1000000]"),
         (lambda content: content["state_dict"]["network.backbone.0.0.weight"].fill_(float("nan")), "not finite"),
         *(
-            (lambda content, own=own: content["datamodule_hyper_parameters"].update(own), part)
-            for own, part in (
+            (lambda content, wrong=wrong: content["datamodule_hyper_parameters"].update(wrong), part)
+            for wrong, part in (
                 ({"novelty": 1}, "novelty"),
                 ({"batch_size": "x"}, "batch_size=x"),
                 ({"batch_size": "auto"}, "batch_size=auto"),
@@ -265,8 +265,8 @@ def test_checkpoint_that_does_not_fit_says_why(change, action, part):
     refused(change(action), "not a checkpoint of this project", part)
 
 
-def test_tensors_take_no_memory_before_they_are_known_to_fit(change):
-    """Few kilobytes claim a network of 1.7 GB: in words alone, and with one number for each tensor."""
+def test_tensors_take_no_memory_before_their_shapes_are_checked(change):
+    """Few kilobytes claim a network of 1.7 GB: by the settings alone, and with one number for each tensor."""
     claimed = {"family": "resnet", "blocks": [1, 1, 1], "width": 1024, "stem_stride": 1, "image_size": 48}
 
     def claim(content, honest):
@@ -281,10 +281,10 @@ def test_tensors_take_no_memory_before_they_are_known_to_fit(change):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024
 
 
-def test_only_checkpoints_are_read_and_nobody_is_told_to_trust_them(trained, tmp_path):
+def test_only_checkpoints_are_read_and_no_message_advises_to_trust_them(trained, tmp_path):
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(trained[1].read_bytes())
-    refused(photo, "a .ckpt file is needed")
+    refused(photo, "wrong suffix; give a .ckpt file")
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(b"\xff\xd8 no pickle")
     refused(broken, "it is damaged, or holds more than tensors and plain values")
@@ -310,7 +310,7 @@ class TestThrottledCheckpointIO:
     def on_disk(self, path):
         return int(torch.load(path, weights_only=True)["weights"][0])
 
-    def test_a_file_is_written_at_most_once_in_a_while(self, tmp_path, clock):
+    def test_a_file_is_written_at_most_once_per_interval(self, tmp_path, clock):
         writer, path = ThrottledCheckpointIO(30.0), tmp_path / "last.ckpt"
         for seconds, value, expected in ((0, 1, 1), (10, 2, 1), (19.9, 3, 1), (0.2, 4, 4), (29, 5, 4), (40, 6, 6)):
             clock[0] += seconds
@@ -329,7 +329,7 @@ class TestThrottledCheckpointIO:
         self.save(writer, last, 4)
         assert (self.on_disk(best), self.on_disk(last)) == (3, 4)
 
-    def test_what_waits_is_written_at_the_end_and_before_reading(self, tmp_path, clock):
+    def test_pending_files_are_written_at_the_end_and_before_reading(self, tmp_path, clock):
         writer, path = ThrottledCheckpointIO(30.0), tmp_path / "last.ckpt"
         self.save(writer, path, 1)
         self.save(writer, path, 2)

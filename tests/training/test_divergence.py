@@ -16,7 +16,7 @@ pytestmark = pytest.mark.training
 
 
 def break_from(monkeypatch, step, value, part="train"):
-    """Makes the loss of the step (from 0), or of the validation, what no loss should be."""
+    """Makes the loss infinite or NaN from a step (from 0) on, or in every validation."""
     done = [0]
     forward = EmotionLoss.forward
 
@@ -36,11 +36,11 @@ def break_from(monkeypatch, step, value, part="train"):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(tmp_path, monkeypatch, value):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path, monkeypatch, value):
     """134 images in batches of 32: the seventh step is the second of the second epoch."""
     break_from(monkeypatch, 6, value)
-    sentence = rf"the loss is {value} at step 6, epoch 2, learning rate 0.002: .*lr=.* is in .*diverged.safetensors"
-    with pytest.raises(UserError, match=sentence):
+    message = rf"the loss is {value} at step 6, epoch 2, learning rate 0.002: .*lr=.* is in .*diverged.safetensors"
+    with pytest.raises(UserError, match=message):
         train(tmp_path / "run", "trainer.max_epochs=3", "lr=0.002")
     batch = load_file(tmp_path / "run/diverged.safetensors")
     assert batch["inputs"].shape == (32, 1, 48, 48)
@@ -51,13 +51,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(tmp_path, mo
     assert all(value.isfinite().all() for value in last["state_dict"].values())
 
 
-def test_the_rate_is_the_one_that_was_asked_for(tmp_path, monkeypatch):
+def test_the_message_names_the_rate_of_the_last_layer(tmp_path, monkeypatch):
     break_from(monkeypatch, 0, float("nan"))
     with pytest.raises(UserError, match=r"step 0, epoch 1, learning rate 0.002: "):
         train(tmp_path / "run", "trainer.max_epochs=1", "lr=0.002", "layer_decay=0.5")
 
 
-def test_the_run_goes_on_when_its_cause_is_gone(tmp_path, monkeypatch):
+def test_the_run_resumes_when_the_cause_is_gone(tmp_path, monkeypatch):
     break_from(monkeypatch, 6, float("nan"))
     words = ["trainer.max_epochs=2"]
     with pytest.raises(UserError):
@@ -67,25 +67,25 @@ def test_the_run_goes_on_when_its_cause_is_gone(tmp_path, monkeypatch):
     assert folder.state == "finished"
     assert not folder.diverged.exists()
     whole = train(tmp_path / "whole", *words)
-    with np.load(folder.predictions) as one, np.load(whole.predictions) as other:
-        assert np.array_equal(one["test_probabilities"], other["test_probabilities"])
+    with np.load(folder.predictions) as resumed, np.load(whole.predictions) as other:
+        assert np.array_equal(resumed["test_probabilities"], other["test_probabilities"])
 
 
-def test_a_validation_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
+def test_a_validation_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     break_from(monkeypatch, 0, float("inf"), "validation")
     with pytest.raises(UserError, match=r"val/loss is inf after epoch 1: .*lr="):
         train(tmp_path / "run", "trainer.max_epochs=2")
     assert not RunFolder(tmp_path / "run").last.exists()
 
 
-def test_several_recorded_steps_are_told_apart(tmp_path, monkeypatch):
-    def speed_up(config, task, data, trainer):
+def test_the_step_is_named_among_several_recorded_steps(tmp_path, monkeypatch):
+    def configure_speed(config, task, data, trainer):
         task.record_steps()
         task._recorded = RecordedStep(task._optimise, record=None)
         task._recorded._waits = "no recording on a CPU"
         data.group_batches(3)
 
-    monkeypatch.setattr("emotion.training.run._configure_speed", speed_up)
+    monkeypatch.setattr("emotion.training.run._configure_speed", configure_speed)
     break_from(monkeypatch, 1, float("nan"))
     with pytest.raises(UserError, match="the loss is nan at step 1, epoch 1"):
         train(tmp_path / "run", "trainer.max_epochs=1", "patience=null")

@@ -25,7 +25,7 @@ def runs(tmp_path_factory):
     return [train(tmp_path_factory.mktemp(f"seed{seed}"), *words, f"seed={seed}") for seed in (0, 1)]
 
 
-def test_checkpoint_alone_gives_the_figures_of_the_run(runs, tmp_path):
+def test_checkpoint_alone_gives_the_metrics_of_the_run(runs, tmp_path):
     results = evaluate([runs[0].best], {}, str(tmp_path), "cpu")
     original = json.loads(runs[0].metrics.read_text())
     assert list(results) == ["val", "test"]
@@ -34,7 +34,7 @@ def test_checkpoint_alone_gives_the_figures_of_the_run(runs, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()) == results
 
 
-def test_augmented_figures_are_those_of_the_run_too(runs, tmp_path):
+def test_metrics_with_tta_are_those_of_the_run(runs, tmp_path):
     results = evaluate([runs[0].best], {}, str(tmp_path), "cpu", "flip")
     original = json.loads(runs[0].metrics.read_text())
     assert list(results) == ["val", "test", "val_tta", "test_tta"]
@@ -45,7 +45,7 @@ def test_augmented_figures_are_those_of_the_run_too(runs, tmp_path):
     assert "| Metric | val | test | val_tta | test_tta |" in (tmp_path / "report.md").read_text()
 
 
-def test_augmented_predictions_are_the_mean_of_an_image_and_its_mirror_image(runs, tmp_path):
+def test_predictions_with_tta_are_the_mean_of_an_image_and_its_mirror_image(runs, tmp_path):
     evaluate([runs[0].best], {}, str(tmp_path), "cpu", "flip")
     checkpoint = load_checkpoint(runs[0].best)
     data = checkpoint.data_module()
@@ -57,7 +57,7 @@ def test_augmented_predictions_are_the_mean_of_an_image_and_its_mirror_image(run
     assert not np.array_equal(found["test_tta_probabilities"], found["test_probabilities"])
 
 
-def test_augmented_probabilities_are_averaged_over_the_members(runs, tmp_path):
+def test_probabilities_with_tta_are_averaged_over_the_members(runs, tmp_path):
     evaluate([folder.best for folder in runs], {}, str(tmp_path), "cpu", "flip")
     members = [np.load(folder.predictions)["test_tta_probabilities"].astype(np.float64) for folder in runs]
     found = np.load(tmp_path / "predictions.npz")["test_tta_probabilities"]
@@ -88,21 +88,21 @@ class TestPatterns:
             path.touch()
         return sorted(paths)
 
-    def test_name_all_that_they_fit_in_order(self, call, files, tmp_path):
+    def test_stand_for_all_files_that_match_in_order(self, call, files, tmp_path):
         assert call(f"ckpt={tmp_path}/runs/*/checkpoints/best.ckpt") == files
         assert call(f"ckpt={tmp_path}/**/best.ckpt") == files
         assert call(f"ckpt={tmp_path}/runs/[ab]/*/best.ckpt") == files[:2]
 
-    def test_may_be_relative_and_stand_in_a_list(self, call, files, tmp_path):
+    def test_may_be_relative_and_in_a_list(self, call, files, tmp_path):
         found = call("ckpt=[runs/a/*/best.ckpt,runs/b/checkpoints/best.ckpt]")
         assert [path.resolve() for path in found] == files[:2]
 
-    def test_a_file_whose_name_looks_like_one_is_that_file(self, call, files):
+    def test_a_file_whose_name_looks_like_a_pattern_is_that_file(self, call, files):
         (path,) = (path for path in files if "[" in str(path))
         assert call(f"ckpt={path}") == [path]
 
     @pytest.mark.parametrize("pattern", ["runs/small/*/best.ckpt", "/nowhere/*.ckpt", "runs/**.ckpt", "5"])
-    def test_that_fit_nothing_are_one_line(self, monkeypatch, capsys, tmp_path, pattern):
+    def test_that_match_nothing_get_one_line(self, monkeypatch, capsys, tmp_path, pattern):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["evaluate.py", f"ckpt={pattern}"])
         with pytest.raises(SystemExit) as status:
@@ -111,7 +111,7 @@ class TestPatterns:
         assert capsys.readouterr().err == f"error: ckpt={pattern}: no such file\n"
 
 
-def test_it_says_how_far_it_is_in_the_log_and_on_a_terminal(runs, tmp_path, monkeypatch, caplog):
+def test_progress_is_in_the_log_and_on_a_terminal(runs, tmp_path, monkeypatch, caplog):
     shown = io.StringIO()
     terminal = Console(file=shown, force_terminal=True)
     with caplog.at_level(logging.INFO, "emotion"):
@@ -123,14 +123,14 @@ def test_it_says_how_far_it_is_in_the_log_and_on_a_terminal(runs, tmp_path, monk
         assert re.search(rf"predicting {stage} images .*100%", shown.getvalue())
 
 
-def test_folder_that_cannot_be_made_is_told_before_the_work(runs, tmp_path, monkeypatch):
+def test_folder_that_cannot_be_made_is_refused_before_predicting(runs, tmp_path, monkeypatch):
     monkeypatch.setattr("emotion.training.evaluate.predict_stages", lambda *_: pytest.fail("it works"))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/x: the folder cannot be made \(Not a directory\)$"):
         evaluate([runs[0].best], {}, str(tmp_path / "file/x"), "cpu")
 
 
-def test_folder_may_be_called_like_markup_and_home_is_not_named(runs, tmp_path, monkeypatch, capsys):
+def test_folder_may_have_a_name_like_markup_and_home_is_hidden(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["evaluate.py"])
     best = shutil.copy(runs[0].best, tmp_path / "own.ckpt")
@@ -157,12 +157,12 @@ def test_validation_is_left_out_where_the_members_validated_on_different_images(
     assert results["test"]["num_images"] == 42
 
 
-def test_validation_is_left_out_where_it_trained(runs, tmp_path):
-    """Its accuracy would be that of training, and the temperature that it fits too low."""
-    own, other = (tmp_path / name for name in ("own", "other"))
-    assert list(evaluate([runs[0].best], {}, str(own), "cpu")) == ["val", "test"]
+def test_validation_is_left_out_if_it_was_trained_on(runs, tmp_path):
+    """Its accuracy would be that of training, and the temperature fitted to it too low."""
+    same, other = (tmp_path / name for name in ("same", "other"))
+    assert list(evaluate([runs[0].best], {}, str(same), "cpu")) == ["val", "test"]
     assert list(evaluate([runs[0].best], {"split": "report"}, str(other), "cpu")) == ["test"]
-    first, second = ((folder / "report.md").read_text() for folder in (own, other))
+    first, second = ((folder / "report.md").read_text() for folder in (same, other))
     assert "NLL" in first
     assert "NLL" not in second
     assert "left out: not the same for all, or trained on" in second
@@ -178,12 +178,12 @@ def test_other_split(runs, tmp_path):
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"not a checkpoint", "refused"),
+        (b"not a checkpoint", "read safely"),
         ({"state_dict": {}}, "not a checkpoint of this project"),
         ({"hyper_parameters": {"model": "x"}, "state_dict": {}}, "not a checkpoint of this project"),
     ],
 )
-def test_what_is_no_checkpoint_gets_one_line(tmp_path, content, message):
+def test_a_file_that_is_not_a_checkpoint_gets_one_line(tmp_path, content, message):
     path = tmp_path / "some.ckpt"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -198,7 +198,7 @@ def test_what_is_no_checkpoint_gets_one_line(tmp_path, content, message):
 def test_illegal_settings_are_refused_before_anything_is_read(tmp_path):
     with pytest.raises(UserError, match="split=foo"):
         evaluate([tmp_path / "missing.ckpt"], {"split": "foo"})
-    with pytest.raises(UserError, match="ckpt is missing"):
+    with pytest.raises(UserError, match="ckpt: missing"):
         evaluate([], {})
     with pytest.raises(UserError, match="device=quantum"):
         evaluate([tmp_path / "missing.ckpt"], {}, device="quantum")
@@ -211,25 +211,25 @@ def test_illegal_settings_are_refused_before_anything_is_read(tmp_path):
 
 
 @pytest.fixture
-def said(capsys):
-    """What the last evaluation printed about images that were trained on."""
+def seen_line(capsys):
+    """Returns the line that the last evaluation printed about images that were trained on."""
     return lambda: next(line for line in capsys.readouterr().out.splitlines() if "trained on" in line)
 
 
-def test_images_that_were_trained_on_are_counted(runs, tmp_path, said):
+def test_images_that_were_trained_on_are_counted(runs, tmp_path, seen_line):
     """Drawn faces of one seed are all different, so that only tests on all of the images meet those of the training."""
     evaluate([runs[0].best], {}, str(tmp_path / "own"), "cpu")
-    assert said() == "test images trained on: 0 of 21, pixel for pixel"
+    assert seen_line() == "test images trained on: 0 of 21, pixel for pixel"
     evaluate([runs[0].best], {"split": "test_only"}, str(tmp_path / "all"), "cpu")
     trained = len(load_checkpoint(runs[0].best).data_module().rows.train)
-    assert said() == f"test images trained on: {trained} of 210, pixel for pixel"
+    assert seen_line() == f"test images trained on: {trained} of 210, pixel for pixel"
     assert f"{trained} of 210, pixel for pixel" in (tmp_path / "all/report.md").read_text()
 
 
-def test_images_that_one_member_was_trained_on_count_once(runs, tmp_path, said):
+def test_images_that_one_member_was_trained_on_count_once(runs, tmp_path, seen_line):
     evaluate([run.best for run in runs], {"split": "test_only"}, str(tmp_path), "cpu")
     rows = [load_checkpoint(run.best).data_module().rows.train for run in runs]
-    assert said() == f"test images trained on: {len(np.union1d(*rows))} of 210, pixel for pixel"
+    assert seen_line() == f"test images trained on: {len(np.union1d(*rows))} of 210, pixel for pixel"
 
 
 def changed(run, path, change):
@@ -239,16 +239,16 @@ def changed(run, path, change):
     return path
 
 
-def test_where_the_training_images_are_gone_they_are_known_all_the_same(runs, tmp_path, said):
+def test_images_that_were_trained_on_are_counted_without_the_training_data(runs, tmp_path, seen_line):
     trained = len(load_checkpoint(runs[0].best).data_module().rows.train)
     gone = {"data": "folder", "data_dir": str(tmp_path / "gone")}
     moved = changed(runs[0], tmp_path / "a.ckpt", lambda content: content["datamodule_hyper_parameters"].update(gone))
-    own = {"data": "synthetic", "data_dir": None, "split": "test_only"}
-    evaluate([moved], own, str(tmp_path / "out"), "cpu")
-    assert said() == f"test images trained on: {trained} of 210, pixel for pixel"
+    data = {"data": "synthetic", "data_dir": None, "split": "test_only"}
+    evaluate([moved], data, str(tmp_path / "out"), "cpu")
+    assert seen_line() == f"test images trained on: {trained} of 210, pixel for pixel"
 
 
-def test_older_checkpoints_do_not_say_what_trained_them(runs, tmp_path, said):
+def test_older_checkpoints_do_not_keep_their_training_images(runs, tmp_path, seen_line):
     older = changed(runs[0], tmp_path / "a.ckpt", lambda content: content.pop("EmotionDataModule"))
     evaluate([older], {}, str(tmp_path / "out"), "cpu")
-    assert said().startswith("test images trained on: not known (")
+    assert seen_line().startswith("test images trained on: not known (")

@@ -57,7 +57,7 @@ def expected(classifier: Classifier, images: NDArray[np.uint8]) -> NDArray[np.fl
 @pytest.mark.parametrize(
     "settings", [RESNET, CNN, *(pytest.param(own, marks=pytest.mark.check) for own in (VGG, TIMM))]
 )
-def test_the_file_answers_as_pytorch_does_for_any_number_of_faces(settings, tmp_path: Path) -> None:
+def test_the_file_gives_pytorchs_probabilities_for_any_number_of_faces(settings, tmp_path: Path) -> None:
     classifier = classifier_of(settings)
     exported = export_onnx(classifier, drawn(70), tmp_path / "deep" / "net.onnx")
     network = OnnxNetwork(tmp_path / "deep" / "net.onnx")
@@ -73,8 +73,8 @@ def test_the_file_answers_as_pytorch_does_for_any_number_of_faces(settings, tmp_
 
 
 @pytest.mark.parametrize("views", ["none", "flip", "shifts", "ten_crop"])
-def test_views_and_heatmaps_are_inside(views, tmp_path: Path) -> None:
-    classifier, plain = (classifier_of({**RESNET, "image_size": 20}, own) for own in (views, "none"))
+def test_the_file_contains_views_and_heatmaps(views, tmp_path: Path) -> None:
+    classifier, plain = (classifier_of({**RESNET, "image_size": 20}, name) for name in (views, "none"))
     export_onnx(classifier, drawn(3), tmp_path / "net.onnx")
     network = OnnxNetwork(tmp_path / "net.onnx")
     assert network.views == views
@@ -86,14 +86,14 @@ def test_views_and_heatmaps_are_inside(views, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="class activation maps"):
             network.heatmaps(drawn(4), classes)
         return
-    ours = network.heatmaps(drawn(4), classes)
-    assert ours.shape == (4, 20, 20)
-    assert np.abs(ours - hirescams(classifier, drawn(4), classes)).max() < 1e-4
-    assert np.abs(ours - heatmaps(classifier.network, drawn(4)[:, None], classes)).max() < 1e-4
+    found = network.heatmaps(drawn(4), classes)
+    assert found.shape == (4, 20, 20)
+    assert np.abs(found - hirescams(classifier, drawn(4), classes)).max() < 1e-4
+    assert np.abs(found - heatmaps(classifier.network, drawn(4)[:, None], classes)).max() < 1e-4
 
 
 def hirescams(classifier: Classifier, images: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Asks pytorch-grad-cam itself for the last feature map's."""
+    """Returns the heatmaps of pytorch-grad-cam for the last feature map."""
     network = deepcopy(classifier.network).requires_grad_(True)
     targets = [ClassifierOutputTarget(label) for label in classes]
     return HiResCAM(network, [network.backbone])(torch.from_numpy(images)[:, None].float() / 255, targets)
@@ -118,7 +118,7 @@ def test_only_heads_that_average_and_are_linear_have_heatmaps(layers, averages: 
 
 
 class Program:
-    """Stands for what PyTorch's exporter returns."""
+    """Replaces the program that PyTorch's exporter returns."""
 
     def __init__(self) -> None:
         self.model = onnx_ir.Model(onnx_ir.Graph([], [], nodes=[]), ir_version=10)
@@ -128,7 +128,7 @@ class Program:
         path.write_bytes(b"half a file")
 
 
-def test_the_card_lies_in_the_file(tmp_path: Path) -> None:
+def test_the_file_contains_the_card(tmp_path: Path) -> None:
     classifier = classifier_of(RESNET, "flip", temperature=1.3)
     classifier.card = replace(classifier.card, facts={"model": "mine", "figures": {"All": {"acc": 0.5}}})
     export_onnx(classifier, drawn(2), tmp_path / "net.onnx")
@@ -137,19 +137,19 @@ def test_the_card_lies_in_the_file(tmp_path: Path) -> None:
     card = json.loads({entry.key: entry.value for entry in model.metadata_props}["emotion"])
     facts = {"model": "mine", "figures": {"All": {"acc": 0.5}}}
     assert card == {"classes": [*CLASSES], "side": 20, "views": "flip", "temperature": 1.3, "facts": facts}
-    assert [own.version for own in model.opset_import if own.domain == ""] == [18]
-    assert [own.name for own in model.graph.input] == ["images"]
-    assert [own.name for own in model.graph.output] == ["probabilities", "evidence"]
+    assert [opset.version for opset in model.opset_import if opset.domain == ""] == [18]
+    assert [value.name for value in model.graph.input] == ["images"]
+    assert [value.name for value in model.graph.output] == ["probabilities", "evidence"]
 
 
-def test_the_file_does_not_say_where_it_was_made(tmp_path: Path) -> None:
+def test_the_file_contains_no_path(tmp_path: Path) -> None:
     export_onnx(classifier_of(RESNET), drawn(3), tmp_path / "net.onnx")
     content = (tmp_path / "net.onnx").read_bytes()
     for path in (Path(emotion.__file__).parent, Path(torch.__file__).parent, sys.prefix, tmp_path, "stack_trace"):
         assert str(path).encode() not in content
 
 
-def test_what_was_compared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_difference_and_agreement_of_the_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong:
         def __init__(self, path: Path) -> None:
             assert path.is_file()
@@ -163,11 +163,11 @@ def test_what_was_compared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     images[:, 0, 0] = np.arange(150) % 2 * 255
     monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **options: Program())
     monkeypatch.setattr("emotion.training.export.OnnxNetwork", Wrong)
-    told = export_onnx(classifier, images, tmp_path / "net.onnx")
+    exported = export_onnx(classifier, images, tmp_path / "net.onnx")
     right = expected(classifier, images)
     wrong = np.where(np.arange(150)[:, None] % 2, right, np.roll(right, 1, axis=1))
-    assert told.difference == pytest.approx(np.abs(right - wrong).max(), rel=1e-5)
-    assert told.agreement == (right.argmax(1) == wrong.argmax(1)).mean() == 0.5
+    assert exported.difference == pytest.approx(np.abs(right - wrong).max(), rel=1e-5)
+    assert exported.agreement == (right.argmax(1) == wrong.argmax(1)).mean() == 0.5
 
 
 def test_accuracy_is_the_share_of_right_answers() -> None:
@@ -178,7 +178,7 @@ def test_accuracy_is_the_share_of_right_answers() -> None:
     assert accuracy(network, faces, labels) == pytest.approx(105 / 150)
 
 
-def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_export_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments, **options):
         raise RuntimeError("no such operator")
 
@@ -195,7 +195,7 @@ def test_the_shipped_file_is_that_of_the_weights() -> None:
     assert network.views == classifier.card.views
 
 
-def test_what_cannot_be_replaced_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_cannot_be_replaced_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(source: Path, target: Path, *arguments, **options) -> None:
         target.write_bytes(b"half a file")
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_replaced_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
-def test_eight_bits_are_smaller_and_nearly_the_same(tmp_path: Path) -> None:
+def test_the_file_in_8_bits_is_smaller_and_nearly_as_accurate(tmp_path: Path) -> None:
     from emotion.data.synthetic import draw_image
 
     faces = np.stack([draw_image(index % 7, 0, index) for index in range(140)])
@@ -223,15 +223,15 @@ def test_eight_bits_are_smaller_and_nearly_the_same(tmp_path: Path) -> None:
     assert (before(faces).argmax(1) == after(faces).argmax(1)).mean() > 0.95
     assert accuracy(after, faces, before(faces).argmax(1)) > 0.95
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
-    convolutions = [own for own in onnx.load(SHIPPED / "small.onnx").graph.node if own.op_type == "Conv"]
-    kinds = Counter(own.data_type for own in onnx.load(small).graph.initializer if len(own.dims) == 4)
+    convolutions = [node for node in onnx.load(SHIPPED / "small.onnx").graph.node if node.op_type == "Conv"]
+    kinds = Counter(value.data_type for value in onnx.load(small).graph.initializer if len(value.dims) == 4)
     assert kinds[onnx.TensorProto.INT8] == len(convolutions) - 1
     assert kinds[onnx.TensorProto.FLOAT] == 1  # the first, which sees the pixels
-    scales = [own.dims for own in onnx.load(small).graph.initializer if own.name.endswith("weight_scale")]
+    scales = [value.dims for value in onnx.load(small).graph.initializer if value.name.endswith("weight_scale")]
     assert all(len(dims) == 1 and dims[0] > 1 for dims in scales), "each channel has its own scale"
 
 
-def test_without_fer2013_drawn_faces_do_but_not_for_eight_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fer2013_drawn_faces_serve_but_not_for_8_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_pretrained(tmp_path / "mine.safetensors", classifier_of({**RESNET}).network, Card(RESNET))
     with pytest.raises(UserError, match="data_dir"):
@@ -248,7 +248,7 @@ def test_without_fer2013_drawn_faces_do_but_not_for_eight_bits(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_any_size_and_colour_do(channels: int, tmp_path: Path) -> None:
+def test_images_may_have_any_size_and_colour(channels: int, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for part, count in (("train", 12), ("val", 3), ("test", 1)):
         for label, name in enumerate(CLASSES):
@@ -275,7 +275,7 @@ def test_images_of_any_size_and_colour_do(channels: int, tmp_path: Path) -> None
     assert second.endswith("validation accuracy {:.4f}, {:.4f} in float32".format(*shares))
 
 
-def test_an_onnx_file_is_no_source(tmp_path: Path) -> None:
+def test_an_onnx_file_cannot_be_exported(tmp_path: Path) -> None:
     shutil.copy(SHIPPED / "small.onnx", tmp_path / "net.onnx")
     with pytest.raises(UserError, match="PyTorch is needed"):
         list(export_network(str(tmp_path / "net.onnx"), tmp_path / "out.onnx", {}))

@@ -13,18 +13,12 @@ from emotion.models.preprocess import Preprocess
 from emotion.training.features import FeatureCache
 
 pytestmark = [
+    pytest.mark.usefixtures("cache"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
-    pytest.mark.filterwarnings("ignore:DetectedFaces .* in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
 CPU = torch.device("cpu")
 AFFINE = Augmentation(RandomAffine())
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache folder of this test alone."""
-    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 class Frozen(nn.Sequential):
@@ -60,7 +54,7 @@ def test_features_are_the_output_in_half_precision():
         assert torch.equal(features, frozen.eval()(images).half())
 
 
-def test_second_time_nothing_is_computed():
+def test_features_are_computed_only_once():
     images = draw_images()
     first, second = Frozen(), Frozen()
     features = extract(first, images)
@@ -103,7 +97,7 @@ def test_second_time_nothing_is_computed():
         "precision",
     ],
 )
-def test_other_inputs_have_features_of_their_own(cache, changes):
+def test_other_inputs_get_another_file(cache, changes):
     options = {"images": draw_images(), **changes}
     frozen = options.pop("frozen", Frozen)()
     extract(Frozen())
@@ -114,7 +108,7 @@ def test_other_inputs_have_features_of_their_own(cache, changes):
     assert len(fresh) == len(options["images"]) * options.get("views", 1)
 
 
-def test_running_statistics_and_dropout_rest():
+def test_running_statistics_and_dropout_are_frozen():
     frozen = Frozen().train()
     before = frozen[2].running_mean.clone()
     extract(frozen)
@@ -122,7 +116,7 @@ def test_running_statistics_and_dropout_rest():
     assert not frozen[3].training
 
 
-def test_views_are_drawn_anew():
+def test_views_of_an_image_differ():
     plain = extract(Frozen())
     views = [*extract(Frozen(), augmentation=AFFINE, views=3).view(3, *plain.shape), plain]
     for number, view in enumerate(views):
@@ -143,8 +137,8 @@ def test_views_are_augmented_with_every_ingredient():
     assert ((erased == plain.repeat(2, 1, 1, 1)) | (erased == 0.5)).all()
 
 
-def test_views_lie_one_after_the_other():
-    # An image of one grey looks the same however it is moved, so it tells which place it is in.
+def test_views_follow_one_another():
+    # A constant image stays the same under the transforms, so its features show its position.
     images = torch.arange(0, 250, 25, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 1, 8, 8)
     plain = extract(Frozen(), images)
     assert len(plain.flatten(1).unique(dim=0)) == 10
@@ -159,7 +153,7 @@ def test_views_are_the_same_in_every_run(cache, monkeypatch, tmp_path):
     assert torch.equal(features, extract(Frozen(), augmentation=AFFINE, views=2))
 
 
-def test_the_random_state_of_the_run_is_left_alone():
+def test_the_random_state_of_the_run_is_unchanged():
     frozen = Frozen()
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -175,7 +169,7 @@ def test_views_follow_the_seed_and_plain_features_do_not():
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 256])
-def test_batches_do_not_show(batch_size, monkeypatch, tmp_path):
+def test_the_batch_size_does_not_change_features(batch_size, monkeypatch, tmp_path):
     features = extract(Frozen())
     monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "other"))
     torch.testing.assert_close(extract(Frozen(), batch_size=batch_size), features, atol=2e-3, rtol=0)
@@ -220,7 +214,7 @@ def test_interrupted_computation_leaves_no_features(cache):
 
 
 @pytest.mark.parametrize("kept", [0, 60, -40])
-def test_a_file_that_a_crash_cut_off_is_made_anew(cache, kept):
+def test_a_file_that_a_crash_cut_off_is_replaced(cache, kept):
     features = extract(Frozen()).clone()
     (path,) = cache.glob("features/*.npy")
     path.write_bytes(path.read_bytes()[:kept])
@@ -244,7 +238,7 @@ def test_runs_that_start_together_compute_once():
 
 
 @pytest.mark.parametrize("unfreeze", [0, 3])
-def test_training_on_features_ends_where_training_on_images_does(make_task, make_trainer, tmp_path, unfreeze):
+def test_training_on_features_equals_training_on_images(make_task, make_trainer, tmp_path, unfreeze):
     def train(on_features):
         data = EmotionDataModule(
             data="synthetic", synthetic_images=140, balance="class_weights", augment=False, batch_size=32

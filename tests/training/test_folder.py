@@ -20,13 +20,13 @@ from emotion.training.folder import (
     write_text,
 )
 
-LEFT = [
+RUN_FILES = [
     *("metrics.json", "predictions.npz", "environment.json", "diverged.safetensors"),
     *("report.md", "report.html", "curves.png", "confusion_matrix.png", "mistakes.png", "recall.png"),
     *("checkpoints/best.ckpt", "checkpoints/best_acc.ckpt", "checkpoints/last.ckpt", "csv/version_0/metrics.csv"),
     *("tensorboard/events.out.tfevents.1", "tensorboard/hparams.yaml"),
 ]
-OWN = [
+OTHER_FILES = [
     *("README.md", "package.json", "photo.png", "weights.safetensors", "notes.yaml", "run.log"),
     *("csv/mine.csv", "checkpoints/notes.txt"),
 ]
@@ -42,44 +42,44 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def holding(root: Path) -> dict[str, str]:
-    """Returns what lies in a folder, but for the log and the lock."""
-    return {name: (root / name).read_text() for name in files(root) - {*OWN, ".lock"}}
+def contents(root: Path) -> dict[str, str]:
+    """Returns the files of a run in a folder, by their relative paths."""
+    return {name: (root / name).read_text() for name in files(root) - {*OTHER_FILES, ".lock"}}
 
 
-@pytest.fixture(params=[LEFT, ["checkpoints/last.ckpt"], []], ids=["finished", "interrupted", "begun"])
+@pytest.fixture(params=[RUN_FILES, ["checkpoints/last.ckpt"], []], ids=["finished", "interrupted", "begun"])
 def old_run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path)
     folder.claim(compose(*SMALL), {}, 0)
-    fill(tmp_path, [*request.param, *OWN, ".lock"])
+    fill(tmp_path, [*request.param, *OTHER_FILES, ".lock"])
     return folder
 
 
-def test_what_a_run_wrote_is_set_aside_and_nothing_else(old_run: RunFolder) -> None:
-    before = holding(old_run.path)
+def test_only_the_files_of_a_run_are_set_aside(old_run: RunFolder) -> None:
+    before = contents(old_run.path)
     old_run.set_aside()
-    assert files(old_run.path) == {*OWN, ".lock", *(f".replaced/{name}" for name in before)}
+    assert files(old_run.path) == {*OTHER_FILES, ".lock", *(f".replaced/{name}" for name in before)}
     assert old_run.state == "new"
 
 
 def test_a_run_comes_back_unless_its_successor_has_a_checkpoint(old_run: RunFolder) -> None:
-    before = holding(old_run.path)
+    before = contents(old_run.path)
     old_run.set_aside()
     old_run.claim(compose(*SMALL, "seed=5"), {}, 0)
     fill(old_run.path, ["csv/version_7/metrics.csv", "checkpoints/best.ckpt"])
     old_run.drop_replaced()
     old_run.settle()
-    assert holding(old_run.path) == before
+    assert contents(old_run.path) == before
     old_run.set_aside()
     fill(old_run.path, ["checkpoints/last.ckpt"])
     (old_run.path / "checkpoints" / "last.ckpt").write_text("new")
     old_run.drop_replaced()
     old_run.settle()
-    assert holding(old_run.path) == {"checkpoints/last.ckpt": "new"}
+    assert contents(old_run.path) == {"checkpoints/last.ckpt": "new"}
 
 
 def test_a_kill_at_any_move_loses_neither_run(old_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = holding(old_run.path)
+    before = contents(old_run.path)
     moves = 0
 
     def strike(event: str) -> None:
@@ -91,7 +91,9 @@ def test_a_kill_at_any_move_loses_neither_run(old_run: RunFolder, monkeypatch: p
     replace, rename, rmtree = Path.replace, Path.rename, folder_module.shutil.rmtree
     monkeypatch.setattr(Path, "replace", lambda self, target: (strike("replace"), replace(self, target))[1])
     monkeypatch.setattr(Path, "rename", lambda self, target: (strike("rename"), rename(self, target))[1])
-    monkeypatch.setattr(folder_module.shutil, "rmtree", lambda *words, **own: (strike("remove"), rmtree(*words, **own)))
+    monkeypatch.setattr(
+        folder_module.shutil, "rmtree", lambda path, **options: (strike("remove"), rmtree(path, **options))
+    )
     for count in range(1, 3 * len(before) + 6):
         moves = count
         with suppress(KeyboardInterrupt):
@@ -100,12 +102,12 @@ def test_a_kill_at_any_move_loses_neither_run(old_run: RunFolder, monkeypatch: p
             old_run.settle()
         moves = 0
         RunFolder(old_run.path).settle()
-        assert holding(old_run.path) == before, count
+        assert contents(old_run.path) == before, count
 
 
 @pytest.mark.parametrize("config", [None, "name: my program\nscripts: {}\n", "a: [", "- 1"])
-def test_a_folder_of_something_else_is_not_set_aside(tmp_path: Path, config: str | None) -> None:
-    fill(tmp_path, OWN)
+def test_a_folder_without_a_run_is_not_set_aside(tmp_path: Path, config: str | None) -> None:
+    fill(tmp_path, OTHER_FILES)
     RunFolder(tmp_path).set_aside()
     if config is None:
         fill(tmp_path, ["report.md"])
@@ -127,7 +129,7 @@ def test_a_new_folder_has_nothing_to_set_aside(tmp_path: Path) -> None:
     assert files(tmp_path) == {"failure.json"}
 
 
-def test_settings_that_change_on_the_way_are_kept(tmp_path: Path) -> None:
+def test_changes_of_settings_are_recorded(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.claim(compose(*SMALL), {"command": "first"}, 0)
     folder.metrics.write_text("{}")
@@ -149,11 +151,11 @@ def test_settings_that_change_on_the_way_are_kept(tmp_path: Path) -> None:
 def test_settings_of_another_program_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: my program\n")
     with pytest.raises(UserError, match=r"config.yaml: not the settings of a run"):
-        RunFolder(tmp_path).require_own(compose(*SMALL))
+        RunFolder(tmp_path).require_same_run(compose(*SMALL))
     assert (tmp_path / "config.yaml").read_text() == "name: my program\n"
 
 
-def bomb() -> str:
+def alias_bomb() -> str:
     """Nine levels of nine aliases stand for 387 million values."""
     levels = [f"{name}: &{name} [{','.join(['x' if name == 'a' else f'*{below}'] * 9)}]" for below, name in LEVELS]
     return "\n".join(levels)
@@ -165,7 +167,7 @@ LEVELS = list(zip(" abcdefgh", "abcdefghi", strict=True))
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (bomb(), "aliases"),
+        (alias_bomb(), "aliases"),
         ("data_dir: ${oc.env:SECRET_TOKEN}", "interpolations"),
         ('data_dir: "\\x24{oc.env:SECRET_TOKEN}"', "interpolations"),
         ("trainer: {a: [1, '${data}']}", "interpolations"),
@@ -191,6 +193,8 @@ def test_settings_of_a_run_are_read_back(tmp_path: Path) -> None:
     folder.claim(config, {}, 0)
     assert read_yaml(folder.config) == settings(config)
     assert OmegaConf.to_container(folder.read_config()) == settings(config)
+    assert settings(config)["blocks"] == [1, 1, 1]
+    assert not {"hydra", "resume"} & settings(config).keys()
 
 
 def test_logs_are_listed_by_their_number(tmp_path: Path) -> None:
@@ -199,25 +203,25 @@ def test_logs_are_listed_by_their_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file/below", "file", "nul\0"])
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, name: str) -> None:
+def test_a_folder_that_cannot_be_made_gets_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"the folder cannot be made \([A-Za-z ]+\)$"):
         make_results_folder(tmp_path / name)
 
 
-def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_gets_one_line(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"the names of folders of runs must be UTF-8$"),
+        pytest.raises(UserError, match=r": the name is not UTF-8; choose another folder \(hydra.run.dir=\)$"),
         RunFolder(tmp_path / os.fsdecode(b"by\xff")).locked(),
     ):
         pass
     assert not files(tmp_path)
 
 
-def test_results_of_something_else_do_not_replace_those_of_a_run(tmp_path: Path) -> None:
+def test_other_results_do_not_replace_those_of_a_run(tmp_path: Path) -> None:
     RunFolder(tmp_path).claim(compose(*SMALL), {}, 0)
     before = files(tmp_path)
-    with pytest.raises(UserError, match=r"a run lies there, .*; name another folder$"):
+    with pytest.raises(UserError, match=r"holds a run, .*; name another folder$"):
         make_results_folder(tmp_path)
     assert files(tmp_path) == before
     (tmp_path / "other").mkdir()
@@ -225,7 +229,7 @@ def test_results_of_something_else_do_not_replace_those_of_a_run(tmp_path: Path)
     make_results_folder(tmp_path / "other")
 
 
-def test_what_is_written_hides_the_home_folder_and_is_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_files_hide_the_home_folder_and_are_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/zoë")
     name = os.fsdecode(b"n\xff.png")
     write_json(tmp_path / "a.json", {"files": [f"/home/zoë/data/{name}"], "count": 1})

@@ -19,7 +19,7 @@ from emotion.overrides import quoted
 pytestmark = pytest.mark.process
 
 SMALL = ["data=synthetic", "synthetic_images=210", "augment=false", "trainer.accelerator=cpu", "name=small"]
-# Python imports it at start: the process of one seed's run dies as a machine short of memory or a crash would end it.
+# Python imports this at start: it ends the process of one seed's run like a crash or a machine short of memory.
 DEATHS = """
 import os, signal, sys
 words = sys.orig_argv
@@ -56,7 +56,7 @@ def failures(folder):
 
 
 ODD = "~ü 😀 it's a&b (1),[x]{y}=$z#%\\"
-"""The name of a folder with what shells, Hydra's grammar or paths give a meaning."""
+"""The name of a folder with characters that are special in shells, paths or Hydra's grammar."""
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", *SLOW])
@@ -64,28 +64,28 @@ def test_any_name_of_a_folder_works_in_a_sweep(tmp_path, launcher, fer_tree):
     shutil.copytree(fer_tree, tmp_path / "data" / ODD)
     words = ["model=cnn_111", "batch_size=4", "trainer.max_epochs=1", "trainer.accelerator=cpu", "seed=0"]
     words += ["data=fer2013", f"data_dir={quoted(f'data/{ODD}')}", f"hydra.sweep.dir=runs/{ODD}"]
-    for said in ("1 ran", "1 skipped"):
+    for expected in ("1 ran", "1 skipped"):
         status, output = sweep(tmp_path, *words, launcher=launcher)
         assert status == 0, output
-        assert said in output
+        assert expected in output
         assert "ConfigStore" not in output, "a warning of Hydra's on our presets"
     (metrics,) = (tmp_path / "runs" / ODD).rglob("metrics.json")
     assert yaml.safe_load((metrics.parent / "config.yaml").read_text())["data_dir"] == f"data/{ODD}"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_the_name_of_a_data_folder_need_not_be_text(tmp_path, fer_tree):
-    place = os.fsencode(tmp_path) + b"/by\xff"
-    shutil.copytree(os.fsencode(fer_tree), place)
+def test_the_name_of_a_data_folder_need_not_be_utf8(tmp_path, fer_tree):
+    folder = os.fsencode(tmp_path) + b"/by\xff"
+    shutil.copytree(os.fsencode(fer_tree), folder)
     words = ["model=cnn_111", "batch_size=4", "trainer.max_epochs=1", "trainer.accelerator=cpu", "hydra.run.dir=run"]
-    for said in ("report: run/report.html", "finished already"):
-        done = call("emotion", "train", *words, os.fsdecode(b"data_dir=" + place), folder=tmp_path)
+    for expected in ("report: run/report.html", "finished already"):
+        done = call("emotion", "train", *words, os.fsdecode(b"data_dir=" + folder), folder=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert said in done.stderr
+        assert expected in done.stderr
 
 
 @pytest.mark.parametrize("launcher", SLOW)
-def test_sweep_comes_through_killed_processes(tmp_path, launcher):
+def test_sweep_survives_killed_processes(tmp_path, launcher):
     (tmp_path / "sitecustomize.py").write_text(DEATHS)
     words = [*SMALL, "model=cnn_111", "seed=0,1,2", "trainer.max_epochs=1"]
     # Beside what lies there already, so that a checkout that is not installed is found too.
@@ -93,7 +93,10 @@ def test_sweep_comes_through_killed_processes(tmp_path, launcher):
     status, output = sweep(tmp_path, *words, launcher=launcher, PYTHONPATH=path)
     assert status == 1, output
     assert summary(output) == "1 ran, 2 failed"
-    assert failures(tmp_path) == {1: "its process ended with signal SIGKILL", 2: "its process ended with status 3"}
+    assert failures(tmp_path) == {
+        1: "the process ended with signal SIGKILL",
+        2: "the process ended with status 3",
+    }
     status, output = sweep(tmp_path, *words, launcher=launcher)
     assert status == 0, output
     assert summary(output) == "2 ran, 1 skipped"
@@ -101,7 +104,7 @@ def test_sweep_comes_through_killed_processes(tmp_path, launcher):
 
 
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.check)])
-def test_sweep_goes_on_after_a_run_that_raises(tmp_path, launcher):
+def test_sweep_continues_after_a_run_that_raises(tmp_path, launcher):
     # Four times halved, 8 pixels leave none.
     words = [*SMALL, "model=cnn_1111", "image_size=8,48", "trainer.max_epochs=1"]
     status, output = sweep(tmp_path, *words, launcher=launcher)

@@ -9,7 +9,7 @@ from emotion.training.loss import EmotionLoss, LossSettings
 
 WEIGHTS = torch.tensor([0.5, 4.0, 0.1, 1.0, 2.0, 0.7, 3.0])
 SHARES = torch.tensor([0.14, 0.01, 0.15, 0.25, 0.17, 0.11, 0.17])
-KNOBS = {"label_smoothing": (0.0, 0.1), "focal_gamma": (0.0, 0.5, 2.0), "logit_adjustment": (0.0, 1.0, 0.7)}
+VALUES = {"label_smoothing": (0.0, 0.1), "focal_gamma": (0.0, 0.5, 2.0), "logit_adjustment": (0.0, 1.0, 0.7)}
 
 
 def draw(count=12):
@@ -32,15 +32,15 @@ def by_hand(logits, labels, weights, label_smoothing, focal_gamma, logit_adjustm
     return (losses * (1 - (labels * probabilities).sum(1)) ** focal_gamma).mean()
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["equal", "weighted"])
 @pytest.mark.parametrize("kind", ["hard", "soft"])
-def test_every_combination_is_what_the_definitions_say(kind, weights):
+def test_every_combination_follows_the_definitions(kind, weights):
     logits, hard, soft = draw()
     labels, shares = (hard, F.one_hot(hard, 7)) if kind == "hard" else (soft, soft)
     by_class = np.ones(7) if weights is None else weights.double().numpy()
     seen = set()
-    for values in product(*KNOBS.values()):
-        changes = dict(zip(KNOBS, values, strict=True))
+    for values in product(*VALUES.values()):
+        changes = dict(zip(VALUES, values, strict=True))
         found = float(EmotionLoss(LossSettings(**changes), weights, SHARES)(logits, labels))
         assert found == pytest.approx(by_hand(logits, shares, by_class, **changes), rel=1e-5), changes
         seen.add(round(found, 4))
@@ -63,7 +63,7 @@ def test_smoothing_is_that_of_pytorch():
 
 
 def test_smoothing_spreads_a_label_evenly_whatever_the_weights():
-    """The best answer for an image is its smoothed label; weights say how much the image counts, not what it shows."""
+    """The best output for an image is its smoothed label; weights change the share of the image, not its target."""
     loss = EmotionLoss(LossSettings(label_smoothing=0.1), WEIGHTS)
     for label in range(7):
         best = (0.9 * F.one_hot(torch.tensor([label]), 7) + 0.1 / 7).log().requires_grad_()
@@ -75,28 +75,30 @@ def test_weighted_mean_is_that_of_keras():
     """PyTorch divides by the sum of the weights, Keras by the number of images."""
     logits, hard, _ = draw()
     found = EmotionLoss(LossSettings(), WEIGHTS)(logits, hard)
-    own = WEIGHTS[hard]
-    torch.testing.assert_close(found, (own * F.cross_entropy(logits, hard, reduction="none")).mean())
-    torch.testing.assert_close(found * len(own) / own.sum(), F.cross_entropy(logits, hard, WEIGHTS))
+    weights = WEIGHTS[hard]
+    torch.testing.assert_close(found, (weights * F.cross_entropy(logits, hard, reduction="none")).mean())
+    torch.testing.assert_close(found * len(weights) / weights.sum(), F.cross_entropy(logits, hard, WEIGHTS))
 
 
-def test_focal_loss_hardly_counts_what_is_known():
+def test_focal_loss_reduces_the_weight_of_certain_images():
     logits = torch.tensor([[4.0, 0, 0, 0, 0, 0, 0], [0.0, 0, 0, 0, 0, 0, 0]])
     shares = []
     for gamma in (0.0, 2.0):
-        known, unknown = (EmotionLoss(LossSettings(focal_gamma=gamma))(row[None], torch.tensor([0])) for row in logits)
-        shares.append(float(known / unknown))
+        certain, doubtful = (
+            EmotionLoss(LossSettings(focal_gamma=gamma))(row[None], torch.tensor([0])) for row in logits
+        )
+        shares.append(float(certain / doubtful))
     assert shares[1] < shares[0] / 50
 
 
 class TestLogitAdjustment:
-    def test_knows_the_shares_where_the_network_knows_nothing(self):
+    def test_gives_the_class_shares_for_equal_logits(self):
         labels = torch.arange(7)
         found = EmotionLoss(LossSettings(logit_adjustment=1.0), None, SHARES)(torch.zeros(7, 7), labels)
         torch.testing.assert_close(found, -(SHARES / SHARES.sum()).log().mean())
 
-    def test_leaves_the_network_to_learn_what_a_balanced_set_would_teach(self):
-        """Least is the loss of log p(class | image) / p(class), whose greatest is right for equally many of each."""
+    def test_makes_the_network_learn_the_classifier_of_balanced_data(self):
+        """The loss is smallest at log p(class | image) / p(class), the posterior of equally frequent classes."""
         posterior = torch.rand(4, 7, generator=torch.Generator().manual_seed(3)).softmax(1)
         loss = EmotionLoss(LossSettings(logit_adjustment=1.0), None, SHARES)
         logits = (posterior / SHARES).log().requires_grad_()
@@ -127,7 +129,7 @@ def test_certainty_gives_finite_losses_and_gradients(gamma, share):
         assert gradient[1].abs().max() > 0
 
 
-def test_it_has_no_state_of_its_own_but_moves_with_the_task():
+def test_it_has_no_state_but_moves_with_the_task():
     loss = EmotionLoss(LossSettings(logit_adjustment=1.0), WEIGHTS, SHARES)
     assert not loss.state_dict()
     moved = loss.to("meta")

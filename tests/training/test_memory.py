@@ -22,7 +22,7 @@ CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 
         MemoryError(),
     ],
 )
-def test_memory_that_runs_out_names_what_decides_on_it(tmp_path, monkeypatch, error):
+def test_out_of_memory_error_advises_on_the_batch_size(tmp_path, monkeypatch, error):
     def forward(self, images):
         raise error
 
@@ -31,7 +31,7 @@ def test_memory_that_runs_out_names_what_decides_on_it(tmp_path, monkeypatch, er
         train(tmp_path / "run", "trainer.max_epochs=1")
 
 
-def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
+def test_other_errors_are_unchanged(tmp_path, monkeypatch):
     def forward(self, images):
         raise RuntimeError("something else")
 
@@ -41,7 +41,7 @@ def test_other_errors_stay_what_they_are(tmp_path, monkeypatch):
 
 
 def count_faults(keep: bool, file: Path) -> None:
-    """Writes how often five steps asked the system for memory, after five others."""
+    """Writes the number of page faults of five steps, after five others."""
     if keep:
         keep_freed_memory()
     network, images = (

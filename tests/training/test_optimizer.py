@@ -30,13 +30,13 @@ def names_of(network, parameters):
 
 
 def of_each(network, optimizer, key):
-    """What the optimiser has under a key for each parameter, by name."""
+    """Returns a value of the optimiser's groups for each parameter, by name."""
     return {name: group[key] for group in optimizer.param_groups for name in names_of(network, group["params"])}
 
 
 class TestBuild:
     @pytest.mark.parametrize("settings", [CNN, RESNET, VGG], ids=["cnn", "resnet", "vgg11"])
-    def test_by_itself_is_the_adam_of_keras_over_the_network_in_its_order(self, settings):
+    def test_default_is_the_adam_of_keras_over_the_parameters_in_order(self, settings):
         network = make(settings)
         optimizer = build(network, 3e-4)
         assert type(optimizer) is Adam
@@ -81,11 +81,11 @@ class TestBuild:
         rates = of_each(network, build(network, 0.2, layer_decay=0.5), "lr")
         expected = {"backbone.0": 0.025, "backbone.1": 0.05, "backbone.2": 0.1, "head": 0.2}
         for name, rate in rates.items():
-            (own,) = (value for start, value in expected.items() if name.startswith(start))
-            assert rate == pytest.approx(own), name
+            (exact,) = (value for start, value in expected.items() if name.startswith(start))
+            assert rate == pytest.approx(exact), name
         assert len(rates) == len(list(network.parameters()))
 
-    def test_decay_of_weights_and_of_layers_go_together_and_the_fastest_is_first(self):
+    def test_weight_decay_and_layer_decay_combine_and_the_highest_rate_is_first(self):
         network = make()
         optimizer = build(network, 0.2, layer_decay=0.5, weight_decay=0.1)
         groups = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
@@ -93,7 +93,7 @@ class TestBuild:
         held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
         assert len(held) == len(set(held)) == len(list(network.parameters()))
 
-    def test_what_is_frozen_is_left_out_and_its_layers_still_count(self):
+    def test_frozen_parameters_are_left_out_but_their_layers_count(self):
         network = make(VGG)
         rates = of_each(network, build(network, 1.0, layer_decay=0.5, weight_decay=0.1), "lr")
         trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -106,7 +106,7 @@ class TestBuild:
             "head.4.weight": 1.0,
         }
 
-    def test_rate_on_the_device_is_one_of_each_group(self):
+    def test_every_group_has_its_own_rate_on_the_device(self):
         optimizer = build(make(), torch.tensor(0.5), optimizer="sgd", fused=True, layer_decay=0.5, weight_decay=0.1)
         rates = [group["lr"] for group in optimizer.param_groups]
         assert all(isinstance(rate, torch.Tensor) for rate in rates)
@@ -124,12 +124,12 @@ class TestBuild:
         expected = [parameter.detach().clone() for parameter in layer.parameters()]
         velocity = [torch.zeros_like(value) for value in expected]
         for step in range(3):
-            for place, decay in enumerate((0.1, 0.0)):
-                parameter = list(layer.parameters())[place]
-                parameter.grad = gradients[place][step].clone()
-                slope = gradients[place][step] + decay * expected[place]
-                velocity[place] = 0.8 * velocity[place] + slope
-                expected[place] = expected[place] - 0.2 * (slope + 0.8 * velocity[place])
+            for index, decay in enumerate((0.1, 0.0)):
+                parameter = list(layer.parameters())[index]
+                parameter.grad = gradients[index][step].clone()
+                slope = gradients[index][step] + decay * expected[index]
+                velocity[index] = 0.8 * velocity[index] + slope
+                expected[index] = expected[index] - 0.2 * (slope + 0.8 * velocity[index])
             first.weight.grad = torch.ones(2, 2)
             optimizer.step()
         for parameter, value in zip(layer.parameters(), expected, strict=True):
@@ -153,7 +153,7 @@ class TestCosine:
         assert factors[:warm_up] == [(step + 1) / warm_up for step in range(min(warm_up, steps + 1))]
         assert all(math.isfinite(factor) and 0 <= factor <= 1 for factor in factors)
 
-    def test_without_warm_up_is_pytorchs(self):
+    def test_without_warm_up_is_the_schedule_of_pytorch(self):
         def rates(schedule):
             optimizer = SGD([nn.Parameter(torch.zeros(1))], 0.3)
             scheduler, seen = schedule(optimizer), []
@@ -163,8 +163,8 @@ class TestCosine:
                 scheduler.step()
             return [*seen, optimizer.param_groups[0]["lr"]]
 
-        ours = rates(lambda optimizer: LambdaLR(optimizer, lambda step: cosine_factor(step, 17)))
-        np.testing.assert_allclose(ours, rates(lambda optimizer: CosineAnnealingLR(optimizer, 17)), atol=1e-12)
+        found = rates(lambda optimizer: LambdaLR(optimizer, lambda step: cosine_factor(step, 17)))
+        np.testing.assert_allclose(found, rates(lambda optimizer: CosineAnnealingLR(optimizer, 17)), atol=1e-12)
 
 
 class TestSharpnessAware:
@@ -178,7 +178,7 @@ class TestSharpnessAware:
     def backward(self, network):
         network(torch.rand(6, 4)).square().sum().backward()
 
-    def test_climbs_along_the_gradient_as_far_as_rho(self, network):
+    def test_moves_along_the_gradient_by_rho(self, network):
         self.backward(network)
         start = copy.deepcopy(network)
         SharpnessAware(network, 0.05).perturb()
@@ -193,7 +193,7 @@ class TestSharpnessAware:
         torch.testing.assert_close(move, 0.05 * gradient / gradient.norm(), atol=1e-6, rtol=1e-3)
         assert torch.equal(network[0].bias, start[0].bias)
 
-    def test_descends_to_where_it_was_bit_by_bit_with_the_statistics(self, network):
+    def test_restores_weights_and_statistics_bit_by_bit(self, network):
         self.backward(network)
         start = {name: value.clone() for name, value in network.state_dict().items()}
         sharpness = SharpnessAware(network, 0.5)
@@ -206,7 +206,7 @@ class TestSharpnessAware:
         for parameter, gradient in zip(sharpness.parameters, gradients, strict=True):
             assert torch.equal(parameter.grad, gradient)
 
-    def test_without_a_gradient_there_is_no_way_up(self, network):
+    def test_without_a_gradient_nothing_moves(self, network):
         self.backward(network)
         network[2].weight.grad = None
         for parameter in network.parameters():
@@ -216,8 +216,8 @@ class TestSharpnessAware:
         SharpnessAware(network, 0.5).perturb()
         assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
 
-    def test_a_gradient_that_overflowed_leaves_nothing_behind(self, network):
-        """With float16 the Trainer leaves such a step out, so weights and statistics must be as they were."""
+    def test_a_gradient_that_overflowed_leaves_no_trace(self, network):
+        """With float16 the Trainer skips such a step, so weights and statistics must be restored."""
         self.backward(network)
         start = {name: value.clone() for name, value in network.state_dict().items()}
         network[2].weight.grad[0, 0] = math.inf

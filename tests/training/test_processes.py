@@ -30,7 +30,7 @@ SETTINGS = [
 
 
 def train(folder, *words, settings=SETTINGS):
-    """Trains in a process of its own; returns the learning curves, the predictions and what each batch drew."""
+    """Trains in a process of its own; returns the learning curves, the predictions and the rows of each batch."""
     drawn = folder.parent / f"{folder.name}.jsonl"
     result = call(SCRIPT, *settings, *words, f"hydra.run.dir={folder}", DRAWN=str(drawn))
     assert result.returncode == 0, result.stderr
@@ -41,7 +41,7 @@ def train(folder, *words, settings=SETTINGS):
 
 @pytest.mark.parametrize(
     "balance",
-    ["class_weights", "offline", *(pytest.param(own, marks=MORE) for own in ("none", "weighted_sampler"))],
+    ["class_weights", "offline", *(pytest.param(name, marks=MORE) for name in ("none", "weighted_sampler"))],
 )
 def test_two_processes_train_like_one(tmp_path, balance):
     one = train(tmp_path / "one", f"balance={balance}", "batch_size=32")

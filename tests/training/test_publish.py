@@ -20,7 +20,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_file_has_temperature_and_figures_of_the_run(trained: Path, tmp_path: Path) -> None:
+def test_the_file_has_temperature_and_metrics_of_the_run(trained: Path, tmp_path: Path) -> None:
     classifier = publish(trained / "checkpoints/best.ckpt", tmp_path / "out.safetensors", "flip")
     stages = load_predictions(trained / "predictions.npz")
     val, test = stages["val_tta"], stages["test_tta"]
@@ -30,13 +30,13 @@ def test_the_file_has_temperature_and_figures_of_the_run(trained: Path, tmp_path
     assert card.views == "flip"
     assert card.facts["model"] == "resnet_small"
     assert card.facts["split"] == "official"
-    figures = card.facts["figures"]["All"]
+    metrics = card.facts["figures"]["All"]
     held_out = val.joined(test)
-    assert figures["images"] == len(held_out)
-    assert figures["acc"] == pytest.approx((held_out.predicted == held_out.labels).mean(), abs=0.02)
+    assert metrics["images"] == len(held_out)
+    assert metrics["acc"] == pytest.approx((held_out.predicted == held_out.labels).mean(), abs=0.02)
     scaled = (held_out.probabilities.astype(float)) ** (1 / card.temperature)
     scaled /= scaled.sum(1, keepdims=True)
-    assert figures["nll"] == pytest.approx(calibration(scaled.astype("float32"), held_out.labels).nll, rel=0.01)
+    assert metrics["nll"] == pytest.approx(calibration(scaled.astype("float32"), held_out.labels).nll, rel=0.01)
 
 
 def test_the_file_is_the_averaged_network(trained: Path, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_file_is_the_averaged_network(trained: Path, tmp_path: Path) -> None
         assert torch.equal(value, state[f"average.module.{name}"].half().float())
 
 
-def test_no_checkpoint(tmp_path: Path) -> None:
+def test_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         publish(tmp_path / "none.ckpt", tmp_path / "out.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -16,13 +16,13 @@ from emotion.training.recorded import WARM_UP, Outcome, RecordedStep, records_st
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
-    pytest.mark.filterwarnings("ignore:DetectedFaces .* in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 class Recorder:
-    """Stands for a CUDA graph: recording runs nothing, replaying repeats the step on what lies at its inputs."""
+    """Replaces a CUDA graph: recording runs nothing, replaying repeats the step on the present values of its inputs."""
 
     def __init__(self):
         self.recordings = self.replays = 0
@@ -33,11 +33,11 @@ class Recorder:
         def replay():
             self.replays += 1
             fresh = step()
-            for place, value in zip(places, fresh, strict=True):
-                place.resize_(value.shape).copy_(value)
+            for output, value in zip(outputs, fresh, strict=True):
+                output.resize_(value.shape).copy_(value)
 
-        places = Outcome(torch.empty(0), torch.empty(0))
-        return replay, places
+        outputs = Outcome(torch.empty(0), torch.empty(0))
+        return replay, outputs
 
 
 def batch_of(size, value):
@@ -55,7 +55,7 @@ class TestRecordedStep:
         self.recorder = record or Recorder()
         return RecordedStep(step, self.recorder)
 
-    def test_every_batch_is_done_once_whatever_its_shape(self):
+    def test_every_batch_is_run_once_whatever_its_shape(self):
         recorded = self.steps()
         sizes = ([4, 4, 3] * 5 + [5])[1:]
         outcomes = [recorded(batch_of(size, number)) for number, size in enumerate(sizes)]
@@ -66,14 +66,14 @@ class TestRecordedStep:
         assert self.recorder.recordings == 2
         assert self.recorder.replays == 9 - WARM_UP + 5 - WARM_UP
 
-    def test_a_failed_recording_says_how_to_do_without(self):
+    def test_a_failed_recording_advises_to_turn_it_off(self):
         def fail(step):
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
         recorded = self.steps(fail)
         for number in range(WARM_UP):
             recorded(batch_of(4, number))
-        with pytest.raises(UserError, match=r"cannot be recorded \(operation .* capturing\); cuda_graph=false"):
+        with pytest.raises(UserError, match=r"cannot be recorded \(operation .* capturing\); use cuda_graph=false"):
             recorded(batch_of(4, 9))
 
 
@@ -116,7 +116,7 @@ def test_recorded_steps_train_as_the_trainer_does(make_fit, tmp_path, schedule, 
     # Adam's two forms round differently, by how much depends on the processor: 6e-5 on an AMD EPYC.
     for name in ("train/loss", "train/acc", "val/loss"):
         torch.testing.assert_close(recorded.callback_metrics[name], trainer.callback_metrics[name], rtol=5e-4, atol=0)
-    rates = [float(one.optimizers[0].param_groups[0]["lr"]) for one in (recorded, trainer)]
+    rates = [float(fitted.optimizers[0].param_groups[0]["lr"]) for fitted in (recorded, trainer)]
     assert rates[0] == pytest.approx(rates[1], rel=1e-5, abs=1e-9)
     if schedule == "cosine":
         return  # its rates are rounded, which Adam turns into steps where a gradient is next to nothing
@@ -171,7 +171,7 @@ def test_recorded_steps_move_the_average(make_task, make_trainer, make_loader, t
 
 @pytest.mark.parametrize("options", [{}, INGREDIENTS], ids=["plain", "many"])
 @pytest.mark.parametrize(("before", "after"), [(5, 5), (5, 0), (0, 5)])
-def test_a_run_goes_on_whether_or_not_its_steps_are_recorded(make_fit, tmp_path, before, after, options):
+def test_a_run_resumes_whether_or_not_its_steps_are_recorded(make_fit, tmp_path, before, after, options):
     whole, *_ = make_fit(tmp_path / "whole", before, epochs=4, **options)
     make_fit(tmp_path / "first", before, epochs=2, **options)
     rest, *_ = make_fit(tmp_path / "rest", after, epochs=4, ckpt=tmp_path / "first" / "last.ckpt", **options)
@@ -179,7 +179,7 @@ def test_a_run_goes_on_whether_or_not_its_steps_are_recorded(make_fit, tmp_path,
         torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_a_recorded_run_goes_on_at_the_rate_that_is_asked_for(make_fit, tmp_path):
+def test_a_recorded_run_resumes_at_the_rate_of_the_command(make_fit, tmp_path):
     options = {"optimizer": "sgd", "schedule": "cosine", "warmup_epochs": 1.0}
     make_fit(tmp_path / "first", 0, epochs=2, lr=2**-4, **options)
     plain, recorded = (
@@ -192,7 +192,7 @@ def test_a_recorded_run_goes_on_at_the_rate_that_is_asked_for(make_fit, tmp_path
         torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_half_precision_weights_are_made_anew_in_every_step(make_fit, make_task, tmp_path):
+def test_half_precision_weights_are_cast_again_in_every_step(make_fit, make_task, tmp_path):
     """The cache of autocast would give all steps of a group the weights of the first."""
     task = make_task()
     task.record_steps(Recorder())
@@ -220,7 +220,7 @@ def test_steps_are_recorded_on_one_cuda_device():
 
 
 def test_steps_that_need_a_loss_scaler_are_not_recorded():
-    """Which trainer.precision=auto becomes on GPUs without bf16."""
+    """On GPUs without bf16, trainer.precision=auto means 16-mixed."""
     assert not records_steps(settings(), CUDA, "16-mixed")
     with pytest.raises(UserError, match=r"cuda_graph=true: .*trainer\.precision=16-mixed"):
         records_steps(settings(cuda_graph="true"), CUDA, "16-mixed")
@@ -241,7 +241,7 @@ def test_steps_that_need_a_loss_scaler_are_not_recorded():
         "sam_rho=0.05",
     ],
 )
-def test_what_needs_the_trainer_between_steps_is_named(word):
+def test_settings_that_need_the_trainer_between_steps_are_named(word):
     key, value = word.split("=")
     assert not records_steps(settings(**{key: value}), CUDA, "32-true")
     with pytest.raises(UserError, match=f"cuda_graph=true: .*{key}={value}"):
@@ -268,7 +268,7 @@ def test_groups_take_no_more_memory_than_a_chunk(make_loader, monkeypatch):
     assert len(groups) == 5
 
 
-def test_optimizer_of_an_older_checkpoint_takes_the_form_of_this_run(make_fit, tmp_path):
+def test_optimizer_of_an_older_checkpoint_takes_the_settings_of_this_run(make_fit, tmp_path):
     make_fit(tmp_path / "first", 0, epochs=1)
     path = tmp_path / "first" / "last.ckpt"
     content = torch.load(path, weights_only=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from omegaconf import OmegaConf
-from small_runs import SMALL, differences, resume, train, weights
+from small_runs import SMALL, differences, epochs, resume, train, weights
 from torch import _dynamo as dynamo
 from torch.nn.functional import cross_entropy
 
@@ -45,7 +45,7 @@ class KilledError(Exception):
 
 @pytest.fixture
 def killer(monkeypatch):
-    """Makes training die in the middle of an epoch."""
+    """Ends training with an error in the middle of an epoch."""
 
     def kill_in(epoch):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -94,7 +94,7 @@ def test_moved_run_keeps_its_best_epoch(tmp_path, killer, monkeypatch):
     assert not differences(undisturbed, moved)
 
 
-def test_run_with_views_of_each_image_writes_their_figures_beside_the_others(tmp_path):
+def test_run_with_tta_writes_its_metrics_beside_the_others(tmp_path):
     folder = train(tmp_path, "trainer.max_epochs=1", "balance=none", "tta=shifts", "ema_decay=0.5")
     metrics = read_json(folder.metrics)
     assert list(metrics) == ["val", "test", "val_tta", "test_tta", "run"]
@@ -114,7 +114,7 @@ def test_run_with_views_of_each_image_writes_their_figures_beside_the_others(tmp
     assert f"| Accuracy | {' | '.join(format(metrics[key]['acc'], '.4f') for key in list(metrics)[:4])} |" in report
 
 
-def test_averaged_weights_are_tested_not_the_last(tmp_path):
+def test_averaged_weights_are_tested_not_the_last_weights(tmp_path):
     words = ["trainer.max_epochs=1", "balance=none", "ema_decay=0.9", "trainer.precision=32-true"]
     folder = train(tmp_path, *words)
     task, data = load_checkpoint(folder.best).task, load_checkpoint(folder.best).data_module()
@@ -129,7 +129,7 @@ def test_averaged_weights_are_tested_not_the_last(tmp_path):
     assert last != pytest.approx(averaged, abs=1e-3)
 
 
-def test_average_begins_with_the_pretrained_weights(tmp_path):
+def test_average_starts_with_the_pretrained_weights(tmp_path):
     torch.manual_seed(7)
     settings = {"family": "torchvision", "backbone": "resnet18", "unfreeze": 0, "image_size": 32}
     pretrained = build_network(**settings, normalize="imagenet").backbone.state_dict()
@@ -150,13 +150,13 @@ def test_resume_extends_a_finished_run(tmp_path):
     assert part.read_config().trainer.max_epochs == 3
 
 
-def test_resume_gives_settings_that_are_new_their_defaults(tmp_path):
+def test_resume_gives_new_settings_their_defaults(tmp_path):
     folder = train(tmp_path, "trainer.max_epochs=1")
     old = folder.read_config()
     del old.memory_budget, old.compile
     folder.config.write_text(OmegaConf.to_yaml(old))
     resume(tmp_path, "trainer.max_epochs=2")
-    assert json.loads(folder.metrics.read_text())["run"]["epochs"] == 2
+    assert epochs(folder) == 2
     assert folder.read_config().compile == "auto"
 
 
@@ -169,18 +169,17 @@ def test_streamed_images_train_the_same_network(tmp_path, caplog):
     assert not differences(resident, streamed)
 
 
-def test_features_are_used_by_themselves_where_nothing_changes(tmp_path, caplog, monkeypatch):
-    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
+def test_features_are_cached_automatically_without_augmentation(tmp_path, caplog, cache):
     caplog.set_level("INFO")
     words = ["model=timm", "backbone=mobilenetv3_small_050", "unfreeze=0", "image_size=32"]
     words += ["trainer.max_epochs=1", "trainer.limit_train_batches=2"]
     train(tmp_path / "augmented", *words)
     assert "feature_views=8" in caplog.text
-    assert not list((tmp_path / "cache").rglob("features/*.npy"))
+    assert not list(cache.rglob("features/*.npy"))
     train(tmp_path / "plain", *words, "augment=false")
-    assert len(list((tmp_path / "cache").rglob("features/*.npy"))) == 1
+    assert len(list(cache.rglob("features/*.npy"))) == 1
     train(tmp_path / "off", *words, "augment=false", "feature_views=0", "image_size=33")
-    assert len(list((tmp_path / "cache").rglob("features/*.npy"))) == 1
+    assert len(list(cache.rglob("features/*.npy"))) == 1
 
 
 COMPILER = [pytest.mark.check, pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")]
@@ -198,14 +197,14 @@ def test_compiled_network_learns_the_same(tmp_path, monkeypatch, backend):
     assert weights(folders[0].best).keys() == weights(folders[1].best).keys()
 
 
-def test_resume_with_more_patience_goes_on_after_early_stopping(tmp_path):
+def test_resume_with_more_patience_continues_after_early_stopping(tmp_path):
     stopped = train(tmp_path, "trainer.max_epochs=9", "patience=1", "min_delta=10")
-    assert json.loads(stopped.metrics.read_text())["run"]["epochs"] == 2
+    assert epochs(stopped) == 2
     resume(tmp_path, "patience=3")
-    assert json.loads(stopped.metrics.read_text())["run"]["epochs"] == 4
+    assert epochs(stopped) == 4
 
 
-def test_finished_run_is_left_alone_and_overwrite_trains_anew(tmp_path, caplog):
+def test_finished_run_is_skipped_and_overwrite_trains_again(tmp_path, caplog):
     caplog.set_level("INFO")
     folder = train(tmp_path, "trainer.max_epochs=1")
     written = folder.metrics.stat().st_mtime_ns
@@ -229,7 +228,7 @@ STOPPING = {
 
 @pytest.fixture
 def slow_clock(monkeypatch):
-    """A second passes between two looks at the clock, of which an epoch takes three."""
+    """A second passes between two reads of the clock; an epoch reads it three times."""
     monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", SimpleNamespace(monotonic=itertools.count().__next__))
 
 
@@ -243,22 +242,20 @@ def test_a_run_that_stopped_and_was_killed_in_its_test_trains_no_more(tmp_path, 
     killed.predictions.unlink()
     train(killed.path, *words)
     assert not differences(folder, killed)
-    figures = ("epochs", "best_epoch", "train_images")
-    first, second = (read_json(one.metrics)["run"] for one in (folder, killed))
-    assert [first[name] for name in figures] == [second[name] for name in figures]
+    names = ("epochs", "best_epoch", "train_images")
+    first, second = (read_json(each.metrics)["run"] for each in (folder, killed))
+    assert [first[name] for name in names] == [second[name] for name in names]
 
 
 @pytest.mark.usefixtures("slow_clock")
-def test_time_is_over_after_the_epoch_in_which_it_ends(tmp_path):
+def test_max_time_ends_training_after_the_epoch_that_reaches_it(tmp_path):
     folder = train(tmp_path, "trainer.max_time=00:00:00:02", "trainer.max_epochs=6")
-    assert read_json(folder.metrics)["run"]["epochs"] == 1
+    assert epochs(folder) == 1
 
 
 @pytest.mark.parametrize("value", ["1h", "00:00:02", "soon"])
-def test_a_time_that_is_none_is_one_line(tmp_path, value):
-    with pytest.raises(
-        UserError, match=rf"^trainer.max_time={value}: a time is needed, as 01:12:00:00 \(DD:HH:MM:SS\)$"
-    ):
+def test_a_wrong_max_time_gets_one_line(tmp_path, value):
+    with pytest.raises(UserError, match=rf"^trainer.max_time={value}: not a time; use DD:HH:MM:SS, as 01:12:00:00$"):
         train(tmp_path, f"trainer.max_time={value}")
 
 
@@ -302,12 +299,12 @@ def test_a_run_that_breaks_before_its_first_checkpoint_leaves_the_one_it_was_to_
             train(folder.path, "trainer.max_epochs=1", "overwrite=true", "lr=0.5")
     assert content(folder.path) == before
     train(folder.path, "trainer.max_epochs=2", "overwrite=true", "lr=0.5")
-    assert (folder.read_config().lr, read_json(folder.metrics)["run"]["epochs"]) == (0.5, 2)
+    assert (folder.read_config().lr, epochs(folder)) == (0.5, 2)
     assert len(folder.csv_files()) == 1
     assert not folder.replaced.exists()
 
 
-def test_a_finished_run_with_other_settings_is_not_the_one_asked_for(tmp_path, caplog):
+def test_a_finished_run_with_other_settings_is_not_skipped(tmp_path, caplog):
     caplog.set_level("INFO")
     folder = train(tmp_path, "trainer.max_epochs=1")
     resume(tmp_path, "lr=1e-4", "trainer.max_epochs=2")
@@ -325,19 +322,19 @@ def test_a_finished_run_with_other_settings_is_not_the_one_asked_for(tmp_path, c
     assert "finished already" in caplog.text
 
 
-def test_an_early_stopped_run_with_another_rate_trains_on(tmp_path, caplog):
+def test_an_early_stopped_run_with_another_rate_continues(tmp_path, caplog):
     caplog.set_level("INFO")
     folder = train(tmp_path, "trainer.max_epochs=9", "patience=1", "min_delta=10")
-    assert read_json(folder.metrics)["run"]["epochs"] == 2
+    assert epochs(folder) == 2
     resume(tmp_path, "lr=1e-4")
-    assert read_json(folder.metrics)["run"]["epochs"] == 3
+    assert epochs(folder) == 3
     assert "nothing is left to train" not in caplog.text
     resume(tmp_path, "trainer.max_epochs=8")
-    assert read_json(folder.metrics)["run"]["epochs"] == 3
+    assert epochs(folder) == 3
     assert "nothing is left to train after epoch 3" in caplog.text
 
 
-def test_a_setting_that_came_later_has_its_default(tmp_path):
+def test_a_setting_newer_than_the_run_has_its_default(tmp_path):
     folder = train(tmp_path, "trainer.max_epochs=1")
     old = folder.read_config()
     del old.mixup, old.trainer.profiler
@@ -349,7 +346,7 @@ def test_a_setting_that_came_later_has_its_default(tmp_path):
     assert not folder.failure.exists()
 
 
-def test_overwriting_keeps_what_a_message_names(tmp_path):
+def test_overwriting_keeps_a_file_that_a_message_names(tmp_path):
     folder = train(tmp_path, "trainer.max_epochs=1")
     with pytest.raises(UserError, match=r"diverged\.safetensors"):
         train(tmp_path, "trainer.max_epochs=1", "overwrite=true", "optimizer=sgd", "lr=1e30")
@@ -364,7 +361,7 @@ def test_folder_of_another_run_is_refused(tmp_path):
         train(tmp_path, "trainer.max_epochs=1", "lr=0.1")
 
 
-def test_run_folder_holds_what_it_promises(tmp_path, drawn_figures):
+def test_run_folder_contains_the_documented_files(tmp_path, drawn_figures):
     folder = train(tmp_path, "trainer.max_epochs=2", "name=trial")
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
     assert names >= {
@@ -410,8 +407,8 @@ def test_best_checkpoint_is_tested_not_the_last(tmp_path):
     assert json.loads(folder.metrics.read_text())["val"]["loss"] == pytest.approx(min(losses), abs=1e-5)
 
 
-def test_run_without_a_validated_epoch_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"^trainer.max_steps=2: the first validation, .* after 5 steps$"):
+def test_run_that_ends_before_its_first_validation_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^trainer.max_steps=2: at least 5 are needed until the first validation"):
         train(tmp_path, "trainer.max_steps=2")
 
 
@@ -424,11 +421,13 @@ def test_slurm_does_not_save_in_mid_epoch(tmp_path, monkeypatch):
     assert not environment.auto_requeue
 
 
-def test_a_run_that_chooses_leaves_the_test_images_alone(tmp_path, monkeypatch):
+def test_without_test_a_run_does_not_read_the_test_images(tmp_path, monkeypatch):
     seen = []
-    loader = EmotionDataModule.eval_loader
+    make = EmotionDataModule.eval_loader
     monkeypatch.setattr(
-        EmotionDataModule, "eval_loader", lambda self, stage, **own: (seen.append(stage), loader(self, stage, **own))[1]
+        EmotionDataModule,
+        "eval_loader",
+        lambda self, stage, **options: (seen.append(stage), make(self, stage, **options))[1],
     )
     folder = train(tmp_path / "run", "trainer.max_epochs=1", "test=false", "tta=flip")
     assert set(seen) == {"val"}
@@ -442,25 +441,25 @@ def test_a_run_that_chooses_leaves_the_test_images_alone(tmp_path, monkeypatch):
     assert settings(compose(*SMALL, "test=false")) == settings(compose(*SMALL))
 
 
-def test_a_last_checkpoint_of_something_else_is_one_line(tmp_path):
+def test_a_wrong_last_checkpoint_gets_one_line(tmp_path):
     folder = train(tmp_path / "run", "trainer.max_epochs=1")
     kept = torch.load(folder.last, weights_only=True)
     folder.metrics.unlink()
     for changed in ({"optimizer_states": [{}]}, {"callbacks": 5}, {"state_dict": {}}):
         torch.save(kept | changed, folder.last)
-        refuses_to_go_on(folder)
+        refuses_to_resume(folder)
     for other in ({}, [1]):
         torch.save(other, folder.last)
-        refuses_to_go_on(folder)
+        refuses_to_resume(folder)
 
 
-def refuses_to_go_on(folder):
-    with pytest.raises(UserError, match=r"last.ckpt: cannot be gone on from \(.*overwrite=true trains anew") as error:
+def refuses_to_resume(folder):
+    with pytest.raises(UserError, match=r"last.ckpt: cannot be resumed \(.*overwrite=true starts again") as error:
         train(folder.path, "trainer.max_epochs=1")
     assert "\n" not in str(error.value)
 
 
-def test_trainer_argument_that_lightning_refuses_is_one_line(tmp_path):
+def test_trainer_argument_that_lightning_refuses_gets_one_line(tmp_path):
     with pytest.raises(UserError, match=r"^trainer: .*recision"):
         train(tmp_path, "trainer.precision=17")
 
@@ -475,15 +474,10 @@ def test_a_few_steps_on_the_real_data(tmp_path, fer2013):
     assert metrics["test"]["per_class"]["disgust"]["support"] == 111
 
 
-def test_early_stopping_ends_the_run(tmp_path):
-    folder = train(tmp_path, "trainer.max_epochs=9", "patience=1", "min_delta=10")
-    assert json.loads(folder.metrics.read_text())["run"]["epochs"] == 2
-
-
 @pytest.mark.parametrize(
     "word", ["model=cnn", "recipe=small", "experiment=table1", "seed=1", "optimizer=sgd", "schedule=cosine", "+x=1"]
 )
-def test_resume_refuses_what_would_make_it_another_run(tmp_path, word):
+def test_resume_refuses_settings_that_would_make_another_run(tmp_path, word):
     RunFolder(tmp_path).claim(compose(*SMALL, "seed=0"), {}, 0)
     words = [f"resume={tmp_path}", word]
     key = word.lstrip("+").split("=")[0]
@@ -492,7 +486,7 @@ def test_resume_refuses_what_would_make_it_another_run(tmp_path, word):
 
 
 def test_resume_refuses_other_training_images(tmp_path):
-    """Some of those that trained would validate, and the figures would be too good."""
+    """Some of the training images would become validation images, and the metrics would be too high."""
     folder = train(tmp_path / "run", "trainer.max_epochs=1", "split=official")
     before = folder.config.read_text(), folder.metrics.read_text()
     for word in ("split=report", "synthetic_images=140", "data=fer2013"):
@@ -500,10 +494,10 @@ def test_resume_refuses_other_training_images(tmp_path):
             resume(folder.path, word, "trainer.max_epochs=2")
     assert (folder.config.read_text(), folder.metrics.read_text()) == before
     resume(folder.path, "seed=0", "split=official", "trainer.max_epochs=2")
-    assert json.loads(folder.metrics.read_text())["run"]["epochs"] == 2
+    assert epochs(folder) == 2
 
 
-def test_a_run_does_not_go_on_with_images_that_were_exchanged(tmp_path):
+def test_a_run_does_not_resume_with_other_training_images(tmp_path):
     folder = train(tmp_path / "run", "trainer.max_epochs=1")
     config = folder.read_config()
     config.synthetic_images = 140
@@ -516,7 +510,7 @@ def test_a_run_does_not_go_on_with_images_that_were_exchanged(tmp_path):
 @pytest.mark.parametrize(
     ("schedule", "factor"), [("none", 1), ("plateau", 1), ("cosine", (1 + np.cos(np.pi * 2 / 3)) / 2)]
 )
-def test_resume_learns_at_the_rate_that_is_asked_for(tmp_path, schedule, factor):
+def test_resume_learns_at_the_rate_of_the_command(tmp_path, schedule, factor):
     words = ["optimizer=sgd", "momentum=0.9", "lr=0.01", "weight_decay=0.1", "layer_decay=0.5", f"schedule={schedule}"]
     plateau = schedule == "plateau"
     folder = train(tmp_path, "trainer.max_epochs=2", *["lr_factor=0.3"] * plateau, *words)
@@ -528,8 +522,8 @@ def test_resume_learns_at_the_rate_that_is_asked_for(tmp_path, schedule, factor)
     groups = last["optimizer_states"][0]["param_groups"]
     assert [group["momentum"] for group in groups] == [0.7] * len(groups)
     assert {group["weight_decay"] for group in groups} == {0.0, 0.2}
-    asked = last["lr_schedulers"][0]["base_lrs"] if schedule == "cosine" else [group["lr"] for group in groups]
-    assert asked == pytest.approx([1e-6 * 0.25 ** (place // 2) for place in range(len(groups))])
+    base_rates = last["lr_schedulers"][0]["base_lrs"] if schedule == "cosine" else [group["lr"] for group in groups]
+    assert base_rates == pytest.approx([1e-6 * 0.25 ** (index // 2) for index in range(len(groups))])
     rates = dict(merge_histories(map(read_history, folder.csv_files()))["lr"])
     assert rates[3] == pytest.approx(1e-6 * factor)
     if schedule == "plateau":
@@ -543,7 +537,7 @@ def test_resume_learns_at_the_rate_that_is_asked_for(tmp_path, schedule, factor)
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradients_are_clipped_in_every_precision(tmp_path, optimizer, precision):
-    """Of a gradient that is clipped to almost nothing, SGD makes almost no step."""
+    """With a gradient that is clipped to almost nothing, SGD makes almost no step."""
     words = [
         "trainer.max_epochs=1",
         f"trainer.precision={precision}",
@@ -554,16 +548,6 @@ def test_gradients_are_clipped_in_every_precision(tmp_path, optimizer, precision
     start, end = (weights(path) for path in (train(tmp_path / "0", *words, "lr=1e-12").last, folder.last))
     moved = max(float((end[name] - value).abs().max()) for name, value in start.items() if "running" not in name)
     assert moved < 1e-5 if optimizer == "sgd" else moved > 1e-3
-
-
-def test_settings_are_plain_in_the_run_folder(tmp_path):
-    config = compose(*SMALL, "trainer.max_epochs=1")
-    RunFolder(tmp_path).claim(config, {}, 0)
-    stored = OmegaConf.to_container(RunFolder(tmp_path).read_config())
-    assert stored["model"] == "cnn_111"
-    assert stored["blocks"] == [1, 1, 1]
-    assert "hydra" not in stored
-    assert "resume" not in stored
 
 
 def test_failure_is_kept_in_the_folder_until_the_run_finishes(tmp_path, monkeypatch):

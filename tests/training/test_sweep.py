@@ -1,4 +1,4 @@
-"""What a sweep consists of, and what it makes of runs that finish, fail or vanish."""
+"""The runs of a sweep, and its treatment of runs that finish, fail or vanish."""
 
 import json
 import logging
@@ -95,7 +95,7 @@ def test_experiment_without_m_is_one_run_with_its_recipe():
     assert (config.model, config.balance, config.lr, config.unfreeze) == ("vgg16_ft", "offline", 1e-5, 9)
 
 
-def test_values_with_commas_are_told_from_lists_of_values():
+def test_values_with_commas_are_distinguished_from_lists_of_values():
     runs = plan_runs("model=cnn", "blocks=[1,1],[2,2,1,1]", "data_dir='a,b'")
     assert [list(run.blocks) for run in runs] == [[1, 1], [2, 2, 1, 1]]
     assert {run.data_dir for run in runs} == {"a,b"}
@@ -104,8 +104,8 @@ def test_values_with_commas_are_told_from_lists_of_values():
 @pytest.mark.parametrize(
     "word", ["trainer.devices=2", "trainer.devices=auto", "trainer.num_nodes=2", "resume=runs/default/cnn"]
 )
-def test_what_only_one_run_can_do_is_refused(word):
-    with pytest.raises(UserError, match="leave -m out"):
+def test_settings_that_only_one_run_can_have_are_refused(word):
+    with pytest.raises(UserError, match="leave out -m"):
         plan(["seed=0,1", word], compose_run)
 
 
@@ -124,10 +124,10 @@ def test_bad_settings_of_one_run_stop_the_sweep_before_it_starts(tmp_path, monke
 
 
 class Launcher:
-    """Does to each seed's run what a test wants, and lists the seeds that it was given."""
+    """Gives the run of each seed the outcome that a test sets, and records the launched seeds."""
 
     def __init__(self):
-        self.fates, self.launched = {}, []
+        self.outcomes, self.launched = {}, []
 
     def __call__(self, job_overrides, initial_job_idx):
         for word, *_ in job_overrides:
@@ -136,14 +136,14 @@ class Launcher:
             config = compose_run([word])
             folder = RunFolder(Path(run_dir(config)))
             folder.claim(config, {}, 0)
-            self.meet_fate(folder, self.fates.get(seed, "finish"))
+            self.end_run(folder, self.outcomes.get(seed, "finish"))
 
-    def meet_fate(self, folder, fate):
-        if fate == "finish":
+    def end_run(self, folder, outcome):
+        if outcome == "finish":
             folder.metrics.write_text(json.dumps(FINISHED))
-        elif fate == "fail":
+        elif outcome == "fail":
             folder.write_failure("no memory [left]")
-        elif fate == "raise":
+        elif outcome == "raise":
             raise RuntimeError("a worker was lost\nin the middle")
 
 
@@ -154,7 +154,7 @@ def launcher(tmp_path, monkeypatch):
 
 
 def test_finished_runs_are_skipped_and_failed_ones_tried_again(launcher, capsys, caplog):
-    launcher.fates = {1: "fail", 2: "vanish"}
+    launcher.outcomes = {1: "fail", 2: "vanish"}
     with pytest.raises(SystemExit) as caught:
         sweep(["seed=0,1,2,3"], compose_run, launcher)
     assert caught.value.code == 1
@@ -163,17 +163,17 @@ def test_finished_runs_are_skipped_and_failed_ones_tried_again(launcher, capsys,
     assert "0.6000" in table
     assert "0.5000" in table
     assert "no memory [left]" in caplog.text
-    launcher.fates, launcher.launched = {}, []
+    launcher.outcomes, launcher.launched = {}, []
     sweep(["seed=0,1,2,3"], compose_run, launcher)
     assert launcher.launched == [1, 2]
     assert "2 ran, 2 skipped" in capsys.readouterr().err
 
 
-def test_a_run_with_other_settings_in_the_folder_is_not_taken_for_this_one(launcher, capsys):
+def test_a_run_with_other_settings_in_the_folder_counts_as_failed(launcher, capsys):
     config = compose_run(["seed=0"])
     folder = RunFolder(Path(run_dir(config)))
     folder.claim(compose_run(["seed=0", "lr=0.5"]), {}, 0)
-    launcher.meet_fate(folder, "finish")
+    launcher.end_run(folder, "finish")
 
     with pytest.raises(SystemExit):
         sweep(["seed=0"], compose_run, lambda *_, **__: None)
@@ -187,7 +187,7 @@ def test_every_run_keeps_its_number_in_the_sweep(launcher, done):
     assert [job.folder.path for job in jobs] == [Path(f"numbered/{number}") for number in range(6)]
     for number in done:
         jobs[number].folder.claim(compose_run(jobs[number].overrides), {}, 0)
-        launcher.meet_fate(jobs[number].folder, "finish")
+        launcher.end_run(jobs[number].folder, "finish")
     started = []
 
     def launch(job_overrides, initial_job_idx):
@@ -195,13 +195,13 @@ def test_every_run_keeps_its_number_in_the_sweep(launcher, done):
             hydra = compose_run(overrides).hydra
             started.append(Path(hydra.sweep.dir, hydra.sweep.subdir))
             started[-1].mkdir(parents=True)
-            launcher.meet_fate(RunFolder(started[-1]), "finish")
+            launcher.end_run(RunFolder(started[-1]), "finish")
 
     sweep(words, compose_run, launch)
     assert started == [Path(f"numbered/{number}") for number in range(6) if number not in done]
 
 
-def test_nothing_is_launched_where_all_is_finished(launcher, capsys):
+def test_nothing_is_launched_if_all_runs_are_finished(launcher, capsys):
     sweep(["seed=0,1,2,3"], compose_run, launcher)
     launcher.launched = []
     sweep(["seed=0,1,2,3"], compose_run, launcher)
@@ -209,14 +209,14 @@ def test_nothing_is_launched_where_all_is_finished(launcher, capsys):
     assert "4 skipped" in capsys.readouterr().err
 
 
-def test_overwrite_does_finished_runs_again(launcher):
+def test_overwrite_repeats_finished_runs(launcher):
     sweep(["seed=0,1"], compose_run, launcher)
     sweep(["seed=0,1", "overwrite=true"], compose_run, launcher)
     assert launcher.launched == [0, 1, 0, 1]
 
 
-def test_launcher_that_gives_up_does_not_hide_what_ran(launcher, capsys, caplog):
-    launcher.fates = {1: "raise"}
+def test_outcomes_are_listed_after_a_launcher_failed(launcher, capsys, caplog):
+    launcher.outcomes = {1: "raise"}
     with pytest.raises(SystemExit):
         sweep(["seed=0,1,2,3"], compose_run, launcher)
     assert "1 ran, 3 unfinished" in capsys.readouterr().err
@@ -231,12 +231,12 @@ def all_messages(caplog):
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("import os; os.kill(os.getpid(), 9)", "its process ended with signal SIGKILL"),
-        ("import os; os._exit(3)", "its process ended with status 3"),
+        ("import os; os.kill(os.getpid(), 9)", "the process ended with signal SIGKILL"),
+        ("import os; os._exit(3)", "the process ended with status 3"),
         ("pass", None),
     ],
 )
-def test_run_in_a_process_of_its_own_leaves_why_it_ended(tmp_path, monkeypatch, code, reason):
+def test_run_in_a_process_of_its_own_records_why_it_ended(tmp_path, monkeypatch, code, reason):
     python = tmp_path / "python"
     python.write_text(f"#!/usr/bin/env python3\n{code}\n")
     python.chmod(0o755)
@@ -253,11 +253,11 @@ def test_ingredients_change_one_thing_each():
     runs = plan_runs("experiment=ingredients", "seed=0")
     flat = [dict(_flat(OmegaConf.to_container(config))) for config in runs]
     base = flat[0]
-    changed = [{key for key in own if own[key] != base[key] and not key.startswith("hydra.")} for own in flat]
+    changed = [{key for key in run if run[key] != base[key] and not key.startswith("hydra.")} for run in flat]
     parts = OmegaConf.load(conf_dir() / "experiment/ingredients.yaml").hydra.sweeper.parts
     assert changed == [{word.split("=")[0] for word in part.split()} for part in parts]
-    assert len({frozenset(one) for one in changed}) > 12
-    assert {(own["name"], own["recipe"], own["width"], own["trainer.max_epochs"]) for own in flat} == {
+    assert len({frozenset(keys) for keys in changed}) > 12
+    assert {(run["name"], run["recipe"], run["width"], run["trainer.max_epochs"]) for run in flat} == {
         ("ingredients", "small", 24, 15)
     }
     assert len(plan_runs("experiment=ingredients")) == 3 * len(runs)

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-    pytest.mark.filterwarnings("ignore:DetectedFaces .* in eval mode at the start of training"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
 WEIGHTS = [0.5, 4.0, 0.1, 1.0, 2.0, 0.7, 3.0]
 SHARES = [0.14, 0.01, 0.15, 0.25, 0.17, 0.11, 0.17]
@@ -83,7 +83,7 @@ def test_loss_is_divided_by_the_number_of_images_as_in_keras(
 
 
 @pytest.mark.parametrize("mix", [None, Mix(mixup=0.4)], ids=["labels", "mixed"])
-def test_training_loss_has_the_changes_that_are_asked_for(make_task, make_trainer, make_loader, tmp_path, mix):
+def test_training_loss_has_the_changes_of_the_settings(make_task, make_trainer, make_loader, tmp_path, mix):
     changes = {"label_smoothing": 0.2, "focal_gamma": 2.0, "logit_adjustment": 0.5}
     task = make_task(class_weights=WEIGHTS, class_shares=SHARES, **changes)
     recorder = Recorder(task.network)
@@ -99,8 +99,8 @@ def test_training_loss_has_the_changes_that_are_asked_for(make_task, make_traine
         expected.append(float((each * (1 - (shares * adjusted.softmax(1)).sum(1)) ** 2).mean()))
     assert [float(loss) for loss in recorder.losses] == pytest.approx(expected, rel=1e-5)
     assert logged(tmp_path, "train/loss") == pytest.approx([sum(expected) / 2], rel=1e-5)
-    own = [labels.argmax(1) if mix else labels for labels in recorder.labels]
-    right = torch.cat(recorder.logits).argmax(1) == torch.cat(own)
+    classes = [labels.argmax(1) if mix else labels for labels in recorder.labels]
+    right = torch.cat(recorder.logits).argmax(1) == torch.cat(classes)
     assert logged(tmp_path, "train/acc") == pytest.approx([float(right.float().mean())])
 
 
@@ -123,7 +123,7 @@ def test_validation_counts_every_image_once_without_weights(make_task, make_trai
     assert logged(tmp_path, "val/loss") == pytest.approx([metrics["val/loss"]])
 
 
-def test_epochs_are_shuffled_anew(make_task, make_trainer, make_loader, tmp_path):
+def test_epochs_are_shuffled_differently(make_task, make_trainer, make_loader, tmp_path):
     task, loader = make_task(), make_loader(24, shuffle=True)
     recorder = Recorder(task.network)
     make_trainer(tmp_path, max_epochs=2, callbacks=[recorder]).fit(task, loader)
@@ -166,7 +166,7 @@ class TestHparams:
         assert torch.equal(again.eval()(images), task.eval()(images))
         assert torch.equal(again.loss.weights, torch.tensor(WEIGHTS))
 
-    def test_checkpoint_holds_tensors_and_plain_values_alone(self, make_task, make_trainer, make_loader, tmp_path):
+    def test_checkpoint_contains_only_tensors_and_plain_values(self, make_task, make_trainer, make_loader, tmp_path):
         task = make_task(blocks=[2, 1], class_weights=WEIGHTS, schedule="plateau")
         trainer = make_trainer(tmp_path)
         trainer.fit(task, make_loader(), make_loader(seed=1))
@@ -179,7 +179,7 @@ class TestHparams:
         images = torch.rand(3, 1, 8, 8)
         assert torch.equal(again.eval()(images), task.eval()(images))
 
-    def test_state_holds_the_network_once_and_no_weights_of_the_loss(self, make_task):
+    def test_state_contains_the_network_once_and_no_weights_of_the_loss(self, make_task):
         names = make_task(class_weights=WEIGHTS).state_dict()
         assert {name.split(".")[0] for name in names} == {"network"}
 
@@ -190,7 +190,7 @@ class TestHparams:
 
 
 class TestOptimizer:
-    def test_settings_reach_it(self, make_task, make_trainer, make_loader, tmp_path):
+    def test_has_the_settings_of_the_task(self, make_task, make_trainer, make_loader, tmp_path):
         trainer = make_trainer(tmp_path)
         trainer.fit(make_task(**RESNET, **SGD, layer_decay=0.5), make_loader())
         (optimizer,) = trainer.optimizers
@@ -220,7 +220,7 @@ class TestOptimizer:
         assert recorder.rates[-1] == pytest.approx(0, abs=1e-9)
 
     @pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}, {"max_epochs": 9}, {"max_epochs": -1}])
-    def test_warm_up_takes_its_epochs_however_the_end_is_given(
+    def test_warm_up_takes_its_epochs_with_max_epochs_and_with_max_steps(
         self, make_task, make_trainer, make_loader, tmp_path, options
     ):
         accumulate = options.get("accumulate_grad_batches", 1)
@@ -241,7 +241,7 @@ class TestOptimizer:
 
 
 class Steps(Callback):
-    """Keeps the batches, the losses that the loop was told, and the state of the network after each batch."""
+    """Records the batches, and the state of the network after each batch."""
 
     def __init__(self):
         self.batches, self.states = [], []
@@ -281,8 +281,8 @@ class TestSharpnessAware:
         network, steps = copy.deepcopy(task.network).train(), Steps()
         trainer = make_trainer(tmp_path, callbacks=[steps])
         trainer.fit(task, make_loader(21))
-        decaying = {"params": [own for own in network.parameters() if own.ndim > 1], "weight_decay": 0.01}
-        rest = {"params": [own for own in network.parameters() if own.ndim == 1], "weight_decay": 0.0}
+        decaying = {"params": [value for value in network.parameters() if value.ndim > 1], "weight_decay": 0.01}
+        rest = {"params": [value for value in network.parameters() if value.ndim == 1], "weight_decay": 0.0}
         kinds = {
             "sgd": lambda groups: torch.optim.SGD(groups, 0.05, momentum=0.8, nesterov=True),
             "adam": lambda groups: torch.optim.Adam(groups, 0.05, eps=1e-7),
@@ -297,7 +297,7 @@ class TestSharpnessAware:
         assert logged(tmp_path, "train/acc") == pytest.approx([float(right.float().mean())])
         assert trainer.global_step == 3
 
-    def test_another_radius_is_another_training(self, make_task, make_trainer, make_loader, tmp_path):
+    def test_the_radius_changes_the_training(self, make_task, make_trainer, make_loader, tmp_path):
         weights = []
         for rho in (0.0, 0.1, 0.5):
             task = make_task(**RESNET, **SGD, sam_rho=rho)
@@ -334,7 +334,7 @@ class TestAverage:
         return {name: value.clone() for name, value in task.network.state_dict().items()}
 
     @pytest.mark.parametrize("changes", [{}, {"sam_rho": 0.1}], ids=["plain", "sharpness-aware"])
-    def test_is_the_exponential_one_of_weights_and_statistics(
+    def test_is_the_exponential_average_of_weights_and_statistics(
         self, make_task, make_trainer, make_loader, tmp_path, changes
     ):
         task, steps = make_task(**RESNET, **SGD, **changes, ema_decay=0.8), Steps()
@@ -352,7 +352,7 @@ class TestAverage:
         expected = average_by_hand(first, steps.states[2::3], 0.8)
         assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
 
-    def test_begins_anew_with_the_epochs_of_its_first_steps(self, make_task, make_trainer, make_loader, tmp_path):
+    def test_restarts_with_each_epoch_of_its_first_steps(self, make_task, make_trainer, make_loader, tmp_path):
         """Three steps an epoch, of two batches each: the five steps that the decay asks for end in the second epoch."""
         task, steps = make_task(**RESNET, **SGD, ema_decay=0.8), Steps()
         first = self.start(task)
@@ -361,7 +361,7 @@ class TestAverage:
         expected = average_by_hand(first, steps.states[1::2], 0.8, steps_per_epoch=3)
         assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
 
-    def test_is_what_validation_and_use_see(self, make_task, make_trainer, make_loader, tmp_path):
+    def test_is_used_by_validation_and_inference(self, make_task, make_trainer, make_loader, tmp_path):
         task, val = make_task(lr=0.05, ema_decay=0.8), make_loader(20, seed=1)
         trainer = make_trainer(tmp_path)
         trainer.fit(task, make_loader(), val)
@@ -374,7 +374,7 @@ class TestAverage:
         assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(losses[0], rel=1e-5)
         assert losses[0] != pytest.approx(losses[1], rel=1e-2)
 
-    def test_is_not_there_by_itself(self, make_task):
+    def test_is_off_by_default(self, make_task):
         task = make_task()
         assert task.average is None
         assert task.inference_network is task.network
@@ -399,7 +399,7 @@ class TestAverage:
             states.append(task.network.state_dict())
         assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
-    def test_begins_again_with_weights_that_were_loaded(self, make_task):
+    def test_restarts_with_loaded_weights(self, make_task):
         task = make_task(ema_decay=0.9)
         with torch.no_grad():
             for value in task.network.state_dict().values():
@@ -518,7 +518,7 @@ class TestFreezing:
         return make_task(lr=0.01, ema_decay=0.8)
 
     @pytest.mark.parametrize("callbacks", [[], [Careless()]], ids=["alone", "with a careless callback"])
-    def test_frozen_statistics_and_dropout_rest_while_the_others_work(
+    def test_frozen_statistics_and_dropout_are_off_and_the_others_on(
         self, task, make_trainer, make_loader, tmp_path, callbacks
     ):
         _, early_norm, early_drop, _, norm, drop = backbone = task.network.backbone
@@ -530,7 +530,7 @@ class TestFreezing:
         same = {name for name, value in backbone.state_dict().items() if torch.equal(value, before[name])}
         assert same == {name for name in before if name.startswith(("0.", "1."))}
 
-    def test_only_what_trains_is_in_the_optimizer(self, task, make_trainer, make_loader, tmp_path):
+    def test_only_trainable_parameters_are_in_the_optimizer(self, task, make_trainer, make_loader, tmp_path):
         trainer = make_trainer(tmp_path)
         trainer.fit(task, make_loader())
         held = {id(parameter) for group in trainer.optimizers[0].param_groups for parameter in group["params"]}
@@ -552,14 +552,14 @@ class TestFreezing:
         last = [name for name in before if name.startswith("layer4.1.")]
         assert moved == set(last)
 
-    def test_average_keeps_what_is_frozen_bit_by_bit(self, task, make_trainer, make_loader, tmp_path):
+    def test_average_keeps_frozen_values_bit_by_bit(self, task, make_trainer, make_loader, tmp_path):
         first = {name: value.clone() for name, value in task.network.state_dict().items()}
         make_trainer(tmp_path, max_epochs=2).fit(task, make_loader())
         average = task.average.module.state_dict()
         same = {name for name, value in average.items() if torch.equal(value, first[name])}
         assert same == {name for name in first if name.startswith(("backbone.0.", "backbone.1."))}
 
-    def test_training_on_features_is_training_on_images(self, task, make_trainer, make_loader, tmp_path):
+    def test_training_on_features_equals_training_on_images(self, task, make_trainer, make_loader, tmp_path):
         twin = copy.deepcopy(task)
         steps, trainers = Steps(), [make_trainer(tmp_path / name, max_epochs=3) for name in ("images", "features")]
         torch.manual_seed(1)
@@ -587,7 +587,7 @@ class TestFreezing:
 
 
 class Waits(TorchDispatchMode):
-    """Counts what would make the CPU wait for a GPU: reading a value, or copying to the CPU."""
+    """Counts operations that would make the CPU wait for a GPU: reading a value, or copying to the CPU."""
 
     def __init__(self):
         super().__init__()
@@ -602,7 +602,7 @@ class Waits(TorchDispatchMode):
     "changes",
     [
         {},
-        # Without the focal loss, since F.one_hot looks at its labels where they are on the CPU, and only there.
+        # Without the focal loss, since F.one_hot reads the values of labels on the CPU (only there).
         {"label_smoothing": 0.1, "logit_adjustment": 1.0, "class_shares": SHARES, **SGD},
         {"ema_decay": 0.9, "optimizer": "adamw"},
         {"sam_rho": 0.1},
@@ -624,7 +624,7 @@ def test_steps_do_not_wait_for_the_device(make_task, make_trainer, make_loader, 
 
 
 class TestEpochMeter:
-    def test_weighs_batches_by_their_images_and_starts_anew(self):
+    def test_weights_batches_by_their_images_and_is_cleared(self):
         meter = EpochMeter()
         assert meter.empty
         for _ in range(2):
@@ -665,7 +665,7 @@ class TestEpochMeter:
         meter.update(torch.tensor(1.0), torch.eye(7)[[3]], torch.tensor([3]))
         metrics, matrix = meter.finish()
         assert metrics["acc"] == pytest.approx(3 / 4)
-        found = {place: int(matrix[place]) for place in zip(*matrix.nonzero(), strict=True)}
+        found = {cell: int(matrix[cell]) for cell in zip(*matrix.nonzero(), strict=True)}
         assert found == {(1, 1): 1, (2, 1): 1, (5, 5): 1, (3, 3): 1}
 
     def test_keeps_no_graph(self):

@@ -1,4 +1,4 @@
-"""That every key of `trainer` in conf/config.yaml acts."""
+"""Every key of `trainer` in conf/config.yaml has an effect."""
 
 import csv
 from collections.abc import Callable
@@ -8,28 +8,28 @@ import pytest
 import torch
 from lightning import Trainer
 from omegaconf import OmegaConf
-from small_runs import train
+from small_runs import epochs, train
 
 from emotion.analysis.figures import read_history
 from emotion.config import conf_dir
 from emotion.errors import UserError
-from emotion.training.folder import RunFolder, read_json
+from emotion.training.folder import RunFolder
 from emotion.training.task import EmotionTask
 
 pytestmark = pytest.mark.training
 
 STEPS = 5
-"""Of an epoch of the small run."""
+"""Number of steps in an epoch of the small run."""
 
 
 class Seen:
-    """What training did.
+    """Records the course of a training.
 
     Attributes:
-        labels: of each batch, as a list.
-        validated: how many images were validated.
-        gradients: of each step but the last, the norm and the largest value, as the optimiser got them.
-        state: what the settings of PyTorch and the Trainer were in the first step.
+        labels: the labels of each batch.
+        validated: number of validated images.
+        gradients: norm and largest value of the optimiser's gradients in each step except the last.
+        state: settings of PyTorch and the Trainer in the last step.
     """
 
     def __init__(self) -> None:
@@ -66,10 +66,10 @@ def run(tmp_path, monkeypatch) -> Callable[..., tuple[RunFolder, Seen]]:
         return validate(self, batch, batch_idx)
 
     def on_before_zero_grad(self, optimizer):
-        gradients = [own.grad for own in self.parameters() if own.grad is not None]
+        gradients = [value.grad for value in self.parameters() if value.grad is not None]
         if gradients:
-            norm = float(torch.stack([own.norm() for own in gradients]).norm())
-            seen.gradients.append((norm, max(float(own.abs().max()) for own in gradients)))
+            norm = float(torch.stack([value.norm() for value in gradients]).norm())
+            seen.gradients.append((norm, max(float(value.abs().max()) for value in gradients)))
 
     monkeypatch.setattr(EmotionTask, "training_step", training_step)
     monkeypatch.setattr(EmotionTask, "validation_step", validation_step)
@@ -87,10 +87,6 @@ def rows(folder: RunFolder, column: str) -> list[tuple[int, str]]:
         return [(int(row["step"]), row[column]) for row in csv.DictReader(file) if row.get(column)]
 
 
-def epochs(folder: RunFolder) -> int:
-    return int(read_json(folder.metrics)["run"]["epochs"])
-
-
 def validations(folder: RunFolder) -> list[int]:
     return [int(step) for step, _ in read_history(folder.csv_files()[0])["val/loss"]]
 
@@ -102,7 +98,7 @@ ACTS: dict[str, tuple[list[str], Callable[[RunFolder, Seen], bool]]] = {
         lambda folder, seen: epochs(folder) == 3,
     ),
     "max_steps": (["trainer.max_steps=7", "trainer.max_epochs=9"], lambda folder, seen: len(seen.labels) == 7),
-    # test_run.py has it with a clock of its own.
+    # test_run.py tests it with a fake clock.
     "max_time": (["trainer.max_time=00:00:00:01", "trainer.max_epochs=99"], lambda folder, seen: epochs(folder) < 99),
     "accelerator": (["trainer.accelerator=cpu"], lambda folder, seen: seen.state["accelerator"] == "CPUAccelerator"),
     "strategy": (
@@ -148,21 +144,21 @@ ACTS: dict[str, tuple[list[str], Callable[[RunFolder, Seen], bool]]] = {
     ),
 }
 OF_SEVERAL_PROCESSES = {"devices", "num_nodes", "sync_batchnorm"}
-"""test_processes.py trains in two; only GPUs have the last."""
+"""test_processes.py trains in two processes; sync_batchnorm works on GPUs only."""
 
 
-def test_every_key_is_tried():
+def test_every_key_is_tested():
     assert set(ACTS) | OF_SEVERAL_PROCESSES == set(OmegaConf.load(conf_dir() / "config.yaml").trainer)
 
 
 @pytest.mark.parametrize("key", ACTS)
-def test_a_key_of_the_trainer_acts(run, key):
+def test_a_key_of_the_trainer_has_an_effect(run, key):
     words, acts = ACTS[key]
     folder, seen = run(*words)
     assert acts(folder, seen)
 
 
-def test_without_them_nothing_of_it_happens(run):
+def test_without_the_keys_their_effects_are_absent(run):
     folder, seen = run("trainer.max_epochs=3", "trainer.precision=32-true")
     others = set(ACTS) - {"accelerator", "max_time"}
     acting = set()
@@ -194,7 +190,7 @@ def test_profilers_write_into_the_runs_folder(run, profiler):
         (["trainer.profiler=fast"], "trainer.profiler=fast: "),
     ],
 )
-def test_what_cannot_train_is_refused_at_once(run, words, line):
+def test_settings_that_cannot_train_are_refused_at_once(run, words, line):
     with pytest.raises(UserError) as error:
         run(*words)
     assert str(error.value).startswith(line)

@@ -1,7 +1,7 @@
-"""Trains as `train.py` does, with a network whose step is a mean over the images of a batch, and keeps what was drawn.
+"""Trains as `train.py` does, without batch statistics and dropout, and records the rows of each batch.
 
-Batch statistics and dropout differ between one process and two by their nature; without them the same global batches
-give the same weights. Started by test_processes.py, and by Lightning once more for the second process.
+Batch statistics and dropout necessarily differ between one process and two; without them the same global batches give
+the same weights. Started by test_processes.py, and by Lightning once more for the second process.
 """
 
 import json

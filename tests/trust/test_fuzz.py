@@ -309,7 +309,7 @@ def test_runs_whose_values_are_others(fuzz: Fuzz, finished: RunFolder, tmp_path:
         assert len(runs) + len(unused) == 2
         configurations, _ = group(runs)
         measures.pairs_table(measures.compare_pairs(configurations))
-        for table in ("protocol", "figures", "calibration", "cost"):
+        for table in ("protocol", "metrics", "calibration", "cost"):
             getattr(measures, f"{table}_table")(configurations)
         for blocks in (published_tables, detailed_scores, other_table):
             blocks(configurations)
@@ -324,7 +324,7 @@ def test_settings_of_a_run_that_goes_on(fuzz: Fuzz, finished: RunFolder, tmp_pat
     def door(content: bytes | Made) -> None:
         folder.path.mkdir(exist_ok=True)
         folder.config.write_bytes(bytes(content))
-        folder.require_own(folder.read_config())
+        folder.require_same_run(folder.read_config())
         folder.claim(folder.read_config(), {}, 0)
 
     content = finished.config.read_bytes()

@@ -168,6 +168,6 @@ def test_a_run_that_is_asked_to_end_saves_first(
         finish(start(folder.path, *SETTINGS["class weights"], spacing=1e9, before=partial(arm, kill))) == SIGTERM_STATUS
     )
     assert torch.load(folder.last, weights_only=True)["epoch"] == 1
-    assert "asked to end (SIGTERM) in epoch 3" in folder.path.with_suffix(".log").read_text()
+    assert "ended by SIGTERM in epoch 3" in folder.path.with_suffix(".log").read_text()
     assert finish(start(folder.path, *SETTINGS["class weights"])) == 0
     assert not differences(undisturbed("class weights")[0], folder)

@@ -1,4 +1,4 @@
-"""What happens around the training steps: random state, pictures for TensorBoard, a line an epoch."""
+"""The callbacks of training: random states in checkpoints, early stopping, TensorBoard figures, progress bar, log."""
 
 import logging
 import time
@@ -20,26 +20,26 @@ log = logging.getLogger(__name__)
 
 
 class RandomState(Callback):
-    """Keeps the states of PyTorch's random numbers (dropout) in checkpoints, so that a resumed run is the same run."""
+    """Saves the states of PyTorch's random generators in checkpoints: a resumed run continues with the same dropout."""
 
     def __init__(self) -> None:
         self._restored: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the present state of every process; all of them call this together."""
-        own = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-        states = [own]
+        """Returns the states of all processes; every process must call this method."""
+        state = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        states = [state]
         if distributed.is_available() and distributed.is_initialized():
-            states = [own] * distributed.get_world_size()
-            distributed.all_gather_object(states, own)
+            states = [state] * distributed.get_world_size()
+            distributed.all_gather_object(states, state)
         return {"processes": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the states for the start of training."""
+        """Stores the states until training starts."""
         self._restored = state_dict["processes"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restores here, after all that draws while a run is set up; a new run gives each process its own numbers."""
+        """Restores the states, after the set-up that draws random numbers; a new run seeds each process differently."""
         if len(self._restored) == trainer.world_size:
             state = self._restored[trainer.global_rank]
             torch.set_rng_state(state["cpu"].cpu())
@@ -50,21 +50,21 @@ class RandomState(Callback):
 
 
 class MovableCheckpoint(ModelCheckpoint):
-    """Knows the best epoch so far also when the run's folder was moved or copied before it went on.
+    """Finds the best checkpoint so far even if the run's folder was moved or copied before the run was resumed.
 
-    Its state names files, not the folders in which they lie.
+    The callback's state holds the names of files without their folders.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state."""
-        return self._placed(super().state_dict(), Path())
+        """Returns the state, with paths relative to the folder of the checkpoints."""
+        return self._with_folder(super().state_dict(), Path())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the state with the files where they lie now."""
+        """Restores the state, with paths in the present folder of the checkpoints."""
         assert self.dirpath is not None
-        super().load_state_dict(self._placed(state_dict, Path(self.dirpath)))
+        super().load_state_dict(self._with_folder(state_dict, Path(self.dirpath)))
 
-    def _placed(self, state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def _with_folder(self, state: dict[str, Any], folder: Path) -> dict[str, Any]:
         names = ("best_model_path", "kth_best_model_path", "last_model_path")
         files = {name: str(folder / Path(path).name) for name in names if (path := state[name])}
         models = {str(folder / Path(path).name): score for path, score in state["best_k_models"].items()}
@@ -72,41 +72,42 @@ class MovableCheckpoint(ModelCheckpoint):
 
 
 class Patience(EarlyStopping):
-    """Stops early; a run that had stopped, and was killed while it was tested, does not train on.
+    """Stops training early, and does not resume it in a run that had stopped early and was killed during its test.
 
-    A run that goes on with other settings trains on; it keeps its count of bad epochs, with the patience it is given.
+    A run that is resumed with other settings does train on: it keeps its count of epochs without improvement and takes
+    the new patience.
     """
 
     _stopped = _changed = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Notes whether network, optimisation or data have other settings than before."""
+        """Checks whether a setting of network, optimisation or data differs from that in the checkpoint."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         now = {"hyper_parameters": pl_module, "datamodule_hyper_parameters": data}
         self._changed = any(
-            key in checkpoint[place] and checkpoint[place][key] != value
-            for place, own in now.items()
-            for key, value in own.hparams.items()
+            key in checkpoint[group] and checkpoint[group][key] != value
+            for group, module in now.items()
+            for key, value in module.hparams.items()
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores all but the patience."""
+        """Restores the state except the patience, which is a setting of the resumed run."""
         super().load_state_dict(state_dict | {"patience": self.patience})
         if self._changed or state_dict["patience"] != self.patience:
             self.stopped_epoch = 0
         self._stopped = self.stopped_epoch > 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tells the Trainer, which may still train for `min_epochs`, as it was told before."""
+        """Asks the Trainer to stop, as before the interruption; it still trains for `min_epochs`."""
         trainer.should_stop = trainer.should_stop or self._stopped
 
 
 class TensorBoardFigures(Callback):
-    """Shows augmented batches and confusion matrices of the validation.
+    """Writes augmented batches and confusion matrices of the validation images to TensorBoard.
 
     Args:
-        every: epochs between pictures, which take longer to draw than a fast device takes for an epoch.
-        images: how many images of the batch are shown.
+        every: number of epochs between figures; on a fast device, drawing them takes longer than an epoch.
+        images: largest number of images shown of a batch.
     """
 
     def __init__(self, every: int = 10, images: int = 64) -> None:
@@ -115,7 +116,7 @@ class TensorBoardFigures(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch | list[Batch], batch_idx: int
     ) -> None:
-        """Shows the first batch of an epoch as the network gets it."""
+        """Writes the first batch of the epoch as the network gets it, if it consists of images."""
         if batch_idx or trainer.current_epoch % self.every:
             return
         batch = batch[0] if isinstance(batch, list) else batch
@@ -127,15 +128,15 @@ class TensorBoardFigures(Callback):
                 writer.add_image("train/batch", grid, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the confusion matrix of the validation images."""
+        """Writes the confusion matrix of the validation images."""
         if trainer.current_epoch % self.every == 0:
-            self._show_matrix(trainer, pl_module, trainer.current_epoch + 1)
+            self._write_matrix(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the last confusion matrix."""
-        self._show_matrix(trainer, pl_module, trainer.current_epoch)
+        """Writes the confusion matrix of the last validation."""
+        self._write_matrix(trainer, pl_module, trainer.current_epoch)
 
-    def _show_matrix(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+    def _write_matrix(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         assert isinstance(pl_module, EmotionTask)
         if pl_module.val_matrix is None:
             return
@@ -145,7 +146,7 @@ class TensorBoardFigures(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """A bar for every epoch, which stays with the figures that it reached; drawn anew a few times a second."""
+    """Draws a bar for every epoch, which stays on the screen with its metrics; refreshes it four times a second."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=4, leave=True)
@@ -153,7 +154,7 @@ class ProgressBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar; its figures change at the end of an epoch, and reading them would wait for the device."""
+        """Moves the bar; its metrics change only at the end of an epoch, and reading them would wait for the device."""
         if self.progress is not None and self.train_progress_bar_id is not None:
             self.progress.update(self.train_progress_bar_id, completed=batch_idx + 1)
             self.refresh()
@@ -161,21 +162,21 @@ class ProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Leaves out the number that the CSV logger gives itself."""
+        """Returns the metrics to show, without the version number of the CSV logger."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
 
 
 class EpochLines(Callback):
-    """Writes a line to the log after every validation, where there is no terminal for a bar."""
+    """Logs a line after every validation; it replaces the progress bar where there is no terminal."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._start = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes what the epoch reached; the training figures are not final before its very end."""
+        """Logs the validation metrics; the training metrics are not final yet at this point of the epoch."""
         values = trainer.callback_metrics
         log.info(
             "epoch %d/%s  val/loss %.4f  val/acc %.4f  val/f1_macro %.4f  %.1f s",

@@ -1,4 +1,4 @@
-"""How checkpoints are written, and the way back from a file to its network and data."""
+"""Writes checkpoints, and rebuilds network and data from them."""
 
 import io
 import math
@@ -25,14 +25,14 @@ from emotion.training.task import EmotionTask
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file of a training holds.
+    """The content of a checkpoint file.
 
     Attributes:
-        task: trained, in eval mode.
-        data: the settings of its data.
-        epoch: it was saved after, from 1.
-        size: of the images that trained it [C, S, S]; None in older files.
-        hashes: of these images, uint64; see `emotion.data.packed.PackedImages`.
+        task: the trained task, in eval mode.
+        data: the settings of the data that it was trained on.
+        epoch: the epoch after which the file was written, from 1.
+        size: shape (C, S, S) of the training images; None in older files.
+        hashes: hashes of the training images, uint64 [N]; see `emotion.data.packed.PackedImages`.
     """
 
     task: EmotionTask
@@ -42,67 +42,68 @@ class Checkpoint:
     hashes: NDArray[np.uint64]
 
     def data_module(self, **changes: Any) -> EmotionDataModule:
-        """Builds the data it was trained on, with some settings changed."""
+        """Returns the data that the task was trained on, with some settings changed."""
         return EmotionDataModule(**(self.data | changes))
 
 
 class ThrottledCheckpointIO(TorchCheckpointIO):
-    """Writes each file as a whole, at most once in a while, and at the end what is still due.
+    """Writes each checkpoint atomically, at most once per interval, and the pending checkpoints at the end of a run.
 
-    On a fast device an epoch takes less time than its checkpoints take to write. A killed run loses what it did since
-    the last write, at most these seconds and an epoch, and goes on from that file as if undisturbed.
+    On a fast device an epoch takes less time than writing its checkpoints. A killed run loses the epochs since the last
+    write (at most `seconds` and one epoch); resumed from that file, it repeats them with the same result.
 
     Args:
-        seconds: between two writes of the same file; in between, the latest content waits in the device's memory.
+        seconds: shortest time between writes of the same file; its latest content stays in the device's memory.
     """
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self.seconds = seconds
-        self._waiting: dict[str, dict[str, Any]] = {}
+        self._pending: dict[str, dict[str, Any]] = {}
         self._written: dict[str, float] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Takes a checkpoint; writes all that wait if this file is due, so that they stay of the same time."""
-        self._waiting[str(path)] = apply_to_collection(checkpoint, Tensor, lambda value: value.detach().clone())
+        """Stores a checkpoint; if its file is due, writes all pending files, so that all hold the same epoch."""
+        self._pending[str(path)] = apply_to_collection(checkpoint, Tensor, lambda value: value.detach().clone())
         if time.monotonic() - self._written.get(str(path), -math.inf) >= self.seconds:
             self._write()
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Reads a file in its latest state, without running any code in it.
+        """Reads a checkpoint, after writing the pending ones; runs no code that the file may contain.
 
         Raises:
-            UserError: a file that cannot be read, or holds more than tensors and plain values.
+            UserError: the file cannot be read, or contains more than tensors and plain values.
         """
         self._write()
         return _read(Path(path))
 
     def teardown(self) -> None:
-        """Writes what waits; Lightning calls this at the end of a run, also of one that fails."""
+        """Writes the pending checkpoints; Lightning calls this at the end of a run, even if the run fails."""
         self._write()
 
     def _write(self) -> None:
-        while self._waiting:
-            path = next(iter(self._waiting))
+        while self._pending:
+            path = next(iter(self._pending))
             content = io.BytesIO()
-            torch.save(self._waiting.pop(path), content)
-            # Beside the file: where Lightning writes first, on another disk, moving is copying, and can be cut off.
+            torch.save(self._pending.pop(path), content)
+            # Lightning's temporary file may lie on another disk; moving it is a copy, which a kill can cut off.
             with atomic_write(Path(path)) as temporary:
                 temporary.write_bytes(content.getbuffer())
             self._written[path] = time.monotonic()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint without running any code in it.
+    """Reads a checkpoint, without running any code that the file may contain.
 
     Raises:
-        UserError: no such file, a file that holds more than tensors and plain values, or no checkpoint of this project.
+        UserError: there is no such file, it contains more than tensors and plain values, or it is not a checkpoint of
+            this project.
     """
     path = path.expanduser()
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file")
     if path.suffix != ".ckpt":
-        raise UserError(f"ckpt={path}: a .ckpt file is needed")
+        raise UserError(f"ckpt={path}: wrong suffix; give a .ckpt file")
     content = _read(path)
     try:
         task = _task(content["hyper_parameters"], content["state_dict"])
@@ -112,28 +113,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
         hashes = torch.as_tensor(trained_on.get("hashes", ()), dtype=torch.int64).numpy().view(np.uint64)
         return Checkpoint(task.eval(), data, int(content["epoch"]) + 1, size, hashes)
     except Exception as error:
-        # Whatever a file of another origin holds, building from it can raise anything.
+        # A file of another origin can hold anything, so building a network from it can raise any exception.
         raise UserError(f"ckpt={path}: not a checkpoint of this project ({first_line(error)})") from None
 
 
 def read_progress(path: Path) -> tuple[int, dict[str, Any]]:
-    """Returns after how many epochs a `last.ckpt` was saved, and the state of its `EmotionDataModule`.
+    """Returns the number of epochs after which a `last.ckpt` was written, and the state of its `EmotionDataModule`.
 
     Raises:
-        UserError: a file that cannot be read, or is not a checkpoint.
+        UserError: the file cannot be read, or is not a checkpoint.
     """
     try:
         content = _read(path)
         return int(content["epoch"]) + 1, dict(content.get(EmotionDataModule.__qualname__, {}))
     except Exception as error:
-        raise UserError(f"{path}: cannot be gone on from ({first_line(error)}); overwrite=true trains anew") from None
+        raise UserError(f"{path}: cannot be resumed ({first_line(error)}); overwrite=true starts again") from None
 
 
 def _task(settings: dict[str, Any], state: dict[str, Tensor]) -> EmotionTask:
-    """Builds a task with its weights, after what the file says of itself has proved true."""
+    """Builds a task with its weights, after checking that the weights in the file fit the settings in the file."""
     if any(isinstance(value, Tensor) for value in settings.values()):
         raise ValueError("hyper_parameters: plain values are needed")
-    # Without the average, which is made on a real device only; its tensors are those of the network.
+    # The average of the weights cannot be built on the meta device; its tensors have the shapes of the network's.
     expected = dict(state_shapes(partial(EmotionTask, **settings | {"ema_decay": 0.0})))
     if settings.get("ema_decay"):
         expected |= {key.replace("network.", "average.module.", 1): value for key, value in expected.items()}
@@ -144,7 +145,7 @@ def _task(settings: dict[str, Any], state: dict[str, Tensor]) -> EmotionTask:
 
 
 def _data_settings(stored: dict[str, Any]) -> dict[str, Any]:
-    """Checks the settings of the data; those that came later get their defaults."""
+    """Checks the settings of the data, and adds the defaults of settings that are newer than the file."""
     given = {key: value for key, value in stored.items() if not key.startswith("_")}
     check(given)
     return dict(EmotionDataModule(**given).hparams)
@@ -155,8 +156,8 @@ def _read(path: Path) -> dict[str, Any]:
         check_unpacked_size(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # A damaged or hostile file can make the reader raise anything.
+        # A damaged or hostile file can make the reader raise any exception.
         raise UserError(
-            f"ckpt={path}: refused, not a checkpoint that can be read safely ({describe_load_error(error)})"
+            f"ckpt={path}: not a checkpoint that can be read safely ({describe_load_error(error)})"
         ) from None
     return content

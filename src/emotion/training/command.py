@@ -1,4 +1,4 @@
-"""The command line of training: Hydra composes the settings of one run, or of many, and each is done here."""
+"""The command line of training: Hydra composes the settings of one run or of a sweep, and calls `_job` for each run."""
 
 import gc
 import logging
@@ -27,19 +27,19 @@ from emotion.training.sweep import run_apart
 
 log = logging.getLogger(__name__)
 SHARED_PROCESS_LAUNCHERS = ("basic", "joblib")
-"""Launchers whose processes do run after run; under any other a run has a process of its own."""
+"""Launchers that start several runs in one process; with any other launcher each run gets a process of its own."""
 
 
 def main() -> None:
-    """Runs the command line: Hydra composes the configuration of one run, or of many with `-m`."""
+    """Runs the command line: one run, or with `-m` a sweep."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(describe_settings())
         return
     keep_private()
-    # Where a full disk keeps a line of the log or a point of a curve from being written, the run says so itself.
+    # On a full disk, logging and TensorBoard's thread would print tracebacks; the run itself ends with one message.
     logging.raiseExceptions = False
     threading.excepthook = _excepthook
-    # Hydra then leaves its errors, and a folder that cannot be made, to us.
+    # Hydra then raises its errors in place of printing them, so that `exit_on_user_error` can print one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.filterwarnings("ignore", SAME_NAME)
     register_resolvers()
@@ -49,7 +49,7 @@ def main() -> None:
         try:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_job)()
         except (HydraException, OmegaConfBaseException) as error:
-            lines = [first_line(one).rstrip(".") for one in (error, error.__cause__) if one]
+            lines = [first_line(cause).rstrip(".") for cause in (error, error.__cause__) if cause]
             raise UserError(": ".join(lines)) from None
 
 
@@ -59,20 +59,20 @@ def _excepthook(arguments: threading.ExceptHookArgs) -> None:
 
 
 def _job(config: DictConfig) -> float | None:
-    """Does a run; returns its validation accuracy, for sweepers that search for the best settings.
+    """Trains and tests a run; returns its validation accuracy (0..1), which a search maximises, or None if unfinished.
 
     Raises:
-        Exception: whatever failed, where it is the only run or one of a search.
+        Exception: the error of the run, if it is the only run or belongs to a search; other sweeps log it and go on.
     """
     hydra_config = HydraConfig.get()
-    path, overrides = _below(Path(hydra_config.runtime.output_dir)), list(hydra_config.overrides.task)
+    path, overrides = _relative(Path(hydra_config.runtime.output_dir)), list(hydra_config.overrides.task)
     folder, choices = RunFolder(path), hydra_config.runtime.choices
     searches = choices["hydra/sweeper"] != "runs"
     if hydra_config.mode == RunMode.RUN:
-        # Before Hydra sees the error, which it would put a line of its own before.
+        # Handled here, since Hydra would print a line of its own before the message.
         with exit_on_user_error():
             if searches or hydra_config.sweeper.parts:
-                raise UserError(f"{' '.join(sys.argv[1:])}: these are several runs, which -m starts")
+                raise UserError(f"{' '.join(sys.argv[1:])}: several values mean several runs; add -m to start them")
             run(config, path, overrides)
     elif choices["hydra/launcher"] not in SHARED_PROCESS_LAUNCHERS:
         run_apart(overrides, folder)
@@ -82,19 +82,19 @@ def _job(config: DictConfig) -> float | None:
         try:
             run(config, path, overrides)
         except Exception as error:
-            # Whatever fails in one run, the others go on, unless they depend on it; `run` has kept it in its folder.
+            # The other runs go on, unless they depend on this one's result; `run` has kept the error in its folder.
             if searches:
                 raise
             log.error("failed: %s", hide_home(first_line(error)))
         finally:
-            # Networks refer to themselves in circles; what one held on the device must not stay into the next run.
+            # Networks contain reference cycles, so only the collector frees their device memory for the next run.
             gc.collect()
             torch.cuda.empty_cache()
     return float(read_json(folder.metrics)["val"]["acc"]) if folder.state == "finished" else None
 
 
-def _below(path: Path) -> Path:
-    """Returns a path as seen from here, where it lies below; the run's files then do not say where they were made."""
+def _relative(path: Path) -> Path:
+    """Returns a path inside the working directory as a relative one; a run's files then do not reveal its location."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

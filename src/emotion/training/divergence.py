@@ -1,4 +1,4 @@
-"""A run whose loss is no longer a number stops, and says where."""
+"""Stops a run whose loss is infinite or not a number, and names the step."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -19,44 +19,45 @@ REMEDIES = "a lower lr=, trainer.gradient_clip_val=1 or trainer.precision=32-tru
 
 @dataclass(frozen=True)
 class _Steps:
-    """Steps that were started, and their losses on the way to the CPU."""
+    """Steps that were started, and their losses, which are copied to the CPU without waiting for the device."""
 
-    first: int
-    epoch: int
-    lr: float | Tensor
+    first: int  # number of the first step, from 0
+    epoch: int  # from 0
+    lr: float | Tensor  # learning rate of the last layer
     batches: list[Batch]
-    losses: Tensor
-    arrival: torch.cuda.Event | None
+    losses: Tensor  # float32 [len(batches)], valid once the copy has arrived
+    arrival: torch.cuda.Event | None  # recorded after the copy; None on a CPU
 
     @classmethod
     def start(cls, trainer: Trainer, batches: list[Batch], losses: Tensor) -> "_Steps":
-        """Starts copying without waiting for the device, which on a GPU is some steps behind."""
+        """Starts to copy the losses; does not wait for the device, since a GPU is several steps behind Python."""
         arrival = torch.cuda.Event() if losses.is_cuda else None  # type: ignore[no-untyped-call]
-        copy = torch.empty(losses.numel(), pin_memory=losses.is_cuda)  # a copy to other memory would wait
+        copy = torch.empty(losses.numel(), pin_memory=losses.is_cuda)  # a copy to memory that is not pinned would wait
         copy.copy_(losses.detach().reshape(-1), non_blocking=True)
         if arrival:
             arrival.record()
-        lr = trainer.optimizers[0].param_groups[0]["lr"]  # the last layer's, on the device where steps are recorded
+        lr = trainer.optimizers[0].param_groups[0]["lr"]  # a tensor on the device if steps are recorded
         lr = lr.clone() if isinstance(lr, Tensor) else lr
         return cls(max(trainer.global_step - len(batches), 0), trainer.current_epoch, lr, batches, copy, arrival)
 
     def arrived(self, wait: bool) -> bool:
-        """Whether the losses may be read; waits for that if asked."""
+        """Returns whether the losses have been copied to the CPU; with `wait`, waits until they have."""
         if self.arrival and wait:
             self.arrival.synchronize()
         return self.arrival is None or bool(self.arrival.query())  # type: ignore[no-untyped-call]
 
 
 class FiniteLoss(Callback):
-    """Stops at a loss that is infinite or not a number, before a checkpoint of it is written.
+    """Stops a run at a loss that is infinite or not a number, before a checkpoint with its weights is written.
 
-    Without it a run would go on to train nothing, or end as if it had run out of patience.
+    Without this callback the run would train on without learning, or end as if it had stopped early.
 
     Args:
-        path: where the batch of that step is kept: `inputs` as the network got them, and `labels`, as safetensors.
+        path: file for the batch of that step, as safetensors: `inputs` as the network got them, and `labels`.
 
     Raises:
-        UserError: such a loss; names the step (from 0), the epoch (from 1) and the learning rate of the last layer.
+        UserError: the loss is infinite or not a number; the message names the step (from 0), the epoch (from 1) and
+            the learning rate of the last layer.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,24 +72,24 @@ class FiniteLoss(Callback):
         batch: Batch | list[Batch],
         batch_idx: int,
     ) -> None:
-        """Notes the losses of one step, or of several that were recorded, and looks at those that have arrived."""
+        """Starts to copy the loss of a step, or of several recorded steps; checks the losses that have arrived."""
         losses = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         assert isinstance(losses, Tensor)
         self._pending.append(_Steps.start(trainer, batch if isinstance(batch, list) else [batch], losses))
-        self._look(wait=False)
+        self._check(wait=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the rest."""
-        self._look(wait=True)
+        """Checks all remaining losses."""
+        self._check(wait=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the rest, and at the loss of the validation images."""
-        self._look(wait=True)
+        """Checks all remaining losses, and the loss on the validation images."""
+        self._check(wait=True)
         loss = float(trainer.callback_metrics["val/loss"])
         if not torch.tensor(loss).isfinite():
             raise UserError(f"val/loss is {loss} after epoch {trainer.current_epoch + 1}: {REMEDIES}")
 
-    def _look(self, wait: bool) -> None:
+    def _check(self, wait: bool) -> None:
         while self._pending and self._pending[0].arrived(wait):
             steps = self._pending.popleft()
             bad = torch.nonzero(~steps.losses.isfinite())
@@ -100,5 +101,5 @@ class FiniteLoss(Callback):
         save_file({name: value.cpu().contiguous() for name, value in batch._asdict().items()}, self.path)
         raise UserError(
             f"the loss is {float(steps.losses[index])} at step {steps.first + index}, epoch {steps.epoch + 1}, "
-            f"learning rate {float(steps.lr):.3g}: {REMEDIES}; that batch is in {self.path}"
+            f"learning rate {float(steps.lr):.3g}: {REMEDIES}; the batch is in {self.path}"
         )

@@ -1,4 +1,4 @@
-"""On what a run ran: the command, versions and hardware."""
+"""Describes the environment of a run: command, commit, versions, hardware."""
 
 import os
 import platform
@@ -15,20 +15,12 @@ from emotion.files import hide_home
 from emotion.overrides import as_typed
 
 PACKAGES = (
-    "emotion",
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "timm",
-    "hydra-core",
-    "numpy",
-    "scikit-learn",
+    *("emotion", "torch", "torchvision", "lightning", "torchmetrics", "timm", "hydra-core", "numpy", "scikit-learn"),
 )
 
 
 def describe_environment() -> dict[str, Any]:
-    """Returns command, commit, versions and hardware as plain values."""
+    """Returns command, commit, versions and hardware as plain values, the content of `environment.json`."""
     return {
         "command": _command(),
         "commit": _commit(),
@@ -44,20 +36,20 @@ def describe_environment() -> dict[str, Any]:
 
 
 def describe_hardware(environment: dict[str, Any]) -> str:
-    """Returns the hardware in a few words."""
+    """Returns a short text on the hardware: the names of the GPUs, or those of the CPU and the number of its cores."""
     return ", ".join(environment["gpus"]) or f"{environment['cpu']}, {environment['cores']} cores"
 
 
 def cpu_flags() -> set[str]:
-    """Returns the instruction sets that Linux reports for this CPU, as it spells them; nothing elsewhere."""
+    """Returns the instruction sets of the CPU in the spelling of Linux (`/proc/cpuinfo`); empty on other systems."""
     return set(_cpu_info("flags").split())
 
 
 def _command() -> str:
     name = Path(sys.argv[0]).name
-    # Runs in processes of their own, and `emotion train`, start this module.
-    started = ["emotion", "train"] if name == "command.py" else ["python"] * name.endswith(".py") + name.split()
-    return shlex.join([*started, *(as_typed(hide_home(word)) for word in sys.argv[1:])])
+    # `emotion train`, and launchers that give each run a process of its own, start the module command.py.
+    program = ["emotion", "train"] if name == "command.py" else ["python"] * name.endswith(".py") + name.split()
+    return shlex.join([*program, *(as_typed(hide_home(argument)) for argument in sys.argv[1:])])
 
 
 def _version(package: str) -> str | None:
@@ -68,7 +60,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Returns the commit of a checkout, marked where files differ from it; None for an installed package."""
+    """Returns the commit of a checkout, with `-dirty` if files differ from it; None for an installed package."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Evaluates checkpoints, on their own data or on other data: one, or the mean of several (arXiv:1612.01474)."""
+"""Evaluates one checkpoint, or the mean probability of several (arXiv:1612.01474), on their own or on other data."""
 
 import hashlib
 import sys
@@ -30,24 +30,25 @@ OPTIONS = ("ckpt", "out", "device", "tta")
 USAGE = """usage: evaluate.py ckpt=<file> | ckpt=[a.ckpt,b.ckpt] [tta=flip] [out=<folder>] [device=cuda]
                    [data=... split=...]
 
-Rebuilds network and data from the checkpoint and tests it. Settings of the data given beside it replace its own;
-split=test_only tests on all images of a source. Several checkpoints are averaged by their mean probability; a pattern
-in quotes, ckpt='runs/small/*/checkpoints/best.ckpt', names all that it fits. tta=flip, shifts or ten_crop also tests
-with the mean over several views of each image."""
+Rebuilds network and data from a checkpoint and tests the network. Settings of the data on the command line replace
+those of the checkpoint; split=test_only tests on all images of a source. The probabilities of several checkpoints are
+averaged; a pattern in quotes, ckpt='runs/small/*/checkpoints/best.ckpt', stands for all files that match it.
+tta=flip, shifts or ten_crop also tests with test-time augmentation."""
 
 
 def main() -> None:
-    """Runs the command line, `ckpt=<file>` and settings as `key=value`."""
+    """Runs the command line: `ckpt=<file>` and settings as `key=value`."""
     if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
         print(USAGE)
         return
     keep_private()
     with exit_on_user_error():
         options = parse_arguments(sys.argv[1:], OPTIONS)
-        words = options.pop("ckpt", None) or []
-        paths = [path for word in (words if isinstance(words, list) else [words]) for path in _find(str(word))]
-        own = {key: options.pop(key) for key in ("out", "device", "tta") if key in options}
-        evaluate(paths, options, **own)
+        patterns = options.pop("ckpt", None) or []
+        patterns = patterns if isinstance(patterns, list) else [patterns]
+        paths = [path for pattern in patterns for path in _matches(str(pattern))]
+        given = {key: options.pop(key) for key in ("out", "device", "tta") if key in options}
+        evaluate(paths, options, **given)
 
 
 def evaluate(
@@ -57,32 +58,32 @@ def evaluate(
     device: str | None = None,
     tta: ViewsName = "none",
 ) -> dict[str, Any]:
-    """Tests checkpoints and writes `metrics.json`, `predictions.npz`, `evaluation.json`, pictures and the report.
+    """Tests checkpoints and writes `metrics.json`, `predictions.npz`, `evaluation.json`, figures and the report.
 
     Args:
-        paths: the checkpoints.
+        paths: the checkpoints; the probabilities of several are averaged.
         changes: settings of the data that replace those in the checkpoints.
         out: folder for the results; None makes `runs/evaluations/<data>-<split>-<hash>`.
         device: `cpu` or `cuda`; None takes a GPU if there is one.
-        tta: see `emotion.models.views.Views`; its figures come beside the others.
+        tta: test-time augmentation, see `emotion.models.views.Views`; adds the stages `val_tta` and `test_tta`.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`: metrics by stage.
 
     Raises:
-        UserError: no checkpoint, one that cannot be read, checkpoints of different images, no such device, or a
-            folder that cannot be made.
+        UserError: no checkpoint is given, one cannot be read, their test images differ, there is no such device, or
+            the folder cannot be made.
     """
     if not paths:
-        raise UserError(f"ckpt is missing\n{USAGE}")
+        raise UserError(f"ckpt: missing; give a checkpoint\n{USAGE}")
     check({**changes, "tta": tta})
-    found = find_device(device)
+    torch_device = find_device(device)
     checkpoints = [load_checkpoint(path) for path in paths]
     modules = [checkpoint.data_module(**changes) for checkpoint in checkpoints]
     first = modules[0]
     folder = Path(str(out)).expanduser() if out else _default_folder(first, paths, {**changes, "tta": tta})
     make_results_folder(folder)
-    stages = _mean(checkpoints, modules, found, tta)
+    stages = _predict(checkpoints, modules, torch_device, tta)
     environment = describe_environment()
     facts = {
         "checkpoints": ", ".join(map(str, paths)),
@@ -101,10 +102,10 @@ def evaluate(
 
 
 def _stages(checkpoints: Sequence[Checkpoint], modules: Sequence[EmotionDataModule]) -> list[Stage]:
-    """Validation counts where it is the same for all checkpoints (seeds of `split=report` differ) and news to them.
+    """Returns the stages to evaluate: without validation if its images differ between checkpoints or were trained on.
 
-    Some of FER2013's validation images have copies that train; more than half of them means that another split is
-    asked for than that of the training.
+    They differ between the seeds of `split=report`. They count as trained on if that is true of at least half of them:
+    then the evaluation uses another split than the training. A smaller share are the duplicates within FER2013.
     """
     rows = modules[0].rows.val
     shared = all(np.array_equal(rows, data.rows.val) for data in modules)
@@ -112,7 +113,7 @@ def _stages(checkpoints: Sequence[Checkpoint], modules: Sequence[EmotionDataModu
 
 
 def _seen(checkpoints: Sequence[Checkpoint], data: EmotionDataModule, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tells which images are, pixel for pixel, among those that a checkpoint is known to have been trained on."""
+    """Returns a mask [len(rows)] of images that are, pixel for pixel, in the known training images of a checkpoint."""
     return np.isin(data.packed.hashes[rows], np.concatenate([checkpoint.hashes for checkpoint in checkpoints]))
 
 
@@ -126,7 +127,7 @@ def _describe_seen(checkpoints: Sequence[Checkpoint], data: EmotionDataModule) -
     return f"{seen.sum():,} of {len(seen):,}, pixel for pixel"
 
 
-def _mean(
+def _predict(
     checkpoints: Sequence[Checkpoint], modules: Sequence[EmotionDataModule], device: torch.device, tta: ViewsName
 ) -> dict[str, Predictions]:
     stages = _stages(checkpoints, modules)
@@ -137,11 +138,11 @@ def _mean(
     return {stage: mean_predictions([member[stage] for member in members]) for stage in members[0]}
 
 
-def _find(word: str) -> list[Path]:
-    """A path may hold the characters of a pattern itself."""
-    path = Path(word).expanduser()
-    found = [] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
-    return found or [path]
+def _matches(pattern: str) -> list[Path]:
+    """Returns the files that match a pattern, or the path itself if it exists (its name may contain `[` or `*`)."""
+    path = Path(pattern).expanduser()
+    files = [] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
+    return files or [path]
 
 
 def _default_folder(data: EmotionDataModule, paths: Sequence[Path], changes: dict[str, Any]) -> Path:
@@ -153,8 +154,8 @@ def _default_folder(data: EmotionDataModule, paths: Sequence[Path], changes: dic
 def _print(results: dict[str, Any], folder: Path, seen: str) -> None:
     table = Table("", "images", "loss", "accuracy", "macro F1", "balanced accuracy")
     for stage, values in results.items():
-        figures = [f"{values[name]:.4f}" for name in ("loss", "acc", "f1_macro", "balanced_acc")]
-        table.add_row(stage, str(values["num_images"]), *figures)
+        metrics = [f"{values[name]:.4f}" for name in ("loss", "acc", "f1_macro", "balanced_acc")]
+        table.add_row(stage, str(values["num_images"]), *metrics)
     console = Console()
     console.print(table)
     console.print(f"test images trained on: {seen}", soft_wrap=True, markup=False, highlight=False)

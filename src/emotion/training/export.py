@@ -1,4 +1,4 @@
-"""Writes networks as ONNX files: grey pixels in, calibrated probabilities out, and nothing else needed to run them."""
+"""Writes networks as ONNX files, which turn grey pixels into calibrated probabilities without further code."""
 
 import json
 import warnings
@@ -31,16 +31,16 @@ from emotion.training.publish import uncalibrated
 OPSET = 18
 BATCH = 64
 CALIBRATION = 1000
-"""How many training images, at least, the ranges of eight bits are taken from."""
+"""Smallest number of training images from which the ranges of 8-bit activations are taken, if there are as many."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """How far the probabilities of a file that was written are from PyTorch's.
+    """The difference between the probabilities of an ONNX file and those of PyTorch, on the same images.
 
     Attributes:
-        difference: the largest of any probability, over the images it was checked on.
-        agreement: the share of these images with the same most probable class.
+        difference: largest absolute difference of any probability, 0..1.
+        agreement: share of the images with the same most probable class, 0..1.
     """
 
     difference: float
@@ -48,7 +48,7 @@ class Exported:
 
 
 class _Graph(nn.Module):
-    """The whole function of a classifier, and where each class was seen if its head allows that."""
+    """The exported graph: a classifier with its views, its temperature, and class activation maps if it has them."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -58,35 +58,35 @@ class _Graph(nn.Module):
             self.linear = _averaging_head(classifier.network)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps images uint8 [B, S, S] to probabilities [B, K] and, from the image itself, evidence [B, K, h, w]."""
-        # All views in one pass, so that the file holds the weights and the steps once.
-        views = torch.stack(list(self.averaged.make(images[:, None])))
-        maps = self.network.backbone(self.network.preprocess(views.flatten(0, 1)))
-        each = self.network.head(maps).softmax(1).unflatten(0, views.shape[:2])
-        probabilities = (each.mean(0).log() / self.temperature).softmax(1)
+        """Maps images uint8 [B, S, S] to probabilities [B, K] and the image's class activation maps [B, K, h, w]."""
+        # All V views in one pass, so that the graph contains weights and operations once.
+        views = torch.stack(list(self.averaged.make(images[:, None])))  # [V, B, 1, S, S]
+        maps = self.network.backbone(self.network.preprocess(views.flatten(0, 1)))  # [V * B, F, h, w]
+        by_view = self.network.head(maps).softmax(1).unflatten(0, views.shape[:2])  # [V, B, K]
+        probabilities = (by_view.mean(0).log() / self.temperature).softmax(1)  # [B, K]
         if self.linear is None:
             return (probabilities,)
-        shown = maps.unflatten(0, views.shape[:2])[0]
-        return probabilities, torch.einsum("bchw,kc->bkhw", shown, self.linear.weight)
+        first = maps.unflatten(0, views.shape[:2])[0]  # the view that is the image itself: [B, F, h, w]
+        return probabilities, torch.einsum("bfhw,kf->bkhw", first, self.linear.weight)
 
 
 def export_network(
     name: str, out: Path, changes: Mapping[str, Any], views: str | None = None, int8: bool = False
 ) -> Iterator[str]:
-    """Writes a network as ONNX, in eight bits too if asked, and yields a line on each file and what it costs.
+    """Writes a network as ONNX, with `int8` in 8-bit integers too; yields a line on the size and error of each file.
 
-    Compared is on validation images. Where there is no FER2013 and no other data is named, drawn faces do for the
-    comparison, but the ranges of eight bits are not taken from them.
+    The files are compared with PyTorch on validation images. If FER2013 is missing and no other data is named, drawn
+    faces serve for the comparison, but not for the ranges of 8-bit activations.
 
     Args:
-        name: of a network, see `emotion.shipped.find_network`; not an `.onnx` file.
-        out: the `.onnx` file; the one in eight bits gets `-int8` added to its name.
+        name: name of the network, see `emotion.shipped.find_network`; not an `.onnx` file.
+        out: the `.onnx` file; `-int8` is added to the name of the file in 8-bit integers.
         changes: settings of the data that replace those of the checkpoint.
-        views: whose mean counts; None leaves it to the file.
-        int8: whether to write that one.
+        views: test-time augmentation of the exported network; None keeps that of the file.
+        int8: whether to write the file in 8-bit integers too.
 
     Raises:
-        UserError: no such network or data, or one that cannot be written.
+        UserError: there is no such network or data, or the network cannot be written.
     """
     classifier, data = _open(name, changes, int8)
     classifier.set_views(views)
@@ -94,28 +94,28 @@ def export_network(
     images, labels = _faces(data, data.rows.val, side)
     exported = export_onnx(classifier, images, out)
     yield (
-        f"{out}: {_mebibytes(out)}; on {len(images):,} validation images of {data.hparams['data']} no probability "
-        f"differs from PyTorch's by more than {exported.difference:.1e}, {exported.agreement:.2%} of the classes agree"
+        f"{out}: {_mebibytes(out)}; on {len(images):,} validation images of {data.hparams['data']} the probabilities "
+        f"differ from PyTorch's by at most {exported.difference:.1e}, {exported.agreement:.2%} of the classes agree"
     )
     if int8:
-        small = out.with_name(f"{out.stem}-int8.onnx")
+        quantized = out.with_name(f"{out.stem}-int8.onnx")
         rows = data.rows.train[:: max(1, len(data.rows.train) // CALIBRATION)]
-        quantize_onnx(out, _faces(data, rows, side)[0], small)
-        before, after = (accuracy(OnnxNetwork(path), images, labels) for path in (out, small))
-        yield f"{small}: {_mebibytes(small)}; validation accuracy {after:.4f}, {before:.4f} in float32"
+        quantize_onnx(out, _faces(data, rows, side)[0], quantized)
+        before, after = (accuracy(OnnxNetwork(path), images, labels) for path in (out, quantized))
+        yield f"{quantized}: {_mebibytes(quantized)}; validation accuracy {after:.4f}, {before:.4f} in float32"
 
 
 def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) -> Exported:
-    """Writes a classifier to an ONNX file with a free batch size and compares the two.
+    """Writes a classifier to an ONNX file with a free batch size, and compares both on some images.
 
-    Inputs of the file: `images` uint8 [B, S, S]. Outputs: `probabilities` float32 [B, K], with the views and the
-    temperature of the card inside, and where the network ends in the mean over a feature map and one linear layer
-    `evidence` float32 [B, K, h, w], its class activation maps (arXiv:1512.04150), but not with the views `ten_crop`.
-    The file does not say where on this machine it was made.
+    The file's input is `images` uint8 [B, S, S]. Its outputs are `probabilities` float32 [B, K], with the views and the
+    temperature of the card applied, and `evidence` float32 [B, K, h, w], class activation maps (arXiv:1512.04150),
+    unless the views are `ten_crop` or the network's head is not the mean over a feature map and one linear layer.
+    The file contains no path of this machine.
 
     Args:
-        classifier: to write.
-        images: grey uint8 [N, S, S] to compare on.
+        classifier: the classifier to write.
+        images: grey images uint8 [N, S, S] for the comparison.
         out: the `.onnx` file.
 
     Raises:
@@ -139,7 +139,7 @@ def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) ->
                 verbose=False,
             )
         except Exception as error:
-            # What cannot be exported makes the exporter raise anything.
+            # The exporter raises exceptions of many kinds for networks that it does not support.
             raise UserError(f"{out}: this network cannot be written as ONNX ({type(error).__name__})") from None
     _save_onnx(program, json.dumps(_card(classifier)), out)
     return _compare(classifier, OnnxNetwork(out), images)
@@ -148,19 +148,20 @@ def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) ->
 def _save_onnx(program: Any, card: str, out: Path) -> None:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    ClearMetadataAndDocStringPass()(program.model)  # each node says in which file and line it was made
+    ClearMetadataAndDocStringPass()(program.model)  # each node names the source file and line that made it
     program.model.metadata_props[METADATA] = card
     with atomic_write(out) as temporary:
         program.save(temporary, external_data=False)
 
 
 def quantize_onnx(path: Path, calibration: NDArray[np.uint8], out: Path) -> None:
-    """Writes an exported file with the weights and inputs of its convolutions in eight bits.
+    """Writes an exported file with weights and inputs of its convolutions as 8-bit integers.
 
-    The first convolution, which sees the pixels, and the head stay as they are: little work, much to lose.
+    The first convolution, whose inputs are the pixels, and the head stay float32: they take little time, and rounding
+    them would cost accuracy.
 
     Args:
-        path: the file.
+        path: the exported file.
         calibration: training images, grey uint8 [N, S, S], from which the ranges of the activations are taken.
         out: the file to write.
     """
@@ -204,7 +205,7 @@ def _first_convolution(path: Path) -> str:
 
 
 def accuracy(network: OnnxNetwork, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
-    """Returns the share of images, grey uint8 [N, S, S], whose most probable class is their label."""
+    """Returns the share (0..1) of images, grey uint8 [N, S, S], whose most probable class is their label, int64 [N]."""
     return float((_run(network, images).argmax(1) == labels).mean())
 
 
@@ -225,8 +226,8 @@ def _open(name: str, changes: Mapping[str, Any], int8: bool) -> tuple[Classifier
 
 
 def _faces(data: EmotionDataModule, rows: NDArray[np.int64], side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Returns grey images [N, side, side], as `emotion.inference.faces` makes them, and labels [N]."""
-    images = data.packed.images[rows]
+    """Returns grey images uint8 [N, side, side], scaled as in `emotion.inference.faces`, and labels int64 [N]."""
+    images = data.packed.images[rows]  # [N, C, S, S]
     grey = images[:, 0] if images.shape[1] == 1 else np.tensordot(images, LUMA, (1, 0)).round().astype(np.uint8)
     resized = [cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA) for face in grey]
     return np.asarray(np.stack(resized), np.uint8), data.packed.labels[rows]
@@ -237,9 +238,9 @@ def _mebibytes(path: Path) -> str:
 
 
 def _compare(classifier: Classifier, network: OnnxNetwork, images: NDArray[np.uint8]) -> Exported:
-    theirs = _run(network, images)
-    ours = np.concatenate([classifier(torch.from_numpy(part)[:, None]).numpy() for part in _batches(images)])
-    return Exported(float(np.abs(ours - theirs).max()), float((ours.argmax(1) == theirs.argmax(1)).mean()))
+    exported = _run(network, images)  # [N, K]
+    pytorch = np.concatenate([classifier(torch.from_numpy(part)[:, None]).numpy() for part in _batches(images)])
+    return Exported(float(np.abs(pytorch - exported).max()), float((pytorch.argmax(1) == exported.argmax(1)).mean()))
 
 
 def _run(network: OnnxNetwork, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -257,9 +258,9 @@ def _card(classifier: Classifier) -> dict[str, Any]:
 
 
 def _averaging_head(network: Network) -> nn.Linear | None:
-    """Returns the linear layer of a head that is the mean over the map and then linear."""
+    """Returns the linear layer of a head that consists of the mean over the feature map and that layer; else None."""
     head = list(network.head.children())
-    averages = bool(head) and isinstance(head[0], nn.AdaptiveAvgPool2d) and head[0].output_size in (1, (1, 1))
+    is_mean = bool(head) and isinstance(head[0], nn.AdaptiveAvgPool2d) and head[0].output_size in (1, (1, 1))
     linear = head[-1] if head else None
-    between = all(isinstance(module, nn.Flatten | nn.Dropout) for module in head[1:-1])
-    return linear if averages and between and isinstance(linear, nn.Linear) else None
+    only_linear = all(isinstance(module, nn.Flatten | nn.Dropout) for module in head[1:-1])
+    return linear if is_mean and only_linear and isinstance(linear, nn.Linear) else None

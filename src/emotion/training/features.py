@@ -1,4 +1,4 @@
-"""The output of the frozen part of a network, computed once and mapped from disk."""
+"""Computes the output of the frozen part of a network once, and maps it from disk."""
 
 import hashlib
 import logging
@@ -18,25 +18,26 @@ from emotion.errors import UserError
 from emotion.files import atomic_write, make_cache_folder, remove_stale_temporaries
 
 FORMAT = 2
-"""Goes up when the same settings would give other features."""
+"""Number that is raised when the same settings would give other features, so that old files are not found."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""The half precision of the Trainer's settings that have one."""
-HASHED_AT_ONCE = 4096
+"""The half precision of each `trainer.precision` that has one."""
+HASH_BATCH = 4096
+"""Images that are read and hashed together."""
 log = logging.getLogger(__name__)
 
 
 class FeatureCache:
-    """Features of images under a fixed function, in half precision.
+    """Computes and caches the features of images, in half precision.
 
-    What was computed is found again by a hash of the function's weights and settings and of the pixels, so that it
-    serves every run that shares both.
+    The name of a cached file is a hash of the function's weights and settings and of the pixels, so that all runs that
+    share them share the file.
 
     Args:
-        frozen: the fixed function, from uint8 or float images to features.
-        device: where it runs.
-        seed: of the random transforms.
-        precision: as the Trainer's; one with a half precision computes in it.
-        batch_size: images at a time.
+        frozen: the fixed function, from uint8 or float images [B, C, S, S] to features [B, ...].
+        device: device that computes.
+        seed: seed of the augmentation.
+        precision: as `trainer.precision`; if it has a half precision, the features are computed in it.
+        batch_size: number of images per batch.
     """
 
     def __init__(
@@ -58,13 +59,16 @@ class FeatureCache:
         augmentation: Augmentation | None = None,
         views: int = 1,
     ) -> NDArray[np.float16]:
-        """Returns features [views * n, ...], mapped from disk, of the images in use, view after view.
+        """Returns features of the used images, float16 [views * n, ...], view after view, mapped from disk.
 
         Args:
-            images: uint8 [N, C, S, S].
-            rows: which of them are in use, int64 [n].
-            augmentation: drawn anew for every view; None leaves the images as they are.
-            views: how many of each image.
+            images: all images, uint8 [N, C, S, S].
+            rows: indices of the used images, int64 [n].
+            augmentation: random changes, drawn for each view; None leaves the images unchanged.
+            views: number of augmented versions of each image.
+
+        Raises:
+            UserError: a feature is too large for half precision, or the cache folder cannot be made.
         """
         root = make_cache_folder("features")
         path = root / f"{self._digest(images, rows, augmentation, views)}.npy"
@@ -72,7 +76,7 @@ class FeatureCache:
             features = _find(path)
             if features is None:
                 remove_stale_temporaries(root, path.stem)
-                log.info("computing features of %d images, %d views: done once, then kept", len(rows), views)
+                log.info("computing features of %d images, %d views; kept in the cache", len(rows), views)
                 self._write(path, images, rows, augmentation, views)
                 features = _open(path)
         return features
@@ -86,8 +90,8 @@ class FeatureCache:
         views: int,
     ) -> None:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
-            for number, features in enumerate(self._compute(images, np.tile(rows, views), augmentation)):
-                if number == 0:
+            for index, features in enumerate(self._compute(images, np.tile(rows, views), augmentation)):
+                if index == 0:  # the header of a .npy file holds the shape, which the first batch shows
                     shape = (views * len(rows), *features.shape[1:])
                     header = {"descr": "<f2", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(file, header)
@@ -101,24 +105,24 @@ class FeatureCache:
         batches = np.array_split(rows, range(self.batch_size, len(rows), self.batch_size))
         console = Console(stderr=True)
         for batch in track(batches, "computing features", console=console, disable=not console.is_terminal):
-            inputs = torch.from_numpy(images[batch]).to(self.device)
+            inputs = torch.from_numpy(images[batch]).to(self.device)  # uint8 [B, C, S, S]
             inputs = augmentation(inputs.float() / 255, generator) if augmentation else inputs
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
                 features = self.frozen(inputs).half().cpu()
             if not features.isfinite().all():
-                raise UserError("feature_views: features are larger than half precision holds; use feature_views=0")
+                raise UserError("feature_views: the features exceed the range of half precision; use feature_views=0")
             yield features
 
     def _digest(
         self, images: NDArray[np.uint8], rows: NDArray[np.int64], augmentation: Augmentation | None, views: int
     ) -> str:
-        drawing = (augmentation, views, self.seed) if augmentation else None
-        facts = (FORMAT, self.frozen, self.half, len(rows), images.shape[1:], drawing)
-        digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
+        draws = (augmentation, views, self.seed) if augmentation else None
+        settings = (FORMAT, self.frozen, self.half, len(rows), images.shape[1:], draws)
+        digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
         for name, value in self.frozen.state_dict(keep_vars=True).items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().numpy().tobytes())
-        for batch in np.array_split(rows, range(HASHED_AT_ONCE, len(rows), HASHED_AT_ONCE)):
+        for batch in np.array_split(rows, range(HASH_BATCH, len(rows), HASH_BATCH)):
             digest.update(images[batch].tobytes())
         return digest.hexdigest()
 
@@ -129,7 +133,7 @@ def _open(path: Path) -> NDArray[np.float16]:
 
 
 def _find(path: Path) -> NDArray[np.float16] | None:
-    """Opens a file if it is there and whole; a machine that crashed may have left half of one."""
+    """Opens a file; returns None if it is missing or incomplete, as after a crash of the machine."""
     try:
         return _open(path)
     except (OSError, EOFError, ValueError):

@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where, and whether the run is new, unfinished or finished."""
+"""The folder of one run: the paths in it, and whether the run is new, unfinished or finished."""
 
 import io
 import json
@@ -13,18 +13,18 @@ import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from emotion.config import completed, one_by_one, same_settings, settings
+from emotion.config import flatten, same_settings, settings, with_defaults
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, hide_home, remove_stale_temporaries
 
 State = Literal["new", "unfinished", "finished"]
 LARGEST = 2**15
-"""Bytes of a file of settings; those of a run take about 3,000."""
+"""Largest size of a file of settings in bytes; the settings of a run take about 3,000."""
 DEEPEST = 16
-"""Levels of collections in a file of settings; those of a run have two."""
+"""Deepest nesting of collections in a file of settings; the settings of a run have two levels."""
 EVALUATION = "evaluation.json"
-"""The file that marks a folder that `evaluate.py` wrote, with its checkpoints and data."""
-_SETTINGS_OF_A_RUN = {"model", "family", "weights", "data", "split", "balance", "seed"}
+"""The file that `evaluate.py` writes, with its checkpoints and data; it marks the folder of an evaluation."""
+_REQUIRED_SETTINGS = {"model", "family", "weights", "data", "split", "balance", "seed"}
 _WRITTEN = (
     "metrics.json",
     "checkpoints/*.ckpt",
@@ -43,11 +43,11 @@ _WRITTEN = (
     "recall.png",
     "config.yaml",
 )
-"""What a run writes, the settings last: while they are there, the folder is known to be a run's."""
+"""Patterns of the files of a run. The settings come last: while they exist, the folder is recognised as a run's."""
 
 
 class RunFolder:
-    """Paths of a run.
+    """The paths of a run, and its state.
 
     Args:
         path: the folder; it need not exist.
@@ -72,27 +72,27 @@ class RunFolder:
 
     @property
     def state(self) -> State:
-        """`metrics.json` is written last and makes a run finished; `last.ckpt` is what it can go on from."""
+        """The state: a run with `metrics.json`, written last, is finished; one with `last.ckpt` can be resumed."""
         if self.metrics.is_file():
             return "finished"
         return "unfinished" if self.last.is_file() else "new"
 
     def csv_files(self) -> list[Path]:
-        """Lists the CSV logs, one for each start of the run, the first start first."""
+        """Returns the CSV logs, one for each start of the run, in order of the starts."""
         numbers = {path: path.parent.name.removeprefix("version_") for path in self.csv.glob("version_*/metrics.csv")}
         return sorted((path for path, number in numbers.items() if number.isdecimal()), key=lambda p: int(numbers[p]))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from training here, until this one leaves or dies.
+        """Locks the folder against other processes until the block or this process ends; makes the folder first.
 
         Raises:
-            UserError: another process is training here, or the folder cannot be made.
+            UserError: another process is training in this folder, or the folder cannot be made.
         """
         try:
-            str(self.path).encode()  # TensorBoard needs that
+            str(self.path).encode()  # TensorBoard accepts UTF-8 only
         except UnicodeEncodeError:
-            raise UserError(f"{self.path}: the names of folders of runs must be UTF-8") from None
+            raise UserError(f"{self.path}: the name is not UTF-8; choose another folder (hydra.run.dir=)") from None
         _make_folder(self.path)
         try:
             with FileLock(self.lock, timeout=0):
@@ -101,42 +101,42 @@ class RunFolder:
                 yield
         except Timeout:
             raise UserError(
-                f"{self.path}: another process is training there; wait for it, or choose another folder "
+                f"{self.path}: another process is training in it; wait for it, or choose another folder "
                 "(hydra.run.dir=)"
             ) from None
 
     def holds(self, config: DictConfig) -> bool:
-        """Tells whether a run with these settings lies here; those that it does not know have their defaults."""
+        """Returns whether the folder holds a run with these settings; those newer than that run count as defaults."""
         return self.config.is_file() and same_settings(read_yaml(self.config), settings(config))
 
-    def require_own(self, config: DictConfig) -> None:
-        """Checks that a run with these settings can start or go on here.
+    def require_same_run(self, config: DictConfig) -> None:
+        """Checks that a run with these settings can start or be resumed in this folder.
 
         Raises:
-            UserError: the folder holds a run with other settings, or such that cannot be read, or no run's.
+            UserError: the settings in the folder are those of another run, cannot be read, or are not those of a run.
         """
         if self.config.is_file() and not is_run(read_yaml(self.config)):
             raise UserError(f"{self.config}: not the settings of a run; choose another folder (hydra.run.dir=)")
         if self.config.is_file() and not self.holds(config):
             raise UserError(
-                f"{self.path} holds a run with other settings; choose another folder (hydra.run.dir=), continue that "
+                f"{self.path}: holds a run with other settings; choose another folder (hydra.run.dir=), continue that "
                 "run (resume=), or replace it (overwrite=true)"
             )
 
     def claim(self, config: DictConfig, environment: Mapping[str, Any], epochs: int) -> None:
-        """Writes down the settings and the environment of a run that starts or goes on here.
+        """Writes the settings and the environment of a run that starts or is resumed in this folder.
 
-        Of a run that goes on with other settings, the environment keeps which ones changed after how many epochs, and
-        its figures, if it was finished, are removed.
+        If a run is resumed with other settings, the changes and their epoch are added to the environment, and the
+        metrics of the finished run are removed.
 
         Args:
             config: the composed configuration.
-            environment: see `emotion.training.environment`.
-            epochs: how many the run has been trained for.
+            environment: see `emotion.training.environment.describe_environment`.
+            epochs: number of epochs that the run has been trained for.
         """
         changes = read_json(self.environment).get("changes", []) if self.environment.is_file() else []
         if self.config.is_file():
-            before, now = completed(read_yaml(self.config)), one_by_one(settings(config))
+            before, now = with_defaults(read_yaml(self.config)), flatten(settings(config))
             changed = {key: [before.get(key), now[key]] for key in now if before.get(key) != now[key]}
             if changed:
                 changes = [*changes, {"after_epoch": epochs, "changed": changed}]
@@ -145,37 +145,37 @@ class RunFolder:
         write_json(self.environment, {**environment, **({"changes": changes} if changes else {})})
 
     def set_aside(self) -> None:
-        """Moves what an earlier run left out of the way, and nothing else; the log stays, since it is being written.
+        """Moves the files of an earlier run, and no others, to `replaced`; the log stays, since it is being written.
 
         Raises:
-            UserError: the folder holds files that are called like those of a run, but not the settings of one.
+            UserError: the folder contains files with the names of a run's, but not the settings of a run.
         """
-        left = self._left()
-        if left and not (self.config.is_file() and is_run(read_yaml(self.config))):
+        files = self._run_files()
+        if files and not (self.config.is_file() and is_run(read_yaml(self.config))):
             raise UserError(
-                f"{left[0]}: overwrite=true replaces runs only, and there is no config.yaml of one; choose another "
-                "folder (hydra.run.dir=)"
+                f"{files[0]}: overwrite=true replaces only runs, and the folder has no config.yaml of a run; choose "
+                "another folder (hydra.run.dir=)"
             )
-        for path in left:
+        for path in files:
             _move(path, self.path, self._moving)
-        if left:
+        if files:
             self._moving.rename(self.replaced)
 
     def drop_replaced(self) -> None:
-        """Removes a run that was set aside, once the one that replaces it has its first checkpoint."""
+        """Removes a run that was set aside, if the run that replaces it has its first checkpoint."""
         if self.replaced.is_dir() and self.last.is_file():
             shutil.rmtree(self.replaced, ignore_errors=True)  # several processes may train this run
 
     def settle(self) -> None:
-        """Decides between a run that was set aside and the one that was to replace it.
+        """Keeps either a run that was set aside or the run that was to replace it.
 
-        Without a checkpoint of the new one, the old one comes back as it was. Whatever ended an earlier call, or
-        `set_aside`, is made good.
+        If the new run has no checkpoint, its files are removed and the old run is restored unchanged. A call completes
+        earlier calls of `settle` and `set_aside` that were interrupted.
         """
         self.drop_replaced()
         if self.replaced.is_dir():
-            for path in self._left():
-                if path != self.diverged:  # an error message names it
+            for path in self._run_files():
+                if path != self.diverged:  # the error message names this file
                     _remove(path)
             self.replaced.rename(self._moving)
         if self._moving.is_dir():
@@ -184,22 +184,22 @@ class RunFolder:
                     _move(path, self._moving, self.path)
             shutil.rmtree(self._moving)
 
-    def _left(self) -> list[Path]:
+    def _run_files(self) -> list[Path]:
         return [path for pattern in _WRITTEN for path in sorted(self.path.glob(pattern))]
 
     def read_config(self) -> DictConfig:
-        """Reads the settings of the run that lies here.
+        """Returns the settings of the run in this folder.
 
         Raises:
-            UserError: no run lies here, or its settings cannot be read.
+            UserError: there is no run, or its settings cannot be read.
         """
         if not self.config.is_file():
-            raise UserError(f"resume={self.path}: no run lies there (config.yaml is missing)")
+            raise UserError(f"resume={self.path}: no run in this folder (config.yaml is missing)")
         return OmegaConf.create(read_yaml(self.config))
 
     @contextmanager
     def keeping_failure(self) -> Iterator[None]:
-        """Keeps an exception that passes through, as `write_failure` does."""
+        """Writes an exception that the block raises to `failure.json`, and raises it again."""
         try:
             yield
         except Exception as error:
@@ -207,12 +207,12 @@ class RunFolder:
             raise
 
     def write_failure(self, error: str, traceback: str = "") -> None:
-        """Keeps why the run failed: a line, and where in the code."""
+        """Writes why the run failed to `failure.json`: the message, and the traceback."""
         write_json(self.failure, {"error": hide_home(error), "traceback": hide_home(traceback)})
 
 
 def _move(path: Path, root: Path, other: Path) -> None:
-    """Moves a file or folder from below one folder to the same place below another."""
+    """Moves a file or folder to another root, where it keeps its relative path."""
     target = other / path.relative_to(root)
     target.parent.mkdir(parents=True, exist_ok=True)
     path.replace(target)
@@ -226,19 +226,19 @@ def _remove(path: Path) -> None:
 
 
 def is_run(values: Mapping[str, Any]) -> bool:
-    """Tells whether these are the settings of a run; other programs have a config.yaml too."""
-    return values.keys() >= _SETTINGS_OF_A_RUN
+    """Returns whether these are the settings of a run; other programs write a config.yaml too."""
+    return values.keys() >= _REQUIRED_SETTINGS
 
 
 def make_results_folder(path: Path) -> None:
-    """Makes a folder for what is not a run, if it is missing.
+    """Makes a folder for results that are not a run's, if it is missing.
 
     Raises:
-        UserError: it cannot be made, or a run lies there, whose results would be replaced.
+        UserError: the folder cannot be made, or contains a run, whose results would be replaced.
     """
     config = path / "config.yaml"
     if config.is_file() and is_run(read_yaml(config)):
-        raise UserError(f"{path}: a run lies there, whose report and figures would be replaced; name another folder")
+        raise UserError(f"{path}: holds a run, whose report and metrics would be replaced; name another folder")
     _make_folder(path)
 
 
@@ -250,12 +250,11 @@ def _make_folder(path: Path) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads settings, which are plain values; a file of something else has none.
+    """Reads settings, which are plain values; returns none if the file holds something other than a mapping.
 
     Raises:
-        UserError: a file that cannot be read, is larger than `LARGEST` or deeper than `DEEPEST`, or has aliases or
-            interpolations. A few aliases stand for billions of values, and an interpolation for what only this
-            machine knows.
+        UserError: the file cannot be read, is larger than `LARGEST` or deeper than `DEEPEST`, or contains aliases, of
+            which a few can stand for billions of values, or interpolations, which can read variables of this machine.
     """
     try:
         if path.stat().st_size > LARGEST:
@@ -264,9 +263,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         _refuse_nesting(text)
         content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
         if "${" in repr(content):
-            raise ValueError("it has interpolations (${...}), and settings are plain values")
+            raise ValueError("it contains interpolations (${...}); settings must be plain values")
     except Exception as error:
-        # A damaged file can make the reader raise anything.
+        # A damaged file can make the reader raise any exception.
         raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
     return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
@@ -276,23 +275,23 @@ def _refuse_nesting(text: str) -> None:
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has aliases, and settings are plain values")
+            raise ValueError("it contains aliases; settings must be plain values")
         if depth > DEEPEST:
             raise ValueError(f"more than {DEEPEST} levels")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads an object of JSON."""
+    """Returns the content of a JSON file that holds an object."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON that no reader sees half of, with the home folder as `~`."""
+    """Writes JSON atomically, with the home folder as `~`."""
     write_text(path, hide_home(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text that no reader sees half of; what is no text, as in names of files, as an escape."""
+    """Writes text atomically; characters that UTF-8 cannot encode, as in names of files, become escapes."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

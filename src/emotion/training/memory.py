@@ -1,4 +1,4 @@
-"""Memory of the device: the message where it runs out, and how a CPU's is kept."""
+"""Memory: the message when it runs out, and reuse of a CPU's memory between steps."""
 
 import ctypes
 import platform
@@ -12,33 +12,33 @@ from omegaconf import DictConfig
 from emotion.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Names of glibc's malloc.h."""
+"""Parameters of `mallopt` in glibc's malloc.h."""
 
 
 @contextmanager
 def explain_out_of_memory(config: DictConfig) -> Iterator[None]:
-    """Says, where memory runs out, what decides on it.
+    """Turns an out-of-memory error of the block into advice on batch and image size.
 
     Raises:
-        UserError: memory ran out; names batch size and image size.
+        UserError: the memory of the device or the machine ran out.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _ran_out(error):
+        if not _is_out_of_memory(error):
             raise
         size, side = config.batch_size, config.image_size
         raise UserError(
             f"out of memory with batch_size={size} and image_size={side}: try batch_size={max(size // 2, 2)} (with "
-            "trainer.accumulate_grad_batches=2 it learns as before), a smaller image_size= or trainer.precision="
+            "trainer.accumulate_grad_batches=2 for the same updates), a smaller image_size= or trainer.precision="
             "bf16-mixed"
         ) from error
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep the memory that a step frees, where that is the C library; the next step needs as much again.
+    """Makes glibc, where it is the C library, keep the memory that a step frees for the next step.
 
-    Given back to the system and asked for anew, it costs a tenth of a step of the scratch CNN on two cores.
+    If it went back to the system after each step, a step of the scratch CNN would take a tenth longer on two cores.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -46,5 +46,5 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _ran_out(error: MemoryError | RuntimeError) -> bool:
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_oom_error(error)

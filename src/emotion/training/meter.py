@@ -1,4 +1,4 @@
-"""What is counted over an epoch, on the device, and read once at its end."""
+"""Collects losses and logits of an epoch on the device, and computes metrics at its end."""
 
 import math
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from emotion.analysis.metrics import matrix_metrics
 from emotion.data.classes import CLASSES
 
 MERGE_EVERY = 64
-"""Batches whose values are joined: many small ones that stay would break up the memory that steps use again."""
+"""Number of batches whose tensors are joined: many small tensors would fragment the memory that steps reuse."""
 
 
-class _Kept(NamedTuple):
-    """The summed loss (scalar) of some images, their logits [N, K] and labels int64 [N]."""
+class _Outputs(NamedTuple):
+    """The summed loss (scalar) of N images, their logits [N, K] and labels int64 [N]."""
 
     loss: Tensor
     logits: Tensor
@@ -26,35 +26,35 @@ class _Kept(NamedTuple):
 
 
 class EpochMeter:
-    """Keeps the losses and logits of an epoch on the device, and counts once at its end.
+    """Collects losses and logits of an epoch on the device, and computes the metrics once at its end.
 
-    A step does not wait for the device; the logits of FER2013 take less than 1 MiB.
+    Steps thus never wait for the device. The logits of FER2013 take less than 1 MiB.
     """
 
     def __init__(self) -> None:
-        self._batches: list[_Kept] = []
-        self._joined: list[_Kept] = []
+        self._batches: list[_Outputs] = []
+        self._joined: list[_Outputs] = []
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was kept since the last `finish`."""
+        """Whether no batch was added since the last `finish`."""
         return not self._batches and not self._joined
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Keeps a batch: its mean loss (scalar), logits [B, K] and labels, int64 [B] or float [B, K].
+        """Adds a batch: its mean loss (scalar), logits [B, K] and labels, int64 [B] or float [B, K].
 
-        Of images that are mixed, the class with the greatest share counts as the label.
+        The label of a mixed image is the class with the largest share.
         """
-        labels = labels.argmax(1) if labels.is_floating_point() else labels
-        self._batches.append(_Kept(loss.detach() * len(labels), logits.detach(), labels))
+        labels = labels.argmax(1) if labels.is_floating_point() else labels  # [B]
+        self._batches.append(_Outputs(loss.detach() * len(labels), logits.detach(), labels))
         if len(self._batches) == MERGE_EVERY:
             self._join()
 
     def finish(self, add_up: Callable[[Tensor], Tensor] = torch.clone) -> tuple[dict[str, Any], NDArray[np.int64]]:
-        """Returns `loss` and `matrix_metrics` over all processes, and the confusion matrix; starts anew.
+        """Returns `loss` and `matrix_metrics` over all processes, and the confusion matrix [K, K]; clears the meter.
 
         Args:
-            add_up: adds a tensor to those of the other processes.
+            add_up: returns the sum of a tensor over all processes.
         """
         self._batches, self._joined = [*self._joined, *self._batches], []
         self._join()
@@ -67,7 +67,7 @@ class EpochMeter:
 
     def _join(self) -> None:
         totals, logits, labels = zip(*self._batches, strict=True)
-        # A loss that is no number must not look like an improvement.
+        # A loss of NaN must never count as an improvement, so it becomes infinite.
         total = torch.stack(totals).float().nan_to_num(nan=math.inf).sum()
-        self._joined.append(_Kept(total, torch.cat(logits), torch.cat(labels)))
+        self._joined.append(_Outputs(total, torch.cat(logits), torch.cat(labels)))  # [N, K], [N]
         self._batches = []

@@ -1,4 +1,4 @@
-"""Optimisers, the parameters that they treat differently, and the course of the learning rate."""
+"""Optimisers, their parameter groups, sharpness-aware steps, and the cosine schedule of the learning rate."""
 
 import math
 from collections import defaultdict
@@ -16,17 +16,17 @@ KERAS_EPSILON = 1e-7
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """How the weights move; the defaults are the report's, which are Keras's.
+    """Settings of the optimiser; the defaults are those of the paper, which are Keras's.
 
     Attributes:
         optimizer: `adam` (epsilon 1e-7 as in Keras); `adamw` (Loshchilov and Hutter, ICLR 2019; epsilon 1e-8);
             `sgd`, with Nesterov's momentum (Sutskever et al., ICML 2013).
-        momentum: of `sgd`.
-        weight_decay: of weights with two or more dimensions; biases and normalisation have none.
-        layer_decay: a layer's learning rate is this times that of the layer after it, 1 for all alike (as in ELECTRA,
+        momentum: momentum of `sgd`, 0..1.
+        weight_decay: decay of weights with two or more dimensions; biases and normalisation have none.
+        layer_decay: ratio of a layer's learning rate to that of the next layer, 1 for equal rates (as in ELECTRA,
             Clark et al., ICLR 2020).
-        sam_rho: radius of sharpness-aware minimisation (Foret et al., ICLR 2021), which takes the gradient where the
-            loss nearby is highest, at the cost of a second pass; 0 is off.
+        sam_rho: radius of sharpness-aware minimisation (Foret et al., ICLR 2021), which takes the gradient at the
+            highest loss within this distance of the weights and needs a second pass; 0 is off.
     """
 
     optimizer: OptimizerName = "adam"
@@ -39,12 +39,12 @@ class OptimizerSettings:
 def build_optimizer(
     layers: Sequence[Iterable[nn.Parameter]], lr: float | Tensor, settings: OptimizerSettings, fused: bool
 ) -> Optimizer:
-    """Builds an optimiser over what trains.
+    """Builds an optimiser of the trainable parameters, grouped by learning rate and weight decay.
 
     Args:
         layers: the parameters of each layer, the first layer first.
-        lr: of the last layer.
-        settings: which optimiser.
+        lr: learning rate of the last layer.
+        settings: settings of the optimiser.
         fused: whether one kernel updates all parameters.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
@@ -54,7 +54,7 @@ def build_optimizer(
             if parameter.requires_grad:
                 decay = settings.weight_decay if parameter.ndim > 1 else 0.0
                 groups[scale, decay].append(parameter)
-    # First the fastest, which learn at the rate that was asked for: learning curves show that of the first group.
+    # The group with the highest rate comes first: logs and learning curves show the first group, whose rate is `lr`.
     parameters = [
         {"params": groups[scale, decay], "lr": lr * scale, "weight_decay": decay}
         for scale, decay in sorted(groups, reverse=True)
@@ -67,18 +67,18 @@ def build_optimizer(
 
 
 def cosine_factor(step: int, steps: int, warm_up: int = 0) -> float:
-    """Returns what the learning rate is multiplied by: a line up to 1 over `warm_up` steps, then half a cosine to 0."""
+    """Returns the factor (0..1) of the learning rate: linear up to 1 over `warm_up` steps, then half a cosine to 0."""
     if step < warm_up:
         return (step + 1) / warm_up
     return (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2
 
 
 class SharpnessAware:
-    """Moves weights to where the loss nearby is highest, and back.
+    """Moves the weights to the highest loss in their neighbourhood (to first order), and back.
 
     Args:
-        network: all its parameters that train are moved.
-        rho: how far, the norm of all moves together.
+        network: network whose trainable parameters are moved.
+        rho: Euclidean norm of the move over all parameters together.
     """
 
     def __init__(self, network: nn.Module, rho: float) -> None:
@@ -87,7 +87,7 @@ class SharpnessAware:
 
     @torch.no_grad()
     def perturb(self) -> list[Tensor]:
-        """Moves along the gradients; returns the weights and running statistics as they were."""
+        """Moves the weights along their gradients; returns the previous weights and running statistics."""
         moves = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
         scale = self.rho / (nn.utils.get_total_norm([gradient for _, gradient in moves]) + 1e-12)
         before = [value.clone() for value in self.state]
@@ -97,6 +97,6 @@ class SharpnessAware:
 
     @torch.no_grad()
     def restore(self, before: Sequence[Tensor]) -> None:
-        """Puts the weights back, and the statistics: those of the place left do not belong to the network."""
-        for value, old in zip(self.state, before, strict=True):
-            value.copy_(old)
+        """Restores weights and running statistics: statistics of the moved weights do not describe the network."""
+        for value, previous in zip(self.state, before, strict=True):
+            value.copy_(previous)

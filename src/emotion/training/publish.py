@@ -1,4 +1,4 @@
-"""Makes a file to take away from a checkpoint: its weights in half precision, its temperature, its figures."""
+"""Turns a checkpoint into a file to distribute: weights in half precision, temperature and metrics."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,37 +15,37 @@ from emotion.training.results import predict
 
 
 def uncalibrated(trained: Checkpoint) -> Classifier:
-    """Returns the network of a checkpoint as it is: one view, probabilities not calibrated."""
+    """Returns the network of a checkpoint without test-time augmentation and calibration."""
     return Classifier(trained.task.inference_network, _card(trained))
 
 
 def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifier:
-    """Writes a network to `out`, measured as it will be used, and returns it.
+    """Writes a network to a file, with metrics measured on the rounded weights, and returns it.
 
-    The temperature is fitted on the validation images; test images choose nothing.
+    The temperature is fitted on the validation images; test images decide nothing.
 
     Args:
         checkpoint: a `best.ckpt`.
         out: the `.safetensors` file.
-        views: the views of each image whose mean counts.
+        views: test-time augmentation of the published network.
 
     Raises:
-        UserError: no such checkpoint, or its data is not there.
+        UserError: there is no such checkpoint, or its data is missing.
     """
     trained = load_checkpoint(checkpoint)
     network, data = trained.task.inference_network, trained.data_module()
     card = replace(_card(trained), views=views)
     save_pretrained(out, network, card)
-    rounded = load_pretrained(out)  # what users will have
+    rounded = load_pretrained(out)  # the weights that users get
     stages = {stage: predict(rounded.averaged, data, stage, torch.device("cpu")) for stage in ("val", "test")}
     temperature = fit_temperature(stages["val"])
-    figures = {
-        part: {name: round(value, 4) for name, value in protocol_metrics(own, temperature).items()}
-        | {"images": len(own)}
-        for part, own in protocol_parts(stages).items()
+    metrics = {
+        part: {name: round(value, 4) for name, value in protocol_metrics(predictions, temperature).items()}
+        | {"images": len(predictions)}
+        for part, predictions in protocol_parts(stages).items()
     }
     settings = {key: trained.data[key] for key in ("data", "split", "balance", "seed")}
-    facts = {"model": trained.task.hparams["model"], **settings, "epoch": trained.epoch, "figures": figures}
+    facts = {"model": trained.task.hparams["model"], **settings, "epoch": trained.epoch, "figures": metrics}
     save_pretrained(out, network, replace(card, temperature=temperature, facts=facts))
     return load_pretrained(out)
 

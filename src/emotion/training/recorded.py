@@ -1,4 +1,4 @@
-"""A training step that is recorded as a CUDA graph and replayed, so that a small network does not wait for Python."""
+"""Records training steps as CUDA graphs and replays them, so that a small network does not wait for Python."""
 
 import logging
 import warnings
@@ -14,7 +14,7 @@ from emotion.data.loader import Batch
 from emotion.errors import UserError, first_line
 
 WARM_UP = 3
-"""Ordinary steps of each shape before its recording, in which libraries choose their kernels and buffers are made."""
+"""Ordinary steps of each batch shape before its recording; in them, libraries choose kernels and allocate buffers."""
 log = logging.getLogger(__name__)
 
 
@@ -30,20 +30,20 @@ Record = Callable[[Callable[[], Outcome]], tuple[Callable[[], None], Outcome]]
 
 
 def record_cuda_graph(step: Callable[[], Outcome]) -> tuple[Callable[[], None], Outcome]:
-    """Records the kernels of a step without running them; returns what replays them, and where the outcome appears."""
+    """Records the kernels of a step without running them; returns a function that replays them, and its outputs."""
     graph = torch.cuda.CUDAGraph()
-    # Other threads, which read ahead, may go on using the device meanwhile.
+    # Other threads, which load the next batches, may use the device during the recording.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outcome = step()
     return graph.replay, outcome
 
 
 class RecordedStep:
-    """Does optimisation steps: the first of each shape as they are, further ones by replaying a recording.
+    """Runs optimisation steps: the first of each batch shape normally, further ones by replaying a recording.
 
     Args:
-        step: forward and backward pass and the optimiser's step.
-        record: makes the recording.
+        step: forward pass, backward pass and the optimiser's step.
+        record: records a step, see `record_cuda_graph`.
     """
 
     def __init__(self, step: Step, record: Record = record_cuda_graph) -> None:
@@ -53,7 +53,7 @@ class RecordedStep:
         self._waits: str | None = None
 
     def __call__(self, batch: Batch) -> Outcome:
-        """Does the step of one batch."""
+        """Runs the step of one batch, and returns its loss and logits."""
         shape = batch.inputs.shape
         self._done[shape] += 1
         if self._done[shape] <= WARM_UP:
@@ -62,6 +62,7 @@ class RecordedStep:
             return self._step(batch)
         if shape not in self._recordings:
             self._recordings[shape] = self._make(batch)
+        # A recording reads and writes always the same memory: the batch is copied in, the outcome is copied out.
         buffers, replay, outcome = self._recordings[shape]
         for buffer, values in zip(buffers, batch, strict=True):
             buffer.copy_(values)
@@ -69,7 +70,7 @@ class RecordedStep:
         return Outcome(*(value.clone() for value in outcome))
 
     def _warm_up(self, batch: Batch) -> Outcome:
-        """Does a step on a stream of its own, as a recording does, and finds out whether it waits for the device."""
+        """Runs a step on a separate stream, as a recording does, and detects whether the step waits for the device."""
         if batch.inputs.device.type != "cuda":
             return self._step(batch)
         main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -91,31 +92,31 @@ class RecordedStep:
         try:
             return buffers, *self._record(lambda: self._step(buffers))
         except RuntimeError as error:
-            # What a broken recording leaves of the device's state cannot be trusted, so there is no going on.
+            # After a failed recording, the state of the device is unknown, so the run cannot continue.
             raise UserError(
-                f"cuda_graph: the step cannot be recorded ({first_line(error)}); cuda_graph=false does without"
+                f"cuda_graph: the step cannot be recorded ({first_line(error)}); use cuda_graph=false"
             ) from error
 
 
 def records_steps(config: DictConfig, device: torch.device, precision: str) -> bool:
-    """Decides whether the steps of a run are recorded.
+    """Returns whether the steps of a run are recorded.
 
     Args:
         config: the composed configuration.
-        device: of the run.
-        precision: the Trainer's, as it calls it; `trainer.precision=auto` can be any.
+        device: device of the run.
+        precision: precision of the Trainer, in which `trainer.precision=auto` is resolved.
 
     Raises:
-        UserError: `cuda_graph=true` where it cannot be.
+        UserError: `cuda_graph=true`, and the steps cannot be recorded.
     """
     obstacle = _obstacle(config, device, precision)
     if config.cuda_graph is True and obstacle:
-        raise UserError(f"cuda_graph=true: steps cannot be recorded with {obstacle}")
+        raise UserError(f"cuda_graph=true: steps cannot be recorded with {obstacle}; use cuda_graph=auto")
     return config.cuda_graph is not False and not obstacle
 
 
 def _obstacle(config: DictConfig, device: torch.device, precision: str) -> str | None:
-    """Names the first thing that needs the Trainer, or the CPU, between two steps."""
+    """Returns the first setting that needs the Trainer or the CPU between two steps, or None."""
     trainer = config.trainer
     if config.sam_rho:
         return f"sam_rho={config.sam_rho}"

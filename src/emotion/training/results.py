@@ -1,4 +1,4 @@
-"""Runs networks over validation and test images and writes down what came out."""
+"""Runs networks over validation and test images and writes predictions, metrics, figures and reports."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 
 
 def predict(network: nn.Module, data: EmotionDataModule, stage: Stage, device: torch.device) -> Predictions:
-    """Returns what a network says about the images of a stage, in float32 and eval mode."""
+    """Returns the predictions of a network for the images of a stage, in float32 and eval mode."""
     network.eval().to(device)
     rows = getattr(data.rows, stage)
     log.info("predicting %d %s images", len(rows), stage)
-    # From the images also where training was on kept features, which are in half precision: of a frozen VGG16 in
-    # bf16-mixed they moved probabilities by up to 0.01 and one decision of 140, in float32 by up to 0.0002.
+    # The inputs are images even if training used cached features, since these are in half precision: for a frozen
+    # VGG16 they changed probabilities by up to 0.01 and one class of 140 in bf16-mixed, by up to 0.0002 in float32.
     loader, console = data.eval_loader(stage), Console(stderr=True)
     batches = track(loader, f"predicting {stage} images", console=console, disable=not console.is_terminal)
     with torch.inference_mode():
-        outputs = [network(batch.inputs.to(device)).softmax(1).cpu() for batch in batches]
+        outputs = [network(batch.inputs.to(device)).softmax(1).cpu() for batch in batches]  # of [B, K]
     probabilities = torch.cat(outputs).numpy() if outputs else np.empty((0, len(CLASSES)), np.float32)
     packed = data.packed
     return Predictions(packed.names[rows], packed.labels[rows], probabilities, packed.parts[rows], packed.copied[rows])
@@ -52,10 +52,10 @@ def predict(network: nn.Module, data: EmotionDataModule, stage: Stage, device: t
 def predict_stages(
     network: nn.Module, data: EmotionDataModule, stages: Sequence[Stage], device: torch.device, tta: ViewsName = "none"
 ) -> dict[str, Predictions]:
-    """Returns the predictions of each stage, and as `<stage>_tta` those of test-time augmentation."""
+    """Returns the predictions of each stage, and with `tta` those of test-time augmentation as `<stage>_tta`."""
     networks = {"": network} if tta == "none" else {"": network, "_tta": Views(network, tta)}
     return {
-        f"{stage}{suffix}": predict(own, data, stage, device) for suffix, own in networks.items() for stage in stages
+        f"{stage}{suffix}": predict(each, data, stage, device) for suffix, each in networks.items() for stage in stages
     }
 
 
@@ -69,27 +69,27 @@ def write_results(
     best_epoch: int | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Writes predictions, pictures, `report.md`, `report.html` and last `metrics.json`.
+    """Writes `predictions.npz`, figures, `report.md`, `report.html` and, last, `metrics.json`.
 
     Args:
-        folder: where to.
+        folder: folder of the results; made if it is missing.
         title: heading of the report.
-        facts: rows of its first table.
-        stages: predictions of `val` and `test`, of those that have images, and of `val_tta` and `test_tta`.
-        data: what they were made on.
-        history: learning curves, if there was a training.
-        best_epoch: from 1, marked in the curves.
-        record: what else `metrics.json` holds, under `run`.
+        facts: rows of the report's first table.
+        stages: predictions of `val`, `test`, `val_tta` and `test_tta`, or of some of them.
+        data: the data of the predictions.
+        history: learning curves; None if the network was only evaluated.
+        best_epoch: epoch that the curves mark, from 1.
+        record: facts about the run, the entry `run` of `metrics.json`.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {stage: predictions.metrics(CLASSES) for stage, predictions in stages.items()}
     save_predictions(folder / "predictions.npz", stages, CLASSES)
     shown: Stage = "test" if "test" in stages else "val"
-    pictures = _write_pictures(folder, shown, stages[shown], data, history, best_epoch)
-    document = run_document(title, facts, metrics, CLASSES, pictures, protocol_rows(stages))
+    figures = _write_figures(folder, shown, stages[shown], data, history, best_epoch)
+    document = run_document(title, facts, metrics, CLASSES, figures, protocol_rows(stages))
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
     content = {**metrics, "run": dict(record)} if record else metrics
@@ -97,7 +97,7 @@ def write_results(
     return content
 
 
-def _write_pictures(
+def _write_figures(
     folder: Path,
     stage: Stage,
     predictions: Predictions,

@@ -1,4 +1,4 @@
-"""Settings of a run that is gone on with: its own, but for those that may change on the way."""
+"""The settings of a resumed run: those it was started with, except for changes on the command line."""
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,28 +11,28 @@ KEPT = (
     *("seed", "data", "split", "val_fraction", "group_duplicates", "synthetic_images", "pack_size", "channels"),
     *("extra_data", "optimizer", "schedule"),
 )
-"""Settings that a run cannot change on the way: it would be neither the one nor the other."""
+"""Settings that a resumed run cannot change, since its result would be that of neither setting."""
 
 
 def resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
-    """Returns the settings that a run goes on with.
+    """Returns the settings of a resumed run.
 
     Args:
-        defaults: the composed configuration, which has the settings that did not exist when the run began.
-        folder: the run's.
-        overrides: what stood on the command line.
+        defaults: the composed configuration; supplies the settings that are newer than the run.
+        folder: folder of the run.
+        overrides: arguments of the command line, `<setting>=<value>`.
 
     Raises:
-        UserError: no run lies there or its settings cannot be read; a word changes one of `KEPT`, adds or removes.
+        UserError: there is no run in the folder, its settings cannot be read, or an argument changes one of `KEPT` or
+            adds or removes a setting.
     """
-    changes = [word for word in overrides if not word.startswith("resume=")]
     stored, changed = folder.read_config(), OmegaConf.create()
-    for word in changes:
-        key, _, value = word.partition("=")
+    for argument in (argument for argument in overrides if not argument.startswith("resume=")):
+        key, _, value = argument.partition("=")
         asked = value if key in GROUPS else OmegaConf.select(defaults, key)
         if key[0] in "+~" or (key in KEPT and asked != stored.get(key)):
             raise UserError(
-                f"{word}: a resumed run keeps its {key.lstrip('+~')}; other values can be changed, as lr= or "
+                f"{argument}: a resumed run keeps its {key.lstrip('+~')}; other values can be changed, as lr= or "
                 "trainer.max_epochs="
             )
         OmegaConf.update(changed, key, asked)

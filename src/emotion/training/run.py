@@ -1,4 +1,4 @@
-"""One run: configuration, data, network, training, the test of the best checkpoint, the results."""
+"""One run: settings, data, network, training, test of the best checkpoint, results."""
 
 import inspect
 import logging
@@ -43,41 +43,41 @@ IGNORED_WARNINGS = (
     "The number of training batches .* is smaller than the logging interval",
     "Found .* module.* in eval mode at the start of training",  # the frozen part, on purpose
     ".*could not find the monitored key",  # epochs without validation
-    "It is recommended to use .*sync_dist",  # the meters have counted over all processes already
+    "It is recommended to use .*sync_dist",  # the meters already sum over all processes
     ".*capturable=True.* but step.. is running without CUDA graph capture",  # before the step is recorded
     "To copy construct from a tensor",  # Lightning's monitor of a learning rate on the device
-    "Checkpoint directory .* exists and is not empty",  # a run that goes on
+    "Checkpoint directory .* exists and is not empty",  # a resumed run
 )
-"""Warnings of PyTorch and Lightning that say nothing new of a run."""
+"""Warnings of PyTorch and Lightning about things that a run does on purpose."""
 BATCHES_TOGETHER = 50
-"""Recorded steps between two looks of the Trainer, if nothing is logged."""
-FEATURES_KEPT = 2**30
-"""Bytes of features that are written to the cache without being asked for."""
+"""Number of recorded steps between two calls by the Trainer, if no steps are logged."""
+AUTO_FEATURES_BYTES = 2**30
+"""Largest size of features that `feature_views=auto` writes to the cache, in bytes."""
 SIGTERM_STATUS = 128 + signal.SIGTERM
-"""The status by which shells and schedulers know a process that was asked to end."""
+"""Exit status that shells and schedulers expect of a process that was ended by SIGTERM."""
 
 
 def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
-    """Trains, tests the best checkpoint and writes the results; skips what is finished, continues what is not.
+    """Trains, tests the best checkpoint and writes the results; skips a finished run, continues an unfinished one.
 
     Args:
         config: the composed configuration.
-        path: the run's folder.
-        overrides: what stood on the command line, which `resume` applies to the settings it finds.
+        path: folder of the run.
+        overrides: arguments of the command line; with `resume`, they change the settings of the run in the folder.
 
     Raises:
-        UserError: bad settings or bad input, or another process is training in this folder.
-        SystemExit: with status 143, the run was asked to end (SIGTERM).
+        UserError: settings or input are wrong, or another process is training in this folder.
+        SystemExit: the run was ended by SIGTERM (status 143).
     """
     folder, resumes = RunFolder(path), bool(config.resume)
     if getattr(rank_zero_only, "rank", 0):
-        # One of several processes that train this run: the first has prepared the folder, and speaks for all.
+        # One of several processes that train this run: the first one prepares the folder, writes results and logs.
         logging.disable(logging.INFO)
-        train(_checked(config, folder, overrides), folder)
+        train(_validated(config, folder, overrides), folder)
         return
     with _without_expected_warnings(), folder.locked():
         folder.settle()
-        _run(_checked(config, folder, overrides), folder, resumes)
+        _train_and_test(_validated(config, folder, overrides), folder, resumes)
 
 
 @contextmanager
@@ -88,14 +88,14 @@ def _without_expected_warnings() -> Iterator[None]:
         yield
 
 
-def _run(config: DictConfig, folder: RunFolder, resumes: bool) -> None:
-    """Does a run; nothing that lies in its folder is changed before all that can be wrong was looked at."""
+def _train_and_test(config: DictConfig, folder: RunFolder, resumes: bool) -> None:
+    """Trains and tests; changes no file of the folder before all settings and inputs have been checked."""
     if not (config.overwrite or resumes):
-        folder.require_own(config)
+        folder.require_same_run(config)
     with folder.keeping_failure(), explain_out_of_memory(config):
         if not config.overwrite and folder.state == "finished" and folder.holds(config):
             folder.failure.unlink(missing_ok=True)
-            log.info("finished already: %s (overwrite=true trains it anew)", folder.path)
+            log.info("finished already: %s (overwrite=true trains again)", folder.path)
             return
         prepared = prepare(config, folder)
         if config.overwrite:
@@ -110,10 +110,10 @@ def _run(config: DictConfig, folder: RunFolder, resumes: bool) -> None:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run needs to train: legal settings, data that could be opened, a network with its weights, a device.
+    """A run that is ready to train: its settings are checked, its data opened, its weights loaded, its device chosen.
 
     Attributes:
-        epochs: how many the run that goes on has been trained for.
+        epochs: number of epochs that a resumed run has been trained for; 0 for a new run.
     """
 
     config: DictConfig
@@ -126,7 +126,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Trained:
-    """What is left after training: the trainer, the data, and the seconds it took."""
+    """A trained run: its Trainer, its data, and the seconds of training over all its starts."""
 
     trainer: Trainer
     data: EmotionDataModule
@@ -134,32 +134,32 @@ class Trained:
 
     @property
     def images_per_epoch(self) -> int:
-        """How many training images an epoch showed, copies and repeated draws counted."""
+        """Number of training images per epoch, including oversampled images and repeated draws."""
         steps = int(self.trainer.num_training_batches) * max(self.data.group_size, 1)
         shown = steps * self.data.batch_size * self.trainer.world_size
         return min(shown, len(self.data.train_set[2]))
 
 
 def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Trained:
-    """Trains from the start or from `last.ckpt`, and leaves the checkpoints in the folder.
+    """Trains from the start or from `last.ckpt`, and writes checkpoints to the folder.
 
     Args:
         config: the composed and checked configuration.
-        folder: the run's.
-        callbacks: beside those of every run.
+        folder: folder of the run.
+        callbacks: further callbacks, beside those of every run.
     """
     with _without_expected_warnings():
         return fit(prepare(config, folder, callbacks), folder)
 
 
 def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Prepared:
-    """Opens the data, builds network and Trainer, and changes nothing in the folder; arguments as for `train`.
+    """Opens the data and builds network and Trainer; takes the arguments of `train`, and leaves the folder unchanged.
 
     Raises:
-        UserError: settings, data, weights, a checkpoint or a device that cannot be used.
+        UserError: settings, data, weights, a checkpoint or a device cannot be used.
     """
     _resolve_weights(config)
-    # The Trainer sets these and leaves them so, and a sweep does run after run in one process.
+    # The Trainer sets both and does not reset them, and a sweep can train several runs in one process.
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
     seed_everything(config.seed, verbose=False)
@@ -171,17 +171,17 @@ def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback]
         task.restart_average()
     epochs = 0
     if folder.state != "new" and not config.overwrite:
-        epochs, began_with = read_progress(folder.last)
-        data.load_state_dict(began_with)
-    timer, folder_keeper = build_timer(config), _keep_folder(config, folder, epochs)
-    trainer = build_trainer(config, folder, [timer, folder_keeper, *callbacks])
+        epochs, data_state = read_progress(folder.last)
+        data.load_state_dict(data_state)
+    timer, folder_updates = build_timer(config), _folder_updates(config, folder, epochs)
+    trainer = build_trainer(config, folder, [timer, folder_updates, *callbacks])
     _require_whole_epoch(config, data, trainer)
     _configure_speed(config, task, data, trainer)
     return Prepared(config, data, task, trainer, timer, epochs)
 
 
 def fit(prepared: Prepared, folder: RunFolder) -> Trained:
-    """Trains what was prepared, and leaves the checkpoints in the folder."""
+    """Trains a prepared run, and writes checkpoints to the folder."""
     trainer, timer = prepared.trainer, prepared.timer
     last = folder.last if folder.state != "new" and not prepared.config.overwrite else None
     if last is None:
@@ -191,24 +191,24 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
     except MisconfigurationException as error:
         raise UserError(f"trainer: {first_line(error)}") from None
     except SIGTERMException:
-        # Raised between two batches; the checkpoints that were still due have been written on the way here.
-        log.warning("asked to end (SIGTERM) in epoch %d: the same command continues it", trainer.current_epoch + 1)
+        # Lightning raises this between two batches, after `ThrottledCheckpointIO` has written pending checkpoints.
+        log.warning("ended by SIGTERM in epoch %d: the same command continues the run", trainer.current_epoch + 1)
         raise SystemExit(SIGTERM_STATUS) from None
     except UserError:
         raise
     except Exception as error:
         if last is None or timer.start_time() is not None:
             raise
-        # Before the first step, it is what the file holds, whatever the error is called.
-        raise UserError(f"{last}: cannot be gone on from ({first_line(error)}); overwrite=true trains anew") from error
+        # An error of any kind before the first step of a resumed run comes from the content of its checkpoint.
+        raise UserError(f"{last}: cannot be resumed ({first_line(error)}); overwrite=true starts again") from error
     if timer.start_time() is None:
         log.info("nothing is left to train after epoch %d", prepared.epochs)
         _claim(prepared.config, folder, prepared.epochs)
     return Trained(trainer, prepared.data, timer.time_elapsed("train"))
 
 
-def _keep_folder(config: DictConfig, folder: RunFolder, epochs: int) -> Callback:
-    """A run that goes on writes down its settings when it trains, after all of its checkpoint proved right."""
+def _folder_updates(config: DictConfig, folder: RunFolder, epochs: int) -> Callback:
+    """Returns a callback that writes a resumed run's settings once its checkpoint is loaded; drops a replaced run."""
     return LambdaCallback(
         on_train_start=lambda *_: _claim(config, folder, epochs) if epochs else None,
         on_train_epoch_start=lambda *_: folder.drop_replaced(),
@@ -221,20 +221,20 @@ def _claim(config: DictConfig, folder: RunFolder, epochs: int) -> None:
 
 
 def _require_whole_epoch(config: DictConfig, data: EmotionDataModule, trainer: Trainer) -> None:
-    """Refuses to train for less than an epoch, after which there is no validation and so no best checkpoint."""
+    """Checks that training reaches a validation, since only a validation chooses a best checkpoint."""
     batches = -(-len(data.train_set[2]) // (data.batch_size * trainer.world_size))
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     steps = -(-batches // trainer.accumulate_grad_batches) * config.trainer.check_val_every_n_epoch
     if 0 <= trainer.max_steps < steps:
         raise UserError(
-            f"trainer.max_steps={trainer.max_steps}: the first validation, which chooses the best checkpoint, comes "
-            f"after {steps} steps"
+            f"trainer.max_steps={trainer.max_steps}: at least {steps} are needed until the first validation, which "
+            "chooses the best checkpoint"
         )
 
 
 def _configure_speed(config: DictConfig, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
-    """Takes the shortcuts that the settings and the device allow."""
+    """Turns on the accelerations that settings and device allow: recorded steps, cached features, compilation."""
     device = trainer.strategy.root_device
     if records_steps(config, device, str(trainer.precision)):
         task.record_steps()
@@ -252,40 +252,40 @@ def _configure_speed(config: DictConfig, task: EmotionTask, data: EmotionDataMod
 
 
 def _auto_feature_views(config: DictConfig, task: EmotionTask, data: EmotionDataModule, device: torch.device) -> int:
-    """One where the frozen part sees the same images in every epoch; augmented views would be fewer than it saw."""
+    """Returns 1 if the frozen part gets the same images in every epoch and its features are small enough, else 0."""
     frozen, _ = task.network.split(task.network.frozen_stages)
     if not any(True for _ in frozen.parameters()):
         return 0
-    if data.augmentation or data.mix:
+    if data.augmentation or data.mix:  # a few cached views would be less augmentation than new ones each epoch
         if device.type == "cpu":
             log.info("the frozen part of the network takes most of the time; feature_views=8 runs it once for 8 views")
         return 0
     side = task.network.preprocess.image_size
     values = feature_count(frozen, torch.zeros(1, 1, side, side, dtype=torch.uint8), config.model)
-    return int(2 * values * len(data.packed) <= FEATURES_KEPT)
+    return int(2 * values * len(data.packed) <= AUTO_FEATURES_BYTES)
 
 
 def _should_compile(config: DictConfig, device: torch.device) -> bool:
-    """Compiling takes up to a minute, which a run that may stop early does not earn back; on CPUs steps got slower."""
+    """Compiling takes up to a minute, too long for a run that may stop early; on CPUs, compiled steps were slower."""
     return device.type == "cuda" and config.patience is None
 
 
 def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
-    """Runs the best checkpoint over validation and (unless `test` is off) test images and writes the results.
+    """Tests the best checkpoint on the validation images and, unless `test=false`, the test images; writes the results.
 
     Raises:
-        UserError: no epoch came as far as its validation.
+        UserError: no epoch was validated.
     """
     if not folder.best.is_file():
         raise UserError(
-            f"{folder.path}: no epoch was trained and validated, so there is no best checkpoint (trainer.*)"
+            f"{folder.path}: no best checkpoint, since no epoch was validated; change the settings trainer.*"
         )
     best = load_checkpoint(folder.best)
     device = trained.trainer.strategy.root_device
     evaluated: tuple[Stage, ...] = ("val", "test") if config.test else ("val",)
     stages = predict_stages(best.task.inference_network, trained.data, evaluated, device, config.tta)
     environment = read_json(folder.environment)
-    # Not `current_epoch`, which is one less where a run that had stopped early goes on with its test.
+    # `current_epoch` is one less if a run that had stopped early is resumed for its test.
     progress: Any = trained.trainer.fit_loop.epoch_progress.current
     epochs, images = progress.processed, trained.images_per_epoch
     record = {
@@ -305,9 +305,9 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
         folder.path, title, _facts(config, record), stages, trained.data, history, best.epoch, record
     )
     _log_hparams(config, trained.trainer, {stage: results[stage] for stage in evaluated})
-    last, figures = evaluated[-1], results[evaluated[-1]]
+    last, metrics = evaluated[-1], results[evaluated[-1]]
     log.info(
-        "%s accuracy %.4f, macro F1 %.4f on %d images", last, figures["acc"], figures["f1_macro"], figures["num_images"]
+        "%s accuracy %.4f, macro F1 %.4f on %d images", last, metrics["acc"], metrics["f1_macro"], metrics["num_images"]
     )
     log.info("report: %s", folder.path / "report.html")
 
@@ -317,7 +317,7 @@ def _resolve_weights(config: DictConfig) -> None:
         config.weights = resolve_weights(config.weights, file_stem(config.family, config.backbone))
 
 
-def _checked(config: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
+def _validated(config: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
     if config.resume:
         config = resumed_config(config, folder, overrides)
     check(settings(config))
@@ -326,15 +326,15 @@ def _checked(config: DictConfig, folder: RunFolder, overrides: list[str]) -> Dic
 
 
 def build_task(config: DictConfig, data: EmotionDataModule) -> EmotionTask:
-    """Builds network, loss and optimiser; the class weights are counted on the data."""
+    """Builds network, loss and optimiser settings; class weights and shares are those of the training images."""
     return EmotionTask(
         **_arguments(EmotionTask, settings(config)), class_weights=data.class_weights, class_shares=data.class_shares
     )
 
 
-def _arguments(kind: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Picks the settings that a class takes: a key of the configuration is the name of an argument."""
-    return {key: values[key] for key in inspect.signature(kind).parameters if key in values}
+def _arguments(cls: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings that are arguments of a class; settings and arguments have the same names."""
+    return {key: values[key] for key in inspect.signature(cls).parameters if key in values}
 
 
 def _log_sizes(config: DictConfig, task: EmotionTask, data: EmotionDataModule) -> None:
@@ -364,14 +364,15 @@ def _facts(config: DictConfig, record: dict[str, Any]) -> dict[str, str]:
 
 
 def _log_hparams(config: DictConfig, trainer: Trainer, results: dict[str, Any]) -> None:
-    final = {f"{stage}/{name}": own[name] for stage, own in results.items() for name in ("loss", "acc", "f1_macro")}
+    names = ("loss", "acc", "f1_macro")
+    final = {f"final/{stage}/{name}": metrics[name] for stage, metrics in results.items() for name in names}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            shown = {key: _text(value) for key, value in settings(config).items()}
-            logger.log_hyperparams(shown, {f"final/{name}": value for name, value in final.items()})
+            shown = {key: _utf8(value) for key, value in settings(config).items()}
+            logger.log_hyperparams(shown, final)
             logger.finalize("success")
 
 
-def _text(value: Any) -> Any:
-    """TensorBoard takes UTF-8 only, which the name of a folder need not be."""
+def _utf8(value: Any) -> Any:
+    """Escapes characters that UTF-8 cannot encode, as in names of folders: TensorBoard accepts UTF-8 only."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""A sweep: which runs it consists of, what is left to do of them, and what became of each."""
+"""A sweep: lists its runs, launches those that are not finished, and reports the outcome of each."""
 
 import itertools
 import logging
@@ -33,111 +33,107 @@ class Job:
     """A run of a sweep.
 
     Attributes:
-        overrides: the words of its command line.
-        place: the word that gives its folder.
-        folder: where it lies.
-        anew: whether it is done again where it is finished.
-        done: whether it was finished, with these settings, before the sweep began.
-        foreign: whether a run with other settings lay there, which it does not replace.
+        overrides: the arguments of its command line.
+        folder_override: the further argument that sets its folder.
+        folder: its folder.
+        overwrite: whether it is trained again if it is finished.
+        finished: whether it was finished, with these settings, before the sweep began.
+        blocked: whether its folder holds a run with other settings, which it must not replace.
     """
 
     overrides: list[str]
-    place: str
+    folder_override: str
     folder: RunFolder
-    anew: bool
-    done: bool
-    foreign: bool
+    overwrite: bool
+    finished: bool
+    blocked: bool
 
 
 def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
-    """Runs every combination of settings, but for runs that are finished, and prints what became of them.
+    """Runs every combination of settings, except finished runs, and prints a table of their outcomes.
 
     Args:
-        arguments: words of the command line, some with several values.
-        compose: makes the configuration of one run from its overrides.
-        launch: Hydra's launcher, called with the overrides of all runs to do.
+        arguments: arguments of the command line, some with several values.
+        compose: composes the configuration of one run from its overrides.
+        launch: Hydra's launcher, called with the overrides of all runs to start.
 
     Raises:
-        SystemExit: with status 2, a run has bad settings, and none was started; with 1, a run did not finish.
+        SystemExit: the settings of a run are wrong, and none was started (status 2), or a run did not finish (1).
     """
     with exit_on_user_error():
         jobs = plan(arguments, compose)
-    todo = [job for job in jobs if job.anew or not job.done]
+    todo = [job for job in jobs if job.overwrite or not job.finished]
     for job in todo:
         job.folder.failure.unlink(missing_ok=True)
     log.info("%d runs, %d of them finished already", len(jobs), len(jobs) - len(todo))
     if todo:
         try:
-            launch([[*job.overrides, job.place] for job in todo], initial_job_idx=0)
+            launch([[*job.overrides, job.folder_override] for job in todo], initial_job_idx=0)
         except Exception as error:
-            # A launcher raises whatever its engine does when it loses a process; the folders tell what became of each.
+            # A launcher that loses a process raises the errors of its engine; the folders hold the outcome of each run.
             log.error("the launcher stopped: %s", first_line(error))
     outcomes = {job.folder.path: _outcome(job, todo) for job in jobs}
     Console(stderr=True).print(_table(jobs, outcomes))
     _log_failures(todo)
     if set(outcomes.values()) & {"failed", "unfinished"}:
-        log.error("not every run finished; the same command starts those again")
+        log.error("not every run finished; the same command starts the unfinished ones again")
         raise SystemExit(1)
 
 
 def plan(arguments: list[str], compose: Compose) -> list[Job]:
-    """Lists the runs of a sweep, each once.
+    """Returns the runs of a sweep, each once.
 
-    An experiment or recipe multiplies what stands on the command line by its own grid (`hydra.sweeper.params`), and
-    stands for others where it has `hydra.sweeper.parts`; a key on the command line replaces the same key of the grid.
+    The runs are all combinations of the values on the command line and those in the grid of an experiment or recipe
+    (`hydra.sweeper.params`); a key on the command line replaces that of the grid. An experiment with
+    `hydra.sweeper.parts` stands for the runs of its parts.
 
     Raises:
-        UserError: a run has settings that are not legal, or asks for several devices.
+        UserError: the settings of a run are not legal, or ask for several devices.
     """
     jobs: dict[Path, Job] = {}
-    every = (expanded for overrides in _product(arguments) for expanded in _expand(overrides, compose))
-    for number, words in enumerate(every):
-        # The launcher numbers the runs that are left to do, and every run keeps the number that it has in the sweep.
-        numbered = [word.replace("${hydra.job.num}", str(number)) for word in words]
+    every = (expanded for combination in _product(arguments) for expanded in _expand(combination, compose))
+    for number, overrides in enumerate(every):
+        # The launcher counts only the runs that it starts, so each run's number in the sweep is written in here.
+        numbered = [override.replace("${hydra.job.num}", str(number)) for override in overrides]
         config = compose(numbered)
         config.hydra.job.num = number
         if config.resume:
-            raise UserError(f"resume={config.resume}: continues one run; leave -m out")
+            raise UserError(f"resume={config.resume}: continues only one run; leave out -m")
         values = settings(config)
         check(values)
         require_effect(numbered, values)
-        _refuse_many_devices(values["trainer"])
+        _require_one_device(values["trainer"])
         path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
-        place = f"hydra.sweep.subdir={quoted(str(config.hydra.sweep.subdir))}"
+        folder_override = f"hydra.sweep.subdir={quoted(str(config.hydra.sweep.subdir))}"
         folder = RunFolder(path)
         same = folder.holds(config)
-        done, foreign = same and folder.state == "finished", folder.config.is_file() and not (same or config.overwrite)
-        jobs.setdefault(path, Job(numbered, place, folder, config.overwrite, done, foreign))
+        finished = same and folder.state == "finished"
+        blocked = folder.config.is_file() and not (same or config.overwrite)
+        jobs.setdefault(path, Job(numbered, folder_override, folder, config.overwrite, finished, blocked))
     return list(jobs.values())
 
 
 def run_apart(overrides: Sequence[str], folder: RunFolder) -> None:
-    """Does a run in a process of its own, so that whatever ends that process ends neither the worker nor the sweep."""
-    command = [
-        sys.executable,
-        "-m",
-        "emotion.training.command",
-        *overrides,
-        f"hydra.run.dir={quoted(str(folder.path))}",
-    ]
-    status = subprocess.run(command, check=False).returncode
+    """Runs one run in a process of its own: an error that ends this process ends neither the launcher nor the sweep."""
+    arguments = [*overrides, f"hydra.run.dir={quoted(str(folder.path))}"]
+    status = subprocess.run([sys.executable, "-m", "emotion.training.command", *arguments], check=False).returncode
     if status and not folder.failure.is_file():
-        folder.write_failure(f"its process ended with {_describe_exit(status)}")
+        folder.write_failure(f"the process ended with {_describe_exit(status)}")
 
 
 def _expand(overrides: list[str], compose: Compose) -> list[list[str]]:
     sweeper = compose(overrides).hydra.sweeper
-    given = {_key(word) for word in overrides}
+    given = {_key(override) for override in overrides}
     grid = [f"{key}={value}" for key, value in sweeper.params.items() if key not in given]
     if not sweeper.parts:
         return _product([*grid, *overrides])
-    others = [word for word in overrides if _key(word) not in ("experiment", "recipe")]
+    others = [override for override in overrides if _key(override) not in ("experiment", "recipe")]
     runs = (run for part in sweeper.parts for run in _product([*grid, *part.split(), *others]))
     return [expanded for run in runs for expanded in _expand(run, compose)]
 
 
-def _product(words: Sequence[str]) -> list[list[str]]:
-    overrides = OverridesParser.create().parse_overrides([quote_argument(word, many=True) for word in words])
+def _product(arguments: Sequence[str]) -> list[list[str]]:
+    overrides = OverridesParser.create().parse_overrides([quote_argument(text, many=True) for text in arguments])
     return [list(combination) for combination in itertools.product(*map(_choices, overrides))]
 
 
@@ -146,19 +142,19 @@ def _choices(override: Override) -> list[str]:
         assert override.input_line is not None
         return [override.input_line]
     if not override.is_discrete_sweep():
-        raise UserError(f"{override.input_line}: a sweep needs a list of values, as a,b,c")
+        raise UserError(f"{override.input_line}: not a list of values; give a list, as a,b,c")
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
-def _key(word: str) -> str:
-    return word.split("=", 1)[0].lstrip("+~")
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
 
 
-def _refuse_many_devices(trainer: dict[str, Any]) -> None:
+def _require_one_device(trainer: dict[str, Any]) -> None:
     if trainer["devices"] not in (1, "1") or trainer["num_nodes"] != 1:
         raise UserError(
             f"trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']}: in a sweep (-m) every run "
-            "has one device; leave -m out to train one run on several"
+            "has one device; leave out -m to train one run on several"
         )
 
 
@@ -169,7 +165,7 @@ def _describe_exit(status: int) -> str:
 def _outcome(job: Job, todo: Sequence[Job]) -> Outcome:
     if job not in todo:
         return "skipped"
-    if job.foreign or job.folder.failure.is_file():
+    if job.blocked or job.folder.failure.is_file():
         return "failed"
     return "ran" if job.folder.state == "finished" else "unfinished"
 
@@ -180,9 +176,9 @@ def _table(jobs: Sequence[Job], outcomes: dict[Path, Outcome]) -> Table:
     table = Table("run", "", "validation", "test", "F1", "time", "folder", title=title, title_justify="left")
     common = set.intersection(*(set(job.overrides) for job in jobs))
     for job in jobs:
-        own = " ".join(word for word in job.overrides if word not in common)
-        figures = _figures(job.folder) if job.folder.state == "finished" else ("",) * 4
-        table.add_row(escape(own), outcomes[job.folder.path], *figures, escape(job.folder.path.name))
+        name = " ".join(override for override in job.overrides if override not in common)
+        metrics = _metrics(job.folder) if job.folder.state == "finished" else ("",) * 4
+        table.add_row(escape(name), outcomes[job.folder.path], *metrics, escape(job.folder.path.name))
     return table
 
 
@@ -192,7 +188,7 @@ def _log_failures(jobs: Sequence[Job]) -> None:
             log.error("%s failed: %s", job.folder.path, read_json(job.folder.failure)["error"])
 
 
-def _figures(folder: RunFolder) -> tuple[str, ...]:
+def _metrics(folder: RunFolder) -> tuple[str, ...]:
     metrics = read_json(folder.metrics)
     test = (f"{metrics['test'][name]:.4f}" if "test" in metrics else "" for name in ("acc", "f1_macro"))
     return f"{metrics['val']['acc']:.4f}", *test, f"{metrics['run']['train_seconds']:.0f} s"

@@ -38,42 +38,42 @@ if TYPE_CHECKING:
 
 
 class EmotionTask(LightningModule):
-    """Trains any network of the project to classify expressions.
+    """Trains a network of any family to classify expressions.
 
-    Every argument is a plain value and is kept in checkpoints, so that a checkpoint rebuilds its network; those with a
-    default came later, and checkpoints without them are read with it.
+    Checkpoints contain all arguments as plain values, from which the network is rebuilt. Arguments with a default are
+    newer than the others; a checkpoint without them is read with the default.
 
     Args:
-        model: the name of the recipe; kept for the record.
-        family: see `emotion.models.registry.build_network`, as for the next five.
-        backbone: name of the backbone.
-        blocks: convolutions of each block of the scratch CNN.
+        model: name of the model in `conf/model`; stored, not used.
+        family: family of the network, see `emotion.models.registry.build_network`.
+        backbone: name of the backbone; None for a family without one.
+        blocks: number of convolutions in each block of the CNN, or of residual blocks in each stage of the ResNet.
         unfreeze: number of trainable layers of the backbone, or `all`.
-        image_size: pixels.
+        image_size: height and width of the network's input, in pixels.
         normalize: scaling of the pixels.
-        weights: where the backbone's weights came from; kept for the record, they are loaded by `train`.
-        class_weights: weight of each class in the training loss; None weighs all alike.
+        weights: origin of the backbone's weights; stored, not used (`prepare` in `run.py` loads them).
+        class_weights: weight of each class in the training loss; None weights all classes equally.
         lr: learning rate of the last layer.
         schedule: `none`; `plateau`: times `lr_factor` when val/loss has not improved for `lr_patience` epochs;
             `cosine`: to zero over the whole training, step by step (Loshchilov and Hutter, "SGDR", ICLR 2017).
-        lr_factor: see `schedule`.
-        lr_patience: see `schedule`; Keras's way of counting (the third bad epoch of three acts).
-        warmup_epochs: of `cosine`: before it, the learning rate rises from almost zero (arXiv:1706.02677).
-        class_shares: of the training images; what `logit_adjustment` needs.
-        label_smoothing: see `emotion.training.loss.LossSettings`, as for the next two.
-        focal_gamma: power.
-        logit_adjustment: tau.
-        optimizer: see `emotion.training.optimizer.OptimizerSettings`, as for the next four.
-        momentum: of `sgd`.
-        weight_decay: of weights.
-        layer_decay: of the learning rate.
-        sam_rho: radius.
-        ema_decay: validation, test and use see the exponential moving average of the weights (Polyak and Juditsky
-            1992; timm keeps it), which holds on to so much of itself at each step; 0 is off. For 1 / (1 - ema_decay)
-            steps it begins anew with each epoch, since it would still be mostly the initial weights.
-        dropout: see `emotion.models.registry.build_network`, as for the next two.
-        width: filters.
-        stem_stride: pixels.
+        lr_factor: factor of the schedule `plateau`.
+        lr_patience: patience of the schedule `plateau`, counted as in Keras: 3 acts on the third bad epoch.
+        warmup_epochs: epochs of rising learning rate before the schedule `cosine` (arXiv:1706.02677).
+        class_shares: share of each class among the training images, sum 1; needed for `logit_adjustment`.
+        label_smoothing: share of every label that is spread over all classes, see `LossSettings`.
+        focal_gamma: exponent of the focal loss, see `LossSettings`.
+        logit_adjustment: tau of the logit adjustment, see `LossSettings`.
+        optimizer: name of the optimiser, see `OptimizerSettings`.
+        momentum: momentum of `sgd`.
+        weight_decay: decay of the weights, see `OptimizerSettings`.
+        layer_decay: ratio of the learning rates of neighbouring layers, see `OptimizerSettings`.
+        sam_rho: radius of sharpness-aware minimisation, see `OptimizerSettings`.
+        ema_decay: decay per step of the exponential moving average of the weights (Polyak and Juditsky 1992; timm's
+            `ModelEmaV3`), which validation, test and inference use; 0 is off. During the first 1 / (1 - ema_decay)
+            steps it restarts with each epoch, since it would otherwise consist mostly of the initial weights.
+        dropout: dropout before the last layer; None takes that of the family.
+        width: number of filters in the first stage of the ResNet.
+        stem_stride: stride of the first convolution of the ResNet, in pixels.
     """
 
     def __init__(
@@ -133,18 +133,18 @@ class EmotionTask(LightningModule):
         self.train_meter, self.val_meter = EpochMeter(), EpochMeter()
         self._val_loss: float | None = None
         self.val_matrix: NDArray[np.int64] | None = None
-        # In a tuple, since as an attribute its parameters would be registered a second time.
+        # In tuples: as attributes of a module, the networks would be registered, and saved, a second time.
         self._trained: tuple[Callable[[Tensor], Tensor]] = (self.network,)
         self._validated: tuple[Callable[[Tensor], Tensor]] = (self.inference_network,)
-        self._perturbed = self._other_rate = False
+        self._perturbed = self._rate_changed = False
 
     @property
     def inference_network(self) -> Network:
-        """The network to use: the average of the weights if there is one."""
+        """The network for validation, test and inference: the average of the weights if there is one."""
         return self.network if self.average is None else self.average.module
 
     def restart_average(self) -> None:
-        """Makes the average of the weights begin with the weights as they are."""
+        """Restarts the average of the weights from the present weights."""
         if self.average is not None:
             self.average.set(self.network)  # type: ignore[no-untyped-call]
 
@@ -152,39 +152,37 @@ class EmotionTask(LightningModule):
         """Makes the task train on features in place of images.
 
         Returns:
-            The frozen part of the network, which turns images into these features.
+            The frozen part of the network, which maps images [B, C, H, W] to these features.
 
         Raises:
-            UserError: nothing is frozen.
+            UserError: no part of the network is frozen.
         """
         first = self.network.frozen_stages
         frozen, trained = self.network.split(first)
         if not list(frozen.parameters()):
-            raise UserError(
-                "feature_views: this network has no frozen part that can be split from the rest (unfreeze=)"
-            )
+            raise UserError("feature_views: this network has no frozen part that can be split off; use feature_views=0")
         self._trained, self._validated = (trained,), (self.inference_network.split(first)[1],)
         return frozen
 
     def compile_network(self) -> None:
-        """Makes training and validation run what trains through PyTorch's compiler."""
-        torch.compiler.reset()  # of the networks of earlier runs in this process, which count against its limits
+        """Compiles the trained part of the network for training and validation."""
+        torch.compiler.reset()  # networks of earlier runs in this process count against the compiler's limits
         averaged = self._validated[0] if self.average else None
         self._trained = (torch.compile(self._trained[0]),)
         self._validated = (torch.compile(averaged),) if averaged else self._trained
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images [B, C, H, W], uint8 or float 0..1, to logits [B, K]."""
+        """Maps images [B, C, H, W], uint8 (0..255) or float (0..1), to logits [B, K]."""
         logits: Tensor = self.inference_network(images)
         return logits
 
     def record_steps(self, record: Record = record_cuda_graph) -> None:
-        """Makes the task do its own optimisation steps, which come several at a time, and replay a recording."""
+        """Makes `training_step` run several optimisation steps per call itself, by replaying a recording."""
         self.automatic_optimization = False
         self._recorded = RecordedStep(self._optimise, record)
 
     def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
-        """Returns the loss of a batch; of several, does the steps and returns the loss of each."""
+        """Returns the loss of a batch (scalar); runs the steps of a list of batches and returns their losses [n]."""
         if isinstance(batch, list):
             losses = self._replay(batch)
             self.log("train/loss_step", losses[-1])
@@ -209,7 +207,7 @@ class EmotionTask(LightningModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Does the optimiser's step, with the gradient of the worst place nearby if asked, and moves the average."""
+        """Runs the optimiser's step, sharpness-aware if `sam_rho` is set, and updates the average of the weights."""
         assert optimizer_closure is not None
         rho = self.optimizer_settings.sam_rho
         closure = partial(self._sharpness_aware, optimizer_closure, rho) if rho else optimizer_closure
@@ -234,7 +232,7 @@ class EmotionTask(LightningModule):
         optimizer = self._optimizer()
         kind = self.device.type
         half = torch.get_autocast_dtype(kind)
-        # Without the cache of half-precision weights, which is kept as long as the Trainer's own context lasts.
+        # Without the cache of half-precision weights, which would outlive the step, as the Trainer's context does.
         with torch.autocast(kind, half, enabled=torch.is_autocast_enabled(kind), cache_enabled=False):
             outcome = self._outcome(batch)
         with torch.autocast(kind, enabled=False):
@@ -252,32 +250,32 @@ class EmotionTask(LightningModule):
             outcome = self._recorded(batch)
             losses.append(outcome.loss)
             self.train_meter.update(*outcome, batch.labels)
-            # The Trainer counts the steps of its own wrapper, by these.
+            # The Trainer counts steps by these two calls of its wrapper around the optimiser, which a replay skips.
             optimizer._on_before_step()
             optimizer._on_after_step()
             if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step()
-        # The loggers' steps are the batches of the Trainer, of which this was one.
+        # The loggers count the Trainer's batches, and this list was one of them.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped += len(batches) - 1
-        return torch.stack(losses)
+        return torch.stack(losses)  # [len(batches)]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts a batch; the validation loss is not weighted, as in Keras."""
+        """Adds a batch to the validation metrics; as in Keras, the validation loss has no class weights."""
         logits = self._logits(self._validated[0], batch)
         self.val_meter.update(F.cross_entropy(logits, batch.labels), logits, batch.labels)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes whether the learning rate asked for is another than the one the run had until now."""
+        """Checks whether the learning rate or its decay over layers differs from that in the checkpoint."""
         before = {"layer_decay": 1.0, **checkpoint["hyper_parameters"]}
-        self._other_rate = any(before[key] != self.hparams[key] for key in ("lr", "layer_decay"))
+        self._rate_changed = any(before[key] != self.hparams[key] for key in ("lr", "layer_decay"))
 
     def on_train_start(self) -> None:
-        """Gives the optimiser, whose state may come from a checkpoint, the form and the values that this run needs."""
+        """Sets the values of this run in the optimiser, whose state may come from a checkpoint of another device."""
         optimizer = self._optimizer()
         factor = self._restart_schedule()
-        for group, asked in zip(optimizer.param_groups, self._asked, strict=True):
-            rate = asked["lr"] * factor if self._other_rate else group["lr"]
-            group.update(asked, lr=self._rate(float(rate)))
+        for group, values in zip(optimizer.param_groups, self._group_values, strict=True):
+            rate = values["lr"] * factor if self._rate_changed else group["lr"]
+            group.update(values, lr=self._rate(float(rate)))
             group["fused"] = self._fused
             if "capturable" in group:
                 group["capturable"] = not self.automatic_optimization
@@ -287,18 +285,18 @@ class EmotionTask(LightningModule):
             state["step"] = state["step"].to(parameter.device if self._fused else "cpu", torch.float32)
 
     def _restart_schedule(self) -> float:
-        """Gives the schedule the values asked for, and returns what it multiplies the learning rate by at this step."""
+        """Sets the values of this run in the schedule; returns its factor of the learning rate at this step."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.factor, scheduler.patience = self.lr_factor, self.lr_patience - 1
         if not isinstance(scheduler, LambdaLR):
             return 1.0
-        if self._other_rate:
-            scheduler.base_lrs = [float(asked["lr"]) for asked in self._asked]
+        if self._rate_changed:
+            scheduler.base_lrs = [values["lr"] for values in self._group_values]
         return float(scheduler.lr_lambdas[0](scheduler.last_epoch))
 
     def on_train_epoch_start(self) -> None:
-        """Freezes, for Lightning calls no `train()` that could be overridden, and tells the loader the epoch."""
+        """Freezes statistics again, since Lightning sets all modules to training mode, and sets the loader's epoch."""
         self.network.freeze_statistics()
         loader = self.trainer.train_dataloader
         if not isinstance(loader, BatchLoader | BatchGroups):
@@ -317,9 +315,9 @@ class EmotionTask(LightningModule):
         self.log_dict({f"val_recall/{name}": metrics["per_class"][name]["recall"] for name in CLASSES})
 
     def on_train_epoch_end(self) -> None:
-        """Logs loss and accuracy on the training images, and lets the plateau schedule act."""
+        """Logs loss and accuracy on the training images, and steps the plateau schedule."""
         if self.train_meter.empty:
-            return  # resumed from the end of this epoch, which Lightning ends a second time
+            return  # Lightning ends the epoch again when a run is resumed from a checkpoint of its end
         metrics, _ = self.train_meter.finish(self._add_up)
         self.log_dict({f"train/{name}": metrics[name] for name in ("loss", "acc")})
         scheduler = self.lr_schedulers()
@@ -328,13 +326,13 @@ class EmotionTask(LightningModule):
         self._val_loss = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Returns the optimiser of what trains, with the schedule."""
+        """Returns the optimiser of the trainable parameters, and the schedule."""
         if self.optimizer_settings.sam_rho and self.trainer.accumulate_grad_batches > 1:
-            raise UserError("sam_rho: every step needs a batch of its own (trainer.accumulate_grad_batches=1)")
+            raise UserError("sam_rho: gradients cannot be accumulated; use trainer.accumulate_grad_batches=1")
         optimizer = build_optimizer(self.network.layers(), self._rate(self.lr), self.optimizer_settings, self._fused)
         names = ("lr", "weight_decay", "momentum")
-        # As numbers: a rate that lies on the device is one and the same tensor, which the schedule writes over.
-        self._asked = [
+        # As numbers: a rate on the device is a tensor that the schedule changes in place.
+        self._group_values = [
             {name: float(group[name]) for name in names if name in group} for group in optimizer.param_groups
         ]
         if self.schedule == "none":
@@ -360,16 +358,16 @@ class EmotionTask(LightningModule):
 
     @property
     def _fused(self) -> bool:
-        """Lightning refuses to clip the gradients of a fused optimiser in mixed precision, and scales those of fp16."""
+        """Not with float16, whose gradients Lightning scales, nor with clipping in bf16-mixed, which it refuses."""
         clips, precision = bool(self.trainer.gradient_clip_val), self.trainer.precision
         return precision != "16-mixed" and not (clips and precision == "bf16-mixed")
 
     def _planned_steps(self) -> tuple[int, int]:
-        """Counts the optimiser's steps of the whole training, and of an epoch."""
+        """Returns the numbers of the optimiser's steps in the whole training and in an epoch."""
         trainer = self.trainer
         steps = trainer.estimated_stepping_batches
         if math.isinf(steps):
-            raise UserError("schedule=cosine needs an end: trainer.max_epochs or trainer.max_steps")
+            raise UserError("schedule=cosine: needs an end of training; set trainer.max_epochs or trainer.max_steps")
         trainer.fit_loop.setup_data()
         loader = trainer.train_dataloader
         if isinstance(loader, BatchGroups):
@@ -377,7 +375,7 @@ class EmotionTask(LightningModule):
         return int(steps), math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
     def _rate(self, value: float) -> float | Tensor:
-        """A recorded step reads the learning rate from the device."""
+        """Returns a learning rate, as a tensor on the device if steps are recorded: a recording reads it from there."""
         return value if self.automatic_optimization else torch.tensor(value, device=self.device)
 
     def _optimizer(self) -> Optimizer:

@@ -31,19 +31,19 @@ from emotion.training.environment import cpu_flags
 from emotion.training.folder import RunFolder
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
-"""Each writes `fit-profile.txt` into the run's folder."""
+"""Lightning's profilers by their names in `trainer.profiler`; each writes `fit-profile.txt` to the run's folder."""
 CHECKPOINT_SECONDS = 30.0
-"""Between two writes of the same checkpoint."""
+"""Shortest time between two writes of the same checkpoint, in seconds."""
 
 
 def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callback] = ()) -> Trainer:
-    """Builds the Trainer with loggers, checkpoints and early stopping.
+    """Builds the Trainer with loggers, checkpoints and early stopping; `extra` callbacks run before the others.
 
     Raises:
-        UserError: an argument that Lightning refuses.
+        UserError: Lightning refuses a setting of `trainer`.
     """
     options = {str(key): value for key, value in settings(config)["trainer"].items() if value is not None}
-    options.pop("max_time", None)  # of `build_timer`
+    options.pop("max_time", None)  # `build_timer` uses it
     if (profiler := options.pop("profiler", None)) is not None:
         options["profiler"] = PROFILERS[profiler](folder.path, "profile")
     if options["precision"] == "auto":
@@ -72,26 +72,26 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
         and isinstance(trainer.strategy, DDPStrategy)
         and not isinstance(trainer.accelerator, CUDAAccelerator)
     ):
-        raise UserError("trainer.sync_batchnorm=true: PyTorch synchronises batch statistics of GPUs only")
+        raise UserError("trainer.sync_batchnorm=true: works on GPUs only; use trainer.sync_batchnorm=false")
     return trainer
 
 
 def build_timer(config: DictConfig) -> Timer:
-    """Builds what measures the training, over all its starts, and ends it after the epoch in which its time is over.
+    """Builds a timer over all starts of a run; it ends training after the epoch that reaches `trainer.max_time`.
 
     Raises:
-        UserError: `trainer.max_time` is no time.
+        UserError: `trainer.max_time` is not a time.
     """
     try:
         return Timer(config.trainer.max_time, interval="epoch", verbose=False)
     except MisconfigurationException:
         raise UserError(
-            f"trainer.max_time={config.trainer.max_time}: a time is needed, as 01:12:00:00 (DD:HH:MM:SS)"
+            f"trainer.max_time={config.trainer.max_time}: not a time; use DD:HH:MM:SS, as 01:12:00:00"
         ) from None
 
 
 def _plugins() -> list[Any]:
-    """On SLURM, Lightning would save in mid-epoch before a job is requeued; what goes on from there is another run."""
+    """On SLURM, Lightning would requeue jobs with a checkpoint in mid-epoch, which cannot be resumed exactly."""
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     return [ThrottledCheckpointIO(CHECKPOINT_SECONDS), *slurm]
 
@@ -108,7 +108,7 @@ def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
     if config.monitor != "val/acc":
         callbacks.append(_checkpoint(folder, "best_acc", "val/acc", "max"))
     if config.patience is not None:
-        # Not strict, since a run that ends inside its first epoch (trainer.max_steps) has validated nothing.
+        # Not strict: a run that ends during its first epoch (trainer.max_steps) has no validation metric.
         callbacks.append(
             Patience(config.monitor, config.min_delta, config.patience, mode=mode, strict=False, verbose=False)
         )
@@ -116,7 +116,7 @@ def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
 
 
 def _checkpoint(folder: RunFolder, name: str, monitor: str | None = None, mode: str = "min") -> MovableCheckpoint:
-    """Saves when the epoch has ended for all other callbacks, so that the file holds its whole state."""
+    """Builds a callback that saves after all others have ended the epoch, so that the file holds their final state."""
     return MovableCheckpoint(
         folder.checkpoints,
         filename=name,
