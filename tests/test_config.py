@@ -430,19 +430,20 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_any_path_is_read_as_it_stands(path):
-    for key in ("data_dir", "weights", "resume", "name"):
-        word = legal_word(f"{key}={path}")
-        assert legal_word(word) == word
-        assert compose(word)[key] == path
-        assert legal_word(as_typed(word)) == word
+    keys = ("data_dir", "weights", "resume", "name")
+    typed = [legal_word(f"{key}={path}") for key in keys]
+    for word in typed:
+        assert legal_word(word) == legal_word(as_typed(word)) == word
     for many in (legal_word(f"data_dir={quoted(path)},other", many=True), legal_word("data_dir=other", many=True)):
         assert legal_word(many, many=True) == many
     words = parse_words([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
     assert words == {"data_dir": path, "ckpt": [path, "b"]}
-    if not set("',[]\"\\") & set(path):
-        assert compose(legal_word(f"extra_data=[{path},b]")).extra_data == [path, "b"]
-    folder = legal_word(f"hydra.run.dir={path}")
-    assert compose_hydra(folder).run.dir == os.path.expanduser(path)  # noqa: PTH111
+    listed = not set("',[]\"\\") & set(path)
+    lists = [legal_word(f"extra_data=[{path},b]")] if listed else []
+    config = compose(*typed, *lists, legal_word(f"hydra.run.dir={path}"), with_hydra=True)
+    assert [config[key] for key in keys] == [path] * len(keys)
+    assert config.hydra.run.dir == os.path.expanduser(path)  # noqa: PTH111
+    assert not listed or config.extra_data == [path, "b"]
 
 
 @pytest.mark.parametrize(
