@@ -445,22 +445,23 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_any_path_is_read_unchanged(path):
-    for key in ("data_dir", "weights", "resume", "name"):
-        word = quote_argument(f"{key}={path}")
-        assert quote_argument(word) == word
-        assert compose(word)[key] == path
-        assert quote_argument(as_typed(word)) == word
+    keys = ("data_dir", "weights", "resume", "name")
+    typed = [quote_argument(f"{key}={path}") for key in keys]
+    for word in typed:
+        assert quote_argument(word) == quote_argument(as_typed(word)) == word
     for many in (
         quote_argument(f"data_dir={quoted(path)},other", many=True),
         quote_argument("data_dir=other", many=True),
     ):
         assert quote_argument(many, many=True) == many
-    words = parse_arguments([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
+    words = parse_words([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
     assert words == {"data_dir": path, "ckpt": [path, "b"]}
-    if not set("',[]\"\\") & set(path):
-        assert compose(quote_argument(f"extra_data=[{path},b]")).extra_data == [path, "b"]
-    folder = quote_argument(f"hydra.run.dir={path}")
-    assert compose_hydra(folder).run.dir == os.path.expanduser(path)  # noqa: PTH111
+    listed = not set("',[]\"\\") & set(path)
+    lists = [quote_argument(f"extra_data=[{path},b]")] if listed else []
+    config = compose(*typed, *lists, quote_argument(f"hydra.run.dir={path}"), with_hydra=True)
+    assert [config[key] for key in keys] == [path] * len(keys)
+    assert config.hydra.run.dir == os.path.expanduser(path)  # noqa: PTH111
+    assert not listed or config.extra_data == [path, "b"]
 
 
 @pytest.mark.parametrize(
