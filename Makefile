@@ -54,7 +54,7 @@ best: $(INSTALLED)
 	for part in $(NAME) $(NAME)-clean; do \
 		$(BIN)/python evaluate.py ckpt="[runs/$$part/resnet18-*/*/best.ckpt,runs/$$part/timm-*/*/best.ckpt]" \
 			tta=shifts out=runs/ensembles/$$part || exit; done
-	$(BIN)/emotion report runs/$(NAME) runs/$(NAME)-clean
+	$(BIN)/emotion report runs/$(NAME) runs/$(NAME)-clean runs/ensembles
 
 # Writes every table of README and docs from results/ and benchmarks/results/.
 tables: $(INSTALLED)

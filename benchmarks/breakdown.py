@@ -1,14 +1,14 @@
-"""How long a bare training step takes, how long its FLOPs and bytes would, and which operations the time goes into.
+"""Measures a bare training step: its time, the time that its FLOPs and bytes need, and the share of each operation.
 
     python benchmarks/breakdown.py --out benchmarks/results/breakdown.json
 
-The JSON:
+Contents of the JSON file:
 
     ceilings     `flops_per_second` of a large matrix product and `bytes_per_second` of a large copy on this device
-    workloads    for each: `step_seconds`, the median of bare steps; `flops` and `bytes_moved` of a step (see
-                 `roofline`), and as `flops_seconds` and `bytes_seconds` what these would take at the ceilings;
-                 `shares`, what part of the time each of PyTorch's operations takes by itself, from a hundredth, as
-                 its profiler counts
+    workloads    for each workload: `step_seconds`, the median over bare steps; `flops` and `bytes_moved` of a step (see
+                 `roofline`); `flops_seconds` and `bytes_seconds`, the times that these need at the ceilings; `shares`,
+                 the share of the time that each PyTorch operation takes without those it calls, if 0.01 or more,
+                 measured by PyTorch's profiler
     precision, batch_size, environment
 """
 
@@ -32,11 +32,11 @@ from emotion.training.folder import write_json
 
 BATCH_SIZE = 64
 WARM_UP, STEPS = 5, 20
-LEAST = 0.01
+MIN_SHARE = 0.01
 
 
 def measure(job: Job, ceilings: dict[str, float]) -> dict[str, Any]:
-    """Returns what the module says of a workload."""
+    """Returns the entry of a workload in the JSON file."""
     network = build(job.network)
     trained, inputs = trained_part(network, job)
     step = step_of(trained.train(), inputs, job)
@@ -55,16 +55,18 @@ def measure(job: Job, ceilings: dict[str, float]) -> dict[str, Any]:
 
 
 def shares(profiler: profile) -> dict[str, float]:
-    """Returns what part of the time each operation took by itself, on the GPU where there is one, largest first."""
+    """Returns the share of the time of each operation without those it calls, on the GPU if any, largest first."""
     key = "self_device_time_total" if ON_GPU else "self_cpu_time_total"
-    # Kernels stand in the list once more beside the operations that started them.
+    # The list has GPU kernels twice: on their own, which are left out, and in the operation that started them.
     events = [
-        one for one in profiler.key_averages() if one.device_type == DeviceType.CPU and not one.is_user_annotation
+        event
+        for event in profiler.key_averages()
+        if event.device_type == DeviceType.CPU and not event.is_user_annotation
     ]
     times = {event.key: getattr(event, key) for event in events}
     total = sum(times.values())
     ranked = sorted(times, key=lambda name: times[name], reverse=True)
-    return {name: round(times[name] / total, 4) for name in ranked if times[name] >= LEAST * total}
+    return {name: round(times[name] / total, 4) for name in ranked if times[name] >= MIN_SHARE * total}
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
-"""Whether training on features of K augmented views learns as training on images augmented anew does.
+"""Compares training on features of K augmented views with training on images that are augmented in each epoch.
 
-Trains a frozen backbone on a part of FER2013 (or on drawn faces) without `feature_views` and with some, seed by seed,
+Trains a frozen backbone on a subset of FER2013 (or on drawn faces) with several values of `feature_views` and seeds,
 and writes the validation accuracy after every epoch, as JSON and as a plot.
 
     python benchmarks/curves.py weights=<file> --out benchmarks/results/curves.json
 
-The JSON: `curves` maps the number of views (0: images) to the accuracies [epochs] of each seed; `images`, `settings`,
-and in `environment` the versions and the hardware.
+Contents of the JSON file: `curves`, the accuracies [epochs] of each seed by number of views (0: images); `images`,
+`settings`; `environment`, versions and hardware.
 """
 
 import argparse
@@ -39,20 +39,20 @@ class Accuracies(Callback):
         self.values: list[float] = []
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads what was just counted."""
+        """Keeps the accuracy of the validation that ended."""
         self.values.append(round(float(trainer.callback_metrics["val/acc"]), 4))
 
 
-def train(words: Sequence[str]) -> list[float]:
-    """Trains a run as `train.py` would and returns its validation accuracies."""
+def train(arguments: Sequence[str]) -> list[float]:
+    """Trains as `train.py` does with these arguments, and returns the validation accuracy after each epoch."""
     accuracies = Accuracies()
     with tempfile.TemporaryDirectory() as folder:
-        run.train(compose(*words), RunFolder(Path(folder)), [accuracies])
+        run.train(compose(*arguments), RunFolder(Path(folder)), [accuracies])
     return accuracies.values
 
 
 def curves_figure(curves: Curves) -> Figure:
-    """Draws mean and range of the accuracy over seeds, for each number of views."""
+    """Draws mean and range over seeds of the accuracy, for each number of views."""
     figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -70,14 +70,14 @@ def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("settings", nargs="*", help="as for train.py")
-    add("--model", default="vgg16_fe", help="as for train.py (vgg16_fe)")
-    add("--data", choices=("fer2013", "synthetic"), default="fer2013")
-    add("--images", type=int, default=2560, help="training images; a quarter of that validates (2560)")
+    add("settings", nargs="*", help="settings as for train.py")
+    add("--model", default="vgg16_fe", help="model as for train.py (vgg16_fe)")
+    add("--data", choices=("fer2013", "synthetic"), default="fer2013", help="source of the images (fer2013)")
+    add("--images", type=int, default=2560, help="training images, and a quarter as many for validation (2560)")
     add("--views", type=int, nargs="+", default=[0, 1, 3, 8], help="feature_views of each curve (0 1 3 8)")
     add("--seeds", type=int, default=3, help="runs of each curve (3)")
-    add("--epochs", type=int, default=10, help="of each run (10)")
-    add("--out", type=Path, help="JSON file, the plot beside it")
+    add("--epochs", type=int, default=10, help="epochs of each run (10)")
+    add("--out", type=Path, help="JSON file to write, with the plot beside it")
     options = parser.parse_args()
     with exit_on_user_error(), tempfile.TemporaryDirectory() as folder:
         images = write_folders(Path(folder), options.data, data_dir(), options.images)

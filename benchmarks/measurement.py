@@ -1,6 +1,6 @@
-"""The clock that every contestant carries, and the line of JSON that it prints.
+"""The clock of every contestant, and the measurement that it prints as a line of JSON.
 
-Needs Python alone, since Keras runs in an environment without PyTorch.
+The module needs only Python, since Keras runs in an environment without PyTorch.
 """
 
 import json
@@ -19,19 +19,19 @@ MIB = 2**20
 
 
 class Clock:
-    """Times start-up and epochs.
+    """Measures the times of start-up, epochs and validations.
 
-    An epoch lasts until the next one begins, so that logging and checkpoints count; what is not validation is training.
-    `stolen_share` is the part of the processors' time that the host of a virtual machine gave to others meanwhile.
+    An epoch ends when the next one begins, so that it includes logging and checkpoints; its time without validation is
+    training time. `stolen_share` is the share of processor time that the host gave to other virtual machines.
 
     Args:
-        started: when the process was started, seconds since 1970.
-        synchronize: waits for the device; called before every reading.
+        started: start time of the process, seconds since 1970.
+        synchronize: waits until the device has finished; called before every reading.
     """
 
     def __init__(self, started: float, synchronize: Callable[[], object] = lambda: None) -> None:
         self._started, self._synchronize = started, synchronize
-        self._begun: float | None = None
+        self._began: float | None = None
         self._ticks = (0, 0)
         self.epochs: list[dict[str, float]] = []
         self.startup_seconds: float | None = None
@@ -39,38 +39,38 @@ class Clock:
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Times what is done once for all later runs on the same data; start-up does not contain it."""
-        begun = self._now()
+        """Measures work that later runs on the same data reuse; it is not part of start-up."""
+        began = self._now()
         yield
-        self.preparation_seconds += self._now() - begun
+        self.preparation_seconds += self._now() - began
 
     def step_ends(self, *_: object) -> None:
-        """Ends the start-up, at the first step of the training."""
+        """Ends the start-up when the first training step has ended."""
         if self.startup_seconds is None:
             self._synchronize()
             self.startup_seconds = time.time() - self._started - self.preparation_seconds
 
     def epoch_begins(self, images: int) -> None:
-        """Begins an epoch of so many training images, and ends the one before."""
+        """Ends the previous epoch and begins an epoch of `images` training images."""
         self.finish()
-        self._begun, self._ticks = self._now(), processor_ticks()
+        self._began, self._ticks = self._now(), processor_ticks()
         self.epochs.append({"train_seconds": 0.0, "val_seconds": 0.0, "images": images, "stolen_share": 0.0})
 
     def validation_begins(self) -> None:
         """Begins the validation of an epoch."""
-        self._validation_begun = self._now()
+        self._validation_began = self._now()
 
     def validation_ends(self) -> None:
-        """Ends it."""
-        self.epochs[-1]["val_seconds"] += self._now() - self._validation_begun
+        """Ends the validation of an epoch."""
+        self.epochs[-1]["val_seconds"] += self._now() - self._validation_began
 
     def finish(self) -> None:
         """Ends the last epoch."""
-        if self._begun is not None:
-            self.epochs[-1]["train_seconds"] = self._now() - self._begun - self.epochs[-1]["val_seconds"]
+        if self._began is not None:
+            self.epochs[-1]["train_seconds"] = self._now() - self._began - self.epochs[-1]["val_seconds"]
             stolen, passed = (now - then for now, then in zip(processor_ticks(), self._ticks, strict=True))
             self.epochs[-1]["stolen_share"] = stolen / passed if passed else 0.0
-            self._begun = None
+            self._began = None
 
     def _now(self) -> float:
         self._synchronize()
@@ -80,14 +80,14 @@ class Clock:
 def measurement(
     clock: Clock, *, parameters: int, packages: Sequence[str], note: str, device_bytes: int | None = None
 ) -> dict[str, Any]:
-    """Returns what a contestant prints.
+    """Returns the measurement that a contestant prints.
 
     Args:
-        clock: after its last epoch.
-        parameters: values of the network as Keras counts them.
-        packages: those whose versions matter.
-        note: how it differs from the others, in a sentence.
-        device_bytes: the most memory that was in use on a GPU; None without one.
+        clock: the clock after the last epoch.
+        parameters: number of parameters of the network as Keras counts them.
+        packages: names of the packages whose versions are recorded.
+        note: the differences from the other contestants.
+        device_bytes: peak GPU memory, bytes; None without a GPU.
     """
     return {
         "epochs": clock.epochs,
@@ -102,7 +102,7 @@ def measurement(
 
 
 def processor_ticks() -> tuple[int, int]:
-    """Returns how long the host gave the processors to others, and how long there were any; (0, 0) if unknown."""
+    """Returns the ticks that the host gave to other virtual machines, and all ticks; (0, 0) if unknown."""
     try:
         user, nice, system, idle, waiting, irq, softirq, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
     except (OSError, ValueError):
@@ -111,10 +111,10 @@ def processor_ticks() -> tuple[int, int]:
 
 
 def peak_rss() -> int:
-    """Returns the most memory, bytes, that this process had in use; those that it started count for themselves."""
+    """Returns the peak memory of this process in bytes, without the processes that it started."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # Not getrusage there, whose figure a process inherits from the one that started it.
+        # On Linux, getrusage would return the peak of the parent process if that is larger.
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource
@@ -124,5 +124,5 @@ def peak_rss() -> int:
 
 
 def run_contestant(contestant: Callable[[Job], dict[str, Any]]) -> None:
-    """Runs the program of a contestant: a job from the command line, its measurement as the last line of output."""
+    """Runs a contestant on the job in the command line, and prints its measurement as the last line of output."""
     print(json.dumps(contestant(Job.from_json(sys.argv[1]))), flush=True)

@@ -1,4 +1,4 @@
-"""Gets what the peers need and the project does not: Keras's own environment, timm's training script."""
+"""Prepares what only the peers need: an environment with Keras, and timm's training script."""
 
 import hashlib
 import subprocess
@@ -20,13 +20,13 @@ SCRIPT_ADDRESS = "https://raw.githubusercontent.com/huggingface/pytorch-image-mo
 
 
 def keras_python(gpu: bool) -> Path:
-    """Returns the Python of an environment with Keras, made in the project's cache at the first call.
+    """Returns the path of Python in an environment with Keras, which the first call makes in the project's cache.
 
     Args:
-        gpu: whether TensorFlow is to use a GPU.
+        gpu: whether TensorFlow shall use a GPU.
 
     Raises:
-        UserError: it could not be made; the message says why.
+        UserError: the environment cannot be made.
     """
     pins = [f"tensorflow[and-cuda]=={TENSORFLOW}" if gpu else f"tensorflow-cpu=={TENSORFLOW}", *KERAS_PINS]
     digest = hashlib.blake2b(repr((pins, sys.version)).encode(), digest_size=4).hexdigest()
@@ -42,14 +42,14 @@ def keras_python(gpu: bool) -> Path:
 
 
 def timm_script(path: Path | None) -> Path:
-    """Returns timm's training script of the installed version: the given file, or one downloaded into the cache.
+    """Returns the path of timm's training script: the given file, or that of the installed version from the cache.
 
     Raises:
-        UserError: no such file, or the download failed.
+        UserError: the file does not exist, or the download failed.
     """
     if path is not None:
         if not path.is_file():
-            raise UserError(f"--timm-script: no file {path}")
+            raise UserError(f"--timm-script={path}: no such file")
         return path.resolve()
     address = SCRIPT_ADDRESS.format(version("timm"))
     script = _downloaded_script()
@@ -58,12 +58,12 @@ def timm_script(path: Path | None) -> Path:
             with urllib.request.urlopen(address, timeout=30) as response:
                 write_text(script, response.read().decode())
         except (OSError, urllib.error.URLError) as error:
-            raise UserError(f"{address} could not be downloaded ({error}); give a copy with --timm-script") from None
+            raise UserError(f"{address}: download failed ({error}): give the file with --timm-script") from None
     return script
 
 
 def describe_script(script: Path) -> str:
-    """Says which of timm's training scripts it is; one that the user gave by its name and git's hash of its content."""
+    """Returns the origin of timm's training script; a given file is identified by its name and git's hash of it."""
     if script == _downloaded_script():
         return f"train.py of timm {version('timm')}"
     content = script.read_bytes()
@@ -79,4 +79,4 @@ def _run(*command: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-        raise UserError(f"Keras's environment could not be made ({lines[-1]})")
+        raise UserError(f"Keras: its environment cannot be made ({lines[-1]})")

@@ -1,8 +1,8 @@
-"""The roofline of a piece of work: its FLOPs and the bytes it moves, over what this device was seen to do.
+"""The roofline model: FLOPs and moved bytes of a computation, and the ceilings that this device reaches.
 
-FLOPs are those of matrix products and convolutions, as `torch.utils.flop_counter` counts them. Bytes are what the
-operations read and write if each runs for itself and nothing stays in a cache: a device that keeps a batch in its
-cache, or a compiler that fuses operations, moves fewer.
+FLOPs are those of matrix products and convolutions, as `torch.utils.flop_counter` counts them. Bytes are the reads and
+writes of operations that run one by one without a cache. A device that keeps a batch in its cache, or a compiler that
+fuses operations, moves fewer bytes.
 """
 
 import time
@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 SIDE = 8192 if ON_GPU else 2048
-"""Rows and columns of the matrices whose product shows how fast the device computes."""
-COPIED = 2**30 if ON_GPU else 2**28
-"""Bytes of the copy that shows how fast it moves memory."""
+"""Rows and columns of the matrices whose product measures the FLOPs per second of the device."""
+COPY_BYTES = 2**30 if ON_GPU else 2**28
+"""Bytes of the copy that measures the bytes per second of the device."""
 REPEATS = 10
 OVERWRITING = ("copy_", "fill_", "zero_", "bernoulli_")
 """Operations that write their first argument without reading it."""
@@ -29,11 +29,11 @@ OVERWRITING = ("copy_", "fill_", "zero_", "bernoulli_")
 
 @dataclass(frozen=True)
 class Work:
-    """What a piece of work consists of.
+    """The work of a computation.
 
     Attributes:
-        flops: a multiplication and an addition are two.
-        bytes_moved: read and written.
+        flops: number of floating-point operations; a multiplication and an addition count as two.
+        bytes_moved: number of bytes read and written.
     """
 
     flops: int
@@ -41,7 +41,7 @@ class Work:
 
 
 class BytesCounter(TorchDispatchMode):
-    """Adds up in `bytes_moved` what operations read and write; views and fresh memory move nothing."""
+    """Counts in `bytes_moved` the bytes that operations read and write; views and uninitialised memory move none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,27 +59,27 @@ class BytesCounter(TorchDispatchMode):
 
 
 def count(work: Callable[[], object]) -> Work:
-    """Runs a piece of work and counts it."""
+    """Runs a computation and returns its work."""
     with BytesCounter() as moved, FlopCounterMode(display=False) as flops:
         work()
     return Work(flops.get_total_flops(), moved.bytes_moved)
 
 
 def flops_per_second(dtype: torch.dtype) -> float:
-    """Returns what a product of large matrices of some type reaches."""
+    """Returns the FLOPs per second of a product of large matrices of some type."""
     left, right = torch.rand(2, SIDE, SIDE, device=DEVICE).to(dtype)
     return 2 * SIDE**3 / min(seconds(lambda: torch.mm(left, right), REPEATS))
 
 
 def bytes_per_second() -> float:
-    """Returns how much a large copy reads and writes."""
-    source = torch.zeros(COPIED, dtype=torch.uint8, device=DEVICE)
+    """Returns the bytes per second that a large copy reads and writes."""
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=DEVICE)
     target = torch.zeros_like(source)
-    return 2 * COPIED / min(seconds(lambda: target.copy_(source), REPEATS))
+    return 2 * COPY_BYTES / min(seconds(lambda: target.copy_(source), REPEATS))
 
 
 def seconds(work: Callable[[], object], repeats: int) -> list[float]:
-    """Returns how long each repeat of a piece of work took."""
+    """Returns the seconds of each repetition of a computation."""
     readings = [_now()]
     for _ in range(repeats):
         work()
@@ -94,10 +94,10 @@ def _read(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[A
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> list[Any]:
-    """The result, and what is changed in place, which an operation may or may not return too."""
+    """Returns the results, and the arguments changed in place, which an operation need not return."""
     arguments = func._schema.arguments
     given = dict(zip((argument.name for argument in arguments), args, strict=False)) | dict(kwargs)
-    changed = [given[one.name] for one in arguments if one.is_write and one.name in given]
+    changed = [given[argument.name] for argument in arguments if argument.is_write and argument.name in given]
     leaves = {id(leaf): leaf for leaf in tree_leaves((result, changed))}
     return list(leaves.values())
 

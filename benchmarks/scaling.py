@@ -1,15 +1,15 @@
-"""How the cost of an epoch grows with the number of images, resident in memory and streamed from disk.
+"""Measures how the cost of an epoch grows with the number of images, resident in memory and streamed from disk.
 
-Trains on the same images repeated 1, 4 and 16 times, every measurement in a process of its own: seconds of the second
-epoch (training alone) and the most memory above what the process had before its data, looked at after every step.
-Pages of mapped files count where images are resident, since training needs them; where they are streamed the process
-unmaps a chunk once it is copied. Streaming is forced with memory_budget=0; the file was just written, so the system
-still holds it in memory. Writes a JSON and a plot.
+Trains on the same images repeated 1, 4 and 16 times, each in a new process. It measures the seconds of the second epoch
+without validation, and the largest memory after any step beyond that before the data was loaded. Memory includes pages
+of mapped files: of resident images all, since training needs them; of streamed images few, since a chunk is unmapped
+once it is copied. memory_budget=0 forces streaming. The file was just written, so the system still caches it. Writes
+JSON and a plot.
 
     python benchmarks/scaling.py --out benchmarks/results/scaling.json
 
-The JSON: `measurements` is a list of {storage, factor, images, seconds, memory_mib}, `environment` the versions and the
-hardware.
+Contents of the JSON file: `measurements`, a list of {storage, factor, images, seconds, memory_mib}; `environment`,
+versions and hardware.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COLOURS = {"resident": BLUE, "streamed": ORANGE}
 
 
 def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any]:
-    """Trains two epochs in this process, as `train.py` does, on drawn faces that are repeated."""
+    """Trains two epochs in this process, as `train.py` does, on repeated drawn faces, and returns the measurement."""
     from lightning import Callback
 
     from emotion.config import compose
@@ -52,15 +52,15 @@ def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any
             clock.epoch_begins(images * factor)
 
         def on_train_batch_end(self, *_: Any) -> None:
-            held.append(process.memory_info().rss)
+            memory.append(process.memory_info().rss)
 
         def on_validation_start(self, *_: Any) -> None:
             clock.finish()
 
-    clock, process, held = Clock(time.time()), psutil.Process(), []
-    words = [f"model={model}", "data=synthetic", f"synthetic_images={2 * images}", "split=official"]
+    clock, process, memory = Clock(time.time()), psutil.Process(), []
+    arguments = [f"model={model}", "data=synthetic", f"synthetic_images={2 * images}", "split=official"]
     limits = ["trainer.max_epochs=2", "trainer.limit_val_batches=2", f"memory_budget={BUDGETS[storage]}"]
-    config = compose(*words, *limits)
+    config = compose(*arguments, *limits)
     source = EmotionDataModule(data="synthetic", synthetic_images=2 * images).packed
     before = process.memory_info().rss
     with tempfile.TemporaryDirectory() as folder:
@@ -72,14 +72,14 @@ def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any
         "factor": factor,
         "images": int((repeated.parts == "train").sum()),
         "seconds": round(clock.epochs[-1]["train_seconds"], 2),
-        "memory_mib": round((max(held) - before) / MIB),
+        "memory_mib": round((max(memory) - before) / MIB),
     }
 
 
 def repeat(source: PackedImages, images: int, factor: int, folder: Path) -> PackedImages:
-    """Writes the training images so often, and the others once, and maps them as training does."""
-    train, rest = (np.flatnonzero((source.parts == "train") == is_train) for is_train in (True, False))
-    rows = np.concatenate([np.resize(train[:images], images * factor), rest])
+    """Writes `images` training images `factor` times and the other images once, and maps the file as training does."""
+    train, others = (np.flatnonzero((source.parts == "train") == is_train) for is_train in (True, False))
+    rows = np.concatenate([np.resize(train[:images], images * factor), others])
     path = folder / "images.u8"
     with path.open("wb") as file:
         for part in np.array_split(rows, len(rows) // 4096 + 1):
@@ -90,23 +90,23 @@ def repeat(source: PackedImages, images: int, factor: int, folder: Path) -> Pack
 
 
 def scaling_figure(measurements: list[dict[str, Any]]) -> Figure:
-    """Draws seconds and memory against the number of images, with the line through the origin that fits the first."""
+    """Draws seconds and memory against the number of images, with the line through origin and first measurement."""
     figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)
     for storage, colour in COLOURS.items():
-        own = [one for one in measurements if one["storage"] == storage]
-        images = [one["images"] for one in own]
+        selected = [measured for measured in measurements if measured["storage"] == storage]
+        images = [measured["images"] for measured in selected]
         for axes, key in zip(panels, ("seconds", "memory_mib"), strict=True):
-            axes.plot(images, [one[key] for one in own], "o-", color=colour, label=storage)
+            axes.plot(images, [measured[key] for measured in selected], "o-", color=colour, label=storage)
         panels[0].plot(
             [0, images[-1]],
-            [0, own[0]["seconds"] / images[0] * images[-1]],
+            [0, selected[0]["seconds"] / images[0] * images[-1]],
             ":",
             color=colour,
             label=f"{storage}, 1x scaled",
         )
-    for axes, title in zip(panels, ("seconds of an epoch", "MiB above the start, at most"), strict=True):
+    for axes, title in zip(panels, ("seconds of an epoch", "largest memory above the start, MiB"), strict=True):
         axes.set(title=title, xlabel="training images", xlim=(0, None), ylim=(0, None))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.spines[["top", "right"]].set_visible(False)
@@ -116,9 +116,9 @@ def scaling_figure(measurements: list[dict[str, Any]]) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="cnn_111", help="as for train.py (default: cnn_111)")
-    parser.add_argument("--images", type=int, default=7000, help="training images at 1x (default: 7000)")
-    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    parser.add_argument("--model", default="cnn_111", help="model as for train.py (default: cnn_111)")
+    parser.add_argument("--images", type=int, default=7000, help="training images without repetition (default: 7000)")
+    parser.add_argument("--out", type=Path, help="JSON file to write, with the plot beside it")
     parser.add_argument("--one", nargs=2, metavar=("FACTOR", "STORAGE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -129,8 +129,8 @@ def main() -> None:
     measurements = []
     for factor in FACTORS:
         for storage in BUDGETS:
-            words = ["--model", options.model, "--images", str(options.images), "--one", str(factor), storage]
-            done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+            arguments = ["--model", options.model, "--images", str(options.images), "--one", str(factor), storage]
+            done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True)
             measurements.append(json.loads(done.stdout.splitlines()[-1]))
             print(measurements[-1], flush=True)
     result = {"model": options.model, "measurements": measurements, "environment": describe_environment()}

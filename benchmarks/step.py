@@ -1,12 +1,13 @@
-"""What training costs beyond the network's own work.
+"""Measures the overhead of training: the time of a step beyond the network's computations.
 
-Trains the scratch CNN under the Trainer, with loading, shuffling, augmentation, metrics and logging, and adds up inside
-the same steps how long the network's forward pass, the backward pass and the optimiser took; the rest is overhead.
-Measured in one process, so that a busy machine slows both alike. Writes JSON with versions and hardware.
+Trains the CNN with the Trainer, including loading, shuffling, augmentation, metrics and logging, and adds up the time
+of the forward pass, the backward pass and the optimiser within the same steps; the rest is overhead. Both are measured
+in one process, so that a busy machine slows both down equally. Writes JSON with versions and hardware.
 
     python benchmarks/step.py --out benchmarks/results/step.json
 
-Data is drawn unless data=fer2013 is among the settings. For CPUs: a GPU is still at work when these clocks are read.
+The data are drawn faces unless the settings contain data=fer2013. Only for CPUs: GPU work is asynchronous, and these
+clocks do not wait for it.
 """
 
 import argparse
@@ -33,16 +34,16 @@ WARM_UP = 10
 
 
 class Clock(Callback):
-    """Adds up the time of the network's own work, and of all steps, after a warm-up."""
+    """Adds up the time of the network's computations, and of whole steps, after a warm-up."""
 
     def __init__(self) -> None:
-        self.own, self.total, self.began = 0.0, 0.0, 0.0
+        self.network, self.total, self.began = 0.0, 0.0, 0.0
 
     def start(self, *_: Any) -> None:
         self.began = time.perf_counter()
 
     def stop(self, *_: Any) -> None:
-        self.own += time.perf_counter() - self.began
+        self.network += time.perf_counter() - self.began
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         pl_module.network.register_forward_pre_hook(self.start)
@@ -60,16 +61,16 @@ class Clock(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == WARM_UP:
-            self.own, self.total = 0.0, time.perf_counter()
+            self.network, self.total = 0.0, time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == WARM_UP + STEPS - 1:
             self.total = time.perf_counter() - self.total
-            self.measured = self.own
+            self.measured = self.network
 
 
 def measure(config: DictConfig, data: EmotionDataModule) -> tuple[float, float]:
-    """Returns seconds of a step and of the network's own work in it."""
+    """Returns the seconds of a step, and those of the network's computations in it."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(config, RunFolder(Path(folder)), [clock])
@@ -79,9 +80,9 @@ def measure(config: DictConfig, data: EmotionDataModule) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="*", help="as for train.py")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("settings", nargs="*", help="settings as for train.py")
+    parser.add_argument("--rounds", type=int, default=3, help="number of trainings to measure (3)")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     limits = ["trainer.max_epochs=1", f"trainer.limit_train_batches={WARM_UP + STEPS}", "trainer.limit_val_batches=2"]
     config = compose("data=synthetic", "synthetic_images=12000", "balance=none", *limits, *options.settings)
@@ -92,9 +93,9 @@ def main() -> None:
         "batch_size": config.batch_size,
         "precision": config.trainer.precision,
         "step_ms": [round(1e3 * total, 2) for total, _ in rounds],
-        "network_ms": [round(1e3 * own, 2) for _, own in rounds],
+        "network_ms": [round(1e3 * network, 2) for _, network in rounds],
         "images_per_second": round(config.batch_size / statistics.median(total for total, _ in rounds), 1),
-        "overhead_share": round(statistics.median(1 - own / total for total, own in rounds), 4),
+        "overhead_share": round(statistics.median(1 - network / total for total, network in rounds), 4),
         "peak_memory_above_imports_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024,
         "environment": describe_environment(),
     }

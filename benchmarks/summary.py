@@ -1,25 +1,25 @@
-"""Medians over rounds, and who is how much faster, compared round by round."""
+"""Medians over rounds, and speed ratios of contestants, which are computed round by round."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 WARM_UP = 1
-"""Epochs at the start of a process that do not count."""
+"""Number of epochs at the start of a process that are not measured."""
 OURS, LIMIT = "ours", "limit"
 PER_PROCESS = ("startup_seconds", "preparation_seconds", "peak_rss_mib", "peak_device_mib")
 
-MOST_STOLEN = 0.03
-"""Share of the processors' time that others may take from a contestant; a round in which one lost more is disturbed."""
+MAX_STOLEN_SHARE = 0.03
+"""Largest share of processor time that other virtual machines may take in an undisturbed round."""
 
 Run = Mapping[str, Any]
-"""A measurement, or `{"error": why there is none}`."""
+"""A measurement, or `{"error": message}`."""
 
 
-def figures(run: Run) -> dict[str, float] | None:
-    """Returns the figures of one process, medians over its epochs after the warm-up; None if it failed.
+def process_metrics(run: Run) -> dict[str, float] | None:
+    """Returns the metrics of one process, medians over its epochs after the warm-up; None if it failed.
 
-    `seconds_per_epoch` is training and validation, and `images_per_second` the training images in that time.
+    `seconds_per_epoch` is the time of training and validation, `images_per_second` training images over that time.
     """
     if "error" in run:
         return None
@@ -36,28 +36,31 @@ def figures(run: Run) -> dict[str, float] | None:
 
 
 def stolen_share(runs: Iterable[Run]) -> float:
-    """Returns the largest share of the processors' time that one of these runs lost in the epochs that count."""
+    """Returns the largest share of processor time that any of the runs lost after its warm-up."""
     return max((_stolen(run["epochs"][WARM_UP:]) for run in runs if "error" not in run), default=0.0)
 
 
-def calmest(runs: Mapping[str, Sequence[Run]], rounds: int) -> list[int]:
-    """Returns the numbers of the so many rounds from which others took the least; speed has no part in the choice."""
-    shares = [stolen_share(one) for one in zip(*runs.values(), strict=True)]
-    return sorted(sorted(range(len(shares)), key=lambda number: max(shares[number], MOST_STOLEN))[:rounds])
+def least_disturbed(runs: Mapping[str, Sequence[Run]], rounds: int) -> list[int]:
+    """Returns the indices of the `rounds` rounds that lost the least processor time, whatever their speed."""
+    shares = [stolen_share(contestants) for contestants in zip(*runs.values(), strict=True)]
+    return sorted(sorted(range(len(shares)), key=lambda index: max(shares[index], MAX_STOLEN_SHARE))[:rounds])
 
 
 def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Any]]:
-    """Summarises the runs of each contestant, one a round in the same order for all.
+    """Summarises the runs of each contestant.
+
+    Args:
+        runs: for each contestant, its run of each round.
 
     Returns:
-        for each contestant that finished a round: `rounds`, how many it finished, and for each figure a dictionary of
-        `median`, `min` and `max` over them; besides those of `figures`, `times_ours` and `share_of_limit`: its images
-        per second as a multiple of ours and of the limit's in the same round.
+        For each contestant that finished a round: `rounds`, the number of finished rounds, and `median`, `min` and
+        `max` over these of each metric. The metrics are those of `process_metrics`, and `times_ours` and
+        `share_of_limit`: images per second as a multiple of ours and of the limit's in the same round.
     """
-    measured = {name: [figures(run) for run in own] for name, own in runs.items()}
+    measured = {name: [process_metrics(run) for run in rounds] for name, rounds in runs.items()}
     summary: dict[str, dict[str, Any]] = {}
     for name, rounds in measured.items():
-        finished = [one for one in rounds if one is not None]
+        finished = [metrics for metrics in rounds if metrics is not None]
         if not finished:
             continue
         ratios = {
@@ -66,14 +69,14 @@ def summarise(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, Any]]:
         }
         summary[name] = {
             "rounds": len(finished),
-            **{key: spread(one[key] for one in finished) for key in finished[0]},
+            **{key: spread(metrics[key] for metrics in finished) for key in finished[0]},
             **{key: spread(values) for key, values in ratios.items() if values},
         }
     return summary
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
-    """Returns median, least and greatest."""
+    """Returns median, minimum and maximum of the values."""
     known = list(values)
     return {"median": statistics.median(known), "min": min(known), "max": max(known)}
 
@@ -83,6 +86,6 @@ def _stolen(epochs: Sequence[Mapping[str, float]]) -> float:
 
 
 def _ratios(rounds: Sequence[dict[str, float] | None], base: Sequence[dict[str, float] | None]) -> list[float]:
-    """Divides within each round that both finished."""
+    """Returns the ratios of images per second to those of `base` in the rounds that both finished."""
     key = "images_per_second"
-    return [one[key] / other[key] for one, other in zip(rounds, base, strict=False) if one and other]
+    return [metrics[key] / other[key] for metrics, other in zip(rounds, base, strict=False) if metrics and other]

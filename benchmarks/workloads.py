@@ -1,6 +1,6 @@
-"""What every contestant trains: the networks, and the job that one process is given.
+"""Workloads: the networks that every contestant trains, and the job that a process gets.
 
-Needs Python alone, since Keras runs in an environment without PyTorch.
+The module needs only Python, since Keras runs in an environment without PyTorch.
 """
 
 import json
@@ -10,23 +10,23 @@ from typing import Any
 IMAGE_SIZE = 48
 LEARNING_RATE = 1e-3
 EPSILON = 1e-7
-"""Of Adam: Keras's default, which the report used."""
+"""Epsilon of Adam: Keras's default, which the paper used."""
 ROTATION, ZOOM, SHIFT, SHEAR = 10.0, 0.15, 0.1, 0.15
-"""The report's augmentation in the terms of Keras's ImageDataGenerator: degrees, shares, shares, degrees."""
+"""The paper's augmentation as arguments of Keras's ImageDataGenerator: degrees, share, share of the size, degrees."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A network and how much of it trains.
+    """A network and its trained part.
 
     Attributes:
-        model: `model=` of `train.py`.
-        images: training images of an epoch unless the command line says otherwise.
-        parameters: values of the network as Keras counts them; a contestant that has another number does not count.
-        backbone: `vgg16`, or None for the report's CNN.
-        blocks: convolutions of each block of the CNN.
-        unfreeze: last convolutions of the backbone that train.
-        features: whether ours trains on features of the frozen part, computed once.
+        model: value of the setting `model`.
+        images: default number of training images of an epoch.
+        parameters: number of parameters as Keras counts them; a contestant with another number has failed.
+        backbone: `vgg16`, or None for the paper's CNN.
+        blocks: numbers of convolutions in the blocks of the CNN.
+        unfreeze: number of the backbone's last convolutions that are trained.
+        features: whether ours trains on features of the frozen part, which are computed once.
     """
 
     model: str
@@ -39,7 +39,7 @@ class Workload:
 
     @property
     def channels(self) -> int:
-        """Colour channels of what the network computes on."""
+        """Number of colour channels of the network's input."""
         return 3 if self.backbone else 1
 
     def network_settings(self) -> dict[str, Any]:
@@ -63,18 +63,18 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What one process is asked to do.
+    """The task of one process.
 
     Attributes:
         workload: a key of `WORKLOADS`.
         data: a folder with `train/<class>/*.jpg` and `val/<class>/*.jpg`.
-        batch_size: images of a step.
-        epochs: how many to train, the warm-up among them.
+        batch_size: number of images of a step.
+        epochs: number of epochs, including the warm-up.
         precision: `32-true` or `bf16-mixed`.
-        workers: processes that load images, for contestants that have such.
-        feature_views: augmented views of each image, for ours on features.
-        script: path of the script that the contestant runs, if it runs one of others.
-        started: when the process was started, seconds since 1970.
+        workers: number of processes that load images, for contestants with a DataLoader.
+        feature_views: number of augmented views of each image whose features ours keeps.
+        script: path of the external script that the contestant runs; empty for none.
+        started: start time of the process, seconds since 1970.
     """
 
     workload: str
@@ -89,19 +89,19 @@ class Job:
 
     @property
     def network(self) -> Workload:
-        """What is trained."""
+        """The network to train."""
         return WORKLOADS[self.workload]
 
     @property
     def mixed(self) -> bool:
-        """Whether bfloat16 is used where it suffices."""
+        """Whether training uses mixed precision with bfloat16."""
         return self.precision == "bf16-mixed"
 
     def to_json(self) -> str:
-        """Returns the job as the argument of a contestant's program."""
+        """Returns the job as JSON, the argument of a contestant's program."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """Reads what `to_json` wrote."""
+        """Returns the job that `to_json` wrote."""
         return cls(**json.loads(text))

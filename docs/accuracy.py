@@ -101,11 +101,9 @@ def recipes() -> str:
     for one in configurations("recipes"):
         name = " ".join(["recipe=" + one.first.settings["recipe"], *_typed(one)])
         for row in protocol_table([one]).rows:
-            averaged = _note(row[0]).endswith(f"mean of the {len(one.runs)}")
+            averaged = _note(row[0]).endswith(f"ensemble of {len(one.runs)} seeds")
             seeds = f"{len(one.runs)}, averaged" if averaged else str(len(one.runs))
-            rows.append(
-                (f"`{name}`", seeds, _plain(row[2]), "none" if row[1] == "one" else str(row[1]), *map(str, row[3:]))
-            )
+            rows.append((f"`{name}`", seeds, *map(str, (row[2], row[1], *row[3:]))))
     return markdown(("Recipe", "Seeds", "Images", "Test-time augmentation", *METRICS.values()), "lrllrrrr", rows)
 
 
@@ -207,7 +205,7 @@ def _repeating(published: PublishedRun) -> list[Configuration]:
 
 def _private(one: Configuration, ensemble: bool) -> tuple[str, str, str]:
     rows = [row for row in protocol_table([one]).rows if row[1:3] == (one.first.settings["tta"], "PrivateTest")]
-    (value,) = (str(row[3]) for row in rows if ("mean of" in _note(row[0])) == ensemble)
+    (value,) = (str(row[3]) for row in rows if ("ensemble of" in _note(row[0])) == ensemble)
     return value, "PrivateTest", str(len(one.runs))
 
 
@@ -227,10 +225,6 @@ def _typed(one: Configuration) -> list[str]:
 
 def _note(cell: str | Cell) -> str:
     return cell.note if isinstance(cell, Cell) else ""
-
-
-def _plain(cell: str | Cell) -> str:
-    return str(cell).replace("copies", "duplicates")
 
 
 def _number(text: str) -> float:

@@ -10,10 +10,10 @@ from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages, pack
 from emotion.data.sources import Fer2013Folders
 from emotion.data.synthetic import draw_image
-from emotion.privacy import SILENT
+from emotion.privacy import NO_TELEMETRY
 
 # Before a test imports onnxruntime by itself.
-os.environ.update(SILENT)
+os.environ.update(NO_TELEMETRY)
 # On a busy machine threads wait for each other longer than such small networks compute, and runs to be compared bit by
 # bit need the same number of them in every process. Lightning raises the number unless the environment says one.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -49,6 +49,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("EMOTION_CACHE", str(cache))
         patch.delenv("EMOTION_DATA", raising=False)
         yield cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of this test alone."""
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")

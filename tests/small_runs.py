@@ -131,6 +131,10 @@ def _call(words: tuple[str, ...], folder: Path, environment: dict[str, str], fil
         cli.main() if words[0] == "emotion" else runpy.run_path(words[0], run_name="__main__")
 
 
+def epochs(folder: RunFolder) -> int:
+    return int(read_json(folder.metrics)["run"]["epochs"])
+
+
 def weights(path: Path) -> dict[str, Tensor]:
     content: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
     return content

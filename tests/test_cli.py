@@ -39,6 +39,7 @@ def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
         "weights=none",
         *SMALL,
         "synthetic_images=140",
+        "batch_size=16",
         f"hydra.run.dir={tmp_path}/run",
     ]
     first = start("train.py", *words)

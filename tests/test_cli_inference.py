@@ -1,4 +1,4 @@
-"""The commands that use a trained network, as they are typed."""
+"""The commands that use a trained network."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import emotion
 from emotion.cli import app
 from emotion.data.classes import CLASSES
-from emotion.inference.images import MADE, read_image
+from emotion.inference.images import ANNOTATED_LIST, read_image
 from emotion.inference.video import Video, VideoFile
 from emotion.shipped import SHIPPED
 
@@ -31,44 +31,44 @@ def black(tmp_path: Path) -> str:
     return str(tmp_path / "black.png")
 
 
-def invoke(*words: str, columns: int = 140):
-    return CliRunner().invoke(app, list(words), env={"COLUMNS": str(columns)})
+def invoke(*arguments: str, columns: int = 140):
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": str(columns)})
 
 
-def refused(*words: str) -> str:
-    """Returns the one sentence with which a command gives up."""
-    done = invoke(*words)
-    assert done.exit_code == 2, done.output
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    return str(done.stderr)
+def refused(*arguments: str) -> str:
+    """Runs a command that must fail, and returns its one line on stderr."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    return str(result.stderr)
 
 
-def told(*words: str):
-    """Returns what `emotion predict --json` says."""
-    done = invoke("predict", "--json", *words)
-    assert (done.exit_code, done.stderr) == (0, "")
-    return json.loads(done.stdout)
+def predict(*arguments: str):
+    """Returns the parsed output of `emotion predict --json`."""
+    result = invoke("predict", "--json", *arguments)
+    assert (result.exit_code, result.stderr) == (0, "")
+    return json.loads(result.stdout)
 
 
-def probabilities(*words: str) -> dict[str, float]:
-    return told(PORTRAIT, *words)[0]["faces"][0]["probabilities"]
+def probabilities(*arguments: str) -> dict[str, float]:
+    return predict(PORTRAIT, *arguments)[0]["faces"][0]["probabilities"]
 
 
-def test_a_table(black: str) -> None:
-    done = invoke("predict", PORTRAIT, black)
-    assert done.exit_code == 0
-    assert "neutral" in done.stdout
-    assert "no face" in done.stdout
-    assert done.stderr == ""
+def test_table(black: str) -> None:
+    result = invoke("predict", PORTRAIT, black)
+    assert result.exit_code == 0
+    assert "neutral" in result.stdout
+    assert "no face" in result.stdout
+    assert result.stderr == ""
 
 
-def test_a_table_in_a_narrow_terminal(tmp_path: Path) -> None:
-    path = tmp_path / "[bold]a :smile: very long name of a picture.png"
+def test_table_in_a_narrow_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "[bold]a :smile: very long name of an image.png"
     Image.open(PORTRAIT).save(path)
-    done = invoke("predict", str(path), columns=60)
-    rows = done.stdout.splitlines()
+    result = invoke("predict", str(path), columns=60)
+    rows = result.stdout.splitlines()
     assert max(map(len, rows)) <= 60
     written = "".join(row[: rows[0].index("face")].strip() for row in rows[1:])
     assert written.replace(" ", "") == str(path).replace(" ", "")
@@ -77,7 +77,7 @@ def test_a_table_in_a_narrow_terminal(tmp_path: Path) -> None:
 
 def test_json_and_csv_agree_with_the_python_api(black: str) -> None:
     (expected,) = emotion.load().predict(PORTRAIT)
-    entries = told(PORTRAIT, black)
+    entries = predict(PORTRAIT, black)
     assert [entry["file"] for entry in entries] == [PORTRAIT, black]
     assert [len(entry["faces"]) for entry in entries] == [1, 0]
     (face,) = entries[0]["faces"]
@@ -90,7 +90,7 @@ def test_json_and_csv_agree_with_the_python_api(black: str) -> None:
     assert rows[1]["label"] == ""
 
 
-def test_pictures_that_are_faces_already(black: str) -> None:
+def test_images_of_one_face(black: str) -> None:
     (row,) = csv.DictReader(io.StringIO(invoke("predict", "--csv", "--no-detect", black).stdout))
     (expected,) = emotion.load().predict(np.zeros((48, 48), np.uint8), detect=False)
     assert row["confidence"] == ""
@@ -98,27 +98,27 @@ def test_pictures_that_are_faces_already(black: str) -> None:
     assert [row[name] for name in ("left", "top", "width", "height")] == ["0", "0", "48", "48"]
 
 
-def test_folders_patterns_and_doubled_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_patterns_and_repeated_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "deep/er/b.jpg", "deep/c.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (48, 48)).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    for words, files in (
+    for arguments, files in (
         (["."], ["a.png", "deep/c.png", "deep/er/b.jpg"]),
         (["deep", "deep/c.png", "a.png"], ["deep/c.png", "deep/er/b.jpg", "a.png"]),
         (["**/*.png", "a.png"], ["a.png", "deep/c.png"]),
     ):
-        assert [entry["file"] for entry in told("--no-detect", *words)] == files
+        assert [entry["file"] for entry in predict("--no-detect", *arguments)] == files
 
 
 def test_a_bad_file_among_good_ones(black: str, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
-    done = invoke("predict", "--json", "--no-detect", str(tmp_path))
-    assert done.exit_code == 2
-    assert len(json.loads(done.stdout)) == 1
-    assert done.stderr == f"error: {tmp_path / 'bad.png'}: not an image that can be read\n"
-    done = invoke("predict", str(tmp_path / "bad.png"))
-    assert (done.exit_code, done.stdout) == (2, "")
+    result = invoke("predict", "--json", "--no-detect", str(tmp_path))
+    assert result.exit_code == 2
+    assert len(json.loads(result.stdout)) == 1
+    assert result.stderr == f"error: {tmp_path / 'bad.png'}: not an image that can be read\n"
+    result = invoke("predict", str(tmp_path / "bad.png"))
+    assert (result.exit_code, result.stdout) == (2, "")
 
 
 def test_videos(tmp_path: Path) -> None:
@@ -126,28 +126,28 @@ def test_videos(tmp_path: Path) -> None:
     with VideoFile(tmp_path / "film.mp4", 12.5) as file:
         for _ in range(11):
             file.write(pixels)
-    entries = told(str(tmp_path / "film.mp4"))
-    assert [entry["second"] for entry in entries] == [0, 0.4, 0.8]  # each fifth, unless told
-    entries = told(str(tmp_path / "film.mp4"), "--frame-stride", "4", "--out", str(tmp_path / "out"))
+    entries = predict(str(tmp_path / "film.mp4"))
+    assert [entry["second"] for entry in entries] == [0, 0.4, 0.8]  # every fifth frame by default
+    entries = predict(str(tmp_path / "film.mp4"), "--frame-stride", "4", "--out", str(tmp_path / "out"))
     assert [entry["second"] for entry in entries] == [0, 0.32, 0.64]
     assert [entry["faces"][0]["label"] for entry in entries] == ["neutral"] * 3
-    copy = Video(tmp_path / "out/film.mp4")
-    assert (copy.rate, copy.frames) == (12.5, 11)
-    frame = next(iter(copy))
+    annotated = Video(tmp_path / "out/film.mp4")
+    assert (annotated.rate, annotated.frames) == (12.5, 11)
+    frame = next(iter(annotated))
     assert frame.shape == pixels.shape
     left, top, width, _ = entries[0]["faces"][0]["box"]
     assert np.abs(frame.astype(int) - pixels)[top, left : left + width].mean() > 40
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"film.mp4", MADE}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"film.mp4", ANNOTATED_LIST}
 
 
-def test_copies_of_pictures(tmp_path: Path, black: str) -> None:
-    done = invoke("predict", black, "--no-detect", "--out", str(tmp_path / "out"))
-    assert done.exit_code == 0
+def test_annotated_images(tmp_path: Path, black: str) -> None:
+    result = invoke("predict", black, "--no-detect", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0
     assert np.asarray(Image.open(tmp_path / "out/black.png")).any()
     assert "would replace" in refused("predict", black, "--out", str(tmp_path))
 
 
-def test_views() -> None:
+def test_tta() -> None:
     plain = probabilities()
     for tta in ("none", "flip", "shifts", "ten_crop"):
         (expected,) = emotion.load(tta=tta).predict(PORTRAIT)
@@ -155,7 +155,7 @@ def test_views() -> None:
         assert (probabilities("--tta", tta) == plain) == (tta == "flip")
 
 
-def test_several_networks_count_by_their_mean() -> None:
+def test_several_networks_are_averaged() -> None:
     weights = str(SHIPPED / "small.safetensors")
     assert probabilities("--ckpt", "small", "--ckpt", weights) == pytest.approx(probabilities(), abs=2e-4)
     (expected,) = emotion.load(["small", weights], tta="none").predict(PORTRAIT)
@@ -163,19 +163,19 @@ def test_several_networks_count_by_their_mean() -> None:
     assert both == pytest.approx(expected.probabilities, abs=1e-4)
 
 
-def test_the_smallest_face(tmp_path: Path) -> None:
+def test_min_face(tmp_path: Path) -> None:
     scene = Image.new("RGB", (1000, 800), (120, 120, 120))
     scene.paste(Image.open(PORTRAIT).resize((128, 150)), (500, 300))
     scene.save(tmp_path / "scene.png")
     faces = [
-        len(told(str(tmp_path / "scene.png"), *words)[0]["faces"])
-        for words in ([], ["--min-face", "0.03"], ["--smallest", "0.2"])
+        len(predict(str(tmp_path / "scene.png"), *arguments)[0]["faces"])
+        for arguments in ([], ["--min-face", "0.03"], ["--smallest", "0.2"])
     ]
     assert faces == [1, 1, 0]
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("arguments", "part"),
     [
         (["nothing.jpg", PORTRAIT], "nothing.jpg: no such file or folder"),
         (["*.nothing"], "*.nothing: no such file or folder"),
@@ -191,37 +191,37 @@ def test_the_smallest_face(tmp_path: Path) -> None:
         (["--ckpt", "hf://x", PORTRAIT], "hf://<owner>/<repository>"),
     ],
 )
-def test_mistakes_get_a_sentence(words: list[str], part: str) -> None:
-    assert part in refused("predict", *words)
+def test_mistakes_get_one_line(arguments: list[str], part: str) -> None:
+    assert part in refused("predict", *arguments)
 
 
-def test_copies_that_cannot_be_written_get_a_sentence(tmp_path: Path, black: str) -> None:
+def test_annotated_files_that_cannot_be_written_get_one_line(tmp_path: Path, black: str) -> None:
     with VideoFile(tmp_path / "film.mp4", 10) as file:
         file.write(np.zeros((64, 64, 3), np.uint8))
     (tmp_path / "file").touch()
-    for word in (black, str(tmp_path / "film.mp4")):
-        assert "file" in refused("predict", "--no-detect", word, "--out", str(tmp_path / "file"))
-        assert "Not a directory" in refused("predict", "--no-detect", word, "--out", str(tmp_path / "file/deep"))
+    for path in (black, str(tmp_path / "film.mp4")):
+        assert "file" in refused("predict", "--no-detect", path, "--out", str(tmp_path / "file"))
+        assert "Not a directory" in refused("predict", "--no-detect", path, "--out", str(tmp_path / "file/deep"))
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [["--frame-stride", "0"], ["--every", "-3"], ["--every=x"], ["--min-face", "x"], ["--nonsense"], []],
     ids=" ".join,
 )
-def test_usage_is_explained(words: list[str]) -> None:
-    done = invoke("predict", *words, *([PORTRAIT] if words else []))
-    assert done.exit_code == 2
-    assert done.stdout == ""
-    assert "Usage" in done.stderr
+def test_wrong_usage_shows_the_usage(arguments: list[str]) -> None:
+    result = invoke("predict", *arguments, *([PORTRAIT] if arguments else []))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage" in result.stderr
 
 
-def test_explain_writes_a_picture(tmp_path: Path) -> None:
+def test_explain_writes_a_figure(tmp_path: Path) -> None:
     kinds = {"why.png": b"\x89PNG", "why.svg": b"<?xml", "why.PDF": b"%PDF"}
     for name, start in kinds.items():
-        done = invoke("explain", PORTRAIT, "--class", "sad", "--out", str(tmp_path / "deep" / name))
-        assert (done.exit_code, done.stderr) == (0, "")
-        assert done.stdout == f"face 1: neutral 80%\nheatmaps: {tmp_path / 'deep' / name}\n"
+        result = invoke("explain", PORTRAIT, "--class", "sad", "--out", str(tmp_path / "deep" / name))
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout == f"face 1: neutral 80%\nheatmaps: {tmp_path / 'deep' / name}\n"
         assert (tmp_path / "deep" / name).read_bytes().startswith(start)
     assert {path.name for path in (tmp_path / "deep").iterdir()} == set(kinds)
     width, height = Image.open(tmp_path / "deep/why.png").size
@@ -229,20 +229,20 @@ def test_explain_writes_a_picture(tmp_path: Path) -> None:
     assert height > 500  # two rows
 
 
-def test_explain_takes_a_face_as_it_is(tmp_path: Path, black: str) -> None:
+def test_explain_without_detection(tmp_path: Path, black: str) -> None:
     out = str(tmp_path / "why.png")
-    done = invoke("explain", black, "--no-detect", "--out", out, "--ckpt", str(SHIPPED / "small.safetensors"))
-    assert (done.exit_code, done.stderr) == (0, "")
+    result = invoke("explain", black, "--no-detect", "--out", out, "--ckpt", str(SHIPPED / "small.safetensors"))
+    assert (result.exit_code, result.stderr) == (0, "")
     (expected,) = emotion.load().predict(black, detect=False)
-    assert done.stdout.startswith(f"face 1: {expected.label} {expected.probabilities[expected.label]:.0%}\n")
+    assert result.stdout.startswith(f"face 1: {expected.label} {expected.probabilities[expected.label]:.0%}\n")
 
 
-def test_what_cannot_be_explained_leaves_no_picture(tmp_path: Path, black: str) -> None:
+def test_refused_explanations_leave_no_figure(tmp_path: Path, black: str) -> None:
     own = tmp_path / "own.onnx"
     own.write_bytes((SHIPPED / "small.onnx").read_bytes())
     out = tmp_path / "why.png"
-    for words, part in (
-        ([black], "black.png: no face found"),
+    for arguments, part in (
+        ([black], "black.png: no face detected"),
         ([PORTRAIT, "--class", "joy"], "--class=joy: not one of angry"),
         ([PORTRAIT, "--ckpt", str(own)], "PyTorch is needed"),
         ([PORTRAIT, "--ckpt", "none"], "none: no such network"),
@@ -250,7 +250,7 @@ def test_what_cannot_be_explained_leaves_no_picture(tmp_path: Path, black: str) 
         ([str(tmp_path / "nothing.png")], "nothing.png: no such file"),
         ([str(tmp_path)], "not an image"),
     ):
-        assert part in refused("explain", *words, "--out", str(out))
+        assert part in refused("explain", *arguments, "--out", str(out))
         assert not out.exists()
     for name in ("why.bmp", "why", "why.png.zip"):
         assert f"{name}: .png, .svg or .pdf" in refused("explain", PORTRAIT, "--out", name)
@@ -260,20 +260,20 @@ def test_what_cannot_be_explained_leaves_no_picture(tmp_path: Path, black: str) 
 @pytest.mark.export
 def test_export_and_predict(tmp_path: Path) -> None:
     out = str(tmp_path / "deep/own.onnx")
-    done = invoke("export", "data=synthetic", "synthetic_images=300", "--out", out)
-    assert done.exit_code == 0, done.stderr
-    assert done.stdout.startswith(f"{out}: 6.0 MiB; on ")
-    assert "100.00% of the classes agree" in done.stdout
-    assert told(PORTRAIT, "--ckpt", out) == told(PORTRAIT)
-    assert told(PORTRAIT, "--ckpt", out, "--tta", "flip") == told(PORTRAIT)
+    result = invoke("export", "data=synthetic", "synthetic_images=300", "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith(f"{out}: 6.0 MiB; on ")
+    assert "100.00% of the classes agree" in result.stdout
+    assert predict(PORTRAIT, "--ckpt", out) == predict(PORTRAIT)
+    assert predict(PORTRAIT, "--ckpt", out, "--tta", "flip") == predict(PORTRAIT)
     assert "tta=shifts: own.onnx was exported with flip" in refused(
         "predict", PORTRAIT, "--ckpt", out, "--tta", "shifts"
     )
 
 
-def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # where no FER2013 lies
-    for words, part in (
+def test_refused_exports_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a folder without FER2013
+    for arguments, part in (
         (["--int8"], "data_dir: nothing at data/fer2013"),
         (["data_dir=/nowhere"], "/nowhere"),
         (["daat=synthetic"], "daat"),
@@ -284,19 +284,19 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (["--out", "network.bin"], "--out network.bin: wrong suffix; use .onnx"),
         (["--ckpt", str(SHIPPED / "small.md")], "small.md"),
     ):
-        assert part in refused("export", *words)
+        assert part in refused("export", *arguments)
     assert list(tmp_path.iterdir()) == []
 
 
 class Hub:
-    """Keeps what it is sent."""
+    """A fake hub that records the uploaded files."""
 
     def __init__(self) -> None:
-        self.made: list[tuple] = []
+        self.created: list[tuple] = []
         self.files: dict[str, bytes] = {}
 
     def create_repo(self, repository, *, private, exist_ok):
-        self.made.append((repository, private, exist_ok))
+        self.created.append((repository, private, exist_ok))
         return f"https://hub.invalid/{repository}"
 
     def upload_file(self, *, path_or_fileobj, path_in_repo, repo_id):
@@ -315,32 +315,32 @@ def test_push(tmp_path: Path, hub: Hub) -> None:
     card = tmp_path / "card.md"
     card.write_text("# Ä card", encoding="utf-8")
     network, weights = SHIPPED / "small.onnx", SHIPPED / "small.safetensors"
-    done = invoke("push", "me/faces", str(weights), str(network), "--card", str(card))
-    assert (done.exit_code, done.stdout) == (0, "https://hub.invalid/me/faces\n")
-    assert hub.made == [("me/faces", False, True)]
+    result = invoke("push", "me/faces", str(weights), str(network), "--card", str(card))
+    assert (result.exit_code, result.stdout) == (0, "https://hub.invalid/me/faces\n")
+    assert hub.created == [("me/faces", False, True)]
     assert hub.files == {
         "me/faces/network.onnx": network.read_bytes(),
         "me/faces/network.safetensors": weights.read_bytes(),
         "me/faces/README.md": "# Ä card".encode(),
     }
     assert invoke("push", "me/own", str(network), "--card", str(card), "--private").exit_code == 0
-    assert hub.made[1:] == [("me/own", True, True)]
+    assert hub.created[1:] == [("me/own", True, True)]
 
 
-def test_what_cannot_be_pushed(tmp_path: Path, hub: Hub) -> None:
+def test_refused_pushes_upload_nothing(tmp_path: Path, hub: Hub) -> None:
     card, damaged, network = tmp_path / "card.md", tmp_path / "damaged.md", str(SHIPPED / "small.onnx")
     card.touch()
     damaged.write_bytes(b"\xff")
-    for words, part in (
+    for arguments, part in (
         ([network, "--card", "none.md"], "none.md: no such file"),
         (["none.onnx", "--card", str(card)], "none.onnx: no such file"),
         ([network, "--card", str(damaged)], "damaged.md: not UTF-8"),
         ([network, network, "--card", str(card)], "one .onnx or one .safetensors"),
         ([str(card), "--card", str(card)], "card.md: one .onnx or one .safetensors"),
     ):
-        assert part in refused("push", "me/faces", *words)
-    assert hub.made == []
-    assert invoke("push", "me/faces", network).exit_code == 2  # a card is needed
+        assert part in refused("push", "me/faces", *arguments)
+    assert hub.created == []
+    assert invoke("push", "me/faces", network).exit_code == 2  # --card is required
 
 
 COMMANDS = ["predict", "explain", "export", "push", "serve", "app", "report", "publish", "audit"]
@@ -348,29 +348,29 @@ COMMANDS = ["predict", "explain", "export", "push", "serve", "app", "report", "p
 
 @pytest.mark.parametrize("command", ["", *COMMANDS, "data", "data fetch", "data info"])
 def test_help_has_an_example(command: str) -> None:
-    done = invoke(*command.split(), "--help")
-    assert done.exit_code == 0
-    assert f"emotion {command}" in done.stdout.split("Options")[0].split("Usage:")[1].split("\n", 1)[1]
+    result = invoke(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert f"emotion {command}" in result.stdout.split("Options")[0].split("Usage:")[1].split("\n", 1)[1]
 
 
 @pytest.mark.parametrize("command", ["serve", "app"])
-def test_what_cannot_be_served(command: str) -> None:
+def test_refused_services(command: str) -> None:
     assert "none: no such network" in refused(command, "--ckpt", "none", "--port", "0")
-    assert "cannot listen there" in refused(command, "--host", "no.such.host.invalid", "--port", "0")
-    for words in (["--port", "99999"], ["--port", "-1"], ["--port", "x"], ["--nonsense"]):
-        done = invoke(command, *words)
-        assert done.exit_code == 2
-        assert "Usage" in done.stderr
+    assert "cannot listen on this address" in refused(command, "--host", "no.such.host.invalid", "--port", "0")
+    for arguments in (["--port", "99999"], ["--port", "-1"], ["--port", "x"], ["--nonsense"]):
+        result = invoke(command, *arguments)
+        assert result.exit_code == 2
+        assert "Usage" in result.stderr
 
 
 def test_the_second_network_of_the_page_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emotion.inference.service.run", lambda *given, **options: None)  # would not return
+    monkeypatch.setattr("emotion.inference.service.run", lambda *given, **options: None)  # run() would not return
     assert "none: no such network" in refused("app", "--compare", "none", "--port", "0")
 
 
-@pytest.mark.parametrize("places", [("a/net.onnx", "b/net.onnx"), ("a/net.onnx", "small"), ("a/net.onnx",)])
-def test_networks_of_the_page_keep_apart(
-    places: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("paths", [("a/net.onnx", "b/net.onnx"), ("a/net.onnx", "small"), ("a/net.onnx",)])
+def test_networks_of_the_page_have_different_names(
+    paths: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: dict[str, object] = {}
     monkeypatch.setattr(
@@ -380,50 +380,50 @@ def test_networks_of_the_page_keep_apart(
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         shutil.copy(SHIPPED / "small.onnx", tmp_path / folder / "net.onnx")
-    names = [place if place == "small" else str(tmp_path / place) for place in places]
+    names = [path if path == "small" else str(tmp_path / path) for path in paths]
     assert invoke("app", "--ckpt", names[0], *(["--compare", names[1]] if names[1:] else [])).exit_code == 0
     expected = {
         ("a/net.onnx", "b/net.onnx"): ["~/a/net.onnx", "~/b/net.onnx"],
         ("a/net.onnx", "small"): ["net.onnx", "small"],
     }
-    assert list(served) == expected.get(places, ["net.onnx"])
+    assert list(served) == expected.get(paths, ["net.onnx"])
     assert f"--compare {names[0]}: the same network as --ckpt" in refused(
         "app", "--ckpt", names[0], "--compare", names[0]
     )
 
 
 @pytest.mark.parametrize(
-    ("words", "more"),
+    ("arguments", "more"),
     [
         (["--help"], {"numpy", "cv2", "onnxruntime", "PIL"}),
         (["predict", "--help"], {"numpy", "cv2", "onnxruntime", "PIL"}),
         (["predict", PORTRAIT], set()),
     ],
 )
-def test_nothing_slow_is_imported_in_vain(words: list[str], more: set[str]) -> None:
+def test_no_slow_package_is_imported(arguments: list[str], more: set[str]) -> None:
     slow = {"torch", "lightning", "hydra", "matplotlib", "sklearn", "scipy"} | more
     program = (
         "import sys, emotion.cli\n"
-        f"sys.argv = ['emotion', *{words!r}]\n"
+        f"sys.argv = ['emotion', *{arguments!r}]\n"
         "try: emotion.cli.main()\n"
         "except SystemExit as end: assert end.code == 0, end\n"
         f"print(set(sys.modules) & {slow!r}, file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "set()\n")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "set()\n")
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8", "utf-16"])
-def test_json_is_json_whatever_the_encoding(encoding: str, tmp_path: Path, black: str) -> None:
+def test_json_is_valid_in_every_encoding(encoding: str, tmp_path: Path, black: str) -> None:
     name = tmp_path / "\U0001f600 \u00e9.png"
     Path(black).rename(name)
     command = [sys.executable, "-m", "emotion", "predict", str(name), "--json"]
-    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert json.loads(done.stdout.decode(encoding)) == [{"file": str(name), "faces": []}]
+    result = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert json.loads(result.stdout.decode(encoding)) == [{"file": str(name), "faces": []}]
 
 
-def test_tilde_after_the_sign_of_equality(tmp_path: Path, black: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_after_an_equals_sign(tmp_path: Path, black: str, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -432,27 +432,27 @@ def test_tilde_after_the_sign_of_equality(tmp_path: Path, black: str, monkeypatc
     assert invoke("predict", black, "--no-detect", "--out", "~/b").exit_code == 0
     assert (home / "a/black.png").is_file()
     assert (home / "b/black.png").is_file()
-    for words, part in (
+    for arguments, part in (
         (["explain", black, "--out=~/why.bmp"], f"{home}/why.bmp"),
         (["export", "--out=~/x.bin"], f"{home}/x.bin"),
         (["report", "~/none", "--out=~"], f"{home}/none"),
         (["push", "me/x", black, "--card=~/none.md"], f"{home}/none.md"),
         (["audit", "data=synthetic", "synthetic_images=140", "--out=~/a/black.png"], f"{home}/a/black.png"),
     ):
-        assert part in refused(*words)
+        assert part in refused(*arguments)
     assert not Path("~").exists()
     assert "~x/why.bmp" in refused("explain", black, "--out=~x/why.bmp")
 
 
-def test_a_note_is_no_failure(tmp_path: Path, black: str) -> None:
+def test_a_note_does_not_change_the_exit_status(tmp_path: Path, black: str) -> None:
     (tmp_path / "notes.txt").touch()
-    done = invoke("predict", "--no-detect", "--json", str(tmp_path))
-    assert (done.exit_code, len(json.loads(done.stdout))) == (0, 1)
-    assert done.stderr == f"note: {tmp_path}: left out 1 file of kinds that cannot be read: notes.txt\n"
+    result = invoke("predict", "--no-detect", "--json", str(tmp_path))
+    assert (result.exit_code, len(json.loads(result.stdout))) == (0, 1)
+    assert result.stderr == f"note: {tmp_path}: skipped 1 file of unreadable formats: notes.txt\n"
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv", "--detect"])
-def test_interrupted_it_prints_what_it_has(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_prints_the_results_so_far(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         Image.new("L", (48, 48)).save(tmp_path / f"{number:02}.png")
 
@@ -462,23 +462,23 @@ def test_interrupted_it_prints_what_it_has(form: str, tmp_path: Path, monkeypatc
         return read_image(path)
 
     monkeypatch.setattr("emotion.inference.predict.read_image", interrupt)
-    done = invoke("predict", "--no-detect", form, str(tmp_path))
-    assert done.exit_code == 130
-    assert done.stderr == "note: interrupted: printing the results so far\n"
-    assert [f"{number:02}.png" in done.stdout for number in (0, 7, 10)] == [True, True, False]
+    result = invoke("predict", "--no-detect", form, str(tmp_path))
+    assert result.exit_code == 130
+    assert result.stderr == "note: interrupted: printing the results so far\n"
+    assert [f"{number:02}.png" in result.stdout for number in (0, 7, 10)] == [True, True, False]
     if form == "--json":
-        assert len(json.loads(done.stdout)) == 8
+        assert len(json.loads(result.stdout)) == 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 @pytest.mark.parametrize("form", ["--json", "--csv", "--detect"])
-def test_a_pipe_gets_nothing_else_and_names_need_not_be_text(form: str, tmp_path: Path, black: str) -> None:
+def test_stdout_holds_only_results_and_names_need_not_be_text(form: str, tmp_path: Path, black: str) -> None:
     name = tmp_path / os.fsdecode(b"not\xfftext.png")
     Path(black).rename(name)
     command = [sys.executable, "-m", "emotion", "predict", str(name), form]
-    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"})
-    assert (done.returncode, done.stderr) == (0, b"")
-    text = done.stdout.decode()
+    result = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"})
+    assert (result.returncode, result.stderr) == (0, b"")
+    text = result.stdout.decode()
     if form == "--json":
         assert json.loads(text) == [{"file": str(name), "faces": []}]
     elif form == "--csv":

@@ -276,7 +276,7 @@ def test_illegal_values_get_one_line_with_the_key_and_the_legal_ones(word, legal
 def test_oversampled_images_without_content_are_refused_before_training():
     for words in (["offline_strength=7"], ["balance=offline", "offline_strength=6"]):
         check(settings(compose(*words)))
-    with pytest.raises(UserError, match=r"^zoom=1\.05 shift=0\.7, 7 times what is set"):
+    with pytest.raises(UserError, match=r"^zoom=1\.05 shift=0\.7, 7 times the settings"):
         check(settings(compose("balance=offline", "offline_strength=7")))
 
 
@@ -445,22 +445,23 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_any_path_is_read_unchanged(path):
-    for key in ("data_dir", "weights", "resume", "name"):
-        word = quote_argument(f"{key}={path}")
-        assert quote_argument(word) == word
-        assert compose(word)[key] == path
-        assert quote_argument(as_typed(word)) == word
+    keys = ("data_dir", "weights", "resume", "name")
+    typed = [quote_argument(f"{key}={path}") for key in keys]
+    for word in typed:
+        assert quote_argument(word) == quote_argument(as_typed(word)) == word
     for many in (
         quote_argument(f"data_dir={quoted(path)},other", many=True),
         quote_argument("data_dir=other", many=True),
     ):
         assert quote_argument(many, many=True) == many
-    words = parse_arguments([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
+    words = parse_words([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
     assert words == {"data_dir": path, "ckpt": [path, "b"]}
-    if not set("',[]\"\\") & set(path):
-        assert compose(quote_argument(f"extra_data=[{path},b]")).extra_data == [path, "b"]
-    folder = quote_argument(f"hydra.run.dir={path}")
-    assert compose_hydra(folder).run.dir == os.path.expanduser(path)  # noqa: PTH111
+    listed = not set("',[]\"\\") & set(path)
+    lists = [quote_argument(f"extra_data=[{path},b]")] if listed else []
+    config = compose(*typed, *lists, quote_argument(f"hydra.run.dir={path}"), with_hydra=True)
+    assert [config[key] for key in keys] == [path] * len(keys)
+    assert config.hydra.run.dir == os.path.expanduser(path)  # noqa: PTH111
+    assert not listed or config.extra_data == [path, "b"]
 
 
 @pytest.mark.parametrize(

@@ -12,22 +12,22 @@ from emotion.errors import UserError, exit_on_user_error, printable
         (UserError("lr=x: a number is needed"), "lr=x: a number is needed"),
         (UserError("\x1b[2Jno such file"), "\\x1b[2Jno such file"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: Permission denied"),
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: whatever was complete is intact"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: complete files are intact"),
     ],
 )
-def test_what_users_and_systems_cause_is_one_line(capsys, error, line):
+def test_errors_of_users_and_of_the_system_are_one_line(capsys, error, line):
     with pytest.raises(SystemExit) as exit_, exit_on_user_error():
         raise error
     assert exit_.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {line}")
 
 
-@pytest.mark.parametrize("error", [OSError("no file is named"), ValueError("ours")])
-def test_our_own_mistakes_are_raised(error):
+@pytest.mark.parametrize("error", [OSError("no file is named"), ValueError("a bug")])
+def test_other_errors_are_raised(error):
     with pytest.raises(type(error)), exit_on_user_error():
         raise error
 
 
-def test_text_stays_text():
+def test_printable_keeps_letters_and_escapes_invalid_bytes():
     assert printable("Größe 5\nJörg") == "Größe 5\nJörg"
     assert printable(os.fsdecode(b"a\xff")) == "a\\udcff"

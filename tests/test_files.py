@@ -8,7 +8,7 @@ import pytest
 
 from emotion.errors import UserError
 from emotion.files import (
-    UNPACKED,
+    MAX_UNPACKED,
     atomic_write,
     cache_folder,
     check_unpacked_size,
@@ -18,7 +18,7 @@ from emotion.files import (
 )
 
 
-def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
+def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "a.txt"
     with atomic_write(path) as temporary:
         assert temporary.suffix == ".txt"
@@ -34,7 +34,7 @@ def write_half(path):
         raise KeyboardInterrupt
 
 
-def test_an_interruption_leaves_what_was_there(tmp_path):
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("first")
     with pytest.raises(KeyboardInterrupt):
@@ -43,14 +43,14 @@ def test_an_interruption_leaves_what_was_there(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_rests_of_killed_processes_are_removed(tmp_path):
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     kept = [tmp_path / name for name in ("a.ckpt", ".lock", ".hidden", "b.tmp")]
-    rests = [tmp_path / ".a.123.tmp.ckpt", tmp_path / ".b.77.tmp"]
-    for path in (*kept, *rests):
+    leftovers = [tmp_path / ".a.123.tmp.ckpt", tmp_path / ".b.77.tmp"]
+    for path in (*kept, *leftovers):
         path.touch()
     remove_stale_temporaries(tmp_path, "b")
-    assert rests[0].exists()
-    assert not rests[1].exists()
+    assert leftovers[0].exists()
+    assert not leftovers[1].exists()
     remove_stale_temporaries(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
 
@@ -73,15 +73,15 @@ def test_the_home_folder_is_hidden(monkeypatch, text, expected):
         assert Path(hide_home(text)).expanduser() == Path(text)
 
 
-def test_without_a_home_nothing_is_hidden(monkeypatch):
+def test_without_a_home_folder_the_text_stays(monkeypatch):
     monkeypatch.setenv("HOME", "/")
     assert hide_home("/data/x") == "/data/x"
 
 
-def test_a_small_archive_that_unpacks_to_much_is_refused(tmp_path):
+def test_an_archive_bomb_is_refused(tmp_path):
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a", "w") as file:
-        for _ in range(UNPACKED // 2**24 + 1):
+        for _ in range(MAX_UNPACKED // 2**24 + 1):
             file.write(bytes(2**24))
     with pytest.raises(ValueError, match="unpack to 272 MiB"):
         check_unpacked_size(path)
@@ -89,7 +89,7 @@ def test_a_small_archive_that_unpacks_to_much_is_refused(tmp_path):
     check_unpacked_size(tmp_path / "text")
 
 
-def test_default_cache_is_the_users(monkeypatch, tmp_path):
+def test_the_cache_folder_is_that_of_the_variable_or_of_the_user(monkeypatch, tmp_path):
     monkeypatch.setenv("EMOTION_CACHE", "~/mine")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "mine"
@@ -99,7 +99,7 @@ def test_default_cache_is_the_users(monkeypatch, tmp_path):
         assert cache_folder().is_absolute()
 
 
-def test_a_cache_that_cannot_be_made_names_the_variable(monkeypatch, tmp_path):
+def test_the_message_on_a_cache_folder_that_cannot_be_made_names_the_variable(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "file"))
     with pytest.raises(
@@ -109,7 +109,7 @@ def test_a_cache_that_cannot_be_made_names_the_variable(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="users without a home folder")
-def test_a_user_without_a_home_folder_is_told_of_the_variable():
+def test_the_message_without_a_home_folder_names_the_variable():
     program = (
         "import os, pwd\n"
         "from emotion.files import cache_folder, hide_home\n"
@@ -122,4 +122,4 @@ def test_a_user_without_a_home_folder_is_told_of_the_variable():
         pytest.skip("only root can become another user")
     environment = {name: value for name, value in os.environ.items() if name != "EMOTION_CACHE"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout == ("there is no home folder for the cache: name a folder, as EMOTION_CACHE=/var/tmp/emotion\n")
+    assert done.stdout == "no home folder for the cache: name a folder, as EMOTION_CACHE=/var/tmp/emotion\n"

@@ -28,7 +28,7 @@ PARTS = ("PublicTest", "PrivateTest", "PrivateTest without copies", "All")
 
 def test_it_is_small() -> None:
     assert FILE.stat().st_size <= 8_000_000
-    network = emotion.load_pretrained().viewed.network
+    network = emotion.load_pretrained().averaged.network
     assert sum(parameter.numel() for parameter in network.parameters()) <= 5_000_000
 
 
@@ -93,7 +93,7 @@ def test_its_figures_measured_again(real_packed: PackedImages) -> None:
 
 def test_views_of_the_file_are_those_of_the_recipe() -> None:
     classifier = emotion.load_pretrained()
-    assert isinstance(classifier.viewed, Views)
+    assert isinstance(classifier.averaged, Views)
     settings = next(RECIPES.glob("small/*/config.yaml")).read_text(encoding="utf-8")
     match = re.search(r"^tta: (\w+)$", settings, re.MULTILINE)
     assert match

@@ -1,1 +1,1 @@
-"""What is measured, each a program of its own: `python -m contestants.<name> <job as JSON>` prints its measurement."""
+"""The contestants, one program each: `python -m contestants.<name> <job as JSON>` prints a measurement."""

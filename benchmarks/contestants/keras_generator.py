@@ -1,6 +1,6 @@
-"""Keras as the report used it: ImageDataGenerator over class folders, `fit` with class weights, and nothing of ours.
+"""Keras as in the paper: ImageDataGenerator over class folders and `fit` with class weights, without our package.
 
-Runs in an environment of its own (see `peers.keras_python`).
+The program runs in a separate environment (see `peers.keras_python`).
 """
 
 import os
@@ -19,7 +19,7 @@ CLASSES = 7
 
 
 class ClockCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Tells the clock when steps, epochs and validations begin and end."""
+    """Calls the clock when steps, epochs and validations begin and end."""
 
     def __init__(self, clock: Clock, images: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class ClockCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def main(job: Job) -> dict[str, Any]:
-    """Trains for the epochs of the job."""
+    """Trains for the epochs of the job and returns the measurement."""
     clock = Clock(job.started)
     keras.utils.set_random_seed(0)
     if job.mixed:
@@ -96,7 +96,7 @@ def _class_weights(labels: Any) -> Any:
 
 
 def build_layers(workload: Workload) -> list[Any]:
-    """Builds the report's CNN, or VGG16 with its head."""
+    """Returns the layers of the paper's CNN, or of VGG16 with the paper's head."""
     if workload.blocks:
         blocks = [layer for number, depth in enumerate(workload.blocks) for layer in _block(32 * 2**number, depth)]
         hidden = [layers.Dense(256, activation="relu"), layers.BatchNormalization()]
@@ -116,7 +116,7 @@ def _block(filters: int, depth: int) -> list[Any]:
 
 
 def _vgg16(unfreeze: int) -> Any:
-    """VGG16 without its top, of which the last `unfreeze` convolutions train."""
+    """Returns VGG16 without its head, with all but the last `unfreeze` convolutions frozen."""
     vgg = keras.applications.VGG16(weights=None, include_top=False, input_shape=(IMAGE_SIZE, IMAGE_SIZE, 3))
     convolutions = [layer for layer in vgg.layers if isinstance(layer, layers.Conv2D)]
     for layer in convolutions[: len(convolutions) - unfreeze]:

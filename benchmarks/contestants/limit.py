@@ -1,7 +1,7 @@
-"""The limit: the network's own work on a batch that lies ready, and nothing else.
+"""The limit: only the network's computations, on a batch that is in memory.
 
-An epoch is as many bare steps as the others take, then as many bare forward passes as their validation takes. Where
-ours trains on features, so does the limit: it is the head's work alone.
+An epoch has as many bare steps as an epoch of the other contestants, and then as many bare forward passes as their
+validation. If ours trains on features, the limit does so too and runs only the head.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ from emotion.training.memory import keep_freed_memory
 
 
 def main(job: Job) -> dict[str, Any]:
-    """Trains for the epochs of the job."""
+    """Trains for the epochs of the job and returns the measurement."""
     clock = start_clock(job)
-    keep_freed_memory()  # as ours does
+    keep_freed_memory()  # as in our training
     network = build(job.network)
     trained, inputs = trained_part(network, job)
     images, val_images = (count_images(Path(job.data) / part) for part in ("train", "val"))
@@ -38,11 +38,11 @@ def main(job: Job) -> dict[str, Any]:
         _validate(trained, inputs, val_images, job)
         clock.validation_ends()
     clock.finish()
-    return measured(clock, network, "bare steps on one batch in place" + ", head only" * job.network.features)
+    return measured(clock, network, "bare steps on one batch in memory" + ", head only" * job.network.features)
 
 
 def step_of(trained: nn.Module, inputs: Tensor, job: Job) -> Callable[[int], None]:
-    """Returns a bare training step on the first so many images of the batch."""
+    """Returns a function that makes a bare training step on the first `size` images of the batch."""
     labels = torch.arange(job.batch_size, device=DEVICE) % len(CLASSES)
     weights, optimizer = loss_weights(labels.cpu()), build_adam(trained.parameters())
 
@@ -58,7 +58,7 @@ def step_of(trained: nn.Module, inputs: Tensor, job: Job) -> Callable[[int], Non
 
 
 def trained_part(network: Network, job: Job) -> tuple[nn.Module, Tensor]:
-    """Returns what trains, and a batch for it."""
+    """Returns the trained part of a network, and a batch of inputs for it."""
     images = torch.rand(job.batch_size, 1, IMAGE_SIZE, IMAGE_SIZE, device=DEVICE)
     if not job.network.features:
         return network, images

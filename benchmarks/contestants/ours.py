@@ -1,4 +1,4 @@
-"""Ours: what `python train.py` runs, with its logging, checkpoints and TensorBoard, and a clock among the callbacks."""
+"""Ours: the training of `python train.py` with logging, checkpoints and TensorBoard, and a clock as a callback."""
 
 import inspect
 import os
@@ -23,7 +23,7 @@ from emotion.training.task import EmotionTask
 
 
 class ClockCallback(Callback):
-    """Tells the clock when epochs and validations begin and end."""
+    """Calls the clock when epochs and validations begin and end."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -42,23 +42,23 @@ class ClockCallback(Callback):
 
 
 def main(job: Job) -> dict[str, Any]:
-    """Trains for the epochs of the job, in a folder and with a cache of its own."""
+    """Trains for the epochs of the job, with a temporary folder and cache, and returns the measurement."""
     clock = start_clock(job)
     register_optimizer_step_post_hook(clock.step_ends)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EMOTION_CACHE"] = f"{folder}/cache"
         trained = _train(compose_config(job), RunFolder(Path(folder, "run")), clock)
-    note = "as train.py trains; checkpoints and pictures fall into the first epoch, which does not count"
+    note = "as in train.py; the first epoch, which is not measured, includes the first checkpoint and figures"
     if job.network.features:
-        note += f"; {job.feature_views} augmented views of each image, the frozen part ran over them once"
+        note += f"; the frozen part ran once, on {job.feature_views} augmented views of each image"
     task = trained.trainer.lightning_module
     assert isinstance(task, EmotionTask)
     return measured(clock, task.network, note, ["torchvision", "lightning"])
 
 
 def compose_config(job: Job) -> DictConfig:
-    """Composes the configuration as `train.py` would."""
-    words = [
+    """Returns the configuration that `train.py` would compose."""
+    arguments = [
         f"model={job.network.model}",
         "weights=none",
         "data=folder",
@@ -69,11 +69,11 @@ def compose_config(job: Job) -> DictConfig:
         f"trainer.max_epochs={job.epochs}",
         f"trainer.precision={job.precision}",
     ]
-    return compose(*words)
+    return compose(*arguments)
 
 
 def _train(config: DictConfig, folder: RunFolder, clock: Clock) -> run.Trained:
-    """Trains with the clock; packing the images and the pass through the frozen part are timed apart."""
+    """Trains with the clock, which measures packing and the pass through the frozen part as preparation."""
     values, arguments = settings(config), inspect.signature(EmotionDataModule).parameters
     with clock.preparing():
         EmotionDataModule(**{key: values[key] for key in arguments if key in values}).prepare_data()

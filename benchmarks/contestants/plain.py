@@ -1,4 +1,4 @@
-"""The plain loop that people write: ImageFolder, torchvision's transforms image by image, a DataLoader, `.item()`."""
+"""A plain PyTorch loop: ImageFolder, torchvision's transforms image by image, a DataLoader, `.item()` in every step."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from contestants.pytorch import DEVICE, ON_GPU, autocast, build, build_adam, los
 
 
 def main(job: Job) -> dict[str, Any]:
-    """Trains for the epochs of the job."""
+    """Trains for the epochs of the job and returns the measurement."""
     clock = start_clock(job)
     dataset = _dataset(job, "train")
     train, val = _loader(job, dataset, shuffle=True), _loader(job, _dataset(job, "val"), shuffle=False)
@@ -41,7 +41,7 @@ def main(job: Job) -> dict[str, Any]:
         _validate(network, val, job)
         clock.validation_ends()
     clock.finish()
-    note = f"{job.workers} loader processes; black fill, one zoom for both axes (torchvision has no other)"
+    note = f"{job.workers} loader processes; black fill and one zoom for both axes, as torchvision has no other"
     return measured(clock, network, note, ["torchvision"])
 
 

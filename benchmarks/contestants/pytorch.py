@@ -1,4 +1,4 @@
-"""What the contestants in PyTorch share: the network, its optimiser, loss and precision, and the device's clock."""
+"""Shared by the contestants in PyTorch: network, optimiser, loss weights, precision, and a clock for the device."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,29 +16,29 @@ ON_GPU = DEVICE.type == "cuda"
 
 
 def start_clock(job: Job) -> Clock:
-    """Returns a clock that waits for the GPU where there is one."""
+    """Returns a clock that waits for the GPU, if there is one."""
     return Clock(job.started, torch.cuda.synchronize if ON_GPU else lambda: None)
 
 
 def build(workload: Workload) -> Network:
-    """Builds the network of the project, random weights, on the device."""
+    """Returns the project's network on the device, with random weights."""
     torch.manual_seed(0)
     return build_network(**workload.network_settings()).to(DEVICE)
 
 
 def autocast(job: Job) -> torch.autocast:
-    """Returns the context of the forward pass."""
+    """Returns the context for forward passes in the precision of the job."""
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=job.mixed)
 
 
 def build_adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
-    """Builds the optimiser over those parameters that train."""
+    """Returns the optimiser of the parameters that require gradients."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     return torch.optim.Adam(trained, LEARNING_RATE, eps=EPSILON, fused=True)
 
 
 def loss_weights(labels: Tensor) -> Tensor:
-    """Returns the loss weight of each class for labels int64 [n]."""
+    """Returns the loss weight of each class, float32 [K], for labels int64 [N]."""
     from emotion.data.balance import class_weights
     from emotion.data.classes import CLASSES
 
@@ -46,7 +46,7 @@ def loss_weights(labels: Tensor) -> Tensor:
 
 
 def measured(clock: Clock, network: Network, note: str, packages: Iterable[str] = ()) -> dict[str, Any]:
-    """Returns the measurement of a contestant in PyTorch; `packages` are those beside PyTorch."""
+    """Returns the measurement of a contestant in PyTorch; `packages` are those it uses besides PyTorch."""
     return measurement(
         clock,
         parameters=network.count_parameters().total,

@@ -1,8 +1,8 @@
-"""timm's own training script over the same folders, with the project's network in timm's registry.
+"""timm's training script on the same folders, with the project's network in timm's registry.
 
-It has no class weights and no affine augmentation. The closest is its random crop: shift and zoom, no rotation.
+The script has no class weights and no affine augmentation; its random crop is the closest: shift and zoom, no rotation.
 
-An older script, without --device and --input-img-mode, runs too: what it leaves at a default gets the job's value here.
+Older scripts without --device and --input-img-mode run too: the defaults of their functions get the job's values here.
 """
 
 import importlib.util
@@ -26,24 +26,24 @@ from emotion.data.classes import CLASSES
 from emotion.models.network import Network
 
 IMAGE_MODES = {1: "L", 3: "RGB"}
-"""Pillow's mode of an image by its number of channels."""
+"""Pillow's image mode by number of channels."""
 
 
 def main(job: Job) -> dict[str, Any]:
-    """Trains for the epochs of the job."""
+    """Trains for the epochs of the job and returns the measurement."""
     clock = start_clock(job)
     register_optimizer_step_post_hook(clock.step_ends)
     network = build(job.network)
     register(network, job.network.channels)
     script = load_script(Path(job.script))
-    # The script leaves out the last batch of an epoch where it is not full.
+    # The script leaves out the last batch of an epoch if it is not full.
     images = count_images(Path(job.data, "train")) // job.batch_size * job.batch_size
     script.create_dataset = with_defaults(script.create_dataset, input_img_mode=IMAGE_MODES[job.network.channels])
     epoch = with_defaults(script.train_one_epoch, device=DEVICE)
     script.train_one_epoch = _before(lambda: clock.epoch_begins(images), epoch)
     script.validate = _timed_validation(clock, with_defaults(script.validate, device=DEVICE))
     with tempfile.TemporaryDirectory() as output:
-        # In a file, since older scripts have no --device.
+        # The device is in a configuration file, since older scripts have no --device.
         config = Path(output, "config.yaml")
         config.write_text(f"device: {DEVICE.type}\n")
         sys.argv = ["train.py", *script_options(job), "--config", str(config), "--output", output]
@@ -53,7 +53,7 @@ def main(job: Job) -> dict[str, Any]:
 
 
 def describe(job: Job) -> str:
-    """Says which script it was, and what of the recipe it has not."""
+    """Returns a note on the origin of the script and its differences from the recipe."""
     return (
         f"{describe_script(Path(job.script))}; {job.workers} loader processes; no class weights; "
         "augmented by random crops of 72 to 100 % of the area"
@@ -61,7 +61,7 @@ def describe(job: Job) -> str:
 
 
 def register(network: Network, channels: int) -> None:
-    """Makes the network known to timm as `emotion`."""
+    """Registers the network in timm under the name `emotion`."""
     network.num_classes = len(CLASSES)  # type: ignore[assignment]
     network.pretrained_cfg = {"input_size": (channels, IMAGE_SIZE, IMAGE_SIZE)}  # type: ignore[assignment]
 
@@ -72,7 +72,7 @@ def register(network: Network, channels: int) -> None:
 
 
 def load_script(path: Path) -> Any:
-    """Imports a script without running its main function."""
+    """Imports a script as a module, without running its main function."""
     spec = importlib.util.spec_from_file_location("timm_train", path)
     assert spec is not None
     assert spec.loader is not None
@@ -82,13 +82,13 @@ def load_script(path: Path) -> Any:
 
 
 def with_defaults(function: Callable[..., Any], **defaults: Any) -> Callable[..., Any]:
-    """Returns the function with other defaults for those of the parameters that it has."""
-    has = signature(function).parameters
-    return partial(function, **{name: value for name, value in defaults.items() if name in has})
+    """Returns the function with new defaults; defaults of parameters that it does not have are ignored."""
+    parameters = signature(function).parameters
+    return partial(function, **{name: value for name, value in defaults.items() if name in parameters})
 
 
 def script_options(job: Job) -> list[str]:
-    """Returns the script's command line for the recipe of the others, as far as it has one."""
+    """Returns the script's arguments for the recipe of the other contestants, as far as the script supports it."""
     channels = job.network.channels
     options: dict[str, Any] = {
         "--data-dir": job.data,
@@ -122,9 +122,8 @@ def script_options(job: Job) -> list[str]:
         "--workers": job.workers,
     }
     values = {key: value if isinstance(value, list) else [value] for key, value in options.items()}
-    words = [str(word) for key, value in values.items() for word in (key, *value)]
-    words += ["--channels-last"]
-    return [*words, *["--amp", "--amp-dtype", "bfloat16"] * job.mixed]
+    arguments = [str(argument) for key, value in values.items() for argument in (key, *value)]
+    return [*arguments, "--channels-last", *["--amp", "--amp-dtype", "bfloat16"] * job.mixed]
 
 
 def _before(action: Callable[[], None], function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Facial emotion recognition that people can train, trust and use."""
+"""Facial emotion recognition: detects faces, classifies their expressions, trains the networks."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ __all__ = ["load", "load_pretrained"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not at the top, so that `import emotion` waits for neither OpenCV nor PyTorch.
+    # Imported on first use, so that `import emotion` loads neither OpenCV nor PyTorch, which take seconds.
     if name == "load":
         from emotion.inference.recognizer import load
 

@@ -15,7 +15,7 @@ from emotion.data.augment import RandomAffine
 from emotion.data.datamodule import DATA_CHOICES
 from emotion.errors import UserError, require_choice
 from emotion.files import hide_home
-from emotion.models.onnx import LARGEST_SIDE
+from emotion.models.onnx import MAX_SIDE
 from emotion.models.preprocess import NormalizeName
 from emotion.models.registry import Family
 from emotion.models.views import ViewsName
@@ -53,7 +53,7 @@ AT_LEAST: dict[str, int] = {
     "trainer.log_every_n_steps": 0,
     "trainer.accumulate_grad_batches": 1,
 }
-AT_MOST: dict[str, int] = {"seed": 2**32 - 1, "pack_size": LARGEST_SIDE, "synthetic_images": 10**6}
+AT_MOST: dict[str, int] = {"seed": 2**32 - 1, "pack_size": MAX_SIDE, "synthetic_images": 10**6}
 OPTIONAL: dict[str, object] = {
     "patience": None,
     "memory_budget": None,
@@ -85,6 +85,8 @@ GROUPS = ("model", "recipe", "experiment")
 """Hydra's config groups: folders of `conf/`."""
 LAUNCHERS = ("joblib", "ray", "slurm")
 """Launchers beside Hydra's own; the extra of the same name installs each."""
+SAME_NAME = r"\s*'hydra/launcher/.*is validated against ConfigStore schema with the same name"
+"""Hydra's warning that a preset in conf/hydra/launcher has the name of the plugin's own, which is intended."""
 NOT_SETTINGS = ("test", "resume", "overwrite", "runs_per_gpu", "hydra")
 """Keys that control how a run is carried out; runs that differ only in them are the same run."""
 

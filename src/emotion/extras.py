@@ -1,4 +1,4 @@
-"""The packages of each optional part, an extra of `pip install`, and the message where one of them is missing."""
+"""The extras of `pip install`, their packages, and the error message for a missing package."""
 
 from importlib.util import find_spec
 
@@ -34,22 +34,22 @@ EXTRAS = {
     "slurm": ("hydra_plugins.hydra_submitit_launcher",),
     "optuna": ("hydra_plugins.hydra_optuna_sweeper",),
 }
-"""The modules that each extra brings, by the names under which they are imported."""
+"""Import names of the packages that each extra installs."""
 
 
 class MissingExtraError(UserError, ImportError):
-    """A package of an extra is not installed; the message holds the command that installs it."""
+    """A package of an extra is not installed; the message contains the command that installs the extra."""
 
 
 def require_extra(extra: str, purpose: str) -> None:
     """Checks that all packages of an extra are installed, without importing them.
 
     Args:
-        extra: a key of `EXTRAS`.
-        purpose: the command or setting that needs it, the subject of the message.
+        extra: name of the extra, a key of `EXTRAS`.
+        purpose: command or setting that needs the extra; the subject of the message.
 
     Raises:
-        MissingExtraError: one is missing.
+        MissingExtraError: a package is not installed.
     """
     for module in EXTRAS[extra]:
         if find_spec(module) is None:

@@ -1,4 +1,4 @@
-"""Keeps the packages that we use from reporting to their makers, and from writing outside our own cache folder."""
+"""Stops third-party packages from sending telemetry and from writing outside the cache folder of this package."""
 
 import os
 from collections.abc import Iterator
@@ -8,35 +8,36 @@ from typing import Any
 from emotion.errors import UserError
 from emotion.files import cache_folder
 
-SILENT = {
+NO_TELEMETRY = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime: an identifier in the home folder, and a report of each session
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray: a report of each cluster
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub: versions and an identifier with each request
 }
-"""Variables that switch reports off, whatever they were before."""
+"""Environment variables that switch telemetry off; they override the user's values."""
 
 
 def keep_private() -> None:
-    """Switches reports off for this process and all that it starts; commands call it before they do anything."""
-    os.environ.update(SILENT)
+    """Switches telemetry off for this process and its child processes; each command calls it first."""
+    os.environ.update(NO_TELEMETRY)
     try:
-        # Matplotlib lists the fonts of a machine in a file.
+        # Matplotlib writes a list of the machine's fonts to this folder.
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     except UserError:
-        return  # without a home folder Matplotlib makes a temporary one
+        return  # without a home folder Matplotlib creates a temporary one
 
 
 def import_onnxruntime() -> Any:
-    """Imports onnxruntime, which looks only then whether it may report; the environment stays as it was."""
-    with _silent():
+    """Imports and returns onnxruntime, which reads the variable for telemetry only then; it is restored afterwards."""
+    with _no_telemetry():
         import onnxruntime  # noqa: TID251
     return onnxruntime
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in SILENT}
-    os.environ.update(SILENT)
+def _no_telemetry() -> Iterator[None]:
+    """Sets the variables of `NO_TELEMETRY` until the block ends."""
+    before = {name: os.environ.get(name) for name in NO_TELEMETRY}
+    os.environ.update(NO_TELEMETRY)
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ TINY = 2.0**-24  # the smallest float16 above 0
 
 
 def draw(seed=0, size=2000, sharpness=1.0):
-    """Predictions whose labels are drawn from probabilities that `sharpness` then distorts: its temperature mends."""
+    """Returns predictions whose logits are `sharpness` times those that labels are drawn from: the true temperature."""
     random = np.random.default_rng(seed)
     logits = 2 * random.standard_normal((size, 7))
     # The largest of logits and Gumbel noise is a draw from the softmax.
@@ -48,7 +48,7 @@ def brute_force_error(probabilities, labels, bins):
 
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0])
-def test_figures_are_those_of_sklearn_and_torchmetrics(sharpness):
+def test_calibration_equals_that_of_sklearn_and_torchmetrics(sharpness):
     predictions = draw(sharpness=sharpness)
     probabilities, labels = predictions.probabilities, predictions.labels
     found = calibration(probabilities, labels)
@@ -57,19 +57,19 @@ def test_figures_are_those_of_sklearn_and_torchmetrics(sharpness):
     assert found.brier == pytest.approx(
         brier_score_loss(labels, probabilities, labels=range(7), scale_by_half=False), rel=1e-5
     )
-    floored = np.maximum(probabilities.astype(np.float64), TINY)
-    floored /= floored.sum(1, keepdims=True)
-    assert found.nll == pytest.approx(log_loss(labels, floored, labels=range(7)), rel=1e-5)
+    clipped = np.maximum(probabilities.astype(np.float64), TINY)
+    clipped /= clipped.sum(1, keepdims=True)
+    assert found.nll == pytest.approx(log_loss(labels, clipped, labels=range(7)), rel=1e-5)
 
 
-def test_likelihood_is_the_loss_of_the_metrics():
+def test_nll_equals_the_loss_of_the_metrics():
     predictions = draw()
     found = calibration(predictions.probabilities, predictions.labels)
     assert found.nll == pytest.approx(predictions.metrics(CLASSES)["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("bins", [1, 2, 10, 15])
-def test_error_is_that_of_brute_force_where_confidence_is_certain_too(bins):
+def test_error_equals_that_of_brute_force_also_at_confidence_1(bins):
     predictions = draw(size=500, sharpness=20.0)
     probabilities = predictions.stored.astype(np.float32)
     assert (probabilities.max(1) == 1).any()
@@ -77,7 +77,7 @@ def test_error_is_that_of_brute_force_where_confidence_is_certain_too(bins):
     assert calibration(probabilities, predictions.labels, bins).ece == pytest.approx(expected, abs=1e-6)
 
 
-def test_figures_by_hand():
+def test_calibration_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], np.float32)
     found = calibration(probabilities, np.array([0, 1, 1]), bins=10)
     assert found.nll == pytest.approx(-np.log([0.9, 0.1, 0.6]).mean())
@@ -85,10 +85,10 @@ def test_figures_by_hand():
     assert found.ece == pytest.approx((abs(1.8 - 1) + abs(0.6 - 1)) / 3)
 
 
-def test_certain_truth_is_perfect_and_certain_error_finite():
+def test_errors_at_confidence_1_are_0_or_finite():
     certain = np.eye(7, dtype=np.float32)[[0, 1]]
-    right, wrong = calibration(certain, np.array([0, 1])), calibration(certain, np.array([1, 0]))
-    assert (right.nll, right.brier, right.ece) == (0, 0, 0)
+    correct, wrong = calibration(certain, np.array([0, 1])), calibration(certain, np.array([1, 0]))
+    assert (correct.nll, correct.brier, correct.ece) == (0, 0, 0)
     assert (wrong.nll, wrong.brier, wrong.ece) == pytest.approx((-np.log(TINY), 2, 1))
 
 
@@ -98,11 +98,11 @@ def test_calibration_of_no_images_is_refused():
 
 
 @pytest.mark.parametrize("sharpness", [0.25, 1.0, 2.0])
-def test_temperature_that_distorted_is_found(sharpness):
+def test_fit_finds_the_temperature_of_the_logits(sharpness):
     assert fit_temperature(draw(size=10_000, sharpness=sharpness)) == pytest.approx(sharpness, rel=0.05)
 
 
-def test_temperature_has_the_least_loss_of_a_grid():
+def test_temperature_has_the_lowest_loss_of_a_grid():
     predictions = draw(sharpness=1.7)
     logits, labels = torch.tensor(predictions.stored).double().log(), torch.tensor(predictions.labels)
     grid = np.geomspace(0.05, 20, 3001)
@@ -117,7 +117,7 @@ def test_temperature_stays_in_its_range():
     assert fit_temperature(predictions_of(right, (labels + 1) % 7)) == pytest.approx(20, rel=0.01)
 
 
-def test_zeros_of_half_precision_do_not_decide_the_temperature():
+def test_a_zero_in_half_precision_hardly_changes_the_temperature():
     predictions = draw(sharpness=1.7)
     without = fit_temperature(predictions)
     probabilities = predictions.probabilities.copy()
@@ -156,7 +156,7 @@ def test_rescaled_probabilities_are_the_softmax_of_divided_logits(temperature):
     assert rescaled.labels is predictions.labels
 
 
-def test_temperature_of_one_changes_nothing_but_the_rounding():
+def test_temperature_of_1_changes_probabilities_by_rounding_only():
     predictions = draw()
     rescaled = with_temperature(predictions, 1.0).probabilities
     np.testing.assert_allclose(rescaled, predictions.probabilities, rtol=2e-3, atol=1e-6)
@@ -165,7 +165,7 @@ def test_temperature_of_one_changes_nothing_but_the_rounding():
 @pytest.mark.parametrize("temperature", [0.05, 0.5, 1.0, 1.3, 20.0])
 def test_most_probable_class_stays(temperature):
     predictions = draw(size=20_000)
-    # Ties, also among the most probable, are decided for the first class before and after.
+    # Of equally probable classes the first is the predicted class, before and after.
     predictions.probabilities[:7] = 1 / 7
     predictions.probabilities[7] = (0.1, 0.3, 0.3, 0.1, 0.1, 0.05, 0.05)
     rescaled = with_temperature(predictions, temperature)
@@ -173,7 +173,7 @@ def test_most_probable_class_stays(temperature):
     np.testing.assert_array_equal(rescaled.probabilities.argmax(1), predictions.predicted)
 
 
-def test_fitted_temperature_mends_other_images():
+def test_fitted_temperature_calibrates_other_images():
     temperature = fit_temperature(draw(0, 5000, sharpness=3.0))
     test = draw(1, 5000, sharpness=3.0)
     before = calibration(test.probabilities, test.labels)
@@ -198,7 +198,7 @@ def heights(axes):
 def test_figure_shows_the_error_before_and_after():
     predictions = draw(sharpness=3.0)
     after = with_temperature(predictions, 3.0)
-    errors = [calibration(stage.probabilities, stage.labels).ece for stage in (predictions, after)]
+    errors = [calibration(version.probabilities, version.labels).ece for version in (predictions, after)]
     left, right, *_ = drawn(reliability_figure(predictions, 3.0))
     assert left.get_title(loc="left") == f"before: ECE {errors[0]:.1%}"
     assert right.get_title(loc="left") == f"after, T = 3.00: ECE {errors[1]:.1%}"
@@ -210,8 +210,8 @@ def test_bars_are_accuracy_gap_and_share_of_images():
     upper, _, lower, _ = drawn(reliability_figure(predictions, 1.0, bins=2))
     bars = heights(upper)
     assert bars["accuracy"] == pytest.approx([0.75])
-    assert bars["too sure"] == pytest.approx([0.025], abs=1e-3)
-    assert bars["not sure enough"] == pytest.approx([0.0])
+    assert bars["overconfident"] == pytest.approx([0.025], abs=1e-3)
+    assert bars["underconfident"] == pytest.approx([0.0])
     assert [bar.get_height() for bar in lower.patches] == pytest.approx([0.0, 1.0])
 
 
@@ -220,14 +220,14 @@ def test_gap_has_the_colour_of_its_sign():
     upper = drawn(reliability_figure(predictions_of(probabilities, np.array([1, 0])), 1.0, bins=5))[0]
     bars = heights(upper)
     assert bars["accuracy"] == pytest.approx([1, 0])
-    assert bars["not sure enough"] == pytest.approx([0.4, 0], abs=1e-3)
-    assert bars["too sure"] == pytest.approx([0, 0.9], abs=1e-3)
+    assert bars["underconfident"] == pytest.approx([0.4, 0], abs=1e-3)
+    assert bars["overconfident"] == pytest.approx([0, 0.9], abs=1e-3)
     bottoms = {container.get_label(): [bar.get_y() for bar in container] for container in upper.containers}
-    assert bottoms["not sure enough"] == pytest.approx([0.6, 0], abs=1e-3)
-    assert bottoms["too sure"] == pytest.approx([1, 0], abs=1e-3)
+    assert bottoms["underconfident"] == pytest.approx([0.6, 0], abs=1e-3)
+    assert bottoms["overconfident"] == pytest.approx([1, 0], abs=1e-3)
 
 
-def test_figure_is_written_as_a_picture(tmp_path):
+def test_figure_is_written_as_a_file(tmp_path):
     save(reliability_figure(draw(size=30), 0.7), tmp_path / "reliability.png")
     assert (tmp_path / "reliability.png").stat().st_size > 10_000
 

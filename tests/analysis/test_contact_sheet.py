@@ -1,4 +1,4 @@
-"""Tests of the picture that shows groups of copies."""
+"""Tests of the figure that shows groups of duplicates."""
 
 import re
 
@@ -41,18 +41,18 @@ def headings(axes):
 
 @pytest.fixture(scope="module")
 def four_groups():
-    """An agreeing pair in one part, a conflict, an agreeing pair across parts, a near pair."""
+    """Draws identical pairs with one label, with two labels and in two parts, and a nearly identical pair."""
     base = noise(5)
     near = np.clip(base[3:4] + np.random.default_rng(1).integers(0, 25, base[3:4].shape), 0, 255).astype(np.uint8)
     images = np.concatenate([base[[0, 0, 1, 1, 2, 2, 3]], near, base[4:]])
     return draw(images, [3, 3, 0, 5, 6, 6, 1, 1, 2], ["train"] * 3 + ["public", "train", "private"] + ["train"] * 3)
 
 
-def test_conflicts_come_first_and_near_copies_last(four_groups):
+def test_different_labels_come_first_and_near_duplicates_last(four_groups):
     assert headings(four_groups) == [
         "Identical images with different labels: 1 group",
         "Identical images with the same label, those in several parts first: 2 groups",
-        "Nearly identical images (correlation r from 0.9), the least alike first: 1 group",
+        "Nearly identical images (correlation r of 0.9 or more), the lowest first: 1 group",
     ]
     titles = [text for text in texts(four_groups) if re.match("(exact|near) ", text)]
     assert titles[:3] == ["exact 2", "exact 3", "exact 1"]
@@ -71,7 +71,7 @@ def test_label_and_part_stand_under_every_image(four_groups):
             if left < t.get_position()[0] < right and 0 < t.get_position()[1] - bottom < 0.5
         ]
         below[left, top] = [text.get_text() for text in sorted(under, key=lambda text: text.get_position()[1])]
-    in_reading_order = [below[place] for place in sorted(below, key=lambda place: place[::-1])]
+    in_reading_order = [below[corner] for corner in sorted(below, key=lambda corner: corner[::-1])]
     assert in_reading_order == [
         ["angry", "train"],
         ["sad", "public"],
@@ -87,11 +87,11 @@ def test_label_and_part_stand_under_every_image(four_groups):
 def test_the_images_are_those_of_the_groups(four_groups):
     base = noise(5)
     shown = [image.get_array() for image in four_groups.images]
-    for pixels, place in zip(shown[:6], (1, 1, 2, 2, 0, 0), strict=True):
-        assert_array_equal(pixels, np.repeat(base[place].transpose(1, 2, 0), 3, axis=2))
+    for pixels, index in zip(shown[:6], (1, 1, 2, 2, 0, 0), strict=True):
+        assert_array_equal(pixels, np.repeat(base[index].transpose(1, 2, 0), 3, axis=2))
 
 
-def test_near_groups_are_sorted_by_their_weakest_member():
+def test_near_groups_are_sorted_by_their_lowest_correlation():
     base, rng = noise(3), np.random.default_rng(4)
     changes = [rng.integers(0, amount, base[0].shape) for amount in (10, 60, 30)]
     near = np.stack([image + change for image, change in zip(base, changes, strict=True)]).astype(np.uint8)
@@ -99,7 +99,7 @@ def test_near_groups_are_sorted_by_their_weakest_member():
     assert [text[:6] for text in texts(axes) if text.startswith("near")] == ["near 2", "near 3", "near 1"]
 
 
-def test_groups_beyond_the_cap_are_counted():
+def test_heading_counts_the_groups_that_are_not_shown():
     images = np.repeat(noise(GROUPS_SHOWN + 5), 2, axis=0)
     axes = draw(images, [0, 1] * (GROUPS_SHOWN + 5), ["train"] * len(images))
     assert headings(axes) == [f"Identical images with different labels: {GROUPS_SHOWN} of {GROUPS_SHOWN + 5} groups"]
@@ -138,6 +138,6 @@ def test_colour_images_keep_their_colours():
     assert_array_equal(axes.images[0].get_array(), images[0].transpose(1, 2, 0))
 
 
-def test_data_without_copies_says_so():
+def test_sheet_of_data_without_duplicates_has_a_message():
     axes = draw(noise(3), [0, 1, 2], ["train"] * 3)
-    assert texts(axes) == ["No two images are identical or nearly so"]
+    assert texts(axes) == ["No two images are identical or nearly identical"]

@@ -17,8 +17,8 @@ from emotion.analysis.document import (
     Details,
     Document,
     Heading,
+    ImageBlock,
     Paragraph,
-    Picture,
     Table,
     to_html,
     to_markdown,
@@ -43,7 +43,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
+        self.texts: list[str] = []
         self.rows: list[list[str]] = []
         self._in_cell = False
         self.feed(text)
@@ -61,7 +61,7 @@ class Page(HTMLParser):
             self._in_cell = False
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        self.texts.append(data)
         if self._in_cell:
             self.rows[-1][-1] += data
 
@@ -82,7 +82,7 @@ def rendered(text: str) -> Page:
     return Page(MarkdownIt("commonmark").enable("table").render(text))
 
 
-def test_markdown_reads_as_written() -> None:
+def test_markdown_of_every_block() -> None:
     blocks = [
         Paragraph("First.", lead=True),
         Heading("VGG16, unfrozen"),
@@ -103,8 +103,8 @@ def test_both_renderers_show_the_same_rows() -> None:
     assert rendered(markdown(TABLE)).rows == expected
 
 
-def test_text_that_cannot_be_passed_on_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the home folder, nor what UTF-8 has no bytes for."""
+def test_private_paths_and_undecodable_bytes_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Covers the home folder's path, and bytes that UTF-8 cannot express."""
     monkeypatch.setenv("HOME", "/home/al_ice")
     text = "/home/al_ice/runs/n\udcff"
     inner = [Table((text,), "l", [(Cell(text, text, target=text),)]), Paragraph(text)]
@@ -120,7 +120,7 @@ def test_hostile_text_is_escaped_in_markdown(tmp_path: Path) -> None:
     text = markdown(
         Heading(HOSTILE),
         Table((HOSTILE,), "l", [(Cell(HOSTILE, HOSTILE),)]),
-        Picture(HOSTILE, tmp_path / "a b)|<c>.png"),
+        ImageBlock(HOSTILE, tmp_path / "a b)|<c>.png"),
         title=HOSTILE,
         folder=tmp_path,
     )
@@ -130,11 +130,11 @@ def test_hostile_text_is_escaped_in_markdown(tmp_path: Path) -> None:
     )
 
 
-def test_hostile_text_reads_as_it_is() -> None:
+def test_readers_see_hostile_text_unchanged() -> None:
     blocks = [Heading(HOSTILE), Paragraph(HOSTILE), Table((HOSTILE,), "l", [(HOSTILE,)])]
     for shown in (page(*blocks, title=HOSTILE), rendered(markdown(*blocks, title=HOSTILE))):
-        assert "".join(shown.words).count(HOSTILE) == len(shown.attributes("title")) + 5
-        assert not shown.attributes("img")[1:], "the one picture is the dialog's"
+        assert "".join(shown.texts).count(HOSTILE) == len(shown.attributes("title")) + 5
+        assert not shown.attributes("img")[1:], "the only image is that of the dialog"
     assert shown.rows == [[HOSTILE], [HOSTILE]]
 
 
@@ -150,30 +150,30 @@ def test_summary_stays_one_line_of_html() -> None:
 
 
 def test_table_without_rows_keeps_its_body() -> None:
-    assert len(page(Table(("Run", "Accuracy"), "lr", [])).attributes("tbody")) == 1, "which sorting needs"
+    assert len(page(Table(("Run", "Accuracy"), "lr", [])).attributes("tbody")) == 1, "sorting needs it"
 
 
 def test_text_cannot_close_the_page_s_own_tags(tmp_path: Path) -> None:
     hostile = '</title></style></summary></details><script>alert(1)</script>"><img src=x onerror=alert(1)>'
-    picture = tmp_path / "a.png"
-    picture.write_bytes(b"")
+    file = tmp_path / "a.png"
+    file.write_bytes(b"")
     shown = page(
         Heading(hostile),
         Details(hostile, [Paragraph(hostile)]),
         Table((hostile,), "r", [(Cell(hostile, hostile, "low", hostile),)]),
-        Picture(hostile, picture),
+        ImageBlock(hostile, file),
         title=hostile,
         contents=True,
     )
     assert len(shown.attributes("script")) == 1
     assert shown.attributes("img") == [{"alt": hostile, "src": "data:image/png;base64,"}, {"alt": ""}]
-    assert shown.words.count(hostile) == 10
+    assert shown.texts.count(hostile) == 10
 
 
-def test_page_embeds_its_pictures_and_loads_nothing(tmp_path: Path) -> None:
-    picture = tmp_path / "curves.png"
-    picture.write_bytes(bytes(range(256)))
-    text = to_html(Document("Title", [Picture("Learning curves", picture)]))
+def test_page_embeds_its_images_and_loads_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "curves.png"
+    file.write_bytes(bytes(range(256)))
+    text = to_html(Document("Title", [ImageBlock("Learning curves", file)]))
     source = Page(text).attributes("img")[0]["src"]
     assert source is not None
     assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == bytes(range(256))
@@ -191,14 +191,14 @@ def test_only_the_page_s_own_style_and_script_may_run() -> None:
         (content,) = re.findall(f"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in policy
-    assert not re.search(r"<[^>]* (style|on\w+)=", text), "which the policy would refuse"
+    assert not re.search(r"<[^>]* (style|on\w+)=", text), "the policy would block it"
 
 
-def test_pictures_that_follow_each_other_stand_side_by_side(tmp_path: Path) -> None:
-    picture = Picture("a", tmp_path / "a.png")
-    picture.file.write_bytes(b"")
-    text = to_html(Document("Title", [picture, picture, Paragraph("between"), picture]))
-    groups = re.findall(r'<div class="pictures">(.*?)</div>', text, re.DOTALL)
+def test_consecutive_images_stand_side_by_side(tmp_path: Path) -> None:
+    image = ImageBlock("a", tmp_path / "a.png")
+    image.file.write_bytes(b"")
+    text = to_html(Document("Title", [image, image, Paragraph("between"), image]))
+    groups = re.findall(r'<div class="images">(.*?)</div>', text, re.DOTALL)
     assert [group.count("<figure>") for group in groups] == [2, 1]
 
 
@@ -207,7 +207,7 @@ def test_only_tables_with_numbers_sort() -> None:
     assert "aria-sort" not in page(Table(("Fact", "Value"), "ll", [("seed", "0")])).attributes("th")[0]
 
 
-def test_contents_lead_to_every_section() -> None:
+def test_contents_link_to_every_section() -> None:
     blocks = [
         Heading("Table 2: a + b (c_d)"),
         Heading("Inner", 3),
@@ -224,15 +224,15 @@ def test_contents_lead_to_every_section() -> None:
     assert not page(*blocks).attributes("nav")
 
 
-def test_cell_leads_into_what_is_folded() -> None:
-    blocks = [Table(("x",), "l", [(Cell("a", target="More: of it"),)]), Details("More: of it", [Paragraph("text")])]
-    assert page(*blocks).attributes("a") == [{"href": "#more-of-it"}]
-    assert {"id": "more-of-it"} in page(*blocks).attributes("div"), "inside, where a link unfolds it"
-    assert "| [a](#more-of-it) |" in markdown(*blocks)
-    assert '<a id="more-of-it"></a>' in markdown(*blocks)
+def test_cell_links_to_folded_content() -> None:
+    blocks = [Table(("x",), "l", [(Cell("a", target="More: rows"),)]), Details("More: rows", [Paragraph("text")])]
+    assert page(*blocks).attributes("a") == [{"href": "#more-rows"}]
+    assert {"id": "more-rows"} in page(*blocks).attributes("div"), "inside <details>, so that a link unfolds it"
+    assert "| [a](#more-rows) |" in markdown(*blocks)
+    assert '<a id="more-rows"></a>' in markdown(*blocks)
 
 
-def test_cell_that_leads_nowhere_is_no_link() -> None:
+def test_cell_with_a_missing_target_is_no_link() -> None:
     table = Table(("x",), "l", [(Cell("a", target="Gone"),)])
     assert not page(table).attributes("a")
     assert "| a |" in markdown(table)
@@ -244,9 +244,9 @@ def test_row_of_another_length_is_refused(row: tuple[str, ...]) -> None:
         Table(("x", "y"), "lr", [row])
 
 
-def test_picture_must_exist_and_lie_below_the_text(tmp_path: Path) -> None:
-    gone = Picture("gone", tmp_path / "gone.png")
+def test_image_must_exist_and_be_in_the_folder_of_the_markdown(tmp_path: Path) -> None:
+    missing = ImageBlock("gone", tmp_path / "gone.png")
     with pytest.raises(FileNotFoundError):
-        page(gone)
+        page(missing)
     with pytest.raises(ValueError, match="not in the subpath"):
-        markdown(gone, folder=tmp_path / "other")
+        markdown(missing, folder=tmp_path / "other")

@@ -1,4 +1,4 @@
-"""Tests of the pictures of a run."""
+"""Tests of the figures of a run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_confusion_matrix_shows_percent_and_count_of_each_cell() -> None:
     axes = drawn_axes(figures.confusion_matrix_figure(MATRIX, NAMES, "test split"))[0]
     cells = defaultdict(list)
     for text in axes.texts:
-        cells[tuple(round(place) for place in text.get_position())].append(text.get_text())
+        cells[tuple(round(coordinate) for coordinate in text.get_position())].append(text.get_text())
     assert cells[0, 0] == ["60%", "6"]
     assert cells[1, 0] == ["30%", "3"]
     assert cells[0, 2] == ["0%", "0"]
@@ -169,7 +169,7 @@ def test_mistakes_show_each_image_with_its_names_and_confidence(channels: int) -
         np.testing.assert_array_equal(axes.images[0].get_array(), expected)
 
 
-def test_no_mistakes_says_so() -> None:
+def test_figure_of_no_mistakes_has_a_message() -> None:
     figure = figures.mistakes_figure(np.zeros((0, 1, 48, 48), np.uint8), [], [], [])
     figure.draw_without_rendering()
     assert texts(figure.texts) == ["no mistakes"]
@@ -178,7 +178,7 @@ def test_no_mistakes_says_so() -> None:
 @pytest.mark.parametrize(
     ("shape", "names", "columns", "message"),
     [
-        ((2, 1, 4, 4), ["sad"], 8, "2 images need as many"),
+        ((2, 1, 4, 4), ["sad"], 8, "2 images need 2 actual names"),
         ((1, 2, 4, 4), ["sad"], 8, r"\[N, 1 or 3, H, W\]"),
         ((1, 4, 4), ["sad"], 8, r"\[N, 1 or 3, H, W\]"),
         ((1, 1, 4, 4), ["sad"], 0, "columns must be at least 1"),
@@ -201,17 +201,17 @@ def test_save_writes_a_png_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_save_makes_the_folder(tmp_path: Path) -> None:
-    figures.save(Figure(figsize=(1, 1)), tmp_path / "a" / "b" / "picture.png")
-    assert (tmp_path / "a" / "b" / "picture.png").read_bytes().startswith(PNG_SIGNATURE)
+    figures.save(Figure(figsize=(1, 1)), tmp_path / "a" / "b" / "figure.png")
+    assert (tmp_path / "a" / "b" / "figure.png").read_bytes().startswith(PNG_SIGNATURE)
 
 
-def test_failed_save_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half_written(_figure: Figure, file: Path, **_options: object) -> None:
         assert file.parent == tmp_path
         file.write_bytes(b"half")
         raise OSError("disk full")
 
-    path = tmp_path / "picture.png"
+    path = tmp_path / "figure.png"
     path.write_bytes(b"old")
     monkeypatch.setattr(Figure, "savefig", half_written)
     with pytest.raises(OSError, match="disk full"):

@@ -19,7 +19,7 @@ BACKBONES = {
     "resnet50": {"family": "torchvision", "backbone": "resnet50", "blocks": None, "unfreeze": 3},
     "timm": {"family": "timm", "backbone": "resnet18", "blocks": None, "unfreeze": "all"},
 }
-# The layer whose map is explained: the last of at least 5 x 5 before a pooling and at the end of a residual block.
+# The layer whose map is used: the last map of at least 5 x 5 before a pooling and at the end of a residual block.
 LAYERS = [
     ({"blocks": [1, 1]}, "1.1"),
     ({"blocks": [2, 2, 1, 1]}, "3.1"),
@@ -62,13 +62,13 @@ def weigh(gradient, features, method):
         return gradient
     if method == "gradcam":
         return gradient.mean((2, 3), keepdim=True)
-    # Equation 19 of arXiv:1710.11063, with what the library adds against a division by zero.
+    # Equation 19 of arXiv:1710.11063; the library adds 1e-6 against a division by zero.
     shares = gradient**2 / (2 * gradient**2 + features.sum((2, 3), keepdim=True) * gradient**3 + 1e-6)
     return (shares * F.relu(gradient)).sum((2, 3), keepdim=True)
 
 
 def maps_by_hand(network, layer, images, classes, method):
-    """Computes the maps from the output of a layer of the backbone with nothing but autograd."""
+    """Computes the heatmaps from the output of a layer of the backbone with plain autograd."""
     kept = []
     for module in network.modules():
         if isinstance(module, nn.ReLU):
@@ -76,15 +76,15 @@ def maps_by_hand(network, layer, images, classes, method):
     handle = network.backbone.get_submodule(layer).register_forward_hook(lambda *call: kept.append(call[-1]))
     logits = network.eval().requires_grad_(True)(torch.from_numpy(images))
     handle.remove()
-    speaking = logits[torch.arange(len(classes)), torch.from_numpy(classes)].sum()
-    (gradient,) = torch.autograd.grad(speaking, kept[0])
+    explained = logits[torch.arange(len(classes)), torch.from_numpy(classes)].sum()
+    (gradient,) = torch.autograd.grad(explained, kept[0])
     coarse = scale(F.relu((weigh(gradient, kept[0], method) * kept[0]).sum(1)).detach())
     return scale(F.interpolate(coarse[:, None], images.shape[2:], mode="bilinear")[:, 0]).numpy()
 
 
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "hirescam"])
 @pytest.mark.parametrize(("changes", "layer"), LAYERS)
-def test_maps_are_those_of_plain_autograd(changes, layer, method):
+def test_maps_equal_those_of_plain_autograd(changes, layer, method):
     network, images, classes = build(**changes), draw(7), np.arange(7)
     maps = heatmaps(network, images, classes, method)
     expected = maps_by_hand(network, layer, images, classes, method)
@@ -124,7 +124,7 @@ def test_every_kind_of_network_has_heatmaps(name, method):
     assert maps.max() <= 1
 
 
-def test_colour_images_and_many_batches_are_taken_one_by_one():
+def test_maps_of_colour_images_do_not_depend_on_the_batch():
     network, images = build(), draw(35, channels=3)
     classes = np.arange(35) % 7
     together = heatmaps(network, images, classes)
@@ -137,8 +137,8 @@ def test_maps_depend_on_the_class():
     assert np.abs(first - second).max() > 0.1
 
 
-def looks(network):
-    """Returns all that heatmaps might change in a network."""
+def state_of(network):
+    """Returns everything that heatmaps might change in a network."""
     tensors = [*network.state_dict().values(), *(parameter.grad for parameter in network.parameters())]
     return {
         "values": [tensor if tensor is None else tensor.clone() for tensor in tensors],
@@ -150,13 +150,13 @@ def looks(network):
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet50"])
-def test_network_is_left_as_it_was(name):
+def test_network_does_not_change(name):
     network = build(**BACKBONES[name]).train()
     network(torch.from_numpy(draw(2))).sum().backward()
     network.backbone.register_forward_hook(lambda *call: None)
-    before = looks(network)
+    before = state_of(network)
     heatmaps(network, draw(2), np.array([0, 1]))
-    after = looks(network)
+    after = state_of(network)
     for old, new in zip(before.pop("values"), after.pop("values"), strict=True):
         assert (old is None and new is None) or torch.equal(old, new)
     assert after == before
@@ -177,7 +177,7 @@ def test_copy_of_the_network_is_freed_at_once():
 
 
 def networks():
-    return {id(thing) for thing in gc.get_objects() if type(thing) is Network}
+    return {id(item) for item in gc.get_objects() if type(item) is Network}
 
 
 def test_flat_maps_are_zero_not_nan():
@@ -198,18 +198,18 @@ def test_no_images_give_no_maps():
         (CNN, "scorecam", "method=scorecam"),
     ],
 )
-def test_what_cannot_be_explained_is_said(changes, method, part):
+def test_network_or_method_without_heatmaps_is_an_error(changes, method, part):
     with pytest.raises(UserError, match=part) as caught:
         heatmaps(build(**changes), draw(1), np.array([0]), method)
     assert "\n" not in str(caught.value)
 
 
 def test_as_many_classes_as_images_are_needed():
-    with pytest.raises(ValueError, match="2 images need as many classes"):
+    with pytest.raises(ValueError, match="classes: 1 for 2 images"):
         heatmaps(build(), draw(2), np.array([0]))
 
 
-def test_class_that_does_not_exist_is_no_blank_map():
+def test_class_that_does_not_exist_is_an_error():
     with pytest.raises(IndexError):
         heatmaps(build(), draw(1), np.array([7]))
 
@@ -222,22 +222,22 @@ def test_figure_shows_every_pair(number):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_heat_is_drawn_over_the_right_one_of_a_pair(channels):
-    image, pictures = draw(1, channels), []
+def test_heatmap_is_drawn_over_the_right_image_of_a_pair(channels):
+    image, drawings = draw(1, channels), []
     for heat in (0, 1):
         figure = heatmap_figure(image, np.full((1, 48, 48), heat, np.float32), [""])
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        pictures.append(np.asarray(canvas.buffer_rgba(), int))
-    changed = (pictures[0] != pictures[1]).any((0, 2))
+        drawings.append(np.asarray(canvas.buffer_rgba(), int))
+    changed = (drawings[0] != drawings[1]).any((0, 2))
     middle = len(changed) // 2
     assert not changed[:middle].any()
     assert changed[middle:].mean() > 0.9
-    left, right = pictures[0][:, :middle], pictures[0][:, middle:]
+    left, right = drawings[0][:, :middle], drawings[0][:, middle:]
     shades = [len(np.unique(half.reshape(-1, 4), axis=0)) for half in (left, right)]
     assert min(shades) > 200
 
 
-def test_figure_refuses_what_does_not_go_together():
-    with pytest.raises(ValueError, match="do not go together"):
+def test_figure_refuses_lengths_that_do_not_match():
+    with pytest.raises(ValueError, match="do not match"):
         heatmap_figure(draw(2), np.zeros((2, 48, 48), np.float32), ["one"])

@@ -12,7 +12,7 @@ NAMES = ("a", "b", "c", "d")
 
 
 def draw(seed, num_classes=7, size=300, missing=(), never_predicted=()):
-    """Labels and predictions that agree more often than by chance, of unequal classes."""
+    """Returns labels of classes of unequal size, and predictions that are correct more often than by chance."""
     random = np.random.default_rng(seed)
     weights = random.random(num_classes) + 0.05
     weights[list(missing)] = 0
@@ -27,16 +27,16 @@ def assert_equals_sklearn(labels, predicted, names):
     metrics = matrix_metrics(confusion_matrix(labels, predicted, len(names)), names)
     report = classification_report(labels, predicted, labels=np.unique(labels), output_dict=True, zero_division=0)
     for average in ("macro", "weighted"):
-        for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
-            assert metrics[f"{ours}_{average}"] == pytest.approx(report[f"{average} avg"][theirs])
+        for name, sklearn_name in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+            assert metrics[f"{name}_{average}"] == pytest.approx(report[f"{average} avg"][sklearn_name])
     every = classification_report(
         labels, predicted, labels=range(len(names)), target_names=names, output_dict=True, zero_division=0
     )
     for name in names:
-        own, their = metrics["per_class"][name], every[name]
-        assert own["support"] == their["support"]
-        assert [own["precision"], own["recall"], own["f1"]] == pytest.approx(
-            [their["precision"], their["recall"], their["f1-score"]]
+        computed, expected = metrics["per_class"][name], every[name]
+        assert computed["support"] == expected["support"]
+        assert [computed["precision"], computed["recall"], computed["f1"]] == pytest.approx(
+            [expected["precision"], expected["recall"], expected["f1-score"]]
         )
     assert metrics["acc"] == pytest.approx(np.mean(labels == predicted))
     with warnings.catch_warnings():
@@ -96,10 +96,10 @@ def test_metrics_of_extreme_cases_are_those_of_sklearn(labels, predicted):
 
 
 def test_macro_averages_are_over_the_classes_that_have_images():
-    six = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
-    claimed = np.array([[3, 0, 1], [2, 4, 0], [0, 0, 0]])
-    assert matrix_metrics(six, ("a", "b", "c"))["f1_macro"] == matrix_metrics(six[:2, :2], ("a", "b"))["f1_macro"]
-    metrics = matrix_metrics(claimed, ("a", "b", "c"))
+    empty = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
+    predicted = np.array([[3, 0, 1], [2, 4, 0], [0, 0, 0]])
+    assert matrix_metrics(empty, ("a", "b", "c"))["f1_macro"] == matrix_metrics(empty[:2, :2], ("a", "b"))["f1_macro"]
+    metrics = matrix_metrics(predicted, ("a", "b", "c"))
     assert metrics["f1_macro"] == pytest.approx((6 / 9 + 8 / 10) / 2)
     assert metrics["precision_macro"] == pytest.approx((3 / 5 + 1) / 2)
     assert metrics["recall_macro"] == metrics["balanced_acc"] == pytest.approx((3 / 4 + 4 / 6) / 2)

@@ -45,8 +45,8 @@ def test_loss_of_a_certain_mistake_is_finite():
     assert loss == pytest.approx(-np.log(np.finfo(np.float32).tiny) / 2)
 
 
-def test_decision_is_that_of_the_stored_half_precision():
-    # In half precision both are 0.5, and the first of equals wins.
+def test_predicted_class_is_that_of_the_stored_half_precision():
+    # In half precision both are 0.5, and of equal probabilities the first counts.
     probabilities = np.array([[0.49999, 0.50001, 0], [0.2, 0.3, 0.5], [0.9, 0.1, 0]], np.float32)
     made = predictions(np.array(["a", "b", "c"]), np.array([1, 2, 1]), probabilities)
     assert made.predicted.tolist() == [0, 2, 0]
@@ -67,7 +67,7 @@ def test_metrics_are_those_of_sklearn():
     assert set(metrics["per_class"]) == set(CLASSES)
 
 
-def test_no_images_give_a_loss_that_can_be_written_down():
+def test_loss_of_no_images_is_none():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         metrics = predictions_of(*draw_logits(size=0)).metrics(CLASSES)
@@ -87,7 +87,7 @@ def test_mean_averages_probabilities():
     assert np.array_equal(mean.labels, labels)
 
 
-def test_mean_of_one_is_that_one():
+def test_mean_of_one_network_is_unchanged():
     member = predictions_of(*draw_logits())
     assert np.array_equal(mean_predictions([member]).probabilities, member.probabilities)
 
@@ -144,7 +144,7 @@ def test_file_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "text", "fields", "classes", "shape", "pickle"])
-def test_file_that_cannot_be_used_is_named_in_one_line(tmp_path, damage):
+def test_unusable_file_is_an_error_of_one_line(tmp_path, damage):
     path = tmp_path / "predictions.npz"
     if damage != "missing":
         save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
@@ -189,7 +189,7 @@ def test_file_that_cannot_be_used_is_named_in_one_line(tmp_path, damage):
         ("probabilities", lambda values: values[:, :6]),
     ],
 )
-def test_values_that_cannot_be_are_refused(tmp_path, name, change):
+def test_impossible_values_are_refused(tmp_path, name, change):
     path = tmp_path / "predictions.npz"
     save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
     arrays = dict(np.load(path))
@@ -209,7 +209,7 @@ def test_subset_keeps_all_fields_of_some_images():
     np.testing.assert_array_equal(part.ids, whole.ids[whole.copied])
 
 
-def test_file_takes_the_place_of_an_older_one_only_when_whole(tmp_path, monkeypatch):
+def test_older_file_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch):
     path = tmp_path / "predictions.npz"
     save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
     before = path.read_bytes()
@@ -226,14 +226,14 @@ def test_file_takes_the_place_of_an_older_one_only_when_whole(tmp_path, monkeypa
     assert path.read_bytes() != before
 
 
-def answers(labels, predicted, confidence):
+def predictions_with_confidence(labels, predicted, confidence):
     probabilities = np.full((len(labels), 7), 0.01, np.float32)
     probabilities[np.arange(len(labels)), predicted] = confidence
     return predictions(np.arange(len(labels)).astype(str), np.array(labels), probabilities)
 
 
-def test_examples_are_the_surest_right_answer_of_each_class_and_mistakes_the_surest_wrong_ones():
-    made = answers([0, 0, 3, 3, 5, 5], [0, 0, 3, 4, 4, 4], [0.5, 0.9, 0.7, 0.6, 0.8, 0.95])
+def test_examples_and_mistakes_are_the_most_confident_predictions():
+    made = predictions_with_confidence([0, 0, 3, 3, 5, 5], [0, 0, 3, 4, 4, 4], [0.5, 0.9, 0.7, 0.6, 0.8, 0.95])
     assert examples_per_class(made).tolist() == [1, 2]
     assert confident_mistakes(made, 2).tolist() == [5, 4]
     assert confident_mistakes(made, 9).tolist() == [5, 4, 3]

@@ -17,7 +17,7 @@ def make(prefix: str, parts: list[str], seed: int = 0) -> Predictions:
 
 
 def names(parts: dict[str, Predictions]) -> dict[str, list[str]]:
-    return {part: own.ids.tolist() for part, own in parts.items()}
+    return {part: predictions.ids.tolist() for part, predictions in parts.items()}
 
 
 def test_official_split() -> None:
@@ -30,7 +30,7 @@ def test_official_split() -> None:
     }
 
 
-def test_validation_images_of_the_training_part_do_not_count() -> None:
+def test_validation_images_of_the_training_part_are_not_held_out() -> None:
     stages = {"val": make("val", ["train"] * 5), "test": make("test", ["public", "private", "public", "private"])}
     assert names(protocol_parts(stages)) == {
         "PublicTest": ["test/0", "test/2"],
@@ -40,31 +40,30 @@ def test_validation_images_of_the_training_part_do_not_count() -> None:
     }
 
 
-def test_a_source_with_other_parts_has_all_its_test_images() -> None:
+def test_test_images_of_other_sources_are_in_the_part_all() -> None:
     assert names(protocol_parts({"test": make("test", ["test"] * 3)})) == {"All": ["test/0", "test/1", "test/2"]}
 
 
-def test_figures_and_their_temperature() -> None:
-    own = make("test", ["private"] * 300)
-    figures = protocol_metrics(own, temperature=2.0)
-    scaled = own.probabilities.astype(float) ** 0.5
+def test_metrics_at_a_temperature() -> None:
+    test = make("test", ["private"] * 300)
+    metrics = protocol_metrics(test, temperature=2.0)
+    scaled = test.probabilities.astype(float) ** 0.5
     scaled /= scaled.sum(1, keepdims=True)
-    assert figures["acc"] == pytest.approx(accuracy_score(own.labels, own.predicted))
-    assert figures["f1_macro"] == pytest.approx(f1_score(own.labels, own.predicted, average="macro"))
-    assert figures["nll"] == pytest.approx(log_loss(own.labels, scaled, labels=range(7)), rel=1e-3)
-    confidence, right = scaled.max(1), own.predicted == own.labels
+    assert metrics["acc"] == pytest.approx(accuracy_score(test.labels, test.predicted))
+    assert metrics["f1_macro"] == pytest.approx(f1_score(test.labels, test.predicted, average="macro"))
+    assert metrics["nll"] == pytest.approx(log_loss(test.labels, scaled, labels=range(7)), rel=1e-3)
+    confidence, correct = scaled.max(1), test.predicted == test.labels
     bins = np.minimum((confidence * 15).astype(int), 14)
-    gaps = [abs(right[bins == one].sum() - confidence[bins == one].sum()) for one in range(15)]
-    assert figures["ece"] == pytest.approx(sum(gaps) / 300, rel=1e-2)
+    gaps = [abs(correct[bins == index].sum() - confidence[bins == index].sum()) for index in range(15)]
+    assert metrics["ece"] == pytest.approx(sum(gaps) / 300, rel=1e-2)
 
 
-def test_rows_have_the_temperature_of_the_validation_images_with_the_same_views() -> None:
+def test_rows_use_the_temperature_of_validation_images_with_the_same_augmentation() -> None:
     stages = {"val": make("val", ["public"] * 90), "test": make("test", ["private"] * 60)}
     stages |= {"val_tta": make("val", ["public"] * 90, seed=1), "test_tta": make("test", ["private"] * 60, seed=1)}
     rows = list(protocol_rows(stages))
-    parts = ["PublicTest", "PrivateTest", "PrivateTest without copies", "All"]
-    numbers = [90, 60, 45, 150]
-    expected = [(views, *own) for views in ("one", "several") for own in zip(parts, numbers, strict=True)]
+    counts = [("PublicTest", 90), ("PrivateTest", 60), ("PrivateTest without duplicates", 45), ("All", 150)]
+    expected = [(views, *count) for views in ("none", "several views") for count in counts]
     assert [row[:3] for row in rows] == expected
     assert rows[5][3] == protocol_metrics(stages["test_tta"], fit_temperature(stages["val_tta"]))
 

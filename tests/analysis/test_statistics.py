@@ -12,7 +12,7 @@ from emotion.analysis.predictions import Predictions
 from emotion.analysis.statistics import (
     Interval,
     Summary,
-    _figures,
+    _metric_values,
     _resample,
     bootstrap_interval,
     paired_test,
@@ -25,7 +25,7 @@ METRICS = ("acc", "f1_macro", "balanced_acc")
 
 
 def draw(seed=0, size=400):
-    """Labels of unequal classes and predictions that are right more often than by chance."""
+    """Returns labels of classes of unequal size, and predictions that are correct more often than by chance."""
     random = np.random.default_rng(seed)
     labels = random.choice(7, size, p=(0.2, 0.02, 0.13, 0.25, 0.15, 0.15, 0.1))
     predicted = np.where(random.random(size) < 0.55, labels, random.integers(7, size=size))
@@ -39,48 +39,48 @@ def predictions_of(labels, predicted):
     return Predictions(ids, labels, probabilities, parts=np.full(size, "test"), copied=np.zeros(size, np.bool_))
 
 
-def predictions_right_at(right):
-    """Predictions that are right exactly where `right` says so; the labels do not depend on it."""
-    labels = np.arange(len(right)) % 7
-    return predictions_of(labels, np.where(right, labels, (labels + 1) % 7))
+def predictions_correct_where(correct):
+    """Returns predictions that are correct exactly where `correct` is true; the labels do not depend on it."""
+    labels = np.arange(len(correct)) % 7
+    return predictions_of(labels, np.where(correct, labels, (labels + 1) % 7))
 
 
-@pytest.mark.parametrize("figure", METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("size", [1, 5, 20, 400])
-def test_figure_of_each_resample_is_that_of_matrix_metrics(figure, size):
+def test_metrics_of_each_resample_equal_matrix_metrics(metric, size):
     matrices = _resample(confusion_matrix(*draw(size=size), 7), seed=1, resamples=200)
     assert matrices.shape == (200, 7, 7)
-    expected = [matrix_metrics(matrix, CLASSES)[figure] for matrix in matrices]
-    np.testing.assert_allclose(_figures(matrices, figure), expected, rtol=1e-12)
+    expected = [matrix_metrics(matrix, CLASSES)[metric] for matrix in matrices]
+    np.testing.assert_allclose(_metric_values(matrices, metric), expected, rtol=1e-12)
 
 
-def test_resamples_hold_as_many_images_and_leave_classes_out():
+def test_resamples_have_as_many_images_and_may_lack_classes():
     matrix = confusion_matrix(*draw(size=20), 7)
     resamples = _resample(matrix, seed=0, resamples=500)
     assert set(resamples.sum((1, 2))) == {20}
     assert not resamples[:, matrix == 0].any()
     np.testing.assert_allclose(resamples.mean(0), matrix, atol=0.6)
-    assert (resamples.sum(2) == 0).any(), "or the test above does not see how missing classes count"
+    assert (resamples.sum(2) == 0).any(), "otherwise the test above does not cover missing classes"
 
 
-def test_interval_of_accuracy_is_that_of_scipy():
+def test_interval_of_accuracy_equals_that_of_scipy():
     labels, predicted = draw()
-    right = labels == predicted
-    theirs = stats.bootstrap((right,), np.mean, n_resamples=20_000, method="percentile", rng=3).confidence_interval
-    ours = bootstrap_interval(confusion_matrix(labels, predicted, 7), "acc", resamples=20_000)
+    correct = labels == predicted
+    expected = stats.bootstrap((correct,), np.mean, n_resamples=20_000, method="percentile", rng=3).confidence_interval
+    interval = bootstrap_interval(confusion_matrix(labels, predicted, 7), "acc", resamples=20_000)
     # Neighbouring values of the accuracy of 400 images are 0.0025 apart.
-    assert [ours.low, ours.high] == pytest.approx([theirs.low, theirs.high], abs=0.003)
+    assert [interval.low, interval.high] == pytest.approx([expected.low, expected.high], abs=0.003)
 
 
-def test_interval_of_macro_f1_is_that_of_drawing_images():
+def test_interval_of_macro_f1_equals_that_of_resampled_images():
     labels, predicted = draw(1, 300)
     rows = np.random.default_rng(5).integers(300, size=(1000, 300))
     scores = [f1_score(labels[drawn], predicted[drawn], average="macro", zero_division=0) for drawn in rows]
-    ours = bootstrap_interval(confusion_matrix(labels, predicted, 7), "f1_macro", resamples=20_000)
-    assert [ours.low, ours.high] == pytest.approx(list(np.quantile(scores, (0.025, 0.975))), abs=0.008)
+    interval = bootstrap_interval(confusion_matrix(labels, predicted, 7), "f1_macro", resamples=20_000)
+    assert [interval.low, interval.high] == pytest.approx(list(np.quantile(scores, (0.025, 0.975))), abs=0.008)
 
 
-def test_levels_are_quantiles_of_the_normal_limit():
+def test_intervals_approach_those_of_the_normal_distribution():
     labels, predicted = draw(2, 20_000)
     matrix, accuracy = confusion_matrix(labels, predicted, 7), accuracy_score(labels, predicted)
     error = np.sqrt(accuracy * (1 - accuracy) / len(labels))
@@ -90,7 +90,7 @@ def test_levels_are_quantiles_of_the_normal_limit():
         assert [interval.low, interval.high] == pytest.approx(list(expected), abs=0.1 * error)
 
 
-def test_interval_repeats_with_its_seed():
+def test_interval_depends_on_the_seed_only():
     matrix = confusion_matrix(*draw(), 7)
     intervals = [bootstrap_interval(matrix, "f1_macro", seed=seed) for seed in (0, 0, 1)]
     assert intervals[0] == intervals[1] != intervals[2]
@@ -101,36 +101,36 @@ def test_interval_of_a_faultless_run_is_a_point():
     assert bootstrap_interval(np.diag([3, 4, 0]), "balanced_acc") == Interval(1.0, 1.0)
 
 
-@pytest.mark.parametrize("figure", METRICS)
-def test_an_interval_is_of_the_figure_that_the_metrics_give(figure):
+@pytest.mark.parametrize("metric", METRICS)
+def test_interval_contains_the_value_of_matrix_metrics(metric):
     matrix = np.array([[300, 0, 100], [200, 400, 0], [0, 0, 0]])
-    value, interval = matrix_metrics(matrix, "abc")[figure], bootstrap_interval(matrix, figure)
+    value, interval = matrix_metrics(matrix, "abc")[metric], bootstrap_interval(matrix, metric)
     assert interval.low < value < interval.high < value + 0.1
 
 
-def test_interval_of_a_test_split_takes_no_second():
+def test_interval_of_a_test_split_takes_less_than_a_second():
     matrix = confusion_matrix(*draw(size=7178), 7)
     start = time.perf_counter()
     bootstrap_interval(matrix, "f1_macro")
     assert time.perf_counter() - start < 1
 
 
-@pytest.mark.parametrize("figure", METRICS)
-def test_interval_of_no_images_is_refused(figure):
+@pytest.mark.parametrize("metric", METRICS)
+def test_interval_of_no_images_is_refused(metric):
     with pytest.raises(ValueError, match="no images"):
-        bootstrap_interval(np.zeros((7, 7), np.int64), figure)
+        bootstrap_interval(np.zeros((7, 7), np.int64), metric)
 
 
 def test_paired_test_counts_by_hand():
     first, second = np.array([1, 1, 1, 1, 1, 0, 0, 0], bool), np.array([1, 0, 0, 0, 0, 1, 0, 0], bool)
-    result = paired_test(predictions_right_at(first), predictions_right_at(second))
+    result = paired_test(predictions_correct_where(first), predictions_correct_where(second))
     assert (result.only_first, result.only_second) == (4, 1)
     assert result.difference == pytest.approx(3 / 8)
-    # Five coins, of which at most one or at least four fall on one side.
+    # The probability that of five tossed coins at most one or at least four show heads.
     assert result.p_value == pytest.approx(2 * (comb(5, 0) + comb(5, 1)) / 2**5)
 
 
-def test_difference_is_that_of_the_metrics():
+def test_difference_equals_that_of_the_metrics():
     labels, predicted = draw()
     runs = [predictions_of(labels, predicted), predictions_of(labels, draw(0)[1] % 5)]
     first, second = (run.metrics(CLASSES)["acc"] for run in runs)
@@ -140,12 +140,12 @@ def test_difference_is_that_of_the_metrics():
     assert (result.only_first - result.only_second) / 400 == pytest.approx(result.difference)
 
 
-def test_interval_of_the_difference_is_that_of_the_paired_bootstrap_of_scipy():
+def test_interval_of_the_difference_equals_that_of_the_paired_bootstrap_of_scipy():
     random = np.random.default_rng(0)
     first = random.random(500) < 0.7
     second = np.where(random.random(500) < 0.8, first, random.random(500) < 0.5)
-    result = paired_test(predictions_right_at(first), predictions_right_at(second), resamples=20_000)
-    theirs = stats.bootstrap(
+    result = paired_test(predictions_correct_where(first), predictions_correct_where(second), resamples=20_000)
+    expected = stats.bootstrap(
         (first, second),
         lambda a, b, axis: a.mean(axis) - b.mean(axis),
         paired=True,
@@ -155,18 +155,18 @@ def test_interval_of_the_difference_is_that_of_the_paired_bootstrap_of_scipy():
         rng=1,
     ).confidence_interval
     # Neighbouring differences of 500 images are 0.002 apart.
-    assert [result.interval.low, result.interval.high] == pytest.approx([theirs.low, theirs.high], abs=0.003)
+    assert [result.interval.low, result.interval.high] == pytest.approx([expected.low, expected.high], abs=0.003)
     assert result.interval.low < result.difference < result.interval.high
 
 
-def test_exchanging_the_runs_turns_the_sign():
+def test_swapping_the_runs_changes_the_sign():
     random = np.random.default_rng(4)
-    first, second = (predictions_right_at(random.random(300) < share) for share in (0.7, 0.6))
-    one, other = paired_test(first, second), paired_test(second, first)
-    assert (one.only_first, one.only_second) == (other.only_second, other.only_first)
-    assert one.difference == -other.difference
-    assert one.p_value == other.p_value
-    assert one.interval.low == pytest.approx(-other.interval.high, abs=0.01)
+    first, second = (predictions_correct_where(random.random(300) < share) for share in (0.7, 0.6))
+    forward, backward = paired_test(first, second), paired_test(second, first)
+    assert (forward.only_first, forward.only_second) == (backward.only_second, backward.only_first)
+    assert forward.difference == -backward.difference
+    assert forward.p_value == backward.p_value
+    assert forward.interval.low == pytest.approx(-backward.interval.high, abs=0.01)
 
 
 def test_images_in_another_order_are_aligned():
@@ -188,8 +188,8 @@ def test_runs_that_never_differ_are_equal():
 
 def test_chance_alone_is_rarely_significant():
     random = np.random.default_rng(0)
-    rights = random.random((200, 2, 300)) < 0.6
-    values = [paired_test(*map(predictions_right_at, pair), resamples=1).p_value for pair in rights]
+    pairs = random.random((200, 2, 300)) < 0.6
+    values = [paired_test(*map(predictions_correct_where, pair), resamples=1).p_value for pair in pairs]
     assert np.mean(np.array(values) < 0.05) < 0.08
     assert np.mean(np.array(values) < 0.5) > 0.3
 
@@ -201,12 +201,12 @@ def test_different_images_are_refused():
         replace(run, ids=np.char.add("other_", run.ids)),
         replace(run, ids=np.where(run.ids == "image_3", "image_4", run.ids)),
     ):
-        with pytest.raises(UserError, match="predictions of different images") as refusal:
+        with pytest.raises(UserError, match="predictions of different images") as caught:
             paired_test(run, other)
-        assert "\n" not in str(refusal.value)
+        assert "\n" not in str(caught.value)
 
 
-def test_refusal_tells_how_many_images_are_the_same():
+def test_error_states_how_many_images_are_the_same():
     run = predictions_of(*draw())
     with pytest.raises(UserError, match=r"\(400 and 300, 300 of them the same\)"):
         paired_test(run, run.subset(np.arange(300)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from emotion.analysis.document import Document, Heading, Paragraph, Picture, Table
+from emotion.analysis.document import Document, Heading, ImageBlock, Paragraph, Table
 from emotion.analysis.summary import run_document
 
 NAMES = ("angry", "happy")
@@ -104,16 +104,16 @@ def test_test_time_augmentation_has_columns_of_its_own() -> None:
     assert tables(run_document("run", FACTS, METRICS, NAMES, []))[2] == report
     assert document.blocks[0] == Paragraph("Test accuracy 61.0%, macro F1 0.640, on 3,589 images.", lead=True)
     notes = " ".join(block.text for block in document.blocks if isinstance(block, Paragraph))
-    assert "tta: the mean over several views" in notes
+    assert "tta: with test-time augmentation" in notes
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
-def test_values_that_are_no_number_show_as_a_dash(value: float | None) -> None:
+def test_values_that_are_no_finite_number_show_as_a_dash(value: float | None) -> None:
     results, report = tables(run_document("run", {}, {"test": scores(loss=value, per_class={})}, NAMES, []))
     assert ("Loss", "—") in results
     assert ("angry", "—", "—", "—", "—") in report
 
 
-def test_pictures_come_last() -> None:
+def test_figures_come_last() -> None:
     document = run_document("run", FACTS, METRICS, NAMES, [("Learning curves", Path("curves.png"))])
-    assert list(document.blocks[-2:]) == [Heading("Pictures"), Picture("Learning curves", Path("curves.png"))]
+    assert list(document.blocks[-2:]) == [Heading("Figures"), ImageBlock("Learning curves", Path("curves.png"))]

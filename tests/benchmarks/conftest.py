@@ -8,7 +8,7 @@ Measure = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def measure() -> Measure:
-    """Makes a measurement; its epochs after the warm-up are (train seconds, validation seconds)."""
+    """Returns a function that makes a measurement with some (train seconds, validation seconds) after the warm-up."""
 
     def make(*epochs: tuple[float, float], images: int = 100, stolen: float = 0.0) -> dict[str, Any]:
         timed = [(1000.0, 1000.0, 0.9), *((*epoch, stolen) for epoch in epochs)]

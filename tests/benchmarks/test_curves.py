@@ -13,11 +13,11 @@ def test_the_figure_has_a_line_for_each_number_of_views() -> None:
 
 
 @pytest.mark.training
+@pytest.mark.usefixtures("cache")
 def test_curves_of_images_and_of_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "curves.json"
-    words = f"weights=none --data synthetic --images 56 --views 0 2 --seeds 1 --epochs 2 --out {out}"
-    monkeypatch.setattr(sys, "argv", ["curves.py", *words.split()])
+    arguments = f"weights=none --data synthetic --images 56 --views 0 2 --seeds 1 --epochs 2 --out {out}"
+    monkeypatch.setattr(sys, "argv", ["curves.py", *arguments.split()])
     main()
     result = json.loads(out.read_text())
     assert result["images"] == {"train": 56, "val": 14, "test": 7}

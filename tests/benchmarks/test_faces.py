@@ -11,7 +11,7 @@ from emotion.data.sources import FolderSource
 from emotion.errors import UserError
 
 
-def test_drawn_faces_in_the_shares_of_their_classes(tmp_path: Path) -> None:
+def test_classes_keep_their_shares(tmp_path: Path) -> None:
     assert write_folders(tmp_path, "synthetic", tmp_path / "none", 200) == {"train": 200, "val": 50, "test": 7}
     source = FolderSource(tmp_path)
     counts = Counter((file.part, CLASSES[file.label]) for file in source.files)
@@ -31,11 +31,11 @@ def test_no_image_is_in_two_parts(tmp_path: Path) -> None:
     assert len(numbers) == len(set(numbers)) == 64 + 16 + 7
 
 
-def test_fer2013_is_read_where_it_lies(tmp_path: Path, fer_tree: Path) -> None:
+def test_fer2013_is_read_from_its_folder(tmp_path: Path, fer_tree: Path) -> None:
     write_folders(tmp_path, "fer2013", fer_tree, 28)
-    originals = {np.asarray(Image.open(path)).mean().round(0) for path in fer_tree.glob("*/*/*.jpg")}
-    copies = {np.asarray(Image.open(path)).mean().round(0) for path in tmp_path.glob("*/*/*.jpg")}
-    assert copies <= {value + change for value in originals for change in (-1, 0, 1)}
+    read = {np.asarray(Image.open(path)).mean().round(0) for path in fer_tree.glob("*/*/*.jpg")}
+    written = {np.asarray(Image.open(path)).mean().round(0) for path in tmp_path.glob("*/*/*.jpg")}
+    assert written <= {value + change for value in read for change in (-1, 0, 1)}
 
 
 def test_too_few_images(tmp_path: Path, fer_tree: Path) -> None:

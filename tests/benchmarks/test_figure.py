@@ -35,7 +35,7 @@ def result(measure: Measure) -> dict[str, Any]:
     }
 
 
-def test_figure_says_what_was_measured(result: dict[str, Any]) -> None:
+def test_figure_shows_the_measurements(result: dict[str, Any]) -> None:
     figure = speed_figure(result)
     panel, empty = figure.axes
     assert panel.get_title(loc="left") == "cnn, batch 64, 2 rounds: ours reaches 84% of the limit"
@@ -54,7 +54,7 @@ def test_figure_says_what_was_measured(result: dict[str, Any]) -> None:
     assert Image.open(file).size[0] > 800
 
 
-def test_table_names_failures_and_spreads(result: dict[str, Any]) -> None:
+def test_table_shows_errors_and_ranges(result: dict[str, Any]) -> None:
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(speed_table("cnn", result["workloads"]["cnn"]))
     text = console.export_text()

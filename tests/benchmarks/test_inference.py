@@ -1,4 +1,4 @@
-"""What the benchmark of inference wrote is complete, and shows what the project claims."""
+"""The kept results of the benchmark of inference are complete and support the project's claims."""
 
 import json
 from pathlib import Path

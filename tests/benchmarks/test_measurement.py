@@ -11,7 +11,7 @@ BENCHMARKS = Path(measurement.__file__).parent
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time in seconds, for tests to move on."""
+    """The time in seconds, which tests change."""
     time = [100.0]
     monkeypatch.setattr("time.perf_counter", lambda: time[0])
     monkeypatch.setattr("time.time", lambda: 1000.0 + time[0])
@@ -55,7 +55,7 @@ def test_start_up_ends_with_the_first_step_and_leaves_preparation_out(now: list[
 
 def test_every_reading_waits_for_the_device(now: list[float]) -> None:
     def wait() -> None:
-        now[0] += 10  # what the device has still to do
+        now[0] += 10  # work that the device has not finished
 
     clock = Clock(started=1100.0, synchronize=wait)
     clock.epoch_begins(1)
@@ -67,24 +67,24 @@ def test_every_reading_waits_for_the_device(now: list[float]) -> None:
     assert clock.epochs == [{"train_seconds": 30.0, "val_seconds": 10.0, "images": 1, "stolen_share": 0.0}]
 
 
-def test_peak_memory_is_that_of_the_process_itself() -> None:
+def test_peak_memory_excludes_parent_and_child_processes() -> None:
     ballast = bytearray(300 * MIB)
     ballast[::4096] = b"x" * len(ballast[::4096])
     code = "import measurement; block = bytearray(50 * 2**20); print(measurement.peak_rss())"
-    own = peak_rss()
+    parent = peak_rss()
     child = int(subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, check=True).stdout)
-    assert own > 300 * MIB
+    assert parent > 300 * MIB
     assert 50 * MIB < child < 200 * MIB
 
 
-@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="Linux tells")
-def test_ticks_grow_and_a_part_of_them_was_stolen() -> None:
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="needs Linux's /proc/stat")
+def test_stolen_ticks_are_a_part_of_all_ticks() -> None:
     stolen, passed = processor_ticks()
     assert 0 <= stolen < passed
 
 
 @pytest.mark.parametrize("text", [None, "", "cpu 1 2", "intr 1 2 3 4 5 6 7 many"])
-def test_where_the_system_does_not_tell_nothing_was_stolen(
+def test_without_statistics_of_the_system_nothing_was_stolen(
     text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "stat"

@@ -4,7 +4,7 @@ import torch
 from roofline import Work, bytes_per_second, count, flops_per_second
 
 
-def test_a_matrix_product_reads_both_and_writes_one() -> None:
+def test_a_matrix_product_reads_two_matrices_and_writes_one() -> None:
     left, right = torch.zeros(2, 3), torch.zeros(3, 5)
     assert count(lambda: left @ right) == Work(2 * 2 * 3 * 5, 4 * (2 * 3 + 3 * 5 + 2 * 5))
 
@@ -15,7 +15,7 @@ def test_views_and_fresh_memory_move_nothing() -> None:
     assert count(lambda: (torch.empty_like(values), values.new_empty(5))) == Work(0, 0)
 
 
-def test_what_is_only_written_is_not_read() -> None:
+def test_overwritten_tensors_are_not_read() -> None:
     values, others = torch.zeros(100), torch.ones(100)
     assert count(lambda: values.fill_(1)).bytes_moved == 400
     assert count(lambda: values.copy_(others)).bytes_moved == 800
@@ -30,19 +30,19 @@ def test_backward_passes_count() -> None:
     assert count(lambda: layer(images).sum().backward()).flops == 2 * forward
 
 
-def test_an_optimiser_changes_parameters_and_averages_in_place() -> None:
+def test_an_optimiser_step_reads_and_writes_parameters_and_averages() -> None:
     layer = torch.nn.Linear(8, 4)
     layer(torch.zeros(16, 8)).sum().backward()
     optimizer = torch.optim.Adam(layer.parameters(), fused=True)
     optimizer.step()
-    # Parameters, gradients, which it might scale, and two averages are read and written; then there are step counts.
+    # Read and written: parameters, gradients (which a step may scale), two averages, and step counts of a few bytes.
     values = 4 * (8 * 4 + 4) * (4 + 4)
     assert values < count(optimizer.step).bytes_moved <= values + 100
 
 
 def test_ceilings_follow_from_the_fastest_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "SIDE", 64)
-    monkeypatch.setattr(roofline, "COPIED", 4096)
+    monkeypatch.setattr(roofline, "COPY_BYTES", 4096)
     monkeypatch.setattr(roofline, "seconds", lambda work, repeats: (work(), [2.0, 0.5, 1.0])[1])
     assert flops_per_second(torch.float32) == 2 * 64**3 / 0.5
     assert bytes_per_second() == 2 * 4096 / 0.5

@@ -1,4 +1,4 @@
-"""What the benchmarks of training wrote is complete, and shows what the project claims."""
+"""The kept results of the benchmarks of training are complete and support the project's claims."""
 
 import json
 from pathlib import Path
@@ -19,10 +19,10 @@ def workload(name: str) -> Any:
 def test_every_contestant_ran_every_round(name: str) -> None:
     measured = workload(name)
     assert set(measured["summary"]) == set(PROGRAMS)
-    assert {one["rounds"] for one in measured["summary"].values()} == {len(measured["counted"])}
+    assert {metrics["rounds"] for metrics in measured["summary"].values()} == {len(measured["counted"])}
 
 
-def test_bars() -> None:
+def test_goals() -> None:
     cnn, features = workload("cnn")["summary"], workload("vgg16_fe")["summary"]
     assert cnn["ours"]["share_of_limit"]["median"] >= 0.95
     assert all(cnn[peer]["times_ours"]["max"] < 1 for peer in ("plain", "timm", "keras"))

@@ -9,7 +9,7 @@ from peers import describe_script
 from rounds import Contestant, run_process
 from workloads import Job
 
-# In place of timm's train.py, which no package holds: the functions that it has, and timm's own loaders and models.
+# Replaces timm's train.py, which no package contains: it has the same functions and uses timm's loaders and models.
 SCRIPT = """
 import argparse
 import torch
@@ -66,8 +66,11 @@ def main():
         validate(model, loaders[1]ON_DEVICE)
     print("done")
 """
-# What a newer script passes on and an older one leaves at the functions' defaults.
-PASSED_ON = {"IMAGE_MODE": ', input_img_mode="L" if args.input_size[0] == 1 else "RGB"', "ON_DEVICE": ", device=device"}
+# Arguments that newer scripts pass, and that older ones leave at the functions' defaults.
+NEW_ARGUMENTS = {
+    "IMAGE_MODE": ', input_img_mode="L" if args.input_size[0] == 1 else "RGB"',
+    "ON_DEVICE": ", device=device",
+}
 
 
 def job(data: Path, workload: str = "cnn", precision: str = "32-true") -> Job:
@@ -83,13 +86,13 @@ def test_a_script_of_timms_shape_trains_our_network(workload: str, old: bool, tm
     data, script = tmp_path / "faces", tmp_path / "train.py"
     write_folders(data, "synthetic", tmp_path, 80)
     text = SCRIPT
-    for place, words in PASSED_ON.items():
-        text = text.replace(place, "" if old else words)
+    for marker, arguments in NEW_ARGUMENTS.items():
+        text = text.replace(marker, "" if old else arguments)
     script.write_text(text)
     contestant = Contestant("timm", "contestants.timm_script", script=str(script))
     measured = run_process(contestant, job(data, workload))
     assert "error" not in measured, measured
-    # Two full batches of 32; the loader leaves out the rest.
+    # Two full batches of 32; the loader leaves out the last 16 images.
     assert [epoch["images"] for epoch in measured["epochs"]] == [64, 64]
     assert all(epoch["train_seconds"] > 0 and epoch["val_seconds"] > 0 for epoch in measured["epochs"])
     assert 0 < measured["startup_seconds"] < 120
@@ -105,8 +108,8 @@ def test_options_follow_the_workload(tmp_path: Path) -> None:
     assert colour[-3:] == ["--amp", "--amp-dtype", "bfloat16"]
 
 
-def test_a_given_script_is_named_by_gits_hash_of_it(tmp_path: Path) -> None:
+def test_a_given_script_is_identified_by_its_git_hash(tmp_path: Path) -> None:
     script = tmp_path / "timm-2023-train.py"
     script.write_bytes(b"hello\n")
-    # What `git hash-object` says of these six bytes.
+    # The output of `git hash-object` for these six bytes.
     assert "timm-2023-train.py given by --timm-script (git blob ce01362503)" in describe_script(script)

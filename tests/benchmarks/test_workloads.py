@@ -10,20 +10,20 @@ from emotion.data.augment import RandomAffine
 from emotion.training.optimizer import KERAS_EPSILON
 
 AFFINE = ROTATION, ZOOM, SHIFT, SHEAR
-CHANGES_OF_IMAGES = ("flip", "brightness", "contrast", "erase", "mixup", "cutmix", "plain_epochs")
-CHANGES_OF_LOSS = ("label_smoothing", "focal_gamma", "logit_adjustment")
-CHANGES_OF_STEPS = ("weight_decay", "sam_rho", "ema_decay", "warmup_epochs")
+IMAGE_SETTINGS = ("flip", "brightness", "contrast", "erase", "mixup", "cutmix", "plain_epochs")
+LOSS_SETTINGS = ("label_smoothing", "focal_gamma", "logit_adjustment")
+STEP_SETTINGS = ("weight_decay", "sam_rho", "ema_decay", "warmup_epochs")
 JOB = Job("cnn", "faces", batch_size=64, epochs=3, precision="32-true", workers=0, feature_views=0)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_the_others_train_what_the_configuration_says(name: str) -> None:
+def test_workloads_match_the_configuration(name: str) -> None:
     config = compose_config(replace(JOB, workload=name))
     for key, value in WORKLOADS[name].network_settings().items():
         assert (list(value) if key == "blocks" and value else value) == config[key], key
     assert (config.optimizer, config.lr) == ("adam", LEARNING_RATE)
     assert (config.augment, config.rotation, config.zoom, config.shift, config.shear) == (True, *AFFINE)
-    assert not any(config[key] for key in (*CHANGES_OF_IMAGES, *CHANGES_OF_LOSS, *CHANGES_OF_STEPS))
+    assert not any(config[key] for key in (*IMAGE_SETTINGS, *LOSS_SETTINGS, *STEP_SETTINGS))
     assert config.dropout is None
     assert config.balance == "class_weights"
 
@@ -35,7 +35,7 @@ def test_parameters_are_those_of_the_network(name: str, trainable: int) -> None:
     assert count.trainable == trainable
 
 
-def test_recipe_is_the_projects() -> None:
+def test_constants_match_the_project() -> None:
     assert RandomAffine() == RandomAffine(*AFFINE)
     assert EPSILON == KERAS_EPSILON
     assert IMAGE_SIZE == 48
@@ -46,7 +46,7 @@ def test_a_job_survives_the_command_line() -> None:
     assert Job.from_json(job.to_json()) == job
 
 
-def test_an_epoch_of_the_limit_has_as_many_steps_as_one_of_the_others() -> None:
+def test_batches_of_the_limit_cover_all_images() -> None:
     assert batch_sizes(128, 64) == [64, 64]
     assert batch_sizes(130, 64) == [64, 64, 2]
     assert batch_sizes(16, 64) == [16]

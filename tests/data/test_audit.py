@@ -1,5 +1,5 @@
 import io
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -18,14 +18,14 @@ SIZE = 24
 
 
 def textures(count, seed=0, channels=1):
-    """Smooth random pictures, as unlike each other as photographs are."""
+    """Returns smooth random images that correlate as little as photographs do, uint8 [count, C, SIZE, SIZE]."""
     noise = np.random.default_rng(seed).normal(size=(count, channels, SIZE, SIZE))
     smooth = gaussian_filter(noise, (0, 0, 2, 2))
     return (128 + 40 * smooth / smooth.std()).clip(30, 225).astype(np.uint8)
 
 
 def pack_up(images, labels, parts):
-    """Packs images; equal pixels get equal hashes, in no particular order."""
+    """Packs images with random hashes, equal for equal pixels."""
     _, numbers = np.unique(images.reshape(len(images), -1), axis=0, return_inverse=True)
     hashes = np.random.default_rng(1).permutation(2**16)[numbers].astype(np.uint64) << np.uint64(48)
     names = np.array([f"{part}/{row}.png" for row, part in enumerate(parts)])
@@ -52,11 +52,11 @@ CHANGES = {
 
 @pytest.fixture
 def planted():
-    """Forty textures, some of which have copies; rows in no order of parts."""
+    """Forty textures, some with duplicates, in random parts."""
     base = textures(40)
     flat = np.full((4, 1, SIZE, SIZE), 90, np.uint8)
     flat[3, 0, 0, 0] = 91
-    changed = np.stack([change(base[place]) for place, change in enumerate(CHANGES.values())])
+    changed = np.stack([change(base[row]) for row, change in enumerate(CHANGES.values())])
     images = np.concatenate([base, base[5:12], base[5:7], changed, changed[:1], flat])
     rng = np.random.default_rng(3)
     labels, parts = rng.integers(0, 7, len(images)), rng.choice(["private", "public", "train"], len(images))
@@ -66,7 +66,7 @@ def planted():
 
 
 def true_correlations(images):
-    """Correlations by numpy in double precision; 0 with itself and with images that are constant or nearly so."""
+    """Returns correlations [N, N] in float64 by numpy; 0 on the diagonal and for images without contrast."""
     flat = images.reshape(len(images), -1).astype(np.float64)
     constant = flat.std(1) < 1
     with np.errstate(invalid="ignore"):
@@ -77,7 +77,7 @@ def true_correlations(images):
 
 
 def linked(matrix):
-    """The sets of more than one row that links, bool [N, N], connect, by walking along them."""
+    """Returns the connected components of more than one row of links, bool [N, N], by a graph search."""
     groups, seen = set(), set()
     for start in range(len(matrix)):
         reached, border = {start}, [start]
@@ -97,7 +97,7 @@ def rows_of(groups):
 
 @pytest.mark.parametrize("block_values", [2**22, 2500])
 def test_groups_are_those_of_brute_force(planted, block_values, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_VALUES", block_values)
+    monkeypatch.setattr(module, "MAX_BLOCK_VALUES", block_values)
     found = audit_images(planted, NEAR)
     pixels = planted.images.reshape(len(planted), -1)
     same = (pixels[:, None] == pixels[None]).all(2)
@@ -116,8 +116,8 @@ def test_groups_are_those_of_brute_force(planted, block_values, monkeypatch):
 
 
 @pytest.mark.parametrize("block_values", [2**22, 2500])
-def test_every_image_has_its_nearest(planted, block_values, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_VALUES", block_values)
+def test_nearest_image_is_that_of_brute_force(planted, block_values, monkeypatch):
+    monkeypatch.setattr(module, "MAX_BLOCK_VALUES", block_values)
     found = audit_images(planted, NEAR)
     matrix = true_correlations(planted.images)
     assert_allclose(found.correlation, matrix.max(1), atol=1e-5)
@@ -128,37 +128,37 @@ def test_every_image_has_its_nearest(planted, block_values, monkeypatch):
     assert_allclose(matrix[rows, found.nearest[rows]], matrix.max(1)[rows], atol=1e-5)
 
 
-def test_copies_of_every_part_in_every_part(planted):
+def test_duplicates_of_every_part_in_every_part(planted):
     found = audit_images(planted, NEAR)
     matrix = true_correlations(planted.images)
     parts = ["train", "public", "private"]
-    assert [(copies.part, copies.within) for copies in found.copies] == [(a, b) for a in parts for b in parts]
-    for copies in found.copies:
+    assert [(pair.part, pair.within) for pair in found.duplicates] == list(product(parts, parts))
+    for pair in found.duplicates:
         others = {
-            row: [other for other in np.flatnonzero(planted.parts == copies.within) if other != row]
-            for row in np.flatnonzero(planted.parts == copies.part)
+            row: [other for other in np.flatnonzero(planted.parts == pair.within) if other != row]
+            for row in np.flatnonzero(planted.parts == pair.part)
         }
         same = {
-            row: [other for other in own if (planted.images[row] == planted.images[other]).all()]
-            for row, own in others.items()
+            row: [other for other in candidates if (planted.images[row] == planted.images[other]).all()]
+            for row, candidates in others.items()
         }
-        assert copies.exact == sum(bool(own) for own in same.values())
-        assert copies.same_label == sum(
-            any(planted.labels[row] == planted.labels[other] for other in own) for row, own in same.items()
+        assert pair.exact == sum(map(bool, same.values()))
+        assert pair.same_label == sum(
+            any(planted.labels[row] == planted.labels[other] for other in rows) for row, rows in same.items()
         )
-        assert copies.near == sum(any(matrix[row, other] >= NEAR for other in own) for row, own in others.items())
-    assert sum(copies.exact for copies in found.copies) > sum(copies.same_label for copies in found.copies) > 0
+        assert pair.near == sum(any(matrix[row, other] >= NEAR for other in rows) for row, rows in others.items())
+    assert sum(pair.exact for pair in found.duplicates) > sum(pair.same_label for pair in found.duplicates) > 0
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_changed_copy_is_found(change):
+def test_changed_duplicate_is_found(change):
     base = textures(6)
     found = audit_images(pack_up(np.concatenate([base, change(base[2])[None]]), [0] * 7, ["train"] * 7), NEAR)
     assert rows_of(found.near) == {frozenset({2, 6})}
     assert not found.exact
 
 
-def test_an_inverted_copy_is_none():
+def test_inverted_image_is_no_duplicate():
     base = textures(1)
     assert not audit_images(pack_up(np.concatenate([base, 255 - base]), [0, 0], ["train"] * 2), 0.5).near
 
@@ -173,18 +173,18 @@ def test_near_pairs_make_chains():
     assert rows_of(audit_images(pack_up(images, [0] * 8, ["train"] * 8), threshold).near) == {frozenset(range(5))}
 
 
-def test_constant_images_are_exact_copies_only():
+def test_constant_images_are_exact_duplicates_only():
     images = np.concatenate([textures(3), np.zeros((2, 1, SIZE, SIZE), np.uint8), np.full((2, 1, SIZE, SIZE), 7)])
     images[5, 0, 3, 3] = 8
     found = audit_images(pack_up(images.astype(np.uint8), [0] * 7, ["train"] * 5 + ["test"] * 2), NEAR)
     assert found.constant.tolist() == [3, 4, 5, 6]
     assert rows_of(found.exact) == {frozenset({3, 4})}
     assert not found.near
-    assert sum(copies.near for copies in found.copies) == 0
+    assert sum(pair.near for pair in found.duplicates) == 0
 
 
 @pytest.mark.parametrize("images", [np.zeros((3, 1, 8, 8), np.uint8), textures(1)], ids=["all constant", "one image"])
-def test_data_without_anything_to_compare(images):
+def test_data_without_comparable_images(images):
     found = audit_images(pack_up(images, [0] * len(images), ["train"] * len(images)), NEAR)
     assert len(found.exact) == len(found.constant) // 3
     assert not found.near
@@ -208,12 +208,12 @@ def test_class_counts_and_redundant_images():
 
 
 def test_contrast_is_the_standard_deviation(planted, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_VALUES", 2500)
+    monkeypatch.setattr(module, "MAX_BLOCK_VALUES", 2500)
     assert_allclose(contrast(planted.images), [image.astype(float).std() for image in planted.images])
 
 
 def test_blocks_are_small_and_of_one_part(planted, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK_VALUES", 2500)
+    monkeypatch.setattr(module, "MAX_BLOCK_VALUES", 2500)
     steps = []
 
     def track(pairs):
@@ -222,7 +222,7 @@ def test_blocks_are_small_and_of_one_part(planted, monkeypatch):
 
     audit_images(planted, NEAR, track)
     comparable = np.flatnonzero(planted.images.std((1, 2, 3)) >= 1).tolist()
-    compared = [tuple(sorted((a, b))) for one, other in steps for a in one for b in other if a != b]
+    compared = [tuple(sorted((a, b))) for first, second in steps for a in first for b in second if a != b]
     assert set(compared) == set(combinations(comparable, 2))
     for block in [block for pair in steps for block in pair]:
         assert len(block) * SIZE * SIZE <= 2500
@@ -252,7 +252,7 @@ def fer2013_exact(real_packed):
 
 @pytest.fixture(scope="module")
 def fer2013_audit(real_packed):
-    """The audit of FER2013, a minute of one core, and the correlations from which it was made."""
+    """The audit of FER2013 (under a minute on one core) and its correlations, float32 [P, N]."""
     correlations = []
     with pytest.MonkeyPatch.context() as patch:
         find = module.find_neighbours
@@ -266,7 +266,7 @@ def fer2013_audit(real_packed):
 
 
 @pytest.mark.real
-def test_fer2013_has_its_known_copies(fer2013_exact):
+def test_fer2013_has_its_known_duplicates(fer2013_exact):
     found: Audit = fer2013_exact
     assert len(found.exact) == 1516
     assert sum(group.crosses for group in found.exact) == 557
@@ -275,24 +275,24 @@ def test_fer2013_has_its_known_copies(fer2013_exact):
     assert sum(len(group.rows) for group in conflicts) == 160
     assert sum(len(group.rows) for group in found.exact) == 3369
     assert found.redundant["train"] == 1236
-    copies = {(one.part, one.within): (one.exact, one.same_label) for one in found.copies}
-    assert copies["public", "train"] == (280, 273)
-    assert copies["private", "train"] == (288, 279)
-    assert copies["private", "public"][0] == 44
+    counts = {(one.part, one.within): (one.exact, one.same_label) for one in found.duplicates}
+    assert counts["public", "train"] == (280, 273)
+    assert counts["private", "train"] == (288, 279)
+    assert counts["private", "public"][0] == 44
 
 
 @pytest.mark.real
 @pytest.mark.check
-def test_fer2013_has_its_known_near_copies(fer2013_audit, fer2013_exact):
+def test_fer2013_has_its_known_near_duplicates(fer2013_audit, fer2013_exact):
     found: Audit = fer2013_audit[0]
-    near = {(one.part, one.within): one.near for one in found.copies}
+    near = {(one.part, one.within): one.near for one in found.duplicates}
     assert (near["public", "train"], near["private", "train"]) == (372, 392)
     assert (found.redundant, len(found.exact)) == (fer2013_exact.redundant, len(fer2013_exact.exact))
 
 
 @pytest.mark.real
 @pytest.mark.check
-def test_fer2013_near_copies_at_a_higher_threshold(fer2013_audit, real_packed):
+def test_fer2013_near_duplicates_at_a_higher_threshold(fer2013_audit, real_packed):
     _, correlation = fer2013_audit
     in_training = correlation[0] >= 0.98
     assert [int(in_training[real_packed.parts == part].sum()) for part in ("public", "private")] == [300, 325]

@@ -12,7 +12,7 @@ EVERYTHING = Augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2
 
 
 def noise(count, size=24, channels=1, low=0.0, high=1.0):
-    """Different images without a pixel of mid grey."""
+    """Returns random images [count, C, size, size] without pixels of mid grey."""
     images = torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(9))
     return (low + (high - low) * images).where(images != 0.5, low)
 
@@ -26,7 +26,7 @@ def draws(augmentation, images, seed=0):
 
 
 def keras_transform(image, degrees, down, right, shear_degrees, zoom_rows, zoom_columns):
-    """What ImageDataGenerator does to one image [H, W], written after its documentation with scipy."""
+    """Transforms one image [H, W] as the documentation of ImageDataGenerator describes, with scipy."""
     angle, shear = math.radians(degrees), math.radians(shear_degrees)
     rotation = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
     shift = np.array([[1, 0, down], [0, 1, right], [0, 0, 1]])
@@ -137,28 +137,28 @@ def test_tone_moves_no_pixel():
 
 
 def rectangles(erased):
-    """First row, first column, height and width of the one rectangle that each image has lost."""
+    """Returns first row, first column, height and width of the erased rectangle of each image, [4, N]."""
     result = []
-    for one in erased:
-        rows, columns = one.any(1), one.any(0)
-        assert torch.equal(one, rows[:, None] & columns)
-        places = [np.flatnonzero(side) for side in (rows, columns)]
-        assert all(len(place) == place[-1] - place[0] + 1 for place in places)
-        result.append([places[0][0], places[1][0], len(places[0]), len(places[1])])
+    for mask in erased:
+        rows, columns = mask.any(1), mask.any(0)
+        assert torch.equal(mask, rows[:, None] & columns)
+        indices = [np.flatnonzero(side) for side in (rows, columns)]
+        assert all(len(axis) == axis[-1] - axis[0] + 1 for axis in indices)
+        result.append([indices[0][0], indices[1][0], len(indices[0]), len(indices[1])])
     return np.array(result).T
 
 
-def test_erase_takes_a_rectangle_from_its_share_of_the_images():
+def test_erase_fills_a_rectangle_in_its_share_of_the_images():
     images = noise(2000)
     changed = change(Augmentation(erase=0.25), images)
     erased = (changed != images)[:, 0]
     assert (changed[:, 0][erased] == 0.5).all()
     # 2,000 images: 500 of them, with a standard deviation of 19.
     assert abs(int(erased.flatten(1).any(1).sum()) - 500) < 80
-    assert len({tuple(one) for one in rectangles(erased[erased.flatten(1).any(1)]).T}) > 400
+    assert len({tuple(box) for box in rectangles(erased[erased.flatten(1).any(1)]).T}) > 400
 
 
-def test_erased_rectangles_have_areas_shapes_and_places_of_random_erasing():
+def test_erased_rectangles_have_areas_shapes_and_positions_of_random_erasing():
     side = 150
     images = noise(400, side)
     first_rows, first_columns, heights, widths = rectangles((change(Augmentation(erase=1), images) != images)[:, 0])
@@ -177,7 +177,7 @@ def test_erase_leaves_all_channels_grey():
     assert erased.flatten(1).any(1).all()
 
 
-# All of them
+# All augmentations
 
 
 def test_nothing_is_on_by_default():
@@ -189,13 +189,13 @@ def test_nothing_is_on_by_default():
 @pytest.mark.parametrize(
     "options", [{"affine": RandomAffine()}, {"flip": 0.5}, {"brightness": 0.2}, {"contrast": 0.2}, {"erase": 0.5}]
 )
-def test_each_ingredient_alone_changes_images(options):
+def test_each_augmentation_alone_changes_images(options):
     images = noise(20)
     assert Augmentation(**options).changes
     assert not torch.allclose(change(Augmentation(**options), images), images, atol=1e-3)
 
 
-def test_affine_alone_draws_what_it_drew_before_there_were_other_ingredients():
+def test_affine_alone_draws_the_recorded_values():
     images, generators = noise(3, 48), [torch.Generator().manual_seed(0) for _ in range(2)]
     assert torch.equal(Augmentation(RandomAffine())(images, generators[0]), RandomAffine()(images, generators[1]))
     assert torch.equal(*(generator.get_state() for generator in generators))
@@ -205,17 +205,17 @@ def test_affine_alone_draws_what_it_drew_before_there_were_other_ingredients():
     )
 
 
-def test_affine_transforms_do_not_depend_on_the_rest():
+def test_affine_transforms_do_not_depend_on_other_augmentations():
     images = noise(50)
-    alone, among_others = (draws(one, images).matrices for one in (Augmentation(RandomAffine()), EVERYTHING))
+    alone, among_others = (draws(kind, images).matrices for kind in (Augmentation(RandomAffine()), EVERYTHING))
     mirror = torch.tensor([1, -1, 1])
     assert all(
-        torch.equal(other, own) or torch.equal(other, own * mirror)
-        for own, other in zip(alone, among_others, strict=True)
+        torch.equal(other, expected) or torch.equal(other, expected * mirror)
+        for expected, other in zip(alone, among_others, strict=True)
     )
 
 
-def test_images_are_changed_by_the_generator_alone_each_in_its_own_way():
+def test_changes_depend_on_the_generator_alone_and_differ_between_images():
     images = noise(1).repeat(20, 1, 1, 1)
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -227,10 +227,10 @@ def test_images_are_changed_by_the_generator_alone_each_in_its_own_way():
     assert torch.equal(images, noise(1).repeat(20, 1, 1, 1))
 
 
-def test_draws_of_some_images_are_those_that_they_have_among_all():
+def test_selected_draws_change_images_as_the_draws_of_all_images_do():
     images, some = noise(30), torch.tensor([4, 28, 11])
     everything = draws(EVERYTHING, images)
     whole = EVERYTHING.apply(images, everything)
-    torch.testing.assert_close(EVERYTHING.apply(images[some], everything.of(some, images.device)), whole[some])
+    torch.testing.assert_close(EVERYTHING.apply(images[some], everything.select(some, images.device)), whole[some])
     assert whole.min() >= 0
     assert whole.max() <= 1

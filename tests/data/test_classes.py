@@ -4,7 +4,7 @@ from emotion.data.classes import CLASSES, CSV_CLASSES, SPELLINGS, class_id
 from emotion.errors import UserError
 
 
-def test_ids_are_alphabetical_but_for_the_csv_where_neutral_is_last():
+def test_ids_are_alphabetical_except_in_the_csv_where_neutral_is_last():
     assert list(CLASSES) == sorted(CLASSES) == ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
     assert CSV_CLASSES == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 

@@ -18,16 +18,16 @@ from emotion.data.mix import Mix
 from emotion.errors import UserError
 
 BALANCES = ["none", "class_weights", "weighted_sampler", "offline"]
-INGREDIENTS = {"flip": 0.5, "brightness": 0.2, "contrast": 0.2, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0}
+AUGMENTATIONS = {"flip": 0.5, "brightness": 0.2, "contrast": 0.2, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0}
 TRAIN_COUNTS = (5, 2, 4, 8, 6, 4, 3)
-# Every image has one tone, which no transform changes, so that it can be told after augmentation:
-# its part's first tone + 10 * its class + its number.
+# Every image has a single tone, which identifies it after any affine transform:
+# first tone of its part + 10 * class id + number of the image.
 FIRST_TONES = {"train": 0, "val": 80, "test": 160}
 
 
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory) -> Path:
-    """A tree with train, val and test folders, in which every image has a tone of its own."""
+    """A tree with train, val and test folders in which every image has a different tone."""
     root = tmp_path_factory.mktemp("tones")
     for part, first in FIRST_TONES.items():
         for label, name in enumerate(CLASSES):
@@ -50,14 +50,14 @@ def tone_data(root: Path, **options) -> EmotionDataModule:
 
 
 def in_process(data: EmotionDataModule, rank: int = 0, world_size: int = 1, max_epochs: int | None = 1):
-    """Attaches the data to what it needs of a trainer."""
+    """Attaches the data to a minimal trainer."""
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=world_size, max_epochs=max_epochs)
     return data
 
 
 def drawn(loader, epoch: int = 0) -> tuple[list[int], list[int]]:
-    """The tones and labels of one epoch."""
+    """Returns the tones and labels of one epoch."""
     loader.set_epoch(epoch)
     tones, labels = [], []
     for batch in loader:
@@ -85,7 +85,7 @@ def test_every_argument_is_a_setting():
 
 
 @pytest.mark.parametrize("balance", BALANCES)
-def test_validation_and_test_images_come_as_they_are_whatever_the_balance(tones, balance):
+def test_validation_and_test_images_are_unchanged_with_any_balance(tones, balance):
     data = tone_data(tones, balance=balance)
     for loader, expected, first in (
         (data.val_dataloader(), VAL_TONES, FIRST_TONES["val"]),
@@ -100,7 +100,7 @@ def test_validation_and_test_images_come_as_they_are_whatever_the_balance(tones,
 
 
 @pytest.mark.parametrize("on_features", [False, True])
-def test_the_first_validation_images_are_of_several_classes_the_same_in_every_run(tones, on_features):
+def test_first_validation_images_have_several_classes_and_are_equal_in_all_runs(tones, on_features):
     orders = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -114,7 +114,7 @@ def test_the_first_validation_images_are_of_several_classes_the_same_in_every_ru
 
 
 @pytest.mark.parametrize("stage", ["train", "val", "test"])
-def test_eval_loader_gives_every_stage_as_it_is_in_the_order_of_its_rows(tones, stage):
+def test_eval_loader_gives_unchanged_images_in_the_order_of_the_rows(tones, stage):
     data = tone_data(tones, augment=True, balance="offline")
     loader = data.eval_loader(stage)
     rows = getattr(data.rows, stage)
@@ -125,7 +125,7 @@ def test_eval_loader_gives_every_stage_as_it_is_in_the_order_of_its_rows(tones, 
 
 @pytest.mark.parametrize("balance", ["none", "class_weights"])
 @pytest.mark.parametrize("augment", [False, True])
-def test_every_training_image_comes_once_an_epoch_in_an_order_of_its_own(tones, balance, augment):
+def test_every_training_image_comes_once_an_epoch_in_a_new_order(tones, balance, augment):
     loader = tone_data(tones, balance=balance, augment=augment).train_dataloader()
     first, second = drawn(loader, 0), drawn(loader, 1)
     for seen, labels in (first, second):
@@ -134,7 +134,7 @@ def test_every_training_image_comes_once_an_epoch_in_an_order_of_its_own(tones, 
     assert first != second
 
 
-def test_training_images_are_augmented_only_if_asked(fer_tree):
+def test_training_images_are_augmented_only_with_augment(fer_tree):
     def images(**options):
         loader = EmotionDataModule(
             data_dir=str(fer_tree), split="official", balance="none", **options
@@ -182,7 +182,7 @@ def test_settings_reach_the_mix(tones, options, mix):
 
 
 def test_only_training_images_are_augmented_and_mixed(tones):
-    data = tone_data(tones, **INGREDIENTS)
+    data = tone_data(tones, **AUGMENTATIONS)
     for loader, expected in ((data.val_dataloader(), VAL_TONES), (data.test_dataloader(), TEST_TONES)):
         assert sorted(drawn(loader)[0]) == expected
         assert all((batch.inputs.dtype, batch.labels.dtype) == (torch.uint8, torch.int64) for batch in loader)
@@ -191,16 +191,16 @@ def test_only_training_images_are_augmented_and_mixed(tones):
 
 @pytest.mark.parametrize(("plain_epochs", "first"), [(0, 4), (1, 3), (3, 1), (4, 0), (9, 0)])
 def test_plain_epochs_are_the_last_of_a_training(tones, plain_epochs, first):
-    data = tone_data(tones, plain_epochs=plain_epochs, balance="none", **INGREDIENTS)
+    data = tone_data(tones, plain_epochs=plain_epochs, balance="none", **AUGMENTATIONS)
     loader = in_process(data, max_epochs=4).train_dataloader()
     for number in range(4):
         loader.set_epoch(number)
         batches = list(loader)
         values = torch.cat([batch.inputs for batch in batches]) * 255
         labels = torch.cat([batch.labels for batch in batches])
-        as_they_are = torch.equal(values.amax((1, 2, 3)).round().int().sort().values, torch.tensor(TRAIN_TONES).int())
+        unchanged = torch.equal(values.amax((1, 2, 3)).round().int().sort().values, torch.tensor(TRAIN_TONES).int())
         unmixed = bool((labels.max(1).values == 1).all())
-        assert (as_they_are, unmixed) == (number >= first, number >= first)
+        assert (unchanged, unmixed) == (number >= first, number >= first)
 
 
 @pytest.mark.parametrize("max_epochs", [None, -1])
@@ -238,7 +238,7 @@ def test_settings_reach_split_and_source(tones, tmp_path):
     assert data.packed.images.shape == (60, 3, 24, 24)
     assert [len(rows) for rows in (data.rows.train, data.rows.val, data.rows.test)] == [23, 23, 14]
     assert len(EmotionDataModule(data="synthetic", synthetic_images=150).packed) == 150
-    with pytest.raises(UserError, match=r"^group_duplicates=true needs split=report"):
+    with pytest.raises(UserError, match=r"^group_duplicates=true: split=official is not random"):
         _ = tone_data(tones, split="official", group_duplicates=True).rows
     with pytest.raises(UserError, match=r"^data_dir: nothing at "):
         _ = EmotionDataModule(data_dir=str(tmp_path / "nowhere")).packed
@@ -289,7 +289,7 @@ def test_class_shares_are_those_of_the_labels_as_they_are_drawn(tones, balance):
     np.testing.assert_allclose(np.bincount(labels) / len(labels), data.class_shares, atol=0.05)
 
 
-def test_class_shares_are_counted_on_the_training_part_of_a_cut(tones):
+def test_class_shares_are_counted_on_the_training_images_of_a_split(tones):
     data = tone_data(tones, split="report", val_fraction=0.3, balance="none")
     counts = np.bincount(data.packed.labels[data.rows.train], minlength=7)
     np.testing.assert_allclose(data.class_shares, counts / len(data.rows.train), rtol=1e-6)
@@ -304,11 +304,11 @@ def test_class_without_training_images_is_named(tmp_path, tones, balance):
             if part != "train" or name not in ("fear", "sad"):
                 shutil.copytree(tones / part / name, tmp_path / part / name)
     data = tone_data(tmp_path, balance=balance)
-    with pytest.raises(UserError, match=r"^no training images of class fear, sad \(data=folder\)$"):
+    with pytest.raises(UserError, match=r"^data=folder: no training images of class fear, sad; add some$"):
         _ = data.train_set
     with pytest.raises(UserError, match="no training images"):
         data.train_dataloader()
-    # For counting and testing it does not matter.
+    # Counting and testing do not need all classes.
     assert data.counts()["train"] == [5, 2, 0, 8, 6, 0, 3, 24]
     assert drawn(data.test_dataloader())[0] == TEST_TONES
 
@@ -336,19 +336,19 @@ def test_weighted_sampler_is_a_function_of_seed_and_epoch(tones):
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_offline_copies_of_training_images_bring_every_class_to_the_largest(tones, augment):
+def test_oversampling_brings_every_class_to_the_size_of_the_largest(tones, augment):
     data = tone_data(tones, balance="offline", augment=augment)
     seen, labels = drawn(data.train_dataloader())
     assert Counter(labels) == dict.fromkeys(range(7), 8)
     assert sorted(set(seen)) == TRAIN_TONES
     assert [tone // 10 for tone in seen] == labels
-    # The originals are there, and the two of the smallest class equally often.
+    # The source images are kept, and both images of the smallest class are used equally often.
     assert Counter(seen)[10] == Counter(seen)[11] == 4
     assert Counter(seen)[30] == 1
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_offline_copies_differ_from_their_images_and_depend_on_the_seed(fer_tree, augment):
+def test_oversampled_images_differ_from_their_sources_and_depend_on_the_seed(fer_tree, augment):
     def train_images(seed):
         data = EmotionDataModule(
             data_dir=str(fer_tree), split="official", balance="offline", augment=augment, seed=seed
@@ -364,27 +364,27 @@ def test_offline_copies_differ_from_their_images_and_depend_on_the_seed(fer_tree
     assert len(np.unique(first, axis=0)) == 56
 
 
-def test_offline_copies_have_the_affine_transform_of_the_settings_and_nothing_else(fer_tree):
-    def copies(**options):
+def test_oversampled_images_have_the_affine_transform_of_the_settings_only(fer_tree):
+    def added(**options):
         data = EmotionDataModule(data_dir=str(fer_tree), split="official", balance="offline", **options)
         return data.train_set[0][32:]
 
     originals = {image.tobytes() for image in EmotionDataModule(data_dir=str(fer_tree)).packed.images}
     unmoved = dict.fromkeys(("rotation", "zoom", "shift", "shear"), 0)
-    assert all(copy.tobytes() in originals for copy in copies(**unmoved, **INGREDIENTS))
-    assert not any(copy.tobytes() in originals for copy in copies())
-    np.testing.assert_array_equal(copies(), copies(**INGREDIENTS))
-    assert not np.array_equal(copies(), copies(rotation=30))
+    assert all(image.tobytes() in originals for image in added(**unmoved, **AUGMENTATIONS))
+    assert not any(image.tobytes() in originals for image in added())
+    np.testing.assert_array_equal(added(), added(**AUGMENTATIONS))
+    assert not np.array_equal(added(), added(rotation=30))
 
 
-def test_offline_copies_vary_as_strongly_as_they_are_told(fer_tree):
+def test_offline_strength_scales_the_transform_of_oversampled_images(fer_tree):
     def training(**options):
         return EmotionDataModule(data_dir=str(fer_tree), split="official", balance="offline", **options)
 
     stronger, wider = training(offline_strength=2), training(rotation=20, zoom=0.3, shift=0.2, shear=0.3)
     np.testing.assert_array_equal(stronger.train_set[0], wider.train_set[0])
     assert stronger.augmentation == Augmentation(RandomAffine())
-    with pytest.raises(UserError, match=r"^zoom=1.05 shift=0.7, 7 times what is set: both below 1"):
+    with pytest.raises(UserError, match=r"^zoom=1.05 shift=0.7, 7 times the settings: values below 1 are needed"):
         _ = training(offline_strength=7).train_set
     assert len(EmotionDataModule(data_dir=str(fer_tree), offline_strength=7, balance="none").train_set[2])
 
@@ -393,7 +393,7 @@ def test_offline_copies_vary_as_strongly_as_they_are_told(fer_tree):
 
 
 class Extractor:
-    """Stands for the frozen part of a network: a feature is (tone of the image, number of the view)."""
+    """Replaces the frozen part of a network: a feature is (tone of the image, number of the view)."""
 
     def __init__(self):
         self.calls: list[tuple[list[int], Augmentation | None, int]] = []
@@ -406,7 +406,7 @@ class Extractor:
 
 
 def features(loader, epoch: int = 0) -> tuple[list[int], list[int], list[int]]:
-    """The tones, views and labels of one epoch."""
+    """Returns the tones, views and labels of one epoch."""
     loader.set_epoch(epoch)
     batches = list(loader)
     assert all(batch.inputs.dtype == torch.float16 for batch in batches)
@@ -461,7 +461,7 @@ def test_features_of_augmented_images_come_in_views(tones, balance):
 
 
 @pytest.mark.parametrize(("augment", "transform", "views"), [(False, None, 1), (True, Augmentation(RandomAffine()), 3)])
-def test_features_of_offline_copies(tones, augment, transform, views):
+def test_features_of_oversampled_images(tones, augment, transform, views):
     data, extract = with_features(tones, augment=augment, balance="offline")
     (_, (taken, augmentation, passes)) = extract.calls
     assert (len(taken), sorted(set(taken)), augmentation, passes) == (56, TRAIN_TONES, transform, views)
@@ -474,7 +474,7 @@ def test_features_of_offline_copies(tones, augment, transform, views):
 def test_features_are_sampled_by_weight(tones, augment):
     loader = with_features(tones, augment=augment, balance="weighted_sampler")[0].train_dataloader()
     epochs = [features(loader, epoch) for epoch in range(40)]
-    labels = [label for _, _, own in epochs for label in own]
+    labels = [label for _, _, epoch_labels in epochs for label in epoch_labels]
     assert [tone // 10 for seen, _, _ in epochs for tone in seen] == labels
     assert np.abs(np.bincount(labels) - 1280 / 7).max() < 50
 
@@ -490,7 +490,7 @@ def test_features_of_images_that_are_only_mirrored_come_in_views(tones):
 
 
 @pytest.mark.parametrize("options", [{"mixup": 0.2}, {"cutmix": 1.0}, {"augment": True, "plain_epochs": 2}])
-def test_what_needs_the_images_is_refused_with_features(tones, options):
+def test_settings_that_need_images_are_refused_with_features(tones, options):
     data, extract = tone_data(tones, **{"augment": False, **options}), Extractor()
     with pytest.raises(UserError, match=r"^feature_views: mixup, cutmix and plain_epochs need the images") as error:
         data.train_on_features(extract, views=1)
@@ -507,7 +507,7 @@ def test_plain_epochs_change_nothing_where_all_epochs_are_plain(tones):
 
 
 @pytest.mark.parametrize("balance", ["class_weights", "offline"])
-def test_processes_share_out_the_training_images(tones, balance):
+def test_processes_share_the_training_images(tones, balance):
     def share(rank):
         data = in_process(tone_data(tones, balance=balance, batch_size=4), rank, world_size=2)
         return drawn(data.train_dataloader(), 1)
@@ -517,7 +517,7 @@ def test_processes_share_out_the_training_images(tones, balance):
     assert len(share(0)[0]) == len(whole[0]) / 2
 
 
-# The original
+# Real data
 
 
 @pytest.mark.real
@@ -542,7 +542,7 @@ def test_classes_of_real_fer2013(fer2013, real_packed):
     assert counts["test"] == [958, 111, 1024, 1774, 1233, 1247, 831, 7178]
 
 
-def test_extra_data_trains_with_the_rest_and_is_resized(tones, tmp_path):
+def test_extra_data_is_added_to_training_and_resized(tones, tmp_path):
     for name, tone in (("happy", 250), ("sad", 252)):
         (tmp_path / name).mkdir()
         Image.new("RGB", (60, 90), (tone, tone, tone)).save(tmp_path / name / "photo.png")
@@ -562,12 +562,12 @@ def test_extra_data_trains_with_the_rest_and_is_resized(tones, tmp_path):
     assert not data.packed.copied[data.rows.test].any()
 
 
-def test_extra_data_that_is_not_there(tones, tmp_path):
+def test_missing_extra_data_is_refused(tones, tmp_path):
     with pytest.raises(UserError, match=r"/none: no such folder$"):
         _ = tone_data(tones, extra_data=[str(tmp_path / "none")]).packed
 
 
-def test_extra_data_may_have_other_classes_which_the_data_itself_may_not(tones, tmp_path, caplog):
+def test_only_extra_data_may_have_other_classes(tones, tmp_path, caplog):
     for name in ("happy", "contempt"):
         (tmp_path / name).mkdir()
         Image.new("L", (48, 48), 250).save(tmp_path / name / "photo.png")

@@ -28,7 +28,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("kind", ["<u2", ">u2", "<i4"])
 def test_tones_of_fewer_bits_than_their_file_has(bits: int, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "TILE", 3)  # all parts of a picture are scaled alike
+    monkeypatch.setattr(decode, "TILE", 3)  # all tiles of an image are scaled alike
     tones = np.linspace(0, 2**bits - 1, 12).round().reshape(3, 4)
     file = io.BytesIO()
     Image.fromarray(tones.astype(kind)).save(file, "TIFF")
@@ -52,22 +52,22 @@ def test_ink_bits_and_transparency() -> None:
     assert np.asarray(upright(Image.new("RGBA", (1, 1), (9, 8, 7, 0)), "RGB"))[0, 0].tolist() == [9, 8, 7]
 
 
-def palette_picture() -> tuple[np.ndarray, np.ndarray, Image.Image]:
+def palette_image() -> tuple[np.ndarray, np.ndarray, Image.Image]:
     random = np.random.default_rng(0)
     colours, pixels = random.integers(0, 256, (256, 3), np.uint8), random.integers(0, 256, (20, 30), np.uint8)
-    picture = Image.fromarray(pixels, "L")
-    picture.putpalette(colours.tobytes())
-    return colours, pixels, picture
+    paletted = Image.fromarray(pixels, "L")
+    paletted.putpalette(colours.tobytes())
+    return colours, pixels, paletted
 
 
 @pytest.mark.parametrize("transparency", [None, 3, bytes([0, 128, 255])])
 def test_colours_of_a_palette_without_warnings(transparency) -> None:
-    colours, pixels, picture = palette_picture()
+    colours, pixels, paletted = palette_image()
     file = io.BytesIO()
-    picture.save(file, "PNG", **({} if transparency is None else {"transparency": transparency}))
+    paletted.save(file, "PNG", **({} if transparency is None else {"transparency": transparency}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for opened in (Image.open(file), picture):
+        for opened in (Image.open(file), paletted):
             assert np.array_equal(np.asarray(upright(opened, "RGB")), colours[pixels])
         grey = np.asarray(upright(Image.open(file), "L")).astype(float)
     assert np.abs(grey - colours[pixels] @ [0.299, 0.587, 0.114]).max() <= 0.51
@@ -78,26 +78,26 @@ def test_floating_point_tones_are_refused() -> None:
         upright(Image.new("F", (2, 2)), "L")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])  # PIL turns the latter itself, when it decodes them
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])  # PIL itself turns a TIFF upright when it decodes it
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_all_orientations(orientation: int, kind: str) -> None:
-    seen = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
-    # What a camera stores so that a viewer who follows the tag sees the picture.
+    upright_pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    # The pixels that a camera stores for this image under each orientation.
     stored = {
-        1: seen,
-        2: np.fliplr(seen),
-        3: np.rot90(seen, 2),
-        4: np.flipud(seen),
-        5: seen.T,
-        6: np.rot90(seen),
-        7: np.rot90(seen, 2).T,
-        8: np.rot90(seen, -1),
+        1: upright_pixels,
+        2: np.fliplr(upright_pixels),
+        3: np.rot90(upright_pixels, 2),
+        4: np.flipud(upright_pixels),
+        5: upright_pixels.T,
+        6: np.rot90(upright_pixels),
+        7: np.rot90(upright_pixels, 2).T,
+        8: np.rot90(upright_pixels, -1),
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(stored)).save(file, kind, exif=exif)
-    assert np.asarray(upright(Image.open(file), "L")).tolist() == seen.tolist()
+    assert np.asarray(upright(Image.open(file), "L")).tolist() == upright_pixels.tolist()
 
 
 def with_exif(content: bytes) -> Image.Image:
@@ -107,22 +107,22 @@ def with_exif(content: bytes) -> Image.Image:
 
 
 def exif() -> bytes:
-    own = Image.Exif()
-    own[0x0112] = 6
-    own[0x010F] = "maker"
-    own[0x8769] = {0x9000: b"0230", 0x829A: (1, 30)}
-    return own.tobytes()
+    exif_data = Image.Exif()
+    exif_data[0x0112] = 6
+    exif_data[0x010F] = "maker"
+    exif_data[0x8769] = {0x9000: b"0230", 0x829A: (1, 30)}
+    return exif_data.tobytes()
 
 
-def test_damaged_exif_does_not_spoil_a_picture() -> None:
+def test_damaged_exif_does_not_reject_an_image() -> None:
     random, good = np.random.default_rng(0), exif()
     sizes = set()
     for _ in range(1500):
         damaged = bytearray(good)
-        for place in random.integers(6, len(good), 2):
-            damaged[place] = random.integers(0, 256)
+        for position in random.integers(6, len(good), 2):
+            damaged[position] = random.integers(0, 256)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL says what is wrong with it
+            warnings.simplefilter("ignore")  # PIL warns about damaged EXIF
             sizes.add(upright(with_exif(bytes(damaged)), "L").shape)
     assert sizes == {(3, 2), (2, 3)}
 
@@ -135,30 +135,30 @@ def test_exif_that_is_no_hexadecimal_text() -> None:
     assert upright(Image.open(file), "L").shape == (2, 3)
 
 
-def test_orientation_counts_though_other_entries_are_damaged() -> None:
-    damaged = exif().replace(bytes.fromhex("010f0002"), bytes.fromhex("010f000b"))  # the maker as a number, not a text
+def test_orientation_is_read_although_other_entries_are_damaged() -> None:
+    damaged = exif().replace(bytes.fromhex("010f0002"), bytes.fromhex("010f000b"))  # the maker as a number
     assert damaged != exif()
     assert upright(with_exif(damaged), "L").shape == (3, 2)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
 def test_orientations_that_do_not_exist_are_left_alone(orientation: int) -> None:
-    own = Image.Exif()
-    own[0x0112] = orientation
-    assert upright(with_exif(own.tobytes()), "L").shape == (2, 3)
+    exif_data = Image.Exif()
+    exif_data[0x0112] = orientation
+    assert upright(with_exif(exif_data.tobytes()), "L").shape == (2, 3)
 
 
-def test_what_is_given_is_not_changed() -> None:
-    picture = with_exif(exif())
-    turned = upright(picture, "L")
+def test_input_is_not_changed() -> None:
+    stored = with_exif(exif())
+    turned = upright(stored, "L")
     turned[0, 0] = 99
-    assert np.asarray(picture).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert np.asarray(stored).tolist() == [[0, 1, 2], [3, 4, 5]]
     grey = Image.new("L", (2, 2))
     upright(grey, "L")[0, 0] = 99
     assert grey.getpixel((0, 0)) == 0
 
 
-def test_half_a_picture_is_damaged_whatever_its_exif() -> None:
+def test_truncated_image_is_damaged_with_any_exif() -> None:
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
     Image.fromarray(noise).save(file, "PNG", exif=exif())
@@ -167,13 +167,13 @@ def test_half_a_picture_is_damaged_whatever_its_exif() -> None:
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
-def test_pictures_without_pixels_are_refused(size) -> None:
+def test_images_without_pixels_are_refused(size) -> None:
     with pytest.raises(BadImageError, match="no pixels"):
         upright(Image.new("RGB", size), "L")
 
 
 class Claims(Image.Image):
-    """Tells its true size only when it is decoded."""
+    """An image whose size changes when it is decoded."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -194,24 +194,24 @@ def test_too_many_pixels_are_refused_before_they_are_decoded_and_after() -> None
 
 @pytest.mark.parametrize("orientation", [1, 6, 7])
 @pytest.mark.parametrize("wanted", ["L", "RGB"])
-def test_pictures_larger_than_a_tile(orientation: int, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_larger_than_a_tile(orientation: int, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 33, 3), np.uint8)
-    own = Image.Exif()
-    own[0x0112] = orientation
+    exif_data = Image.Exif()
+    exif_data[0x0112] = orientation
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", exif=own)
+    Image.fromarray(pixels).save(file, "PNG", exif=exif_data)
     monkeypatch.setattr(decode, "TILE", 8)
     read = upright(Image.open(file), wanted)
     assert read.flags.c_contiguous
     assert np.array_equal(read, np.asarray(ImageOps.exif_transpose(Image.open(file)).convert(wanted)))
 
 
-def test_postscript_is_not_handed_to_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ghost = tmp_path / "gs"
-    ghost.write_text(f"#!/bin/sh\ntouch '{tmp_path}/called'\n")
-    ghost.chmod(0o755)
+def test_postscript_is_not_passed_to_other_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch '{tmp_path}/called'\n")
+    ghostscript.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as before it was looked for
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as before PIL has searched for it
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n")
     with pytest.raises(UnidentifiedImageError):
@@ -223,7 +223,7 @@ def test_postscript_is_not_handed_to_other_programs(tmp_path: Path, monkeypatch:
 def test_every_format_is_opened(kind: str, tmp_path: Path) -> None:
     if not features.check({"JPEG2000": "jpg_2000", "AVIF": "avif"}.get(kind, "pil")):
         pytest.skip(f"this PIL reads no {kind}")
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     Image.new("RGB", (20, 10), (0, 0, 255)).save(path, kind)
     for file in (path, io.BytesIO(path.read_bytes())):
         with open_image(file) as image:

@@ -10,7 +10,7 @@ from emotion.errors import UserError
 
 @pytest.fixture
 def download(tmp_path):
-    """What the client of the site puts into its own cache."""
+    """A download as kagglehub leaves it in its own cache."""
     folder = tmp_path / "client_cache" / "fer2013"
     for name in ("train/happy/Training_1.jpg", "test/sad/PublicTest_2.jpg"):
         (folder / name).parent.mkdir(parents=True)
@@ -19,8 +19,8 @@ def download(tmp_path):
 
 
 @pytest.fixture
-def asked(monkeypatch, download):
-    """Puts a client that needs no network in the place of kagglehub; lists what it was asked for."""
+def requested(monkeypatch, download):
+    """Replaces kagglehub by a client without network; returns the list of requested names."""
     names = []
 
     def dataset_download(name):
@@ -49,34 +49,34 @@ def message_of(target: Path) -> str:
     return str(caught.value)
 
 
-def test_download_lies_at_the_target(tmp_path, asked, download):
+def test_download_is_copied_to_the_target(tmp_path, requested, download):
     target = tmp_path / "some" / "where" / "fer2013"
     assert fetch(target) == target
-    assert asked == ["msambare/fer2013"]
+    assert requested == ["msambare/fer2013"]
     assert files(target) == files(download) == ["test/sad/PublicTest_2.jpg", "train/happy/Training_1.jpg"]
     assert [entry.name for entry in target.parent.iterdir()] == ["fer2013"]
 
 
-def test_rest_of_a_killed_fetch_is_replaced(tmp_path, asked, download):
-    rest = tmp_path / "fer2013.tmp" / "train" / "sad" / "half.jpg"
-    rest.parent.mkdir(parents=True)
-    rest.touch()
+def test_leftovers_of_a_killed_fetch_are_replaced(tmp_path, requested, download):
+    leftover = tmp_path / "fer2013.tmp" / "train" / "sad" / "half.jpg"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
     assert files(fetch(tmp_path / "fer2013")) == files(download)
     assert not (tmp_path / "fer2013.tmp").exists()
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
-def test_existing_target_is_left_alone_and_nothing_downloaded(tmp_path, asked, make):
+def test_existing_target_is_unchanged_and_nothing_downloaded(tmp_path, requested, make):
     target = tmp_path / "fer2013"
     make(target)
     message = message_of(target)
-    assert message.startswith(f"{target} exists already")
+    assert message.startswith(f"{target}: exists already")
     assert "--to" in message
-    assert asked == []
+    assert requested == []
     assert target.exists()
 
 
-def test_missing_client_names_the_extra_and_the_way_without(tmp_path, monkeypatch):
+def test_missing_client_names_the_extra_and_the_download_by_hand(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     message = message_of(tmp_path / "fer2013")
     assert "pip install 'emotion[fetch]'" in message
@@ -93,22 +93,22 @@ def test_missing_client_names_the_extra_and_the_way_without(tmp_path, monkeypatc
         (OSError("x" * 5000), "x" * 200),
     ],
 )
-def test_failed_download_gives_the_reason_and_the_way_without_a_network(tmp_path, monkeypatch, error, reason):
+def test_failed_download_names_the_reason_and_the_download_by_hand(tmp_path, monkeypatch, error, reason):
     fail_with(monkeypatch, error)
     message = message_of(tmp_path / "fer2013")
     assert message.startswith(
-        f"FER2013 could not be downloaded to {tmp_path / 'fer2013'} ({reason}); without a network: "
+        f"{tmp_path / 'fer2013'}: FER2013 could not be downloaded ({reason}); without a network: "
     )
     assert "python -m zipfile -e" in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_advice_names_the_target_that_was_asked_for(tmp_path, monkeypatch):
+def test_advice_names_the_given_target(tmp_path, monkeypatch):
     fail_with(monkeypatch, ConnectionError("no network"))
     assert f"python -m zipfile -e archive.zip {tmp_path / 'faces'}" in message_of(tmp_path / "faces")
 
 
-def test_download_without_the_image_folders_is_refused(tmp_path, asked, download):
+def test_download_without_the_image_folders_is_refused(tmp_path, requested, download):
     (download / "train").rename(download / "archive")
     assert "train" in message_of(tmp_path / "fer2013")
     assert not (tmp_path / "fer2013").exists()
@@ -120,6 +120,6 @@ def test_interrupt_is_not_swallowed(tmp_path, monkeypatch):
         fetch(tmp_path / "fer2013")
 
 
-def test_target_that_cannot_be_written_is_named(tmp_path, asked):
+def test_target_that_cannot_be_written_is_named(tmp_path, requested):
     (tmp_path / "file").touch()
     assert str(tmp_path / "file") in message_of(tmp_path / "file" / "fer2013")

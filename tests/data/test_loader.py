@@ -18,13 +18,13 @@ MIX = Mix(mixup=0.2, cutmix=1.0)
 
 
 def numbered(count: int, batch_size: int = 4, rows: Sequence[int] | None = None, **options) -> BatchLoader:
-    """Loads inputs that are their own numbers, with labels a hundred higher."""
+    """Loads the inputs 0..count - 1 with labels a hundred higher."""
     chosen = torch.arange(count) if rows is None else torch.tensor(rows)
     return BatchLoader(Resident(np.arange(count), CPU), 100 + torch.arange(count), chosen, batch_size, **options)
 
 
 def faces(count: int, batch_size: int = 4, **options) -> BatchLoader:
-    """Loads one face `count` times, so that only the augmentation can differ."""
+    """Loads the same face `count` times, so that images differ only by augmentation."""
     images = np.tile(draw_image(3, seed=0, index=0), (count, 1, 1, 1))
     return BatchLoader(Resident(images, CPU), torch.zeros(count).long(), torch.arange(count), batch_size, **options)
 
@@ -84,7 +84,7 @@ def test_consecutive_seeds_do_not_share_orders_with_consecutive_epochs():
         (20, 4, 2, [4, 4, 2]),
     ],
 )
-def test_a_rest_too_small_for_batch_normalisation_joins_the_batch_before(count, batch_size, world_size, sizes):
+def test_last_batch_too_small_for_batch_normalisation_joins_the_batch_before(count, batch_size, world_size, sizes):
     loader = numbered(count, batch_size, world_size=world_size)
     assert [len(batch.labels) for batch in loader] == sizes
     assert len(loader) == len(sizes)
@@ -99,14 +99,14 @@ def test_no_rows_give_no_batches(count):
 
 @pytest.mark.parametrize("count", range(5, 30))
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_no_process_gets_a_batch_of_one_image_and_all_get_as_many_batches(count, world_size):
+def test_no_process_gets_a_batch_of_one_image_and_all_get_equally_many_batches(count, world_size):
     ranks = [numbered(count, rank=rank, world_size=world_size, shuffle=True) for rank in range(world_size)]
     sizes = [[len(batch.labels) for batch in loader] for loader in ranks]
-    assert all(size >= 2 for own in sizes for size in own)
-    assert {len(own) for own in sizes} == {len(ranks[0])}
+    assert all(size >= 2 for rank_sizes in sizes for size in rank_sizes)
+    assert {len(rank_sizes) for rank_sizes in sizes} == {len(ranks[0])}
 
 
-def test_ranks_share_out_the_global_batches_of_one_process():
+def test_ranks_share_the_global_batches_of_one_process():
     whole = epoch(numbered(52, 8, shuffle=True, seed=3), 2)
     first, second = (epoch(numbered(52, 4, shuffle=True, seed=3, rank=rank, world_size=2), 2) for rank in (0, 1))
     for batch, *shares in zip(whole, first, second, strict=True):
@@ -140,7 +140,7 @@ def test_augmentation_is_a_function_of_seed_and_epoch():
     assert len(everything.flatten(1).unique(dim=0)) == 36
 
 
-def test_ranks_share_out_the_augmented_images_of_one_process():
+def test_ranks_share_the_augmented_images_of_one_process():
     whole = torch.cat(epoch(faces(16, 8, augmentation=EVERYTHING)))
     shares = torch.cat(
         [batch for rank in (0, 1) for batch in epoch(faces(16, rank=rank, world_size=2, augmentation=EVERYTHING))]
@@ -159,7 +159,7 @@ def pixels(tmp_path) -> np.memmap:
 
 @pytest.mark.parametrize("storage", [Resident, Streamed])
 @pytest.mark.parametrize("chunk", [1, 40_000, 10**9])
-def test_how_images_are_stored_and_how_many_are_augmented_at_once_does_not_show(pixels, storage, chunk, monkeypatch):
+def test_batches_do_not_depend_on_storage_and_chunk_size(pixels, storage, chunk, monkeypatch):
     def batches() -> list[torch.Tensor]:
         options = {"shuffle": True, "augmentation": EVERYTHING, "mix": MIX, "seed": 3}
         loader = BatchLoader(storage(pixels, CPU), torch.arange(50) % 7, torch.arange(48), 4, **options)
@@ -180,7 +180,7 @@ def different_faces(pixels: np.ndarray, number: int = 0, **options) -> list[Batc
     return list(loader)
 
 
-def test_affine_alone_gives_the_batches_that_it_gave_before_there_were_other_ingredients(pixels):
+def test_affine_alone_draws_order_then_views_then_transforms(pixels):
     seed = np.random.SeedSequence([3, 2]).generate_state(1, np.uint64)[0] >> np.uint64(1)
     generator = torch.Generator().manual_seed(int(seed))
     rows = torch.randperm(50, generator=generator)
@@ -192,7 +192,7 @@ def test_affine_alone_gives_the_batches_that_it_gave_before_there_were_other_ing
     assert torch.equal(torch.cat([batch.labels for batch in batches]), rows % 7)
 
 
-def test_no_images_give_no_batches_with_all_ingredients(pixels):
+def test_no_images_give_no_batches_with_all_augmentations(pixels):
     loader = BatchLoader(Resident(pixels, CPU), torch.arange(50), torch.arange(0), 8, augmentation=EVERYTHING, mix=MIX)
     assert list(loader) == []
 
@@ -205,8 +205,9 @@ def test_batches_are_mixed_after_their_images_are_augmented(pixels, augmentation
         images, labels = before.inputs if augmentation else before.inputs.float() / 255, torch.eye(7)[before.labels]
         others = images.roll(1, 0)
         shares.append(float(((after.inputs - others) * (images - others)).sum() / (images - others).square().sum()))
-        for mixed, own in ((after.inputs, images), (after.labels, labels)):
-            torch.testing.assert_close(mixed, shares[-1] * own + (1 - shares[-1]) * own.roll(1, 0), rtol=0, atol=1e-5)
+        for mixed, unmixed_values in ((after.inputs, images), (after.labels, labels)):
+            expected = shares[-1] * unmixed_values + (1 - shares[-1]) * unmixed_values.roll(1, 0)
+            torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-5)
     assert len(set(shares)) == len(unmixed)
 
 
@@ -227,11 +228,11 @@ def test_mixing_is_a_function_of_seed_and_epoch(pixels):
     [(None, None), (EVERYTHING, None), (None, MIX), (EVERYTHING, MIX)],
     ids=["plain", "augmented", "mixed", "both"],
 )
-def test_plain_epochs_show_images_as_they_are_in_the_form_that_they_had(pixels, augmentation, mix):
+def test_plain_epochs_give_unchanged_images_with_the_dtypes_of_other_epochs(pixels, augmentation, mix):
     options = {"augmentation": augmentation, "mix": mix}
     for number in range(4):
         usual, plain, unchanged = (
-            different_faces(pixels, number, **own) for own in (options, {**options, "plain_from": 2}, {})
+            different_faces(pixels, number, **settings) for settings in (options, {**options, "plain_from": 2}, {})
         )
         for before, after, bare in zip(usual, plain, unchanged, strict=True):
             assert [(value.dtype, value.shape) for value in after] == [(value.dtype, value.shape) for value in before]
@@ -247,14 +248,14 @@ def test_plain_epochs_show_images_as_they_are_in_the_form_that_they_had(pixels, 
     [({}, 1), ({"augmentation": AFFINE}, 4), ({"mix": MIX}, 4)],
     ids=["plain", "affine", "mix"],
 )
-def test_size_of_a_batch_is_known_beforehand(options, value_bytes):
+def test_batch_bytes_is_the_size_of_a_batch(options, value_bytes):
     loader = faces(8, 4, **options)
     assert loader.batch_bytes == 4 * 48 * 48 * value_bytes
     assert {batch.inputs.nbytes for batch in loader} == {loader.batch_bytes}
 
 
 def views_loader(**options) -> BatchLoader:
-    """20 inputs in 3 views, view after view; every input is its own number."""
+    """Loads the inputs 0..59 as 20 images in 3 views, one view after the other."""
     return BatchLoader(Resident(np.arange(60), CPU), torch.arange(20), torch.arange(20), 4, shuffle=True, **options)
 
 
@@ -279,7 +280,7 @@ def test_views_are_a_function_of_seed_and_epoch():
 
 
 def sampled(seed: int = 0, **options) -> BatchLoader:
-    """2,000 images in classes as unequal as FER2013's, drawn with equal weight of the classes."""
+    """Loads 2,000 images with FER2013's class imbalance, with equal sampling weight for each class."""
     labels = torch.repeat_interleave(torch.arange(7), torch.tensor([280, 30, 285, 505, 345, 335, 220]))
     weights = class_weights(labels, 7)[labels]
     inputs, rows = Resident(np.arange(2000), CPU), torch.arange(2000)
@@ -294,7 +295,7 @@ def test_weighted_sampling_draws_classes_about_equally_often():
     assert (counts - 2000 / 7).abs().max() < 65
 
 
-def test_weighted_sampling_draws_images_of_a_class_alike():
+def test_weighted_sampling_draws_images_of_a_class_equally_often():
     drawn = torch.tensor([value for number in range(10) for value in order(sampled(), number)])
     times = torch.bincount(drawn, minlength=2000)[280:310]
     # 20,000 draws: 95 of each of the 30 images of the smallest class, with a standard deviation of 10.
@@ -309,6 +310,6 @@ def test_weighted_sampling_is_a_function_of_seed_and_epoch():
     assert first != order(sampled(seed=2), 1)
 
 
-def test_weighted_sampling_is_shared_out_among_ranks():
+def test_weighted_sampling_is_shared_among_ranks():
     shares = [order(sampled(rank=rank, world_size=2)) for rank in (0, 1)]
     assert sorted(shares[0] + shares[1]) == sorted(order(sampled()))

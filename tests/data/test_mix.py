@@ -7,7 +7,7 @@ from emotion.data.mix import Mix
 
 
 def make_batch(count=8, size=12):
-    """Noise in which no pixel is like another, and unmixed labels."""
+    """Returns noise without equal pixels, [count, 1, size, size], and one-hot labels [count, 7]."""
     generator = torch.Generator().manual_seed(3)
     images = torch.rand(count, 1, size, size, generator=generator)
     return images, one_hot(torch.randint(7, (count,), generator=generator), 7).float()
@@ -18,14 +18,14 @@ def mix(kind, batch, seed=0):
 
 
 def blended_share(images, mixed):
-    """The share of each image itself in a blend with the one before it, by least squares; None if it is no blend."""
+    """Returns the share of each image in its blend with the image before, by least squares; None without a blend."""
     others = images.roll(1, 0)
     share = float(((mixed - others) * (images - others)).sum() / (images - others).square().sum())
     return share if torch.allclose(mixed, share * images + (1 - share) * others, atol=1e-5) else None
 
 
 def pasted(images, mixed):
-    """The pixels [H, W] that come from the image before, the same in every image."""
+    """Returns the mask [H, W] of the pixels pasted from the image before; checks that all images share it."""
     changed = (mixed != images)[:, 0]
     assert (changed == changed[0]).all()
     assert torch.equal(mixed, images.roll(1, 0).where(changed[0], images))
@@ -75,12 +75,12 @@ def test_with_both_on_each_batch_gets_one_of_them_at_equal_odds():
             pasted(images, mixed)
         else:
             blends += 1
-    # 200 batches: 100 blends, with a standard deviation of 7; of the others a few are pasted nothing.
+    # 200 batches: 100 blends, with a standard deviation of 7; a few of the others have an empty rectangle.
     assert abs(blends - 100) < 35
 
 
 @pytest.mark.parametrize("kind", [Mix(mixup=0.2), Mix(cutmix=1), Mix(mixup=1, cutmix=1)])
-def test_labels_stay_distributions_and_the_batch_given_is_left_alone(kind):
+def test_labels_stay_distributions_and_the_input_is_unchanged(kind):
     images, labels = batch = make_batch()
     kept = images.clone(), labels.clone()
     for seed in range(10):
@@ -93,7 +93,7 @@ def test_labels_stay_distributions_and_the_batch_given_is_left_alone(kind):
 
 
 @pytest.mark.parametrize("kind", [Mix(mixup=1.0), Mix(cutmix=1.0), Mix(mixup=1.0, cutmix=1.0)])
-def test_mixing_is_a_function_of_the_generator_and_leaves_pytorchs_own_alone(kind):
+def test_mixing_depends_on_its_generator_and_not_on_pytorchs(kind):
     batch = make_batch()
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -105,7 +105,7 @@ def test_mixing_is_a_function_of_the_generator_and_leaves_pytorchs_own_alone(kin
     assert not torch.equal(first[0], second[0])
 
 
-def test_mixing_changes_something_only_if_asked():
+def test_mixing_is_off_by_default():
     assert not Mix().changes
     assert Mix(mixup=0.2).changes
     assert Mix(cutmix=0.2).changes

@@ -18,12 +18,7 @@ from emotion.data.sources import Fer2013Csv, Fer2013Folders, FolderSource, Label
 from emotion.data.synthetic import draw_image
 from emotion.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    """A cache of the test's own; its folder `packed` is what `pack` fills."""
-    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -36,7 +31,7 @@ def tree(tmp_path) -> Path:
 
 @pytest.fixture
 def passes(monkeypatch) -> list[Source]:
-    """Lists a source each time its images are read."""
+    """Collects the sources whose images are read, once per pass."""
     read = []
     for kind in (FolderSource, SyntheticFaces):
         original = kind.__iter__
@@ -78,7 +73,7 @@ def test_pack_holds_the_images_of_the_source(tree, channels):
     assert_holds(packed, source)
 
 
-def test_fer2013_keeps_its_parts(fer_tree):
+def test_parts_of_fer2013_are_kept(fer_tree):
     source = Fer2013Folders(fer_tree)
     packed = pack(source)
     assert_holds(packed, source)
@@ -99,7 +94,7 @@ def test_hashes_are_equal_exactly_where_pixels_are(tree):
     almost = draw_image(3, seed=0, index=0).copy()
     almost[47, 47] ^= 1
     save(tree / "sad" / "almost.bmp", almost)
-    # The same values in other places.
+    # The same values at other positions.
     save(tree / "sad" / "turned.bmp", draw_image(3, seed=0, index=0).T)
     packed = pack(FolderSource(tree))
     row = {name: number for number, name in enumerate(packed.names.tolist())}
@@ -111,7 +106,7 @@ def test_hashes_are_equal_exactly_where_pixels_are(tree):
     assert len(set(packed.hashes.tolist())) == 5
 
 
-def test_digest_tells_data_by_images_labels_and_parts_alone(tree):
+def test_digest_depends_on_images_labels_and_parts_alone(tree):
     packed = pack(FolderSource(tree))
     backwards = np.arange(len(packed))[::-1]
     moved = replace(
@@ -129,7 +124,7 @@ def test_different_images_have_different_hashes():
     assert len({image.tobytes() for image in packed.images}) == len(set(packed.hashes.tolist())) == 300
 
 
-def test_hashes_and_names_do_not_depend_on_place_and_neighbours(tree, tmp_path):
+def test_hashes_and_names_do_not_depend_on_path_and_other_images(tree, tmp_path):
     other = Path(shutil.copytree(tree, tmp_path / "elsewhere"))
     save(other / "angry" / "new.bmp", draw_image(0, seed=0, index=9))
     first, second = pack(FolderSource(tree)), pack(FolderSource(other))
@@ -190,7 +185,7 @@ def move_to_another_class(tree: Path) -> None:
 @pytest.mark.parametrize(
     "alter", [change_keeping_the_size, change_keeping_the_time, add, remove, move_to_another_class]
 )
-def test_pack_is_made_anew_when_the_files_are_others_and_the_stale_one_removed(tree, cache, passes, alter):
+def test_changed_files_are_packed_again_and_the_stale_pack_removed(tree, cache, passes, alter):
     pack(FolderSource(tree))
     (stale,) = packs(cache)
     alter(tree)
@@ -201,7 +196,7 @@ def test_pack_is_made_anew_when_the_files_are_others_and_the_stale_one_removed(t
     assert present != stale
 
 
-def test_csv_is_packed_anew_when_it_has_changed(tmp_path, cache):
+def test_changed_csv_is_packed_again(tmp_path, cache):
     path = tmp_path / "fer2013.csv"
     row = f"0,{' '.join(['7'] * 2304)},Training\n"
     path.write_text("emotion,pixels,Usage\n" + row)
@@ -232,18 +227,18 @@ def test_opened_pack_stays_readable_when_its_files_are_removed_as_stale(tree):
 
 @pytest.fixture
 def broken(tree) -> list[Path]:
-    """Two files of the tree that are no images, in the order in which they are read."""
+    """Two files of the tree that are not images, in reading order."""
     paths = [tree / "happy" / "broken.bmp", tree / "sad" / "broken.bmp"]
     for path in paths:
         path.write_text("no image")
     return paths
 
 
-def test_bad_image_is_an_error_that_names_it_and_the_way_out(tree, broken, cache):
+def test_bad_image_is_an_error_with_its_path_and_advice(tree, broken, cache):
     with pytest.raises(UserError) as error:
         pack(FolderSource(tree))
     assert str(error.value).startswith(f"{broken[0]}: not an image")
-    assert str(error.value).endswith("; on_bad_image=skip leaves such images out")
+    assert str(error.value).endswith("; on_bad_image=skip leaves out images that cannot be used")
     assert "\n" not in str(error.value)
     assert all(folder.suffix == ".tmp" for folder in packs(cache))
 
@@ -257,7 +252,7 @@ def test_bad_images_are_skipped_and_counted(tree, broken, caplog):
     assert warning.startswith(f"2 images skipped, the first: {broken[0]}: not an image")
 
 
-def test_skipped_images_are_known_the_second_time(tree, broken, passes, caplog):
+def test_skipped_images_are_reported_the_second_time_too(tree, broken, passes, caplog):
     caplog.set_level(logging.WARNING, "emotion")
     first, second = pack(FolderSource(tree), "skip"), pack(FolderSource(tree), "skip")
     assert len(passes) == 1
@@ -276,7 +271,7 @@ def test_repaired_images_are_packed(tree, broken):
     assert packed.skipped == ()
 
 
-def test_nothing_but_bad_images_is_an_error_that_names_the_place(tmp_path):
+def test_nothing_but_bad_images_is_an_error_with_the_folder(tmp_path):
     path = tmp_path / "faces" / "happy" / "face.bmp"
     path.parent.mkdir(parents=True)
     path.write_text("no image")
@@ -297,7 +292,7 @@ def test_csv_without_rows_is_named(tmp_path, on_bad_image):
 
 
 class SlowSource(Source):
-    """Six images, of which it notes in a file that they were read; may kill its process on the way."""
+    """Six images; each pass adds a line to a log file and can kill its process at an image."""
 
     size = 8
 
@@ -305,7 +300,7 @@ class SlowSource(Source):
         self.log, self.killed_at = log, killed_at
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return str(self.log)
 
     def stamp(self) -> object:
@@ -350,43 +345,43 @@ def test_two_processes_at_once_give_one_pack(tmp_path, cache):
     assert folder.suffix != ".tmp"
 
 
-def test_rest_of_a_killed_run_is_removed(tmp_path, cache):
+def test_leftovers_of_a_killed_run_are_removed(tmp_path, cache):
     log = tmp_path / "log"
     worker = multiprocessing.get_context("spawn").Process(target=pack_and_die, args=(log,), daemon=True)
     worker.start()
     worker.join(60)
     assert worker.exitcode == -signal.SIGKILL
-    (rest,) = packs(cache)
-    assert rest.suffix == ".tmp"
+    (leftover,) = packs(cache)
+    assert leftover.suffix == ".tmp"
     assert pack(SlowSource(log)).labels.tolist() == list(range(6))
     assert log.read_text() == "read\n" * 2
     (folder,) = packs(cache)
     assert folder.suffix != ".tmp"
 
 
-def test_rest_of_a_pack_of_other_files_is_removed(tree, cache):
+def test_leftovers_of_a_pack_of_other_files_are_removed(tree, cache):
     pack(FolderSource(tree))
     (old,) = packs(cache)
-    rest = old.with_name(f"{old.name}.tmp")
-    old.rename(rest)
+    leftover = old.with_name(f"{old.name}.tmp")
+    old.rename(leftover)
     add(tree)
     pack(FolderSource(tree))
     assert len(packs(cache)) == 1
-    assert not rest.exists()
+    assert not leftover.exists()
 
 
 @pytest.mark.parametrize("lost", ["index.npz", "images.u8"])
-def test_pack_that_lost_a_file_is_made_anew(tree, cache, lost):
+def test_pack_without_a_file_is_made_again(tree, cache, lost):
     pack(FolderSource(tree))
     (folder,) = packs(cache)
-    # As a run leaves it that is killed while it removes a stale pack, or what tidies old files away.
+    # As after a run that was killed while removing a stale pack, or a clean-up of old files.
     (folder / lost).unlink()
     assert len(pack(FolderSource(tree))) == 3
 
 
 @pytest.mark.parametrize("name", ["index.npz", "images.u8"])
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-40], lambda content: content[40:]])
-def test_pack_that_a_crash_damaged_is_made_anew(tree, cache, name, damage):
+def test_pack_damaged_by_a_crash_is_made_again(tree, cache, name, damage):
     pack(FolderSource(tree))
     (folder,) = packs(cache)
     path = folder / name
@@ -394,11 +389,11 @@ def test_pack_that_a_crash_damaged_is_made_anew(tree, cache, name, damage):
     assert len(pack(FolderSource(tree))) == 3
 
 
-# The original
+# Real data
 
 
 @pytest.mark.real
-def test_real_fer2013_has_as_many_identical_images_as_are_known(real_packed):
+def test_real_fer2013_has_the_known_number_of_identical_images(real_packed):
     assert real_packed.images.shape == (35887, 1, 48, 48)
     by_hash = Counter(real_packed.hashes.tolist())
     sizes = [size for size in by_hash.values() if size > 1]
@@ -407,7 +402,7 @@ def test_real_fer2013_has_as_many_identical_images_as_are_known(real_packed):
     assert sorted(by_pixels.values()) == sorted(by_hash.values())
 
 
-def test_copied_images_are_those_with_another_copy_in_the_training_part():
+def test_copied_images_have_a_duplicate_in_the_training_part():
     hashes = np.array([5, 5, 7, 9, 9, 7, 8, 5], np.uint64)
     parts = np.array(["train", "train", "train", "train", "public", "private", "private", "test"])
     packed = PackedImages(np.zeros((8, 1, 2, 2), np.uint8), np.zeros(8, np.int64), parts, parts, hashes, ())

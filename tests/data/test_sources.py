@@ -39,7 +39,7 @@ def save(path: Path, image=FACE, **options) -> Path:
 
 
 def make_tree(root: Path, parts=("",), classes=("happy", "sad")) -> Path:
-    """One lossless image of every class in every part."""
+    """Writes one lossless image of every class in every part."""
     for part in parts:
         for name in classes:
             save(root / part / name / "face.png")
@@ -52,7 +52,7 @@ def only(source) -> object:
 
 
 def read(path: Path, **options) -> np.ndarray:
-    """The pixels of the only image of a folder."""
+    """Returns the pixels of the only image of a folder."""
     item = only(FolderSource(path.parents[1], **options))
     assert not isinstance(item, BadImageError), item
     assert item.pixels.dtype == np.uint8
@@ -80,7 +80,7 @@ def source_of(path: Path, name: str = "folder"):
 # FER2013 as folders
 
 
-@pytest.mark.parametrize("names", SPELLINGS, ids=["plain", "other words", "other case"])
+@pytest.mark.parametrize("names", SPELLINGS, ids=["plain", "other spelling", "other case"])
 def test_fer2013_folders_under_all_spellings(tmp_path, make_fer_tree, names):
     items = list(Fer2013Folders(make_fer_tree(tmp_path, names)))
     assert Counter((item.part, item.label) for item in items) == {
@@ -89,7 +89,7 @@ def test_fer2013_folders_under_all_spellings(tmp_path, make_fer_tree, names):
     }
 
 
-def test_fer2013_images_are_taken_as_they_are(fer_tree):
+def test_fer2013_images_are_not_changed(fer_tree):
     source = Fer2013Folders(fer_tree)
     items = list(source)
     assert len(source) == len(items) == len({item.name for item in items}) == 60
@@ -137,7 +137,7 @@ def test_fer2013_part_folders_in_any_case(own_fer_tree):
 def test_wrong_size_or_colour_in_fer2013_is_named(own_fer_tree, image, found):
     path = save(own_fer_tree / "train" / "happy" / "Training_9.jpg", image)
     (bad,) = (item for item in Fer2013Folders(own_fer_tree) if isinstance(item, BadImageError))
-    assert str(bad) == f"{path}: {found}, but images of FER2013 are 48x48 L (grey); data=folder takes any image"
+    assert str(bad) == f"{path}: {found}: images of FER2013 are 48x48 L (grey); data=folder accepts any image"
 
 
 # Any tree of class folders
@@ -158,7 +158,7 @@ def test_parts_of_a_folder(tmp_path, folders, parts):
     assert parts_of(FolderSource(make_tree(tmp_path, folders))) == parts
 
 
-@pytest.mark.parametrize("names", SPELLINGS, ids=["plain", "other words", "other case"])
+@pytest.mark.parametrize("names", SPELLINGS, ids=["plain", "other spelling", "other case"])
 def test_class_folders_under_all_spellings(tmp_path, names):
     items = list(FolderSource(make_tree(tmp_path, [""], names)))
     assert {item.name.split("/")[0]: item.label for item in items} == dict(zip(names, range(7), strict=True))
@@ -178,20 +178,20 @@ def test_names_and_order_do_not_depend_on_how_the_system_lists_files(tmp_path, m
     listed, walked = os.listdir, os.walk
     monkeypatch.setattr(os, "listdir", lambda path: listed(path)[::-1])
     monkeypatch.setattr(
-        os, "walk", lambda path: ((place, folders, names[::-1]) for place, folders, names in walked(path))
+        os, "walk", lambda path: ((folder, folders, names[::-1]) for folder, folders, names in walked(path))
     )
     assert [item.name for item in FolderSource(root)] == names
 
 
 @pytest.mark.parametrize("name", [".ipynb_checkpoints", "@eaDir", ".thumbnails", "__MACOSX", "$RECYCLE.BIN"])
-def test_hidden_folders_are_no_classes_and_hold_no_images(tmp_path, name):
+def test_hidden_folders_are_ignored(tmp_path, name):
     root = make_tree(tmp_path, ["train"])
     for folder in (root, root / "train", root / "train" / "happy", root / "train" / "happy" / "deep"):
         save(folder / name / "face-checkpoint.png")
     assert [item.name for item in FolderSource(root)] == ["train/happy/face.png", "train/sad/face.png"]
 
 
-def test_other_classes_are_left_out_with_a_line_where_that_is_asked_for(tmp_path, caplog):
+def test_other_classes_are_left_out_with_a_warning_if_requested(tmp_path, caplog):
     root = make_tree(tmp_path, classes=("happy", "sad", "contempt", "Suprise"))
     save(root / "contempt" / "second.png")
     save(root / "contempt" / "@eaDir" / "third.png")
@@ -202,11 +202,11 @@ def test_other_classes_are_left_out_with_a_line_where_that_is_asked_for(tmp_path
         f"{root}: left out, since they are none of the seven classes: "
         "Suprise (1 image; is it surprise?), contempt (2 images)"
     ]
-    with pytest.raises(UserError, match="has no class folders"):
+    with pytest.raises(UserError, match="no class folders"):
         FolderSource(make_tree(tmp_path / "other", classes=("contempt",)), other_classes=True)
 
 
-def test_hidden_files_and_those_of_file_managers_are_no_images(tmp_path):
+def test_hidden_files_and_files_of_file_managers_are_ignored(tmp_path):
     root = make_tree(tmp_path, ["train"])
     for name in ("Thumbs.db", "thumbs.db", "desktop.ini", ".DS_Store", "._face.png"):
         (root / "train" / "happy" / name).write_text("no image")
@@ -217,7 +217,7 @@ def test_hidden_files_and_those_of_file_managers_are_no_images(tmp_path):
 
 
 def as_palette(image: Image.Image) -> Image.Image:
-    """The image with its grey values in an order of their own."""
+    """Returns the image with a shuffled palette of grey values."""
     order = np.random.default_rng(0).permutation(256).astype(np.uint8)
     palette = np.empty_like(order)
     palette[order] = np.arange(256)
@@ -237,13 +237,13 @@ def as_palette(image: Image.Image) -> Image.Image:
         pytest.param(as_palette, id="palette"),
     ],
 )
-def test_grey_faces_stay_what_they_are_in_any_lossless_format_and_mode(tmp_path, convert, extension, channels):
+def test_grey_faces_are_unchanged_in_any_lossless_format_and_mode(tmp_path, convert, extension, channels):
     options = {"lossless": True} if extension == "webp" else {}
     path = save(tmp_path / "happy" / f"face.{extension}", convert(Image.fromarray(FACE)), **options)
     np.testing.assert_array_equal(read(path, channels=channels), np.stack([FACE] * channels))
 
 
-def test_colours_become_their_brightness_or_stay_red_green_blue(tmp_path):
+def test_colours_are_converted_to_grey_or_kept_as_rgb(tmp_path):
     red = Image.new("RGB", (48, 48), (200, 100, 0))
     path = save(tmp_path / "happy" / "face.png", red)
     assert read(path, channels=3)[:, 0, 0].tolist() == [200, 100, 0]
@@ -260,7 +260,7 @@ def test_16_bit_images_keep_their_tones(tmp_path, extension, channels):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_upright(tmp_path, orientation):
-    # How a camera stores an upright picture with this EXIF orientation.
+    # The pixels that a camera stores for an upright image with this EXIF orientation.
     stored = {
         1: lambda face: face,
         2: np.fliplr,
@@ -282,7 +282,7 @@ def test_broken_exif_does_not_stop_the_run(tmp_path):
     exif[0x0112], exif[0x010E] = 6, "hello"
     data = io.BytesIO()
     Image.fromarray(FACE).save(data, "JPEG", exif=exif)
-    # The description becomes BitsPerSample, which is no text.
+    # The description becomes BitsPerSample, which is not text.
     broken = data.getvalue().replace(b"\x01\x0e\x00\x02", b"\x01\x02\x00\x02")
     path = tmp_path / "happy" / "face.jpg"
     path.parent.mkdir()
@@ -292,7 +292,7 @@ def test_broken_exif_does_not_stop_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_central_square_is_taken(tmp_path, turned):
+def test_images_are_cropped_to_the_central_square(tmp_path, turned):
     wide = np.concatenate([np.zeros((48, 20), np.uint8), FACE, np.full((48, 20), 255, np.uint8)], axis=1)
     path = save(tmp_path / "happy" / "face.png", wide.T.copy() if turned else wide)
     np.testing.assert_array_equal(read(path)[0], FACE.T if turned else FACE)
@@ -322,14 +322,14 @@ def test_no_such_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["folder", "fer2013"])
-def test_zip_is_to_be_unpacked(tmp_path, name):
+def test_message_for_a_zip_explains_unpacking(tmp_path, name):
     archive = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", make_tree(tmp_path / "faces")))
     with pytest.raises(UserError) as error:
         source_of(archive, name)
-    assert message(error).startswith(f"{archive} is a file, not a folder; an archive is unpacked with `python -m")
+    assert message(error).startswith(f"{archive}: a file, not a folder; unpack an archive with `python -m")
 
 
-def test_command_that_unpacks_a_zip_works_from_here(tmp_path):
+def test_message_for_a_zip_has_its_full_path(tmp_path):
     (tmp_path / "archive.zip").touch()
     with pytest.raises(UserError) as error:
         FolderSource(tmp_path / "archive.zip")
@@ -339,7 +339,7 @@ def test_command_that_unpacks_a_zip_works_from_here(tmp_path):
 def test_folder_without_class_folders(tmp_path):
     with pytest.raises(UserError) as error:
         FolderSource(tmp_path)
-    assert message(error).startswith(f"{tmp_path} has no class folders (<class>/ or train|val|test/<class>/")
+    assert message(error).startswith(f"{tmp_path}: no class folders (<class>/ or train|val|test/<class>/")
 
 
 @pytest.mark.parametrize("part", ["", "train"])
@@ -351,17 +351,17 @@ def test_empty_class_folder_is_named(tmp_path, part, ignored):
         (empty / ignored).touch()
     with pytest.raises(UserError) as error:
         FolderSource(tmp_path)
-    assert message(error) == f"{empty}: the class folder has no images"
+    assert message(error) == f"{empty}: the class folder has no images; add some or remove it"
 
 
 @pytest.mark.parametrize("beside", ["training_set", "happy"])
-def test_images_beside_the_parts_are_not_left_out_silently(tmp_path, beside):
+def test_folders_beside_the_parts_are_refused(tmp_path, beside):
     root = make_tree(tmp_path, ("val", "test", beside))
     with pytest.raises(UserError, match=beside):
         FolderSource(root)
 
 
-def test_images_below_a_class_folder_belong_to_it(tmp_path):
+def test_images_in_subfolders_belong_to_the_class(tmp_path):
     root = make_tree(tmp_path)
     before = len(FolderSource(root))
     save(root / "happy" / "more" / "face.png")
@@ -379,7 +379,7 @@ def test_unknown_class_folder_is_named_with_the_legal_ones(tmp_path, part):
     assert "disgust/disgusted" in message(error)
 
 
-def cut_short(kind: str) -> bytes:
+def truncated(kind: str) -> bytes:
     whole = io.BytesIO()
     Image.fromarray(FACE).save(whole, kind)
     return whole.getvalue()[:700]
@@ -391,13 +391,13 @@ def cut_short(kind: str) -> bytes:
         ("notes.txt", b"no image"),
         ("empty.jpg", b""),
         ("page.jpg", b"<html>404</html>"),
-        ("truncated.jpg", cut_short("JPEG")),
-        ("truncated.png", cut_short("PNG")),
+        ("truncated.jpg", truncated("JPEG")),
+        ("truncated.png", truncated("PNG")),
         ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n"),
     ],
 )
 @pytest.mark.parametrize("kind", [FolderSource, Fer2013Folders])
-def test_file_that_is_no_whole_image_is_named_and_the_others_read(tmp_path, kind, name, content):
+def test_damaged_file_is_named_and_the_others_read(tmp_path, kind, name, content):
     root = make_tree(tmp_path, ("train", "test"), CLASSES)
     path = root / "train" / "happy" / name
     path.write_bytes(content)
@@ -409,7 +409,7 @@ def test_file_that_is_no_whole_image_is_named_and_the_others_read(tmp_path, kind
     assert "\n" not in str(bad)
 
 
-def test_pipes_are_bad_images_and_not_waited_for(tmp_path):
+def test_pipes_are_bad_images_and_do_not_block(tmp_path):
     make_tree(tmp_path)
     os.mkfifo(tmp_path / "happy" / "pipe.png")
     bad = [item for item in FolderSource(tmp_path) if isinstance(item, BadImageError)]
@@ -458,7 +458,7 @@ def test_csv_of_all_shapes_with_its_own_order_of_classes(tmp_path, header, row, 
     np.testing.assert_array_equal([item.pixels for item in items], np.stack(faces)[:, None])
 
 
-def test_csv_and_folders_of_the_same_images_are_alike(tmp_path, fer_tree):
+def test_csv_and_folders_of_the_same_images_are_equal(tmp_path, fer_tree):
     in_csv = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
     rows = []
     for path in sorted(fer_tree.rglob("*.jpg")):
@@ -509,7 +509,7 @@ def test_csv_is_found_in_its_folder(tmp_path, name):
         "no pixels",
         "label 7",
         "label -1",
-        "label in words",
+        "label as a name",
         "no label",
         "bad usage",
         "empty usage",
@@ -538,7 +538,7 @@ def test_missing_columns_are_named(tmp_path, header, missing):
     path = write_csv(tmp_path / "fer2013.csv", header=header)
     with pytest.raises(UserError) as error:
         Fer2013Csv(path)
-    assert message(error) == f"{path}: the header has no column {missing} (emotion, pixels, Usage)"
+    assert message(error) == f"{path}: no column {missing} in the header (emotion, pixels, Usage)"
 
 
 def test_empty_csv_is_named(tmp_path):
@@ -546,13 +546,16 @@ def test_empty_csv_is_named(tmp_path):
     path.touch()
     with pytest.raises(UserError) as error:
         Fer2013Csv(path)
-    assert message(error).startswith(f"{path}: the header has no column emotion")
+    assert message(error).startswith(f"{path}: no column emotion")
 
 
-def test_folder_without_csv_says_what_is_looked_for(tmp_path):
+def test_folder_without_csv_names_the_expected_files(tmp_path):
     with pytest.raises(UserError) as error:
         Fer2013Csv(tmp_path)
-    assert message(error) == f"data_dir: no fer2013.csv or icml_face_data.csv in {tmp_path}"
+    assert (
+        message(error)
+        == f"data_dir: no fer2013.csv or icml_face_data.csv in {tmp_path}; name the file with data_dir=<path>"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1"])
@@ -574,7 +577,7 @@ def test_csv_saved_by_a_spreadsheet(tmp_path):
 
 
 @pytest.mark.parametrize("start", [b"PK\x03\x04", f"{HEADER}\n".encode()], ids=["zip", "one row"])
-def test_file_that_is_no_text_is_named(tmp_path, start):
+def test_file_that_is_not_text_is_named(tmp_path, start):
     path = tmp_path / "fer2013.csv"
     path.write_bytes(start + b"\xff\xfe\xfd\n" * 100)
     with pytest.raises(UserError) as error:
@@ -598,7 +601,7 @@ def test_lines_without_end_are_not_read(tmp_path, start):
     with pytest.raises(UserError) as error:
         Fer2013Csv(path)
     line = start.count(b"\n") + 1
-    assert message(error) == f"{path} line {line}: longer than 131,072 characters, so not FER2013"
+    assert message(error) == f"{path} line {line}: not FER2013, longer than 131,072 characters"
 
 
 def test_length_of_a_csv_with_blank_lines(tmp_path):
@@ -612,7 +615,7 @@ def test_length_of_a_csv_with_blank_lines(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["fer2013", "fer2013_csv", "folder"])
-def test_nothing_at_the_default_place_says_what_to_do(tmp_path, monkeypatch, name):
+def test_missing_default_path_names_the_alternatives(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         open_source(name, None, pack_size=48, channels=1, synthetic_images=140)
@@ -621,23 +624,23 @@ def test_nothing_at_the_default_place_says_what_to_do(tmp_path, monkeypatch, nam
         assert advice in message(error)
 
 
-def test_default_place_is_emotion_data_or_else_a_folder_here(tmp_path, monkeypatch):
-    def place(data_dir=None):
-        return Path(open_source("folder", data_dir, pack_size=48, channels=1, synthetic_images=140).place)
+def test_default_path_is_emotion_data_or_else_a_local_folder(tmp_path, monkeypatch):
+    def location(data_dir=None):
+        return Path(open_source("folder", data_dir, pack_size=48, channels=1, synthetic_images=140).location)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     trees = {name: make_tree(tmp_path / name) for name in ("data/fer2013", "env", "given", "home/faces")}
-    assert place() == trees["data/fer2013"]
+    assert location() == trees["data/fer2013"]
     monkeypatch.setenv("EMOTION_DATA", "")
-    assert place() == trees["data/fer2013"]
+    assert location() == trees["data/fer2013"]
     monkeypatch.setenv("EMOTION_DATA", str(trees["env"]))
-    assert place() == trees["env"]
-    assert place("given") == trees["given"]
-    assert place("~/faces") == trees["home/faces"]
+    assert location() == trees["env"]
+    assert location("given") == trees["given"]
+    assert location("~/faces") == trees["home/faces"]
 
 
-def test_open_source_knows_every_kind(tmp_path, fer_tree):
+def test_open_source_opens_every_kind(tmp_path, fer_tree):
     path = write_csv(tmp_path / "fer2013.csv", f"0,{PIXELS},Training")
     assert type(source_of(fer_tree, "fer2013")) is Fer2013Folders
     assert type(source_of(path, "fer2013_csv")) is Fer2013Csv
@@ -664,7 +667,7 @@ def test_too_few_drawn_faces_name_the_key(tmp_path):
 # Fingerprints
 
 
-def test_fingerprint_tells_places_kinds_and_settings_apart(tmp_path):
+def test_fingerprint_depends_on_path_kind_and_settings(tmp_path):
     first, second = make_tree(tmp_path / "first", ("train", "test"), CLASSES), tmp_path / "second"
     shutil.copytree(first, second)
     sources = [
@@ -680,20 +683,20 @@ def test_fingerprint_tells_places_kinds_and_settings_apart(tmp_path):
     assert len({fingerprint(source)[0] for source in sources}) == len(sources)
 
 
-def test_fingerprint_is_that_of_the_place_however_it_is_called(tmp_path, monkeypatch):
+def test_fingerprint_does_not_depend_on_the_form_of_the_path(tmp_path, monkeypatch):
     root = make_tree(tmp_path / "faces")
     (tmp_path / "link").symlink_to(root)
     monkeypatch.chdir(tmp_path)
-    places = [root, Path("faces"), Path("./x/../faces"), tmp_path / "link"]
+    paths = [root, Path("faces"), Path("./x/../faces"), tmp_path / "link"]
     Path("x").mkdir()
-    assert len({fingerprint(FolderSource(place)) for place in places}) == 1
+    assert len({fingerprint(FolderSource(path)) for path in paths}) == 1
 
 
-# The original
+# Real data
 
 
 @pytest.mark.real
-def test_real_fer2013_is_what_the_report_counts(fer2013):
+def test_real_fer2013_has_the_counts_of_the_paper(fer2013):
     files = Fer2013Folders(fer2013).files
     counts = Counter((file.part if file.part == "train" else "test", CLASSES[file.label]) for file in files)
     assert counts == {

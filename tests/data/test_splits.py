@@ -14,7 +14,7 @@ FOLDERS = {"train": 80, "val": 10, "test": 10}
 
 
 def fake(parts: dict[str, int], hashes=None, shuffled: bool = True) -> PackedImages:
-    """Images of which only parts and hashes matter, in an order that mixes the parts."""
+    """Returns black images with these parts and hashes, shuffled so that the parts mix."""
     names = np.repeat(list(parts), list(parts.values()))
     if shuffled:
         names = np.random.default_rng(0).permutation(names)
@@ -58,7 +58,7 @@ def test_val_fraction_sets_the_share_that_validates(fraction):
 
 
 @pytest.mark.parametrize("group_duplicates", [False, True])
-def test_report_cuts_the_training_part_by_seed_and_tests_all_test_images(group_duplicates):
+def test_report_splits_the_training_part_by_seed_and_tests_all_test_images(group_duplicates):
     packed = fake(SMALL)
     divisions = [split(packed, "report", seed=seed, group_duplicates=group_duplicates) for seed in (3, 3, 4)]
     for division in divisions:
@@ -70,7 +70,7 @@ def test_report_cuts_the_training_part_by_seed_and_tests_all_test_images(group_d
     assert set(same.val.tolist()) != set(other.val.tolist())
 
 
-def test_report_shuffles_before_it_cuts():
+def test_report_shuffles_before_it_splits():
     validating = split(fake(SMALL, shuffled=False), "report").val
     assert validating.min() < 20
     assert validating.max() >= 60
@@ -85,13 +85,13 @@ def test_report_pools_train_and_val_folders():
     assert_disjoint_and_complete(report, list(range(100)))
 
 
-def test_report_cuts_its_own_test_part_where_there_is_none():
+def test_report_sets_a_test_part_aside_where_there_is_none():
     report = split(fake({"train": 100}), "report")
     assert_disjoint_and_complete(report, list(range(100)))
     assert [len(part) for part in astuple(report)] == [64, 16, 20]
 
 
-def test_group_duplicates_holds_for_the_test_part_that_report_cuts():
+def test_group_duplicates_applies_to_a_test_part_that_is_set_aside():
     packed = fake({"train": 100}, hashes=np.arange(100) // 2)
     report = split(packed, "report", group_duplicates=True)
     assert_disjoint_and_complete(report, list(range(100)))
@@ -102,7 +102,7 @@ def test_group_duplicates_holds_for_the_test_part_that_report_cuts():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_group_duplicates_keeps_identical_images_on_one_side(seed):
+def test_group_duplicates_keeps_identical_images_together(seed):
     hashes = np.random.default_rng(seed).integers(40, size=100)
     packed = fake(SMALL, hashes)
     grouped = split(packed, "report", seed=seed, group_duplicates=True)
@@ -137,7 +137,7 @@ def test_clean_drops_exactly_the_training_images_that_occur_in_validation_or_tes
     assert 0 < len(expected) < len(official.train)
 
 
-def test_clean_keeps_training_images_that_are_alike():
+def test_clean_keeps_duplicates_among_training_images():
     packed = fake(SMALL, hashes=[7 if part == "train" else 8 for part in fake(SMALL).parts])
     assert len(split(packed, "clean").train) == 80
 
@@ -160,7 +160,7 @@ def test_test_only_tests_everything(parts):
         ({"public": 9, "private": 9}, "no train images"),
     ],
 )
-def test_splits_by_part_say_which_part_is_missing(name, parts, missing):
+def test_splits_by_part_name_the_missing_part(name, parts, missing):
     with pytest.raises(UserError, match=rf"^split={name}: the data has {missing} .*split=report") as caught:
         split(fake(parts), name)
     assert "\n" not in str(caught.value)
@@ -168,7 +168,7 @@ def test_splits_by_part_say_which_part_is_missing(name, parts, missing):
 
 @pytest.mark.parametrize("name", ["official", "clean"])
 def test_group_duplicates_belongs_to_report(name):
-    with pytest.raises(UserError, match=r"^group_duplicates=true needs split=report"):
+    with pytest.raises(UserError, match=f"^group_duplicates=true: split={name} is not random; split=report is"):
         split(fake(SMALL), name, group_duplicates=True)
 
 
@@ -177,7 +177,7 @@ def test_group_duplicates_belongs_to_report(name):
     [({"test": 9}, False), ({"train": 1}, False), ({"train": 2}, False), ({"train": 9, "test": 9}, True)],
     ids=["only test", "one image", "two images", "one group"],
 )
-def test_report_says_when_there_is_too_little_to_cut(parts, group_duplicates):
+def test_report_refuses_too_few_images(parts, group_duplicates):
     hashes = np.zeros(sum(parts.values())) if group_duplicates else None
     with pytest.raises(UserError, match=r"split=report"):
         split(fake(parts, hashes), "report", group_duplicates=group_duplicates)
@@ -187,7 +187,7 @@ def test_report_says_when_there_is_too_little_to_cut(parts, group_duplicates):
 def test_clean_split_of_real_fer2013(real_packed):
     clean = split(real_packed, "clean")
     assert [len(part) for part in astuple(clean)] == [28006, 3589, 3589]
-    # 703 training images, told by their pixels, not by their hashes.
+    # 703 training images, compared by pixels, not by hashes.
     held_out = {real_packed.images[row].tobytes() for row in [*clean.val, *clean.test]}
     dropped = np.setdiff1d(np.flatnonzero(real_packed.parts == "train"), clean.train)
     assert len(dropped) == 28709 - 28006
@@ -196,7 +196,7 @@ def test_clean_split_of_real_fer2013(real_packed):
 
 
 @pytest.mark.parametrize("name", ["report", "official", "clean"])
-def test_extra_images_train_but_for_copies_of_held_out_ones(name):
+def test_extra_images_train_except_for_duplicates_of_held_out_images(name):
     packed = fake(SMALL | {"extra": 6})
     extra, public, private = (of_part(packed, part) for part in ("extra", "public", "private"))
     packed.hashes[extra[0]] = packed.hashes[private[3]]

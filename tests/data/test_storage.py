@@ -22,7 +22,7 @@ def mapped(tmp_path) -> np.memmap:
 
 @pytest.mark.parametrize("kind", [Resident, Streamed])
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_rows_come_chunk_by_chunk_as_they_were_asked_for(mapped, kind, in_memory):
+def test_rows_come_chunk_by_chunk_in_the_requested_order(mapped, kind, in_memory):
     array = np.array(mapped) if in_memory else mapped
     chunks = [torch.tensor(rows, dtype=torch.int64) for rows in ([5, 1, 99], [0], [], [7, 7, 3], [2], [50, 49])]
     values = list(kind(array, CPU).gather(iter(chunks)))
@@ -31,7 +31,7 @@ def test_rows_come_chunk_by_chunk_as_they_were_asked_for(mapped, kind, in_memory
         assert torch.equal(got, torch.from_numpy(np.array(mapped))[rows])
 
 
-def test_part_of_a_mapped_array_is_read_from_its_own_place(mapped):
+def test_slice_of_a_mapped_array_is_read_at_its_offset(mapped):
     (values,) = Streamed(mapped[40:], CPU).gather([torch.tensor([0, 3])])
     assert values[:, 0].tolist() == [400, 430]
 
@@ -52,22 +52,22 @@ def test_half_of_the_free_memory_is_allowed(mapped, monkeypatch):
 
 
 def test_streaming_reads_only_a_little_ahead(mapped):
-    asked = []
+    read = []
 
     def chunks():
         for number in range(50):
-            asked.append(number)
+            read.append(number)
             yield torch.tensor([number])
 
     values = Streamed(mapped, CPU).gather(chunks())
     for number in range(20):
         assert next(values)[0, 0] == 10 * number
-        assert len(asked) <= number + 1 + READ_AHEAD
+        assert len(read) <= number + 1 + READ_AHEAD
     values.close()
     assert not [thread for thread in threading.enumerate() if "read-ahead" in thread.name]
 
 
-def test_what_fails_while_reading_ahead_reaches_the_reader(mapped):
+def test_errors_while_reading_ahead_reach_the_consumer(mapped):
     with pytest.raises(IndexError):
         list(Streamed(mapped, CPU).gather([torch.tensor([100])]))
 

@@ -9,7 +9,7 @@ PART_SHARES = {"train": 0.8, "public": 0.1, "private": 0.1}
 MOVED = [name for name in CLASSES if name != "neutral"]
 
 
-def test_image_is_fixed_by_label_seed_and_index() -> None:
+def test_image_depends_on_label_seed_and_index() -> None:
     image = draw_image(3, seed=7, index=11)
     assert np.array_equal(image, draw_image(3, seed=7, index=11))
     others = [draw_image(4, seed=7, index=11), draw_image(3, seed=8, index=11), draw_image(3, seed=7, index=12)]
@@ -54,16 +54,16 @@ def test_mask_covers_something_but_not_much(expression: str) -> None:
 def test_expression_shows_inside_the_mask(expression: str) -> None:
     inside, outside = [], []
     for seed in range(20):
-        face, rest = (draw_face(name, np.random.default_rng(seed)) for name in (expression, "neutral"))
-        change = np.abs(face.image.astype(float) - rest.image)
-        mask = face.mask | rest.mask
+        face, neutral = (draw_face(name, np.random.default_rng(seed)) for name in (expression, "neutral"))
+        change = np.abs(face.image.astype(float) - neutral.image)
+        mask = face.mask | neutral.mask
         inside.append(change[mask].mean())
         outside.append(change[~mask].mean())
     assert np.all(np.array(inside) > outside)
     assert np.mean(inside) > 10 * np.mean(outside)
 
 
-def test_labels_are_fixed_by_the_seed_and_shuffled() -> None:
+def test_labels_depend_on_the_seed_and_shuffled() -> None:
     labels, parts = draw_labels(700, seed=1)
     same_labels, same_parts = draw_labels(700, seed=1)
     other_labels, other_parts = draw_labels(700, seed=2)
@@ -108,7 +108,7 @@ def test_rejects_an_unknown_expression() -> None:
         draw_face("bored", np.random.default_rng(0))
 
 
-def test_rejects_an_empty_picture() -> None:
+def test_rejects_an_empty_image() -> None:
     with pytest.raises(ValueError, match="size"):
         draw_face("happy", np.random.default_rng(0), size=0)
 

@@ -1,4 +1,4 @@
-"""The page in a real browser with a camera that is not."""
+"""The page in a real browser with a fake camera."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 
 def until(page: Page, condition: str, seconds: float = 30) -> None:
-    """Waits for a condition, which the page's own policy does not let the page wait for itself."""
+    """Waits for a condition, in the test, since the page's content policy forbids evaluating code in the page."""
     end = time.monotonic() + seconds
     while not page.evaluate(f"Boolean({condition})"):
         assert time.monotonic() < end, f"{condition}: {page.inner_text('body')}"
@@ -71,7 +71,7 @@ def upload(page: Page, path: Path) -> None:
     page.set_input_files("#file", path)
 
 
-def test_a_picture_gets_its_boxes_bars_and_heatmap(page: Page, portrait: Path) -> None:
+def test_an_image_gets_boxes_bars_and_a_heatmap(page: Page, portrait: Path) -> None:
     upload(page, portrait)
     expect(page.locator(".face")).to_have_count(1)
     expect(page.locator("#summary")).to_have_text(re.compile(r"^One face: neutral \d\d %\.$"))
@@ -81,61 +81,61 @@ def test_a_picture_gets_its_boxes_bars_and_heatmap(page: Page, portrait: Path) -
         first, second = (int(value) for value in re.findall(r"(\d+) %", shown))
         assert abs(first - second) <= 1  # the two networks are the same
     assert page.inner_text(".key").split() == ["small", "small.safetensors"]
-    drawn = "document.getElementById('picture').toDataURL()"
+    drawn = "document.getElementById('image').toDataURL()"
     plain = page.evaluate(drawn)
     page.click("#heatmap")
     assert page.evaluate(drawn) != plain
 
 
-def test_its_colours_are_those_of_the_palette(page: Page) -> None:
+def test_colours_are_those_of_the_palette(page: Page) -> None:
     strokes = page.eval_on_selector_all("#legend line", "lines => lines.map(line => line.getAttribute('stroke'))")
     assert strokes == [stroke for colour in EXPRESSIONS.values() for stroke in (INK, colour)]
 
 
-def test_samples(page: Page) -> None:
-    for number, word in ((1, "happy"), (2, "surprise")):
+def test_samples_are_classified(page: Page) -> None:
+    for number, label in ((1, "happy"), (2, "surprise")):
         page.click(f"#samples li:nth-child({number}) button")
-        expect(page.locator("#summary")).to_contain_text(f"One face: {word}")
-        assert page.is_checked("#whole") is (number == 2)
+        expect(page.locator("#summary")).to_contain_text(f"One face: {label}")
+        assert page.is_checked("#single-face") is (number == 2)
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_samples_leave_the_users_own_choice_alone(page: Page, portrait: Path, own: bool) -> None:
+@pytest.mark.parametrize("single_face", [False, True])
+def test_samples_keep_the_users_choice(page: Page, portrait: Path, single_face: bool) -> None:
     addresses, _ = watch(page)
-    if own:
-        page.click("#whole")
+    if single_face:
+        page.click("#single-face")
     page.click("#samples li:nth-child(2) button")
     expect(page.locator("#credit")).to_contain_text("surprised")
     upload(page, portrait)
     expect(page.locator("#credit")).to_be_empty()
-    assert page.is_checked("#whole") is own
-    assert f"detect={str(not own).lower()}" in addresses[-1]
+    assert page.is_checked("#single-face") is single_face
+    assert f"detect={str(not single_face).lower()}" in addresses[-1]
 
 
-def test_the_webcam_keeps_the_users_own_choice(page: Page) -> None:
+def test_the_webcam_keeps_the_users_choice(page: Page) -> None:
     page.click("#samples li:nth-child(2) button")
     expect(page.locator(".face")).to_have_count(1)
     page.click("#webcam")
     expect(page.locator("#webcam")).to_contain_text("Stop")
-    assert not page.is_checked("#whole")
+    assert not page.is_checked("#single-face")
 
 
-def test_without_a_webcam_it_says_so(page: Page) -> None:
+def test_a_missing_webcam_gets_a_message(page: Page) -> None:
     missing = "Promise.reject(new DOMException('', 'NotFoundError'))"
     page.evaluate(f"void (navigator.mediaDevices.getUserMedia = () => {missing})")
     page.click("#webcam")
     expect(page.locator("#message")).to_have_text("No webcam was found.")
 
 
-def test_of_very_many_faces_it_says_how_many_are_judged(page: Page, portrait: Path, tmp_path: Path) -> None:
+def test_the_summary_counts_the_faces_beyond_the_limit(page: Page, portrait: Path, tmp_path: Path) -> None:
     with Image.open(portrait) as image:
         one = np.asarray(image.convert("RGB").resize((90, 105)))
     Image.fromarray(np.tile(one, (6, 10, 1))).save(tmp_path / "many.png")
     upload(page, tmp_path / "many.png")
-    expect(page.locator("#summary")).to_contain_text(re.compile("^The 50 largest of 60 faces are judged: "))
+    expect(page.locator("#summary")).to_contain_text(re.compile("^The 50 largest of 60 faces are classified: "))
 
 
-def test_the_webcam_is_watched_until_it_is_stopped(page: Page) -> None:
+def test_webcam_frames_are_classified_until_it_is_stopped(page: Page) -> None:
     page.click("#webcam")
     expect(page.locator(".face")).to_have_count(1)
     expect(page.locator("#summary")).to_contain_text("%")
@@ -148,13 +148,13 @@ def test_the_webcam_is_watched_until_it_is_stopped(page: Page) -> None:
     expect(page.locator("#webcam")).to_have_text("Stop the webcam")
     page.click("#webcam")
     expect(page.locator("#webcam")).to_have_text("Start the webcam")
-    page.wait_for_timeout(2000)  # for the last answer to come
+    page.wait_for_timeout(2000)  # until the last answer has arrived
     stopped = page.evaluate(curve)
     page.wait_for_timeout(1000)
     assert page.evaluate(curve) == stopped
 
 
-def test_what_is_no_picture_gets_a_sentence_and_no_result(page: Page, portrait: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_gets_a_message_and_no_result(page: Page, portrait: Path, tmp_path: Path) -> None:
     upload(page, portrait)
     expect(page.locator(".face")).to_have_count(1)
     bad = tmp_path / "<img src=x onerror=document.title=1>.png"
@@ -166,22 +166,22 @@ def test_what_is_no_picture_gets_a_sentence_and_no_result(page: Page, portrait: 
     assert page.title() == "emotion"
 
 
-def test_a_picture_without_faces_says_so(page: Page, tmp_path: Path) -> None:
+def test_an_image_without_faces_gets_a_message(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (200, 100), "#336699").save(tmp_path / "blue.png")
     upload(page, tmp_path / "blue.png")
-    expect(page.locator("#summary")).to_contain_text(re.compile("^No face found"))
-    page.click("#whole")
+    expect(page.locator("#summary")).to_contain_text(re.compile("^No face detected"))
+    page.click("#single-face")
     expect(page.locator(".face")).to_have_count(1)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(browser: Browser, address: str, portrait: Path, scheme: str) -> None:
+def test_the_page_fits_a_phone(browser: Browser, address: str, portrait: Path, scheme: str) -> None:
     with open_app(browser, address, 360, 740) as page:
         page.emulate_media(color_scheme=scheme)
         upload(page, portrait)
         expect(page.locator(".face")).to_have_count(1)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        assert page.evaluate("document.getElementById('picture').getBoundingClientRect().right") <= 360
+        assert page.evaluate("document.getElementById('image').getBoundingClientRect().right") <= 360
 
 
 def test_the_keyboard_reaches_everything(page: Page) -> None:
@@ -190,13 +190,13 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.querySelector('img')?.alt"))
     assert reached[:2] == ["file", "webcam"]
-    assert reached[-2:] == ["whole", "heatmap"]
+    assert reached[-2:] == ["single-face", "heatmap"]
     assert all(reached)
     page.keyboard.press(" ")
     assert page.is_checked("#heatmap")
 
 
-def test_it_complains_of_nothing_and_asks_no_other_host(browser: Browser, portrait: Path, address: str) -> None:
+def test_no_console_messages_and_no_requests_to_other_hosts(browser: Browser, portrait: Path, address: str) -> None:
     with new_page(browser, 1200, 1000) as page:
         addresses, messages = watch(page)
         page.goto(address)
@@ -208,7 +208,7 @@ def test_it_complains_of_nothing_and_asks_no_other_host(browser: Browser, portra
 
 
 @pytest.mark.parametrize(("host", "where"), [("127.0.0.1", "on this machine"), ("127.0.0.2", "at 127.0.0.2:{port}")])
-def test_the_page_says_where_pictures_go(browser: Browser, host: str, where: str) -> None:
+def test_the_page_says_where_images_go(browser: Browser, host: str, where: str) -> None:
     command = [sys.executable, "-m", "emotion", "app", "--no-open", "--port", "0", "--host", host]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, browser.new_page() as page:
         assert process.stdout

@@ -12,65 +12,65 @@ BAD = (255, 0, 1, 1)
 
 
 class Network:
-    """Answers each face with its own box, once it may."""
+    """Returns for each face a face with the same box, once `ready` is set."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
-        self.may = threading.Event()
-        self.may.set()
+        self.ready = threading.Event()
+        self.ready.set()
 
-    def __call__(self, found: Sequence[DetectedFaces]) -> list[list[Face]]:
-        self.may.wait(10)
-        self.calls.append([len(own) for own in found])
-        if any(detection.box == BAD for own in found for detection in own.detections):
-            raise ValueError("a bad picture")
-        return [[Face(detection.box, "", {}) for detection in own.detections] for own in found]
+    def __call__(self, images: Sequence[DetectedFaces]) -> list[list[Face]]:
+        self.ready.wait(10)
+        self.calls.append([len(image) for image in images])
+        if any(detection.box == BAD for image in images for detection in image.detections):
+            raise ValueError("a bad image")
+        return [[Face(detection.box, "", {}) for detection in image.detections] for image in images]
 
 
-def found(number: int, faces: int = 1) -> DetectedFaces:
+def detected(number: int, faces: int = 1) -> DetectedFaces:
     return DetectedFaces([Detection((number, face, 1, 1), None) for face in range(faces)], {})
 
 
-def answered(number: int, faces: int = 1) -> list[Face]:
+def expected(number: int, faces: int = 1) -> list[Face]:
     return [Face((number, face, 1, 1), "", {}) for face in range(faces)]
 
 
-def test_a_lone_request_is_judged_at_once() -> None:
+def test_a_single_request_is_classified_at_once() -> None:
     async def run() -> None:
-        assert await Batcher(network).classify(found(7)) == answered(7)
+        assert await Batcher(network).classify(detected(7)) == expected(7)
 
     network = Network()
     asyncio.run(run())
     assert network.calls == [[1]]
 
 
-def test_who_waits_during_a_call_shares_the_next_and_gets_the_own_answer() -> None:
+def test_requests_during_a_call_share_the_next_and_get_their_own_answers() -> None:
     async def run() -> list[list[Face]]:
-        batcher = Batcher(network, observe=seen.append)
-        network.may.clear()
-        asked = [asyncio.create_task(batcher.classify(found(n, n))) for n in range(1, 6)]
+        batcher = Batcher(network, observe=sizes.append)
+        network.ready.clear()
+        asked = [asyncio.create_task(batcher.classify(detected(n, n))) for n in range(1, 6)]
         await asyncio.sleep(0.05)
-        network.may.set()
+        network.ready.set()
         return await asyncio.gather(*asked)
 
-    network, seen = Network(), []
+    network, sizes = Network(), []
     answers = asyncio.run(run())
     for number, answer in enumerate(answers, 1):
-        assert answer == answered(number, number)
+        assert answer == expected(number, number)
     assert network.calls == [[1], [2, 3, 4, 5]] or network.calls == [[1, 2, 3, 4, 5]]
-    assert sum(seen) == 15
+    assert sum(sizes) == 15
 
 
-@pytest.mark.parametrize(("most", "calls"), [(4, [[3], [1, 3], [5], [2]]), (1, [[3], [1], [3], [5], [2]])])
-def test_calls_hold_so_many_faces_at_most_but_a_request_is_never_divided(most: int, calls: list[list[int]]) -> None:
+@pytest.mark.parametrize(("max_faces", "calls"), [(4, [[3], [1, 3], [5], [2]]), (1, [[3], [1], [3], [5], [2]])])
+def test_calls_are_limited_but_a_request_is_never_split(max_faces: int, calls: list[list[int]]) -> None:
     async def run() -> None:
-        batcher = Batcher(network, most)
-        network.may.clear()
-        first = asyncio.create_task(batcher.classify(found(1, 3)))
+        batcher = Batcher(network, max_faces)
+        network.ready.clear()
+        first = asyncio.create_task(batcher.classify(detected(1, 3)))
         await asyncio.sleep(0.05)
-        rest = [asyncio.create_task(batcher.classify(found(2, faces))) for faces in (1, 3, 5, 2)]
+        rest = [asyncio.create_task(batcher.classify(detected(2, faces))) for faces in (1, 3, 5, 2)]
         await asyncio.sleep(0.05)
-        network.may.set()
+        network.ready.set()
         await asyncio.gather(first, *rest)
 
     network = Network()
@@ -78,39 +78,39 @@ def test_calls_hold_so_many_faces_at_most_but_a_request_is_never_divided(most: i
     assert network.calls == calls
 
 
-def test_an_error_reaches_those_in_the_call_and_the_next_call_works() -> None:
+def test_an_error_reaches_the_requests_of_its_call_and_the_next_call_works() -> None:
     async def run() -> None:
         batcher = Batcher(network)
-        with pytest.raises(ValueError, match="a bad picture"):
-            await batcher.classify(found(255))
-        assert await batcher.classify(found(3)) == answered(3)
+        with pytest.raises(ValueError, match="a bad image"):
+            await batcher.classify(detected(255))
+        assert await batcher.classify(detected(3)) == expected(3)
 
     network = Network()
     asyncio.run(run())
 
 
-def test_who_gives_up_does_not_disturb_the_others() -> None:
+def test_a_cancelled_request_does_not_disturb_the_others() -> None:
     async def run() -> None:
         batcher = Batcher(network)
-        network.may.clear()
-        first, lost, kept = (asyncio.create_task(batcher.classify(found(n))) for n in (1, 2, 3))
+        network.ready.clear()
+        first, cancelled, kept = (asyncio.create_task(batcher.classify(detected(n))) for n in (1, 2, 3))
         await asyncio.sleep(0.05)
-        lost.cancel()
+        cancelled.cancel()
         await asyncio.sleep(0)
-        network.may.set()
-        assert await first == answered(1)
-        assert await kept == answered(3)
+        network.ready.set()
+        assert await first == expected(1)
+        assert await kept == expected(3)
 
     network = Network()
     asyncio.run(run())
 
 
-def test_hundreds_at_once_get_their_own_answers() -> None:
+def test_hundreds_of_concurrent_requests_get_their_own_answers() -> None:
     async def run() -> list[list[Face]]:
         batcher = Batcher(network, 16)
-        return await asyncio.gather(*(batcher.classify(found(1000 + n)) for n in range(500)))
+        return await asyncio.gather(*(batcher.classify(detected(1000 + n)) for n in range(500)))
 
     network = Network()
     answers = asyncio.run(run())
-    assert answers == [answered(1000 + n) for n in range(500)]
+    assert answers == [expected(1000 + n) for n in range(500)]
     assert len(network.calls) <= 40

@@ -8,7 +8,7 @@ from emotion.inference.containers import holds_video, is_cut_off
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF"])
-def test_pictures_are_no_videos(kind: str, tmp_path: Path) -> None:
+def test_images_are_no_videos(kind: str, tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / "x", kind)
     assert not holds_video(tmp_path / "x")
 
@@ -17,14 +17,14 @@ def test_pictures_are_no_videos(kind: str, tmp_path: Path) -> None:
     "content",
     [b"", b"G", b"GIF89a" + b"G" * 400, b"The free one", b"The wide world", b"\0\0\0\x18ftypheic", b"RIFF1234WAVE"],
 )
-def test_what_only_begins_alike_is_no_video(content: bytes, tmp_path: Path) -> None:
+def test_similar_first_bytes_are_no_video(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
     assert not holds_video(tmp_path / "x")
 
 
-def test_what_cannot_be_read_is_no_video(tmp_path: Path) -> None:
-    for odd in (tmp_path, tmp_path / "nothing", Path("x" * 300), Path("x\0y")):
-        assert not holds_video(odd)
+def test_unreadable_files_are_no_videos(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nothing", Path("x" * 300), Path("x\0y")):
+        assert not holds_video(path)
 
 
 @pytest.mark.parametrize(
@@ -34,15 +34,15 @@ def test_what_cannot_be_read_is_no_video(tmp_path: Path) -> None:
         (b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x0cmdat123", True),
         (b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x01mdat\0\0\0\0\0\0\0\x141234", False),
         (b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\x01mdat\0\0\0\0\0\0\0\x15" + b"1234", True),
-        (b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\0mdat12", False),  # up to the end
+        (b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\0mdat12", False),  # length 0: to the end of the file
         (b"\x1a\x45\xdf\xa3\x81 \x18\x53\x80\x67\x84" + b"1234", False),
         (b"\x1a\x45\xdf\xa3\x81 \x18\x53\x80\x67\x84" + b"123", True),
         (b"\x1a\x45\xdf\xa3\x81 \x18\x53\x80\x67\x40\x04" + b"123", True),
-        (b"\x1a\x45\xdf\xa3\x81 \x18\x53\x80\x67\xff" + b"1", False),  # as a live stream writes it
+        (b"\x1a\x45\xdf\xa3\x81 \x18\x53\x80\x67\xff" + b"1", False),  # length unknown, as in live streams
         (b"\x1a\x45\xdf\xa3", False),
         (b"something else", True),
     ],
 )
-def test_files_that_are_shorter_than_they_say(content: bytes, cut: bool, tmp_path: Path) -> None:
+def test_truncated_files_are_cut_off(content: bytes, cut: bool, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
     assert is_cut_off(tmp_path / "x") == cut

@@ -19,32 +19,32 @@ def luminance(colour: str) -> float:
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
-def changes(picture, drawn):
-    return (np.asarray(drawn) != picture).any(2)
+def changes(image, drawn):
+    return (np.asarray(drawn) != image).any(2)  # [H, W]
 
 
 @pytest.fixture
 def labels(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """Collects of each label its ground (the last pixels included), the extent of the letters, the text and its ink."""
+    """Collects for each label its background box (last pixels included), its text box, its text and its ink colour."""
     drawn: list[tuple] = []
-    grounds: list[tuple] = []
+    backgrounds: list[tuple] = []
     rectangle, text = ImageDraw.ImageDraw.rectangle, ImageDraw.ImageDraw.text
 
     def fill(pen, corners, **options):
         if options.get("fill"):
-            grounds.append(corners)
+            backgrounds.append(corners)
         rectangle(pen, corners, **options)
 
-    def write(pen, place, words, ink, font):
-        drawn.append((grounds[-1], pen.textbbox(place, words, font), words, ink))
-        text(pen, place, words, ink, font)
+    def write(pen, position, label, ink, font):
+        drawn.append((backgrounds[-1], pen.textbbox(position, label, font), label, ink))
+        text(pen, position, label, ink, font)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", fill)
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
     return drawn
 
 
-def test_colours_tell_classes_apart_and_letters_can_be_read_on_them(labels) -> None:
+def test_colours_of_classes_differ_and_text_on_them_is_legible(labels) -> None:
     assert set(EXPRESSIONS) == set(CLASSES)
     levels = np.array([to_rgb(colour) for colour in EXPRESSIONS.values()])
     distances = np.linalg.norm(levels[:, None] - levels, axis=2)[~np.eye(7, dtype=bool)]
@@ -57,10 +57,10 @@ def test_colours_tell_classes_apart_and_letters_can_be_read_on_them(labels) -> N
         assert (luminance(colour) + 0.05) / (luminance(ink) + 0.05) >= 4.5
 
 
-def test_the_box_is_drawn_and_the_rest_is_as_it_was() -> None:
-    picture = np.full((300, 400, 3), 90, np.uint8)
-    drawn = np.asarray(draw_faces(picture, [face((100, 120, 80, 80))]))
-    changed = changes(picture, drawn)
+def test_the_box_is_drawn_and_the_rest_stays() -> None:
+    image = np.full((300, 400, 3), 90, np.uint8)
+    drawn = np.asarray(draw_faces(image, [face((100, 120, 80, 80))]))
+    changed = changes(image, drawn)
     assert tuple(drawn[160, 100]) == tuple(round(255 * value) for value in to_rgb(EXPRESSIONS["surprise"]))
     assert changed[120, 100:180].all()
     assert changed[120:200, 100].all()
@@ -70,20 +70,20 @@ def test_the_box_is_drawn_and_the_rest_is_as_it_was() -> None:
     assert not changed[120:, 180:].any()
     assert not changed[130:190, 110:170].any()
     assert not changed[:90].any()
-    assert (picture == 90).all()
+    assert (image == 90).all()
 
 
-def test_the_label_says_the_class_and_its_probability(labels) -> None:
+def test_the_label_holds_the_class_and_its_probability(labels) -> None:
     probabilities = dict(zip(CLASSES, (0.104, 0.02, 0.02, 0.796, 0.02, 0.02, 0.02), strict=True))
     draw_faces(np.zeros((300, 400, 3), np.uint8), [Face((100, 120, 80, 80), "happy", probabilities)])
-    assert [words for _, _, words, _ in labels] == ["happy 80%"]
+    assert [text for _, _, text, _ in labels] == ["happy 80%"]
 
 
-def test_the_label_stands_above_the_box_where_there_is_room(labels) -> None:
+def test_the_label_is_above_the_box_unless_there_is_no_room(labels) -> None:
     draw_faces(np.zeros((300, 400, 3), np.uint8), [face((100, 120, 80, 80))])
-    ((ground, *_),) = labels
-    assert ground[0] == 100
-    assert ground[3] == 119
+    ((background, *_),) = labels
+    assert background[0] == 100
+    assert background[3] == 119
     draw_faces(np.zeros((300, 400, 3), np.uint8), [face((100, 5, 80, 80))])
     assert labels[1][0][1] == 5
 
@@ -91,43 +91,43 @@ def test_the_label_stands_above_the_box_where_there_is_room(labels) -> None:
 @pytest.mark.parametrize("left", [-500, -50, 0, 350, 395, 600])
 @pytest.mark.parametrize("top", [-500, -50, 0, 12, 250, 295, 600])
 @pytest.mark.parametrize("side", [1, 4, 100, 900])
-def test_labels_stay_inside_whatever_the_box(left: int, top: int, side: int, labels) -> None:
+def test_labels_stay_inside_the_image(left: int, top: int, side: int, labels) -> None:
     draw_faces(np.zeros((300, 400, 3), np.uint8), [face((left, top, side, side))])
-    ((ground, letters, words, _),) = labels
-    assert words == "surprise 100%"
-    assert ground[0] >= 0
-    assert ground[1] >= 0
-    assert ground[2] < 400
-    assert ground[3] < 300
-    assert ground[0] < letters[0]
-    assert ground[1] < letters[1]
-    assert letters[2] <= ground[2]
-    assert letters[3] <= ground[3]
+    ((background, letters, text, _),) = labels
+    assert text == "surprise 100%"
+    assert background[0] >= 0
+    assert background[1] >= 0
+    assert background[2] < 400
+    assert background[3] < 300
+    assert background[0] < letters[0]
+    assert background[1] < letters[1]
+    assert letters[2] <= background[2]
+    assert letters[3] <= background[3]
 
 
 @pytest.mark.parametrize("label", CLASSES)
-def test_a_picture_of_fer2013s_size_has_room_for_the_class(label: str, labels) -> None:
+def test_48_pixels_have_room_for_the_class(label: str, labels) -> None:
     draw_faces(np.zeros((48, 48, 3), np.uint8), [face((0, 0, 48, 48), label)])
-    ((_, letters, words, _),) = labels
-    assert words.split()[0] == label
+    ((_, letters, text, _),) = labels
+    assert text.split()[0] == label
     assert letters[2] <= 48
     assert letters[3] <= 48
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (5, 7)])
-def test_tiny_pictures(shape: tuple[int, int]) -> None:
+def test_tiny_images(shape: tuple[int, int]) -> None:
     tiny = np.zeros((*shape, 3), np.uint8)
     assert draw_faces(tiny, [face((0, 0, min(shape), min(shape)))]).size == shape[::-1]
     assert np.array_equal(np.asarray(draw_faces(tiny, [])), tiny)
 
 
-def test_lines_and_letters_grow_with_the_picture_and_the_face(labels) -> None:
+def test_lines_and_letters_grow_with_the_image_and_the_face(labels) -> None:
     def thickness(side: int) -> int:
         drawn = draw_faces(np.zeros((side, side, 3), np.uint8), [face((side // 4, side // 4, side // 2, side // 2))])
         return int(np.asarray(drawn)[side // 2, : side // 2].any(1).sum())
 
     assert [thickness(side) for side in (100, 800, 4000)] == [2, 2, 10]
-    heights = [ground[3] - ground[1] for ground, *_ in labels]
+    heights = [background[3] - background[1] for background, *_ in labels]
     assert heights == sorted(heights)
     assert heights[2] > 4 * heights[0]
     draw_faces(np.zeros((4000, 4000, 3), np.uint8), [face((2000, 2000, 60, 60))])  # a face far away
@@ -135,7 +135,7 @@ def test_lines_and_letters_grow_with_the_picture_and_the_face(labels) -> None:
 
 
 def test_each_face_has_its_own_box() -> None:
-    picture = np.zeros((200, 400, 3), np.uint8)
-    drawn = np.asarray(draw_faces(picture, [face((50, 50, 60, 60), "sad"), face((250, 80, 60, 60), "angry")]))
+    image = np.zeros((200, 400, 3), np.uint8)
+    drawn = np.asarray(draw_faces(image, [face((50, 50, 60, 60), "sad"), face((250, 80, 60, 60), "angry")]))
     assert tuple(drawn[80, 50]) == tuple(round(255 * value) for value in to_rgb(EXPRESSIONS["sad"]))
     assert tuple(drawn[110, 250]) == tuple(round(255 * value) for value in to_rgb(EXPRESSIONS["angry"]))

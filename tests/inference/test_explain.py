@@ -34,12 +34,12 @@ def test_a_row_for_each_face_and_class(portrait: Path, pixels: NDArray[np.uint8]
     assert face.probabilities == pytest.approx(expected.probabilities, abs=1e-4)
     assert rows(figure) == [row("neutral"), row("fear")]
     network = TorchNetwork(SHIPPED / "small.safetensors")
-    shown = crop_faces(pixels, [face.box], network.side)
+    cropped = crop_faces(pixels, [face.box], network.side)
     for number, label in enumerate(("neutral", "fear")):
-        own, bars = figure.axes[5 * number : 5 * number + 4], figure.axes[5 * number + 4]
-        assert all(np.array_equal(axes.images[0].get_array(), crop_square(pixels, face.box, 192)) for axes in own)
-        for axes, method in zip(own[1:], ("gradcam", "gradcam++", "hirescam"), strict=True):
-            heatmap = network.heatmaps(shown, np.array([CLASSES.index(label)]), method)[0]
+        images, bars = figure.axes[5 * number : 5 * number + 4], figure.axes[5 * number + 4]
+        assert all(np.array_equal(axes.images[0].get_array(), crop_square(pixels, face.box, 192)) for axes in images)
+        for axes, method in zip(images[1:], ("gradcam", "gradcam++", "hirescam"), strict=True):
+            heatmap = network.heatmaps(cropped, np.array([CLASSES.index(label)]), method)[0]
             smooth = np.asarray(axes.images[1].get_array())
             assert np.abs(cv2.resize(smooth, (48, 48), interpolation=cv2.INTER_AREA) - heatmap).mean() < 0.02
             assert np.array_equal(axes.images[1].get_alpha(), 0.75 * smooth)
@@ -72,10 +72,10 @@ def test_each_heatmap_is_of_its_face_class_and_method(
     pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = np.concatenate([pixels, pixels[:, ::-1]], axis=1)
-    seen: list[NDArray[np.uint8]] = []
+    crops: list[NDArray[np.uint8]] = []
 
     def heatmaps(network, faces, classes, method):
-        seen.append(faces)
+        crops.append(faces)
         level = 0.3 * ["gradcam", "gradcam++", "hirescam"].index(method)
         return np.stack([np.full((48, 48), level + label / 100, np.float32) for label in classes])
 
@@ -83,30 +83,30 @@ def test_each_heatmap_is_of_its_face_class_and_method(
     figure, faces = explain(pair, classes=["happy", "sad"])
     for index, face in enumerate(faces):
         for number, label in enumerate((face.label, "happy", "sad")):
-            own = figure.axes[5 * (3 * index + number) :][1:4]
-            levels = [np.asarray(axes.images[1].get_array()).mean() for axes in own]
+            heatmap_axes = figure.axes[5 * (3 * index + number) :][1:4]
+            levels = [np.asarray(axes.images[1].get_array()).mean() for axes in heatmap_axes]
             assert levels == pytest.approx([level + CLASSES.index(label) / 100 for level in (0, 0.3, 0.6)], abs=1e-6)
     expected = crop_faces(pair, [face.box for face in faces for _ in range(3)], 48)
-    assert len(seen) == 3
-    assert all(np.array_equal(given, expected) for given in seen)
+    assert len(crops) == 3
+    assert all(np.array_equal(given, expected) for given in crops)
 
 
-def test_without_detection_the_picture_is_the_face() -> None:
+def test_without_detection_the_image_is_the_face() -> None:
     face = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
-    figure, (judged,) = explain(Image.fromarray(face), SHIPPED / "small.onnx", detect=False)
-    assert judged.box == (0, 0, 48, 48)
-    assert rows(figure) == [row(judged.label)]
+    figure, (classified,) = explain(Image.fromarray(face), SHIPPED / "small.onnx", detect=False)
+    assert classified.box == (0, 0, 48, 48)
+    assert rows(figure) == [row(classified.label)]
 
 
-def test_what_cannot_be_explained(portrait: Path, tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+def test_invalid_input_is_refused(portrait: Path, tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
     with pytest.raises(UserError, match="--class=joy: not one of angry"):
         explain(portrait, classes=["joy"])
-    with pytest.raises(UserError, match="image: no face found; --no-detect"):
+    with pytest.raises(UserError, match="image: no face detected; --no-detect"):
         explain(np.zeros((60, 60, 3), np.uint8))
     Image.new("L", (60, 60)).save(tmp_path / "black.png")
-    with pytest.raises(UserError, match=r"black\.png: no face found; --no-detect"):
+    with pytest.raises(UserError, match=r"black\.png: no face detected; --no-detect"):
         explain(tmp_path / "black.png")
-    own = tmp_path / "own.onnx"
-    own.write_bytes((SHIPPED / "small.onnx").read_bytes())
+    network = tmp_path / "own.onnx"
+    network.write_bytes((SHIPPED / "small.onnx").read_bytes())
     with pytest.raises(UserError, match="PyTorch is needed"):
-        explain(portrait, own)
+        explain(portrait, network)

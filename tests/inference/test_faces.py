@@ -12,7 +12,7 @@ from emotion.errors import UserError
 from emotion.inference.faces import FaceDetector, center_square, crop_faces, crop_square
 
 FACE = (155, 112, 218, 218)
-"""Where the face of the photograph is, by eye: from the brim of the hat to the chin."""
+"""Box of the face in the photograph, set by eye: from the brim of the hat to the chin."""
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,12 @@ def overlap(box, other) -> float:
 
 
 def test_a_line_of_pixels_is_not_even_resized(detector: FaceDetector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(cv2, "resize")  # it takes more memory than the picture
+    monkeypatch.delattr(cv2, "resize")  # resizing takes more memory than the image
     assert detector(np.zeros((9, 1000, 3), np.uint8)) == []
 
 
 @pytest.mark.parametrize("scale", [1 / 6, 0.2, 0.5, 1, 2.5, 3.4])
-def test_a_face_is_found_at_every_size(detector: FaceDetector, pixels: NDArray[np.uint8], scale: float) -> None:
+def test_a_face_is_detected_at_every_size(detector: FaceDetector, pixels: NDArray[np.uint8], scale: float) -> None:
     seen = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     (face,) = detector(seen)
     assert overlap(face.box, [scale * value for value in FACE]) > 0.75
@@ -57,14 +57,14 @@ def test_the_box_moves_with_the_face(detector: FaceDetector, pixels: NDArray[np.
 
 
 def test_threads_do_not_disturb_each_other(detector: FaceDetector, pixels: NDArray[np.uint8]) -> None:
-    pictures = [cv2.resize(pixels, None, fx=scale, fy=scale) for scale in (0.3, 0.5, 0.8, 1.1)] * 3
-    expected = [detector(picture) for picture in pictures]
+    images = [cv2.resize(pixels, None, fx=scale, fy=scale) for scale in (0.3, 0.5, 0.8, 1.1)] * 3
+    expected = [detector(image) for image in images]
     with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(detector, pictures)) == expected
+        assert list(threads.map(detector, images)) == expected
 
 
 class Spy:
-    """Stands for MTCNN: finds the same box in each look, and remembers what it was shown."""
+    """A fake MTCNN: returns the given boxes, one list for each pass, and records the images that it gets."""
 
     def __init__(self, *looks: list[tuple[list[float], float]]) -> None:
         self.looks, self.shown, self.min_face_size = list(looks), [], 0
@@ -92,7 +92,7 @@ def test_the_frame_around_the_detectors_box() -> None:
     assert face.confidence == 0.75
 
 
-def test_boxes_are_of_the_picture_not_of_the_copy_that_was_searched() -> None:
+def test_boxes_are_in_pixels_of_the_original_not_of_the_resized_image() -> None:
     detector, spy = spied([([100, 40, 60, 60], 1.0)])
     (face,) = detector(np.zeros((640, 1280, 3), np.uint8))
     side = 240 / 0.925
@@ -110,7 +110,7 @@ def test_boxes_are_of_the_picture_not_of_the_copy_that_was_searched() -> None:
         ([([10, 10, 150, 150], 1), ([200, 10, 50, 50], 1)], 2),
     ],
 )
-def test_when_a_second_look_is_needed(first, looks: int) -> None:
+def test_a_second_pass_follows_no_face_or_a_small_one(first, looks: int) -> None:
     second = [([700, 100, 30, 30], 0.9), ([20, 300, 90, 90], 0.8)]
     detector, spy = spied(first, second)
     found = detector(np.zeros((960, 1200, 3), np.uint8))
@@ -120,16 +120,16 @@ def test_when_a_second_look_is_needed(first, looks: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("smallest", "shown", "face"),
+    ("min_face", "shown", "face"),
     [(1, (213, 320), 320), (0.5, (213, 320), 160), (0.05, (320, 480), 24), (0.012, (1333, 2000), 24), (0.01, 0, 20)],
 )
-def test_one_look_for_faces_of_a_given_size(smallest: float, shown, face: int) -> None:
-    detector, spy = spied([], min_face=smallest)
+def test_min_face_sets_a_single_pass(min_face: float, shown, face: int) -> None:
+    detector, spy = spied([], min_face=min_face)
     assert detector(np.zeros((2000, 3000, 3), np.uint8)) == []
     assert spy.shown == [((*(shown or (1333, 2000)), 3), face)]
 
 
-def test_small_pictures_are_not_enlarged_and_those_that_hold_no_face_are_not_searched() -> None:
+def test_small_images_are_not_enlarged_and_tiny_ones_are_not_searched() -> None:
     detector, spy = spied([], [])
     detector(np.zeros((48, 40, 3), np.uint8))
     assert spy.shown == [((48, 40, 3), 12)] * 2
@@ -138,21 +138,23 @@ def test_small_pictures_are_not_enlarged_and_those_that_hold_no_face_are_not_sea
     assert len(spy.shown) == 2
 
 
-def test_grey_photographs_do_too(detector: FaceDetector, pixels: NDArray[np.uint8]) -> None:
+def test_faces_are_detected_in_grey_photographs(detector: FaceDetector, pixels: NDArray[np.uint8]) -> None:
     grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     assert len(detector(grey)) == 1
 
 
-def test_all_faces_of_a_group_are_found_from_left_to_right(detector: FaceDetector, pixels: NDArray[np.uint8]) -> None:
+def test_all_faces_of_a_group_are_detected_from_left_to_right(
+    detector: FaceDetector, pixels: NDArray[np.uint8]
+) -> None:
     group = np.tile(pixels, (2, 3, 1))
     boxes = [face.box for face in detector(group)]
     expected = [(FACE[0] + 512 * x, FACE[1] + 600 * y, 218, 218) for x in range(3) for y in range(2)]
     assert len(boxes) == 6
-    assert all(max(overlap(box, own) for box in boxes) > 0.7 for own in expected)
+    assert all(max(overlap(box, face) for box in boxes) > 0.7 for face in expected)
     assert boxes == sorted(boxes)
 
 
-def test_small_faces_are_found_by_the_second_look(pixels: NDArray[np.uint8]) -> None:
+def test_the_second_pass_detects_small_faces(pixels: NDArray[np.uint8]) -> None:
     scene = np.full((1000, 1600, 3), 120, np.uint8)
     scene[700:820, 1300:1402] = cv2.resize(pixels, (102, 120), interpolation=cv2.INTER_AREA)
     box = (1300 + 155 / 5, 700 + 112 / 5, 218 / 5, 218 / 5)
@@ -162,21 +164,21 @@ def test_small_faces_are_found_by_the_second_look(pixels: NDArray[np.uint8]) -> 
     assert len(FaceDetector(min_face=1 / 50)(scene)) == 1
 
 
-def test_there_are_no_faces_in_noise_and_flat_colour(detector: FaceDetector) -> None:
+def test_no_faces_in_noise_and_flat_colour(detector: FaceDetector) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
-    for picture in (noise, np.zeros((300, 400, 3), np.uint8), np.full((1, 1, 3), 9, np.uint8), noise[:3], noise[:, :3]):
-        assert detector(np.ascontiguousarray(picture)) == []
+    for image in (noise, np.zeros((300, 400, 3), np.uint8), np.full((1, 1, 3), 9, np.uint8), noise[:3], noise[:, :3]):
+        assert detector(np.ascontiguousarray(image)) == []
 
 
-@pytest.mark.parametrize("smallest", [0.01, 1])
-def test_both_ends_of_the_range_are_legal(smallest: float) -> None:
-    assert FaceDetector(smallest).looks[0][1] == smallest
+@pytest.mark.parametrize("min_face", [0.01, 1])
+def test_both_ends_of_the_range_are_legal(min_face: float) -> None:
+    assert FaceDetector(min_face).looks[0][1] == min_face
 
 
-@pytest.mark.parametrize("smallest", [0, 0.001, 1.5, -1, float("nan")])
-def test_shares_out_of_range_are_refused(smallest: float) -> None:
+@pytest.mark.parametrize("min_face", [0, 0.001, 1.5, -1, float("nan")])
+def test_shares_out_of_range_are_refused(min_face: float) -> None:
     with pytest.raises(UserError, match="min_face="):
-        FaceDetector(smallest)
+        FaceDetector(min_face)
 
 
 @pytest.mark.parametrize(
@@ -189,12 +191,12 @@ def test_boxes_over_the_edge_repeat_it(box, shape) -> None:
     rows = np.clip(np.arange(top, top + height), 0, 9)
     columns = np.clip(np.arange(left, left + width), 0, 11)
     side = max(width, height)
-    if width == height:  # so that nothing is resized
+    if width == height:  # then nothing is resized
         assert np.array_equal(crop_square(picture, box, side), picture[np.ix_(rows, columns)])
     assert crop_square(picture, box, 7).shape == (7, 7, *shape[2:])
 
 
-def test_shrinking_takes_means() -> None:
+def test_shrinking_averages() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
     expected = picture.reshape(12, 4, 12, 4).mean((1, 3))
     assert np.abs(crop_square(picture, (0, 0, 48, 48), 12) - expected).max() <= 0.5
@@ -202,8 +204,9 @@ def test_shrinking_takes_means() -> None:
 
 @pytest.mark.parametrize("box", [(10, 20, 100, 100), (-30, -15, 130, 130), (90, 60, 77, 77), (-20, -10, 200, 200)])
 @pytest.mark.parametrize("side", [48, 20])
-def test_shrunken_cuts_are_means_over_areas(pixels: NDArray[np.uint8], box, side: int) -> None:
-    """Padded by numpy and cut by PIL; a mean over parts of pixels is one over whole ones that were repeated."""
+def test_shrunken_crops_are_means_over_areas(pixels: NDArray[np.uint8], box, side: int) -> None:
+    """The reference is padded by numpy and cropped by PIL; repeating pixels turns means over parts of pixels into means
+    over whole ones."""
     picture = pixels[100:280, 150:300]
     left, top, width, height = box
     padded = np.pad(picture, ((100, 100), (100, 100), (0, 0)), "edge")
@@ -213,7 +216,7 @@ def test_shrunken_cuts_are_means_over_areas(pixels: NDArray[np.uint8], box, side
     assert np.abs(crop_square(picture, box, side) - expected).max() <= 0.51
 
 
-def test_enlarged_cuts_are_bicubic(pixels: NDArray[np.uint8]) -> None:
+def test_enlarged_crops_are_bicubic(pixels: NDArray[np.uint8]) -> None:
     small = pixels[100:140, 200:240]
     planes = torch.from_numpy(small[5:25, 10:30].copy()).permute(2, 0, 1)[None].float()
     expected = F.interpolate(planes, (48, 48), mode="bicubic", align_corners=False)[0].permute(1, 2, 0).clamp(0, 255)
@@ -232,7 +235,7 @@ def test_each_box_gives_its_own_face(pixels: NDArray[np.uint8]) -> None:
 @pytest.mark.parametrize(
     "box", [(20, 3, 5, 5), (9, 3, 5, 5), (-5, 3, 5, 5), (3, -5, 5, 5), (3, 9, 5, 5), (-50, -50, 5, 5)]
 )
-def test_a_box_beyond_the_picture_is_black(box) -> None:
+def test_a_box_outside_the_image_is_black(box) -> None:
     face = crop_square(np.full((9, 9, 3), 200, np.uint8), box, 8)
     assert face.shape == (8, 8, 3)
     assert not face.any()
@@ -248,13 +251,13 @@ def test_colours_are_turned_grey_and_no_boxes_give_no_faces() -> None:
 
 
 @pytest.mark.parametrize(("shape", "box"), [((4, 10), (3, 0, 4, 4)), ((10, 4), (0, 3, 4, 4)), ((5, 5), (0, 0, 5, 5))])
-def test_the_whole_is_the_central_square(shape, box) -> None:
+def test_center_square(shape, box) -> None:
     assert center_square(np.zeros((*shape, 3), np.uint8)) == box
 
 
 @pytest.mark.real
 def test_faces_are_framed_as_in_fer2013(real_packed, detector: FaceDetector) -> None:
-    """The medians over training images, of which the frame was made, but others than those."""
+    """The medians over training images other than those that `FACE_SHARE` and `SHIFT` were measured on."""
     rows = np.flatnonzero(real_packed.parts == "train")[7::301]
     boxes = []
     for image in real_packed.images[rows, 0]:

@@ -22,14 +22,14 @@ def small() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 
 
-def test_a_picture_is_the_same_however_it_is_given(small: NDArray[np.uint8], tmp_path: Path, monkeypatch) -> None:
-    path = tmp_path / "picture.png"
+def test_every_input_type_gives_the_same_pixels(small: NDArray[np.uint8], tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "image.png"
     Image.fromarray(small).save(path)
     monkeypatch.setenv("HOME", str(tmp_path))
     transparent = np.dstack([small, np.zeros((4, 6), np.uint8)])
     content = path.read_bytes()
     files = (content, bytearray(content), memoryview(content), io.BytesIO(content), path.open("rb"))
-    for given in (path, str(path), "~/picture.png", *files, Image.open(path), small, transparent):
+    for given in (path, str(path), "~/image.png", *files, Image.open(path), small, transparent):
         assert np.array_equal(read_image(given), small)
 
 
@@ -58,7 +58,7 @@ def test_pil_images_of_every_mode(mode: str, small: NDArray[np.uint8]) -> None:
 
 
 @pytest.mark.parametrize("view", ["mirrored", "every second", "Fortran", "not writable", "planes last"])
-def test_arrays_however_they_lie_in_memory(view: str, small: NDArray[np.uint8]) -> None:
+def test_arrays_of_every_memory_layout(view: str, small: NDArray[np.uint8]) -> None:
     given = {
         "mirrored": small[:, ::-1],
         "every second": small[::2, ::2],
@@ -71,7 +71,7 @@ def test_arrays_however_they_lie_in_memory(view: str, small: NDArray[np.uint8]) 
     assert read.tolist() == given.tolist()
 
 
-# The quarter of a picture that is white, clockwise from the upper left: where a camera stores it, by orientation.
+# The quarter of the stored image that is white, clockwise from the upper left, by EXIF orientation.
 STORED = {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 3, 7: 2, 8: 1}
 
 
@@ -108,7 +108,7 @@ def test_other_arrays_are_refused(array) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_damaged_files_are_refused_in_a_sentence(kind: str, small: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_damaged_files_are_refused_with_a_message(kind: str, small: NDArray[np.uint8], tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(np.tile(small, (40, 40, 1))).save(file, kind)
     path = tmp_path / "half"
@@ -119,7 +119,7 @@ def test_damaged_files_are_refused_in_a_sentence(kind: str, small: NDArray[np.ui
         assert str(error.value) == f"{path}: not an image that can be read"
 
 
-def test_damaged_pil_images_too(small: NDArray[np.uint8]) -> None:
+def test_damaged_pil_images_are_refused(small: NDArray[np.uint8]) -> None:
     file = io.BytesIO()
     Image.fromarray(np.tile(small, (40, 40, 1))).save(file, "PNG")
     half, closed = Image.open(io.BytesIO(file.getvalue()[:200])), Image.open(file)
@@ -133,8 +133,8 @@ def test_damaged_pil_images_too(small: NDArray[np.uint8]) -> None:
         read_image(Image.new("F", (2, 2)))
 
 
-def claiming(width: int, height: int) -> bytes:
-    """A PNG of a hundred bytes whose header promises a picture of this size."""
+def png_header(width: int, height: int) -> bytes:
+    """Returns a PNG of about a hundred bytes whose header states this size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -146,17 +146,17 @@ def claiming(width: int, height: int) -> bytes:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [12_000, 50_000])
-def test_small_files_that_claim_to_be_huge_are_not_decoded(side: int, tmp_path: Path) -> None:
+def test_small_files_that_state_a_huge_size_are_not_decoded(side: int, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
-    path.write_bytes(claiming(side, side))
+    path.write_bytes(png_header(side, side))
     for given, name in ((path, path), (path.read_bytes(), "image")):
-        # Decoded first, it would be found damaged.
+        # A decoder would call the file damaged instead.
         with pytest.raises(BadImageError, match="more than 51,000,000") as error:
             read_image(given)
         assert str(error.value).startswith(f"{name}: ")
 
 
-def test_texts_are_no_pictures(tmp_path: Path) -> None:
+def test_texts_are_no_images(tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
     for content in ("a shopping list\n" * 9, "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n"):
         path.write_text(content)
@@ -166,7 +166,7 @@ def test_texts_are_no_pictures(tmp_path: Path) -> None:
             assert str(error.value) == f"{name}: not an image that can be read"
 
 
-def test_what_is_not_there_and_folders(tmp_path: Path) -> None:
+def test_missing_files_folders_and_pipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadImageError, match="no such file"):
         read_image(tmp_path / "nothing.png")
     with pytest.raises(BadImageError, match="not an image"):
@@ -176,12 +176,12 @@ def test_what_is_not_there_and_folders(tmp_path: Path) -> None:
         read_image(tmp_path / "pipe.png")
     with pytest.raises(UserError, match=r"pipe\.png: no files, only folders, pipes or devices"):
         find_media([tmp_path / "pipe.png"])
-    for odd in ("~nobody-of-this-name/x.png", "x" * 300, "x\0y"):
+    for path in ("~nobody-of-this-name/x.png", "x" * 300, "x\0y"):
         with pytest.raises(BadImageError):
-            read_image(odd)
+            read_image(path)
 
 
-def test_files_folders_and_patterns_name_files_once_and_in_order(tmp_path: Path) -> None:
+def test_files_folders_and_patterns_give_each_file_once_in_order(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "deep/er/c.webp", "deep/film.mp4", "deep/notes.txt", "odd[1] name.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -192,32 +192,36 @@ def test_files_folders_and_patterns_name_files_once_and_in_order(tmp_path: Path)
     assert find_media([tmp_path / "odd[1] name.png"]) == [tmp_path / "odd[1] name.png"]
     assert find_media([f"{tmp_path}/*.png"]) == [tmp_path / "b.png", tmp_path / "odd[1] name.png"]
     assert find_media([f"{tmp_path}/**/*.webp"]) == [tmp_path / "deep/er/c.webp"]
-    assert find_media([tmp_path / "deep/notes.txt"]) == [tmp_path / "deep/notes.txt"]  # named, so it is tried
+    assert find_media([tmp_path / "deep/notes.txt"]) == [tmp_path / "deep/notes.txt"]  # not from a folder
     assert is_video(Path("x.MP4"))
     assert not is_video(Path("x.jpg"))
 
 
-def test_words_that_name_nothing(tmp_path: Path) -> None:
-    for word, part in (("nothing.png", "no such file"), ("*.none", "no such file"), (tmp_path, "no images or videos")):
+def test_arguments_that_match_no_file(tmp_path: Path) -> None:
+    for argument, part in (
+        ("nothing.png", "no such file"),
+        ("*.none", "no such file"),
+        (tmp_path, "no images or videos"),
+    ):
         with pytest.raises(UserError, match=part):
-            find_media([word])
+            find_media([argument])
 
 
-@pytest.mark.parametrize("word", ["~nobody-of-this-name/x.png", "x" * 300, "x\0y"])
-def test_words_that_the_system_does_not_like(word: str) -> None:
+@pytest.mark.parametrize("argument", ["~nobody-of-this-name/x.png", "x" * 300, "x\0y"])
+def test_invalid_paths_get_one_line(argument: str) -> None:
     with pytest.raises(UserError) as error:
-        find_media([word])
+        find_media([argument])
     assert "\n" not in str(error.value)
-    assert word[:20] in str(error.value)
+    assert argument[:20] in str(error.value)
 
 
-def test_the_home_folder_and_the_order_of_the_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder_and_the_order_of_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b.png", "a.png", "folder/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.setenv("HOME", str(tmp_path))
-    words = ["~/folder", "~/b.png", "~/[ab].png"]
-    assert find_media(words) == [tmp_path / name for name in ("folder/c.png", "b.png", "a.png")]
+    arguments = ["~/folder", "~/b.png", "~/[ab].png"]
+    assert find_media(arguments) == [tmp_path / name for name in ("folder/c.png", "b.png", "a.png")]
     assert find_media([]) == []
 
 
@@ -232,25 +236,25 @@ def test_folders_are_not_files(tmp_path: Path) -> None:
 
 
 class Frame:
-    """Of a library that this one does not know."""
+    """A type of another library."""
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
-        (None, "NoneType is not a picture: a path, "),
-        (3.5, "float is not a picture"),
-        ([np.zeros((4, 4), np.uint8)], r"list is not a picture: .*; several go to predict_many$"),
-        (Frame(), r"test_images\.Frame is not a picture"),
+        (None, "NoneType is not an image: a path, "),
+        (3.5, "float is not an image"),
+        ([np.zeros((4, 4), np.uint8)], r"list is not an image: .*; pass several images to predict_many$"),
+        (Frame(), r"test_images\.Frame is not an image"),
         (io.StringIO("text"), "a file opened as text; open it with mode 'rb'"),
     ],
 )
-def test_what_is_no_picture_is_told_by_its_type(given, told: str) -> None:
-    with pytest.raises(BadImageError, match=f"^image: {told}"):
+def test_other_types_are_refused_by_name(given, message: str) -> None:
+    with pytest.raises(BadImageError, match=f"^image: {message}"):
         read_image(given)
 
 
-def test_what_keeps_a_file_from_being_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with VideoFile(tmp_path / "film.mp4", 10) as file:
         file.write(np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(BadImageError, match=r"film\.mp4: a video, not an image$"):
@@ -261,26 +265,26 @@ def test_what_keeps_a_file_from_being_read_is_told(tmp_path: Path, monkeypatch: 
     def refuse(*given, **options) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Image, "open", refuse)  # for the administrator all files are open
+    monkeypatch.setattr(Image, "open", refuse)  # patched, since root can open every file
     with pytest.raises(BadImageError, match=r"film\.mp4: Permission denied$"):
         read_image(tmp_path / "film.mp4")
 
 
 def heic(orientation: int = 1) -> bytes:
-    """A photograph that is red above and blue below, once upright."""
+    """Returns a HEIC photograph that is red above and blue below when upright."""
     heif = pytest.importorskip("pillow_heif", reason="HEIC is read with it")
     heif.register_heif_opener()
-    picture = Image.new("RGB", (64, 96), "red")
-    picture.paste("blue", (0, 48, 64, 96))
+    image = Image.new("RGB", (64, 96), "red")
+    image.paste("blue", (0, 48, 64, 96))
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    (picture.rotate(90, expand=True) if orientation == 6 else picture).save(file, "HEIF", exif=exif.tobytes())
+    (image.rotate(90, expand=True) if orientation == 6 else image).save(file, "HEIF", exif=exif.tobytes())
     return file.getvalue()
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_photographs_of_iphones(orientation: int, tmp_path: Path) -> None:
+def test_heic_photographs(orientation: int, tmp_path: Path) -> None:
     (tmp_path / "a.HEIC").write_bytes(heic(orientation))
     for given in (tmp_path / "a.HEIC", heic(orientation)):
         read = read_image(given)
@@ -290,7 +294,7 @@ def test_photographs_of_iphones(orientation: int, tmp_path: Path) -> None:
     assert find_media([tmp_path]) == [tmp_path / "a.HEIC"]
 
 
-def test_without_their_reader_photographs_of_iphones_say_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_without_its_package_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr(images, "IMAGES", images.IMAGES - {*images.HEIF})
     path = tmp_path / "b.HEIC"
@@ -300,7 +304,8 @@ def test_without_their_reader_photographs_of_iphones_say_how(tmp_path: Path, mon
     ):
         read_image(path)
     with pytest.raises(
-        UserError, match=r"no images or videos in this folder, but 1 file of kinds .*: b\.HEIC; HEIC needs pip inst"
+        UserError,
+        match=r"no images or videos in this folder, but 1 file of unreadable formats: b\.HEIC; HEIC needs pip",
     ):
         find_media([tmp_path])
 
@@ -309,32 +314,32 @@ HIDDEN = [".Trashes/a.jpg", "._a.jpg", ".thumbnails/a.png", "@eaDir/a.jpg/THUMB_
 HIDDEN += ["$RECYCLE.BIN/a.jpg", "deep/.ipynb_checkpoints/a.png", "System Volume Information/a.mp4", "desktop.ini"]
 
 
-def test_what_systems_put_into_folders_is_no_media(tmp_path: Path) -> None:
+def test_hidden_and_system_files_are_skipped(tmp_path: Path) -> None:
     for name in (*HIDDEN, "deep/b.png", "__mine.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    told: list[str] = []
+    notes: list[str] = []
     expected = [tmp_path / "__mine.png", tmp_path / "deep/b.png"]
-    assert find_media([tmp_path], tell=told.append) == expected
+    assert find_media([tmp_path], on_note=notes.append) == expected
     assert find_media([f"{tmp_path}/**/*"]) == expected
-    assert told == []
+    assert notes == []
     named = [tmp_path / ".Trashes", tmp_path / "._a.jpg", f"{tmp_path}/@eaDir/*/*.jpg"]
     assert find_media(named) == [tmp_path / HIDDEN[0], tmp_path / HIDDEN[1], tmp_path / HIDDEN[3]]
 
 
-def test_files_of_other_kinds_are_counted_and_named(tmp_path: Path) -> None:
+def test_files_of_other_formats_are_counted_and_named(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.raw", "c.json", "d.json", "README", "app.ts"):
         (tmp_path / name).write_text("const x = 1;\n" * 100)
-    told: list[str] = []
-    assert find_media([tmp_path], tell=told.append) == [tmp_path / "a.jpg"]
-    kinds = "README, app.ts, b.raw, 2 .json (such as c.json)"
-    assert told == [f"{tmp_path}: left out 5 files of kinds that cannot be read: {kinds}"]
+    notes: list[str] = []
+    assert find_media([tmp_path], on_note=notes.append) == [tmp_path / "a.jpg"]
+    names = "README, app.ts, b.raw, 2 .json (such as c.json)"
+    assert notes == [f"{tmp_path}: skipped 5 files of unreadable formats: {names}"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="for the administrator all folders are open")
-def test_folders_that_are_closed_are_told(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every folder")
+def test_unreadable_folders_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "closed").mkdir(mode=0)
-    told: list[str] = []
-    find_media([tmp_path], tell=told.append)
-    assert told == [f"{tmp_path / 'closed'}: Permission denied, so what is in it is left out"]
+    notes: list[str] = []
+    find_media([tmp_path], on_note=notes.append)
+    assert notes == [f"{tmp_path / 'closed'}: Permission denied; the files in this folder are skipped"]

@@ -31,7 +31,7 @@ def task() -> EmotionTask:
     settings |= {"image_size": 8, "normalize": "unit", "weights": "none", "class_weights": None, "ema_decay": 0.9}
     settings |= {"lr": 1e-3, "schedule": "none", "lr_factor": 0.5, "lr_patience": 3}
     task = EmotionTask(**settings).eval()
-    for parameter in task.network.parameters():  # so that the weights are not their own average
+    for parameter in task.network.parameters():  # so that the weights differ from their moving average
         torch.nn.init.normal_(parameter)
     return task
 
@@ -48,7 +48,7 @@ def save_checkpoint(path: Path, task: EmotionTask, **data: Any) -> Path:
     return path
 
 
-def test_a_checkpoint_of_a_run(
+def test_a_checkpoint_runs_with_averaged_weights(
     task: EmotionTask, faces: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save_checkpoint(tmp_path / "best.ckpt", task, data="synthetic")
@@ -56,7 +56,7 @@ def test_a_checkpoint_of_a_run(
     assert network.side == 48
     pixels = torch.from_numpy(faces)[:, None]
     with torch.inference_mode():
-        average, last = (own(pixels).softmax(1).numpy() for own in (task.inference_network, task.network))
+        average, last = (module(pixels).softmax(1).numpy() for module in (task.inference_network, task.network))
     assert np.abs(network(faces) - average).max() < 1e-6
     assert np.abs(average - last).max() > 0.01
     monkeypatch.chdir(path.parent)
@@ -64,7 +64,7 @@ def test_a_checkpoint_of_a_run(
     assert list(face.probabilities.values()) == pytest.approx(average[0], abs=1e-6)
 
 
-def test_views_of_a_checkpoint(task: EmotionTask, faces: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_test_time_augmentation_of_a_checkpoint(task: EmotionTask, faces: NDArray[np.uint8], tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "best.ckpt", task, data="synthetic")
     (one,), (both,) = load_networks([path]), load_networks([path], "flip")
     assert np.abs(both(faces) - (one(faces) + one(faces[:, :, ::-1].copy())) / 2).max() < 1e-6
@@ -100,19 +100,19 @@ def test_code_in_files_does_not_run(suffix: str, tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "harmed").exists()
 
 
-def test_no_networks() -> None:
+def test_an_empty_list_is_refused() -> None:
     with pytest.raises(UserError, match="at least one network"):
         emotion.load([])
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/own.onnx", "x" * 300, "x\0y", "", "."])
-def test_names_that_the_system_does_not_like(name: str) -> None:
+def test_invalid_names_get_one_line(name: str) -> None:
     with pytest.raises(UserError) as error:
         find_network(name)
     assert str(error.value) == f"{name}: no such network (small) and no such file"
 
 
-def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_and_paths_of_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "own.onnx"
     shutil.copy(SHIPPED / "small.onnx", own)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -129,29 +129,29 @@ def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("views", [None, "none", "flip", "shifts", "ten_crop"])
-def test_other_views_than_the_files_are_computed_from_the_weights(views, faces: NDArray[np.uint8]) -> None:
+def test_other_augmentations_than_the_files_use_the_weights(views, faces: NDArray[np.uint8]) -> None:
     (network,) = load_networks(["small"], views)
     assert type(network).__name__ == ("OnnxNetwork" if views in (None, "flip") else "TorchNetwork")
     classifier = load_pretrained()
-    classifier.viewed.views = views or "flip"
+    classifier.averaged.views = views or "flip"
     assert np.abs(network(faces) - classifier(torch.from_numpy(faces)[:, None]).numpy()).max() < 1e-5
 
 
-def test_the_weights_beside_an_onnx_file_do_for_other_views(faces: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_other_augmentations_use_the_weights_beside_an_onnx_file(faces: NDArray[np.uint8], tmp_path: Path) -> None:
     shutil.copy(SHIPPED / "small.onnx", tmp_path / "own.onnx")
     classifier = load_pretrained()
-    with torch.no_grad():  # so that it can be told which of the two was taken
+    with torch.no_grad():  # so that the two files give different probabilities
         for parameter in classifier.network.head.parameters():
             parameter.neg_()
     save_pretrained(tmp_path / "own.safetensors", classifier.network, classifier.card)
     (same,), (other,) = load_networks([tmp_path / "own.onnx"], "flip"), load_networks([tmp_path / "own.onnx"], "none")
     assert np.abs(same(faces) - load_networks(["small"])[0](faces)).max() < 1e-6
-    classifier.viewed.views = "none"
+    classifier.averaged.views = "none"
     assert np.abs(other(faces) - classifier(torch.from_numpy(faces)[:, None]).numpy()).max() < 1e-4
     assert other.side == 48
 
 
-def test_views_that_cannot_be_had(tmp_path: Path) -> None:
+def test_augmentations_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     own = tmp_path / "own.onnx"
     shutil.copy(SHIPPED / "small.onnx", own)
     with pytest.raises(UserError, match=r"tta=none: own.onnx was exported with flip"):
@@ -161,14 +161,14 @@ def test_views_that_cannot_be_had(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors"])
-def test_a_device_that_is_not_there(suffix: str) -> None:
+def test_a_missing_device_is_refused(suffix: str) -> None:
     for device in ("cuda:99", "tpu"):
         with pytest.raises(UserError, match=f"device={device}"):
             load_networks([SHIPPED / f"small{suffix}"], device=device)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors", ".ckpt", ".pt", ""])
-def test_other_files_get_a_sentence(suffix: str, tmp_path: Path) -> None:
+def test_other_files_are_refused_with_one_line(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"own{suffix}"
     path.write_bytes(b"no network")
     with pytest.raises(UserError) as error:
@@ -177,13 +177,13 @@ def test_other_files_get_a_sentence(suffix: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_both_kinds_show_where(faces: NDArray[np.uint8]) -> None:
+def test_heatmaps_of_onnx_and_pytorch_agree(faces: NDArray[np.uint8]) -> None:
     classes = np.array([0, 3, 5])
-    fast, slow = load_networks(["small", SHIPPED / "small.safetensors"])
-    assert np.abs(fast.heatmaps(faces, classes) - slow.heatmaps(faces, classes)).max() < 1e-3
+    onnx, pytorch = load_networks(["small", SHIPPED / "small.safetensors"])
+    assert np.abs(onnx.heatmaps(faces, classes) - pytorch.heatmaps(faces, classes)).max() < 1e-3
 
 
-def test_the_usual_way_imports_nothing_slow() -> None:
+def test_prediction_imports_no_slow_package() -> None:
     program = (
         "import sys, numpy, emotion\n"
         "assert 'numpy' in sys.modules and 'cv2' not in sys.modules\n"
@@ -197,7 +197,7 @@ def test_the_usual_way_imports_nothing_slow() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_package_offers_its_functions() -> None:
+def test_public_functions() -> None:
     assert callable(emotion.load)
     assert callable(emotion.load_pretrained)
     with pytest.raises(AttributeError, match="nothing"):

@@ -13,15 +13,15 @@ from PIL import Image
 
 from emotion.errors import UserError
 from emotion.inference import predict
-from emotion.inference.images import MADE, read_image
+from emotion.inference.images import ANNOTATED_LIST, read_image
 from emotion.inference.predict import Prediction
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.video import Video, VideoFile
 
 
 @pytest.fixture
-def film(tmp_path: Path, pixels: NDArray[np.uint8]) -> Path:
-    """Twelve frames of the photograph, of which the last six are black."""
+def video_file(tmp_path: Path, pixels: NDArray[np.uint8]) -> Path:
+    """A video of twelve frames: six of the photograph, then six black ones."""
     path = tmp_path / "film.avi.mp4"
     with VideoFile(path, 10) as file:
         for index in range(12):
@@ -41,40 +41,40 @@ def noise() -> Callable[[Path], None]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Returns what lies in a folder, but for the list of copies."""
+    """Returns the content of the files in a folder by their relative paths, without lists of annotated images."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != MADE
+        if path.is_file() and path.name != ANNOTATED_LIST
     }
 
 
-def test_good_files_are_judged_beside_bad_ones(
+def test_readable_files_are_classified_beside_unreadable_ones(
     tmp_path: Path, portrait: Path, recognizer: Recognizer, pixels: NDArray[np.uint8]
 ) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     (tmp_path / "b.jpg").write_bytes(b"no image")
-    (tmp_path / "c.mp4").write_bytes(b"no film")
+    (tmp_path / "c.mp4").write_bytes(b"no video")
     Image.new("L", (50, 50)).save(tmp_path / "d.png")
-    complaints: list[str] = []
-    prediction = Prediction(recognizer, on_error=complaints.append)
+    errors: list[str] = []
+    prediction = Prediction(recognizer, on_error=errors.append)
     records = prediction.run([tmp_path])
     assert [(Path(record.file).name, len(record.faces)) for record in records] == [("a.png", 1), ("d.png", 0)]
     assert list(records[0].faces) == recognizer.predict(pixels)
     assert [record.second for record in records] == [None, None]
     assert prediction.failed == 2
-    assert complaints == [
+    assert errors == [
         f"{tmp_path / 'b.jpg'}: not an image that can be read",
         f"{tmp_path / 'c.mp4'}: not a video that can be read",
     ]
 
 
-def test_each_picture_gets_its_own_faces(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+def test_each_image_gets_its_own_faces(tmp_path: Path, recognizer: Recognizer, noise) -> None:
     paths = [tmp_path / f"{number:02}.png" for number in range(20)]
     for path in paths:
         noise(path)
     paths[3].write_bytes(b"")
-    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", on_error=lambda sentence: None)
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", on_error=lambda message: None)
     records = prediction.run([*reversed(paths), paths[5]])
     good = [path for path in reversed(paths) if path != paths[3]]
     assert [record.file for record in records] == [str(path) for path in good]
@@ -82,63 +82,67 @@ def test_each_picture_gets_its_own_faces(tmp_path: Path, recognizer: Recognizer,
         (face,), (expected,) = record.faces, recognizer.predict(path, detect=False)
         assert face.box == (0, 10, 40, 40)
         assert face.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
-        copy, picture = (np.asarray(Image.open(file)) for file in (tmp_path / "out" / path.name, path))
-        assert (copy[10:50] != picture[10:50]).any()
-        assert np.array_equal(copy[50:], picture[50:])
+        annotated, image = (np.asarray(Image.open(file)) for file in (tmp_path / "out" / path.name, path))
+        assert (annotated[10:50] != image[10:50]).any()
+        assert np.array_equal(annotated[50:], image[50:])
     assert prediction.failed == 1
 
 
-def test_words_that_name_nothing_stop_it(tmp_path: Path, recognizer: Recognizer) -> None:
+def test_arguments_that_match_no_file_stop_the_run(tmp_path: Path, recognizer: Recognizer) -> None:
     with pytest.raises(UserError, match="no such file"):
         Prediction(recognizer).run([tmp_path / "nothing.png"])
     assert Prediction(recognizer).run([]) == []
     assert Prediction(recognizer, out=tmp_path / "out").run([]) == []
 
 
-@pytest.mark.parametrize(("every", "seconds"), [(1, [n / 10 for n in range(12)]), (5, [0, 0.5, 1]), (100, [0])])
-def test_of_videos_every_so_many_frames(film: Path, recognizer: Recognizer, every: int, seconds: list[float]) -> None:
-    records = Prediction(recognizer, frame_stride=every).run([film])
+@pytest.mark.parametrize(("frame_stride", "seconds"), [(1, [n / 10 for n in range(12)]), (5, [0, 0.5, 1]), (100, [0])])
+def test_every_nth_frame_of_a_video_is_classified(
+    video_file: Path, recognizer: Recognizer, frame_stride: int, seconds: list[float]
+) -> None:
+    records = Prediction(recognizer, frame_stride=frame_stride).run([video_file])
     assert [record.second for record in records] == pytest.approx(seconds)
     assert [len(record.faces) for record in records] == [int(second < 0.6) for second in seconds]
-    assert {record.file for record in records} == {str(film)}
+    assert {record.file for record in records} == {str(video_file)}
 
 
-def test_copies_of_videos_keep_the_faces_until_the_next_are_judged(
-    tmp_path: Path, film: Path, recognizer: Recognizer, pixels: NDArray[np.uint8]
+def test_annotated_videos_keep_the_faces_until_the_next_classified_frame(
+    tmp_path: Path, video_file: Path, recognizer: Recognizer, pixels: NDArray[np.uint8]
 ) -> None:
-    records = Prediction(recognizer, frame_stride=5, out=tmp_path / "out").run([film])
+    records = Prediction(recognizer, frame_stride=5, out=tmp_path / "out").run([video_file])
     left, top, width, _ = records[0].faces[0].box
     upper_line = np.s_[top : top + 2, left + 20 : left + width - 20]
     assert pixels[upper_line].mean() < 60
-    copy = Video(tmp_path / "out" / film.name)
-    assert (copy.rate, copy.frames) == (10, 12)
-    bright = [bool(frame[upper_line].mean() > 100) for frame in copy]
+    annotated = Video(tmp_path / "out" / video_file.name)
+    assert (annotated.rate, annotated.frames) == (10, 12)
+    bright = [bool(frame[upper_line].mean() > 100) for frame in annotated]
     assert bright == [True] * 10 + [False] * 2  # frame 5 has the face, frame 10 has none
 
 
-def test_without_detection_frames_are_faces(tmp_path: Path, film: Path, recognizer: Recognizer) -> None:
-    records = Prediction(recognizer, detect=False, frame_stride=6).run([film])
+def test_without_detection_frames_are_faces(tmp_path: Path, video_file: Path, recognizer: Recognizer) -> None:
+    records = Prediction(recognizer, detect=False, frame_stride=6).run([video_file])
     assert [[face.box for face in record.faces] for record in records] == [[(0, 0, 480, 480)]] * 2
 
 
-def test_a_film_that_ends_early_is_judged_as_far_as_it_goes(tmp_path: Path, recognizer: Recognizer) -> None:
+def test_a_truncated_video_is_classified_up_to_its_end(tmp_path: Path, recognizer: Recognizer) -> None:
     path = tmp_path / "film.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
     for frame in np.random.default_rng(0).integers(0, 256, (40, 64, 96, 3), np.uint8):
         writer.write(frame)
     writer.release()
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, frame_stride=1, out=tmp_path / "out", on_error=complaints.append)
+    errors: list[str] = []
+    prediction = Prediction(recognizer, detect=False, frame_stride=1, out=tmp_path / "out", on_error=errors.append)
     records = prediction.run([path])
     assert len(records) == Video(tmp_path / "out/film.avi.mp4").frames == pytest.approx(20, abs=2)
-    assert complaints == [f"{path}: damaged, only {len(records)} of 40 frames can be read"]
+    assert errors == [f"{path}: damaged, only {len(records)} of 40 frames can be read"]
     assert prediction.failed == 1
 
 
-def test_copies_lie_as_the_originals_do(tmp_path: Path, film: Path, recognizer: Recognizer, pixels) -> None:
+def test_annotated_files_repeat_the_folders_of_the_originals(
+    tmp_path: Path, video_file: Path, recognizer: Recognizer, pixels
+) -> None:
     (tmp_path / "in/deep").mkdir(parents=True)
-    film.rename(tmp_path / "in/film.MOV")
+    video_file.rename(tmp_path / "in/film.MOV")
     for name in ("in/same.png", "in/deep/same.png", "in/p.gif", "in/P.JPG", "in/p.ppm", "in/p.webp", "in/p.tif"):
         Image.fromarray(pixels).save(tmp_path / name)
     exif = Image.Exif()
@@ -152,26 +156,26 @@ def test_copies_lie_as_the_originals_do(tmp_path: Path, film: Path, recognizer: 
         with Image.open(tmp_path / "out" / name) as image, Image.open(tmp_path / "in" / name) as original:
             assert image.format == original.format
             assert image.getexif().get(0x0112, 1) == 1
-            copy = np.asarray(image.convert("RGB")).astype(int)
-        assert copy.shape == pixels.shape
-        assert np.abs(copy - pixels)[112:114, 160:360].mean() > 40, name  # the upper line of the box
-        assert np.abs(copy - pixels)[400:].mean() < 12, name
-    copy = Video(tmp_path / "out/film.MOV.mp4")
-    assert (copy.rate, copy.frames) == (10, 12)
+            annotated = np.asarray(image.convert("RGB")).astype(int)
+        assert annotated.shape == pixels.shape
+        assert np.abs(annotated - pixels)[112:114, 160:360].mean() > 40, name  # the upper line of the box
+        assert np.abs(annotated - pixels)[400:].mean() < 12, name
+    annotated = Video(tmp_path / "out/film.MOV.mp4")
+    assert (annotated.rate, annotated.frames) == (10, 12)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "I;16"])
-def test_pictures_of_every_mode_get_copies(mode: str, tmp_path: Path, recognizer: Recognizer) -> None:
+def test_images_of_every_mode_are_annotated(mode: str, tmp_path: Path, recognizer: Recognizer) -> None:
     for suffix in {"P": (".png", ".gif", ".tif"), "PA": (".webp",), "I;16": (".png", ".tif")}.get(mode, (".png",)):
         image = Image.new("I;16" if mode == "I;16" else "L", (60, 60), 9)
         image = image if mode in ("L", "I;16") else image.convert("RGBA" if mode == "PA" else mode)
-        image.save(tmp_path / f"picture{suffix}")
-    Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / "picture*"])
-    for path in tmp_path.glob("picture*"):
+        image.save(tmp_path / f"image{suffix}")
+    Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / "image*"])
+    for path in tmp_path.glob("image*"):
         assert Image.open(tmp_path / "out" / path.name).size == (60, 60)
 
 
-def test_kinds_that_cannot_be_written_become_png(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+def test_formats_that_cannot_be_written_become_png(tmp_path: Path, recognizer: Recognizer, noise) -> None:
     noise(tmp_path / "in/photo", "JPEG")
     noise(tmp_path / "in/photo.upload", "PNG")
     noise(tmp_path / "in/photo.dib", "BMP")
@@ -180,7 +184,9 @@ def test_kinds_that_cannot_be_written_become_png(tmp_path: Path, recognizer: Rec
     assert {Image.open(path).format for path in (tmp_path / "out").iterdir()} == {"PNG"}
 
 
-def test_copies_stay_below_their_folder(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
+def test_annotated_files_stay_below_the_output_folder(
+    tmp_path: Path, recognizer: Recognizer, noise, monkeypatch
+) -> None:
     noise(tmp_path / "photos/a.png")
     noise(tmp_path / "work/b.png")
     monkeypatch.chdir(tmp_path / "work")
@@ -190,7 +196,7 @@ def test_copies_stay_below_their_folder(tmp_path: Path, recognizer: Recognizer, 
     assert set(contents(tmp_path / "work/one")) == {"a.png"}
 
 
-def test_linked_files_keep_the_names_of_the_links(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+def test_annotated_files_of_links_have_the_names_of_the_links(tmp_path: Path, recognizer: Recognizer, noise) -> None:
     noise(tmp_path / "store/af03.png")
     (tmp_path / "in/deep").mkdir(parents=True)
     (tmp_path / "in/deep/mine.png").symlink_to(tmp_path / "store/af03.png")
@@ -201,7 +207,7 @@ def test_linked_files_keep_the_names_of_the_links(tmp_path: Path, recognizer: Re
     assert contents(tmp_path / "store") == before
 
 
-def test_copies_never_replace_the_originals(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
+def test_annotated_files_never_replace_originals(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
     noise(tmp_path / "in/a.png")
     noise(tmp_path / "in/deep/b.png")
     (tmp_path / "link").symlink_to(tmp_path / "in")
@@ -212,53 +218,50 @@ def test_copies_never_replace_the_originals(tmp_path: Path, recognizer: Recogniz
     before = contents(tmp_path)
     monkeypatch.chdir(tmp_path / "in")
     for out in (".", "../in", tmp_path / "in", tmp_path / "link", tmp_path / "in/deep/..", "../out1", "../out2"):
-        with pytest.raises(UserError, match=r"--out .*: a copy would replace .*\.png; name another folder"):
+        with pytest.raises(UserError, match=r"--out .*: an annotated file would replace .*\.png; name another folder"):
             Prediction(recognizer, detect=False, out=Path(out)).run([tmp_path / "in"])
-    with pytest.raises(UserError, match="a copy would replace"):
+    with pytest.raises(UserError, match="an annotated file would replace"):
         Prediction(recognizer, detect=False, out=tmp_path / "in").run([tmp_path / "link"])
     assert contents(tmp_path) == before
 
 
-def test_a_second_time_copies_inside_the_folder_are_not_taken_for_originals(
-    tmp_path: Path, recognizer: Recognizer, noise
-) -> None:
+def test_annotated_images_of_earlier_runs_are_skipped(tmp_path: Path, recognizer: Recognizer, noise) -> None:
     noise(tmp_path / "a.png")
-    Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path])
+    Prediction(recognizer, detect=False, out=tmp_path / "annotated").run([tmp_path])
     before = contents(tmp_path)
-    told: list[str] = []
-    prediction = Prediction(recognizer, detect=False, out=tmp_path / "copies", on_note=told.append)
-    for words in ([tmp_path], [f"{tmp_path}/**/*.png"]):
-        assert [record.file for record in prediction.run(words)] == [str(tmp_path / "a.png")]
+    notes: list[str] = []
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "annotated", on_note=notes.append)
+    for arguments in ([tmp_path], [f"{tmp_path}/**/*.png"]):
+        assert [record.file for record in prediction.run(arguments)] == [str(tmp_path / "a.png")]
         assert contents(tmp_path) == before
-    assert told == [
-        f"{word}: left out 1 of the files found, which are copies made before"
-        for word in (tmp_path, f"{tmp_path}/**/*.png")
+    assert notes == [
+        f"{argument}: skipped 1 annotated file of earlier runs" for argument in (tmp_path, f"{tmp_path}/**/*.png")
     ]
     for out in (None, tmp_path / "others"):
         again = Prediction(recognizer, detect=False, out=out).run([tmp_path])
         assert [record.file for record in again] == [str(tmp_path / "a.png")]
     shutil.rmtree(tmp_path / "others")
-    with pytest.raises(UserError, match="a copy would replace"):
-        prediction.run([tmp_path / "copies/a.png"])
-    Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path / "a.png"])
+    with pytest.raises(UserError, match="an annotated file would replace"):
+        prediction.run([tmp_path / "annotated/a.png"])
+    Prediction(recognizer, detect=False, out=tmp_path / "annotated").run([tmp_path / "a.png"])
     assert contents(tmp_path) == before
 
 
-def test_an_original_in_the_folder_of_copies_is_one(tmp_path: Path, recognizer: Recognizer, noise) -> None:
-    for name in ("a.png", "copies/b\n.png"):
+def test_originals_in_the_output_folder_are_classified(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+    for name in ("a.png", "annotated/b\n.png"):
         noise(tmp_path / name)
-    originals = {str(tmp_path / "a.png"), str(tmp_path / "copies/b\n.png")}
+    originals = {str(tmp_path / "a.png"), str(tmp_path / "annotated/b\n.png")}
     for _ in range(2):
-        records = Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path])
+        records = Prediction(recognizer, detect=False, out=tmp_path / "annotated").run([tmp_path])
         assert {record.file for record in records} == originals
     noise(tmp_path / "b\n.png")
     before = contents(tmp_path)
-    with pytest.raises(UserError, match="a copy would replace"):
-        Prediction(recognizer, detect=False, out=tmp_path / "copies").run([tmp_path])
+    with pytest.raises(UserError, match="an annotated file would replace"):
+        Prediction(recognizer, detect=False, out=tmp_path / "annotated").run([tmp_path])
     assert contents(tmp_path) == before
 
 
-def test_copies_replace_names_not_what_shares_them(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+def test_annotated_files_leave_hard_links_of_their_names_alone(tmp_path: Path, recognizer: Recognizer, noise) -> None:
     noise(tmp_path / "in/a.png")
     (tmp_path / "out").mkdir()
     os.link(tmp_path / "in/a.png", tmp_path / "out/a.png")
@@ -268,8 +271,10 @@ def test_copies_replace_names_not_what_shares_them(tmp_path: Path, recognizer: R
     assert contents(tmp_path / "out") != before
 
 
-def test_a_copy_may_stand_beside_a_film_of_another_kind(tmp_path: Path, film: Path, recognizer: Recognizer) -> None:
-    film.rename(tmp_path / "film.mov")
+def test_an_annotated_video_may_lie_beside_an_original_of_another_format(
+    tmp_path: Path, video_file: Path, recognizer: Recognizer
+) -> None:
+    video_file.rename(tmp_path / "film.mov")
     before = (tmp_path / "film.mov").read_bytes()
     Prediction(recognizer, detect=False, out=tmp_path).run([tmp_path / "film.mov"])
     assert (tmp_path / "film.mov").read_bytes() == before
@@ -277,26 +282,28 @@ def test_a_copy_may_stand_beside_a_film_of_another_kind(tmp_path: Path, film: Pa
 
 
 class Interrupted(Recognizer):
-    """Is interrupted by the user at the second call."""
+    """Raises KeyboardInterrupt in the second call, as if the user pressed Ctrl-C."""
 
     calls = 0
 
-    def predict_many(self, pictures, detect=True):
+    def predict_many(self, images, detect=True):
         self.calls += 1
         if self.calls == 2:
             raise KeyboardInterrupt
-        return [[] for _ in pictures]
+        return [[] for _ in images]
 
 
-def test_an_interrupted_film_leaves_no_copy(tmp_path: Path, film: Path) -> None:
+def test_an_interrupted_video_leaves_no_annotated_file(tmp_path: Path, video_file: Path) -> None:
     prediction = Prediction(Interrupted([]), frame_stride=3, out=tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
-        prediction.run([film])
+        prediction.run([video_file])
     assert contents(tmp_path / "out") == {}
     assert [record.second for record in prediction.records] == [0]
 
 
-def test_an_interrupted_copy_leaves_the_old_one(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
+def test_an_interrupted_write_leaves_the_old_annotated_image(
+    tmp_path: Path, recognizer: Recognizer, noise, monkeypatch
+) -> None:
     noise(tmp_path / "in/a.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.png").write_bytes(b"old")
@@ -311,75 +318,75 @@ def test_an_interrupted_copy_leaves_the_old_one(tmp_path: Path, recognizer: Reco
     assert contents(tmp_path / "out") == {"a.png": b"old"}
 
 
-def test_progress_is_told(tmp_path: Path, film: Path, recognizer: Recognizer) -> None:
+def test_progress_gets_the_number_of_frames(tmp_path: Path, video_file: Path, recognizer: Recognizer) -> None:
     Image.new("L", (50, 50)).save(tmp_path / "a.png")
-    told: list[int | None] = []
+    totals: list[int | None] = []
 
     def progress(items, total=None):
-        told.append(total)
+        totals.append(total)
         yield from items
 
     Prediction(recognizer, progress=progress, frame_stride=50).run([tmp_path])
-    assert told == [None, 12]
+    assert totals == [None, 12]
 
 
-@pytest.mark.parametrize("copied", [True, False])
-def test_few_pictures_are_held_at_a_time(
-    copied: bool, tmp_path: Path, recognizer: Recognizer, noise, monkeypatch
+@pytest.mark.parametrize("annotate", [True, False])
+def test_few_images_are_in_memory_at_a_time(
+    annotate: bool, tmp_path: Path, recognizer: Recognizer, noise, monkeypatch
 ) -> None:
     for number in range(9):
         noise(tmp_path / f"{number}.png")
     read: list[weakref.ref[NDArray[np.uint8]]] = []
 
     def load(path: Path) -> NDArray[np.uint8]:
-        assert sum(picture() is not None for picture in read) <= 1
-        picture = read_image(path)
-        read.append(weakref.ref(picture))
-        return picture
+        assert sum(image() is not None for image in read) <= 1
+        image = read_image(path)
+        read.append(weakref.ref(image))
+        return image
 
     monkeypatch.setattr(predict, "read_image", load)
-    Prediction(recognizer, detect=False, out=tmp_path / "out" if copied else None).run([tmp_path])
+    Prediction(recognizer, detect=False, out=tmp_path / "out" if annotate else None).run([tmp_path])
     assert len(read) == 9
 
 
-def test_faces_of_several_pictures_and_frames_are_judged_together(
-    tmp_path: Path, recognizer: Recognizer, noise, film: Path, monkeypatch
+def test_faces_of_several_images_and_frames_are_classified_together(
+    tmp_path: Path, recognizer: Recognizer, noise, video_file: Path, monkeypatch
 ) -> None:
     for number in range(9):
         noise(tmp_path / f"{number}.png")
     sizes: list[int] = []
     classify = Recognizer.classify
     monkeypatch.setattr(
-        Recognizer, "classify", lambda self, found: (sizes.append(len(found)), classify(self, found))[1]
+        Recognizer, "classify", lambda self, images: (sizes.append(len(images)), classify(self, images))[1]
     )
     records = Prediction(recognizer, detect=False, frame_stride=3).run(
         [tmp_path / f"{number}.png" for number in range(9)]
     )
     assert [Path(record.file).stem for record in records] == list("012345678")
-    Prediction(recognizer, detect=False, frame_stride=3).run([film])
+    Prediction(recognizer, detect=False, frame_stride=3).run([video_file])
     assert sizes == [8, 1, 4]
 
 
 @pytest.mark.parametrize(
     ("suffix", "width"), [(".webp", 17_000), (".gif", 70_000), (".avif", 70_000), (".jpg", 70_000)]
 )
-def test_copies_too_large_for_their_format_are_told_of(
+def test_images_too_large_for_their_format_are_reported(
     suffix: str, width: int, tmp_path: Path, recognizer: Recognizer, noise
 ) -> None:
     wide = tmp_path / f"in/wide{suffix}"
     noise(tmp_path / "in/z.png")
     Image.new("L", (width, 20)).save(wide, "PNG")
-    complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", on_error=complaints.append)
+    errors: list[str] = []
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", on_error=errors.append)
     records = prediction.run([tmp_path / "in"])
     assert [Path(record.file).name for record in records] == [wide.name, "z.png"]
-    (complaint,) = complaints
-    assert complaint.startswith(f"{tmp_path / 'out' / wide.name}: {width} x 20 pixels cannot be saved in this format (")
+    (error,) = errors
+    assert error.startswith(f"{tmp_path / 'out' / wide.name}: {width} x 20 pixels cannot be saved in this format (")
     assert prediction.failed == 1
     assert set(contents(tmp_path / "out")) == {"z.png"}
 
 
-def test_a_full_disk_stops_it(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
+def test_a_full_disk_stops_the_run(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
     noise(tmp_path / "a.png")
 
     def fail(self, path):
@@ -390,61 +397,61 @@ def test_a_full_disk_stops_it(tmp_path: Path, recognizer: Recognizer, noise, mon
         Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / "a.png"])
 
 
-def test_a_copy_that_cannot_be_written_costs_no_results(
-    tmp_path: Path, film: Path, recognizer: Recognizer, noise, monkeypatch
+def test_an_annotated_file_that_cannot_be_written_costs_no_results(
+    tmp_path: Path, video_file: Path, recognizer: Recognizer, noise, monkeypatch
 ) -> None:
     noise(tmp_path / "a.png")
-    write, writer = VideoFile.write, []
+    write, shapes = VideoFile.write, []
 
     def fail(self, frame: NDArray[np.uint8]) -> None:
-        writer.append(frame.shape)
+        shapes.append(frame.shape)
         write(self, frame[:1, :1])  # too small for the format
 
     monkeypatch.setattr(VideoFile, "write", fail)
     (tmp_path / "out/a.png").mkdir(parents=True)
-    complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, frame_stride=3, out=tmp_path / "out", on_error=complaints.append)
-    records = prediction.run([tmp_path / "a.png", film])
+    errors: list[str] = []
+    prediction = Prediction(recognizer, detect=False, frame_stride=3, out=tmp_path / "out", on_error=errors.append)
+    records = prediction.run([tmp_path / "a.png", video_file])
     assert records[0].second is None
     assert [record.second for record in records[1:]] == pytest.approx([0, 0.3, 0.6, 0.9])
-    assert len(writer) == 1
-    assert complaints == [
+    assert len(shapes) == 1
+    assert errors == [
         f"{tmp_path / 'out/a.png'}: Is a directory",
-        f"{tmp_path / 'out' / film.name}: a video of 1 x 1 pixels and 10 frames a second cannot be written there",
+        f"{tmp_path / 'out' / video_file.name}: a video of 1 x 1 pixels and 10 frames a second cannot be written there",
     ]
     assert prediction.failed == 2
 
 
-def test_a_film_whose_copy_is_not_whole_costs_no_results_of_others(
-    tmp_path: Path, film: Path, recognizer: Recognizer, monkeypatch
+def test_an_incomplete_annotated_video_costs_no_results_of_others(
+    tmp_path: Path, video_file: Path, recognizer: Recognizer, monkeypatch
 ) -> None:
-    shutil.copy(film, tmp_path / "second.mp4")
+    shutil.copy(video_file, tmp_path / "second.mp4")
     monkeypatch.setattr(VideoFile, "_written", 1, raising=False)
     write = VideoFile.write
 
     def lose(self, frame: NDArray[np.uint8]) -> None:
         write(self, frame)
-        self._written += film.name in str(self._path)
+        self._written += video_file.name in str(self._path)
 
     monkeypatch.setattr(VideoFile, "write", lose)
-    complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", on_error=complaints.append)
-    records = prediction.run([film, tmp_path / "second.mp4"])
-    assert [Path(record.file).name for record in records] == [film.name] * 3 + ["second.mp4"] * 3
-    (complaint,) = complaints
-    assert "the disk may be full" in complaint
+    errors: list[str] = []
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "out", on_error=errors.append)
+    records = prediction.run([video_file, tmp_path / "second.mp4"])
+    assert [Path(record.file).name for record in records] == [video_file.name] * 3 + ["second.mp4"] * 3
+    (error,) = errors
+    assert "the disk may be full" in error
     assert set(contents(tmp_path / "out")) == {"second.mp4"}
 
 
-def test_films_are_known_by_their_content(tmp_path: Path, film: Path, recognizer: Recognizer) -> None:
+def test_videos_are_recognised_by_their_content(tmp_path: Path, video_file: Path, recognizer: Recognizer) -> None:
     for name in ("film", "film.xyz", "photo.jpg"):
-        shutil.copy(film, tmp_path / name)
+        shutil.copy(video_file, tmp_path / name)
         records = Prediction(recognizer, detect=False, out=tmp_path / "out").run([tmp_path / name])
         assert [record.second for record in records] == pytest.approx([0, 0.5, 1])
     assert set(contents(tmp_path / "out")) == {"film.mp4", "film.xyz.mp4", "photo.jpg.mp4"}
 
 
-def test_of_several_frames_or_pages_the_first_is_judged_and_told(
+def test_of_several_frames_or_pages_the_first_is_classified_with_a_note(
     tmp_path: Path, recognizer: Recognizer, pixels
 ) -> None:
     first, others = Image.fromarray(pixels), [Image.new("RGB", (512, 600))] * 2
@@ -452,16 +459,14 @@ def test_of_several_frames_or_pages_the_first_is_judged_and_told(
         first.save(tmp_path / name, save_all=True, append_images=others)
     first.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=others)  # with a preview
     first.save(tmp_path / "z.gif")
-    told: list[str] = []
-    records = Prediction(recognizer, on_note=told.append).run([tmp_path])
+    notes: list[str] = []
+    records = Prediction(recognizer, on_note=notes.append).run([tmp_path])
     assert [len(record.faces) for record in records] == [1] * 6
     names = ", ".join(str(tmp_path / name) for name in ("a.gif", "b.webp", "c.png"))
-    assert told == [f"of several frames or pages only the first is judged: {names}, ..."]
+    assert notes == [f"{names}, ...: only the first of several frames or pages is classified"]
 
 
-def test_what_was_found_is_kept_when_something_else_fails(
-    tmp_path: Path, recognizer: Recognizer, noise, monkeypatch
-) -> None:
+def test_records_are_kept_after_a_failure(tmp_path: Path, recognizer: Recognizer, noise, monkeypatch) -> None:
     for name in "abc":
         noise(tmp_path / f"{name}.png")
     save = Image.Image.save
@@ -478,29 +483,31 @@ def test_what_was_found_is_kept_when_something_else_fails(
     assert [Path(record.file).name for record in prediction.records] == ["a.png", "b.png"]
 
 
-def test_names_as_long_as_the_system_takes(tmp_path: Path, film: Path, recognizer: Recognizer, noise) -> None:
+def test_names_as_long_as_the_system_allows(tmp_path: Path, video_file: Path, recognizer: Recognizer, noise) -> None:
     (tmp_path / "in").mkdir()
     names = ["x" * 251 + ".png", "ä" * 125 + ".png", "x" * 251 + ".mp4", "y" * 251 + ".3gp"]
     for name in names[:2]:
         noise(tmp_path / "in" / name)
     for name in names[2:]:
-        shutil.copy(film, tmp_path / "in" / name)
-    complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, frame_stride=50, out=tmp_path / "out", on_error=complaints.append)
+        shutil.copy(video_file, tmp_path / "in" / name)
+    errors: list[str] = []
+    prediction = Prediction(recognizer, detect=False, frame_stride=50, out=tmp_path / "out", on_error=errors.append)
     assert len(prediction.run([tmp_path / "in"])) == 4
     assert set(contents(tmp_path / "out")) == {*names[:3]}
-    (complaint,) = complaints  # of a name that .mp4 makes too long
-    assert complaint == f"{tmp_path / 'out' / names[3]}.mp4: File name too long"
+    (error,) = errors  # the suffix .mp4 makes the name too long
+    assert error == f"{tmp_path / 'out' / names[3]}.mp4: File name too long"
 
 
-def test_a_file_where_a_folder_of_copies_should_be(tmp_path: Path, film: Path, recognizer: Recognizer, noise) -> None:
+def test_a_file_in_the_place_of_an_output_folder(
+    tmp_path: Path, video_file: Path, recognizer: Recognizer, noise
+) -> None:
     noise(tmp_path / "in/a.png")
     noise(tmp_path / "in/deep/b.png")
-    shutil.copy(film, tmp_path / "in/deep/c.mp4")
+    shutil.copy(video_file, tmp_path / "in/deep/c.mp4")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/deep").touch()
-    complaints: list[str] = []
-    prediction = Prediction(recognizer, detect=False, frame_stride=50, out=tmp_path / "out", on_error=complaints.append)
+    errors: list[str] = []
+    prediction = Prediction(recognizer, detect=False, frame_stride=50, out=tmp_path / "out", on_error=errors.append)
     assert len(prediction.run([tmp_path / "in"])) == 3
-    assert complaints == [f"{tmp_path / 'out/deep' / name}: File exists" for name in ("b.png", "c.mp4")]
+    assert errors == [f"{tmp_path / 'out/deep' / name}: File exists" for name in ("b.png", "c.mp4")]
     assert set(contents(tmp_path / "out")) == {"a.png", "deep"}

@@ -20,7 +20,7 @@ from emotion.shipped import SHIPPED
 
 
 class Fake:
-    """Says of each face what its mean tone says, whatever its size."""
+    """A fake network: the probability of `angry` is the mean grey value of the face, 0 to 1, times the slope."""
 
     def __init__(self, side: int, slope: float = 1) -> None:
         self.side, self.slope, self.calls = side, slope, []
@@ -36,7 +36,7 @@ class Fake:
         return np.broadcast_to(classes[:, None, None], faces.shape).astype(np.float32)
 
 
-def test_a_face_of_a_photograph(recognizer: Recognizer, portrait: Path, pixels: NDArray[np.uint8]) -> None:
+def test_a_photograph_of_one_face(recognizer: Recognizer, portrait: Path, pixels: NDArray[np.uint8]) -> None:
     (face,) = recognizer.predict(portrait)
     assert face.label == "neutral"
     assert tuple(face.probabilities) == CLASSES
@@ -45,11 +45,11 @@ def test_a_face_of_a_photograph(recognizer: Recognizer, portrait: Path, pixels: 
     for given in (str(portrait), portrait.read_bytes(), Image.open(portrait), pixels):
         assert recognizer.predict(given) == [face]
     classifier = emotion.load_pretrained()
-    cut = torch.from_numpy(crop_faces(pixels, [face.box], 48))[:, None]
-    assert list(face.probabilities.values()) == pytest.approx(classifier(cut)[0].tolist(), abs=1e-5)
+    cropped = torch.from_numpy(crop_faces(pixels, [face.box], 48))[:, None]  # [1, 1, 48, 48]
+    assert list(face.probabilities.values()) == pytest.approx(classifier(cropped)[0].tolist(), abs=1e-5)
 
 
-def test_without_detection_the_central_square_counts(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
+def test_without_detection_the_central_square_is_classified(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
     (face,) = recognizer.predict(pixels, detect=False)
     assert face.box == (0, 44, 512, 512)
     assert face.confidence is None
@@ -60,9 +60,9 @@ def test_no_face_gives_an_empty_list(recognizer: Recognizer) -> None:
     assert recognizer.predict(np.zeros((80, 80, 3), np.uint8)) == []
 
 
-def test_the_mean_of_networks_counts_whatever_their_sides() -> None:
-    picture = np.full((30, 30, 3), 102, np.uint8)  # a tone of 0.4
-    (face,) = Recognizer([Fake(12), Fake(20, slope=0.5)]).predict(picture, detect=False)
+def test_networks_of_different_sides_are_averaged() -> None:
+    image = np.full((30, 30, 3), 102, np.uint8)  # a grey value of 0.4
+    (face,) = Recognizer([Fake(12), Fake(20, slope=0.5)]).predict(image, detect=False)
     assert face.probabilities["angry"] == pytest.approx(0.3, abs=1e-3)
     assert face.label == "angry"
 
@@ -71,74 +71,74 @@ def test_ensembles_are_loaded_from_a_list(pixels: NDArray[np.uint8]) -> None:
     files = ["small", SHIPPED / "small.safetensors"]
     both, one = emotion.load(files), emotion.load()
     assert len(both.networks) == 2
-    (mean,), (own,) = both.predict(pixels), one.predict(pixels)
-    assert mean.probabilities == pytest.approx(own.probabilities, abs=1e-5)
+    (averaged,), (single,) = both.predict(pixels), one.predict(pixels)
+    assert averaged.probabilities == pytest.approx(single.probabilities, abs=1e-5)
 
 
-def test_many_pictures_give_each_its_own_faces(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
-    pictures = [pixels, np.zeros_like(pixels), np.tile(pixels, (1, 2, 1)), *[pixels[:, ::-1]] * 9]
-    told = list(recognizer.predict_many(map(np.ascontiguousarray, pictures)))
-    assert [len(faces) for faces in told] == [1, 0, 2, *[1] * 9]
-    for faces, picture in zip(told[:4], pictures, strict=False):
-        for face, alone in zip(faces, recognizer.predict(np.ascontiguousarray(picture)), strict=True):
+def test_many_images_get_each_its_own_faces(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
+    images = [pixels, np.zeros_like(pixels), np.tile(pixels, (1, 2, 1)), *[pixels[:, ::-1]] * 9]
+    predicted = list(recognizer.predict_many(map(np.ascontiguousarray, images)))
+    assert [len(faces) for faces in predicted] == [1, 0, 2, *[1] * 9]
+    for faces, image in zip(predicted[:4], images, strict=False):
+        for face, alone in zip(faces, recognizer.predict(np.ascontiguousarray(image)), strict=True):
             assert face.box == alone.box
             assert face.probabilities == pytest.approx(alone.probabilities, abs=1e-5)
     assert list(recognizer.predict_many([])) == []
 
 
-def test_faces_are_judged_in_batches() -> None:
+def test_faces_are_classified_in_batches() -> None:
     network = Fake(4)
-    pictures = [np.full((4, 4, 3), tone, np.uint8) for tone in (0, 255)]
+    images = [np.full((4, 4, 3), tone, np.uint8) for tone in (0, 255)]
     recognizer = Recognizer([network])
-    (first, second) = (recognizer.detect(picture, detect=False) for picture in pictures)
+    (first, second) = (recognizer.detect(image, detect=False) for image in images)
     many = [
-        DetectedFaces(own.detections * n, {4: own.faces[4].repeat(n, 0)}) for own, n in ((first, 50), (second, 100))
+        DetectedFaces(one.detections * n, {4: one.faces[4].repeat(n, 0)}) for one, n in ((first, 50), (second, 100))
     ]
-    told = recognizer.classify(many)
+    classified = recognizer.classify(many)
     assert network.calls == [64, 64, 22]
-    assert [[face.probabilities["angry"] for face in faces] for faces in told] == [[0] * 50, [1] * 100]
+    assert [[face.probabilities["angry"] for face in faces] for faces in classified] == [[0] * 50, [1] * 100]
 
 
-def test_pictures_are_read_and_judged_by_the_eight() -> None:
+def test_eight_images_are_read_and_classified_at_a_time() -> None:
     network, read = Fake(4), []
-    pictures = (read.append(index) or np.full((4, 4, 3), 10 * index, np.uint8) for index in range(19))
-    told = Recognizer([network]).predict_many(pictures, detect=False)
-    first = next(told)
-    assert read == list(range(8))  # a film's frames would not fit into memory
-    angry = [faces[0].probabilities["angry"] for faces in (first, *told)]
+    images = (read.append(index) or np.full((4, 4, 3), 10 * index, np.uint8) for index in range(19))
+    predicted = Recognizer([network]).predict_many(images, detect=False)
+    first = next(predicted)
+    assert read == list(range(8))  # all frames of a video would not fit into memory
+    angry = [faces[0].probabilities["angry"] for faces in (first, *predicted)]
     assert angry == pytest.approx([10 * index / 255 for index in range(19)])
     assert network.calls == [8, 8, 3]
 
 
-def test_many_pictures_may_be_of_every_kind(recognizer: Recognizer, portrait: Path, pixels: NDArray[np.uint8]) -> None:
+def test_many_images_of_every_type(recognizer: Recognizer, portrait: Path, pixels: NDArray[np.uint8]) -> None:
     grey, transparent = np.asarray(Image.open(portrait).convert("L")), np.dstack([pixels, pixels[..., :1]])
     given = [pixels, portrait, str(portrait), portrait.read_bytes(), Image.open(portrait), transparent, grey]
-    told = [faces for (faces,) in recognizer.predict_many(given)]
-    assert told[0].probabilities == pytest.approx(recognizer.predict(pixels)[0].probabilities, abs=1e-5)
-    assert told[:6] == [told[0]] * 6
-    assert told[6].label == told[0].label
+    predicted = [face for (face,) in recognizer.predict_many(given)]
+    assert predicted[0].probabilities == pytest.approx(recognizer.predict(pixels)[0].probabilities, abs=1e-5)
+    assert predicted[:6] == [predicted[0]] * 6
+    assert predicted[6].label == predicted[0].label
     assert len(list(recognizer.predict_many(np.stack([pixels, pixels])))) == 2
     with pytest.raises(BadImageError, match=r"array float32 \[4, 4\]: uint8 \[H, W\]"):
         list(recognizer.predict_many([np.zeros((4, 4), np.float32)]))
 
 
-@pytest.mark.parametrize("one", ["photo.jpg", b"x", None, np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)])
-def test_one_picture_is_not_taken_for_many(recognizer: Recognizer, one) -> None:
-    with pytest.raises(UserError, match=f"^{type(one).__name__}: several pictures are needed here"):
-        recognizer.predict_many(one)
+@pytest.mark.parametrize("image", ["photo.jpg", b"x", None, np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)])
+def test_a_single_image_is_not_taken_for_many(recognizer: Recognizer, image) -> None:
+    with pytest.raises(UserError, match=f"^{type(image).__name__}: several images are needed"):
+        recognizer.predict_many(image)
 
 
 @pytest.mark.parametrize("files", [["small"], [SHIPPED / "small.safetensors", "small"]])
-def test_recognisers_travel_to_other_processes(
+def test_recognisers_are_pickled_as_paths(
     files: list[str | Path], pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(SHIPPED)
-    sent = pickle.dumps(emotion.load([Path(file).name for file in files], tta="flip", min_face=0.5))
+    pickled = pickle.dumps(emotion.load([Path(file).name for file in files], tta="flip", min_face=0.5))
     monkeypatch.chdir(tmp_path)
-    arrived = pickle.loads(sent)
-    assert len(sent) < 1000  # the files are read again
-    assert arrived.predict(pixels) == emotion.load(files, tta="flip", min_face=0.5).predict(pixels)
-    assert arrived.detector.looks == ((320, 0.5),)
+    loaded = pickle.loads(pickled)
+    assert len(pickled) < 1000  # the files are read again
+    assert loaded.predict(pixels) == emotion.load(files, tta="flip", min_face=0.5).predict(pixels)
+    assert loaded.detector.looks == ((320, 0.5),)
 
 
 FORKED = """
@@ -146,18 +146,18 @@ import multiprocessing, sys, torch, emotion, numpy as np
 torch.set_num_threads(2)
 network = emotion.load(tta=sys.argv[1]).networks[0]
 faces = np.random.default_rng(0).integers(0, 256, (64, 48, 48), np.uint8)
-classify = lambda what: what(faces).sum() if what is network else what(faces, np.zeros(64, np.int64)).sum()
-mine = [classify(network), classify(network.heatmaps)]
+run = lambda call: call(faces).sum() if call is network else call(faces, np.zeros(64, np.int64)).sum()
+expected = [run(network), run(network.heatmaps)]
 context = multiprocessing.get_context("fork")
-theirs = context.SimpleQueue()
-for what in (network, network.heatmaps):
-    child = context.Process(target=lambda: theirs.put(classify(what)))
+results = context.SimpleQueue()
+for call in (network, network.heatmaps):
+    child = context.Process(target=lambda: results.put(run(call)))
     child.start()
     child.join(60)
     if child.is_alive():
         child.kill()
         sys.exit("it hangs")
-assert np.allclose(mine, [theirs.get(), theirs.get()], rtol=1e-4)
+assert np.allclose(expected, [results.get(), results.get()], rtol=1e-4)
 """
 
 
@@ -176,42 +176,44 @@ def test_of_many_faces_the_largest_are_kept(recognizer: Recognizer, pixels: NDAr
     kept = recognizer.detect(scene, max_faces=2)
     assert len(boxes) == 3
     assert [detection.box for detection in kept.detections] == [boxes[0], boxes[2]]
-    assert kept.smaller == 1
+    assert kept.omitted == 1
     assert kept.faces[48].shape == (2, 48, 48)
 
 
 def test_heatmaps_are_of_the_named_classes() -> None:
     recognizer = Recognizer([Fake(4)])
-    found = recognizer.detect(np.zeros((9, 9, 3), np.uint8), detect=False)
-    maps = recognizer.heatmaps(DetectedFaces(found.detections * 2, {4: found.faces[4].repeat(2, 0)}), ["fear", "sad"])
+    detected = recognizer.detect(np.zeros((9, 9, 3), np.uint8), detect=False)
+    maps = recognizer.heatmaps(
+        DetectedFaces(detected.detections * 2, {4: detected.faces[4].repeat(2, 0)}), ["fear", "sad"]
+    )
     assert maps.shape == (2, 4, 4)
     both = Recognizer([Fake(4), Fake(9)])
     assert both.heatmaps(both.detect(np.zeros((9, 9, 3), np.uint8), detect=False), ["sad"]).shape == (1, 4, 4)
     assert maps[:, 0, 0].tolist() == [CLASSES.index("fear"), CLASSES.index("sad")]
 
 
-def test_the_views_are_passed_on(pixels: NDArray[np.uint8]) -> None:
+def test_tta_is_passed_on(pixels: NDArray[np.uint8]) -> None:
     one = emotion.load(tta="none")
     (plain,), (mirrored,) = one.predict(pixels), one.predict(pixels[:, ::-1])
     assert plain.probabilities != pytest.approx(mirrored.probabilities, abs=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1, 3), (2, 2, 4)])
-def test_pictures_of_few_pixels(recognizer: Recognizer, shape) -> None:
-    picture = np.full(shape, 77, np.uint8)
-    assert recognizer.predict(picture) == []
-    (face,) = recognizer.predict(picture, detect=False)
+def test_images_of_few_pixels(recognizer: Recognizer, shape) -> None:
+    image = np.full(shape, 77, np.uint8)
+    assert recognizer.predict(image) == []
+    (face,) = recognizer.predict(image, detect=False)
     assert face.box[2:] == (min(shape[:2]),) * 2
     assert sum(face.probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_smallest_face_is_passed_on(pixels: NDArray[np.uint8]) -> None:
+def test_min_face_is_passed_on(pixels: NDArray[np.uint8]) -> None:
     assert emotion.load(min_face=0.9).predict(pixels) == []
     with pytest.raises(UserError, match="min_face=2"):
         emotion.load(min_face=2).predict(pixels)
 
 
-def test_bad_pictures(recognizer: Recognizer, tmp_path: Path) -> None:
+def test_unreadable_images_are_refused(recognizer: Recognizer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         recognizer.predict(tmp_path / "none.png")
     with pytest.raises(UserError, match="not an image"):

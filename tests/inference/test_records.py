@@ -74,11 +74,11 @@ def test_csv() -> None:
     assert rows[1]["confidence"] == rows[0]["second"] == ""
     assert rows[3]["second"] == "1.250"
     assert list(rows[0])[-7:] == list(CLASSES)
-    assert all(None not in row and None not in row.values() for row in rows)  # as many cells as the header
+    assert all(None not in row and None not in row.values() for row in rows)  # each row has the cells of the header
     assert list(csv.reader(io.StringIO(to_csv([])))) == [list(rows[0])]
 
 
-def test_of_a_films_start_the_second_is_told() -> None:
+def test_second_0_of_a_video_is_written() -> None:
     (row,) = csv.DictReader(io.StringIO(to_csv([Record("film.mp4", [SAD], 0.0)])))
     assert row["second"] == "0.000"
     assert lines([Record("film.mp4", [], 0.0)], 80)[1].split() == ["film.mp4", "0.00", "no", "face"]
@@ -90,14 +90,14 @@ def test_seconds_are_not_broken_in_a_narrow_table() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_survive(name: str) -> None:
+def test_names_of_files_are_kept(name: str) -> None:
     records = [Record(name, [HAPPY]), Record(name, [])]
     assert [row["file"] for row in json.loads(to_json(records))] == [name] * 2
     assert [row["file"] for row in csv.DictReader(io.StringIO(to_csv(records), newline=""))] == [name] * 2
     assert lines(records, 120)[1].startswith(printable(name).split("\n")[0])
 
 
-def test_terminals_do_not_obey_names() -> None:
+def test_names_do_not_control_the_terminal() -> None:
     table = "\n".join(lines([Record("a\x1b]0;mine\x07\x9b31m\u202egpj.exe", [])], 120))
     assert r"a\x1b]0;mine\x07\x9b31m\u202egpj.exe" in table
 
@@ -106,8 +106,8 @@ def test_json_and_csv_agree_with_the_faces(recognizer: Recognizer) -> None:
     rng = np.random.default_rng(0)
     faces = [recognizer.predict(rng.integers(0, 256, (60, 50, 3), np.uint8), detect=False)[0] for _ in range(3)]
     records = [Record("x", faces)]
-    (told,) = json.loads(to_json(records))
-    for face, entry, row in zip(faces, told["faces"], csv.DictReader(io.StringIO(to_csv(records))), strict=True):
+    (record,) = json.loads(to_json(records))
+    for face, entry, row in zip(faces, record["faces"], csv.DictReader(io.StringIO(to_csv(records))), strict=True):
         assert tuple(entry["box"]) == face.box
         assert tuple(int(row[name]) for name in ("left", "top", "width", "height")) == face.box
         assert entry["label"] == row["label"] == face.label
@@ -118,9 +118,9 @@ def test_json_and_csv_agree_with_the_faces(recognizer: Recognizer) -> None:
 def test_table() -> None:
     header, *rows = lines(RECORDS[:1], 120)
     assert header.split() == ["file", "face", "expression", "next"]
-    *rest, film = lines(RECORDS[:1] + RECORDS[2:], 120)
+    *rest, last = lines(RECORDS[:1] + RECORDS[2:], 120)
     assert rest[0].split() == ["file", "second", "face", "expression", "next"]
-    assert [re.split(r"\s{2,}", row.strip()) for row in (*rows, film)] == [
+    assert [re.split(r"\s{2,}", row.strip()) for row in (*rows, last)] == [
         ["x.jpg", "10 -2 30x30", "happy", "80%", "━" * 8, "neutral 10%"],
         ["x.jpg", "0 0 5x5", "sad", "100%", "━" * 10, "angry 0%"],
         ["film.mp4", "1.25", "0 0 5x5", "sad", "100%", "━" * 10, "angry 0%"],

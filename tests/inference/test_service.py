@@ -26,7 +26,7 @@ from emotion.inference import service
 from emotion.inference.faces import Detection
 from emotion.inference.limits import Limits
 from emotion.inference.recognizer import DetectedFaces, Face, Recognizer
-from emotion.inference.service import LOCAL, Answer, Problem, make_server, make_service, run
+from emotion.inference.service import LOCAL_HOSTS, Answer, Problem, make_server, make_service, run
 from emotion.palette import EXPRESSIONS, INK
 
 
@@ -38,34 +38,34 @@ def encoded(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:
 
 
 class Client(TestClient):
-    """Sees to it that the service describes whatever it answers."""
+    """Checks that /openapi.json describes each answer."""
 
-    def post(self, url, **how):
-        answer = super().post(url, **how)
-        described = self.app.openapi()["paths"]["/predict"]["post"]["responses"]
-        told = described[str(answer.status_code)]
-        schema = told["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
+    def post(self, url, **options):
+        answer = super().post(url, **options)
+        responses = self.app.openapi()["paths"]["/predict"]["post"]["responses"]
+        response = responses[str(answer.status_code)]
+        schema = response["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
         {"Answer": Answer, "Problem": Problem}[schema].model_validate_json(answer.content, extra="forbid")
         assert (schema == "Answer") == (answer.status_code == 200)
-        assert ("retry-after" in answer.headers) == ("Retry-After" in told.get("headers", {}))
+        assert ("retry-after" in answer.headers) == ("Retry-After" in response.get("headers", {}))
         return answer
 
 
 class Stub(Recognizer):
-    """Finds as many faces as the first pixel says and takes their probabilities from the second, after a while."""
+    """A fake that waits: the first pixel of an image is its number of faces, the second one their class."""
 
     def __init__(self, seconds: float = 0) -> None:
         super().__init__([])
         self.seconds = seconds
 
-    def detect(self, picture, detect=True, max_faces=None):
+    def detect(self, image, detect=True, max_faces=None):
         time.sleep(self.seconds)
-        faces, label = int(picture[0, 0, 0]), int(picture[0, 1, 0])
+        faces, label = int(image[0, 0, 0]), int(image[0, 1, 0])
         boxes = [(index, label, index + 1, index + 1) for index in range(faces)]
         return DetectedFaces([Detection(box, 0.9) for box in boxes], {})
 
-    def classify(self, found):
-        return [[self.face(detection) for detection in own.detections] for own in found]
+    def classify(self, images):
+        return [[self.face(detection) for detection in image.detections] for image in images]
 
     def face(self, detection):
         label = CLASSES[detection.box[1]]
@@ -79,7 +79,7 @@ def stub_image(faces: int, label: int = 0) -> bytes:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Waits for another thread, for ten seconds at most."""
+    """Waits until another thread fulfils a condition, at most ten seconds."""
     end = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < end
@@ -99,35 +99,37 @@ def stub() -> Iterator[Client]:
 
 
 @pytest.mark.parametrize("form", [True, False])
-def test_it_answers_as_the_recognizer_does(client: Client, recognizer: Recognizer, portrait: Path, form: bool) -> None:
+def test_answers_are_those_of_the_recogniser(
+    client: Client, recognizer: Recognizer, portrait: Path, form: bool
+) -> None:
     content = portrait.read_bytes()
-    how = {"files": {"image": content}} if form else {"content": content, "headers": {"content-type": "image/jpeg"}}
-    answer = client.post("/predict", **how)
+    options = {"files": {"image": content}} if form else {"content": content, "headers": {"content-type": "image/jpeg"}}
+    answer = client.post("/predict", **options)
     assert answer.status_code == 200
-    told = answer.json()
-    assert (told["width"], told["height"]) == (512, 600)
-    (face,), (expected,) = told["faces"], recognizer.predict(portrait)
+    content = answer.json()
+    assert (content["width"], content["height"]) == (512, 600)
+    (face,), (expected,) = content["faces"], recognizer.predict(portrait)
     assert tuple(face["box"]) == expected.box
     assert face["label"] == expected.label
     assert face["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
     assert face["confidence"] == pytest.approx(expected.confidence)
     assert face["heatmap"] is None
-    assert told["milliseconds"] > 0
+    assert content["milliseconds"] > 0
 
 
-def test_a_picture_that_is_one_face_and_its_heatmap(
+def test_an_image_of_one_face_and_its_heatmap(
     client: Client, recognizer: Recognizer, pixels: NDArray[np.uint8]
 ) -> None:
-    cut = pixels[112:330, 155:373]
-    answer = client.post("/predict?detect=false&heatmap=true", files={"image": encoded(cut)}).json()
-    (face,), (expected,) = answer["faces"], recognizer.predict(cut, detect=False)
+    cropped = pixels[112:330, 155:373]
+    answer = client.post("/predict?detect=false&heatmap=true", files={"image": encoded(cropped)}).json()
+    (face,), (expected,) = answer["faces"], recognizer.predict(cropped, detect=False)
     assert face["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
     assert face["confidence"] is None
     heatmap = np.array(face["heatmap"])
-    whole = recognizer.heatmaps(recognizer.detect(cut, detect=False), [expected.label])[0]
+    full = recognizer.heatmaps(recognizer.detect(cropped, detect=False), [expected.label])[0]
     assert heatmap.shape == (24, 24)
     assert heatmap.max() > 0.8
-    assert np.abs(heatmap - whole.reshape(24, 2, 24, 2).mean((1, 3))).max() < 2e-3
+    assert np.abs(heatmap - full.reshape(24, 2, 24, 2).mean((1, 3))).max() < 2e-3
 
 
 def test_no_face_is_an_answer(client: Client) -> None:
@@ -142,7 +144,7 @@ def test_no_face_is_an_answer(client: Client) -> None:
     [
         ({"files": {"image": b"no image"}}, 422, "not an image"),
         ({"files": {"image": b""}}, 422, "not an image"),
-        ({"files": {"picture": b"x"}}, 422, "`image`"),
+        ({"files": {"photo": b"x"}}, 422, "`image`"),
         ({"data": {"image": "text"}, "files": {"other": b""}}, 422, "`image`"),
         ({"content": b"", "headers": {"content-type": "image/png"}}, 422, "not an image"),
         ({"json": {}}, 415, "`image`"),
@@ -153,7 +155,7 @@ def test_no_face_is_an_answer(client: Client) -> None:
         ({"params": {"detect": "perhaps"}, "files": {"image": b""}}, 422, "detect: Input should be"),
     ],
 )
-def test_bad_requests_get_a_sentence(client: Client, request_: dict, status: int, part: str) -> None:
+def test_bad_requests_get_a_message(client: Client, request_: dict, status: int, part: str) -> None:
     answer = client.post("/predict", **request_)
     assert answer.status_code == status
     detail = str(answer.json()["detail"])
@@ -161,7 +163,7 @@ def test_bad_requests_get_a_sentence(client: Client, request_: dict, status: int
     assert "Traceback" not in detail
 
 
-def test_damaged_images_get_a_sentence(client: Client, portrait: Path) -> None:
+def test_damaged_images_get_a_message(client: Client, portrait: Path) -> None:
     whole = portrait.read_bytes()
     png = encoded(np.zeros((9, 9), np.uint8))
     for content in (whole[:5000], whole[:200], whole[5:], png[:8] + whole, png[:40]):
@@ -170,7 +172,7 @@ def test_damaged_images_get_a_sentence(client: Client, portrait: Path) -> None:
         assert answer.json() == {"detail": "image: not an image that can be read"}
 
 
-def test_a_bomb_is_refused_by_its_header(client: Client) -> None:
+def test_an_image_bomb_is_refused_by_its_header(client: Client) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -181,13 +183,13 @@ def test_a_bomb_is_refused_by_its_header(client: Client) -> None:
         + chunk(b"IDAT", zlib.compress(bytes(10_000)))
         + chunk(b"IEND", b"")
     )
-    begun = time.perf_counter()
+    start = time.perf_counter()
     answer = client.post("/predict", files={"image": bomb})
     assert answer.status_code == 422
-    assert time.perf_counter() - begun < 5
+    assert time.perf_counter() - start < 5
 
 
-def test_uploads_are_limited_whatever_their_headers_say() -> None:
+def test_uploads_are_limited_with_and_without_a_stated_length() -> None:
     with Client(make_service({"one": Stub()}, limits=Limits(megabytes=0.01))) as client:
         kind = {"content-type": "image/png"}
         assert client.post("/predict", content=bytes(9_000), headers=kind).status_code == 422
@@ -200,14 +202,14 @@ def test_uploads_are_limited_whatever_their_headers_say() -> None:
         assert client.post("/predict", content=(bytes(1000) for _ in range(50)), headers=form).status_code in (400, 413)
 
 
-def test_no_more_faces_than_allowed_are_judged(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
+def test_the_largest_faces_are_classified_up_to_the_limit(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
     with Client(make_service({"small": recognizer}, limits=Limits(faces=3))) as client:
         answer = client.post("/predict", files={"image": encoded(np.tile(pixels, (2, 3, 1)))}).json()
     assert len(answer["faces"]) == 3
     assert answer["found"] == 6
 
 
-def test_who_waits_too_long_is_told_to_come_back() -> None:
+def test_a_late_answer_is_status_503_with_retry_after() -> None:
     with Client(make_service({"slow": Stub(1)}, limits=Limits(seconds=0.1))) as client:
         answer = client.post("/predict", files={"image": stub_image(1)})
     assert answer.status_code == 503
@@ -215,13 +217,13 @@ def test_who_waits_too_long_is_told_to_come_back() -> None:
     assert "0.1 s" in answer.json()["detail"]
 
 
-def test_pictures_of_those_who_gave_up_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emotion.inference.service.FINDERS", 1)
+def test_images_of_cancelled_requests_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emotion.inference.service.DETECTOR_THREADS", 1)
     application = make_service({"slow": Stub(1)}, limits=Limits(seconds=0.1))
     with Client(application) as client:
         for _ in range(3):
             assert client.post("/predict", files={"image": stub_image(1)}).status_code == 503
-        assert application.state.service._finders._work_queue.empty()
+        assert application.state.service._detectors._work_queue.empty()
 
 
 def test_uploads_are_not_written_to_the_disk(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +232,7 @@ def test_uploads_are_not_written_to_the_disk(client: Client, monkeypatch: pytest
     assert answer.status_code == 200
 
 
-def test_more_than_it_can_take_are_turned_away_at_once() -> None:
+def test_too_many_requests_are_refused_at_once() -> None:
     with (
         Client(make_service({"slow": Stub(0.3)}, limits=Limits(requests=2))) as client,
         ThreadPoolExecutor(6) as pool,
@@ -242,9 +244,9 @@ def test_more_than_it_can_take_are_turned_away_at_once() -> None:
         assert client.post("/predict", files={"image": stub_image(1)}).status_code == 200
 
 
-def test_a_failure_of_ours_is_not_shown() -> None:
+def test_an_internal_error_is_not_shown() -> None:
     class Broken(Stub):
-        def detect(self, picture, detect=True, max_faces=None):
+        def detect(self, image, detect=True, max_faces=None):
             raise RuntimeError("secret /home/somebody")
 
     with Client(make_service({"one": Broken()}), raise_server_exceptions=False) as client:
@@ -253,9 +255,9 @@ def test_a_failure_of_ours_is_not_shown() -> None:
         assert answer.json() == {"detail": "the service failed on this request"}
 
 
-def test_failures_are_counted_and_guarded_like_all_answers() -> None:
+def test_internal_errors_are_counted_and_have_security_headers() -> None:
     class Broken(Stub):
-        def detect(self, picture, detect=True, max_faces=None):
+        def detect(self, image, detect=True, max_faces=None):
             raise RuntimeError("secret")
 
     with Client(make_service({"one": Broken()})) as client:
@@ -264,12 +266,12 @@ def test_failures_are_counted_and_guarded_like_all_answers() -> None:
         assert 'emotion_requests_total{status="500"} 1.0' in client.get("/metrics").text
 
 
-def test_a_network_that_cannot_explain_still_answers() -> None:
-    class Mute(Stub):
-        def heatmaps(self, found, labels):
+def test_a_network_without_heatmaps_answers() -> None:
+    class NoHeatmaps(Stub):
+        def heatmaps(self, detected, labels):
             raise UserError("no maps")
 
-    with Client(make_service({"one": Mute()})) as client:
+    with Client(make_service({"one": NoHeatmaps()})) as client:
         (face,) = client.post("/predict?heatmap=true", files={"image": stub_image(1)}).json()["faces"]
     assert face["label"] == CLASSES[0]
     assert face["heatmap"] is None
@@ -295,14 +297,14 @@ def served() -> Iterator[Callable[[FastAPI], int]]:
 
 
 def stall(port: int, sent: bytes = b"") -> socket.socket:
-    """Begins an upload of 100 bytes that does not end."""
+    """Begins an upload of 100 bytes and leaves it incomplete."""
     connection = socket.create_connection(("127.0.0.1", port), 10)
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
     connection.sendall(head + sent)
     return connection
 
 
-def test_stalled_uploads_end_and_take_no_place_of_those_that_have_arrived(served: Callable[[FastAPI], int]) -> None:
+def test_stalled_uploads_end_and_do_not_block_complete_ones(served: Callable[[FastAPI], int]) -> None:
     application = make_service({"one": Stub()}, limits=Limits(requests=1, upload_seconds=2))
     port = served(application)
     stalled = [stall(port) for _ in range(3)]
@@ -330,7 +332,7 @@ def test_too_many_uploads_at_once_are_refused(served: Callable[[FastAPI], int]) 
 def test_requests_on_too_many_connections_are_refused(
     served: Callable[[FastAPI], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "CONNECTIONS", 3)
+    monkeypatch.setattr(service, "MAX_CONNECTIONS", 3)
     port = served(make_service({"one": Stub()}))
     address = f"http://127.0.0.1:{port}/health"
     idle = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(3)]
@@ -340,7 +342,7 @@ def test_requests_on_too_many_connections_are_refused(
     wait_until(lambda: httpx.get(address).status_code == 200)
 
 
-def test_uploads_that_break_off_are_counted_and_nothing_fails(served: Callable[[FastAPI], int]) -> None:
+def test_broken_off_uploads_are_counted(served: Callable[[FastAPI], int]) -> None:
     application = make_service({"one": Stub()})
     port = served(application)
     with stall(port, b"half"):
@@ -354,8 +356,8 @@ def test_200_requests_8_at_a_time_get_their_own_answers(stub: Client) -> None:
     def ask(number: int) -> bool:
         faces, label, name = number % 5, number % 7, ("one", "two")[number % 2]
         answer = stub.post(f"/predict?network={name}", files={"image": stub_image(faces, label)})
-        told = answer.json()["faces"]
-        return len(told) == faces and all(face["label"] == CLASSES[label] for face in told)
+        answered = answer.json()["faces"]
+        return len(answered) == faces and all(face["label"] == CLASSES[label] for face in answered)
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(200)))
@@ -365,11 +367,11 @@ def test_200_requests_8_at_a_time_get_their_own_answers(stub: Client) -> None:
     assert "emotion_seconds_count 200.0" in text
 
 
-def test_probes_may_ask_for_the_headers_only(stub: Client) -> None:
+def test_health_and_metrics_answer_head_requests(stub: Client) -> None:
     for path in ("/health", "/metrics"):
-        asked = stub.head(path)
-        assert (asked.status_code, asked.content) == (200, b"")
-        assert asked.headers["content-type"] == stub.get(path).headers["content-type"]
+        answer = stub.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-type"] == stub.get(path).headers["content-type"]
         assert set(stub.get("/openapi.json").json()["paths"][path]) == {"get"}
     assert stub.head("/predict").status_code == 405
 
@@ -378,18 +380,18 @@ def test_health_and_description(stub: Client) -> None:
     health = stub.get("/health").json()
     assert health.pop("colours") == EXPRESSIONS
     assert health == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"], "ink": INK}
-    described = stub.get("/openapi.json").json()
-    assert set(described["paths"]) == {"/predict", "/health", "/metrics"}
-    body = described["paths"]["/predict"]["post"]["requestBody"]["content"]
+    description = stub.get("/openapi.json").json()
+    assert set(description["paths"]) == {"/predict", "/health", "/metrics"}
+    body = description["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "image/*"}
-    assert "probabilities" in described["components"]["schemas"]["FaceAnswer"]["properties"]
-    answers = described["paths"]["/predict"]["post"]["responses"]
+    assert "probabilities" in description["components"]["schemas"]["FaceAnswer"]["properties"]
+    answers = description["paths"]["/predict"]["post"]["responses"]
     assert sorted(map(int, answers)) == [200, 400, 403, 404, 408, 413, 415, 422, 500, 503]
     assert stub.get("/").status_code == stub.get("/page/app.js").status_code == stub.get("/docs").status_code == 404
 
 
-def test_other_sites_are_kept_out() -> None:
-    with Client(make_service({"one": Stub()}, hosts=LOCAL), base_url="http://localhost:8000") as client:
+def test_requests_of_other_sites_are_refused() -> None:
+    with Client(make_service({"one": Stub()}, hosts=LOCAL_HOSTS), base_url="http://localhost:8000") as client:
         image = {"image": stub_image(1)}
         assert client.post("/predict", files=image).status_code == 200
         assert client.post("/predict", files=image, headers={"origin": "http://localhost:8000"}).status_code == 200
@@ -399,19 +401,19 @@ def test_other_sites_are_kept_out() -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
-def test_it_answers_under_the_names_of_this_machine(host: str) -> None:
-    with TestClient(make_service({"one": Stub()}, hosts=LOCAL)) as client:
+def test_local_host_names_are_answered(host: str) -> None:
+    with TestClient(make_service({"one": Stub()}, hosts=LOCAL_HOSTS)) as client:
         assert client.get("/health", headers={"host": host}).status_code == 200
-        own = {"host": host, "origin": f"http://{host}"}
-        assert client.post("/predict", files={"image": stub_image(1)}, headers=own).status_code == 200
+        headers = {"host": host, "origin": f"http://{host}"}
+        assert client.post("/predict", files={"image": stub_image(1)}, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "localhost.evil.example:8000", "[::2]", "[::1", "[x", "[", "::1", "", "localhost:8000/", "*"],
 )
-def test_it_answers_under_no_other_name(host: str) -> None:
-    with TestClient(make_service({"one": Stub()}, page=True, hosts=LOCAL)) as client:
+def test_other_host_names_are_refused(host: str) -> None:
+    with TestClient(make_service({"one": Stub()}, page=True, hosts=LOCAL_HOSTS)) as client:
         for answer in (
             client.get("/health", headers={"host": host}),
             client.get("/page", headers={"host": host}),
@@ -422,14 +424,14 @@ def test_it_answers_under_no_other_name(host: str) -> None:
         assert 'emotion_requests_total{status="400"} 1.0' in client.get("/metrics", headers={"host": "localhost"}).text
 
 
-def test_it_answers_under_any_name_where_others_may_reach_it() -> None:
+def test_every_host_name_is_answered_without_a_list() -> None:
     with TestClient(make_service({"one": Stub()}, page=True), raise_server_exceptions=False) as client:
         for host in ("emotion.example", "10.0.0.2:8000", "[::2]:80", "[x"):
             assert client.get("/health", headers={"host": host}).status_code == 200
             assert client.get("/page", headers={"host": host}).status_code < 500
 
 
-def test_the_page_and_nothing_else_is_served(client: Client) -> None:
+def test_the_page_and_no_other_file_is_served(client: Client) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -439,16 +441,16 @@ def test_the_page_and_nothing_else_is_served(client: Client) -> None:
         assert client.get(path).status_code == 404
 
 
-def test_a_port_that_is_taken_gets_a_sentence() -> None:
+def test_a_taken_port_gets_a_message() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"127.0.0.1:{port}: cannot listen there"):
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}: cannot listen on this address"):
             run({"one": Stub()}, "127.0.0.1", port, page=False, open_browser=False)
-    with pytest.raises(UserError, match="cannot listen there"):
+    with pytest.raises(UserError, match="cannot listen on this address"):
         run({"one": Stub()}, "no.such.host.invalid", 0, page=False, open_browser=False)
 
 
-def test_it_listens_at_ipv6() -> None:
+def test_the_service_listens_on_ipv6() -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:

@@ -28,11 +28,11 @@ def write(path: Path, number: int = 12, rate: float = 10, **options) -> None:
 
 
 FILMS = Path(__file__).parent / "films"
-"""Two of ten frames within 0.3 s, a pause and ten more from second 2 on, and one in AV1."""
+"""Two videos of ten frames within 0.3 s, a pause, and ten frames from second 2 on; and one video in AV1."""
 
 
 @pytest.mark.parametrize("rate", [10, 12.5, 29.97])
-def test_what_is_written_is_read_again(tmp_path: Path, rate: float) -> None:
+def test_written_frames_are_read_again(tmp_path: Path, rate: float) -> None:
     write(tmp_path / "deep" / "film.mp4", rate=rate)
     video = Video(tmp_path / "deep" / "film.mp4")
     assert video.rate == pytest.approx(rate, rel=1e-4)
@@ -57,7 +57,7 @@ def test_odd_sizes_lose_a_row_or_column(tmp_path: Path) -> None:
     assert np.abs(read.astype(int) - frame[:16, :32]).mean() < 10
 
 
-def test_what_is_interrupted_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"old")
 
     def interrupt() -> None:
@@ -76,7 +76,7 @@ def test_no_frames_make_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_frames_that_cannot_be_written_get_a_message(tmp_path: Path) -> None:
     with (
         VideoFile(tmp_path / "film.mp4", 10) as file,
         pytest.raises(UserError, match=r"film\.mp4: .* cannot be written"),
@@ -85,8 +85,8 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"no film", None])
-def test_damaged_videos_get_a_sentence(content: bytes | None, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("content", [b"", b"no video", None])
+def test_damaged_videos_get_a_message(content: bytes | None, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     write(tmp_path / "whole.mp4")
     path = tmp_path / "film.mp4"
     path.write_bytes((tmp_path / "whole.mp4").read_bytes()[:400] if content is None else content)
@@ -119,7 +119,7 @@ def test_videos_that_end_early(share: float, whole: bool, tmp_path: Path, capfd:
 def test_a_video_without_any_frame_is_damaged(tmp_path: Path) -> None:
     write(tmp_path / "film.mp4")
     video = Video(tmp_path / "film.mp4")
-    video.frames = 0  # as where a file does not say
+    video.frames = 0  # as for a file that does not state its number of frames
     with pytest.raises(BadImageError, match="damaged"):
         video.require_whole()
     list(video)
@@ -141,13 +141,13 @@ def test_names_that_opencv_would_crash_on(tmp_path: Path) -> None:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, **properties: float) -> None:
-    """Makes OpenCV tell these properties of any file."""
-    told = {getattr(cv2, f"CAP_PROP_{name}"): value for name, value in properties.items()}
-    capture = type("Capture", (), {"isOpened": lambda self: True, "get": lambda self, key: told.get(key, 0.0)})
+    """Makes OpenCV return these properties for every file."""
+    values = {getattr(cv2, f"CAP_PROP_{name}"): value for name, value in properties.items()}
+    capture = type("Capture", (), {"isOpened": lambda self: True, "get": lambda self, key: values.get(key, 0.0)})
     monkeypatch.setattr(cv2, "VideoCapture", lambda name: capture())
 
 
-def test_files_that_do_not_say_their_rate_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_without_a_rate_get_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "film.mp4")
     pretend(monkeypatch, FPS=0.0, FRAME_COUNT=-9.2e18)
     video = Video(tmp_path / "film.mp4")
@@ -164,7 +164,7 @@ def test_frames_of_too_many_pixels_are_refused_before_they_are_read(
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", None])
-def test_pictures_and_pipes_are_no_videos(kind: str | None, tmp_path: Path) -> None:
+def test_images_and_pipes_are_no_videos(kind: str | None, tmp_path: Path) -> None:
     path = tmp_path / "film01.mp4"
     Image.new("L", (64, 64)).save(path, kind) if kind else os.mkfifo(path)
     with pytest.raises(BadImageError, match=r"film01\.mp4: not a video but a picture, or no file at all$"):
@@ -172,7 +172,7 @@ def test_pictures_and_pipes_are_no_videos(kind: str | None, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("share", [0.2, 0.95])
-def test_a_disk_that_is_full_is_told(share: float, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_a_full_disk_gets_a_message(share: float, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (10, 240, 320, 3), np.uint8)
 
     def save() -> int:
@@ -193,8 +193,8 @@ def test_a_disk_that_is_full_is_told(share: float, tmp_path: Path, capfd: pytest
     assert capfd.readouterr().err == ""
 
 
-def classify(path: Path) -> Video:
-    """Reads a film to its end."""
+def read_all(path: Path) -> Video:
+    """Reads a video to its end and checks that it is complete."""
     video = Video(path)
     for _ in video:
         pass
@@ -229,8 +229,8 @@ def test_frames_without_time_stamps_follow_the_rate(tmp_path: Path, monkeypatch:
     assert [video.second for _ in video] == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
-def film(path: Path, codec: str = "mp4v") -> bytes:
-    """Writes 40 frames of noise, which are alike in size, so that a share of the bytes is that share of the frames."""
+def write_noise(path: Path, codec: str = "mp4v") -> bytes:
+    """Writes 40 frames of noise, which have similar sizes: a share of the bytes holds that share of the frames."""
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25, (96, 64))
     for frame in np.random.default_rng(0).integers(0, 256, (40, 64, 96, 3), np.uint8):
         writer.write(frame)
@@ -238,50 +238,50 @@ def film(path: Path, codec: str = "mp4v") -> bytes:
     return path.read_bytes()
 
 
-def test_a_film_whose_sound_lasts_longer_is_whole_but_not_half_of_it(tmp_path: Path) -> None:
-    content = bytearray(film(tmp_path / "film.mkv"))
+def test_a_video_with_longer_sound_is_complete_but_not_its_half(tmp_path: Path) -> None:
+    content = bytearray(write_noise(tmp_path / "film.mkv"))
     duration = content.index(b"\x44\x89\x88") + 3
     content[duration : duration + 8] = struct.pack(">d", 3 * struct.unpack(">d", content[duration : duration + 8])[0])
     (tmp_path / "film.mkv").write_bytes(content)
-    video = classify(tmp_path / "film.mkv")
+    video = read_all(tmp_path / "film.mkv")
     assert (video.read, video.frames) == (40, 120)
     (tmp_path / "film.mkv").write_bytes(content[: len(content) // 2])
     with pytest.raises(BadImageError, match=r"film\.mkv: damaged, only \d+ of 120 frames can be read"):
-        classify(tmp_path / "film.mkv")
+        read_all(tmp_path / "film.mkv")
 
 
 def trimmed(path: Path) -> bytes:
-    """Returns a film of 40 frames of which its list of edits shows the first third, as phones trim."""
-    content = bytearray(film(path))
+    """Returns a video of 40 frames whose edit list shows the first third, as trimming on phones writes it."""
+    content = bytearray(write_noise(path))
     length = content.index(b"elst") + 12
     content[length : length + 4] = struct.pack(">I", struct.unpack(">I", content[length : length + 4])[0] // 3)
     return bytes(content)
 
 
-def test_a_film_that_was_trimmed_is_whole(tmp_path: Path) -> None:
+def test_a_trimmed_video_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(trimmed(path))
-    video = classify(path)
+    video = read_all(path)
     assert video.frames == 40
     assert video.read == pytest.approx(14, abs=1)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".3gp", ".m4v"])
-def test_a_film_with_a_hole_is_damaged(suffix: str, tmp_path: Path) -> None:
+def test_a_video_with_a_hole_is_damaged(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"film{suffix}"
-    content = bytearray(film(path))
+    content = bytearray(write_noise(path))
     hole = slice(len(content) * 2 // 5, len(content) * 3 // 5)
     content[hole] = bytes(hole.stop - hole.start)
     path.write_bytes(content)
     with pytest.raises(BadImageError, match=r"damaged, only \d+ of 40 frames can be read"):
-        classify(path)
+        read_all(path)
 
 
-def test_a_film_whose_beginning_was_downloaded_is_damaged(tmp_path: Path) -> None:
+def test_a_partly_downloaded_video_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
-    content = film(path)
+    content = write_noise(path)
     at = content.index(b"moov") - 4
-    index = bytearray(content[at:])  # moved to the front, as films for the web have it
+    index = bytearray(content[at:])  # moved to the front, as in videos for the web
     count, table = index.index(b"stco") + 8, index.index(b"stco") + 12
     for entry in range(struct.unpack(">I", index[count : count + 4])[0]):
         place = slice(table + 4 * entry, table + 4 * entry + 4)
@@ -289,25 +289,25 @@ def test_a_film_whose_beginning_was_downloaded_is_damaged(tmp_path: Path) -> Non
     start = content.index(b"ftyp") - 4 + struct.unpack(">I", content[:4])[0]
     moved = content[:start] + bytes(index) + content[start:at]
     path.write_bytes(moved)
-    assert classify(path).read == 40
+    assert read_all(path).read == 40
     path.write_bytes(moved[: len(moved) // 2])
     with pytest.raises(BadImageError, match=r"film\.mp4: damaged, only \d+ of 40 frames can be read"):
-        classify(path)
+        read_all(path)
 
 
 @pytest.mark.parametrize(
     ("name", "codec"),
     [("x.flv", "FLV1"), ("x.wmv", "WMV2"), ("x.ts", "mp4v"), ("x.m2ts", "mp4v"), ("x.mpg", "PIM1"), ("x.webm", "VP80")],
 )
-def test_films_of_other_kinds_are_whole(name: str, codec: str, tmp_path: Path) -> None:
-    film(tmp_path / name, codec)
-    assert classify(tmp_path / name).read == 40
+def test_videos_of_other_formats_are_complete(name: str, codec: str, tmp_path: Path) -> None:
+    write_noise(tmp_path / name, codec)
+    assert read_all(tmp_path / name).read == 40
 
 
-def test_a_codec_that_is_missing_is_named_with_what_to_do(capfd: pytest.CaptureFixture) -> None:
+def test_the_message_names_a_missing_codec_and_the_command(capfd: pytest.CaptureFixture) -> None:
     path = FILMS / "av1.mp4"
     with pytest.raises(BadImageError) as error:
-        classify(path)
+        read_all(path)
     assert str(error.value) == (
         f"{path}: coded as AV01, which OpenCV cannot decode here, or damaged; convert it with "
         f"`ffmpeg -i {path} -c:v libx264 converted.mp4`"
@@ -318,18 +318,18 @@ def test_a_codec_that_is_missing_is_named_with_what_to_do(capfd: pytest.CaptureF
 @pytest.mark.parametrize("rate", [66.667, 211.222, 239.76, 959.04, 23.976, 7.4927, 0.5, 1 / 30, 1000, 90_000])
 def test_odd_rates_are_written(rate: float, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     write(tmp_path / "film.mp4", 5, rate=rate)
-    video = classify(tmp_path / "film.mp4")
+    video = read_all(tmp_path / "film.mp4")
     assert video.read == 5
     assert video.rate == pytest.approx(min(rate, 65_535), rel=2e-4, abs=1e-3)
     assert capfd.readouterr().err == ""
 
 
-def test_films_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_videos_without_permission_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, *mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     write(tmp_path / "film.mp4")
-    monkeypatch.setattr(Path, "open", refuse)  # for the administrator all files are open
+    monkeypatch.setattr(Path, "open", refuse)  # patched, since root can open every file
     with pytest.raises(BadImageError, match=r"film\.mp4: Permission denied$"):
         Video(tmp_path / "film.mp4")
 

@@ -27,7 +27,7 @@ SETTINGS = {
 
 @pytest.fixture
 def network() -> Network:
-    """A small ResNet whose statistics and residual branches are not those it begins with."""
+    """A small ResNet with random weights and statistics, residual branches included."""
     torch.manual_seed(0)
     network = build_network(**SETTINGS)
     for parameter in network.parameters():
@@ -43,7 +43,7 @@ def images() -> Tensor:
     return torch.randint(256, (5, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def test_what_was_saved_is_what_is_loaded(network: Network, images: Tensor, tmp_path: Path) -> None:
+def test_saved_network_is_loaded(network: Network, images: Tensor, tmp_path: Path) -> None:
     card = Card(SETTINGS, temperature=1.7, views="flip", facts={"model": "mine", "figures": {"All": {"acc": 0.5}}})
     save_pretrained(tmp_path / "mine.safetensors", network, card)
     classifier = emotion.load_pretrained(tmp_path / "mine.safetensors")
@@ -57,19 +57,19 @@ def test_what_was_saved_is_what_is_loaded(network: Network, images: Tensor, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["mine.safetensors"]
 
 
-def test_weights_are_halves_and_statistics_are_not_rounded(network: Network, tmp_path: Path) -> None:
+def test_weights_are_in_half_precision_and_statistics_are_not_rounded(network: Network, tmp_path: Path) -> None:
     save_pretrained(tmp_path / "mine.safetensors", network, Card(SETTINGS))
     state = load_file(tmp_path / "mine.safetensors")
     assert {name for name, value in state.items() if value.dtype == torch.float16} == dict(
         network.named_parameters()
     ).keys()
-    loaded = load_pretrained(tmp_path / "mine.safetensors").viewed.network.state_dict()
+    loaded = load_pretrained(tmp_path / "mine.safetensors").averaged.network.state_dict()
     for name, value in network.state_dict().items():
         assert loaded[name].dtype == value.dtype
         assert torch.equal(loaded[name], value.half().float() if state[name].dtype == torch.float16 else value)
 
 
-def test_grey_colour_bytes_and_floats_of_any_size(network: Network, images: Tensor, tmp_path: Path) -> None:
+def test_grey_and_rgb_bytes_and_floats_of_any_size(network: Network, images: Tensor, tmp_path: Path) -> None:
     save_pretrained(tmp_path / "mine.safetensors", network, Card(SETTINGS))
     classifier = load_pretrained(tmp_path / "mine.safetensors")
     expected = classifier(images)
@@ -80,7 +80,7 @@ def test_grey_colour_bytes_and_floats_of_any_size(network: Network, images: Tens
 
 
 @pytest.mark.parametrize("content", ["nothing", "garbage", "other", "pickle", "settings", "weights"])
-def test_other_files_are_refused_in_a_line(content: str, network: Network, tmp_path: Path) -> None:
+def test_other_files_are_refused_in_one_line(content: str, network: Network, tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     metadata = {"emotion": json.dumps({"network": SETTINGS})}
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
@@ -103,9 +103,12 @@ def test_other_files_are_refused_in_a_line(content: str, network: Network, tmp_p
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        *(({"temperature": own}, f"temperature={own}") for own in (float("nan"), float("inf"), 0, -1, True, "x", [1])),
-        *(({"views": own}, f"views={own}") for own in ("x", None, ["flip"])),
-        *(({"side": own}, f"side={own}") for own in (0, -3, 40_000, 48.5, "x", None)),
+        *(
+            ({"temperature": value}, f"temperature={value}")
+            for value in (float("nan"), float("inf"), 0, -1, True, "x", [1])
+        ),
+        *(({"views": value}, f"views={value}") for value in ("x", None, ["flip"])),
+        *(({"side": value}, f"side={value}") for value in (0, -3, 40_000, 48.5, "x", None)),
         ({"network": SETTINGS | {"width": 600}}, "instead of (600,"),
         ({"network": SETTINGS | {"width": 1024, "blocks": [1] * 10, "image_size": 1024}}, "it lacks"),
         ({"network": SETTINGS | {"blocks": [10**6]}}, "blocks=[1000000]"),
@@ -114,7 +117,7 @@ def test_other_files_are_refused_in_a_line(content: str, network: Network, tmp_p
     ],
     ids=str,
 )
-def test_cards_that_claim_what_no_network_has_are_refused_in_a_line(
+def test_cards_with_illegal_values_are_refused_in_one_line(
     changes: dict[str, object], named: str, network: Network, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.safetensors"
@@ -128,21 +131,21 @@ def test_cards_that_claim_what_no_network_has_are_refused_in_a_line(
 
 
 @pytest.mark.parametrize("name", ["backbone.0.0.weight", "backbone.0.1.running_var"])
-def test_weights_that_are_not_numbers_are_refused(name: str, network: Network, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(name: str, network: Network, tmp_path: Path) -> None:
     network.state_dict()[name].fill_(float("nan"))
     save_pretrained(tmp_path / "mine.safetensors", network, Card(SETTINGS))
     with pytest.raises(UserError, match=f"not finite in {name}"):
         load_pretrained(tmp_path / "mine.safetensors")
 
 
-def test_answers_that_are_not_numbers_are_refused(network: Network, images: Tensor) -> None:
+def test_outputs_that_are_not_finite_are_refused(network: Network, images: Tensor) -> None:
     classifier = Classifier(network, Card(SETTINGS))
     network.state_dict()["backbone.0.1.running_var"].fill_(-5)
     with pytest.raises(UserError, match="not finite"):
         classifier(images)
 
 
-def test_settings_of_the_network_are_picked_from_those_of_a_task() -> None:
+def test_settings_of_the_network_are_selected_from_those_of_a_task() -> None:
     assert network_settings({**SETTINGS, "lr": 0.1, "model": "mine"}) == SETTINGS
 
 
@@ -152,6 +155,6 @@ def test_the_package_alone_does_not_import_pytorch() -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "quantum", "meta"])
-def test_a_device_that_is_not_there(device: str) -> None:
+def test_missing_device_is_refused(device: str) -> None:
     with pytest.raises(UserError, match=f"^device={device}: not a device that PyTorch has here"):
         emotion.load_pretrained(device=device)

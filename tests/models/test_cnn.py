@@ -24,7 +24,7 @@ def build(blocks=(2, 2, 1, 1), image_size=48):
 
 
 def keras_count(blocks, image_size):
-    """Total and running statistics by the formulas of Keras's layers."""
+    """Returns the total and the running statistics by the formulas of Keras's layers."""
     total = statistics = 0
     inputs = 1
     for number, depth in enumerate(blocks):
@@ -37,7 +37,7 @@ def keras_count(blocks, image_size):
     return total + (flat + 1) * 256 + 4 * 256 + 257 * 7, statistics + 2 * 256
 
 
-def test_parameters_are_those_of_the_report():
+def test_parameters_are_those_of_the_paper():
     count = build().count_parameters()
     assert (count.total, count.trainable, count.frozen) == (1_029_223, 1_027_559, 1_664)
 
@@ -60,7 +60,7 @@ def test_other_sizes_change_the_flattened_length_alone(image_size):
     assert network(torch.rand(2, 1, 48, 48)).shape == (2, 7)
 
 
-def test_layers_follow_in_the_order_of_the_report():
+def test_layers_follow_the_order_of_the_paper():
     network = build([3, 1])
     first = ["Conv2d", "ReLU", "BatchNorm2d"] * 2 + ["Conv2d", "ReLU", "MaxPool2d", "BatchNorm2d", "Dropout"]
     second = ["Conv2d", "ReLU", "MaxPool2d", "BatchNorm2d", "Dropout"]
@@ -104,7 +104,7 @@ def test_weights_are_glorot_uniform_and_biases_zero():
         assert not layer.bias.any()
 
 
-def test_colour_images_are_taken_as_grey():
+def test_colour_images_are_converted_to_grey():
     network = build([1, 1, 1]).eval()
     grey = torch.randint(256, (2, 1, 48, 48), dtype=torch.uint8)
     torch.testing.assert_close(network(grey.expand(-1, 3, -1, -1)), network(grey), atol=1e-4, rtol=1e-4)

@@ -18,7 +18,7 @@ def test_features_of_any_size(size: int) -> None:
     assert DlibResNet()(torch.rand(2, 3, size, size)).shape == (2, 256, 1, 1)
 
 
-def test_it_has_the_29_convolutions_and_the_widths_of_the_published_network() -> None:
+def test_dlib_has_the_29_convolutions_and_the_widths_of_the_published_network() -> None:
     network = DlibResNet()
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert len(convolutions) == 29
@@ -68,36 +68,36 @@ def test_network_normalises_as_dlib_and_splits_anywhere() -> None:
 def test_the_head_gets_standardised_features() -> None:
     network = build_network(family="face", backbone="resnet29_dlib", unfreeze=0, image_size=103, normalize="imagenet")
     features = 5 + 0.1 * torch.randn(64, 256, 1, 1)
-    seen = network.head.train()[:2](features)
-    assert torch.allclose(seen.mean(0), torch.zeros(256), atol=1e-4)
-    assert torch.allclose(seen.std(0), torch.ones(256), atol=0.02)
+    standardised = network.head.train()[:2](features)
+    assert torch.allclose(standardised.mean(0), torch.zeros(256), atol=1e-4)
+    assert torch.allclose(standardised.std(0), torch.ones(256), atol=0.02)
 
 
-def test_its_weights_come_from_a_file() -> None:
+def test_face_weights_come_from_a_file() -> None:
     with pytest.raises(UserError, match=r"weights=imagenet: .*resnet29_dlib.*weights=<file>"):
         load_backbone(DlibResNet(), "imagenet", "face", "resnet29_dlib", 150)
     with pytest.raises(
         UserError, match="backbone=vgg_face: not one of resnet29_dlib, inception_resnet_v1, resnet50_vggface2"
     ):
         build_network(family="face", backbone="vgg_face", unfreeze=0, image_size=150, normalize="imagenet")
-    with pytest.raises(UserError, match="image_size=102 does not fit resnet29_dlib"):
+    with pytest.raises(UserError, match="image_size=102: does not fit resnet29_dlib"):
         build_network(family="face", backbone="resnet29_dlib", unfreeze=0, image_size=102, normalize="imagenet")
 
 
 @pytest.mark.parametrize("name", FACE_BACKBONES)
-def test_stages_in_turn_are_the_network_and_the_last_layers_train(name: str) -> None:
+def test_stages_compose_the_network_and_the_last_layers_train(name: str) -> None:
     network = build_network(family="face", backbone=name, unfreeze=2, image_size=112, normalize="imagenet").eval()
     image = torch.randint(256, (2, 3, 112, 112), dtype=torch.uint8)
     for first in (0, 3, network.frozen_stages):
         frozen, trained = network.split(first)
         assert torch.allclose(trained(frozen(image)), network(image), atol=1e-4)
-    trains = [module for module in network.backbone.modules() if isinstance(module, nn.Conv2d)]
-    assert sum(module.weight.requires_grad for module in trains) == 2
+    convolutions = [module for module in network.backbone.modules() if isinstance(module, nn.Conv2d)]
+    assert sum(module.weight.requires_grad for module in convolutions) == 2
     assert network.count_parameters().total > 5_000_000
 
 
 def test_inception_resnet_has_the_published_layers() -> None:
-    """Numbers of facenet-pytorch 2.6.0."""
+    """The numbers are those of facenet-pytorch 2.6.0."""
     network = InceptionResNetV1()
     state = network.state_dict()
     assert len(state) == 708
@@ -109,7 +109,7 @@ def test_inception_resnet_has_the_published_layers() -> None:
 
 
 @torch.no_grad()
-def test_inception_resnet_computes_what_facenet_pytorch_computes() -> None:
+def test_inception_resnet_equals_facenet_pytorch() -> None:
     """The features are those of facenet-pytorch 2.6.0 with the same weights and image."""
     network = InceptionResNetV1().eval()
     for name, parameter in network.named_parameters():
@@ -124,7 +124,7 @@ def test_inception_resnet_computes_what_facenet_pytorch_computes() -> None:
     assert features.abs().mean().item() == pytest.approx(7.5987, rel=1e-3)
 
 
-def test_a_residual_block_scales_what_it_adds() -> None:
+def test_residual_block_scales_its_residual() -> None:
     block = InceptionResNetV1().eval().repeat_1[0]
     maps = torch.rand(1, 256, 5, 5)
     mixed = block.conv2d(torch.cat([block.branch0(maps), block.branch1(maps), block.branch2(maps)], 1))
@@ -135,18 +135,18 @@ def test_a_residual_block_scales_what_it_adds() -> None:
 def test_files_of_facenet_fit_with_their_classifier(tmp_path: Path) -> None:
     torch.manual_seed(0)
     published = InceptionResNetV1()
-    rest = {
+    classifier = {
         "last_linear.weight": torch.zeros(512, 1792),
         "last_bn.weight": torch.ones(512),
         "logits.bias": torch.zeros(9),
     }
-    torch.save(published.state_dict() | rest, tmp_path / "vggface2.pt")
-    own = InceptionResNetV1()
-    load_backbone(own, str(tmp_path / "vggface2.pt"), "face", "inception_resnet_v1", 160)
-    assert torch.equal(own.block8.conv2d.weight, published.block8.conv2d.weight)
+    torch.save(published.state_dict() | classifier, tmp_path / "vggface2.pt")
+    backbone = InceptionResNetV1()
+    load_backbone(backbone, str(tmp_path / "vggface2.pt"), "face", "inception_resnet_v1", 160)
+    assert torch.equal(backbone.block8.conv2d.weight, published.block8.conv2d.weight)
 
 
-def test_vggface2_is_caffes_resnet50() -> None:
+def test_vggface2_is_the_resnet50_of_caffe() -> None:
     backbone, stages = build_vggface2()
     assert len(stages) == 4 + 16 + 1
     assert [backbone.get_submodule(f"layer{group}.0.conv1").stride for group in (1, 2, 3, 4)] == [(1, 1)] + [(2, 2)] * 3
@@ -158,7 +158,7 @@ def test_vggface2_is_caffes_resnet50() -> None:
     assert set(resnet50().state_dict()) - set(backbone.state_dict()) == {"fc.weight", "fc.bias"}
 
 
-def test_blue_comes_first() -> None:
+def test_bgr_convolution_expects_blue_first() -> None:
     convolution = BgrConv2d(3, 1, 1, bias=False)
     convolution.weight.data = torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1)
     assert convolution(torch.tensor([3.0, 2.0, 1.0]).view(1, 3, 1, 1)).item() == 1 + 20 + 300
@@ -168,15 +168,15 @@ def test_blue_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "seen"),
+    ("name", "expected"),
     [
         ("resnet29_dlib", [1 - 122.782 / 255, -117.001 / 255, -104.298 / 255]),
         ("inception_resnet_v1", [127.5 / 128, -127.5 / 128, -127.5 / 128]),
         ("resnet50_vggface2", [255 - 131.0912, -103.8827, -91.4953]),
     ],
 )
-def test_pixels_are_scaled_as_published(name: str, seen: list[float]) -> None:
+def test_pixels_are_scaled_as_published(name: str, expected: list[float]) -> None:
     network = build_network(family="face", backbone=name, unfreeze=0, image_size=103, normalize="imagenet")
     red = torch.zeros(1, 3, 103, 103, dtype=torch.uint8)
     red[:, 0] = 255
-    assert network.preprocess(red)[0, :, 0, 0].tolist() == pytest.approx(seen, abs=1e-3)
+    assert network.preprocess(red)[0, :, 0, 0].tolist() == pytest.approx(expected, abs=1e-3)

@@ -41,7 +41,7 @@ def resnet50():
 
 
 class Backbone(nn.Module):
-    """Has what tells good freezing from bad: running statistics, dropout, and layers declared in another order."""
+    """Has all that freezing must respect: running statistics, dropout, and layers declared in another order."""
 
     def __init__(self):
         super().__init__()
@@ -83,7 +83,7 @@ def test_vgg16_trains_its_last_blocks(vgg16, count, blocks):
     assert all(parameter.requires_grad for parameter in vgg16.head.parameters())
 
 
-def test_vgg16_has_the_parameters_of_the_report(vgg16):
+def test_vgg16_has_the_parameters_of_the_paper(vgg16):
     vgg16.unfreeze(9)
     count = vgg16.count_parameters()
     assert (count.total, count.trainable, count.frozen) == (14_847_815, 14_587_655, 260_160)
@@ -149,7 +149,7 @@ def test_unfreeze_can_be_called_again():
 
 
 @pytest.mark.parametrize("count", [-1, 9, 100])
-def test_unfreeze_out_of_range_says_what_is_legal(vgg11, count):
+def test_unfreeze_out_of_range_names_the_legal_range(vgg11, count):
     vgg11.unfreeze(2)
     with pytest.raises(UserError, match=rf"unfreeze={count}:.*8 layers.*0\.\.8, all"):
         vgg11.unfreeze(count)
@@ -157,7 +157,7 @@ def test_unfreeze_out_of_range_says_what_is_legal(vgg11, count):
 
 
 class OwnParameter(nn.Module):
-    """Like a vision transformer: what is added first is a parameter of the whole, which ends last."""
+    """Like a vision transformer: the parameter that is added first belongs to the module that finishes last."""
 
     def __init__(self):
         super().__init__()
@@ -170,7 +170,7 @@ class OwnParameter(nn.Module):
 
 
 class Bypassed(nn.Module):
-    """Like the attention of BEiT, EVA and Swin V2 in timm: a layer whose weights are used without calling it."""
+    """Like the attention of BEiT, EVA and Swin V2 in timm: the weights of a layer are used without calling it."""
 
     def __init__(self):
         super().__init__()
@@ -190,9 +190,9 @@ def test_parameters_before_the_frozen_layers_are_frozen():
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_layers_that_are_not_called_have_no_order_to_count_in(count):
+def test_layers_that_are_not_called_cannot_be_counted(count):
     network = network_of(Bypassed())
-    with pytest.raises(UserError, match=rf"unfreeze={count}: .*does not call all its layers.*\(0, all\)"):
+    with pytest.raises(UserError, match=rf"unfreeze={count}: .*does not call all its layers, so only 0 and all"):
         network.unfreeze(count)
 
 
@@ -205,7 +205,7 @@ def test_layers_that_are_not_called_are_frozen_or_trained_as_a_whole():
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, "all"])
-def test_frozen_part_is_in_eval_mode_and_the_rest_is_not(count):
+def test_only_the_frozen_part_is_in_eval_mode(count):
     network = network_of(Backbone())
     network.unfreeze(count)
     network.train().freeze_statistics()
@@ -228,7 +228,7 @@ def test_frozen_part_stays_frozen_when_its_normalisation_is_replaced():
     assert not network.backbone.norm.training
 
 
-def test_unfreeze_leaves_weights_statistics_and_mode_alone():
+def test_unfreeze_changes_neither_weights_nor_statistics_nor_mode():
     network = network_of(Backbone())
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for training in (True, False):
@@ -242,8 +242,8 @@ def assert_split_equals(network, images):
     network.eval()
     prefix, suffix = network.split(network.frozen_stages)
     assert not any(parameter.requires_grad for parameter in prefix.parameters())
-    own = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
-    assert own == {id(parameter) for parameter in suffix.parameters() if parameter.requires_grad}
+    trainable = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
+    assert trainable == {id(parameter) for parameter in suffix.parameters() if parameter.requires_grad}
     with torch.no_grad():
         torch.testing.assert_close(suffix(prefix(images)), network(images))
     return prefix, suffix
@@ -337,12 +337,12 @@ class TestLayers:
     @pytest.mark.parametrize("name", LAYERED)
     def test_follow_the_forward_pass(self, name):
         network = LAYERED[name][0]()
-        place = {id(parameter): number for number, layer in enumerate(network.layers()) for parameter in layer}
+        layer_of = {id(parameter): number for number, layer in enumerate(network.layers()) for parameter in layer}
         seen = []
         for module in network.modules():
-            own = [place[id(parameter)] for parameter in module.parameters(recurse=False)]
-            if own and not list(module.children()):
-                module.register_forward_hook(lambda *_, own=own: seen.extend(own))
+            numbers = [layer_of[id(parameter)] for parameter in module.parameters(recurse=False)]
+            if numbers and not list(module.children()):
+                module.register_forward_hook(lambda *_, numbers=numbers: seen.extend(numbers))
         with torch.no_grad():
             network.eval()(torch.rand(1, 1, 32, 32))
         assert seen == sorted(seen)
@@ -366,7 +366,7 @@ def test_stages_are_in_the_state_dict_once(resnet18):
     assert names == {"backbone", "head"}
 
 
-def test_running_statistics_count_as_parameters_that_do_not_train():
+def test_running_statistics_count_as_frozen_parameters():
     network = network_of(Backbone())
     network.unfreeze("all")
     weights = (27 * 4 + 4) + (4 * 4 + 4) + 2 * 8 + (256 * 7 + 7)
@@ -383,12 +383,12 @@ def test_feature_count_names_size_and_backbone_and_restores_the_mode(error):
             raise error("too small")
 
     backbone = Picky()
-    with pytest.raises(UserError, match=r"image_size=4 does not fit picky \(too small\)"):
+    with pytest.raises(UserError, match=r"image_size=4: does not fit picky \(too small\)"):
         feature_count(backbone, torch.zeros(1, 3, 4, 4), "picky")
     assert backbone.training
 
 
-def test_feature_count_leaves_statistics_and_mode_alone():
+def test_feature_count_changes_neither_statistics_nor_mode():
     backbone = Backbone()
     assert feature_count(backbone, torch.rand(1, 3, 8, 8), "test") == 4 * 8 * 8
     assert not backbone.norm.running_mean.any()

@@ -1,4 +1,4 @@
-"""The reader of ONNX files, on graphs of a few nodes made by hand; files of real networks are in test_export.py."""
+"""Tests of `OnnxNetwork` with hand-made graphs of a few nodes; test_export.py has files of real networks."""
 
 import json
 from pathlib import Path
@@ -28,14 +28,14 @@ def write(
     last: int = 7,
     end: str = "Softmax",
 ) -> Path:
-    """Writes a network that makes probabilities of the first pixels of a face.
+    """Writes a network whose probabilities depend on the first pixels of a face.
 
     Args:
-        path: of the file.
-        card: of the file.
-        evidence: the other output.
-        last: how many pixels it takes.
-        end: the operator that makes probabilities of them.
+        path: path of the file.
+        card: card of the file.
+        evidence: class activation maps, the second output; None for none.
+        last: number of pixels in use.
+        end: operator that turns the pixels into probabilities.
     """
     values = [
         helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIDE, SIDE]),
@@ -66,7 +66,7 @@ def drawn(number: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("number", [1, 2, 65])
-def test_faces_go_in_and_probabilities_come_out(number: int, tmp_path: Path) -> None:
+def test_faces_are_mapped_to_probabilities(number: int, tmp_path: Path) -> None:
     network = OnnxNetwork(write(tmp_path / "hand.made.onnx"))
     answer = network(drawn(number))
     assert answer.dtype == np.float32
@@ -74,7 +74,7 @@ def test_faces_go_in_and_probabilities_come_out(number: int, tmp_path: Path) -> 
     assert np.allclose(answer, pixels.double().softmax(1), atol=1e-6)
 
 
-def test_the_card_tells_name_side_and_views(tmp_path: Path) -> None:
+def test_name_side_and_views_are_read(tmp_path: Path) -> None:
     network = OnnxNetwork(write(tmp_path / "hand.made.onnx"))
     assert (network.name, network.side, network.views) == ("hand.made", SIDE, "shifts")
 
@@ -86,15 +86,15 @@ def test_heatmaps_are_the_positive_evidence_for_the_class_enlarged(tmp_path: Pat
     maps = network.heatmaps(drawn(3), classes)
     assert maps.shape == (3, SIDE, SIDE)
     assert maps.dtype == np.float32
-    for own, label, found in zip(evidence, classes, maps, strict=True):
-        coarse = torch.from_numpy(own[label]).clamp(min=0)[None, None]
+    for class_evidence, label, found in zip(evidence, classes, maps, strict=True):
+        coarse = torch.from_numpy(class_evidence[label]).clamp(min=0)[None, None]
         fine = F.interpolate(coarse, (SIDE, SIDE), mode="bilinear", align_corners=False)[0, 0]
         fine = (fine - fine.min()) / (fine.max() - fine.min())
         assert np.abs(found - fine.numpy()).max() < 1e-6
 
 
 @pytest.mark.parametrize("tone", [-3, 0, 5])
-def test_where_no_place_speaks_more_than_others_nothing_is_marked(tone: int, tmp_path: Path) -> None:
+def test_constant_evidence_gives_empty_heatmaps(tone: int, tmp_path: Path) -> None:
     network = OnnxNetwork(write(tmp_path / "net.onnx", evidence=np.full((2, 7, 3, 3), tone, np.float32)))
     assert not network.heatmaps(drawn(2), np.array([0, 6])).any()
 
@@ -121,7 +121,7 @@ def test_files_without_evidence_have_no_heatmaps(tmp_path: Path) -> None:
         (CARD | {"classes": CLASSES[::-1]}, f"its classes are {', '.join(CLASSES[::-1])}"),
     ],
 )
-def test_other_cards_are_refused_in_a_sentence(card, reason: str, tmp_path: Path) -> None:
+def test_other_cards_are_refused_in_one_line(card, reason: str, tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", card)
     with pytest.raises(UserError) as error:
         OnnxNetwork(path)
@@ -131,28 +131,28 @@ def test_other_cards_are_refused_in_a_sentence(card, reason: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("last", [6, 8])
-def test_graphs_of_other_answers_are_refused_when_they_are_read(last: int, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="it gives no probabilities"):
+def test_graphs_with_other_outputs_are_refused_when_they_are_read(last: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its outputs are not probabilities"):
         OnnxNetwork(write(tmp_path / "net.onnx", last=last))
 
 
 @pytest.mark.parametrize("end", ["Identity", "Neg", "Log", "Reciprocal"])
-def test_answers_that_are_no_probabilities_are_refused_when_the_file_is_read(end: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="it gives no probabilities"):
+def test_outputs_that_are_not_probabilities_are_refused_when_the_file_is_read(end: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its outputs are not probabilities"):
         OnnxNetwork(write(tmp_path / "net.onnx", end=end))
 
 
-@pytest.mark.parametrize("answer", [[np.nan] * 7, [2, -1, 0, 0, 0, 0, 0]], ids=["nan", "negative"])
-def test_answers_that_are_no_probabilities_are_refused_when_they_come(answer: list[float], tmp_path: Path) -> None:
-    """One that is right about a black face, with which it is tried."""
+@pytest.mark.parametrize("output", [[np.nan] * 7, [2, -1, 0, 0, 0, 0, 0]], ids=["nan", "negative"])
+def test_outputs_that_are_not_probabilities_are_refused_for_each_batch(output: list[float], tmp_path: Path) -> None:
+    """The outputs become invalid after the check with a black face at loading."""
     network = OnnxNetwork(write(tmp_path / "net.onnx"))
-    network._session = OnnxSession(np.array([answer] * 2, np.float32))
-    with pytest.raises(UserError, match="net: it gives no probabilities"):
+    network._session = OnnxSession(np.array([output] * 2, np.float32))
+    with pytest.raises(UserError, match="net: its outputs are not probabilities"):
         network(drawn(2))
 
 
 class OnnxSession:
-    """Stands for one of onnxruntime."""
+    """Replaces a session of onnxruntime."""
 
     def __init__(self, answer: NDArray[np.float32]) -> None:
         self.answer = answer
@@ -161,17 +161,17 @@ class OnnxSession:
         return [self.answer]
 
 
-def test_other_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_in_other_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "net.onnx", evidence=np.ones((1, 7, 9, 9), np.float32))
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="near.bin", size_threshold=1000)
-    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])  # which by itself does read it
+    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])  # onnxruntime reads them by default
     with pytest.raises(UserError, match=r"net.onnx: not a network that `emotion export` wrote \("):
         OnnxNetwork(path)
 
 
 @pytest.mark.parametrize("damage", ["nothing", "garbage", "half", "flipped", "folder"])
-def test_damaged_files_are_refused_in_a_sentence(damage: str, tmp_path: Path) -> None:
+def test_damaged_files_are_refused_in_one_line(damage: str, tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx")
     content = path.read_bytes()
     path.unlink()
@@ -186,7 +186,7 @@ def test_damaged_files_are_refused_in_a_sentence(damage: str, tmp_path: Path) ->
     assert "\n" not in str(error.value)
 
 
-def test_half_of_the_shipped_file(tmp_path: Path) -> None:
+def test_truncated_shipped_file_is_refused(tmp_path: Path) -> None:
     content = (SHIPPED / "small.onnx").read_bytes()
     for size in (0, 1, 1000, len(content) // 2, len(content) - 1):
         (tmp_path / "net.onnx").write_bytes(content[:size])
@@ -195,7 +195,7 @@ def test_half_of_the_shipped_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:x", "cuda:-1", "", "CPU", "cpu:0"])
-def test_devices_that_there_are_not(device: str, tmp_path: Path) -> None:
+def test_unknown_devices_are_refused(device: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^device={device}: cpu, cuda or cuda:<number of the GPU> is needed$"):
         OnnxNetwork(write(tmp_path / "net.onnx"), device)
 
@@ -205,15 +205,16 @@ def test_a_gpu_needs_another_package(device: str, tmp_path: Path, monkeypatch: p
     path = write(tmp_path / "net.onnx")
     with pytest.raises(UserError, match=rf"^device={device}: this onnxruntime .* install onnxruntime-gpu in its place"):
         OnnxNetwork(path, device)
-    asked = []
+    requested = []
     session = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",
-        lambda *words, providers, **own: (asked.append(providers), session(*words, providers=["CPUExecutionProvider"]))[
-            1
-        ],
+        lambda *arguments, providers, **options: (
+            requested.append(providers),
+            session(*arguments, providers=["CPUExecutionProvider"]),
+        )[1],
     )
     OnnxNetwork(path, device)
-    assert asked == [[("CUDAExecutionProvider", {"device_id": "1"} if device == "cuda:1" else {})]]
+    assert requested == [[("CUDAExecutionProvider", {"device_id": "1"} if device == "cuda:1" else {})]]

@@ -49,7 +49,7 @@ def test_values_by_hand(normalize, value, expected):
     assert (output == output[..., :1, :1]).all()
 
 
-def test_own_mean_and_std_take_the_place_of_imagenets():
+def test_given_mean_and_std_replace_those_of_imagenet():
     images = torch.rand(2, 3, 4, 4)
     halves = (0.5, 0.5, 0.5)
     torch.testing.assert_close(Preprocess(3, 4, "imagenet", halves, halves)(images), 2 * images - 1)
@@ -57,7 +57,7 @@ def test_own_mean_and_std_take_the_place_of_imagenets():
 
 
 @pytest.mark.parametrize("normalize", ["imagenet", "keras_unit"])
-def test_first_layer_sees_what_keras_weights_see(normalize):
+def test_first_layer_gets_the_input_of_keras_weights(normalize):
     """Keras's filters expect BGR, 0..255 minus the means; in torchvision's terms they are filters / (255 std)."""
     images = torch.rand(2, 3, 8, 8)
     filters = torch.randn(5, 3, 3, 3)
@@ -89,13 +89,13 @@ def test_resize_is_bilinear_and_smooths_where_it_shrinks(stored, wanted):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 32), (32, 64), (96, 16)])
-def test_images_that_are_not_square_are_smoothed_along_both_sides(height, width):
+def test_images_that_are_not_square_are_smoothed_along_both_axes(height, width):
     images = torch.rand(2, 1, height, width)
     expected = F.interpolate(images, (32, 32), mode="bilinear", antialias=True)
     torch.testing.assert_close(Preprocess(1, 32, "unit")(images), expected)
 
 
-def test_images_of_the_right_size_are_left_alone():
+def test_images_of_the_right_size_are_unchanged():
     preprocess = Preprocess(3, 20, "unit")
     images = torch.rand(2, 3, 20, 20)
     assert torch.equal(preprocess(images), images)
@@ -110,24 +110,24 @@ def test_images_are_not_written_to():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_output_lies_channels_last(channels):
+def test_output_is_channels_last(channels):
     output = Preprocess(channels, 8, "unit")(pixels(2, 1, 8, 8))
     assert output.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_nothing_of_it_is_in_a_state_dict():
+def test_state_dict_is_empty():
     assert not Preprocess(3, 8, "imagenet").state_dict()
 
 
-def test_networks_without_pretrained_weights_take_unit_alone():
+def test_networks_without_pretrained_weights_require_unit():
     require_unit("unit")
     for normalize in ("imagenet", "keras_unit"):
-        with pytest.raises(UserError, match=f"normalize={normalize}: .*takes unit") as error:
+        with pytest.raises(UserError, match=f"normalize={normalize}: .*set normalize=unit") as error:
             require_unit(normalize)
         assert "\n" not in str(error.value)
 
 
-def test_text_tells_different_settings_apart():
+def test_text_depends_on_the_settings():
     made = [
         Preprocess(3, 48, "imagenet"),
         Preprocess(3, 48, "imagenet", (0.5, 0.5, 0.5)),

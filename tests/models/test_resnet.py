@@ -16,8 +16,8 @@ def blocks_of(network):
     return [module for module in network.modules() if isinstance(module, BasicBlock)]
 
 
-def awaken(network):
-    """Gives the weights and statistics that begin at 0 or 1 other values, so that all of them count."""
+def randomise_norms(network):
+    """Gives random values to the weights and statistics that begin at 0 or 1, so that all of them matter."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -25,8 +25,8 @@ def awaken(network):
                 values.copy_(torch.rand(values.shape, generator=generator) + 0.5)
 
 
-def torchvisions(pooled_shortcuts):
-    """The ResNet18 of torchvision with a stem for small grey images and seven classes."""
+def torchvision_resnet18(pooled_shortcuts):
+    """Returns the ResNet18 of torchvision with a stem for small grey images and seven classes."""
     network = resnet18(num_classes=7)
     network.conv1, network.maxpool = nn.Conv2d(1, 64, 3, padding=1, bias=False), nn.Identity()
     if pooled_shortcuts:
@@ -37,27 +37,27 @@ def torchvisions(pooled_shortcuts):
     return network
 
 
-def test_resnet18_has_the_parameters_of_torchvisions():
-    theirs = torchvisions(pooled_shortcuts=False)
+def test_resnet18_has_the_parameters_of_torchvision():
+    reference = torchvision_resnet18(pooled_shortcuts=False)
     count = build([2, 2, 2, 2], 64).count_parameters()
-    statistics = sum(value.numel() for name, value in theirs.named_buffers() if "running" in name)
-    assert count.trainable == sum(value.numel() for value in theirs.parameters()) == 11_171_271
+    statistics = sum(value.numel() for name, value in reference.named_buffers() if "running" in name)
+    assert count.trainable == sum(value.numel() for value in reference.parameters()) == 11_171_271
     assert count.frozen == statistics
 
 
-def test_resnet18_computes_what_torchvisions_does_with_pooled_shortcuts():
-    ours, theirs = build([2, 2, 2, 2], 64).eval(), torchvisions(pooled_shortcuts=True).eval()
-    awaken(ours)
-    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+def test_resnet18_equals_torchvision_with_pooled_shortcuts():
+    network, reference = build([2, 2, 2, 2], 64).eval(), torchvision_resnet18(pooled_shortcuts=True).eval()
+    randomise_norms(network)
+    reference.load_state_dict(dict(zip(reference.state_dict(), network.state_dict().values(), strict=True)))
     images = torch.rand(2, 1, 48, 48)
     with torch.no_grad():
-        torch.testing.assert_close(ours(images), theirs(images))
+        torch.testing.assert_close(network(images), reference(images))
 
 
 @pytest.mark.parametrize(("blocks", "width"), [([1], 4), ([2, 2, 2], 48), ([1, 3, 1, 2], 6)])
 def test_parameters_by_hand(blocks, width):
     def convolution(inputs, outputs, size):
-        return size**2 * inputs * outputs + 2 * outputs  # and its normalisation's
+        return size**2 * inputs * outputs + 2 * outputs  # with the parameters of its normalisation
 
     expected, inputs = convolution(1, width, 3), width
     for number, depth in enumerate(blocks):
@@ -99,7 +99,7 @@ def test_every_block_begins_as_its_shortcut(training):
             assert block(images).std() > 0.01
 
 
-def test_blocks_learn_although_they_begin_as_nothing():
+def test_blocks_learn_although_their_residual_begins_at_zero():
     network = build([1, 1], width=4, image_size=8)
     nn.functional.cross_entropy(network(torch.rand(8, 1, 8, 8)), torch.arange(8) % 7).backward()
     assert all(block.bn2.weight.grad.abs().max() > 0 for block in blocks_of(network))
@@ -115,7 +115,7 @@ def test_convolutions_are_initialised_as_he_proposed():
             assert layer.bias is None
 
 
-def test_weights_are_those_of_the_seed():
+def test_weights_depend_on_the_seed():
     states = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
@@ -125,7 +125,7 @@ def test_weights_are_those_of_the_seed():
     assert not torch.equal(first["backbone.0.0.weight"], other["backbone.0.0.weight"])
 
 
-def test_dropout_is_before_the_classes_and_off_by_itself():
+def test_dropout_is_before_the_last_layer_and_off_by_default():
     assert [type(layer).__name__ for layer in build().head] == ["AdaptiveAvgPool2d", "Flatten", "Dropout", "Linear"]
     assert [build(**options).head[2].p for options in ({}, {"dropout": 0.3})] == [0.0, 0.3]
 
@@ -133,14 +133,14 @@ def test_dropout_is_before_the_classes_and_off_by_itself():
 def test_layers_are_the_stem_the_stages_and_the_head():
     network = build([2, 1, 1])
     layers = [*network.backbone, network.head]
-    assert [list(map(id, own)) for own in network.layers()] == [list(map(id, own.parameters())) for own in layers]
+    assert [list(map(id, layer)) for layer in network.layers()] == [list(map(id, part.parameters())) for part in layers]
     prefix, suffix = network.eval().split(2)
     images = torch.rand(2, 1, 48, 48)
     with torch.no_grad():
         torch.testing.assert_close(suffix(prefix(images)), network(images))
 
 
-def test_colour_images_are_taken_as_grey():
+def test_colour_images_are_converted_to_grey():
     network = build().eval()
     grey = torch.randint(256, (2, 1, 48, 48), dtype=torch.uint8)
     torch.testing.assert_close(network(grey.expand(-1, 3, -1, -1)), network(grey), atol=1e-4, rtol=1e-4)

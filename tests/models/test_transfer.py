@@ -21,7 +21,7 @@ def one_line(error):
     return "\n" not in str(error.value)
 
 
-def test_head_is_that_of_the_report():
+def test_head_is_that_of_the_paper():
     head = build("torchvision", "vgg11").head
     assert [type(layer).__name__ for layer in head] == ["Flatten", "Linear", "ReLU", "Dropout", "Linear"]
     assert [(layer.in_features, layer.out_features) for layer in head if isinstance(layer, nn.Linear)] == [
@@ -48,17 +48,17 @@ def test_torchvision_backbone_ends_at_its_last_feature_map(backbone, image_size,
     assert logits.isfinite().all()
 
 
-def test_resnet_computes_what_torchvisions_does():
+def test_resnet_equals_torchvision():
     from torchvision.models import resnet18
 
-    ours, theirs = build("torchvision", "resnet18", 64).backbone.eval(), resnet18(num_classes=1).eval()
-    theirs.load_state_dict(ours.state_dict(), strict=False)
+    backbone, reference = build("torchvision", "resnet18", 64).backbone.eval(), resnet18(num_classes=1).eval()
+    reference.load_state_dict(backbone.state_dict(), strict=False)
     features = {}
-    theirs.layer4.register_forward_hook(lambda *arguments: features.update(map=arguments[-1]))
+    reference.layer4.register_forward_hook(lambda *arguments: features.update(map=arguments[-1]))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        theirs(images)
-        torch.testing.assert_close(ours(images), features["map"].flatten(1))
+        reference(images)
+        torch.testing.assert_close(backbone(images), features["map"].flatten(1))
 
 
 @pytest.mark.parametrize("backbone", ["vgg11_bn", "resnet18"])
@@ -69,7 +69,7 @@ def test_every_weight_is_initialised_from_the_seed(backbone):
         network = build("torchvision", backbone)
         states.append({name: value.clone() for name, value in network.state_dict().items()})
         with torch.no_grad():
-            # Memory that comes back into use must not show.
+            # Reused memory must not show in the weights of the next network.
             for value in network.state_dict().values():
                 value.fill_(77)
         del network
@@ -97,7 +97,7 @@ def test_timm_backbone_works_from_random_weights(backbone):
     [
         ("resnet18", 4, {"layer4.1.", "layer4.0.conv2", "layer4.0.bn2", "layer4.0.downsample"}),
         ("tf_efficientnet_lite0", 4, {"blocks.6.0.", "conv_head.", "bn2."}),
-        # Not cls_token and pos_embed, which belong to the very start.
+        # cls_token and pos_embed belong to the first layer and stay frozen.
         ("vit_tiny_patch16_224", 4, {"blocks.11.attn.", "blocks.11.mlp.", "blocks.11.norm2.", "norm."}),
         ("convnext_atto", 3, {"stages.3.blocks.1.", "head.norm."}),
     ],
@@ -138,8 +138,8 @@ def test_imagenet_normalisation_is_that_of_the_weights(library, backbone, mean, 
 
 
 @pytest.mark.parametrize(("library", "backbone", "image_size"), [("torchvision", "vgg11", 16), ("timm", "test_vit", 8)])
-def test_too_small_an_image_is_one_clear_line(library, backbone, image_size):
-    with pytest.raises(UserError, match=f"image_size={image_size} does not fit {backbone}") as error:
+def test_image_size_that_is_too_small_is_refused_in_one_line(library, backbone, image_size):
+    with pytest.raises(UserError, match=f"image_size={image_size}: does not fit {backbone}") as error:
         build(library, backbone, image_size)
     assert one_line(error)
 
@@ -147,18 +147,18 @@ def test_too_small_an_image_is_one_clear_line(library, backbone, image_size):
 def test_image_that_timm_does_not_take_is_explained(monkeypatch):
     import timm
 
-    class Wordless(nn.Module):
+    class WithoutMessage(nn.Module):
         def forward(self, images):
             raise AssertionError
 
-    monkeypatch.setattr(timm, "create_model", lambda *_, **__: Wordless())
-    with pytest.raises(UserError, match="image_size=48 does not fit resnet18") as error:
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: WithoutMessage())
+    with pytest.raises(UserError, match="image_size=48: does not fit resnet18") as error:
         build("timm", "resnet18")
     assert "()" not in str(error.value)
 
 
 @pytest.mark.parametrize("backbone", ["alexnet", "vgg17", "inception_v3", ""])
-def test_unknown_torchvision_backbone_lists_what_is_legal(backbone):
+def test_unknown_torchvision_backbone_lists_the_legal_names(backbone):
     with pytest.raises(UserError, match=f"backbone={backbone}: not one of .*resnet50.*vgg16.*model=timm") as error:
         build("torchvision", backbone)
     assert one_line(error)

@@ -10,7 +10,7 @@ NAMES = ("none", "flip", "shifts", "ten_crop")
 
 
 class Counting(nn.Module):
-    """A network of fixed random weights in which every pixel counts, and which counts what it saw."""
+    """A linear network of all pixels with fixed random weights, which counts its calls."""
 
     def __init__(self, side=48, scale=10.0):
         super().__init__()
@@ -29,7 +29,7 @@ def pixels(height=48, width=48, count=5):
 
 
 def moved(images, down, across):
-    """The image moved by so many pixels; beyond its edge, the nearest pixel."""
+    """Returns the images moved by this number of pixels; the edge is repeated."""
     height, width = images.shape[-2:]
     rows = [min(max(row - down, 0), height - 1) for row in range(height)]
     columns = [min(max(column - across, 0), width - 1) for column in range(width)]
@@ -42,16 +42,16 @@ def shifts(images, down, across):
 
 def crops(images, height, width):
     last, right = images.shape[-2] - height, images.shape[-1] - width
-    places = ((0, 0), (0, right), (last, 0), (last, right), (last // 2, right // 2))
-    return [images[:, :, top : top + height, left : left + width] for top, left in places]
+    corners = ((0, 0), (0, right), (last, 0), (last, right), (last // 2, right // 2))
+    return [images[:, :, top : top + height, left : left + width] for top, left in corners]
 
 
 def brute_force(network, views):
-    """Mean probabilities over views, float in 0..1, and their mirror images, computed in double precision by numpy."""
+    """Returns the mean probabilities over views in 0..1 and their mirror images, in float64 by numpy."""
     probabilities = []
     for view in views:
-        for one in (view, np.ascontiguousarray(view[..., ::-1])):
-            logits = network(torch.from_numpy(one).float()).double().numpy()
+        for image in (view, np.ascontiguousarray(view[..., ::-1])):
+            logits = network(torch.from_numpy(image).float()).double().numpy()
             shares = np.exp(logits - logits.max(1, keepdims=True))
             probabilities.append(shares / shares.sum(1, keepdims=True))
     return np.mean(probabilities, axis=0)
@@ -76,7 +76,7 @@ def test_probabilities_are_the_mean_over_the_views(name, height, width, make, ki
     expected = brute_force(network, make(floats.numpy().astype(np.float64)))
     np.testing.assert_allclose(found, expected, atol=1e-5)
     plain = network(floats).softmax(1).numpy()
-    assert np.abs(found - plain).max() > 0.05, "the views do not differ, so this shows nothing"
+    assert np.abs(found - plain).max() > 0.05, "the views do not differ, so this test proves nothing"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,7 +94,7 @@ def test_output_is_the_logarithm_of_probabilities(name):
     torch.testing.assert_close(output.softmax(1), output.exp())
 
 
-def test_one_view_is_what_the_network_says():
+def test_one_view_gives_the_output_of_the_network():
     network, images = Counting(), pixels()
     torch.testing.assert_close(Views(network, "none")(images), network(images).log_softmax(1), atol=1e-4, rtol=1e-4)
 
@@ -107,7 +107,7 @@ def test_each_view_is_seen_once(name, count):
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
-def test_mirror_images_get_the_same_answer(name):
+def test_mirror_images_get_the_same_output(name):
     views, images = Views(Counting(), name), pixels()
     torch.testing.assert_close(views(images.flip(-1)), views(images))
 
@@ -120,7 +120,7 @@ def test_images_are_not_written_to(name):
         assert torch.equal(images, before)
 
 
-def test_a_class_that_no_view_believes_in_has_no_probability():
+def test_probability_zero_in_all_views_stays_zero():
     output = Views(Counting(scale=1e5), "flip")(pixels())
     assert (output == -torch.inf).any()
     assert not output.isnan().any()

@@ -44,7 +44,7 @@ def load(weights, backbone=None):
 
 
 def refused(weights, *parts):
-    """Checks that the weights are refused in one line that names them, and that the backbone stays as it was."""
+    """Checks that the weights are refused in one line with their path, and that the backbone is unchanged."""
     backbone = small_backbone()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     with pytest.raises(UserError) as error:
@@ -80,7 +80,7 @@ def test_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     assert torch.equal(load("~/weights.safetensors")[0].weight, state["0.weight"])
 
 
-def test_none_leaves_the_backbone_as_it_is():
+def test_none_does_not_change_the_backbone():
     backbone = small_backbone()
     before = backbone[0].weight.clone()
     assert torch.equal(load("none", backbone)[0].weight, before)
@@ -178,7 +178,7 @@ def test_damaged_pickle_is_refused(tmp_path, content):
     ],
     ids=["tensor", "list", "not named", "numbers", "nested", "nothing"],
 )
-def test_file_that_is_no_state_dict_is_refused(tmp_path, value):
+def test_file_without_a_state_dict_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "weights.pth")
     refused(tmp_path / "weights.pth", "not a state dict")
 
@@ -195,10 +195,10 @@ def test_hostile_pickle_is_refused_and_does_not_run(tmp_path, how, name):
     refused(path, "not a file of tensors")
     assert not canary.exists()
     pickle.loads(pickle.dumps(Trap(canary)))
-    assert canary.exists(), "the trap does not work, so the test above shows nothing"
+    assert canary.exists(), "the trap does not work, so the test above proves nothing"
 
 
-def test_folder_stands_for_its_file_of_the_backbone(tmp_path):
+def test_folder_resolves_to_its_file_of_the_backbone(tmp_path):
     (tmp_path / "small_features.safetensors").touch()
     (tmp_path / "other.safetensors").touch()
     assert resolve_weights(str(tmp_path), "small") == str(tmp_path / "small_features.safetensors")
@@ -206,7 +206,7 @@ def test_folder_stands_for_its_file_of_the_backbone(tmp_path):
         assert resolve_weights(weights, "small") == weights
 
 
-def test_folder_gives_a_face_network_no_weights_of_its_namesake(tmp_path):
+def test_folder_separates_face_networks_from_imagenet_networks(tmp_path):
     for name in ("resnet50_imagenet", "face_resnet50_vggface2"):
         (tmp_path / f"{name}.safetensors").touch()
     found = {kind: resolve_weights(str(tmp_path), file_stem(kind, "resnet50")) for kind in ("torchvision", "face")}
@@ -223,10 +223,10 @@ def test_folder_without_one_file_of_the_backbone_is_refused(tmp_path, files):
     assert all(name in str(caught.value) for name in files or ["none"])
 
 
-@pytest.mark.parametrize("place", ["missing.pth", "missing.safetensors", "imagenette"])
-def test_missing_file_is_refused(tmp_path, monkeypatch, place):
+@pytest.mark.parametrize("weights", ["missing.pth", "missing.safetensors", "imagenette"])
+def test_missing_file_is_refused(tmp_path, monkeypatch, weights):
     monkeypatch.chdir(tmp_path)
-    refused(place, "no such file", "imagenet", "none", ".safetensors")
+    refused(weights, "no such file", "imagenet", "none", ".safetensors")
 
 
 def test_whole_modules_are_refused(tmp_path):
@@ -234,7 +234,7 @@ def test_whole_modules_are_refused(tmp_path):
     refused(tmp_path / "module.pth", "not a file of tensors")
 
 
-def test_read_state_returns_what_the_file_holds(tmp_path):
+def test_read_state_returns_the_tensors_of_the_file(tmp_path):
     state = random_state(torch.float16)
     read = read_state(Path(write(tmp_path / "weights.safetensors", state)))
     assert read.keys() == state.keys()
@@ -264,7 +264,7 @@ class TestImagenet:
         load_backbone(small_backbone(), "imagenet", "torchvision", backbone, 48)
         assert [address.rpartition("/")[2] for address in addresses] == [file]
 
-    def test_a_file_that_lies_there_already_does_not_run(self, tmp_path, monkeypatch):
+    def test_code_in_a_cached_file_does_not_run(self, tmp_path, monkeypatch):
         from torchvision.models import get_model_weights
 
         canary = tmp_path / "canary"
@@ -278,7 +278,7 @@ class TestImagenet:
 
     @pytest.fixture
     def hub(self, monkeypatch):
-        """Stands for timm's hub: `create_model(pretrained=True)` gives weights that are told from random ones."""
+        """Replaces timm's download: `create_model(pretrained=True)` returns weights that are all 0.125."""
         import timm
 
         create_model = timm.create_model
@@ -301,7 +301,7 @@ class TestImagenet:
 
     @pytest.mark.parametrize("error", [OSError("<urlopen error [Errno -2] Name or service not known>"), ValueError()])
     @pytest.mark.parametrize(("library", "backbone"), [("torchvision", "vgg16"), ("timm", "resnet18")])
-    def test_without_a_network_says_what_to_do(self, monkeypatch, library, backbone, error):
+    def test_failed_download_names_the_alternatives(self, monkeypatch, library, backbone, error):
         import timm
         from torchvision.models import _api
 

@@ -1,4 +1,4 @@
-"""Run folders made up from known predictions."""
+"""Folders of runs that were not trained, but written with known predictions."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ TRAIN_ACCURACIES = (0.4, 0.5, 0.6)
 MakeRun = Callable[..., Run]
 
 
-def make_settings(*words: str) -> dict[str, Any]:
-    """Composes the settings that a command line stands for."""
-    return settings(compose(*words))
+def make_settings(*arguments: str) -> dict[str, Any]:
+    """Returns the settings of a command line."""
+    return settings(compose(*arguments))
 
 
 def make_predictions(images: int, accuracy: float, seed: int = 0, part: str = "test") -> Predictions:
-    """Makes up predictions of which `round(accuracy * images)` are right, in halves of PublicTest and PrivateTest."""
+    """Returns predictions, `round(accuracy * images)` of them correct, half for PublicTest and half for PrivateTest."""
     generator = np.random.default_rng(seed)
     labels = np.arange(images) % len(CLASSES)
-    right = generator.permutation(images) < round(accuracy * images)
-    predicted = np.where(right, labels, (labels + generator.integers(1, len(CLASSES), images)) % len(CLASSES))
+    correct = generator.permutation(images) < round(accuracy * images)
+    predicted = np.where(correct, labels, (labels + generator.integers(1, len(CLASSES), images)) % len(CLASSES))
     probabilities = generator.dirichlet(np.ones(len(CLASSES)), images) / 2
     probabilities[np.arange(images), predicted] += 0.5
     parts = np.where(np.arange(images) < images // 2, "public", "private") if part == "test" else np.full(images, part)
@@ -52,11 +52,11 @@ def make_predictions(images: int, accuracy: float, seed: int = 0, part: str = "t
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_runs(quick_runs: None) -> None:
-    """No test of this folder looks at the figures of a run."""
+    """Draws no figures of runs."""
 
 
 def texts(row: Row) -> list[str]:
-    """Returns what the cells of a table say."""
+    """Returns the texts of the cells of a row."""
     return [cell.text if isinstance(cell, Cell) else cell for cell in row]
 
 
@@ -65,28 +65,28 @@ def make_run(tmp_path: Path) -> MakeRun:
     """Writes a finished run of a command line to `<tmp_path>/<name>` and reads it."""
 
     def make(
-        *words: str,
+        *arguments: str,
         name: str = "run",
         images: int = 7178,
         accuracy: float = 0.6,
-        picked: int = 0,
+        draw: int = 0,
         changes: dict[str, Any] | None = None,
         curves: bool = True,
         tested: bool = True,
         val_images: int = 350,
-        people: str = "",
+        prefix: str = "",
         data: str | None = None,
     ) -> Run:
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        values = make_settings(*words) | (changes or {})
+        values = make_settings(*arguments) | (changes or {})
         (folder / "config.yaml").write_text(yaml.safe_dump(values))
         stages = {
-            "val": make_predictions(val_images, accuracy, seed=picked + 100, part="train"),
-            "test": make_predictions(images, accuracy, seed=picked),
+            "val": make_predictions(val_images, accuracy, seed=draw + 100, part="train"),
+            "test": make_predictions(images, accuracy, seed=draw),
         }
         for stage, predictions in stages.items():
-            stages[stage] = replace(predictions, ids=np.char.add(people, predictions.ids))
+            stages[stage] = replace(predictions, ids=np.char.add(prefix, predictions.ids))
         if not tested:
             del stages["test"]
         save_predictions(folder / "predictions.npz", stages, CLASSES)

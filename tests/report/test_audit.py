@@ -1,4 +1,4 @@
-"""Tests of the command `emotion audit` and of the files it writes."""
+"""Tests of the command `emotion audit` and of the files that it writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def save(path: Path, image: np.ndarray) -> None:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Own photographs in parts train and test: a leak, a conflict, a near copy, a black and a broken image."""
+    """Photographs in parts train and test: duplicates in both, with other labels, and near; black and broken images."""
     root = tmp_path / "my photos"
     for label in range(7):
         save(root / "train/happy" / f"{label}.png", draw_image(label, seed=0, index=label))
@@ -43,13 +43,13 @@ def photos(tmp_path) -> Path:
 
 @pytest.fixture
 def audited(photos, tmp_path) -> Path:
-    """The folder of their audit."""
+    """The folder of the audit of `photos`."""
     folder = tmp_path / "out"
     run_audit(EmotionDataModule(data="folder", data_dir=str(photos), on_bad_image="skip"), 0.99, folder)
     return folder
 
 
-def test_names_that_are_no_text_and_the_home_folder(photos, tmp_path, monkeypatch):
+def test_undecodable_names_are_escaped_and_the_home_folder_is_hidden(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("a", "b"):
         save(photos / "train/fear" / os.fsdecode(name.encode() + b"\xff.png"), np.full((48, 48), 9, np.uint8))
@@ -65,11 +65,11 @@ def test_names_that_are_no_text_and_the_home_folder(photos, tmp_path, monkeypatc
     assert record["skipped"][0].startswith("~/my photos/test/sad/broken.jpg: ")
 
 
-def call(*words: object):
-    return CliRunner().invoke(app, ["audit", *map(str, words)])
+def call(*arguments: object):
+    return CliRunner().invoke(app, ["audit", *map(str, arguments)])
 
 
-def test_json_holds_all_figures(audited, photos):
+def test_json_holds_all_counts(audited, photos):
     record = json.loads((audited / "audit.json").read_text())
     assert record["source"]["data"] == "folder"
     assert record["source"]["data_dir"] == str(photos)
@@ -106,7 +106,7 @@ def test_csv_has_a_row_for_each_image_of_each_group(audited):
     assert all(row["nearest"] != row["name"] for row in rows)
 
 
-def test_constant_copies_have_no_correlation(tmp_path):
+def test_constant_duplicates_have_no_correlation(tmp_path):
     for name in ("a", "b"):
         save(tmp_path / "faces/happy" / f"{name}.png", np.full((48, 48), 9, np.uint8))
     run_audit(EmotionDataModule(data="folder", data_dir=str(tmp_path / "faces")), 0.95, tmp_path / "out")
@@ -114,12 +114,12 @@ def test_constant_copies_have_no_correlation(tmp_path):
     assert [(row["kind"], row["nearest"], row["correlation"]) for row in rows] == [("exact", "", "")] * 2
 
 
-def test_pages_say_what_to_do_and_escape_names(audited):
+def test_pages_give_advice_and_escape_names(audited):
     page = (audited / "audit.md").read_text(encoding="utf-8")
-    assert "Of 3 images outside the training part, 1 (33.3%) have an identical image in it, and 2 (66.7%)" in page
+    assert "Of 3 images outside the training part, 1 (33.3%) are identical to a training image, and 2 (66.7%)" in page
     assert "| test | train | 1 | 1 | 2 |" in page
     assert "| training images that are identical to images of other parts | 2 | " in page
-    assert "duplicates.csv names them" in page
+    assert "remove the files that duplicates.csv lists" in page
     assert "| groups of identical images with different labels | 1 | " in page
     assert "| broken images | 1 | " in page
     assert "| classes without images | 5 | " in page
@@ -134,19 +134,19 @@ def test_pages_say_what_to_do_and_escape_names(audited):
 
 
 def test_split_clean_is_advised_where_it_works(own_fer_tree, tmp_path):
-    copied = next((own_fer_tree / "test/happy").glob("PrivateTest*"))
-    (own_fer_tree / "train/happy/Training_900.jpg").write_bytes(copied.read_bytes())
+    test_image = next((own_fer_tree / "test/happy").glob("PrivateTest*"))
+    (own_fer_tree / "train/happy/Training_900.jpg").write_bytes(test_image.read_bytes())
     run_audit(EmotionDataModule(data_dir=str(own_fer_tree)), 0.999, tmp_path / "out")
     assert "split=clean leaves them out of training" in (tmp_path / "out/audit.md").read_text()
 
 
-def test_clean_data_needs_nothing(tmp_path):
+def test_clean_data_gets_no_advice(tmp_path):
     for label, name in enumerate(("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")):
         save(tmp_path / "faces" / name / "0.png", draw_image(label, seed=0, index=label))
     run_audit(EmotionDataModule(data="folder", data_dir=str(tmp_path / "faces")), 0.999, tmp_path / "out")
     page = (tmp_path / "out/audit.md").read_text()
-    assert "0 of 7 images repeat another one exactly" in page
-    assert "| no copies, useless images or rare classes |  | nothing |" in page
+    assert "0 of 7 images are identical to an earlier image" in page
+    assert "| no duplicates, unusable images or rare classes |  | nothing |" in page
 
 
 def test_the_command_audits_a_path(photos, tmp_path, monkeypatch):
@@ -168,7 +168,7 @@ def test_the_command_audits_drawn_faces(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "parts"),
+    ("arguments", "parts"),
     [
         (["/nowhere"], ["/nowhere", "data=synthetic"]),
         (["one", "two"], ["one two", "one folder"]),
@@ -179,9 +179,9 @@ def test_the_command_audits_drawn_faces(tmp_path):
         (["data=synthetic", "synthetic_images=140", "--out", __file__], [Path(__file__).name, "cannot be made"]),
     ],
 )
-def test_a_mistake_gets_one_line_and_status_2(words, parts, tmp_path):
-    out = [] if "--out" in words else ["--out", tmp_path / "out"]
-    result = call(*words, *out)
+def test_user_error_is_one_line_with_status_2(arguments, parts, tmp_path):
+    out = [] if "--out" in arguments else ["--out", tmp_path / "out"]
+    result = call(*arguments, *out)
     assert result.exit_code == 2
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1

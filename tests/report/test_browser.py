@@ -1,4 +1,4 @@
-"""The page in a real browser: it loads nothing, sorts, enlarges, fits a phone, prints what is folded."""
+"""The page in a real browser: it loads nothing, sorts tables, enlarges images, fits a phone, prints folded content."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from emotion.analysis.document import (
     Details,
     Document,
     Heading,
+    ImageBlock,
     Paragraph,
-    Picture,
     Table,
     to_html,
 )
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(EXECUTABLE is None, reason
 
 ROWS = [
     ("cnn 10", "0.6243 ± 0.0021", Cell("agrees", tone="good")),
-    (Cell("vgg", "a note", target="In the depth"), "-0.5", ""),
+    (Cell("vgg", "a note", target="Folded section"), "-0.5", ""),
     ("cnn 9", Cell("not run", tone="quiet"), "lower"),
     ("resnet", "1,234", "higher"),
     ("dense", "< 0.001", "higher"),
@@ -43,10 +43,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Paragraph("The lead.", lead=True),
             Heading("Table"),
             Table(("Network", "Accuracy", "Verdict"), "lrl", ROWS, footer=[("mean", "0.1", "")]),
-            Heading("Pictures"),
-            Picture("A wide picture", folder / "wide.png"),
-            Picture("Another", folder / "wide.png"),
-            Details("In the depth", [Paragraph("Hidden words")]),
+            Heading("Figures"),
+            ImageBlock("A wide image", folder / "wide.png"),
+            ImageBlock("Another", folder / "wide.png"),
+            Details("Folded section", [Paragraph("Hidden text")]),
             *(Paragraph("word " * 200) for _ in range(5)),
         ],
         contents=True,
@@ -83,7 +83,7 @@ def page(open_page: Callable[[int], Page]) -> Page:
     return open_page(1400)
 
 
-def test_page_loads_nothing_and_complains_of_nothing(browser: Browser, written: Path) -> None:
+def test_page_loads_nothing_and_logs_nothing(browser: Browser, written: Path) -> None:
     with new_page(browser, 1400, 800) as page:
         addresses, messages = watch(page)
         page.goto(written.as_uri())
@@ -93,7 +93,7 @@ def test_page_loads_nothing_and_complains_of_nothing(browser: Browser, written: 
         assert messages == []
         page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=http://127.0.0.1:1/>')")
         page.wait_for_timeout(100)
-        assert messages, "the policy's complaint would have been seen"
+        assert messages, "a violation of the policy is seen here"
 
 
 def test_policy_stops_foreign_script(page: Page) -> None:
@@ -104,7 +104,7 @@ def test_policy_stops_foreign_script(page: Page) -> None:
     assert page.evaluate("new Promise(done => setTimeout(() => done(window.foreign ?? 'stopped'), 100))") == "stopped"
 
 
-def test_numbers_sort_by_value_and_what_is_missing_comes_last(page: Page) -> None:
+def test_numbers_sort_by_value_and_missing_values_come_last(page: Page) -> None:
     page.click("th:nth-child(2) button")
     assert page.evaluate(FIRST_COLUMN) == ["vgg", "dense", "cnn 10", "resnet", "cnn 9"]
     assert page.evaluate("[...document.querySelectorAll('th')].map(head => head.ariaSort)") == [
@@ -118,7 +118,7 @@ def test_numbers_sort_by_value_and_what_is_missing_comes_last(page: Page) -> Non
     assert page.evaluate("document.querySelector('tfoot').rows.length") == 1
 
 
-def test_text_sorts_by_the_alphabet_and_the_numbers_in_it(page: Page) -> None:
+def test_text_sorts_alphabetically_and_numbers_in_it_by_value(page: Page) -> None:
     page.click("th:nth-child(1) button")
     assert page.evaluate(FIRST_COLUMN) == ["cnn 9", "cnn 10", "dense", "resnet", "vgg"]
     page.click("th:nth-child(3) button")
@@ -126,24 +126,24 @@ def test_text_sorts_by_the_alphabet_and_the_numbers_in_it(page: Page) -> None:
     assert page.evaluate("document.querySelector('th').ariaSort") == "none"
 
 
-def test_keyboard_sorts_too(page: Page) -> None:
+def test_tables_sort_by_keyboard(page: Page) -> None:
     page.focus("th:nth-child(2) button")
     page.keyboard.press("Enter")
     assert page.evaluate(FIRST_COLUMN)[0] == "vgg"
 
 
-def test_picture_enlarges_by_click_and_closes_by_click(page: Page) -> None:
+def test_image_enlarges_and_closes_by_click(page: Page) -> None:
     width = "document.querySelector('{} img').getBoundingClientRect().width"
     before = page.evaluate(width.format("figure"))
     page.click("figure button >> nth=0")
     assert page.evaluate("document.querySelector('dialog').open")
     assert page.evaluate(width.format("dialog")) > before
-    assert page.get_attribute("dialog img", "alt") == "A wide picture"
+    assert page.get_attribute("dialog img", "alt") == "A wide image"
     page.click("dialog img")
     assert not page.evaluate("document.querySelector('dialog').open")
 
 
-def test_picture_enlarges_by_keyboard_and_the_focus_returns(page: Page) -> None:
+def test_image_enlarges_by_keyboard_and_the_focus_returns(page: Page) -> None:
     page.focus("figure button >> nth=1")
     page.keyboard.press("Enter")
     assert page.evaluate("document.querySelector('dialog').open")
@@ -153,7 +153,7 @@ def test_picture_enlarges_by_keyboard_and_the_focus_returns(page: Page) -> None:
     assert page.evaluate("document.activeElement === document.querySelectorAll('figure button')[1]")
 
 
-def test_link_unfolds_what_it_leads_to(page: Page) -> None:
+def test_link_unfolds_its_target(page: Page) -> None:
     assert not page.evaluate("document.querySelector('details').open")
     page.click("td a")
     assert page.evaluate("document.querySelector('details').open")
@@ -164,13 +164,13 @@ def test_page_is_never_wider_than_the_screen(open_page: Callable[[int], Page], w
     assert open_page(width).evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_phone_shows_an_enlarged_picture_larger_than_itself(open_page: Callable[[int], Page]) -> None:
+def test_enlarged_image_is_wider_than_a_phone(open_page: Callable[[int], Page]) -> None:
     phone = open_page(400)
     phone.click("figure button >> nth=0")
     assert phone.evaluate("document.querySelector('dialog img').getBoundingClientRect().width") > 800
 
 
-def test_page_is_dark_for_those_who_like_it_dark(page: Page) -> None:
+def test_page_follows_the_dark_colour_scheme(page: Page) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(background) == "rgb(255, 255, 255)"
     page.emulate_media(color_scheme="dark")
@@ -185,7 +185,7 @@ def test_contents_stand_beside_the_text_on_large_screens(page: Page, open_page: 
     assert tops[2] < tops[0] < tops[1], "below the lead, above the text"
 
 
-def test_print_unfolds_everything(page: Page) -> None:
+def test_printing_unfolds_all_sections(page: Page) -> None:
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("document.querySelector('details').open")
     page.evaluate("dispatchEvent(new Event('afterprint'))")

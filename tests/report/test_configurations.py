@@ -11,7 +11,7 @@ from .conftest import MakeRun
 
 def test_seeds_of_the_same_settings_are_one_configuration(make_run: MakeRun) -> None:
     runs = [
-        make_run(f"seed={seed}", f"name=n{seed}", name=str(seed), images=700, accuracy=accuracy, picked=seed)
+        make_run(f"seed={seed}", f"name=n{seed}", name=str(seed), images=700, accuracy=accuracy, draw=seed)
         for seed, accuracy in ((2, 0.5), (0, 0.6), (1, 0.7))
     ]
     (configuration,), repeated = group(runs)
@@ -31,7 +31,7 @@ def test_train_accuracy_needs_the_curves_of_every_seed(make_run: MakeRun) -> Non
 
 
 def test_interval_is_the_mean_of_the_seeds_and_no_narrower(make_run: MakeRun) -> None:
-    tests = [make_run(name=str(seed), images=700, accuracy=0.5 + seed / 10, picked=seed).test for seed in (0, 1)]
+    tests = [make_run(name=str(seed), images=700, accuracy=0.5 + seed / 10, draw=seed).test for seed in (0, 1)]
     single = [bootstrap_interval(test.matrix(), "f1_macro") for test in tests]
     both = interval(tests, "f1_macro")
     assert both.low == pytest.approx((single[0].low + single[1].low) / 2)
@@ -39,8 +39,8 @@ def test_interval_is_the_mean_of_the_seeds_and_no_narrower(make_run: MakeRun) ->
 
 
 def test_another_setting_makes_another_configuration(make_run: MakeRun) -> None:
-    words = [(), ("patience=30",), ("balance=none",), ("data=synthetic",), ("model=cnn_111",)]
-    runs = [make_run(*word, name=str(number), images=70) for number, word in enumerate(words)]
+    commands = [(), ("patience=30",), ("balance=none",), ("data=synthetic",), ("model=cnn_111",)]
+    runs = [make_run(*arguments, name=str(number), images=70) for number, arguments in enumerate(commands)]
     configurations, _ = group(runs)
     assert [configuration.number for configuration in configurations] == [1, 2, 3, 4, 5]
     assert [(configuration.title, configuration.subtitle) for configuration in configurations] == [
@@ -52,7 +52,7 @@ def test_another_setting_makes_another_configuration(make_run: MakeRun) -> None:
     ]
 
 
-def test_same_seed_counts_once_and_the_run_with_a_checkpoint_stays(make_run: MakeRun) -> None:
+def test_of_runs_with_the_same_seed_the_one_with_a_checkpoint_is_used(make_run: MakeRun) -> None:
     first, second = (make_run(name=name, images=70) for name in ("a", "b"))
     second.folder.best.parent.mkdir()
     second.folder.best.touch()
@@ -62,51 +62,52 @@ def test_same_seed_counts_once_and_the_run_with_a_checkpoint_stays(make_run: Mak
     assert str(second.folder.path) in repeated.reason
 
 
-OWN = ("data=folder", "model=cnn_111")
+FOLDER = ("data=folder", "model=cnn_111")
 Facts = tuple[tuple[str, ...], dict[str, object]]
 
 
 @pytest.mark.parametrize(
     ("first", "second", "notes"),
     [
-        # The same names of images in two folders, as of faces cut out in two ways.
-        (((*OWN, "data_dir=own/a"), {}), ((*OWN, "data_dir=own/b"), {}), ["own/a", "own/b"]),
-        (((*OWN, "data_dir=a"), {"data": "1"}), ((*OWN, "data_dir=a"), {"data": "2"}), ["a", "a"]),
-        (((*OWN, "data_dir=a"), {"images": 56}), ((*OWN, "data_dir=a"), {}), ["a", "a"]),
-        (((*OWN, "data_dir=a"), {"people": "other/"}), ((*OWN, "data_dir=a"), {}), ["a", "a"]),
+        # The same image names in two folders, for example the same faces cropped in two ways.
+        (((*FOLDER, "data_dir=own/a"), {}), ((*FOLDER, "data_dir=own/b"), {}), ["own/a", "own/b"]),
+        (((*FOLDER, "data_dir=a"), {"data": "1"}), ((*FOLDER, "data_dir=a"), {"data": "2"}), ["a", "a"]),
+        (((*FOLDER, "data_dir=a"), {"images": 56}), ((*FOLDER, "data_dir=a"), {}), ["a", "a"]),
+        (((*FOLDER, "data_dir=a"), {"prefix": "other/"}), ((*FOLDER, "data_dir=a"), {}), ["a", "a"]),
         (((), {"data": "1"}), (("data_dir=mine",), {"data": "2"}), ["the default folder", "mine"]),
-        (((), {"people": "other/"}), ((), {}), ["", ""]),
+        (((), {"prefix": "other/"}), ((), {}), ["", ""]),
         (((), {}), (("trainer.devices=2",), {}), ["", "trainer.devices=2"]),
     ],
 )
-def test_runs_on_other_data_are_no_seeds_of_each_other(
+def test_runs_on_other_data_are_separate_configurations(
     make_run: MakeRun, first: Facts, second: Facts, notes: list[str]
 ) -> None:
     for seed in (0, 1):
         runs = [
-            make_run(*words, f"seed={seed * number}", name=f"{seed}{number}", **{"images": 70, **facts})
-            for number, (words, facts) in enumerate((first, second))
+            make_run(*arguments, f"seed={seed * number}", name=f"{seed}{number}", **{"images": 70, **facts})
+            for number, (arguments, facts) in enumerate((first, second))
         ]
         configurations, repeated = group(runs)
         assert not repeated
         assert len(configurations) == 2
-        assert sorted(one.subtitle.removeprefix("data=folder; ") for one in configurations) == sorted(notes)
+        subtitles = [configuration.subtitle.removeprefix("data=folder; ") for configuration in configurations]
+        assert sorted(subtitles) == sorted(notes)
 
 
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        # A folder of FER2013's has many names; that of photographs can have moved.
+        # The folder of FER2013 can have any name; a folder of photographs can have moved.
         ((("data_dir='~/fer2013'",), {}), (("data_dir=/elsewhere",), {})),
         ((("data_dir='~/fer2013'",), {"data": "1"}), ((), {})),
-        (((*OWN, "data_dir=a"), {"data": "1"}), ((*OWN, "data_dir=moved"), {"data": "1"})),
-        (((*OWN, "data_dir=own/a/"), {}), ((*OWN, "data_dir=own/a"), {})),
+        (((*FOLDER, "data_dir=a"), {"data": "1"}), ((*FOLDER, "data_dir=moved"), {"data": "1"})),
+        (((*FOLDER, "data_dir=own/a/"), {}), ((*FOLDER, "data_dir=own/a"), {})),
     ],
 )
-def test_the_same_images_elsewhere_are_the_same_data(make_run: MakeRun, first: Facts, second: Facts) -> None:
+def test_the_same_images_in_another_folder_are_the_same_data(make_run: MakeRun, first: Facts, second: Facts) -> None:
     runs = [
-        make_run(*words, f"seed={seed}", name=str(seed), **{"images": 70, **facts})
-        for seed, (words, facts) in enumerate((first, second))
+        make_run(*arguments, f"seed={seed}", name=str(seed), **{"images": 70, **facts})
+        for seed, (arguments, facts) in enumerate((first, second))
     ]
     (configuration,), repeated = group(runs)
     assert not repeated
@@ -114,7 +115,7 @@ def test_the_same_images_elsewhere_are_the_same_data(make_run: MakeRun, first: F
 
 
 @pytest.mark.parametrize(
-    ("words", "images", "reason", "warning"),
+    ("arguments", "images", "reason", "warning"),
     [
         ([], 7178, "", ""),
         (["patience=30"], 7178, "", ""),
@@ -128,18 +129,20 @@ def test_the_same_images_elsewhere_are_the_same_data(make_run: MakeRun, first: F
         (["model=vgg16_fe", "data=synthetic"], 7178, "drawn faces", "drawn faces; random weights"),
     ],
 )
-def test_what_cannot_be_compared_says_why(
-    make_run: MakeRun, words: list[str], images: int, reason: str, warning: str
+def test_configurations_state_why_they_cannot_be_compared(
+    make_run: MakeRun, arguments: list[str], images: int, reason: str, warning: str
 ) -> None:
-    configuration = only(make_run, *words, images=images)
+    configuration = make_configuration(make_run, *arguments, images=images)
     assert (configuration.not_comparable_because, configuration.warning) == (reason, warning)
 
 
-def test_runs_that_the_report_has_not_are_named_by_their_settings(make_run: MakeRun) -> None:
-    configuration = only(make_run, "model=resnet50_ft", "unfreeze=all", "balance=weighted_sampler", images=70)
+def test_runs_that_the_paper_does_not_have_are_named_by_their_settings(make_run: MakeRun) -> None:
+    configuration = make_configuration(
+        make_run, "model=resnet50_ft", "unfreeze=all", "balance=weighted_sampler", images=70
+    )
     assert configuration.published is None
     assert configuration.title == "1. resnet50, unfreeze=all, weighted sampler"
 
 
-def only(make_run: MakeRun, *words: str, **options: int) -> Configuration:
-    return group([make_run(*words, **options)])[0][0]
+def make_configuration(make_run: MakeRun, *arguments: str, **options: int) -> Configuration:
+    return group([make_run(*arguments, **options)])[0][0]

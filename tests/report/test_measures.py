@@ -24,12 +24,12 @@ from emotion.report.runs import Record
 from .conftest import MakeRun, texts
 
 
-def test_figures_of_the_parts_of_the_test_images(make_run: MakeRun) -> None:
+def test_metrics_of_the_parts_of_the_test_images(make_run: MakeRun) -> None:
     run = make_run(images=700)
     table = metrics_table(group([run])[0])
     test = run.test
-    right = test.predicted == test.labels
-    parts = [right, right[test.parts == "public"], right[test.parts == "private"], right[~test.copied]]
+    correct = test.predicted == test.labels
+    parts = [correct, correct[test.parts == "public"], correct[test.parts == "private"], correct[~test.copied]]
     expected = [part.mean() for part in parts]
     expected += [f1_score(test.labels, test.predicted, average="macro")]
     expected += [balanced_accuracy_score(test.labels, test.predicted)]
@@ -40,14 +40,14 @@ def test_figures_of_the_parts_of_the_test_images(make_run: MakeRun) -> None:
         assert low < value < high
 
 
-def test_part_without_images_says_so(make_run: MakeRun) -> None:
+def test_part_without_images_has_a_message(make_run: MakeRun) -> None:
     run = make_run(images=70)
     run.test.parts[:] = "test"
     row = metrics_table(group([run])[0]).rows[0]
     assert texts(row)[2:4] == ["no images", "no images"]
 
 
-def test_calibration_is_that_of_the_test_images(make_run: MakeRun) -> None:
+def test_calibration_of_the_test_images(make_run: MakeRun) -> None:
     run = make_run(images=700)
     name, temperature, before, after, *_ = texts(calibration_table(group([run])[0]).rows[0])
     assert name == "1. CNN 2-2-1-1, class weights"
@@ -56,27 +56,25 @@ def test_calibration_is_that_of_the_test_images(make_run: MakeRun) -> None:
     assert float(after) == pytest.approx(log_loss(run.test.labels, scaled / scaled.sum(1, keepdims=True)), abs=2e-3)
 
 
-def test_every_two_runs_are_tested_and_corrected(make_run: MakeRun) -> None:
+def test_p_values_of_all_pairs_are_corrected(make_run: MakeRun) -> None:
     runs = [
-        make_run(word, name=word, images=700, accuracy=accuracy, picked=picked)
-        for picked, (word, accuracy) in enumerate(
-            (("model=cnn_111", 0.5), ("model=cnn_1111", 0.52), ("model=cnn", 0.7))
-        )
+        make_run(model, name=model, images=700, accuracy=accuracy, draw=draw)
+        for draw, (model, accuracy) in enumerate((("model=cnn_111", 0.5), ("model=cnn_1111", 0.52), ("model=cnn", 0.7)))
     ]
     drawn = make_run("data=synthetic", name="drawn", images=699)
     pairs = compare_pairs(group([*runs, drawn])[0])
     assert [(pair.first.number, pair.second.number) for pair in pairs] == [(1, 2), (1, 3), (2, 3)]
-    right = {number: run.test.predicted == run.test.labels for number, run in enumerate(runs, 1)}
+    correct = {number: run.test.predicted == run.test.labels for number, run in enumerate(runs, 1)}
     expected = []
     for pair in pairs:
-        first, second = right[pair.first.number], right[pair.second.number]
-        alone = int((first & ~second).sum()), int((second & ~first).sum())
-        expected.append(binomtest(alone[0], sum(alone)).pvalue)
+        first, second = correct[pair.first.number], correct[pair.second.number]
+        only_one = int((first & ~second).sum()), int((second & ~first).sum())
+        expected.append(binomtest(only_one[0], sum(only_one)).pvalue)
         assert pair.test.difference == pytest.approx(first.mean() - second.mean())
     assert [pair.test.p_value for pair in pairs] == pytest.approx(expected)
     assert [pair.corrected for pair in pairs] == pytest.approx(false_discovery_control(expected, method="by"))
     rows = [texts(row) for row in pairs_table(pairs).rows]
-    assert [row[-1] for row in rows] == ["none shown", "second", "second"]
+    assert [row[-1] for row in rows] == ["not significant", "second", "second"]
     assert rows[1][2] == "-0.2000"
 
 
@@ -92,7 +90,7 @@ def test_runs_with_other_labels_for_the_same_images_are_not_compared(make_run: M
     assert compare_pairs(group(runs)[0]) == []
 
 
-def test_cost_is_that_of_each_run(make_run: MakeRun) -> None:
+def test_cost_of_each_run(make_run: MakeRun) -> None:
     runs = [make_run(f"seed={seed}", name=str(seed), images=70) for seed in (0, 1)]
     older = Record(**runs[1].record.model_dump(exclude={"images_per_second", "train_seconds"}))
     runs[1] = replace(runs[1], record=older)
@@ -102,43 +100,44 @@ def test_cost_is_that_of_each_run(make_run: MakeRun) -> None:
 
 @pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")  # in half precision
 def test_deviation_of_the_calibration_is_over_seeds(make_run: MakeRun) -> None:
-    runs = [make_run(f"seed={seed}", name=str(seed), images=700, picked=seed) for seed in (0, 1)]
+    runs = [make_run(f"seed={seed}", name=str(seed), images=700, draw=seed) for seed in (0, 1)]
     losses = [log_loss(run.test.labels, run.test.probabilities) for run in runs]
     mean, deviation = map(float, texts(calibration_table(group(runs)[0]).rows[0])[2].split(" ± "))
     assert mean == pytest.approx(np.mean(losses), abs=2e-3)
     assert deviation == pytest.approx(np.std(losses, ddof=1), abs=1e-3)
 
 
-def public(own: Predictions) -> Predictions:
-    return replace(own, parts=np.full(len(own), "public"))
+def public(predictions: Predictions) -> Predictions:
+    return replace(predictions, parts=np.full(len(predictions), "public"))
 
 
-def private(own: Predictions) -> Predictions:
-    return replace(own, parts=np.full(len(own), "private"))
+def private(predictions: Predictions) -> Predictions:
+    return replace(predictions, parts=np.full(len(predictions), "private"))
 
 
-def test_protocol_gives_each_part_with_and_without_views(make_run: MakeRun) -> None:
-    runs = [make_run(f"seed={seed}", name=f"a{seed}", images=700, picked=seed) for seed in (0, 1)]
-    better = [make_run(f"seed={seed}", name=f"b{seed}", images=700, accuracy=0.9, picked=seed).test for seed in (0, 1)]
+def test_protocol_table_has_each_part_with_and_without_augmentation(make_run: MakeRun) -> None:
+    runs = [make_run("tta=flip", f"seed={seed}", name=f"a{seed}", images=700, draw=seed) for seed in (0, 1)]
+    better = [make_run(f"seed={seed}", name=f"b{seed}", images=700, accuracy=0.9, draw=seed).test for seed in (0, 1)]
     runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
     runs = [
         replace(run, augmented={"val": run.val, "test": private(test)}) for run, test in zip(runs, better, strict=True)
     ]
     table = protocol_table(group(runs)[0])
     assert [texts(row)[1:3] for row in table.rows] == [
-        [views, part]
-        for views in ("one", "none") * 2  # what the setting `tta` of these runs says
-        for part in ("PublicTest", "PrivateTest", "PrivateTest without copies", "All")
+        [tta, part]
+        for tta in ("none", "flip") * 2
+        for part in ("PublicTest", "PrivateTest", "PrivateTest without duplicates", "All")
     ]
-    assert [row[0].note for row in table.rows] == ["seeds 0, 1"] * 8 + ["mean of the 2"] * 8
+    networks = ["seeds 0, 1"] * 8 + ["ensemble of 2 seeds"] * 8
+    assert [row[0].note for row in table.rows] == [f"tta=flip; {own}" for own in networks]
     accuracies = [(run.test.predicted == run.test.labels).mean() for run in runs]
     deviation = np.std(accuracies, ddof=1)
     assert texts(table.rows[1])[3] == f"{np.mean(accuracies):.4f} ± {deviation:.4f}"
     assert float(texts(table.rows[5])[3].split(" ")[0]) > 0.85
 
 
-def test_protocol_gives_the_ensemble_of_the_seeds(make_run: MakeRun) -> None:
-    runs = [make_run(f"seed={seed}", name=str(seed), images=700, accuracy=0.4, picked=seed) for seed in (0, 1, 2)]
+def test_protocol_table_has_the_ensemble_of_the_seeds(make_run: MakeRun) -> None:
+    runs = [make_run(f"seed={seed}", name=str(seed), images=700, accuracy=0.4, draw=seed) for seed in (0, 1, 2)]
     runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
     row = protocol_table(group(runs)[0]).rows[5]
     val, test = (np.mean([getattr(run, stage).probabilities for run in runs], 0) for stage in ("val", "test"))
@@ -152,25 +151,26 @@ def test_protocol_gives_the_ensemble_of_the_seeds(make_run: MakeRun) -> None:
     assert loss == pytest.approx(log_loss(labels, scaled / scaled.sum(1, keepdims=True)), abs=2e-3)
 
 
-def test_protocol_names_what_tells_configurations_apart(make_run: MakeRun) -> None:
+def test_protocol_table_names_differing_settings(make_run: MakeRun) -> None:
     runs = [make_run("recipe=small", f"split={split}", name=split, images=70) for split in ("official", "clean")]
     runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
     assert [row[0].note for row in protocol_table(group(runs)[0]).rows[::4]] == ["seed 0", "split=clean; seed 0"]
 
 
-def test_seeds_of_other_images_are_no_ensemble(make_run: MakeRun) -> None:
+def test_seeds_with_other_images_have_no_ensemble(make_run: MakeRun) -> None:
     runs = [make_run(f"seed={seed}", name=str(seed), images=70, val_images=70 + 7 * seed) for seed in (0, 1)]
     runs = [replace(run, val=public(run.val), test=private(run.test)) for run in runs]
     assert len(protocol_table(group(runs)[0]).rows) == 4
 
 
-def test_protocol_gives_the_parts_that_all_seeds_have(make_run: MakeRun) -> None:
-    runs = [make_run(f"seed={seed}", name=str(seed), images=70, picked=seed) for seed in (0, 1)]
+def test_protocol_table_has_the_parts_that_all_seeds_have(make_run: MakeRun) -> None:
+    runs = [make_run(f"seed={seed}", name=str(seed), images=70, draw=seed) for seed in (0, 1)]
     runs = [
-        replace(run, val=public(run.val), test=own(run.test)) for run, own in zip(runs, (private, public), strict=True)
+        replace(run, val=public(run.val), test=set_part(run.test))
+        for run, set_part in zip(runs, (private, public), strict=True)
     ]
     assert [texts(row)[2] for row in protocol_table(group(runs)[0]).rows] == ["PublicTest", "All"]
 
 
-def test_protocol_needs_public_test_as_validation(make_run: MakeRun) -> None:
+def test_protocol_table_needs_public_test_as_validation(make_run: MakeRun) -> None:
     assert not protocol_table(group([make_run(images=70)])[0]).rows

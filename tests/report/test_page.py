@@ -23,27 +23,27 @@ SECTIONS = [
     "Table 1: CNNs from scratch, class weights",
     "Table 2: feature extraction, class weights",
     "Table 3: fine-tuning VGG16, class weights",
-    "Section 4.1: the chosen CNN, balanced copies",
-    "Table 4: feature extraction, balanced copies",
-    "Table 5: fine-tuning VGG16, balanced copies",
+    "Section 4.1: the chosen CNN, oversampling",
+    "Table 4: feature extraction, oversampling",
+    "Table 5: fine-tuning VGG16, oversampling",
     "Precision, recall and F1 of each class",
     "Other runs",
     "Test images and their parts",
-    "Any two runs against each other",
+    "Comparison of every two runs",
     "Calibration",
     "Time and hardware",
     "Each configuration",
-    "Runs that are left out",
+    "Skipped runs",
     "How to read this page",
 ]
 
 
 @pytest.fixture
 def runs(make_run: MakeRun, tmp_path: Path) -> Path:
-    """Runs of every kind; their data is not at hand."""
+    """Runs of every kind, whose data is missing."""
     gone = "data_dir=gone"
-    make_run(gone, name="runs/report/cnn")
-    make_run(gone, "seed=1", name="runs/report/cnn again", accuracy=0.62, picked=1)
+    make_run(gone, name="runs/paper/cnn")
+    make_run(gone, "seed=1", name="runs/paper/cnn again", accuracy=0.62, draw=1)
     make_run(gone, "balance=none", name="runs/other")
     failed = make_run(gone, "patience=30", name="runs/failed", images=70).folder
     failed.metrics.unlink()
@@ -71,7 +71,7 @@ def test_page_has_every_section(runs: Path, tmp_path: Path, documents: list[Docu
     assert document.blocks[0] == Paragraph(verdict, lead=True)
     assert [block.text for block in document.blocks if isinstance(block, Heading) and block.level == 2] == SECTIONS
     assert [block.summary for block in document.blocks if isinstance(block, Details)] == [
-        "Pair by pair: 1, 0 of them with a better run",
+        "Table of 1 pair, 0 with a significant difference",
         "1. CNN 2-2-1-1, class weights",
         "2. CNN 2-2-1-1, no balancing",
     ]
@@ -95,7 +95,7 @@ def test_sections_without_content_are_left_out(make_run: MakeRun, tmp_path: Path
 
 def test_failed_runs_are_listed_with_their_error(runs: Path, tmp_path: Path, documents: list[Document]) -> None:
     path, _ = write_report([runs], tmp_path / "out")
-    table = documents[0].blocks[documents[0].blocks.index(Heading("Runs that are left out")) + 1]
+    table = documents[0].blocks[documents[0].blocks.index(Heading("Skipped runs")) + 1]
     assert isinstance(table, Table)
     assert table.rows == [(str(runs / "failed"), "failed: out of <b>memory</b>")]
     assert "out of &lt;b&gt;memory&lt;/b&gt;" in path.read_text()
@@ -108,13 +108,13 @@ def test_only_unfinished_runs_make_a_page_too(make_run: MakeRun, tmp_path: Path)
     assert "not finished" in path.read_text()
 
 
-def test_markdown_names_pictures_that_lie_beside_it(runs: Path, tmp_path: Path) -> None:
+def test_markdown_and_html_show_the_same_images(runs: Path, tmp_path: Path) -> None:
     path, _ = write_report([runs], tmp_path / "out")
     text = path.with_suffix(".md").read_text()
-    pictures = [tmp_path / "out" / unquote(file) for file in re.findall(r"!\[.*\]\((.*)\)", text)]
-    assert len(pictures) == 2 + 2 * 2
+    images = [tmp_path / "out" / unquote(file) for file in re.findall(r"!\[.*\]\((.*)\)", text)]
+    assert len(images) == 2 + 2 * 2
     embedded = re.findall(r'src="data:image/png;base64,(.*?)"', path.read_text())
-    assert [base64.b64encode(picture.read_bytes()).decode() for picture in pictures] == embedded
+    assert [base64.b64encode(image.read_bytes()).decode() for image in images] == embedded
 
 
 def test_page_is_the_same_whenever_it_is_written(runs: Path, tmp_path: Path) -> None:
@@ -125,23 +125,23 @@ def test_page_is_the_same_whenever_it_is_written(runs: Path, tmp_path: Path) -> 
 def test_too_many_configurations_are_not_all_compared(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "COMPARED_AT_MOST", 1)
-    assert "Any two runs" not in write_report([runs], tmp_path / "out")[0].read_text()
+    monkeypatch.setattr(page, "MAX_COMPARED", 1)
+    assert "Comparison of every two runs" not in write_report([runs], tmp_path / "out")[0].read_text()
 
 
-def test_command_prints_the_verdict_and_where_the_page_lies(runs: Path, tmp_path: Path) -> None:
+def test_command_prints_the_verdict_and_the_path_of_the_page(runs: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["report", str(runs), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    verdict, place = result.stdout.splitlines()
-    assert verdict.startswith("Of 21 published test accuracies: 1 where ours is lower, 20 not run.")
-    assert place == f"report: {tmp_path / 'out' / 'report.html'}"
+    verdict, path = result.stdout.splitlines()
+    assert verdict.startswith("Our results beside the 21 test accuracies of the paper: 1 lower, 20 not run.")
+    assert path == f"report: {tmp_path / 'out' / 'report.html'}"
 
 
 def test_path_without_runs_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert (
-        result.stderr == f"error: {tmp_path}: no run lies there (a folder with the config.yaml that training writes)\n"
+        result.stderr == f"error: {tmp_path}: no run in this folder: a run has the config.yaml that training writes\n"
     )
     assert not (tmp_path / "out").exists()
 
@@ -153,7 +153,7 @@ def test_folder_that_is_a_file_is_one_line(runs: Path, tmp_path: Path) -> None:
     assert result.stderr == f"error: {tmp_path / 'out'}: the folder cannot be made (File exists)\n"
 
 
-def test_names_that_are_no_text_are_written_as_escapes(make_run: MakeRun, tmp_path: Path) -> None:
+def test_undecodable_names_are_written_as_escapes(make_run: MakeRun, tmp_path: Path) -> None:
     name = os.fsdecode(b"n\xff")
     make_run("data_dir=gone", name=f"{name}/used", images=70)
     make_run("data_dir=gone", name=f"{name}/unused", images=70).folder.metrics.unlink()
@@ -186,7 +186,7 @@ def test_report_of_real_runs_on_drawn_faces(tmp_path: Path) -> None:
         "Grad-CAM (HiResCAM): mistakes",
     ):
         assert caption in text
-    assert "not at hand" not in text
+    assert "data is missing" not in text
     rows = [line for line in text.splitlines() if "mean of 2 networks: " in line]
     for row, stage, views in zip(rows, ("test", "test_tta"), ("none", "flip"), strict=True):
         assert f"| synthetic, split=official | {results[stage]['num_images']} | {views} | " in row

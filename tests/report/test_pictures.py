@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emotion.analysis.document import Block, Paragraph, Picture, Table
+from emotion.analysis.document import Block, ImageBlock, Paragraph, Table
 from emotion.analysis.figures import confusion_matrix_figure
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
@@ -30,23 +30,23 @@ def show(run: Run, folder: Path) -> list[Block]:
 
 
 def captions(blocks: list[Block]) -> list[str]:
-    return [block.caption for block in blocks if isinstance(block, Picture)]
+    return [block.caption for block in blocks if isinstance(block, ImageBlock)]
 
 
-def said(blocks: list[Block]) -> list[str]:
+def paragraphs(blocks: list[Block]) -> list[str]:
     return [block.text for block in blocks if isinstance(block, Paragraph)]
 
 
 @pytest.fixture
 def drawn_run(make_run: MakeRun) -> Run:
-    """A run on the drawn faces, whose predictions bear the names of these."""
+    """A run on drawn faces, with predictions for images that the data contains."""
     run = make_run(*DRAWN, images=42)
     data = EmotionDataModule(data="synthetic", synthetic_images=210)
     return replace(run, test=replace(run.test, ids=data.packed.names[data.rows.test]))
 
 
 @pytest.mark.parametrize("count", [1, 8, 24, 10_000])
-def test_mistakes_put_neutral_against_sad_in_front(count: int) -> None:
+def test_mistakes_start_with_neutral_against_sad(count: int) -> None:
     test = make_predictions(700, 0.4, seed=3)
     shown = mistakes(test, count)
     confidence, predicted = test.stored.max(1), test.predicted
@@ -62,45 +62,45 @@ def test_network_without_mistakes_shows_none() -> None:
     assert mistakes(make_predictions(70, 1.0), 8).tolist() == []
 
 
-def test_what_is_missing_is_said_in_a_sentence_each(make_run: MakeRun, tmp_path: Path) -> None:
+def test_missing_curves_and_data_have_a_message_each(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(f"data_dir={tmp_path / 'gone'}", images=70)
     blocks = show(run, tmp_path / "out")
     assert captions(blocks) == [
         "Confusion matrix, test images",
         "Reliability before and after the temperature, test images",
     ]
-    curves, data = said(blocks)
-    assert curves == "The learning curves were not kept with this run (curves.png is missing)."
-    assert data.startswith("No images are shown, since the data is not at hand: ")
+    curves, data = paragraphs(blocks)
+    assert curves == "No learning curves are shown: the run has no curves.png."
+    assert data.startswith("No images are shown, since the data is missing: ")
     assert str(tmp_path / "gone") in data
 
 
-@pytest.mark.parametrize("picture", [b"junk", (4000, 4000)])
+@pytest.mark.parametrize("curves", [b"junk", (4000, 4000)])
 def test_learning_curves_that_cannot_be_read_are_not_shown(
-    make_run: MakeRun, tmp_path: Path, picture: bytes | tuple[int, int]
+    make_run: MakeRun, tmp_path: Path, curves: bytes | tuple[int, int]
 ) -> None:
     run = make_run("data_dir=gone", images=70)
-    if isinstance(picture, bytes):
-        (run.folder.path / "curves.png").write_bytes(picture)
+    if isinstance(curves, bytes):
+        (run.folder.path / "curves.png").write_bytes(curves)
     else:
-        Image.new("L", picture).save(run.folder.path / "curves.png")
+        Image.new("L", curves).save(run.folder.path / "curves.png")
     blocks = show(run, tmp_path / "out")
-    assert said(blocks)[0].startswith("The learning curves are not shown: ")
-    assert "curves.png cannot be read" in said(blocks)[0]
+    assert paragraphs(blocks)[0].startswith("No learning curves are shown: ")
+    assert "curves.png: cannot be read" in paragraphs(blocks)[0]
     assert "Learning curves" not in captions(blocks)
 
 
-@pytest.mark.parametrize("place", ["x" * 300, "~nobody-of-this-name/data", "a\0b"])
-def test_places_that_mean_nothing_here_are_missing_data(make_run: MakeRun, tmp_path: Path, place: str) -> None:
-    words = ["model=vgg16_ft", "unfreeze=3"]
-    run = make_run(*words, images=70, changes={"data": "folder", "data_dir": place, "weights": place})
-    assert said(show(run, tmp_path / "out"))[-1].startswith("No images are shown, since the data is not at hand: ")
+@pytest.mark.parametrize("path", ["x" * 300, "~nobody-of-this-name/data", "a\0b"])
+def test_invalid_paths_are_missing_data(make_run: MakeRun, tmp_path: Path, path: str) -> None:
+    changes = {"data": "folder", "data_dir": path, "weights": path}
+    run = make_run("model=vgg16_ft", "unfreeze=3", images=70, changes=changes)
+    assert paragraphs(show(run, tmp_path / "out"))[-1].startswith("No images are shown, since the data is missing: ")
 
 
 def test_images_of_other_data_are_not_shown(make_run: MakeRun, tmp_path: Path) -> None:
     blocks = show(make_run(*DRAWN, images=42), tmp_path / "out")
-    assert "test/" in said(blocks)[-1]
-    assert said(blocks)[-1].endswith("is not among its 210 images")
+    assert "test/" in paragraphs(blocks)[-1]
+    assert paragraphs(blocks)[-1].endswith("not among the 210 images of the data")
 
 
 def test_run_without_its_checkpoint_has_no_heatmaps(drawn_run: Run, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_run_without_its_checkpoint_has_no_heatmaps(drawn_run: Run, tmp_path: Pa
     blocks = show(drawn_run, tmp_path / "out")
     assert captions(blocks)[0] == "Learning curves"
     assert captions(blocks)[-1] == "The most confident mistakes, neutral against sad first"
-    (missing,) = said(blocks)
-    assert missing.startswith("No heatmaps are shown: the checkpoint was not kept with this run")
+    (missing,) = paragraphs(blocks)
+    assert missing == f"No heatmaps are shown: {drawn_run.folder.best}: the checkpoint is missing"
 
 
 def test_heatmaps_explain_classes_and_mistakes(drawn_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,10 +118,10 @@ def test_heatmaps_explain_classes_and_mistakes(drawn_run: Run, tmp_path: Path, m
         family="cnn", backbone=None, blocks=[1, 1, 1], unfreeze=None, image_size=48, normalize="unit"
     )
     checkpoint = SimpleNamespace(task=SimpleNamespace(inference_network=network))
-    asked: list[list[int]] = []
+    explained: list[list[int]] = []
 
     def explain(network: torch.nn.Module, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        asked.append(classes.tolist())
+        explained.append(classes.tolist())
         return heatmaps(network, images, classes)
 
     heatmaps = pictures.heatmaps
@@ -131,14 +131,14 @@ def test_heatmaps_explain_classes_and_mistakes(drawn_run: Run, tmp_path: Path, m
     drawn_run.folder.best.touch()
     blocks = show(drawn_run, tmp_path / "out")
     assert captions(blocks)[-2:] == [
-        "Grad-CAM (HiResCAM): the surest right answer of each class",
+        "Grad-CAM (HiResCAM): the most confident correct prediction of each class",
         "Grad-CAM (HiResCAM): mistakes, for the predicted class",
     ]
-    assert asked[0] == sorted(set(drawn_run.test.labels[drawn_run.test.predicted == drawn_run.test.labels]))
-    assert asked[1] == drawn_run.test.predicted[mistakes(drawn_run.test, 8)].tolist()
+    assert explained[0] == sorted(set(drawn_run.test.labels[drawn_run.test.predicted == drawn_run.test.labels]))
+    assert explained[1] == drawn_run.test.predicted[mistakes(drawn_run.test, 8)].tolist()
 
 
-def test_facts_name_what_was_run(drawn_run: Run, tmp_path: Path) -> None:
+def test_facts_name_settings_folders_and_command(drawn_run: Run, tmp_path: Path) -> None:
     table = show(drawn_run, tmp_path / "out")[0]
     assert isinstance(table, Table)
     facts = dict(table.rows)
@@ -147,13 +147,13 @@ def test_facts_name_what_was_run(drawn_run: Run, tmp_path: Path) -> None:
     assert facts["Command"] == "python train.py model=cnn"
 
 
-def test_pictures_take_little_space_and_look_the_same(tmp_path: Path) -> None:
+def test_quantized_figures_are_small_and_look_the_same(tmp_path: Path) -> None:
     figure = confusion_matrix_figure(make_predictions(700, 0.5).matrix(), CLASSES)
-    picture = Album(tmp_path / "out", "01").draw("Confusion", "confusion", figure)
-    assert picture == Picture("Confusion", tmp_path / "out" / "01-confusion.png")
+    block = Album(tmp_path / "out", "01").draw("Confusion", "confusion", figure)
+    assert block == ImageBlock("Confusion", tmp_path / "out" / "01-confusion.png")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["01-confusion.png"]
     figure.savefig(tmp_path / "full.png", dpi=120)
-    with Image.open(tmp_path / "full.png") as full, Image.open(picture.file) as small:
+    with Image.open(tmp_path / "full.png") as full, Image.open(block.file) as small:
         difference = np.abs(np.asarray(full.convert("RGB"), int) - np.asarray(small.convert("RGB"), int))
     assert difference.mean() < 2
-    assert picture.file.stat().st_size < 0.5 * (tmp_path / "full.png").stat().st_size
+    assert block.file.stat().st_size < 0.5 * (tmp_path / "full.png").stat().st_size

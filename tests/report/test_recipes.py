@@ -10,8 +10,8 @@ from emotion.report.recipes import differences, published_run, weights_name
 from .conftest import make_settings
 
 
-def changed(*words: str) -> dict[str, str]:
-    values = make_settings(*words)
+def changed(*arguments: str) -> dict[str, str]:
+    values = make_settings(*arguments)
     return differences(values, published_run(values))
 
 
@@ -19,21 +19,21 @@ def changed(*words: str) -> dict[str, str]:
 @pytest.mark.parametrize("data", ["fer2013", "synthetic"])
 def test_runs_of_the_experiments_follow_the_recipe(published: PublishedRun, data: str) -> None:
     unfreeze = "null" if published.unfreeze is None else published.unfreeze
-    words = [f"model={published.model}", f"unfreeze={unfreeze}", f"balance={published.balance}", f"data={data}"]
-    values = make_settings(f"experiment={published.experiment}", *words)
+    arguments = [f"model={published.model}", f"unfreeze={unfreeze}", f"balance={published.balance}", f"data={data}"]
+    values = make_settings(f"experiment={published.experiment}", *arguments)
     assert published_run(values) is published
     assert differences(values, published) == {}
 
 
-def test_where_and_how_it_ran_makes_no_difference() -> None:
-    words = ["name=other", "seed=7", "data_dir=/elsewhere", "trainer.accelerator=gpu", "trainer.strategy=ddp"]
-    assert changed(*words) == {}
-    assert changed("trainer.devices=2") == {"trainer.devices": "2"}, "each process takes a batch of its own"
+def test_paths_and_hardware_are_no_differences() -> None:
+    arguments = ["name=other", "seed=7", "data_dir=/elsewhere", "trainer.accelerator=gpu", "trainer.strategy=ddp"]
+    assert changed(*arguments) == {}
+    assert changed("trainer.devices=2") == {"trainer.devices": "2"}, "each process takes its own batch"
 
 
-def test_differences_are_typed_as_on_the_command_line() -> None:
-    words = ["augment=false", "blocks=[2,2]", "lr=2e-5", "patience=null", "trainer.max_epochs=42", "min_delta=0"]
-    assert changed(*words) == {
+def test_differences_have_values_as_on_the_command_line() -> None:
+    arguments = ["augment=false", "blocks=[2,2]", "lr=2e-5", "patience=null", "trainer.max_epochs=42", "min_delta=0"]
+    assert changed(*arguments) == {
         "augment": "false",
         "blocks": "[2,2]",
         "lr": "2e-05",
@@ -43,9 +43,9 @@ def test_differences_are_typed_as_on_the_command_line() -> None:
 
 
 def test_recipe_is_that_of_the_table_not_of_the_model() -> None:
-    words = ["model=vgg16_ft", "unfreeze=9", "balance=offline"]
-    assert changed("experiment=table5", *words) == {}
-    assert changed(*words).keys() == {"lr", "monitor", "min_delta", "patience"}, "what table 5 changes in the model"
+    arguments = ["model=vgg16_ft", "unfreeze=9", "balance=offline"]
+    assert changed("experiment=table5", *arguments) == {}
+    assert changed(*arguments).keys() == {"lr", "monitor", "min_delta", "patience"}, "the settings of table5.yaml"
 
 
 def test_settings_that_an_older_run_lacks_are_no_difference() -> None:
@@ -55,28 +55,28 @@ def test_settings_that_an_older_run_lacks_are_no_difference() -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["balance=none", "balance=weighted_sampler", "unfreeze=4", "unfreeze=all", "unfreeze=0", "data=folder"]
+    "argument", ["balance=none", "balance=weighted_sampler", "unfreeze=4", "unfreeze=all", "unfreeze=0", "data=folder"]
 )
-def test_what_the_report_did_not_run(word: str) -> None:
-    values = make_settings("model=vgg16_ft", word)
+def test_runs_that_the_paper_does_not_have(argument: str) -> None:
+    values = make_settings("model=vgg16_ft", argument)
     assert published_run(values) is None
     assert differences(values, None) == {}
 
 
-def test_model_that_no_recipe_knows_is_described_by_its_settings() -> None:
+def test_unknown_model_is_compared_with_the_default_settings() -> None:
     values = make_settings("blocks=[1]") | {"model": "gone"}
     assert published_run(values) is None
     assert differences(values, None) == {"blocks": "[1]"}
 
 
-def test_weights_are_known_by_their_file(tmp_path: Path) -> None:
+def test_weights_are_named_by_their_file(tmp_path: Path) -> None:
     (tmp_path / "vgg16_features.safetensors").touch()
     (tmp_path / "face_resnet29_dlib.safetensors").touch()
     face = {"family": "face", "backbone": "resnet29_dlib", "weights": str(tmp_path)}
     assert weights_name(face) == "face_resnet29_dlib.safetensors"
     values = make_settings("model=vgg16_fe")
     assert weights_name(values) == "imagenet"
-    for place in (tmp_path, tmp_path / "vgg16_features.safetensors", "elsewhere/vgg16_features.safetensors"):
-        assert weights_name(values | {"weights": str(place)}) == "vgg16_features.safetensors"
+    for path in (tmp_path, tmp_path / "vgg16_features.safetensors", "elsewhere/vgg16_features.safetensors"):
+        assert weights_name(values | {"weights": str(path)}) == "vgg16_features.safetensors"
     assert changed("model=vgg16_fe", f"weights={tmp_path}") == {"weights": "vgg16_features.safetensors"}
     assert weights_name(values | {"weights": str(tmp_path / "two")}) == "two"

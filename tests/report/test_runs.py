@@ -23,14 +23,14 @@ Damage = Callable[[RunFolder], object]
 def test_runs_are_found_at_any_depth_and_once(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("seed=1", name="a/b/first", images=70)
     make_run("seed=2", name="second", images=70)
-    runs, unused = find_runs([tmp_path, tmp_path / "a", tmp_path / "second"])
+    runs, skipped = find_runs([tmp_path, tmp_path / "a", tmp_path / "second"])
     assert [run.folder.path for run in runs] == [tmp_path / "a/b/first", tmp_path / "second"]
     assert [run.seed for run in runs] == [1, 2]
-    assert not unused
+    assert not skipped
 
 
 def test_run_holds_its_predictions_and_record(make_run: MakeRun) -> None:
-    run = make_run(images=70, accuracy=0.4, picked=5)
+    run = make_run(images=70, accuracy=0.4, draw=5)
     expected = make_predictions(70, 0.4, seed=5)
     assert np.array_equal(run.test.ids, expected.ids)
     assert np.array_equal(run.test.copied, expected.copied)
@@ -43,7 +43,7 @@ def test_train_accuracy_is_that_of_the_best_epoch(make_run: MakeRun) -> None:
     assert make_run(name="without", images=70, curves=False).train_accuracy() is None
 
 
-def test_a_run_that_left_the_test_images_alone_has_no_predictions_for_them(make_run: MakeRun) -> None:
+def test_untested_run_has_no_predictions_for_test_images(make_run: MakeRun) -> None:
     run = make_run(tested=False)
     assert len(run.test) == 0
     assert len(run.val) == 350
@@ -53,38 +53,40 @@ def test_a_run_that_left_the_test_images_alone_has_no_predictions_for_them(make_
 @pytest.mark.parametrize(
     "content", [b"\xff", b"epoch,train/acc\nx,y\n", b"epoch,train/acc\ninf,1\n", b'"' + b"x" * 200_000]
 )
-def test_damaged_curves_are_not_kept(make_run: MakeRun, content: bytes) -> None:
+def test_damaged_curves_count_as_missing(make_run: MakeRun, content: bytes) -> None:
     run = make_run(images=70)
     (run.folder.csv / "version_0" / "metrics.csv").write_bytes(content)
     assert run.train_accuracy() is None
 
 
-def test_runs_without_figures_say_why(make_run: MakeRun, tmp_path: Path) -> None:
+def test_skipped_runs_have_a_reason(make_run: MakeRun, tmp_path: Path) -> None:
     folders = [make_run(name=name, images=70).folder for name in ("broken", "failed", "later", "unfinished")]
     broken, failed, later, unfinished = folders
     broken.predictions.write_bytes(b"no archive")
     for folder in (failed, unfinished):
         folder.metrics.unlink()
     failed.write_failure("CUDA out of memory")
-    later.write_failure("what failed first and was then resumed")
-    runs, unused = find_runs([tmp_path])
+    later.write_failure("failed before it was resumed")
+    runs, skipped = find_runs([tmp_path])
     assert [run.folder.path for run in runs] == [later.path]
-    assert [run.path for run in unused] == [broken.path, failed.path, unfinished.path]
-    assert unused[0].reason.startswith(f"cannot be read: {broken.predictions}: not a file of predictions")
-    assert [run.reason for run in unused[1:]] == ["failed: CUDA out of memory", "not finished"]
+    assert [run.path for run in skipped] == [broken.path, failed.path, unfinished.path]
+    assert skipped[0].reason.startswith(f"cannot be read: {broken.predictions}: not a file of predictions")
+    assert [run.reason for run in skipped[1:]] == ["failed: CUDA out of memory", "not finished"]
 
 
-def test_other_configurations_are_no_runs(make_run: MakeRun, tmp_path: Path) -> None:
+def test_config_files_of_other_programs_are_no_runs(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(images=70)
     for name, text in (("conf", "seed: ${other}\n"), ("bad", "{"), ("list", "- 1\n"), ("empty", "")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(text)
-    runs, unused = find_runs([tmp_path])
+    runs, skipped = find_runs([tmp_path])
     assert len(runs) == 1
-    assert not unused
+    assert not skipped
 
 
-@pytest.mark.parametrize(("name", "message"), [("gone", "gone: no such folder"), ("empty", "empty: no run lies there")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("gone", "gone: no such folder"), ("empty", "empty: no run in this folder")]
+)
 def test_path_without_runs_is_refused(make_run: MakeRun, tmp_path: Path, name: str, message: str) -> None:
     run = make_run(images=70)
     (tmp_path / "empty").mkdir()
@@ -112,9 +114,9 @@ def arrays(change: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]])
     return damage
 
 
-def _keep_val(folder: RunFolder, views: str | None = None) -> None:
+def _keep_val(folder: RunFolder, other: str | None = None) -> None:
     stages = load_predictions(folder.predictions)
-    kept = {"val": stages["val"]} | ({views: stages["test"]} if views else {})
+    kept = {"val": stages["val"]} | ({other: stages["test"]} if other else {})
     save_predictions(folder.predictions, kept, CLASSES)
 
 
@@ -127,7 +129,7 @@ def failed(content: str) -> Damage:
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "no figures": (text("metrics.json", "[1]"), "metrics.json: Input should be an object"),
+    "no metrics": (text("metrics.json", "[1]"), "metrics.json: Input should be an object"),
     "depth": (text("metrics.json", "[" * 100_000), "metrics.json: Invalid JSON: recursion limit exceeded"),
     "size": (text("metrics.json", " " * 2**21), "metrics.json: more than 1 MiB"),
     "no record": (text("metrics.json", '{"run": null}'), "metrics.json: run: "),
@@ -146,12 +148,12 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "yaml": (text("config.yaml", "model: [cnn\ndata: {"), "config.yaml: cannot be read"),
     "aliases": (text("config.yaml", "a: &a [x]\nb: [*a, *a]"), "config.yaml: cannot be read (it has aliases"),
     "no images": (
-        arrays(lambda own: {name: own[name][:0] for name in own if name.startswith("test")}),
+        arrays(lambda stored: {name: stored[name][:0] for name in stored if name.startswith("test")}),
         "predictions.npz: no predictions for test images",
     ),
     "labels": (
-        arrays(lambda own: {"test_labels": own["test_labels"].astype(int) - 1}),
-        "predictions.npz: not a file of predictions (test_labels: not all from 0 to 6)",
+        arrays(lambda stored: {"test_labels": stored["test_labels"].astype(int) - 1}),
+        "predictions.npz: not a file of predictions (test_labels: must be from 0 to 6)",
     ),
     "test images": (
         lambda folder: (folder.metrics.write_text('{"test": {}}'), _keep_val(folder)),
@@ -162,29 +164,31 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "predictions.npz: no predictions for test images",
     ),
     "views": (
-        arrays(lambda own: {"test_tta_ids": own["test_ids"]}),
+        arrays(lambda stored: {"test_tta_ids": stored["test_ids"]}),
         "predictions.npz: not a file of predictions",
     ),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_runs_are_left_out_with_a_sentence(make_run: MakeRun, tmp_path: Path, name: str) -> None:
+def test_damaged_runs_are_skipped_with_a_message(make_run: MakeRun, tmp_path: Path, name: str) -> None:
     good, damaged = make_run(name="good", images=70).folder, make_run(name="damaged", images=70).folder
     damage, reason = DAMAGES[name]
     damage(damaged)
-    runs, unused = find_runs([tmp_path])
+    runs, skipped = find_runs([tmp_path])
     assert [run.folder.path for run in runs] == [good.path]
-    assert [run.path for run in unused] == [damaged.path]
-    assert unused[0].reason.startswith(f"cannot be read: {damaged.path}/{reason}")
-    assert "\n" not in unused[0].reason
+    assert [run.path for run in skipped] == [damaged.path]
+    assert skipped[0].reason.startswith(f"cannot be read: {damaged.path}/{reason}")
+    assert "\n" not in skipped[0].reason
 
 
-def test_views_of_other_images_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
+def test_augmented_predictions_of_other_images_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
     folder = make_run(images=70).folder
     stored = load_predictions(folder.predictions)
     for views in ({"val_tta": stored["val"]}, {"val_tta": stored["val"], "test_tta": stored["val"]}):
         save_predictions(folder.predictions, stored | views, CLASSES)
-        runs, unused = find_runs([tmp_path])
+        runs, skipped = find_runs([tmp_path])
         assert not runs
-        assert unused[0].reason.endswith("predictions.npz: those of test-time augmentation are for other images")
+        assert skipped[0].reason.endswith(
+            "predictions.npz: predictions with test-time augmentation are for other images"
+        )

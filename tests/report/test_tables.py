@@ -21,7 +21,7 @@ def tables(configurations: list[Configuration]) -> dict[str, Table]:
     }
 
 
-def test_cells_without_a_run_say_so() -> None:
+def test_cells_without_a_run_are_not_run() -> None:
     found = tables([])
     assert [len(table.rows) for table in found.values()] == [8, 3, 3, 1, 3, 3]
     for table in found.values():
@@ -31,7 +31,7 @@ def test_cells_without_a_run_say_so() -> None:
             assert named["Difference"] == named["95 % interval"] == named["Verdict"] == ""
 
 
-def test_published_values_stand_in_their_columns() -> None:
+def test_published_values_are_in_their_columns() -> None:
     table = tables([])["Table 2: feature extraction, class weights"]
     assert texts(table.rows[2]) == [
         *("ResNet50 frozen", "0.19", "not run", "", "", ""),
@@ -48,15 +48,15 @@ def test_ours_is_the_mean_over_seeds_beside_its_difference(make_run: MakeRun) ->
     assert row[0] == Cell("CNN 2-2-1-1", target="1. CNN 2-2-1-1, class weights")
     assert row[2] == Cell(f"{mean:.4f} ± {deviation:.4f}", "seeds 0, 1, 2")
     assert row[3] == f"{mean - 0.64:+.3f}"
-    # Of a share p of n images the interval is about 2 * 1.96 * sqrt(p (1 - p) / n) wide.
+    # The interval of a share p of n images is about 2 * 1.96 * sqrt(p (1 - p) / n) wide.
     low, high = (float(bound) for bound in str(row[4]).split(" to "))
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(mean * (1 - mean) / 7178), abs=0.003)
     assert texts(row)[5] == "lower"
 
 
-def test_every_configuration_of_a_cell_has_a_line_that_names_what_differs(make_run: MakeRun) -> None:
-    words = ["model=vgg16_fe", "weights=a/vgg16.safetensors"]
-    runs = [make_run(*words, "augment=false", name="a"), make_run(*words, name="b"), make_run("balance=none", name="c")]
+def test_every_configuration_has_a_row_that_names_its_differences(make_run: MakeRun) -> None:
+    vgg = ["model=vgg16_fe", "weights=a/vgg16.safetensors"]
+    runs = [make_run(*vgg, "augment=false", name="a"), make_run(*vgg, name="b"), make_run("balance=none", name="c")]
     table = tables(group(runs)[0])["Table 2: feature extraction, class weights"]
     assert [row[0] for row in table.rows] == [
         Cell("VGG16 frozen", "weights vgg16.safetensors", target="1. VGG16 frozen, class weights"),
@@ -67,13 +67,13 @@ def test_every_configuration_of_a_cell_has_a_line_that_names_what_differs(make_r
     assert texts(table.rows[0])[6:] == ["0.3548", "0.6000", "0.3076", f"{TRAIN_ACCURACIES[1]:.4f}"]
 
 
-def test_train_accuracy_that_was_not_kept(make_run: MakeRun) -> None:
+def test_missing_train_accuracy_is_not_kept(make_run: MakeRun) -> None:
     configurations, _ = group([make_run("model=vgg16_fe", curves=False)])
     row = tables(configurations)["Table 2: feature extraction, class weights"].rows[0]
     assert texts(row)[-1] == "not kept"
 
 
-def test_drawn_faces_stand_in_the_tables_without_difference_or_verdict(make_run: MakeRun) -> None:
+def test_drawn_faces_are_in_the_tables_without_difference_or_verdict(make_run: MakeRun) -> None:
     configurations, _ = group([make_run("data=synthetic", images=700)])
     row = tables(configurations)["Table 1: CNNs from scratch, class weights"].rows[4]
     assert texts(row)[:4] == ["CNN 2-2-1-1", "0.64", "0.6000", ""]
@@ -81,7 +81,7 @@ def test_drawn_faces_stand_in_the_tables_without_difference_or_verdict(make_run:
     assert row[5] == Cell("not compared", "drawn faces", "quiet")
 
 
-def test_scores_of_each_class_are_counted_as_scikit_learn_does(make_run: MakeRun) -> None:
+def test_scores_of_each_class_equal_those_of_scikit_learn(make_run: MakeRun) -> None:
     run = make_run("balance=offline")
     blocks = detailed_scores(group([run])[0])
     tables = [block for block in blocks if isinstance(block, Table)]
@@ -97,7 +97,7 @@ def test_scores_of_each_class_are_counted_as_scikit_learn_does(make_run: MakeRun
     assert texts(tables[0].rows[0]) == ["angry", "0.57", "not run", "0.56", "not run", "0.56", "not run"]
 
 
-def test_other_runs_are_listed_with_what_differs(make_run: MakeRun) -> None:
+def test_other_runs_are_listed_with_their_differences(make_run: MakeRun) -> None:
     configurations, _ = group([make_run("balance=none", "lr=1e-4", images=700)])
     (row,) = other_table(configurations).rows
     title = "1. CNN 2-2-1-1, no balancing"

@@ -17,12 +17,17 @@ VARIANTS = {"": 0.6, "flip=0": 0.58, "width=48": 0.62, "balance=class_weights": 
 
 @pytest.fixture
 def ablation(make_run: MakeRun) -> list[Configuration]:
-    """Variants of a recipe, two seeds each; the second seed of all has 0.02 more."""
+    """Variants of a recipe, two seeds each; the accuracy of each second seed is 0.02 higher."""
     runs = [
         make_run(
-            *SMALL, *word.split(), f"seed={seed}", name=f"{word}{seed}", tested=False, accuracy=accuracy + 0.02 * seed
+            *SMALL,
+            *change.split(),
+            f"seed={seed}",
+            name=f"{change}{seed}",
+            tested=False,
+            accuracy=accuracy + 0.02 * seed,
         )
-        for word, accuracy in VARIANTS.items()
+        for change, accuracy in VARIANTS.items()
         for seed in (0, 1)
     ]
     return group(runs)[0]
@@ -37,19 +42,19 @@ def note(row: tuple[Cell | str, ...]) -> str:
     return row[0].note
 
 
-def test_others_are_compared_with_the_one_that_differs_least_seed_by_seed(ablation: list[Configuration]) -> None:
+def test_runs_are_compared_seed_by_seed_with_the_one_that_differs_least(ablation: list[Configuration]) -> None:
     base = baseline(ablation)
-    # Another one, which goes back to the recipe's width, changes less in the recipe.
+    # A variant that has the recipe's width differs less from the recipe than the baseline does.
     assert base.differences == {"width": "24", "warmup_epochs": "1"}
     assert base.first.settings["balance"] == "none"
-    (wide,) = (one for one in ablation if "width" not in one.differences)
+    (wide,) = (configuration for configuration in ablation if "width" not in configuration.differences)
     difference = seed_differences(wide, base)
     assert difference is not None
     assert (difference.mean, difference.deviation) == pytest.approx((0.02, 0), abs=0.003)
     assert difference.count == 2
 
 
-def test_the_best_comes_first_and_only_what_it_changes_is_named(ablation: list[Configuration]) -> None:
+def test_the_best_comes_first_and_rows_name_only_changed_settings(ablation: list[Configuration]) -> None:
     (table,) = tables(ablation)
     assert [note(row) for row in table.rows] == [
         "width=48",
@@ -58,17 +63,17 @@ def test_the_best_comes_first_and_only_what_it_changes_is_named(ablation: list[C
         "lr=0.02, warmup_epochs=2",
         "balance=class_weights",
     ]
-    base = Cell("the base", tone="quiet")
+    base = Cell("baseline", tone="quiet")
     assert [row[2] for row in table.rows] == ["+2.0 ± 0.0", base, "-2.0 ± 0.0", "-4.0 ± 0.0", "-10.0 ± 0.0"]
     assert table.rows[0][4] == "seeds 0, 1"
     assert str(table.rows[0][5]).endswith("width=480")
 
 
-def test_runs_that_validated_on_other_images_stand_in_a_table_of_their_own(make_run: MakeRun) -> None:
-    words = {"here": (), "more": ("flip=0",), "drawn": ("data=synthetic", "weights=none")}
+def test_runs_with_other_validation_images_have_a_separate_table(make_run: MakeRun) -> None:
+    variants = {"plain": (), "no flip": ("flip=0",), "drawn": ("data=synthetic", "weights=none")}
     runs = [
-        make_run("recipe=small", *own, name=name, tested=False, val_images=350 if name != "drawn" else 70)
-        for name, own in words.items()
+        make_run("recipe=small", *arguments, name=name, tested=False, val_images=350 if name != "drawn" else 70)
+        for name, arguments in variants.items()
     ]
     first, second = tables(group(runs)[0])
     assert sorted(len(table.rows) for table in (first, second)) == [1, 2]
@@ -87,16 +92,16 @@ def test_without_a_seed_on_the_same_images_there_is_no_difference(make_run: Make
     assert [row[2] for row in table.rows].count("") == 1
 
 
-def test_the_page_keeps_them_apart_from_tested_runs(make_run: MakeRun, tmp_path: Path) -> None:
+def test_the_page_separates_untested_from_tested_runs(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("recipe=small", name="runs/tested")
     make_run("recipe=small", "seed=1", name="runs/again", tested=False)
     make_run("recipe=small", "seed=1", "flip=0", name="runs/other", tested=False)
     write_report([tmp_path / "runs"], tmp_path / "page")
-    before, after = (tmp_path / "page/report.md").read_text().split("## What validation prefers")
+    before, after = (tmp_path / "page/report.md").read_text().split("## Validation results")
     assert "flip=0" in after
     assert "runs/again" in after
-    for word in ("flip=0", "seed 1"):
-        assert word not in before
+    for text in ("flip=0", "seed 1"):
+        assert text not in before
     assert "## Calibration" in before
 
 
@@ -104,7 +109,7 @@ def test_a_page_of_untested_runs_alone_has_no_published_tables(make_run: MakeRun
     make_run("recipe=small", name="runs/alone", tested=False)
     write_report([tmp_path / "runs"], tmp_path / "page")
     text = (tmp_path / "page/report.md").read_text()
-    assert "left the test images alone" in text
-    assert "## What validation prefers" in text
+    assert "were not evaluated on the test images" in text
+    assert "## Validation results" in text
     assert "## Table 1" not in text
     assert "## Calibration" not in text

@@ -23,27 +23,28 @@ CNN = RUNS[4]
         (0.638, 0.642, "agrees"),
     ],
 )
-def test_published_value_stands_for_a_range(low: float, high: float, verdict: str) -> None:
+def test_published_value_counts_as_a_range(low: float, high: float, verdict: str) -> None:
     assert compare(Interval(low, high), 0.64) == verdict
 
 
 @pytest.mark.parametrize(("accuracy", "verdict"), [(0.64, "agrees"), (0.61, "lower"), (0.67, "higher")])
 def test_verdict_follows_the_interval(make_run: MakeRun, accuracy: float, verdict: str) -> None:
-    (ours,), _ = group([make_run(accuracy=accuracy)])
-    assert ours.published is CNN
-    assert compare_to_published(ours, CNN) == verdict
-    assert verdict_cell(ours, CNN).text == verdict
+    (configuration,), _ = group([make_run(accuracy=accuracy)])
+    assert configuration.published is CNN
+    assert compare_to_published(configuration, CNN) == verdict
+    assert verdict_cell(configuration, CNN).text == verdict
 
 
 def test_drawn_faces_get_no_verdict(make_run: MakeRun) -> None:
-    (ours,), _ = group([make_run("data=synthetic", accuracy=0.64)])
-    assert compare_to_published(ours, CNN) == "not compared"
-    assert (verdict_cell(ours, CNN).text, verdict_cell(ours, CNN).note) == ("not compared", "drawn faces")
+    (configuration,), _ = group([make_run("data=synthetic", accuracy=0.64)])
+    assert compare_to_published(configuration, CNN) == "not compared"
+    cell = verdict_cell(configuration, CNN)
+    assert (cell.text, cell.note) == ("not compared", "drawn faces")
     assert compare_to_published(None, CNN) == "not run"
 
 
-def test_closest_to_the_recipe_speaks_for_a_run(make_run: MakeRun) -> None:
-    words = [
+def test_best_match_is_comparable_and_closest_to_the_recipe(make_run: MakeRun) -> None:
+    commands = [
         ("data=synthetic", "seed=0"),
         ("data=synthetic", "seed=1"),
         ("patience=30", "lr=2e-3"),
@@ -51,18 +52,18 @@ def test_closest_to_the_recipe_speaks_for_a_run(make_run: MakeRun) -> None:
         ("patience=32", "seed=0"),
         ("patience=32", "seed=1"),
     ]
-    runs = [make_run(*word, name=str(number)) for number, word in enumerate(words)]
+    runs = [make_run(*arguments, name=str(number)) for number, arguments in enumerate(commands)]
     assert best_match([], CNN) is None
     for shown, expected in ((runs[:2], runs[0]), (runs[:3], runs[2]), (runs[:4], runs[3]), (runs, runs[4])):
-        chosen = best_match(group(shown)[0], CNN)
-        assert chosen is not None
-        assert chosen.first is expected
+        match = best_match(group(shown)[0], CNN)
+        assert match is not None
+        assert match.first is expected
 
 
 def test_overall_verdict_counts_the_published_accuracies(make_run: MakeRun) -> None:
     runs = [
         make_run(accuracy=0.64, name="agrees"),
-        make_run("patience=30", accuracy=0.1, name="agrees but for its patience"),
+        make_run("patience=30", accuracy=0.1, name="other patience"),
         make_run("balance=offline", "seed=0", accuracy=0.7, name="higher"),
         make_run("balance=offline", "seed=1", accuracy=0.7, name="higher again"),
         make_run("model=cnn_111", "lr=0.1", accuracy=0.5, name="lower"),
@@ -70,11 +71,11 @@ def test_overall_verdict_counts_the_published_accuracies(make_run: MakeRun) -> N
         make_run("balance=none", accuracy=0.64, name="other"),
     ]
     assert overall(group(runs)[0]) == (
-        "Of 21 published test accuracies: 1 in agreement with ours, 1 where ours is higher, 1 where ours is lower, "
-        "1 run under conditions that allow no comparison, 17 not run. Of the 3 compared, 2 follow the report's recipe "
-        "in every setting, and 2 rest on a single seed."
+        "Our results beside the 21 test accuracies of the paper: 1 in agreement, 1 higher, 1 lower, 1 not comparable, "
+        "17 not run. Of the 3 comparable results, 2 follow the paper's recipe in every setting and 2 come from a "
+        "single seed."
     )
 
 
 def test_overall_verdict_without_runs() -> None:
-    assert overall([]) == "Of 21 published test accuracies: 21 not run."
+    assert overall([]) == "Our results beside the 21 test accuracies of the paper: 21 not run."

@@ -28,6 +28,7 @@ from emotion.shipped import SHIPPED
 from emotion.training.export import _averaging_head, accuracy, export_network, export_onnx, quantize_onnx
 
 pytestmark = pytest.mark.export
+MORE = pytest.mark.check
 
 RESNET = {"family": "resnet", "image_size": 16, "normalize": "unit", "blocks": [1, 1], "width": 8, "stem_stride": 1}
 CNN = {"family": "cnn", "image_size": 16, "normalize": "unit", "blocks": [1, 1]}
@@ -53,7 +54,9 @@ def expected(classifier: Classifier, images: NDArray[np.uint8]) -> NDArray[np.fl
     return classifier(torch.from_numpy(images)[:, None]).numpy()
 
 
-@pytest.mark.parametrize("settings", [RESNET, CNN, VGG, TIMM])
+@pytest.mark.parametrize(
+    "settings", [RESNET, CNN, *(pytest.param(own, marks=pytest.mark.check) for own in (VGG, TIMM))]
+)
 def test_the_file_gives_pytorchs_probabilities_for_any_number_of_faces(settings, tmp_path: Path) -> None:
     classifier = classifier_of(settings)
     exported = export_onnx(classifier, drawn(70), tmp_path / "deep" / "net.onnx")

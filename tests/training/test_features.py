@@ -13,18 +13,12 @@ from emotion.models.preprocess import Preprocess
 from emotion.training.features import FeatureCache
 
 pytestmark = [
+    pytest.mark.usefixtures("cache"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
 CPU = torch.device("cpu")
 AFFINE = Augmentation(RandomAffine())
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """A cache folder of this test alone."""
-    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 class Frozen(nn.Sequential):

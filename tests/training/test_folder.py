@@ -193,6 +193,8 @@ def test_settings_of_a_run_are_read_back(tmp_path: Path) -> None:
     folder.claim(config, {}, 0)
     assert read_yaml(folder.config) == settings(config)
     assert OmegaConf.to_container(folder.read_config()) == settings(config)
+    assert settings(config)["blocks"] == [1, 1, 1]
+    assert not {"hydra", "resume"} & settings(config).keys()
 
 
 def test_logs_are_listed_by_their_number(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_any_name_of_a_folder_works_in_a_sweep(tmp_path, launcher, fer_tree):
         status, output = sweep(tmp_path, *words, launcher=launcher)
         assert status == 0, output
         assert expected in output
+        assert "ConfigStore" not in output, "a warning of Hydra's on our presets"
     (metrics,) = (tmp_path / "runs" / ODD).rglob("metrics.json")
     assert yaml.safe_load((metrics.parent / "config.yaml").read_text())["data_dir"] == f"data/{ODD}"
 

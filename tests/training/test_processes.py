@@ -69,7 +69,7 @@ def test_two_processes_train_like_one(tmp_path, balance):
     ],
 )
 def test_the_command_starts_further_processes(tmp_path, command):
-    words = ["train", *SETTINGS, "batch_size=16", "trainer.devices=2", f"hydra.run.dir={tmp_path / 'run'}"]
+    words = ["train", *SETTINGS, "trainer.max_epochs=1", "trainer.devices=2", f"hydra.run.dir={tmp_path / 'run'}"]
     result = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 0, result.stderr
     assert "MEMBER: 1/2" in result.stderr

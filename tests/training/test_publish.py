@@ -42,7 +42,7 @@ def test_the_file_has_temperature_and_metrics_of_the_run(trained: Path, tmp_path
 def test_the_file_is_the_averaged_network(trained: Path, tmp_path: Path) -> None:
     classifier = publish(trained / "checkpoints/best.ckpt", tmp_path / "out.safetensors", "none")
     state = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
-    weights = dict(classifier.viewed.network.named_parameters())
+    weights = dict(classifier.averaged.network.named_parameters())
     assert any(not torch.equal(value, state[f"network.{name}"].half().float()) for name, value in weights.items())
     for name, value in weights.items():
         assert torch.equal(value, state[f"average.module.{name}"].half().float())

@@ -8,12 +8,12 @@ import pytest
 import torch
 from lightning import Trainer
 from omegaconf import OmegaConf
-from small_runs import train
+from small_runs import epochs, train
 
 from emotion.analysis.figures import read_history
 from emotion.config import conf_dir
 from emotion.errors import UserError
-from emotion.training.folder import RunFolder, read_json
+from emotion.training.folder import RunFolder
 from emotion.training.task import EmotionTask
 
 pytestmark = pytest.mark.training
@@ -85,10 +85,6 @@ def rows(folder: RunFolder, column: str) -> list[tuple[int, str]]:
     """Returns the steps of the CSV log at which a column has a value, and the values."""
     with folder.csv_files()[0].open() as file:
         return [(int(row["step"]), row[column]) for row in csv.DictReader(file) if row.get(column)]
-
-
-def epochs(folder: RunFolder) -> int:
-    return int(read_json(folder.metrics)["run"]["epochs"])
 
 
 def validations(folder: RunFolder) -> list[int]:

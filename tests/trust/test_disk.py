@@ -81,7 +81,7 @@ def environment(root: Path) -> dict[str, str]:
 def is_damaged(root: Path, status: int, errors: str, reason: str, undisturbed: RunFolder) -> str:
     """Says what is wrong after a command that met a full disk, and after it was given again with space."""
     folder = RunFolder(root / "run")
-    if status != 2 or f"error: {reason}: whatever was complete is intact" not in errors or "Traceback" in errors:
+    if status != 2 or f"error: {reason}: complete files are intact" not in errors or "Traceback" in errors:
         return f"it ended with {status}: {errors}"
     if rests := list(root.rglob("*.tmp*")):
         return f"it left {rests}"

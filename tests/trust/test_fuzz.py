@@ -309,7 +309,7 @@ def test_runs_whose_values_are_others(fuzz: Fuzz, finished: RunFolder, tmp_path:
         assert len(runs) + len(unused) == 2
         configurations, _ = group(runs)
         measures.pairs_table(measures.compare_pairs(configurations))
-        for table in ("protocol", "figures", "calibration", "cost"):
+        for table in ("protocol", "metrics", "calibration", "cost"):
             getattr(measures, f"{table}_table")(configurations)
         for blocks in (published_tables, detailed_scores, other_table):
             blocks(configurations)

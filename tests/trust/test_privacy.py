@@ -131,10 +131,10 @@ def test_nothing_is_sent_and_nothing_left(commands: Sequence[str], tmp_path: Pat
 
 
 def test_a_program_keeps_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    from emotion.privacy import SILENT
+    from emotion.privacy import NO_TELEMETRY
 
-    for name in SILENT:
+    for name in NO_TELEMETRY:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     emotion.load()
-    assert {name: os.environ[name] for name in SILENT if name in os.environ} == {"RAY_USAGE_STATS_ENABLED": "1"}
+    assert {name: os.environ[name] for name in NO_TELEMETRY if name in os.environ} == {"RAY_USAGE_STATS_ENABLED": "1"}

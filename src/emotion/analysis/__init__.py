@@ -1,1 +1,1 @@
-"""From predictions to figures: metrics, plots, the summary of a run."""
+"""Analysis of predictions: metrics, statistics, calibration, heatmaps, plots and the report of a run."""

@@ -1,6 +1,6 @@
-"""Whether a network's confidence can be believed, and the one temperature that mends it.
+"""Calibration: how far a network's confidence is from its accuracy, and the temperature that corrects it.
 
-Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, describe the error and the temperature.
+Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, define the calibration error and the temperature.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from emotion.analysis.predictions import Predictions
 from emotion.errors import UserError
 from emotion.palette import BLUE, GREY, GRID, LIGHT_BLUE, LIGHT_ORANGE, TEXT
 
-# Files keep probabilities in half precision, where all below 3e-8 become 0, whose logarithm is infinite. A single such
-# image would decide every mean; the smallest number of half precision, 6e-8, is the closest that has a logarithm.
-_SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
-_TEMPERATURES = (0.05, 20.0)
+# Files keep probabilities in half precision, where values below 3e-8 become 0. The logarithm of 0 is infinite, and one
+# such image would decide every mean, so 0 counts as the smallest positive number of half precision, 6e-8.
+_SMALLEST_PROBABILITY = float(np.finfo(np.float16).smallest_subnormal)
+_TEMPERATURE_RANGE = (0.05, 20.0)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well probabilities agree with the truth; 0 is best for all.
+    """Errors of predicted probabilities; 0 is the best value of each.
 
     Attributes:
-        nll: mean negative natural logarithm of the true class's probability, at most 16.6.
+        nll: mean negative natural logarithm of the true class's probability, 0..16.6.
         brier: mean over images of the squared errors summed over classes, 0..2.
-        ece: expected calibration error, 0..1: the mean gap between confidence and accuracy, over bins of confidence
-            that count by their images.
+        ece: expected calibration error, 0..1: the gap between mean confidence and accuracy of the images in a bin of
+            confidence, averaged over the bins, each weighted by its number of images.
     """
 
     nll: float
@@ -41,7 +41,7 @@ class Calibration:
 
 
 def calibration(probabilities: NDArray[np.float32], labels: NDArray[np.int64], bins: int = 15) -> Calibration:
-    """Computes how well probabilities agree with the truth.
+    """Computes the errors of predicted probabilities.
 
     Args:
         probabilities: float32 [N, K] in 0..1, rows sum to 1.
@@ -53,20 +53,20 @@ def calibration(probabilities: NDArray[np.float32], labels: NDArray[np.int64], b
     """
     if not len(labels):
         raise ValueError("no images to compute the calibration of")
-    wide = probabilities.astype(np.float64)
-    truth = np.eye(wide.shape[1])[labels]
+    precise = probabilities.astype(np.float64)
+    one_hot = np.eye(precise.shape[1])[labels]  # [N, K]
     return Calibration(
-        nll=float(-np.log(np.maximum(wide[truth == 1], _SMALLEST)).mean()),
-        brier=float(((wide - truth) ** 2).sum(1).mean()),
+        nll=float(-np.log(np.maximum(precise[one_hot == 1], _SMALLEST_PROBABILITY)).mean()),
+        brier=float(((precise - one_hot) ** 2).sum(1).mean()),
         ece=_expected_error(_bin(probabilities, labels, bins)),
     )
 
 
 def fit_temperature(predictions: Predictions) -> float:
-    """Finds the temperature, 0.05..20, at which the predictions have the least negative log likelihood.
+    """Returns the temperature, 0.05..20, at which the predictions have the lowest mean negative log likelihood.
 
     Args:
-        predictions: of validation images; the test images must not choose anything.
+        predictions: predictions for validation images, since test images must not choose anything.
 
     Raises:
         UserError: there are no images.
@@ -75,28 +75,28 @@ def fit_temperature(predictions: Predictions) -> float:
     from scipy.special import log_softmax
 
     if not len(predictions):
-        raise UserError("temperature: there are no validation images to fit it on")
+        raise UserError("temperature: no validation images to fit it on: choose a split that has some")
     logits, images = _logits(predictions), np.arange(len(predictions))
 
     def loss(log_temperature: float) -> float:
         scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
         return -float(scaled[images, predictions.labels].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(_TEMPERATURE_RANGE), method="bounded").x))
 
 
 def with_temperature(predictions: Predictions, temperature: float) -> Predictions:
-    """Divides the logits by a temperature: above 1 makes the network less sure, below 1 surer.
+    """Divides the logits by a temperature: above 1 it lowers the confidence, below 1 it raises it.
 
-    The order of the classes of an image stays, and so does the most probable one. Two whose probabilities differ in
-    the last digit of half precision may become equal in it; decisions are best read from the predictions as they were.
+    The order of an image's classes stays, and so does its most probable class. Two classes whose probabilities differ
+    in the last digit of half precision may become equal in it, so classes should be read from the given predictions.
 
     Args:
-        predictions: of any images.
-        temperature: above 0.
+        predictions: predictions for any images.
+        temperature: divisor of the logits, above 0.
 
     Returns:
-        A copy whose probabilities are rescaled, float32 [N, K], rows sum to 1.
+        The predictions with rescaled probabilities, float32 [N, K], rows sum to 1.
     """
     from scipy.special import softmax
 
@@ -108,20 +108,20 @@ def reliability_figure(predictions: Predictions, temperature: float, bins: int =
     """Draws accuracy against confidence, before and after the temperature, above the distribution of confidences.
 
     Args:
-        predictions: before the temperature.
-        temperature: above 0.
+        predictions: predictions before the temperature.
+        temperature: divisor of the logits, above 0.
         bins: number of bins of equal width from 0 to 1.
 
     Raises:
         ValueError: there are no images.
     """
     if not len(predictions):
-        raise ValueError("no images to draw the reliability of")
+        raise ValueError("no images to draw a reliability diagram of")
     figure = Figure(figsize=(7.5, 5.4), layout=ConstrainedLayoutEngine(wspace=0.05))
     panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
-    stages = {"before": predictions, f"after, T = {temperature:.2f}": with_temperature(predictions, temperature)}
-    for (name, stage), (upper, lower) in zip(stages.items(), panels.T, strict=True):
-        binned = _bin(stage.probabilities, stage.labels, bins)
+    versions = {"before": predictions, f"after, T = {temperature:.2f}": with_temperature(predictions, temperature)}
+    for (name, version), (upper, lower) in zip(versions.items(), panels.T, strict=True):
+        binned = _bin(version.probabilities, version.labels, bins)
         upper.set_title(f"{name}: ECE {_expected_error(binned):.1%}", loc="left", fontweight="bold", fontsize=11)
         _draw_reliability(upper, binned)
         _draw_confidences(lower, binned)
@@ -133,45 +133,45 @@ def reliability_figure(predictions: Predictions, temperature: float, bins: int =
 
 @dataclass(frozen=True)
 class _Bins:
-    """Images by their confidence, in bins of equal width from 0 to 1."""
+    """Images counted by their confidence, in B bins of equal width from 0 to 1."""
 
-    images: NDArray[np.int64]  # [B]
-    confidence: NDArray[np.float64]  # [B], summed over the images of the bin
-    right: NDArray[np.float64]  # [B], images whose most probable class is the true one
+    images: NDArray[np.int64]  # [B], number of images
+    confidence: NDArray[np.float64]  # [B], confidence summed over the images
+    correct: NDArray[np.float64]  # [B], number of images whose most probable class is the true class
 
 
 def _logits(predictions: Predictions) -> NDArray[np.float64]:
-    """Returns log probabilities, float64 [N, K], which are logits but for a constant of each row.
+    """Returns log probabilities, float64 [N, K], which differ from the logits by a constant in each row.
 
-    They come from half precision, so that predictions in memory and read from their file give the same.
+    They come from half precision, so that predictions in memory and those read from their file give the same results.
     """
-    return np.log(np.maximum(predictions.stored.astype(np.float64), _SMALLEST))
+    return np.log(np.maximum(predictions.stored.astype(np.float64), _SMALLEST_PROBABILITY))
 
 
 def _bin(probabilities: NDArray[np.float32], labels: NDArray[np.int64], bins: int) -> _Bins:
-    confidence = probabilities.max(1).astype(np.float64)
-    right = (probabilities.argmax(1) == labels).astype(np.float64)
-    # A confidence of 1 is at the upper edge of the last bin and belongs to it.
-    number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    member = number[:, np.newaxis] == np.arange(bins)
-    return _Bins(member.sum(0), confidence @ member, right @ member)
+    confidence = probabilities.max(1).astype(np.float64)  # [N]
+    correct = (probabilities.argmax(1) == labels).astype(np.float64)  # [N]
+    # A confidence of 1 is the upper edge of the last bin and belongs to that bin.
+    index = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    member = index[:, np.newaxis] == np.arange(bins)  # bool [N, B]
+    return _Bins(member.sum(0), confidence @ member, correct @ member)
 
 
 def _expected_error(binned: _Bins) -> float:
-    return float(np.abs(binned.right - binned.confidence).sum() / binned.images.sum())
+    return float(np.abs(binned.correct - binned.confidence).sum() / binned.images.sum())
 
 
 def _draw_reliability(axes: Axes, binned: _Bins) -> None:
-    """Draws a bar a bin up to its accuracy, and in other colours the gap to its mean confidence."""
-    held = np.flatnonzero(binned.images)
+    """Draws the accuracy of each bin with images as a bar, and in another colour the gap to its mean confidence."""
+    filled = np.flatnonzero(binned.images)
     width = 1 / len(binned.images)
-    accuracy, confidence = (sums[held] / binned.images[held] for sums in (binned.right, binned.confidence))
+    accuracy, confidence = (sums[filled] / binned.images[filled] for sums in (binned.correct, binned.confidence))
     for label, colour, bottom, top in (
-        ("accuracy", BLUE, np.zeros(len(held)), accuracy),
-        ("too sure", LIGHT_ORANGE, accuracy, np.maximum(accuracy, confidence)),
-        ("not sure enough", LIGHT_BLUE, np.minimum(accuracy, confidence), accuracy),
+        ("accuracy", BLUE, np.zeros(len(filled)), accuracy),
+        ("overconfident", LIGHT_ORANGE, accuracy, np.maximum(accuracy, confidence)),
+        ("underconfident", LIGHT_BLUE, np.minimum(accuracy, confidence), accuracy),
     ):
-        axes.bar((held + 0.5) * width, top - bottom, 0.9 * width, bottom, color=colour, label=label)
+        axes.bar((filled + 0.5) * width, top - bottom, 0.9 * width, bottom, color=colour, label=label)
     axes.plot([0, 1], [0, 1], color=TEXT, linestyle="--", linewidth=1.0, label="accuracy = confidence")
     axes.set_ylim(0, 1)
     _tidy(axes)
@@ -179,8 +179,8 @@ def _draw_reliability(axes: Axes, binned: _Bins) -> None:
 
 def _draw_confidences(axes: Axes, binned: _Bins) -> None:
     width = 1 / len(binned.images)
-    middles = (np.arange(len(binned.images)) + 0.5) * width
-    axes.bar(middles, binned.images / binned.images.sum(), 0.9 * width, color=GREY)
+    centers = (np.arange(len(binned.images)) + 0.5) * width
+    axes.bar(centers, binned.images / binned.images.sum(), 0.9 * width, color=GREY)
     axes.set_xlabel("confidence")
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_locator(MultipleLocator(0.2))

@@ -1,4 +1,4 @@
-"""A picture of the groups of copies that an audit found, to judge them by eye."""
+"""The contact sheet of an audit: a figure of the groups of duplicates, for people to check."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from emotion.data.packed import PackedImages
 from emotion.palette import BAND, BLUE, GREEN, ORANGE, PURPLE, SOFT_TEXT, TEXT
 
 GROUPS_SHOWN = 60
-"""In each section: all that FER2013 has with different labels."""
+"""Most groups in a section; enough for all groups of FER2013 with different labels."""
 IMAGES_SHOWN = 8
-"""In each group."""
+"""Most images in a group."""
 
 _COLOURS = {"train": BLUE, "val": GREEN, "test": ORANGE, "public": ORANGE, "private": PURPLE}
-_INCHES = 0.8
-_WIDTH, BAND_HEIGHT, _GAP = 15.0, 1.72, 0.2
-"""In sides of an image, like all lengths on the sheet; a side is so many inches."""
+_INCHES = 0.8  # width and height of an image, which is the unit of all other lengths on the sheet
+_WIDTH, CARD_HEIGHT, _GAP = 15.0, 1.72, 0.2
 
 
 @dataclass(frozen=True)
 class _Card:
-    """A group on the sheet."""
+    """A group on the sheet: a title above the images of some rows of the data."""
 
     title: str
     rows: Sequence[int]
@@ -48,26 +47,26 @@ class _Section:
 
 
 def contact_sheet(packed: PackedImages, audit: Audit) -> Figure:
-    """Draw groups of copies: identical images with different labels, with the same label, and near copies.
+    """Draws groups of duplicates: identical images with different labels, with the same label, and near duplicates.
 
-    Each section shows at most 60 groups and each group at most 8 images, and says of how many. Near copies come
-    with the least alike first, so that one sees whether the threshold is right. The numbers of the groups are those of
+    A section shows at most 60 groups and a group at most 8 images, each with the total. Near duplicates start with the
+    lowest correlation, so that readers see whether the threshold is right. The groups are numbered as in
     `duplicates.csv`.
 
     Args:
-        packed: The images that were audited.
-        audit: What was found.
+        packed: the images that were audited.
+        audit: the result of the audit.
 
     Returns:
         A figure with class and part under every image.
     """
     sections = [section for section in _sections(audit, packed.labels) if section.cards]
-    sections = sections or [_Section("No two images are identical or nearly so", [])]
-    places = list(_places(sections))
-    height = places[-1][2] + BAND_HEIGHT
+    sections = sections or [_Section("No two images are identical or nearly identical", [])]
+    placed = list(_layout(sections))
+    height = placed[-1][2] + CARD_HEIGHT
     figure = Figure(figsize=(_WIDTH * _INCHES, height * _INCHES))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    for item, x, y in places:
+    for item, x, y in placed:
         if isinstance(item, _Card):
             _draw_card(axes, item, x, y, packed)
         else:
@@ -86,10 +85,10 @@ def _sections(audit: Audit, labels: NDArray[np.int64]) -> Iterator[_Section]:
         (float(audit.correlation[group.rows].min()), number, group) for number, group in enumerate(audit.near, start=1)
     ]
     yield _section(
-        f"Nearly identical images (correlation r from {audit.threshold:g}), the least alike first",
+        f"Nearly identical images (correlation r of {audit.threshold:g} or more), the lowest first",
         [
-            _card(f"near {number} · r {least:.3f}", group, labels)
-            for least, number, group in sorted(near, key=itemgetter(0))
+            _card(f"near {number} · r {lowest:.3f}", group, labels)
+            for lowest, number, group in sorted(near, key=itemgetter(0))
         ],
     )
 
@@ -100,7 +99,7 @@ def _section(heading: str, cards: list[_Card]) -> _Section:
 
 
 def _card(title: str, group: Group, labels: NDArray[np.int64]) -> _Card:
-    """Chooses the images to show, so that every label of the group is among them."""
+    """Returns the card of a group, whose images include one of each label in the group."""
     _, first = np.unique(labels[group.rows], return_index=True)
     others = np.setdiff1d(np.arange(len(group.rows)), first)
     shown = np.sort(np.concatenate([first, others])[:IMAGES_SHOWN])
@@ -108,31 +107,31 @@ def _card(title: str, group: Group, labels: NDArray[np.int64]) -> _Card:
     return _Card(f"{title} · {hidden} more" if hidden else title, group.rows[shown].tolist())
 
 
-def _places(sections: Sequence[_Section]) -> Iterator[tuple[_Card | str, float, float]]:
-    """Yields headings and cards with their upper left corners, cards side by side as far as they fit."""
+def _layout(sections: Sequence[_Section]) -> Iterator[tuple[_Card | str, float, float]]:
+    """Yields headings and cards with x and y of their upper left corners; rows of cards break at the sheet's width."""
     y = _GAP
     for section in sections:
         yield section.heading, _GAP, y
         x, y = _GAP, y + 1.0
         for card in section.cards:
             if x + card.width > _WIDTH - _GAP:
-                x, y = _GAP, y + BAND_HEIGHT + _GAP
+                x, y = _GAP, y + CARD_HEIGHT + _GAP
             yield card, x, y
             x += card.width + _GAP
-        y += BAND_HEIGHT + _GAP
+        y += CARD_HEIGHT + _GAP
 
 
 def _draw_card(axes: Axes, card: _Card, x: float, y: float, packed: PackedImages) -> None:
     box = FancyBboxPatch(
-        (x, y), card.width, BAND_HEIGHT, boxstyle="round,pad=0,rounding_size=0.08", facecolor=BAND, edgecolor="none"
+        (x, y), card.width, CARD_HEIGHT, boxstyle="round,pad=0,rounding_size=0.08", facecolor=BAND, edgecolor="none"
     )
     axes.add_patch(box)
     style: dict[str, Any] = {"fontsize": 6.5, "va": "center", "parse_math": False}
     axes.text(x + 0.1, y + 0.15, card.title, color=SOFT_TEXT, **style)
-    for place, row in enumerate(card.rows):
-        left, top = x + 0.1 + 1.06 * place, y + 0.3
-        image = packed.images[row]
-        pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
+    for position, row in enumerate(card.rows):
+        left, top = x + 0.1 + 1.06 * position, y + 0.3
+        image = packed.images[row]  # [1 or 3, S, S]
+        pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)  # [S, S, 3]
         axes.imshow(pixels, extent=(left, left + 1, top + 1, top), aspect="auto", zorder=2)
         part = str(packed.parts[row])
         axes.text(left + 0.5, top + 1.11, CLASSES[packed.labels[row]], color=TEXT, ha="center", **style)

@@ -9,7 +9,7 @@
     return number ? Number(number[0].replaceAll(",", "")) : NaN;
   }
 
-  // Cells without a value come last in both directions.
+  // Cells without a value come last in ascending and in descending order.
   function sort(header) {
     const numeric = header.classList.contains("r");
     const direction = header.ariaSort === "ascending" ? -1 : 1;
@@ -24,10 +24,10 @@
   }
 
   const dialog = document.querySelector("dialog");
-  function enlarge(picture) {
-    const copy = dialog.querySelector("img");
-    copy.src = picture.src;
-    copy.alt = picture.alt;
+  function enlarge(image) {
+    const enlarged = dialog.querySelector("img");
+    enlarged.src = image.src;
+    enlarged.alt = image.alt;
     dialog.showModal();
     dialog.scrollTo(0, 0);
   }
@@ -40,7 +40,7 @@
   }
   dialog.addEventListener("click", () => dialog.close());
 
-  // What is folded would be missing on paper.
+  // Folded content would be missing on paper.
   let opened = [];
   addEventListener("beforeprint", () => {
     opened = Array.from(document.querySelectorAll("details:not([open])"));

@@ -1,7 +1,7 @@
-"""A document of headings, paragraphs, tables and pictures, as GitHub markdown and as one self-contained HTML page.
+"""A document of headings, paragraphs, tables and images, as GitHub markdown and as one self-contained HTML page.
 
-All text in a document is plain: both renderers escape it, so that it shows as it is and is never markup. In it the home
-folder is `~`, and what is no text, as names of files can hold it, is written as an escape.
+All text in a document is plain: both renderers escape it, so that readers see it unchanged and it is never markup. The
+home folder is written as `~`. File names can hold bytes that are no UTF-8 text; these are written as escapes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from emotion.files import hide_home
 
 Tone = Literal["plain", "good", "high", "low", "quiet"]
 
-# Underscores inside a word are no markup; left alone, commands can be copied from the source text.
+# Underscores inside a word are no markup. They stay as they are, so that commands can be copied from the source text.
 _MARKDOWN_SPECIAL = re.compile(r"[\\`*\[\]#|~]|\b_+|_+\b")
 _MARKDOWN_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"}
 
@@ -34,10 +34,10 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        text: what it says; tables sort by it.
-        note: a smaller line under the text.
-        tone: `plain`, or the colour of the text as a label: `good`, `high`, `low`, `quiet`.
-        target: the text of the heading, or the summary, that the cell leads to; or nothing.
+        text: the content, by which tables sort.
+        note: a line in smaller letters under the text.
+        tone: `plain`, or the colour that shows the text as a label: `good`, `high`, `low`, `quiet`.
+        target: the text of the heading or summary that the cell links to; empty for no link.
     """
 
     text: str
@@ -51,7 +51,7 @@ Row = Sequence[str | Cell]
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading of level 2 or 3; headings and summaries of a document are all different."""
+    """A heading of level 2 or 3; all headings and summaries of a document must differ."""
 
     text: str
     level: Literal[2, 3] = 2
@@ -59,7 +59,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph; the `lead` is what a reader should see first."""
+    """A paragraph; with `lead` at the start of a document it is emphasised and stands above the contents."""
 
     text: str
     lead: bool = False
@@ -70,13 +70,13 @@ class Table:
     """A table.
 
     Attributes:
-        header: the names of its columns.
-        columns: a letter a column, as in LaTeX: `l` holds text, `r` numbers, which align and sort as such.
-        rows: its cells.
+        header: the names of the columns.
+        columns: one letter for each column, as in LaTeX: `l` aligns left and sorts as text, `r` right and as numbers.
+        rows: the cells of each row.
         footer: rows that stay at the end when the others are sorted.
 
     Raises:
-        ValueError: a row, the header or `columns` has another length.
+        ValueError: the header, a row and `columns` differ in length.
     """
 
     header: Sequence[str]
@@ -86,11 +86,11 @@ class Table:
 
     def __post_init__(self) -> None:
         if {len(row) for row in (self.header, *self.rows, *self.footer)} != {len(self.columns)}:
-            raise ValueError(f"every row must have {len(self.columns)} cells, as columns={self.columns!r} says")
+            raise ValueError(f"columns={self.columns!r}: the header and every row must have {len(self.columns)} cells")
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageBlock:
     """A PNG file with its caption."""
 
     caption: str
@@ -99,18 +99,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that a reader opens by a click on their summary."""
+    """Blocks that are folded until the reader clicks on their summary."""
 
     summary: str
     blocks: Sequence[Block]
 
 
-Block = Heading | Paragraph | Table | Picture | Details
+Block = Heading | Paragraph | Table | ImageBlock | Details
 
 
 @dataclass(frozen=True)
 class Document:
-    """A title and what stands under it; `contents` lists the headings of level 2, below the lead."""
+    """A title and blocks; `contents` adds a list of the headings of level 2 below the lead paragraphs."""
 
     title: str
     blocks: Sequence[Block]
@@ -121,11 +121,11 @@ def to_markdown(document: Document, folder: Path) -> str:
     """Writes a document as GitHub markdown.
 
     Args:
-        document: what to write.
-        folder: where the text will lie; pictures are named by their path relative to it.
+        document: the document to write.
+        folder: the folder that the markdown file will be in; paths of images are relative to it.
 
     Raises:
-        ValueError: a picture lies outside the folder.
+        ValueError: an image is outside the folder.
     """
     anchors = _anchors(document)
     lead, rest = ([_markdown_block(part, folder, anchors) for part in parts] for parts in _split_lead(document.blocks))
@@ -135,15 +135,15 @@ def to_markdown(document: Document, folder: Path) -> str:
 
 
 def to_html(document: Document) -> str:
-    """Writes a document as one HTML page that opens by double click and loads nothing from elsewhere.
+    """Writes a document as one HTML page, which can be opened as a file and loads nothing from elsewhere.
 
-    Tables sort by a click on a header, pictures enlarge by a click; neither is needed to read the page.
+    A click on a header sorts a table and a click on an image enlarges it; the page can be read without JavaScript.
 
     Returns:
-        The text of the page, to be written as UTF-8. Pictures are read now and embedded.
+        The text of the page, to be written as UTF-8. Images are read during the call and embedded.
 
     Raises:
-        OSError: a picture cannot be read.
+        OSError: an image cannot be read.
     """
     lead, rest = _split_lead(document.blocks)
     style, script = (Path(__file__).with_suffix(suffix).read_text(encoding="utf-8") for suffix in (".css", ".js"))
@@ -165,19 +165,19 @@ def to_html(document: Document) -> str:
 
 
 def _page() -> Template:
-    """Returns the template of the page, which escapes all text that it does not call safe."""
-    here = Path(__file__)
+    """Returns the template of the page, which escapes all text that it does not mark as safe."""
+    module = Path(__file__)
     environment = Environment(
-        loader=FileSystemLoader(here.parent),
+        loader=FileSystemLoader(module.parent),
         autoescape=True,
         trim_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
-        finalize=lambda value: _shown(value) if type(value) is str else value,
+        finalize=lambda value: _printable(value) if type(value) is str else value,
     )
-    filters = {"kind": _kind, "as_cell": _as_cell, "base64": _base64, "by_pictures": _by_pictures}
+    filters = {"kind": _kind, "as_cell": _as_cell, "base64": _base64, "group_images": _group_images}
     environment.filters.update(filters)
-    return environment.get_template(here.with_suffix(".html").name)
+    return environment.get_template(module.with_suffix(".html").name)
 
 
 def _kind(block: Block) -> str:
@@ -188,13 +188,13 @@ def _base64(file: Path) -> str:
     return base64.b64encode(file.read_bytes()).decode("ascii")
 
 
-def _by_pictures(blocks: Sequence[Block]) -> Iterator[tuple[bool, Iterator[Block]]]:
-    """Parts blocks into those that are pictures and those that are not, in order."""
-    return groupby(blocks, lambda block: isinstance(block, Picture))
+def _group_images(blocks: Sequence[Block]) -> Iterator[tuple[bool, Iterator[Block]]]:
+    """Groups consecutive blocks by whether they are images, in their order."""
+    return groupby(blocks, lambda block: isinstance(block, ImageBlock))
 
 
 def _split_lead(blocks: Sequence[Block]) -> tuple[Sequence[Block], Sequence[Block]]:
-    """Divides what stands above the contents from what they list."""
+    """Splits blocks into the lead paragraphs at the start, which stand above the contents, and the other blocks."""
     lead = list(takewhile(lambda block: isinstance(block, Paragraph) and block.lead, blocks))
     return lead, blocks[len(lead) :]
 
@@ -213,11 +213,11 @@ def _targets(blocks: Sequence[Block]) -> Iterator[str]:
 
 
 def _anchors(document: Document) -> dict[str, str]:
-    """Maps the text of each heading and summary to its anchor, formed as GitHub does for headings."""
+    """Returns the anchor of each heading and summary by its text, in the form that GitHub gives to headings."""
     anchors: dict[str, str] = {}
     seen: Counter[str] = Counter()
     for text in _targets(document.blocks):
-        anchor = re.sub(r"[^\w\- ]", "", _shown(text).lower()).replace(" ", "-")
+        anchor = re.sub(r"[^\w\- ]", "", _printable(text).lower()).replace(" ", "-")
         anchors[text] = f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor
         seen[anchor] += 1
     return anchors
@@ -231,15 +231,15 @@ def _as_cell(cell: str | Cell) -> Cell:
     return cell if isinstance(cell, Cell) else Cell(cell)
 
 
-def _shown(text: str) -> str:
-    """Returns text that can be passed on and be written as UTF-8."""
+def _printable(text: str) -> str:
+    """Returns text without the home folder's path and with escapes for bytes that UTF-8 cannot express."""
     return hide_home(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _markdown_text(text: str) -> str:
-    """Returns text on one line in which every character that markdown, HTML or a table could read is escaped."""
-    line = " ".join(_shown(text).split())
-    escaped = _MARKDOWN_SPECIAL.sub(lambda match: "".join(f"\\{mark}" for mark in match[0]), line)
+    """Returns text on one line, with every character escaped that means something in markdown, HTML or a table."""
+    line = " ".join(_printable(text).split())
+    escaped = _MARKDOWN_SPECIAL.sub(lambda match: "".join(f"\\{character}" for character in match[0]), line)
     return re.sub("[&<>$]", lambda match: _MARKDOWN_ENTITIES[match[0]], escaped)
 
 
@@ -254,12 +254,12 @@ def _markdown_block(block: Block, folder: Path, anchors: dict[str, str]) -> str:
             return f"{'#' * level} {_markdown_text(text)}"
         case Paragraph(text, lead):
             return f"**{_markdown_text(text)}**" if lead else _markdown_text(text)
-        case Picture(caption, file):
+        case ImageBlock(caption, file):
             return f"![{_markdown_text(caption)}]({quote(file.relative_to(folder).as_posix())})"
         case Details(summary, inner):
             parts = [_markdown_block(part, folder, anchors) for part in inner]
-            # On one line, since a blank one would end what markdown takes for HTML.
-            line = f'{escape(_shown(" ".join(summary.split())))}</summary><a id="{escape(anchors[summary])}"></a>'
+            # The summary is one line, since a blank line would end the HTML block of markdown.
+            line = f'{escape(_printable(" ".join(summary.split())))}</summary><a id="{escape(anchors[summary])}"></a>'
             return "\n\n".join([f"<details><summary>{line}", *parts, "</details>"])
         case Table():
             return _markdown_table(block, anchors)

@@ -1,7 +1,7 @@
-"""Pictures of a run: confusion matrix, recall per class, learning curves and a gallery of mistakes.
+"""Figures of a run: confusion matrix, recall per class, learning curves and a gallery of mistakes.
 
-Every function returns a `matplotlib.figure.Figure` drawn by the Agg canvas. `pyplot` and its global state are
-never touched, so the functions need no display and may run in any thread.
+The functions return a `matplotlib.figure.Figure` with the Agg canvas and do not use `pyplot` and its global state, so
+that they need no display and may run in any thread.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from emotion.palette import BLUE, GREY, GRID, ORANGE, PURPLE, SOFT_TEXT, TEXT
 History = dict[str, list[tuple[int, float]]]
 
 _DPI = 120
-_LONGEST_NAME = 20
-_LONGEST_LEVEL_NAME = 9
-_LONGEST_TITLE_LINE = 20
-_MARKERS_UP_TO = 25
+_MAX_NAME = 20  # characters of a class name; longer names are cut
+_MAX_HORIZONTAL_NAME = 9  # characters of a name under a column; longer names are drawn at an angle
+_MAX_TITLE_LINE = 20  # characters of a line above an image
+_MAX_MARKED_EPOCHS = 25
 
 
 def confusion_matrix_figure(matrix: NDArray[np.int64], class_names: Sequence[str], title: str = "") -> Figure:
-    """Draw a confusion matrix, coloured by the share of each row.
+    """Draws a confusion matrix, coloured by the share of each row.
 
     Args:
         matrix: int64 [K, K] counts >= 0; row = actual class, column = predicted class.
         class_names: K names in the order of the rows.
-        title: Text above the matrix.
+        title: text above the matrix.
 
     Returns:
         A figure whose cells show the percentage of their row and the count. Rows without images stay blank.
@@ -59,15 +59,15 @@ def confusion_matrix_figure(matrix: NDArray[np.int64], class_names: Sequence[str
 
 
 def recall_figure(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """Draw the recall of each class as a bar.
+    """Draws the recall of each class as a bar.
 
     Args:
         matrix: int64 [K, K] counts >= 0; row = actual class, column = predicted class.
         class_names: K names in the order of the rows.
 
     Returns:
-        A figure with a bar a class, labelled with the class's support, and a dashed line at the mean recall of
-        the classes that have images.
+        A figure with one bar for each class, labelled with the class's number of images, and a dashed line at the
+        mean recall of the classes that have images.
 
     Raises:
         ValueError: `matrix` is not [K, K] for K class names.
@@ -87,12 +87,12 @@ def recall_figure(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figu
 
 
 def curves_figure(history: Mapping[str, Sequence[tuple[int, float]]], best_epoch: int | None) -> Figure:
-    """Draw the learning curves of a run: loss, accuracy and learning rate.
+    """Draws the learning curves of a run: loss, accuracy and learning rate.
 
     Args:
-        history: Tag to (epoch, value) pairs, epochs from 1, as `read_history` returns. Tags drawn: 'train/loss',
+        history: (epoch, value) pairs by tag, epochs from 1, as `read_history` returns them. Tags drawn: 'train/loss',
             'val/loss', 'train/acc', 'val/acc', 'val/f1_macro' and 'lr'; each of them may be missing.
-        best_epoch: Epoch of the kept checkpoint, counted from 1 like those of `history`; None draws no line.
+        best_epoch: epoch of the kept checkpoint, counted from 1 as in `history`; None draws no line.
 
     Returns:
         A figure of three panels side by side.
@@ -119,24 +119,24 @@ def mistakes_figure(
     confidence: Sequence[float],
     columns: int = 8,
 ) -> Figure:
-    """Draw a gallery of misclassified images.
+    """Draws a gallery of misclassified images.
 
     Args:
-        images: uint8 [N, C, H, W] in [0, 255] with C = 1 (grey) or 3 (RGB); N may be 0.
+        images: uint8 [N, C, H, W] with C = 1 (grey) or 3 (RGB); N may be 0.
         actual: N names of the actual classes.
         predicted: N names of the predicted classes.
-        confidence: N probabilities of the predicted class, in [0, 1].
-        columns: Images a row, at least 1.
+        confidence: N probabilities of the predicted class, 0..1.
+        columns: number of images in a row, at least 1.
 
     Returns:
-        A figure of N images titled "actual → predicted" and the confidence, or the words "no mistakes".
+        A figure of N images under "actual → predicted" and the confidence, or of the text "no mistakes".
 
     Raises:
-        ValueError: The lengths differ, `images` has another shape, or `columns` is below 1.
+        ValueError: the lengths differ, `images` has another shape, or `columns` is below 1.
     """
     count = len(images)
     if {len(actual), len(predicted), len(confidence)} != {count}:
-        raise ValueError(f"{count} images need as many actual and predicted names and confidences")
+        raise ValueError(f"{count} images need {count} actual names, predicted names and confidences")
     if columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}")
     if count == 0:
@@ -148,25 +148,25 @@ def mistakes_figure(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the name says, at 120 dots per inch.
+    """Writes a figure in the format of the file's suffix, at 120 dots per inch.
 
     Args:
-        figure: The figure to write.
-        path: The .png, .svg or .pdf file; its folder is made if missing, an existing file is replaced.
+        figure: the figure to write.
+        path: the .png, .svg or .pdf file; a missing folder is made, an existing file is replaced.
     """
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DPI)
 
 
 def read_history(csv_path: Path) -> History:
-    """Read the learning curves from the metrics.csv that Lightning's CSVLogger writes.
+    """Reads the learning curves from the metrics.csv that Lightning's CSVLogger writes.
 
     Args:
-        csv_path: CSV file with the columns 'epoch' (from 0), 'step' and one a tag; most cells may be empty.
+        csv_path: CSV file with the columns 'epoch' (from 0), 'step' and one for each tag; most cells may be empty.
 
     Returns:
-        Tag to (epoch, value) pairs sorted by epoch, epochs from 1; the last value of each epoch counts. The first
-        'lr-*' column is named 'lr'; per-step tags ('*_step') and tags without values are left out.
+        (epoch, value) pairs by tag, sorted by epoch, epochs from 1, with the last value of each epoch. The first
+        'lr-*' column is named 'lr'. Tags of single steps ('*_step') and tags without values are left out.
     """
     with csv_path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -178,7 +178,7 @@ def read_history(csv_path: Path) -> History:
 
 
 def merge_histories(parts: Iterable[History]) -> History:
-    """Join the curves of a run that was interrupted and continued; where epochs overlap, the later part counts."""
+    """Joins the curves of a run that was interrupted and resumed; where epochs overlap, the later part counts."""
     merged: dict[str, dict[int, float]] = {}
     for part in parts:
         for tag, values in part.items():
@@ -197,20 +197,20 @@ def _message_figure(message: str) -> Figure:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
 
 
 def _percent(share: float) -> str:
-    """Return a share as a percentage, with a decimal below 1 and above 99 %, so few images do not look like none."""
+    """Returns a share as a percentage, with a decimal below 1 and above 99 %, so that few images are not shown as 0."""
     return f"{share:.1%}" if 0.0 < share < 0.01 or 0.99 < share < 1.0 else f"{share:.0%}"
 
 
 def _row_shares(matrix: NDArray[np.int64], class_names: Sequence[str]) -> np.ma.MaskedArray[Any, Any]:
-    """Return float64 [K, K] shares of each row in [0, 1], with the rows that have no images masked."""
+    """Returns each count's share of its row, float64 [K, K] in 0..1; rows without images are masked."""
     size = len(class_names)
     if matrix.shape != (size, size):
         raise ValueError(f"{size} class names need a [{size}, {size}] matrix, got {list(matrix.shape)}")
-    support = matrix.sum(axis=1, keepdims=True)
+    support = matrix.sum(axis=1, keepdims=True)  # [K, 1]
     shares = matrix / np.maximum(support, 1)
     return np.ma.masked_array(shares, mask=np.broadcast_to(support == 0, shares.shape))
 
@@ -228,7 +228,7 @@ def _matrix_axes(axes: Axes, class_names: Sequence[str]) -> None:
     positions = np.arange(len(class_names))
     labels = [_short(name) for name in class_names]
     axes.set_xticks(positions, labels, parse_math=False)
-    if max(map(len, labels)) > _LONGEST_LEVEL_NAME:
+    if max(map(len, labels)) > _MAX_HORIZONTAL_NAME:
         axes.tick_params(axis="x", labelrotation=30)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
@@ -244,8 +244,8 @@ def _matrix_axes(axes: Axes, class_names: Sequence[str]) -> None:
 
 def _write_recall(axes: Axes, position: float, recall: float) -> None:
     text, end = ("no images", 0.0) if math.isnan(recall) else (_percent(recall), recall)
-    over_mean_line = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-    axes.text(end + 0.012, position, text, va="center", fontsize=10, color=SOFT_TEXT, bbox=over_mean_line)
+    background = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # hides the mean line behind the text
+    axes.text(end + 0.012, position, text, va="center", fontsize=10, color=SOFT_TEXT, bbox=background)
 
 
 def _recall_axes(axes: Axes) -> None:
@@ -268,7 +268,7 @@ def _mean_line(axes: Axes, recalls: NDArray[np.float64]) -> None:
 def _plot(axes: Axes, values: Sequence[tuple[int, float]] | None, label: str, **style: Any) -> None:
     if values:
         epochs, heights = zip(*values, strict=True)
-        marker = "o" if len(values) <= _MARKERS_UP_TO else ""
+        marker = "o" if len(values) <= _MAX_MARKED_EPOCHS else ""
         axes.plot(epochs, heights, label=label, marker=marker, markersize=3.5, **style)
 
 
@@ -296,7 +296,7 @@ def _tidy(axes: Axes, grid_axis: Literal["both", "x"]) -> None:
 
 def _mistake_title(actual: str, predicted: str, confidence: float) -> str:
     actual, predicted = _short(actual), _short(predicted)
-    gap = " " if len(actual) + len(predicted) + 3 <= _LONGEST_TITLE_LINE else "\n"
+    gap = " " if len(actual) + len(predicted) + 3 <= _MAX_TITLE_LINE else "\n"
     return f"{actual}{gap}→ {predicted}\n{_percent(confidence)}"
 
 
@@ -307,14 +307,14 @@ def _gallery(images: NDArray[np.uint8], titles: Sequence[str], columns: int) -> 
     for axes in grid:
         axes.set_axis_off()
     for axes, image, title in zip(grid, images, titles, strict=False):
-        pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
+        pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)  # [H, W, 3]
         axes.imshow(pixels, interpolation="nearest")
         axes.set_title(title, fontsize=8, parse_math=False)
     return figure
 
 
 def _tag_columns(fieldnames: Iterable[str]) -> dict[str, str]:
-    """Map each tag to draw to the name of its CSV column."""
+    """Returns the name of the CSV column of each tag."""
     columns: dict[str, str] = {}
     for name in fieldnames:
         if name not in ("epoch", "step") and not name.endswith("_step"):
@@ -326,10 +326,10 @@ def _tag_columns(fieldnames: Iterable[str]) -> dict[str, str]:
 
 
 def _row_epochs(rows: Sequence[Mapping[str, str | None]]) -> list[int | None]:
-    """Return the epoch of each row, from 1.
+    """Returns the epoch of each row, from 1.
 
-    LearningRateMonitor writes its rows without an epoch, before the other rows of the same epoch. Such a row takes
-    the epoch of the next row that has one, and None where an epoch was begun but wrote nothing else.
+    LearningRateMonitor writes rows without an epoch before the other rows of the same epoch. They get the epoch of the
+    next row that has one, or None if the run stopped before that epoch wrote such a row.
     """
     epochs: list[int | None] = []
     following: int | None = None

@@ -1,4 +1,4 @@
-"""Heatmaps of what in an image speaks for a class, and pictures of them."""
+"""Heatmaps of the regions of an image that support a class, and figures that show them."""
 
 import math
 from collections import Counter
@@ -19,58 +19,58 @@ from emotion.palette import SOFT_TEXT
 
 Method = Literal["gradcam", "gradcam++", "hirescam"]
 
-SMALLEST_MAP = 5
-"""Fewest cells across a feature map that is fit for a heatmap; with fewer, a cell is wider than a mouth.
+MIN_MAP_SIZE = 5
+"""Smallest width, in cells, of a feature map that can give a heatmap; a cell of a smaller map is wider than a mouth.
 
-Measured on FER2013 with the frozen VGG16 at 48 pixels: blurring what its last map, of 3 x 3, marks costs the predicted
-class no more than blurring what the map of another image marks; with its last map of 6 x 6 it costs more.
+Measured on FER2013 with the frozen VGG16 at 48 pixels: blurring the region that its last map of 3 x 3 marks lowers the
+predicted class no more than blurring the region that the map of another image marks. Its last map of 6 x 6 does better.
 """
 
 _BATCH_SIZE = 32
-_GAP = 0.04  # Between a picture and its heatmap, in widths of a picture.
-_OPACITY = 0.7  # Of the strongest place.
+_GAP = 0.04  # between an image and its heatmap, in widths of the image
+_OPACITY = 0.7  # of the heatmap where it is 1
 
 
 def heatmaps(
     network: Network, images: NDArray[np.uint8], classes: NDArray[np.int64], method: Method = "hirescam"
 ) -> NDArray[np.float32]:
-    """Returns how much every place of an image speaks for a class.
+    """Returns for each image how much each of its pixels supports a class.
 
-    The maps come from the last layer of the backbone
+    The maps come from the last layer of the backbone that meets three conditions:
 
-    - whose output is a feature map of at least `SMALLEST_MAP` x `SMALLEST_MAP`,
-    - which no pooling has shrunk since its convolution: pooling finds no feature and loses its place,
-    - and which all paths to the head pass, so that none inside a residual block is taken.
+    - its output is a feature map of at least `MIN_MAP_SIZE` x `MIN_MAP_SIZE`,
+    - no pooling follows the convolution that made the map: pooling adds no feature and blurs positions,
+    - all paths to the head pass through the layer, so that no layer inside a residual block is taken.
 
-    At 224 pixels these are the usual ones: the last convolution (with its ReLU) of VGG16, the last block of ResNet50.
-    Each heatmap is scaled by itself, so that two of them cannot be compared in height. The network, which may be
-    frozen, is left as it is, for a copy does the work, in eval mode and on the same device.
+    At 224 pixels these are the usual layers: the last convolution (with its ReLU) of VGG16, the last block of ResNet50.
+    Each heatmap is scaled on its own, so the values of two heatmaps cannot be compared. The network, which may be
+    frozen, does not change: a copy in eval mode on the same device computes the heatmaps.
 
     Args:
-        network: its backbone must be convolutional.
+        network: a network with a convolutional backbone.
         images: uint8 [N, C, S, S], as stored.
         classes: int64 [N], the class id to explain each image for.
-        method: how gradients weigh the features: `hirescam` place by place (arXiv:2011.08891), `gradcam` by their mean
-            over the map (arXiv:1610.02391), `gradcam++` by their positive values (arXiv:1710.11063). The two that
-            average suit heads that average too; the report's flatten the map, so that a feature may speak for a class
-            in one place and against it in another. tests/analysis/test_heatmap_honesty.py measures the difference.
+        method: how gradients weight the features: `hirescam` position by position (arXiv:2011.08891), `gradcam` by
+            their mean over the map (arXiv:1610.02391), `gradcam++` by their positive values (arXiv:1710.11063). Means
+            suit heads that average the map. The paper's heads flatten it, so that a feature may support a class at one
+            position and oppose it at another. tests/analysis/test_heatmap_honesty.py measures the difference.
 
     Returns:
-        float32 [N, S, S], from 0 to 1 at the strongest place; all 0 where no place speaks more than the others.
+        float32 [N, S, S], from 0 to 1 at the pixel with most support; all 0 where no pixel has more than the others.
 
     Raises:
-        UserError: no layer is as above, the backbone is a transformer, or the method is unknown.
-        ValueError: there are not as many classes as images.
+        UserError: no layer meets the conditions, the backbone is a transformer, or the method is unknown.
+        ValueError: the numbers of classes and images differ.
     """
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     require_choice("method", method, get_args(Method))
     if len(images) != len(classes):
-        raise ValueError(f"{len(images)} images need as many classes, got {len(classes)}")
+        raise ValueError(f"classes: {len(classes)} for {len(images)} images: one class for each image is needed")
     maps = np.empty((len(images), *images.shape[2:]), np.float32)
     with torch.inference_mode(False), torch.enable_grad():
         explain = _explainer(network, method)
-        # No context manager: it would hide an IndexError.
+        # The library's CAM is not used as a context manager, which would hide an IndexError.
         for start in range(0, len(images), _BATCH_SIZE):
             batch = slice(start, start + _BATCH_SIZE)
             targets = [ClassifierOutputTarget(label) for label in classes[batch].tolist()]
@@ -81,23 +81,23 @@ def heatmaps(
 def heatmap_figure(
     images: NDArray[np.uint8], heatmaps: NDArray[np.float32], titles: Sequence[str], columns: int = 4
 ) -> Figure:
-    """Draws every image beside itself under its heatmap.
+    """Draws pairs: each image, and beside it the image under its heatmap.
 
     Args:
         images: uint8 [N, C, S, S], C = 1 (grey) or 3 (RGB); N may be 0.
-        heatmaps: float [N, S, S], 0 (the image shows) to 1 (bright yellow).
-        titles: N texts, one for each pair.
-        columns: pairs in a row, at least 1.
+        heatmaps: float [N, S, S], from 0 (transparent) to 1 (bright yellow).
+        titles: N titles, one for each pair.
+        columns: number of pairs in a row, at least 1.
 
     Returns:
-        A figure of N pairs, or the words "no images".
+        A figure of N pairs, or of the text "no images".
 
     Raises:
-        ValueError: the shapes or lengths do not go together, or `columns` is below 1.
+        ValueError: the shapes or lengths do not match, or `columns` is below 1.
     """
     if heatmaps.shape != (len(images), *images.shape[2:]) or len(titles) != len(images) or columns < 1:
         raise ValueError(
-            f"images {images.shape}, heatmaps {heatmaps.shape} and {len(titles)} titles do not go together, "
+            f"images {images.shape}, heatmaps {heatmaps.shape} and {len(titles)} titles do not match, "
             f"or columns={columns} is below 1"
         )
     columns = min(columns, len(images)) or 1
@@ -116,7 +116,7 @@ def heatmap_figure(
 
 def _draw_pair(axes: Axes, image: NDArray[np.uint8], heatmap: NDArray[np.float32]) -> None:
     height, width = heatmap.shape
-    pixels = np.broadcast_to(image, (3, height, width)).transpose(1, 2, 0)
+    pixels = np.broadcast_to(image, (3, height, width)).transpose(1, 2, 0)  # [S, S, 3]
     left, right = (0.0, width, height, 0.0), ((1.0 + _GAP) * width, (2.0 + _GAP) * width, height, 0.0)
     for extent in (left, right):
         axes.imshow(pixels, extent=extent, interpolation="nearest")
@@ -125,42 +125,43 @@ def _draw_pair(axes: Axes, image: NDArray[np.uint8], heatmap: NDArray[np.float32
 
 
 def _explainer(network: Network, method: Method) -> Any:
-    """Returns a CAM of the library for a copy of the network; it takes images and targets."""
+    """Returns the pytorch-grad-cam object for a copy of the network; a call takes images and targets."""
     from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM
 
     kind = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "hirescam": HiResCAM}[method]
     copy = deepcopy(network).eval().requires_grad_(False)
     layer = _feature_layer(copy)
-    # Gradients start here: what is frozen would ask for none, and those of earlier layers are not needed.
+    # The gradients of earlier layers are not needed, and a frozen layer's output would have none, so gradients start at
+    # this layer's output.
     layer.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_().clone())
-    # The library records a view on the CPU, which a following in-place ReLU would overwrite, so it gets a clone.
+    # On the CPU the library keeps a view of the output, which a following in-place ReLU would overwrite: clone it.
     return kind(copy, [layer], reshape_transform=torch.clone)
 
 
 def _feature_layer(network: Network) -> nn.Module:
-    """Chooses the layer described in `heatmaps`; no parameter of the network may require gradients."""
+    """Returns the layer described in `heatmaps`; no parameter of the network may require gradients."""
     calls = _trace(network)
-    times = Counter(module for module, _ in calls)
+    call_counts = Counter(module for module, _ in calls)
     candidates: list[int] = []
-    convolved = 0
+    convolved = 0  # width of the last convolution's output; a pooled map is smaller
     for position, (module, shape) in enumerate(calls):
-        if len(shape) == 4 and shape[2] == shape[3] >= SMALLEST_MAP:
+        if len(shape) == 4 and shape[2] == shape[3] >= MIN_MAP_SIZE:
             convolved = shape[3] if isinstance(module, nn.Conv2d) else convolved
-            if shape[3] == convolved and times[module] == 1:
+            if shape[3] == convolved and call_counts[module] == 1:
                 candidates.append(position)
     for position in reversed(candidates):
-        if _is_passed(network, calls[position][0]):
+        if _on_every_path(network, calls[position][0]):
             if any(len(shape) == 3 and shape[1] > 1 for _, shape in calls[position:]):
-                break  # tokens: what a transformer makes of the map is not explained by it
+                break  # Tokens [N, T, D] follow: the map does not explain what a transformer computes from it.
             return calls[position][0]
     raise UserError(
-        f"heatmaps: the backbone, a {type(network.backbone).__name__}, has no feature map of {SMALLEST_MAP} x "
-        f"{SMALLEST_MAP} at image_size={network.preprocess.image_size}; take a convolutional one or a larger image_size"
+        f"heatmaps: the backbone {type(network.backbone).__name__} has no feature map of {MIN_MAP_SIZE} x "
+        f"{MIN_MAP_SIZE} at image_size={network.preprocess.image_size}: use a convolutional backbone or larger images"
     )
 
 
 def _trace(network: Network) -> list[tuple[nn.Module, torch.Size]]:
-    """Returns the modules of the backbone in the order in which they finish, with the shapes of their outputs."""
+    """Returns the modules of the backbone with the shapes of their outputs, in the order in which their calls end."""
     calls: list[tuple[nn.Module, torch.Size]] = []
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -174,8 +175,8 @@ def _trace(network: Network) -> list[tuple[nn.Module, torch.Size]]:
     return calls
 
 
-def _is_passed(network: Network, layer: nn.Module) -> bool:
-    """Whether all paths from the images to the head pass a layer: cut there, no gradient comes through."""
+def _on_every_path(network: Network, layer: nn.Module) -> bool:
+    """Returns whether all paths from images to head pass through a layer: if so, detaching it stops gradients."""
     handle = layer.register_forward_hook(lambda module, inputs, output: output.detach())
     output: Tensor = network.backbone(_example(network).requires_grad_())
     handle.remove()

@@ -1,4 +1,4 @@
-"""What a network said about each image, and the figures counted from it."""
+"""Predictions of a network for a set of images: their metrics, their selection, and the file that holds them."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, check_unpacked_size
 
 _KINDS = {"ids": "U", "labels": "iu", "probabilities": "f", "parts": "U", "copied": "b"}
-"""What NumPy calls the types that each field can have in a file."""
+"""NumPy's codes of the kinds of dtype that each field may have in a file."""
 _ROUNDING = 0.01
-"""How far half precision can take a sum of probabilities from 1, and more."""
+"""Largest accepted distance of a sum of probabilities from 1; rounding to half precision causes less."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities for a set of images.
+    """Probabilities that a network predicts for N images and K classes.
 
     Attributes:
         ids: str [N], names of the images in their source.
         labels: int64 [N], true class ids.
         probabilities: float32 [N, K], rows sum to 1.
-        parts: str [N], the part of the source that an image comes from: train, val, test, public or private.
-        copied: bool [N], whether a pixel-identical other image is in the training part of the source.
+        parts: str [N], part of the source that each image comes from: train, val, test, public or private.
+        copied: bool [N], whether the training part of the source holds another, pixel-identical image.
     """
 
     ids: NDArray[np.str_]
@@ -43,37 +43,37 @@ class Predictions:
         return len(self.labels)
 
     def subset(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Predictions:
-        """Returns the predictions for some of the images, given as a mask bool [N] or as row numbers int64 [n]."""
+        """Returns the predictions for some of the images, chosen by a mask bool [N] or by row numbers int64 [n]."""
         return Predictions(*(getattr(self, field.name)[kept] for field in fields(self)))
 
     def same_images(self, other: Predictions) -> bool:
-        """Tells whether other predictions are for the same images in the same order, with the same labels and parts."""
+        """Returns whether other predictions are for the same images in the same order, with equal labels and parts."""
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("ids", "labels", "parts"))
 
     def joined(self, other: Predictions) -> Predictions:
-        """Returns these predictions and those for other images after them."""
+        """Returns these predictions followed by predictions for other images."""
         pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
         return Predictions(*(np.concatenate(pair) for pair in pairs))
 
     @property
     def stored(self) -> NDArray[np.float16]:
-        """The probabilities in half precision, as they are kept in files and decided from."""
+        """The probabilities in half precision, as files keep them, float16 [N, K]."""
         return self.probabilities.astype(np.float16)
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """The most probable class of each image, int64 [N], decided in half precision as a reader of the file would."""
+        """The most probable class of each image, int64 [N], in half precision, so that the file gives the same."""
         return np.asarray(self.stored.argmax(1), np.int64)
 
     def matrix(self) -> NDArray[np.int64]:
-        """Returns the confusion matrix, int64 [K, K], rows are true classes."""
+        """Returns the confusion matrix, int64 [K, K]; rows are true classes."""
         return confusion_matrix(self.labels, self.predicted, self.probabilities.shape[1])
 
     def metrics(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Returns `loss` and `matrix_metrics`.
+        """Returns `loss` and the metrics of `matrix_metrics`.
 
-        The loss is the mean negative natural logarithm of the true class's probability, at most 87.3 for an image (the
-        smallest float32), and None without images.
+        The loss is the mean negative natural logarithm of the true class's probability, None without images. One image
+        adds at most 87.3, the negative logarithm of the smallest normal float32.
         """
         true = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
         losses = -np.log(np.maximum(true, np.finfo(np.float32).tiny))
@@ -82,23 +82,22 @@ class Predictions:
 
 
 def examples_per_class(predictions: Predictions) -> NDArray[np.int64]:
-    """Returns the rows of the most confidently right image of each class, in the order of the classes.
+    """Returns the rows, int64 [n], of the most confident correct prediction of each class, in the order of the classes.
 
-    A class of which no image was recognised has no row; of equally confident images the first counts.
+    A class without a correct prediction has no row. Of equally confident predictions the first counts.
     """
-    right = _by_confidence(predictions, predictions.predicted == predictions.labels)
-    _, first = np.unique(predictions.labels[right], return_index=True)
-    return right[first]
+    correct = _by_confidence(predictions, predictions.predicted == predictions.labels)
+    _, first = np.unique(predictions.labels[correct], return_index=True)
+    return correct[first]
 
 
 def confident_mistakes(predictions: Predictions, count: int) -> NDArray[np.int64]:
-    """Returns the rows of the most confident mistakes, at most `count`, the most confident first."""
+    """Returns the rows, int64 [n], of at most `count` wrong predictions, the most confident first."""
     return _by_confidence(predictions, predictions.predicted != predictions.labels)[:count]
 
 
 def _by_confidence(predictions: Predictions, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
-    # Of what files keep, so that a report from a file shows the same images.
-    confidence = predictions.stored.max(1)
+    confidence = predictions.stored.max(1)  # in half precision, so that a report from the file shows the same images
     rows = np.flatnonzero(kept)
     return rows[np.argsort(-confidence[rows], kind="stable")]
 
@@ -107,29 +106,29 @@ def mean_predictions(members: Sequence[Predictions]) -> Predictions:
     """Averages the probabilities of several networks for the same images.
 
     Raises:
-        UserError: they speak of different images.
+        UserError: the predictions are for different images.
     """
     first = members[0]
     if not all(map(first.same_images, members)):
-        raise UserError("ckpt: the checkpoints are of different data or splits; name data= and split= for all")
+        raise UserError("ckpt: the checkpoints use different data or splits: give data= and split= for all of them")
     return replace(first, probabilities=np.mean([member.probabilities for member in members], axis=0))
 
 
 def save_predictions(path: Path, stages: Mapping[str, Predictions], class_names: Sequence[str]) -> None:
-    """Writes `classes` and, as `<stage>_<field>`, the fields of `Predictions` (half precision probabilities)."""
+    """Writes the array `classes` and, as `<stage>_<field>`, the fields of `Predictions`; probabilities as float16."""
     arrays: dict[str, Any] = {"classes": np.array(class_names)}
     for stage, predictions in stages.items():
-        small = {"labels": predictions.labels.astype(np.uint8), "probabilities": predictions.stored}
-        arrays |= {f"{stage}_{name}": value for name, value in (vars(predictions) | small).items()}
+        compact = {"labels": predictions.labels.astype(np.uint8), "probabilities": predictions.stored}
+        arrays |= {f"{stage}_{name}": value for name, value in (vars(predictions) | compact).items()}
     with atomic_write(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
 def load_predictions(path: Path) -> dict[str, Predictions]:
-    """Reads the predictions of each stage that a file holds, without running any code in it.
+    """Returns the predictions of each stage in a file, and runs no code from the file.
 
     Raises:
-        UserError: no such file, or not one that `save_predictions` wrote for the classes of this project.
+        UserError: the file does not exist, was not written by `save_predictions`, or has other classes than `CLASSES`.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of predictions")
@@ -138,13 +137,14 @@ def load_predictions(path: Path) -> dict[str, Predictions]:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         if arrays["classes"].tolist() != list(CLASSES):
-            raise UserError(f"{path}: predictions for other classes ({', '.join(map(str, arrays['classes']))})")
+            others = ", ".join(map(str, arrays["classes"]))
+            raise UserError(f"{path}: predictions for other classes ({others}): must be {', '.join(CLASSES)}")
         stages = [key.removesuffix("_ids") for key in arrays if key.endswith("_ids")]
         return {stage: _read_stage(arrays, stage) for stage in stages}
     except UserError:
         raise
     except Exception as error:
-        # A damaged or hostile file can make the reader raise anything.
+        # A damaged or malicious file can make NumPy raise any exception.
         raise UserError(f"{path}: not a file of predictions ({first_line(error)})") from None
 
 
@@ -154,11 +154,11 @@ def _read_stage(arrays: Mapping[str, NDArray[Any]], stage: str) -> Predictions:
     for name, values in stored.items():
         shape = (images, len(CLASSES)) if name == "probabilities" else (images,)
         if values.dtype.kind not in _KINDS[name] or values.shape != shape:
-            raise ValueError(f"{stage}_{name}: {values.dtype} {list(values.shape)} where {list(shape)} is needed")
+            raise ValueError(f"{stage}_{name}: {values.dtype} {list(values.shape)}, must be {list(shape)}")
     labels, probabilities = stored["labels"].astype(np.int64), stored["probabilities"].astype(np.float32)
     if not np.isin(labels, np.arange(len(CLASSES))).all():
-        raise ValueError(f"{stage}_labels: not all from 0 to {len(CLASSES) - 1}")
-    # Not a number fails the first comparison too.
+        raise ValueError(f"{stage}_labels: must be from 0 to {len(CLASSES) - 1}")
+    # NaN is refused too, since it is not >= 0.
     if not ((probabilities >= 0).all() and np.allclose(probabilities.sum(1), 1, atol=_ROUNDING)):
-        raise ValueError(f"{stage}_probabilities: not all from 0 to 1 with a sum of 1")
+        raise ValueError(f"{stage}_probabilities: must be from 0 to 1 and sum to 1")
     return Predictions(**stored | {"labels": labels, "probabilities": probabilities})

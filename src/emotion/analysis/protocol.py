@@ -1,7 +1,7 @@
-"""The protocol of every final figure: which images count, and which figures are given for them.
+"""The evaluation protocol: the held-out images that are measured, and the metrics that are computed on them.
 
-PublicTest chooses (epoch, temperature, members of an ensemble); PrivateTest is read once, with and without the images
-of which a training image is an exact copy.
+PublicTest chooses (epoch, temperature, members of an ensemble). PrivateTest is read once, with and without the images
+that are pixel-identical to a training image.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,14 +11,15 @@ from emotion.analysis.predictions import Predictions
 from emotion.data.classes import CLASSES
 
 METRICS = {"acc": "Accuracy", "f1_macro": "Macro F1", "nll": "NLL", "ece": "ECE"}
-"""The figures of each part, and their headings."""
+"""The metrics of each part, and their headings in tables."""
 
 
 def protocol_parts(stages: Mapping[str, Predictions]) -> dict[str, Predictions]:
-    """Returns the held-out images by name of the part; parts without images are left out.
+    """Returns the predictions for each part of the held-out images, by the part's name, without empty parts.
 
     Args:
-        stages: of `val` and `test`; validation images that were cut from the training images are left out.
+        stages: predictions of `test` and, if there are any, of `val`. Validation images that were split off the
+            training images are no held-out images.
     """
     held_out = stages["test"]
     if "val" in stages:
@@ -28,29 +29,33 @@ def protocol_parts(stages: Mapping[str, Predictions]) -> dict[str, Predictions]:
     parts = {
         "PublicTest": held_out.subset(held_out.parts == "public"),
         "PrivateTest": private,
-        "PrivateTest without copies": private.subset(~private.copied),
+        "PrivateTest without copies": private.subset(~private.copied),  # the name is a key in published networks
         "All": held_out,
     }
-    return {name: own for name, own in parts.items() if len(own)}
+    return {name: predictions for name, predictions in parts.items() if len(predictions)}
 
 
 def protocol_metrics(predictions: Predictions, temperature: float = 1.0) -> dict[str, float]:
-    """Returns the figures of some images; those of calibration after dividing the logits by a temperature."""
+    """Returns the `METRICS` of some predictions; a temperature divides the logits for NLL and ECE only."""
     metrics = predictions.metrics(CLASSES)
     scaled = calibration(with_temperature(predictions, temperature).probabilities, predictions.labels)
     return {"acc": metrics["acc"], "f1_macro": metrics["f1_macro"], "nll": scaled.nll, "ece": scaled.ece}
 
 
 def protocol_rows(stages: Mapping[str, Predictions]) -> Iterator[tuple[str, str, int, dict[str, float]]]:
-    """Yields views, part, number of images and figures, after the temperature that the validation images fit.
+    """Yields the metrics of each part of the held-out images, at the temperature fitted on the validation images.
 
     Args:
-        stages: of `val` and `test`, and as `val_tta` and `test_tta` with several views of each image; without
-            validation or test images there are no rows.
+        stages: predictions of `val` and `test`, and as `val_tta` and `test_tta` those with test-time augmentation.
+            Without validation or test images there are no rows.
+
+    Yields:
+        Test-time augmentation ("none" or "several views"), name of the part, number of images and metrics.
     """
-    for views, suffix in (("one", ""), ("several", "_tta")):
-        own = {stage: stages[f"{stage}{suffix}"] for stage in ("val", "test") if f"{stage}{suffix}" in stages}
-        if "test" in own and len(own.get("val", ())):
-            temperature = fit_temperature(own["val"])
-            for part, images in protocol_parts(own).items():
-                yield views, part, len(images), protocol_metrics(images, temperature)
+    for views, suffix in (("none", ""), ("several views", "_tta")):
+        chosen = {stage: stages[f"{stage}{suffix}"] for stage in ("val", "test") if f"{stage}{suffix}" in stages}
+        if "test" in chosen and len(chosen.get("val", ())):
+            temperature = fit_temperature(chosen["val"])
+            for part, predictions in protocol_parts(chosen).items():
+                metrics = protocol_metrics(predictions, temperature)
+                yield views, part.replace("copies", "duplicates"), len(predictions), metrics

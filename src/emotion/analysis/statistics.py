@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals by bootstrap, paired tests of two runs, means over seeds."""
+"""Uncertainty of metrics: bootstrap intervals, paired tests of two runs, means over seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Metric = Literal["acc", "f1_macro", "balanced_acc"]
 
 @dataclass(frozen=True)
 class Interval:
-    """The range in which a figure lies, by the spread that drawing other images of the same kind would cause."""
+    """A confidence interval: the range that a metric would have on other images of the same kind."""
 
     low: float
     high: float
@@ -28,11 +28,12 @@ class PairedTest:
     """Two runs compared on the same images.
 
     Attributes:
-        only_first: images that only the first run gets right.
-        only_second: images that only the second run gets right.
-        difference: accuracy of the first minus that of the second, -1..1.
-        interval: the interval of `difference`.
-        p_value: of McNemar's exact test, two-sided: how probable so unequal counts are if both runs are equally good.
+        only_first: number of images that only the first run classifies correctly.
+        only_second: number of images that only the second run classifies correctly.
+        difference: accuracy of the first run minus that of the second, -1..1.
+        interval: the confidence interval of `difference`.
+        p_value: p-value of McNemar's exact test, two-sided: the probability of counts at least as unequal if both
+            runs are equally good.
     """
 
     only_first: int
@@ -44,7 +45,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Summary:
-    """Values of several seeds: their mean, sample standard deviation (None for a single value) and number."""
+    """Mean, sample standard deviation (None for a single value) and number of a metric's values over seeds."""
 
     mean: float
     deviation: float | None
@@ -55,48 +56,48 @@ class Summary:
 
 
 def bootstrap_interval(
-    matrix: NDArray[np.int64], figure: Metric, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+    matrix: NDArray[np.int64], metric: Metric, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> Interval:
-    """Computes the interval of a figure by the percentile bootstrap over images.
+    """Computes the confidence interval of a metric by the percentile bootstrap over images.
 
     Args:
         matrix: int64 [K, K], rows are true classes.
-        figure: its name in `matrix_metrics`, which defines it.
-        seed: of the draws.
-        resamples: the number of times as many images as there are get drawn with replacement.
-        level: the share of resamples inside the interval, 0..1.
+        metric: name of the metric in `matrix_metrics`.
+        seed: seed of the resampling.
+        resamples: number of resamples, each of as many images as there are, drawn with replacement.
+        level: share of the resamples inside the interval, 0..1.
 
     Raises:
         ValueError: the matrix counts no images.
     """
-    return _percentiles(_figures(_resample(matrix, seed, resamples), figure), level)
+    return _percentiles(_metric_values(_resample(matrix, seed, resamples), metric), level)
 
 
 def paired_test(
     first: Predictions, second: Predictions, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
 ) -> PairedTest:
-    """Compares the accuracy of two runs on the same images, which may come in another order.
+    """Compares the accuracy of two runs on the same images, in any order.
 
-    Many such tests need a correction, as by `scipy.stats.false_discovery_control`.
+    The p-values of many tests need a correction, for example `scipy.stats.false_discovery_control`.
 
     Args:
         first: predictions of one run.
-        second: predictions of the other.
-        seed: of the draws.
-        resamples: the number of times as many images as there are get drawn with replacement.
-        level: the share of resamples inside the interval of the difference, 0..1.
+        second: predictions of the other run.
+        seed: seed of the resampling.
+        resamples: number of resamples, each of as many images as there are, drawn with replacement.
+        level: share of the resamples inside the interval of the difference, 0..1.
 
     Raises:
-        UserError: the runs are of different images or of different labels for them.
+        UserError: the runs differ in their images or in the labels of their images.
         ValueError: there are no images.
     """
     from scipy.stats import binomtest
 
-    right_first, right_second = _right_on_same_images(first, second)
-    images = len(right_first)
-    only_first, only_second = int((right_first & ~right_second).sum()), int((right_second & ~right_first).sum())
-    # Images on which both are right or both wrong cancel in the difference, so one cell holds them all.
-    draws = _resample(np.array([only_first, only_second, images - only_first - only_second]), seed, resamples)
+    correct_first, correct_second = _correct_on_same_images(first, second)
+    images = len(correct_first)
+    only_first, only_second = int((correct_first & ~correct_second).sum()), int((correct_second & ~correct_first).sum())
+    # Images that both runs classify correctly, or both wrongly, cancel in the difference, so one count holds them all.
+    draws = _resample(np.array([only_first, only_second, images - only_first - only_second]), seed, resamples)  # [R, 3]
     discordant = only_first + only_second
     return PairedTest(
         only_first,
@@ -108,7 +109,7 @@ def paired_test(
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Computes the mean and the sample standard deviation of a figure over seeds.
+    """Computes the mean and the sample standard deviation of a metric's values over seeds.
 
     Raises:
         ValueError: there are no values.
@@ -120,24 +121,24 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def _resample(counts: NDArray[np.int64], seed: int, resamples: int) -> NDArray[np.int64]:
-    """Draws as many images as `counts` [...] holds, with replacement, and counts them again: int64 [resamples, ...].
+    """Draws as many images as `counts` [...] holds, with replacement, and returns their counts int64 [resamples, ...].
 
-    The counts of images drawn with replacement follow a multinomial distribution, so no image is drawn by itself.
+    Counts of images drawn with replacement follow a multinomial distribution, so that the counts are drawn directly.
     """
     images = int(counts.sum())
     if not images:
         raise ValueError("no images to draw from")
     draws = np.random.default_rng(seed).multinomial(images, counts.ravel() / images, size=resamples)
-    return draws.reshape(resamples, *counts.shape)
+    return draws.reshape(resamples, *counts.shape)  # [R, ...]
 
 
-def _figures(matrices: NDArray[np.int64], figure: Metric) -> NDArray[np.float64]:
-    """Computes a figure of `matrix_metrics` for each of the matrices [R, K, K] with images, float64 [R]."""
-    hits, support, claimed = matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
-    if figure == "acc":
-        return np.asarray(hits.sum(1) / support.sum(1), np.float64)
-    part, whole = (2 * hits, support + claimed) if figure == "f1_macro" else (hits, support)
-    return np.asarray(np.mean(part / np.maximum(whole, 1), axis=1, where=support > 0), np.float64)
+def _metric_values(matrices: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:
+    """Returns a metric of `matrix_metrics` for each of R matrices, int64 [R, K, K], none empty: float64 [R]."""
+    correct, support, predicted = matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)  # [R, K] each
+    if metric == "acc":
+        return np.asarray(correct.sum(1) / support.sum(1), np.float64)
+    numerator, denominator = (2 * correct, support + predicted) if metric == "f1_macro" else (correct, support)
+    return np.asarray(np.mean(numerator / np.maximum(denominator, 1), axis=1, where=support > 0), np.float64)
 
 
 def _percentiles(values: NDArray[np.float64], level: float) -> Interval:
@@ -145,8 +146,8 @@ def _percentiles(values: NDArray[np.float64], level: float) -> Interval:
     return Interval(float(low), float(high))
 
 
-def _right_on_same_images(first: Predictions, second: Predictions) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Returns which images each run gets right, bool [N] twice, in the order of the sorted ids."""
+def _correct_on_same_images(first: Predictions, second: Predictions) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Returns which images each run classifies correctly, bool [N] each, in the order of the sorted ids."""
     first, second = (run.subset(np.argsort(run.ids)) for run in (first, second))
     if not np.array_equal(first.ids, second.ids):
         shared = len(np.intersect1d(first.ids, second.ids))

@@ -1,4 +1,4 @@
-"""The report of a run: what was run, its figures, its classification report and its pictures."""
+"""The report of a run: its settings, metrics, classification report and figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emotion.analysis.document import Block, Document, Heading, Paragraph, Picture, Row, Table
+from emotion.analysis.document import Block, Document, Heading, ImageBlock, Paragraph, Row, Table
 from emotion.analysis.protocol import METRICS
 
 MISSING = "—"
@@ -23,15 +23,18 @@ _RESULTS = (
     ("Weighted F1", "f1_weighted"),
 )
 _RESULTS_NOTE = (
-    "Macro: the mean over the classes that have images, each counting the same. "
-    "Weighted: the mean over the same classes, each counting by its number of images. "
-    "tta: the mean over several views of each image."
+    "Macro: the mean over the classes that have images, with equal weights. "
+    "Weighted: the mean over the same classes, weighted by their numbers of images. "
+    "tta: with test-time augmentation, the mean over several views of each image."
 )
-_PROTOCOL_NOTE = "NLL and ECE: after the temperature that the validation images fit. Duplicates are of training images."
+_PROTOCOL_NOTE = (
+    "NLL and ECE: at the temperature fitted on the validation images. "
+    "Without duplicates: without the images that are pixel-identical to a training image."
+)
 _REPORT_NOTE = (
-    "Precision: the share of the images predicted as a class that are of it. "
-    "Recall: the share of a class's images that are found. "
-    "F1: the harmonic mean of the two. Support: the number of images."
+    "Precision: the share of the images predicted as a class that belong to it. "
+    "Recall: the share of a class's images that are predicted as this class. "
+    "F1: the harmonic mean of precision and recall. Support: the number of images."
 )
 
 
@@ -40,21 +43,19 @@ def run_document(
     facts: Mapping[str, str],
     metrics: Mapping[str, Any],
     class_names: Sequence[str],
-    pictures: Sequence[tuple[str, Path]],
+    figures: Sequence[tuple[str, Path]],
     protocol: Iterable[tuple[str, str, int, Mapping[str, float]]] = (),
 ) -> Document:
     """Builds the report of a run.
 
     Args:
-        title: The heading.
-        facts: What was run, name to value: model, data, seed, epochs, hardware, command and the like.
-        metrics: any of "val", "test", "val_tta", "test_tta", each to S. S holds "loss", "acc", "precision_macro",
-            "recall_macro", "f1_macro", "precision_weighted", "recall_weighted", "f1_weighted" (floats), "num_images"
-            (int) and "per_class", class name to {"precision", "recall", "f1" (floats in [0, 1]), "support" (int)}.
-            A missing or not finite value shows as a dash.
-        class_names: The classes in the order of the rows of the classification report.
-        pictures: (caption, PNG file) pairs.
-        protocol: see `emotion.analysis.protocol.protocol_rows`.
+        title: the heading.
+        facts: model, data, seed, epochs, hardware, command and the like, by name.
+        metrics: the metrics of any of "val", "test", "val_tta", "test_tta", as `Predictions.metrics` returns them.
+            Metrics that are missing or not finite are shown as a dash.
+        class_names: the classes in the order of the rows of the classification report.
+        figures: (caption, PNG file) pairs.
+        protocol: rows of `emotion.analysis.protocol.protocol_rows`.
     """
     headline = _headline(metrics)
     blocks: list[Block] = [Paragraph(headline, lead=True)] if headline else []
@@ -67,9 +68,10 @@ def run_document(
         blocks.append(class_table(metrics["test"], class_names))
     if rows := [_protocol_row(*row) for row in protocol]:
         blocks += [Heading("Held-out images"), Paragraph(_PROTOCOL_NOTE)]
-        blocks.append(Table(("Views", "Images", "Number", *METRICS.values()), "llrrrrr", rows))
-    if pictures:
-        blocks += [Heading("Pictures"), *(Picture(caption, file) for caption, file in pictures)]
+        header = ("Test-time augmentation", "Images", "Number", *METRICS.values())
+        blocks.append(Table(header, "llrrrrr", rows))
+    if figures:
+        blocks += [Heading("Figures"), *(ImageBlock(caption, file) for caption, file in figures)]
     return Document(title, blocks)
 
 
@@ -77,8 +79,8 @@ def class_table(scores: Mapping[str, Any], class_names: Sequence[str]) -> Table:
     """Builds a classification report: precision, recall, F1 and support of each class, then the averages.
 
     Args:
-        scores: as S in `run_document`.
-        class_names: The classes in the order of the rows.
+        scores: metrics as `Predictions.metrics` returns them.
+        class_names: the classes in the order of the rows.
     """
     per_class = scores.get("per_class", {})
     images = format_number(scores.get("num_images"), "d")
@@ -92,7 +94,7 @@ def class_table(scores: Mapping[str, Any], class_names: Sequence[str]) -> Table:
 
 
 def format_number(value: float | None, spec: str) -> str:
-    """Formats a number, and one that is missing or not finite as a dash."""
+    """Returns a number in a format; a number that is missing or not finite becomes a dash."""
     if value is None or not math.isfinite(value):
         return MISSING
     return format(int(value) if spec.endswith("d") else float(value), spec)
@@ -115,8 +117,8 @@ def _results_table(metrics: Mapping[str, Any]) -> Table:
     return Table(("Metric", *splits), "l" + "r" * len(splits), rows, footer=[images])
 
 
-def _protocol_row(views: str, part: str, images: int, figures: Mapping[str, float]) -> Row:
-    return (views, part, format_number(images, ",d"), *(format_number(figures[name], ".4f") for name in METRICS))
+def _protocol_row(views: str, part: str, images: int, metrics: Mapping[str, float]) -> Row:
+    return (views, part, format_number(images, ",d"), *(format_number(metrics[name], ".4f") for name in METRICS))
 
 
 def _class_row(name: str, scores: Mapping[str, Any]) -> Row:

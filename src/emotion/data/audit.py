@@ -1,4 +1,4 @@
-"""What is wrong with a set of images: copies, copies with different labels, constant images, rare classes."""
+"""Audits a set of images: duplicates, duplicates with different labels, constant images, rare classes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from emotion.data.packed import PackedImages
 from emotion.data.sources import Part
 from emotion.errors import UserError
 
-LEAST_CONTRAST = 1.0
-"""Images whose pixels have a smaller standard deviation than this, of 255, count as constant."""
-BLOCK_VALUES = 2**22
-"""Most values that a block of images, or the correlations of two blocks, may have: 16 MiB in float32."""
+MIN_CONTRAST = 1.0
+"""Standard deviation of the pixels (0..255) below which an image counts as constant."""
+MAX_BLOCK_VALUES = 2**22
+"""Largest number of values in a block of images or in the correlations of two blocks: 16 MiB in float32."""
 
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -31,12 +31,12 @@ Track = Callable[[Sequence[BlockPair]], Iterable[BlockPair]]
 
 @dataclass(frozen=True)
 class Group:
-    """Images that are alike.
+    """A group of similar images.
 
     Attributes:
-        rows: int64 [n] with n >= 2, ascending.
-        crosses: they belong to different parts.
-        conflicts: they have different labels.
+        rows: rows of the images, int64 [n] with n >= 2, ascending.
+        crosses: whether the images belong to different parts.
+        conflicts: whether the images have different labels.
     """
 
     rows: Rows
@@ -46,14 +46,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """How many images of one part have a copy in a part; in their own part another image must be the copy.
+    """Counts the images of one part that have a duplicate, always another image, in the same or another part.
 
     Attributes:
-        part: whose images are counted.
-        within: where the copies are.
-        exact: images with identical pixels there.
-        same_label: images with identical pixels and the same label there.
-        near: images that correlate with one there by the threshold or more, as identical ones do.
+        part: the part whose images are counted.
+        within: the part that is searched for duplicates.
+        exact: number of images with identical pixels in `within`.
+        same_label: number of images with identical pixels and the same label in `within`.
+        near: number of images whose correlation with an image in `within` reaches the threshold, identical included.
     """
 
     part: str
@@ -65,13 +65,14 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The most similar other image of every image, in each of P parts.
+    """The most similar other image of each of N images, in each of P parts.
 
     Attributes:
-        correlation: float32 [P, N], the greatest Pearson correlation of an image's pixels with those of another image
-            of that part, right to 1e-5; 0 where none is positive. Constant images correlate with nothing.
-        row: int64 [P, N], which image that is, or -1.
-        group: int64 [N], the same for images that a chain of near pairs joins; the ends of a chain may be less alike.
+        correlation: float32 [P, N], the largest Pearson correlation of an image's pixels with those of another image
+            of the part, accurate to 1e-5; 0 if no correlation is positive or the image is constant.
+        row: int64 [P, N], row of that other image, or -1 if there is none.
+        group: int64 [N], group number; images that a chain of near pairs joins share it, although the ends of a chain
+            may be less similar than the threshold.
     """
 
     correlation: NDArray[np.float32]
@@ -81,18 +82,18 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """The result of an audit of N images.
 
     Attributes:
-        threshold: the correlation from which images are near copies.
-        class_counts: for each part, how many images of each class it has.
-        redundant: for each part, how many images repeat an earlier one of the part exactly.
+        threshold: the correlation from which two images are near duplicates.
+        class_counts: number of images of each class, for each part.
+        redundant: number of images that repeat an earlier image of their part exactly, for each part.
         exact: groups of identical images.
-        near: groups that chains of near pairs join, if not all of their images are identical.
-        copies: for every part and every part.
-        constant: int64 [n], rows of the images that have hardly any contrast.
-        correlation: float32 [N], the greatest with any other image.
-        nearest: int64 [N], the row of that image, or -1.
+        near: groups joined by chains of near pairs, without those in which all images are identical.
+        duplicates: counts for every ordered pair of parts, a part with itself included.
+        constant: int64 [n], rows of the images without contrast.
+        correlation: float32 [N], largest correlation of each image with any other image.
+        nearest: int64 [N], row of that other image, or -1 if there is none.
     """
 
     threshold: float
@@ -100,44 +101,44 @@ class Audit:
     redundant: dict[str, int]
     exact: list[Group]
     near: list[Group]
-    copies: list[Duplicates]
+    duplicates: list[Duplicates]
     constant: Rows
     correlation: NDArray[np.float32]
     nearest: Rows
 
 
 def audit_images(packed: PackedImages, threshold: float, track: Track = iter) -> Audit:
-    """Looks for copies, wrong labels of copies and constant images among all images of a source.
+    """Finds duplicates, duplicates with different labels and constant images among all images of a source.
 
     Args:
         packed: the images.
-        threshold: the Pearson correlation of pixels from which two images are near copies, between 0 and 1. It does
-            not depend on brightness and contrast. In FER2013, pairs just above 0.95 show the same photograph; from
-            0.9 down, more and more do not.
-        track: wraps the steps of the search, to show its progress.
+        threshold: the Pearson correlation of pixels from which two images are near duplicates, between 0 and 1.
+            Brightness and contrast do not change it. In FER2013, pairs just above 0.95 show the same photograph; the
+            share of different photographs grows from 0.9 down.
+        track: wraps the sequence of steps, to show the progress.
 
     Raises:
         UserError: the threshold is not between 0 and 1.
     """
     if not 0 < threshold < 1:
         raise UserError(f"threshold={threshold}: a number between 0 and 1 is needed")
-    own = {part: packed.parts == part for part in get_args(Part) if part in packed.parts}
-    _, identical = np.unique(packed.hashes, return_inverse=True)
-    constant = contrast(packed.images) < LEAST_CONTRAST
-    found = find_neighbours(packed.images, list(own.values()), constant, threshold, track)
-    closest, every = found.correlation.argmax(0), np.arange(len(packed))
+    masks = {part: packed.parts == part for part in get_args(Part) if part in packed.parts}
+    _, pixel_ids = np.unique(packed.hashes, return_inverse=True)  # [N], equal for identical images
+    constant = contrast(packed.images) < MIN_CONTRAST
+    neighbours = find_neighbours(packed.images, list(masks.values()), constant, threshold, track)
+    best_part, rows = neighbours.correlation.argmax(0), np.arange(len(packed))  # [N], [N]
     return Audit(
         threshold,
         class_counts={
-            part: np.bincount(packed.labels[mask], minlength=len(CLASSES)).tolist() for part, mask in own.items()
+            part: np.bincount(packed.labels[mask], minlength=len(CLASSES)).tolist() for part, mask in masks.items()
         },
-        redundant={part: int(mask.sum()) - len(np.unique(identical[mask])) for part, mask in own.items()},
-        exact=_groups(identical, packed),
-        near=[group for group in _groups(found.group, packed) if len(np.unique(identical[group.rows])) > 1],
-        copies=list(_copies(own, identical, identical * len(CLASSES) + packed.labels, found, threshold)),
+        redundant={part: int(mask.sum()) - len(np.unique(pixel_ids[mask])) for part, mask in masks.items()},
+        exact=_groups(pixel_ids, packed),
+        near=[group for group in _groups(neighbours.group, packed) if len(np.unique(pixel_ids[group.rows])) > 1],
+        duplicates=list(_count_duplicates(masks, pixel_ids, packed.labels, neighbours, threshold)),
         constant=np.flatnonzero(constant),
-        correlation=found.correlation[closest, every],
-        nearest=found.row[closest, every],
+        correlation=neighbours.correlation[best_part, rows],
+        nearest=neighbours.row[best_part, rows],
     )
 
 
@@ -148,67 +149,66 @@ def contrast(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def find_neighbours(
-    images: NDArray[np.uint8], own: Sequence[Mask], constant: Mask, threshold: float, track: Track
+    images: NDArray[np.uint8], masks: Sequence[Mask], constant: Mask, threshold: float, track: Track
 ) -> Neighbours:
-    """Compares every image with every other.
+    """Compares every image with every other image.
 
-    Memory is needed for a few blocks of images only, in addition to the result.
+    Besides the result, memory is needed for a few blocks of images only.
 
     Args:
         images: uint8 [N, C, S, S].
-        own: bool [N] for each of P parts, the images of the part; each image belongs to one.
-        constant: bool [N], images that are compared with none.
+        masks: bool [N] for each of P parts, the images of the part; each image belongs to exactly one part.
+        constant: bool [N], images that are left out of the comparison.
         threshold: the correlation from which pairs are joined to groups.
-        track: wraps the sequence of pairs of blocks.
+        track: wraps the sequence of pairs of blocks, to show the progress.
     """
-    part_of = np.stack(own).argmax(0)
-    found = Neighbours(
-        np.zeros((len(own), len(images)), np.float32), np.full((len(own), len(images)), -1), np.arange(len(images))
-    )
-    blocks = _blocks([mask & ~constant for mask in own], images)
-    for one, other in track(list(combinations_with_replacement(blocks, 2))):
-        correlation = _standardised(images[one]) @ _standardised(images[other]).T
-        if one is other:
+    part_of = np.stack(masks).argmax(0)  # [N]
+    shape = len(masks), len(images)
+    neighbours = Neighbours(np.zeros(shape, np.float32), np.full(shape, -1), np.arange(len(images)))
+    blocks = _blocks([mask & ~constant for mask in masks], images)
+    for first, second in track(list(combinations_with_replacement(blocks, 2))):
+        correlation = _standardised(images[first]) @ _standardised(images[second]).T  # [n, m]
+        if first is second:
             correlation.fill_diagonal_(0)
         else:
-            _keep_nearest(found, part_of[one[0]], other, one, correlation.T)
-        _keep_nearest(found, part_of[other[0]], one, other, correlation)
-        _join(found.group, one, other, correlation >= threshold)
-    return found
+            _update_nearest(neighbours, part_of[first[0]], second, first, correlation.T)
+        _update_nearest(neighbours, part_of[second[0]], first, second, correlation)
+        _merge_groups(neighbours.group, first, second, correlation >= threshold)
+    return neighbours
 
 
-def _blocks(own: Iterable[Mask], images: NDArray[np.uint8]) -> list[Rows]:
-    """Cuts the rows of each part into blocks that, like the correlations of two blocks, have few values."""
-    size = max(1, min(isqrt(BLOCK_VALUES), BLOCK_VALUES // images[0].size))
-    parts = [np.flatnonzero(mask) for mask in own]
+def _blocks(masks: Iterable[Mask], images: NDArray[np.uint8]) -> list[Rows]:
+    """Splits the rows of each part into blocks that respect `MAX_BLOCK_VALUES`, alone and as a pair."""
+    size = max(1, min(isqrt(MAX_BLOCK_VALUES), MAX_BLOCK_VALUES // images[0].size))
+    parts = [np.flatnonzero(mask) for mask in masks]
     return [block for rows in parts if len(rows) for block in np.array_split(rows, ceil(len(rows) / size))]
 
 
 def _standardised(images: NDArray[np.uint8]) -> Tensor:
-    """Returns pixels with mean 0 and norm 1, float32 [n, C * S * S], whose products are correlations."""
-    values = torch.from_numpy(images).flatten(1).float()
+    """Returns pixels with mean 0 and norm 1, float32 [n, C * S * S]; their dot products are correlations."""
+    values = torch.from_numpy(images).flatten(1).float()  # [n, C * S * S]
     values -= values.mean(1, keepdim=True)
     return torch.nn.functional.normalize(values)
 
 
-def _keep_nearest(found: Neighbours, part: int, rows: Rows, candidates: Rows, correlation: Tensor) -> None:
-    """Takes over from correlation [rows, candidates] what is greater than anything so far."""
-    values, places = (tensor.numpy() for tensor in correlation.max(1))
-    better = values > found.correlation[part, rows]
-    found.correlation[part, rows[better]] = values[better]
-    found.row[part, rows[better]] = candidates[places[better]]
+def _update_nearest(neighbours: Neighbours, part: int, rows: Rows, candidates: Rows, correlation: Tensor) -> None:
+    """Replaces the nearest images in a part where `correlation`, [rows, candidates], exceeds the largest so far."""
+    values, columns = (tensor.numpy() for tensor in correlation.max(1))  # [n], [n]
+    better = values > neighbours.correlation[part, rows]
+    neighbours.correlation[part, rows[better]] = values[better]
+    neighbours.row[part, rows[better]] = candidates[columns[better]]
 
 
-def _join(group: Rows, one: Rows, other: Rows, near: Tensor) -> None:
-    """Gives one number to all groups between which near, bool [one, other], has a pair."""
-    left, right = (places.numpy() for places in near.nonzero(as_tuple=True))
-    links = (group[one[left]], group[other[right]])
+def _merge_groups(group: Rows, first: Rows, second: Rows, near: Tensor) -> None:
+    """Gives one number to all groups that a pair in `near`, bool [first, second], connects."""
+    left, right = (indices.numpy() for indices in near.nonzero(as_tuple=True))
+    links = (group[first[left]], group[second[right]])
     graph = coo_array((np.ones(len(left), bool), links), shape=(len(group), len(group)))
     group[:] = connected_components(graph, directed=False)[1][group]
 
 
 def _groups(numbers: Rows, packed: PackedImages) -> list[Group]:
-    """Returns the images of every number that occurs more than once, in the order of their first images."""
+    """Groups the images that share a number with another image, sorted by the first row of each group."""
     _, counts = np.unique(numbers, return_counts=True)
     runs = np.split(np.argsort(numbers, kind="stable"), counts.cumsum()[:-1])
     return [
@@ -217,21 +217,22 @@ def _groups(numbers: Rows, packed: PackedImages) -> list[Group]:
     ]
 
 
-def _copies(
-    own: dict[str, Mask], identical: Rows, labelled: Rows, found: Neighbours, threshold: float
+def _count_duplicates(
+    masks: dict[str, Mask], pixel_ids: Rows, labels: Rows, neighbours: Neighbours, threshold: float
 ) -> Iterator[Duplicates]:
-    for part, mask in own.items():
-        for (within, other), correlation in zip(own.items(), found.correlation, strict=True):
+    pixel_label_ids = pixel_ids * len(CLASSES) + labels  # [N], equal for identical images of the same label
+    for part, mask in masks.items():
+        for (within, within_mask), correlation in zip(masks.items(), neighbours.correlation, strict=True):
             yield Duplicates(
                 part,
                 within,
-                exact=_occurring(identical, mask, other),
-                same_label=_occurring(labelled, mask, other),
+                exact=_count_repeated(pixel_ids, mask, within_mask),
+                same_label=_count_repeated(pixel_label_ids, mask, within_mask),
                 near=int((correlation[mask] >= threshold).sum()),
             )
 
 
-def _occurring(numbers: Rows, mask: Mask, other: Mask) -> int:
-    """Counts the images of a mask whose number another image of a second mask has."""
-    occurrences = np.bincount(numbers[other], minlength=numbers.max() + 1)[numbers]
-    return int((occurrences - other > 0)[mask].sum())
+def _count_repeated(numbers: Rows, mask: Mask, within: Mask) -> int:
+    """Counts the images of `mask` whose number another image of `within` shares."""
+    occurrences = np.bincount(numbers[within], minlength=numbers.max() + 1)[numbers]
+    return int((occurrences - within > 0)[mask].sum())  # an image of `within` does not count itself

@@ -1,6 +1,6 @@
-"""What is done to training images at random, batched, with own parameters for every image.
+"""Random augmentation of training images, in batches, with separate parameters for every image.
 
-The affine transforms are in the report's (Keras's) terms.
+The affine transforms are parametrised as in Keras, which the paper used.
 """
 
 import math
@@ -14,22 +14,22 @@ from torch import Tensor
 from emotion.errors import UserError
 
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 10 / 3)
-"""Share of the image that an erased rectangle takes, and its height over its width."""
+"""Ranges of an erased rectangle: its area as a share of the image, and its height divided by its width."""
 ERASED_TONE = 0.5
-"""Of the rectangle: about the mean of FER2013, 0.508."""
+"""Tone (0..1) of an erased rectangle, close to the mean of FER2013, 0.508."""
 
 
 @dataclass(frozen=True)
 class RandomAffine:
-    """Keras's ImageDataGenerator: rotation, shift, shear and zoom about the image's centre, nearest fill.
+    """Rotates, shifts, shears and zooms images about their centre as Keras's ImageDataGenerator with nearest fill does.
 
-    Each image gets its own parameters, drawn uniformly. The defaults are the report's.
+    Each image gets its own parameters, drawn uniformly. The defaults are those of the paper.
 
     Attributes:
-        rotation: largest angle, degrees either way.
-        zoom: factors are drawn from 1 - zoom to 1 + zoom, one for each axis.
-        shift: largest shift, as a share of height and width.
-        shear: largest shear angle, degrees either way (degrees in Keras too).
+        rotation: largest rotation in both directions, degrees.
+        zoom: half-width of the range of zoom factors, 1 - zoom to 1 + zoom; each axis has its own factor.
+        shift: largest shift in both directions, as a share of height and width.
+        shear: largest shear angle in both directions, degrees (as in Keras).
     """
 
     rotation: float = 10.0
@@ -38,22 +38,22 @@ class RandomAffine:
     shear: float = 0.15
 
     def scaled(self, factor: float) -> "RandomAffine":
-        """Returns transforms that vary so many times as much.
+        """Returns transforms whose ranges are multiplied by a factor.
 
         Args:
-            factor: above 0.
+            factor: multiplier of all four ranges, above 0.
 
         Raises:
-            UserError: images would be zoomed or shifted away.
+            UserError: the scaled zoom or shift is 1 or more, which would move images out of sight.
         """
         zoom, shift = factor * self.zoom, factor * self.shift
         if max(zoom, shift) >= 1:
-            raise UserError(f"zoom={zoom:g} shift={shift:g}, {factor:g} times what is set: both below 1 are needed")
+            raise UserError(f"zoom={zoom:g} shift={shift:g}, {factor:g} times the settings: values below 1 are needed")
         return RandomAffine(factor * self.rotation, zoom, shift, factor * self.shear)
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Draws the transforms of `count` images of this size: see `affine_matrices`, on the generator's device."""
-        draws = torch.rand(count, 6, generator=generator, device=generator.device).T * 2 - 1
+        """Draws matrices [count, 2, 3] as in `affine_matrices` for images of this size, on the generator's device."""
+        draws = torch.rand(count, 6, generator=generator, device=generator.device).T * 2 - 1  # [6, count] in -1..1
         return affine_matrices(
             rotation=draws[0] * math.radians(self.rotation),
             shift=torch.stack([draws[1] * self.shift * height, draws[2] * self.shift * width]),
@@ -62,42 +62,43 @@ class RandomAffine:
         )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Transforms float images [B, C, H, W] with parameters from a generator of the CPU."""
+        """Transforms float images [B, C, H, W] with parameters drawn from a CPU generator."""
         count, _, height, width = images.shape
         return warp(images, self.draw(count, height, width, generator).to(images.device))
 
 
 class Draws(NamedTuple):
-    """What was drawn for N images.
+    """Random parameters of the augmentation of N images.
 
     Attributes:
-        matrices: of the affine transforms, mirroring among them: see `affine_matrices`.
+        matrices: [N, 2, 3], affine transforms including mirroring, as in `affine_matrices`.
         tones: [N, 2], factors of contrast and brightness.
-        boxes: [N, 4], first and last row, first and last column of the erased rectangle, as shares; all 0 for none.
+        boxes: [N, 4], first and last row, first and last column of the erased rectangle, as shares of height and width;
+            all 0 without a rectangle.
     """
 
     matrices: Tensor
     tones: Tensor
     boxes: Tensor
 
-    def of(self, images: Tensor, device: torch.device) -> "Draws":
-        """Returns the draws of some images, int64 [n], on a device."""
+    def select(self, images: Tensor, device: torch.device) -> "Draws":
+        """Returns the parameters of the images at these positions, int64 [n], on a device."""
         return Draws(*(values[images].to(device) for values in self))
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changes every image by itself: affine transform, mirroring, tone, erased rectangle, in this order.
+    """Augments each image independently: affine transform, mirroring, tone, erased rectangle, in this order.
 
-    Mirroring is that of Krizhevsky et al., NeurIPS 2012, brightness and contrast those of Howard, arXiv:1312.5402,
-    random erasing that of Zhong et al., AAAI 2020, filled with mid grey.
+    Mirroring follows Krizhevsky et al., NeurIPS 2012, brightness and contrast follow Howard, arXiv:1312.5402, and
+    random erasing follows Zhong et al., AAAI 2020, with mid grey as fill.
 
     Attributes:
-        affine: the transform, or None.
+        affine: the random affine transform, or None for none.
         flip: share of the images that are mirrored left to right.
-        brightness: factors are drawn from 1 - brightness to 1 + brightness.
-        contrast: factors of the distance from the image's mean tone are drawn from 1 - contrast to 1 + contrast.
-        erase: share of the images that lose a rectangle.
+        brightness: half-width of the range of brightness factors, 1 - brightness to 1 + brightness.
+        contrast: half-width of the range of factors on the distance from the image's mean tone.
+        erase: share of the images in which a rectangle is erased.
     """
 
     affine: RandomAffine | None = None
@@ -109,16 +110,16 @@ class Augmentation:
 
     @property
     def changes(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether any augmentation is on."""
         return self != Augmentation()
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
-        """Draws for `count` images of this size, from a generator of the CPU."""
+        """Draws the parameters of `count` images of this size from a CPU generator."""
         affine = self.affine or RandomAffine(0, 0, 0, 0)
         matrices = affine.draw(count, height, width, generator)
         if self.flip:
             mirrored = torch.rand(count, generator=generator) < self.flip
-            matrices[mirrored, :, 1] *= -1
+            matrices[mirrored, :, 1] *= -1  # the column of the width
         tones, boxes = torch.ones(count, 2), torch.zeros(count, 4)
         if self.brightness or self.contrast:
             tones += torch.tensor([self.contrast, self.brightness]) * (
@@ -129,24 +130,24 @@ class Augmentation:
         return Draws(matrices, tones, boxes)
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
-        """Changes float images [B, C, H, W], 0..1, by the draws of each."""
+        """Applies the parameters of each image to float images [B, C, H, W] in 0..1."""
         if self.affine or self.flip:
             images = warp(images, draws.matrices)
         if self.brightness or self.contrast:
-            contrast, brightness = draws.tones.to(images.dtype)[:, :, None, None, None].unbind(1)
-            mean = images.mean((1, 2, 3), keepdim=True)
+            contrast, brightness = draws.tones.to(images.dtype)[:, :, None, None, None].unbind(1)  # [B, 1, 1, 1] each
+            mean = images.mean((1, 2, 3), keepdim=True)  # [B, 1, 1, 1]
             images = ((images - mean) * contrast + mean).mul_(brightness).clamp_(0, 1)
         return erase(images, draws.boxes) if self.erase else images
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Changes float images [B, C, H, W], 0..1, by parameters from a generator of the CPU."""
+        """Augments float images [B, C, H, W] in 0..1 with parameters drawn from a CPU generator."""
         count, _, height, width = images.shape
         draws = self.draw(count, height, width, generator)
-        return self.apply(images, draws.of(torch.arange(count), images.device))
+        return self.apply(images, draws.select(torch.arange(count), images.device))
 
 
 def affine_matrices(rotation: Tensor, shift: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
-    """Builds Keras's transforms, which map output to input places.
+    """Builds Keras's transforms, which map output positions to input positions.
 
     The product rotation x shift x shear x zoom acts on (row, column) relative to the centre.
 
@@ -165,43 +166,43 @@ def affine_matrices(rotation: Tensor, shift: Tensor, shear: Tensor, zoom: Tensor
     second = sin * shear_column[0] + cos * shear_column[1]
     down = cos * shift[0] - sin * shift[1]
     right = sin * shift[0] + cos * shift[1]
-    rows = torch.stack([cos * zoom[0], first * zoom[1], down])
-    columns = torch.stack([sin * zoom[0], second * zoom[1], right])
-    return torch.stack([rows, columns]).permute(2, 0, 1)
+    rows = torch.stack([cos * zoom[0], first * zoom[1], down])  # [3, B]
+    columns = torch.stack([sin * zoom[0], second * zoom[1], right])  # [3, B]
+    return torch.stack([rows, columns]).permute(2, 0, 1)  # [B, 2, 3]
 
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Samples float images [B, C, H, W] bilinearly through matrices [B, 2, 3]; outside, the nearest pixel."""
+    """Samples float images [B, C, H, W] bilinearly through matrices [B, 2, 3]; outside, the nearest pixel is taken."""
     height, width = images.shape[-2:]
-    # grid_sample counts (x, y) in half extents, the matrices (row, column) in pixels from the centre.
+    # grid_sample expects (x, y) in units of half the image, the matrices hold (row, column) in pixels from the centre.
     extent = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=images.device)
-    theta = matrices.flip(1) / extent[:, None]
+    theta = matrices.flip(1) / extent[:, None]  # [B, 2, 3], x before y
     rows = torch.arange(height, device=images.device) - (height - 1) / 2
     columns = torch.arange(width, device=images.device) - (width - 1) / 2
-    # The grid is a sum of a row's share and a column's share, a third of the work of F.affine_grid's product.
-    by_row = theta[:, :, 0, None] * rows + theta[:, :, 2, None]
-    by_column = theta[:, :, 1, None] * columns
-    grid = (by_row[:, :, :, None] + by_column[:, :, None, :]).permute(0, 2, 3, 1)
+    # The grid is the sum of a term per row and a term per column, a third of the work of F.affine_grid's product.
+    by_row = theta[:, :, 0, None] * rows + theta[:, :, 2, None]  # [B, 2, H]
+    by_column = theta[:, :, 1, None] * columns  # [B, 2, W]
+    grid = (by_row[:, :, :, None] + by_column[:, :, None, :]).permute(0, 2, 3, 1)  # [B, H, W, 2]
     return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=True)
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
     """Fills a rectangle of each image [B, C, H, W] with mid grey; `boxes` as in `Draws`."""
     height, width = images.shape[-2:]
-    first_row, last_row, first_column, last_column = boxes[:, :, None].unbind(1)
+    first_row, last_row, first_column, last_column = boxes[:, :, None].unbind(1)  # [B, 1] each
     rows = (torch.arange(height, device=images.device) + 0.5) / height
     columns = (torch.arange(width, device=images.device) + 0.5) / width
-    down = (rows > first_row) & (rows < last_row)
-    across = (columns > first_column) & (columns < last_column)
-    return images.masked_fill((down[:, :, None] & across[:, None, :])[:, None], ERASED_TONE)
+    down = (rows > first_row) & (rows < last_row)  # [B, H]
+    across = (columns > first_column) & (columns < last_column)  # [B, W]
+    return images.masked_fill((down[:, :, None] & across[:, None, :])[:, None], ERASED_TONE)  # mask [B, 1, H, W]
 
 
 def _draw_boxes(draws: Tensor, share: float) -> Tensor:
-    """Makes boxes [N, 4] of uniform draws [5, N]: whether, area, aspect, and the place down and across."""
-    area = ERASED_AREA[0] + draws[1] * (ERASED_AREA[1] - ERASED_AREA[0])
+    """Turns uniform draws [5, N] (erased or not, area, aspect, position down, position across) into boxes [N, 4]."""
+    area = ERASED_AREA[0] + draws[1] * (ERASED_AREA[1] - ERASED_AREA[0])  # [N]
     low, high = (math.log(aspect) for aspect in ERASED_ASPECT)
-    aspect = (low + draws[2] * (high - low)).exp()
-    sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()]).clamp(max=1.0)
-    first = draws[3:] * (1 - sides)
-    boxes = torch.stack([first[0], first[0] + sides[0], first[1], first[1] + sides[1]], 1)
+    aspect = (low + draws[2] * (high - low)).exp()  # [N], log-uniform
+    sides = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()]).clamp(max=1.0)  # [2, N], height and width
+    first = draws[3:] * (1 - sides)  # [2, N], first row and first column
+    boxes = torch.stack([first[0], first[0] + sides[0], first[1], first[1] + sides[1]], 1)  # [N, 4]
     return boxes * (draws[0] < share)[:, None]

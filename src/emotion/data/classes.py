@@ -1,12 +1,12 @@
-"""The seven classes, their order everywhere, and the spellings under which folders name them."""
+"""The seven classes, their order, and the accepted spellings of class folders."""
 
 from emotion.errors import UserError
 
 CLASSES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-"""Class names; the position is the class id (alphabetical, as the image folders sort)."""
+"""Class names in alphabetical order, as image folders sort; the position of a name is its class id."""
 
 CSV_CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-"""The order of the ids in the challenge's CSV files, which differs: there neutral is 6."""
+"""The order of the ids in the CSV files of the challenge, which differs: neutral is 6."""
 
 SPELLINGS = {
     "angry": ("angry", "anger"),
@@ -21,7 +21,7 @@ _IDS = {spelling: CLASSES.index(name) for name, spellings in SPELLINGS.items() f
 
 
 def class_id(folder_name: str) -> int:
-    """Returns the class id (0..6) of a folder named in any common spelling, upper or lower case.
+    """Returns the class id (0..6) of a folder; any of the `SPELLINGS` in upper or lower case is accepted.
 
     Raises:
         UserError: the name belongs to none of the seven classes.

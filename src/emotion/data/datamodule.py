@@ -1,4 +1,4 @@
-"""The LightningDataModule: a source, packed, split, balanced and loaded."""
+"""The LightningDataModule, which packs, splits, balances and loads the images of a source."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -32,52 +32,54 @@ DATA_CHOICES: dict[str, Sequence[object]] = {
     "balance": get_args(BalanceName),
     "augment": (True, False),
 }
-"""What the settings of the data can be, for those with a few legal values."""
+"""The legal values of the data settings that have only a few."""
 SOURCE_SETTINGS = ("data", "data_dir", "on_bad_image", "pack_size", "channels", "synthetic_images")
-"""The settings that say which images there are; the others say what is done with them."""
+"""The settings that define the source; the other settings define the use of its images."""
 Pixels = NDArray[np.uint8]
 Extract = Callable[[Pixels, NDArray[np.int64], Augmentation | None, int], NDArray[np.float16]]
 
 
 class EmotionDataModule(LightningDataModule):
-    """Images of facial expressions, ready to train on.
+    """Images of facial expressions, split, balanced and loaded for training.
 
-    Every argument is a plain value and is kept in checkpoints, so that a checkpoint rebuilds its data.
+    Every argument is a plain value and is saved in checkpoints, so that the data can be rebuilt from a checkpoint.
 
     Args:
-        data: the kind of source.
-        data_dir: where it lies; None is the default place.
-        split: which images train, validate and test (see `emotion.data.splits.make_split`).
-        val_fraction: the share that validates in `split=report`.
-        group_duplicates: keep identical images on one side of that cut.
-        balance: `none`; `class_weights`: weighted loss; `weighted_sampler`: classes drawn equally often;
-            `offline`: augmented copies of the training images of smaller classes.
-        offline_strength: how many times as much as training images the copies of `offline` are turned, zoomed, shifted
-            and sheared; 1 is the report's.
-        augment: random affine transforms of the training images, anew each epoch.
-        rotation: see `emotion.data.augment.RandomAffine`, as for the next three; the copies of `offline` have them too.
-        zoom: factors of both axes.
-        shift: share of height and width.
-        shear: degrees.
-        flip: see `emotion.data.augment.Augmentation`, as for the next three.
-        brightness: factors.
-        contrast: factors.
-        erase: share of the images.
-        mixup: see `emotion.data.mix.Mix`, as for the next one.
-        cutmix: parameter of the Beta distribution.
-        plain_epochs: the last so many of `trainer.max_epochs` see the images as they are (He et al., arXiv:1909.09148).
-        batch_size: of one process.
-        seed: of the split, the copies, the order and the augmentation.
-        on_bad_image: `error` or `skip`.
-        pack_size: stored height and width of `data=folder`, pixels.
+        data: kind of source.
+        data_dir: path of the source; None is the default path (see `emotion.data.sources.open_source`).
+        split: assignment of the images to training, validation and test (see `emotion.data.splits.make_split`).
+        val_fraction: share of the validation images in `split=report`, in (0, 1).
+        group_duplicates: whether `split=report` keeps identical images together.
+        balance: `none`; `class_weights`, a weighted loss; `weighted_sampler`, which draws all classes equally often;
+            `offline`, which oversamples the smaller classes with transformed training images.
+        offline_strength: factor on rotation, zoom, shift and shear of the oversampled images; 1 is the paper's value.
+        augment: whether training images get a random affine transform, drawn again in each epoch.
+        rotation: largest rotation, degrees (see `emotion.data.augment.RandomAffine`); oversampled images have it too,
+            as they have zoom, shift and shear.
+        zoom: half-width of the range of zoom factors of each axis.
+        shift: largest shift, as a share of height and width.
+        shear: largest shear angle, degrees.
+        flip: share of mirrored images (see `emotion.data.augment.Augmentation`).
+        brightness: half-width of the range of brightness factors.
+        contrast: half-width of the range of contrast factors.
+        erase: share of images with an erased rectangle.
+        mixup: alpha of mixup, 0 for none (see `emotion.data.mix.Mix`).
+        cutmix: alpha of CutMix, 0 for none.
+        plain_epochs: number of last epochs, before `trainer.max_epochs`, without augmentation and mixing (He et al.,
+            arXiv:1909.09148).
+        batch_size: number of images in a batch of one process.
+        seed: seed of split, oversampling, order and augmentation.
+        on_bad_image: `error` to stop at an unusable image, `skip` to leave it out.
+        pack_size: stored height and width of the images of `data=folder`, pixels.
         channels: 1 (grey) or 3 (RGB), for `data=folder`.
         synthetic_images: number of drawn faces of `data=synthetic`.
-        extra_data: folders with a folder for each class, whose images are added to training, resized as the others;
-            folders of other classes are left out, with a line in the log.
-        memory_budget: see `emotion.data.storage.place`.
+        extra_data: folders of class folders whose images are added to training, resized like the others; folders of
+            other classes are left out with a warning in the log.
+        memory_budget: MiB that images may take on the device, None for half of the free memory (see
+            `emotion.data.storage.place`).
 
     Raises:
-        UserError: a value that is none of the legal ones.
+        UserError: an argument has an illegal value.
     """
 
     def __init__(
@@ -129,10 +131,10 @@ class EmotionDataModule(LightningDataModule):
 
     @cached_property
     def packed(self) -> PackedImages:
-        """All images of the source.
+        """All images of the source, followed by those of `extra_data`.
 
         Raises:
-            UserError: nothing usable at `data_dir`, or a broken image.
+            UserError: the source is missing or unusable, or an image is broken.
         """
         options = self.hparams
         source = open_source(
@@ -151,7 +153,7 @@ class EmotionDataModule(LightningDataModule):
 
     @cached_property
     def rows(self) -> Split:
-        """Which images train, validate and test."""
+        """Rows of the training, validation and test images."""
         options = self.hparams
         return make_split(
             self.packed,
@@ -168,32 +170,32 @@ class EmotionDataModule(LightningDataModule):
 
     @cached_property
     def train_set(self) -> tuple[Pixels, Tensor, Tensor]:
-        """Training images [N, C, S, S], their labels [N] and the rows [n] in use, with the copies of `offline`.
+        """Images uint8 [N, C, S, S], labels int64 [N] and training rows int64 [n], including oversampled images.
 
         Raises:
             UserError: a class has no training image.
         """
         rows = torch.from_numpy(self.rows.train)
-        labels = self.labels[rows]
+        labels = self.labels[rows]  # [n]
         empty = [
             name
             for name, count in zip(CLASSES, torch.bincount(labels, minlength=len(CLASSES)), strict=True)
             if not count
         ]
         if empty:
-            raise UserError(f"no training images of class {', '.join(empty)} (data={self.hparams['data']})")
+            raise UserError(f"data={self.hparams['data']}: no training images of class {', '.join(empty)}; add some")
         if self.balance != "offline":
             return self.packed.images, self.labels, rows
-        images = torch.from_numpy(self.packed.images[self.rows.train])
-        # Duplicates are augmented even where training is not: unchanged copies would be a sampler at higher cost.
+        images = torch.from_numpy(self.packed.images[self.rows.train])  # [n, C, S, S]
+        # Added images are transformed even with augment=false: unchanged ones would only be a costlier sampler.
         affine = self.affine.scaled(self.hparams["offline_strength"])
-        sources, copies = oversample(images, labels, len(CLASSES), affine, self.seed)
-        labels = torch.cat([labels, labels[sources]])
-        return torch.cat([images, copies]).numpy(), labels, torch.arange(len(labels))
+        sources, added = oversample(images, labels, len(CLASSES), affine, self.seed)
+        labels = torch.cat([labels, labels[sources]])  # [n + m]
+        return torch.cat([images, added]).numpy(), labels, torch.arange(len(labels))
 
     @property
     def class_weights(self) -> list[float] | None:
-        """The loss weight of each class with `balance=class_weights`, counted on the training images."""
+        """The loss weight of each class, computed on the training images; None without `balance=class_weights`."""
         if self.balance != "class_weights":
             return None
         _, labels, rows = self.train_set
@@ -202,7 +204,7 @@ class EmotionDataModule(LightningDataModule):
 
     @property
     def class_shares(self) -> list[float]:
-        """The share of each class among the training images, as they are drawn."""
+        """The share of each class in the training batches, in the order of `CLASSES`, sum 1."""
         if self.balance == "weighted_sampler":
             return [1 / len(CLASSES)] * len(CLASSES)
         _, labels, rows = self.train_set
@@ -211,28 +213,31 @@ class EmotionDataModule(LightningDataModule):
         return shares
 
     def counts(self) -> dict[Stage, list[int]]:
-        """Returns for each stage the number of images of each class, and last of all of them."""
+        """Returns the number of images of each class for each stage, followed by the total."""
         stages: tuple[Stage, ...] = ("train", "val", "test")
         labels = {stage: self.packed.labels[getattr(self.rows, stage)] for stage in stages}
-        return {stage: [*np.bincount(own, minlength=len(CLASSES)).tolist(), len(own)] for stage, own in labels.items()}
+        return {stage: [*np.bincount(ids, minlength=len(CLASSES)).tolist(), len(ids)] for stage, ids in labels.items()}
 
     def train_on_features(self, extract: Extract, views: int) -> None:
-        """Trains and validates on features in place of images.
+        """Switches training and validation from images to features.
 
         Args:
-            extract: from images uint8 [N, C, S, S], the rows int64 [n] of them in use, their augmentation or None,
-                and a number of views, to features [views * n, ...], view after view.
-            views: how many transforms of each training image there are, if training is augmented.
+            extract: function of images uint8 [N, C, S, S], the rows in use int64 [n], an augmentation or None, and a
+                number of views; returns features float16 [views * n, ...], one view after the other.
+            views: number of random augmentations of each training image; unused without augmentation.
+
+        Raises:
+            UserError: a setting needs the images themselves in each epoch.
         """
         if self.mix or (self.augmentation and self.hparams["plain_epochs"]):
-            raise UserError("feature_views: mixup, cutmix and plain_epochs need the images (feature_views=0)")
+            raise UserError("feature_views: mixup, cutmix and plain_epochs need the images; set feature_views=0")
         inputs, labels, rows = self.train_set
         changed = self.augmentation is not None or self.balance == "offline"
-        # Images that train unchanged come along with those that validate, so that all seeds' cuts share one pass;
-        # where they are changed, no seed's pass serves another, and only its own validation images are needed plain.
+        # Without changes, training and validation images share one pass whose cached features serve the splits of all
+        # seeds. With changes, features depend on the seed, and only the validation images are needed unchanged.
         pool = np.unique(self.rows.val) if changed else np.union1d(self.rows.train, self.rows.val)
         plain, pool_labels = extract(self.packed.images, pool, None, 1), self.labels[torch.from_numpy(pool)]
-        val = torch.from_numpy(np.searchsorted(pool, self.rows.val))
+        val = torch.from_numpy(np.searchsorted(pool, self.rows.val))  # positions in the pool
         self._features["val"] = plain, pool_labels, val
         if changed:
             features = extract(inputs, rows.numpy(), self.augmentation, views if self.augmentation else 1)
@@ -242,38 +247,38 @@ class EmotionDataModule(LightningDataModule):
             self._features["train"] = plain, pool_labels, train
 
     def prepare_data(self) -> None:
-        """Packs the images, once on each machine."""
+        """Packs the images, once on each machine (called by Lightning)."""
         _ = self.packed
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what checkpoints keep: the size [C, S, S] of the images, and the hashes, as int64, of what trains."""
+        """Returns the state for checkpoints: image size [C, S, S] and hashes of the training images, int64 [n]."""
         hashes = self.packed.hashes[self.rows.train]
         return {"size": list(self.packed.images.shape[1:]), "hashes": torch.from_numpy(hashes.view(np.int64))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compares the images of a run that goes on with those it began with; older checkpoints do not know them.
+        """Checks that a resumed run trains on the images it began with; checkpoints without hashes always pass.
 
         Raises:
-            UserError: others train now, so that some of those that trained before may validate or test.
+            UserError: the training images have changed, so earlier training images may validate or test now.
         """
-        now = self.state_dict()["hashes"]
-        began = state_dict.get("hashes", now)
-        if not torch.equal(began.sort().values, now.sort().values):
+        hashes = self.state_dict()["hashes"]
+        saved = state_dict.get("hashes", hashes)
+        if not torch.equal(saved.sort().values, hashes.sort().values):
             raise UserError(
-                f"the run began with other training images ({len(began):,}, now {len(now):,}), some of which may "
-                "validate or test now: bring those back, or train anew (overwrite=true)"
+                f"the run began with other training images ({len(saved):,}, now {len(hashes):,}), which may be among "
+                "the validation or test images now; restore the old images, or train again with overwrite=true"
             )
 
     def group_batches(self, size: int) -> None:
-        """Makes training get lists of so many batches."""
+        """Makes the training loader yield lists of `size` batches."""
         self.group_size = size
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leaves batches where they are: the loader makes them on the device."""
+        """Returns the batch unchanged, since the loader assembles batches on the device (called by Lightning)."""
         return batch
 
     def train_dataloader(self) -> BatchLoader | BatchGroups:
-        """Shuffled, balanced, augmented batches of the training images (or batches of their features)."""
+        """Returns shuffled, balanced and augmented batches of the training images or of their features."""
         inputs, labels, rows = self._features.get("train", self.train_set)
         sampled = self.balance == "weighted_sampler"
         loader = self._loader(
@@ -290,21 +295,19 @@ class EmotionDataModule(LightningDataModule):
         return BatchGroups(loader, self.group_size) if self.group_size else loader
 
     def _plain_from(self) -> int | None:
-        """The first epoch (from 0) whose images stay as they are."""
+        """Returns the first epoch (from 0) without augmentation, or None if there is none."""
         epochs: int = self.hparams["plain_epochs"]
         if not epochs or self.trainer is None:
             return None
         if self.trainer.max_epochs is None or self.trainer.max_epochs < 0:
-            raise UserError(
-                f"plain_epochs={epochs}: the last epochs are those before trainer.max_epochs, which is open"
-            )
+            raise UserError(f"plain_epochs={epochs}: trainer.max_epochs has no limit to count back from; set a limit")
         return max(0, self.trainer.max_epochs - epochs)
 
     def val_dataloader(self) -> BatchLoader:
-        """Batches of the validation images (or of their features), in the same mixed order in every epoch.
+        """Returns batches of the validation images or of their features, in one shuffled order for all epochs.
 
-        Sources list their images class by class: the first batches, all that `trainer.limit_val_batches` leaves, would
-        hold a single one.
+        Sources list their images class by class, so without shuffling `trainer.limit_val_batches` would leave images of
+        one class only.
         """
         images = self.packed.images, self.labels, torch.from_numpy(self.rows.val)
         inputs, labels, rows = self._features.get("val", images)
@@ -312,15 +315,15 @@ class EmotionDataModule(LightningDataModule):
         return self._loader(inputs, labels, rows[order])
 
     def test_dataloader(self) -> BatchLoader:
-        """Batches of the test images, in order."""
+        """Returns batches of the test images, in the order of `rows`."""
         return self.eval_loader("test", shared=True)
 
     def eval_loader(self, stage: Stage, shared: bool = False) -> BatchLoader:
-        """Batches of the images of one stage as they are, in the order of `rows`.
+        """Returns batches of the unchanged images of one stage, in the order of `rows`.
 
         Args:
-            stage: which images.
-            shared: whether the processes of a training divide them among themselves; else each process gets all.
+            stage: `train`, `val` or `test`.
+            shared: whether the processes of a training share the images; otherwise each process gets all of them.
         """
         rows = torch.from_numpy(getattr(self.rows, stage))
         return self._loader(self.packed.images, self.labels, rows, shared=shared)
@@ -336,11 +339,11 @@ class EmotionDataModule(LightningDataModule):
         return BatchLoader(self._place(inputs, device), labels, rows, self.batch_size, **options)
 
     def _place(self, inputs: NDArray[Any], device: torch.device) -> Resident | Streamed:
-        """Puts an array on the device once for all loaders; all of them live as long as this module."""
+        """Places an array once for all loaders; `id` is a safe key, since the module keeps all its arrays alive."""
         key = id(inputs), device
         if key not in self._placed:
             budget = self.hparams["memory_budget"]
             if budget is not None:
-                budget -= sum(one.bytes_held for one in self._placed.values()) / 2**20
+                budget -= sum(storage.bytes_held for storage in self._placed.values()) / 2**20
             self._placed[key] = place(inputs, device, budget)
         return self._placed[key]

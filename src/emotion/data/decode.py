@@ -1,4 +1,4 @@
-"""Decoded image files to upright pictures of eight bits, whatever the camera or scanner wrote."""
+"""Decodes image files of cameras and scanners to upright images of eight bits."""
 
 import io
 import stat
@@ -15,39 +15,41 @@ from emotion.errors import UserError
 from emotion.extras import MissingExtraError, require_extra
 
 MAX_PIXELS = 51_000_000
-"""As many as a camera of 50 megapixels (8192 x 6144) takes; a file of a few kilobytes can claim to hold billions."""
+"""Largest number of pixels, that of a 50 megapixel camera (8192 x 6144); a file of a few kB can claim billions."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What PIL may take a file for: not all that it knows, since it hands some (EPS) to other programs, and the headers of
-others (ICO) do not tell how large they are."""
+"""The accepted formats of PIL. Formats that PIL passes to other programs (EPS) are left out, and those whose header
+lacks the size (ICO)."""
 HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-"""What follows the first `ftyp` of photographs of iPhones, which PIL takes with the package pillow-heif."""
+"""Brands after the first `ftyp` of HEIC files, such as photographs of iPhones; the package pillow-heif decodes them."""
 TILE = 1024
-"""Height and width of the parts that are converted at a time, pixels; PIL would hold a picture several times."""
+"""Height and width of the tiles that are converted one by one, pixels; PIL would hold a whole image several times."""
 
 Pixels = NDArray[np.uint8]
-STORED: dict[int, Callable[[Pixels], Pixels]] = {
+EXIF_TRANSFORMS: dict[int, Callable[[Pixels], Pixels]] = {
     2: np.fliplr,
-    3: lambda seen: np.rot90(seen, 2),
+    3: lambda image: np.rot90(image, 2),
     4: np.flipud,
-    5: lambda seen: seen.swapaxes(0, 1),
+    5: lambda image: image.swapaxes(0, 1),
     6: np.rot90,
-    7: lambda seen: np.rot90(seen, 2).swapaxes(0, 1),
-    8: lambda seen: np.rot90(seen, -1),
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: lambda image: np.rot90(image, -1),
 }
-"""How a camera stores an upright picture, [H, W] or [H, W, 3], under each EXIF orientation: views of the same."""
+"""Maps an EXIF orientation to the transform of an upright image, [H, W] or [H, W, 3], to the stored one; all of them
+return numpy views, so writing to the result writes to the upright image."""
 
 
 class BadImageError(UserError):
-    """One image that cannot be used."""
+    """An image cannot be used."""
 
 
 def open_image(file: str | Path | io.BytesIO) -> Image.Image:
-    """Opens an image of one of the `FORMATS`, or of HEIF, without decoding its pixels; of several, the first.
+    """Opens an image in one of the `FORMATS` or in HEIF without decoding its pixels; of several frames, the first.
 
     Raises:
-        BadImageError: a folder, a device, a pipe, which would be waited for, or HEIF that cannot be read here.
-        FileNotFoundError: no such file.
-        Exception: of nearly any kind, for a file that is damaged or no image.
+        BadImageError: the path is a folder, a device or a pipe (reading a pipe could block forever), or the file is
+            HEIF and pillow-heif is missing.
+        FileNotFoundError: the file does not exist.
+        Exception: PIL raises nearly any kind for a file that is damaged or not an image.
     """
     if not isinstance(file, io.BytesIO) and not stat.S_ISREG(Path(file).stat().st_mode):
         raise BadImageError("not an image but a folder, pipe or device")
@@ -67,41 +69,41 @@ def open_image(file: str | Path | io.BytesIO) -> Image.Image:
 
 
 def _is_heif(file: str | Path | io.BytesIO) -> bool:
-    start = file.getvalue()[:12] if isinstance(file, io.BytesIO) else _start(Path(file))
-    return start[4:8] == b"ftyp" and start[8:] in HEIF
+    header = file.getvalue()[:12] if isinstance(file, io.BytesIO) else _read_header(Path(file))
+    return header[4:8] == b"ftyp" and header[8:] in HEIF
 
 
-def _start(path: Path) -> bytes:
+def _read_header(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(12)
 
 
 def upright(image: Image.Image, mode: Literal["L", "RGB"]) -> Pixels:
-    """Turns an opened image as its EXIF orientation says and converts it; transparency is dropped.
+    """Decodes an opened image, turns it upright by its EXIF orientation and converts it; transparency is dropped.
 
     Args:
-        image: freshly opened: its size is checked before its pixels are decoded.
+        image: an image as PIL opens it, not decoded yet: its size is checked before its pixels are decoded.
         mode: `L` (grey) or `RGB`.
 
     Returns:
         uint8 [H, W] or [H, W, 3], contiguous.
 
     Raises:
-        BadImageError: no pixels, more than `MAX_PIXELS`, or floating-point tones, whose range is not known.
+        BadImageError: the image has no pixels, more than `MAX_PIXELS`, or floating-point pixels of unknown range.
     """
     _check_size(image)
-    image.load()  # before EXIF is read, since PIL itself turns a TIFF when it decodes it
-    _check_size(image)  # some headers do not tell the truth
+    image.load()  # before EXIF is read, since PIL itself turns a TIFF upright when it decodes it
+    _check_size(image)  # the header may have claimed another size
     if image.mode == "F":
-        raise BadImageError("pixels are floating-point numbers, whose range is not known")
+        raise BadImageError("pixels are floating-point numbers of unknown range; convert the image to 8 or 16 bits")
     orientation = _orientation(image)
-    width, height = image.size[::-1] if orientation >= 5 else image.size
-    seen = np.empty((height, width) if mode == "L" else (height, width, 3), np.uint8)
-    stored = STORED[orientation](seen) if orientation in STORED else seen
-    brightest = _brightest(image)
+    width, height = image.size[::-1] if orientation >= 5 else image.size  # 5 to 8 exchange rows and columns
+    pixels = np.empty((height, width) if mode == "L" else (height, width, 3), np.uint8)
+    stored = EXIF_TRANSFORMS[orientation](pixels) if orientation in EXIF_TRANSFORMS else pixels
+    max_tone = _max_tone(image)
     for top, left, tile in _tiles(image):
-        stored[top : top + TILE, left : left + TILE] = np.asarray(_eight_bits(tile, brightest).convert(mode))
-    return seen
+        stored[top : top + TILE, left : left + TILE] = np.asarray(_eight_bits(tile, max_tone).convert(mode))
+    return pixels
 
 
 def _tiles(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
@@ -109,12 +111,12 @@ def _tiles(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
         yield top, left, image.crop((left, top, min(left + TILE, image.width), min(top + TILE, image.height)))
 
 
-def _brightest(image: Image.Image) -> int:
-    """Returns the greatest tone that an image can hold: files of 16 bits may hold tones of fewer, and do not say so."""
+def _max_tone(image: Image.Image) -> int:
+    """Returns the largest tone of the image's bit depth, which is guessed: 16-bit files may hold 10- or 12-bit data."""
     if not image.mode.startswith("I"):
         return 255
-    most = max(int(np.asarray(tile).max()) for _, _, tile in _tiles(image))
-    return next((2**bits - 1 for bits in (8, 10, 12, 14) if most < 2**bits), 65_535)
+    brightest = max(int(np.asarray(tile).max()) for _, _, tile in _tiles(image))
+    return next((2**bits - 1 for bits in (8, 10, 12, 14) if brightest < 2**bits), 65_535)
 
 
 def _check_size(image: Image.Image) -> None:
@@ -130,16 +132,16 @@ def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
-        # The reader raises nearly anything for damaged EXIF, which is no reason to refuse the picture.
+        # PIL raises nearly any exception for damaged EXIF, which must not reject the image.
         return 1
-    return orientation if orientation in STORED else 1
+    return orientation if orientation in EXIF_TRANSFORMS else 1
 
 
-def _eight_bits(tile: Image.Image, brightest: int) -> Image.Image:
-    """Scales tones of more bits, which conversion would clip."""
+def _eight_bits(tile: Image.Image, max_tone: int) -> Image.Image:
+    """Scales tones of more than eight bits to 0..255; PIL's own conversion would clip them."""
     if tile.mode == "P":
-        return tile.convert("RGBA")  # to RGB at once, PIL warns of the transparency
+        return tile.convert("RGBA")  # a direct conversion to RGB makes PIL warn about the transparency
     if not tile.mode.startswith("I"):
         return tile
-    tones = np.asarray(tile).clip(0, brightest).astype(np.uint32)
-    return Image.fromarray(((255 * tones + brightest // 2) // brightest).astype(np.uint8))
+    tones = np.asarray(tile).clip(0, max_tone).astype(np.uint32)
+    return Image.fromarray(((255 * tones + max_tone // 2) // max_tone).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Shuffled, augmented batches, made on the device that trains."""
+"""Shuffled and augmented batches, assembled on the training device."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -15,15 +15,16 @@ from emotion.data.mix import Mix
 from emotion.data.storage import Storage
 
 CPU_CHUNK, DEVICE_CHUNK = 2 * 2**20, 128 * 2**20
-"""Bytes that are gathered and augmented at once: what a CPU's cache holds; on a GPU many, to start few kernels."""
+"""Bytes gathered and augmented at once: about a CPU's cache, and on a GPU more, so that fewer kernels start."""
 
 
 class Batch(NamedTuple):
-    """A step's images.
+    """The inputs and labels of one step.
 
     Attributes:
-        inputs: uint8 [B, C, S, S] (0..255), float images (0..1) where a run augments or mixes, or float16 features.
-        labels: int64 [B], or where a run mixes float [B, K], rows sum to 1.
+        inputs: images [B, C, S, S], uint8 (0..255), or float32 (0..1) if the run augments or mixes; or float16 features
+            [B, ...].
+        labels: class ids, int64 [B], or if the run mixes, probabilities float32 [B, K].
     """
 
     inputs: Tensor
@@ -33,21 +34,21 @@ class Batch(NamedTuple):
 class BatchLoader:
     """Gathers, shuffles and augments batches on the device.
 
-    Order and augmentation of an epoch are drawn at once, on the CPU, from (seed, epoch) alone. So a resumed run draws
-    what the undisturbed one would have drawn, and the kind of device, the number of processes and how the data is
-    stored do not matter. With several processes each takes its share of every global batch.
+    The order and the augmentation of an epoch are drawn at its start, on the CPU, from (seed, epoch) alone. A resumed
+    run therefore draws the same values as an uninterrupted run, on any device, with any number of processes and with
+    any storage of the data. With several processes, each takes its share of every global batch.
 
     Args:
-        inputs: [N, ...], or [K * N, ...] where every input comes in K views, view after view.
-        labels: int64 [N].
-        rows: int64 [n], which of the N are used.
-        batch_size: of one process.
-        shuffle: a new order each epoch; else the order of `rows`.
-        augmentation: of uint8 images, each by itself.
-        mix: of the images that a process has of a batch.
-        plain_from: the epoch (from 0) from which images stay as they are; None: never.
-        sampling_weights: float [n]; if given, an epoch is n draws with replacement in proportion to them.
-        seed: of order, draws and augmentation.
+        inputs: [N, ...], or [V * N, ...] if every input has V views: all inputs of the first view, of the second ...
+        labels: class ids, int64 [N].
+        rows: the rows in use, int64 [n] in 0..N - 1.
+        batch_size: number of inputs in a batch of one process.
+        shuffle: whether each epoch has a new order; otherwise the order of `rows`.
+        augmentation: random changes of single uint8 images.
+        mix: random mixing of the images in this process's share of a batch.
+        plain_from: first epoch (from 0) without augmentation and mixing; None for none.
+        sampling_weights: float [n]; if given, an epoch is n draws with replacement in proportion to the weights.
+        seed: seed of order, sampling and augmentation.
         rank: number of this process, 0..world_size - 1.
         world_size: number of processes.
     """
@@ -75,12 +76,12 @@ class BatchLoader:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch (from 0) that the next iteration draws."""
+        """Sets the epoch (from 0) of the next iteration."""
         self.epoch = epoch
 
     @property
     def batch_bytes(self) -> int:
-        """The memory that the inputs of a full batch take."""
+        """Size of the inputs of a full batch in bytes."""
         itemsize = 4 if self._makes_floats else self.inputs.itemsize
         return int(np.prod(self.inputs.shape[1:])) * itemsize * self.batch_size
 
@@ -89,20 +90,21 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self._epoch_seed())
-        rows = self._order(generator)
-        drawn = rows + len(self.labels) * self._draw_views(generator)
+        # Every random value of the epoch is drawn before the first batch, so the chunk size changes no value.
+        rows = self._order(generator)  # [n]
+        input_rows = rows + len(self.labels) * self._draw_views(generator)  # [n], rows of the drawn views
         plain = self.plain_from is not None and self.epoch >= self.plain_from
         augmentation, mix = (None, None) if plain else (self.augmentation, self.mix)
         height, width = self.inputs.shape[-2:] if augmentation else (0, 0)
         draws = augmentation.draw(len(rows), height, width, generator) if augmentation else None
         chunks = list(self._chunks())
-        values = self.inputs.gather(drawn[positions] for positions, _ in chunks)
-        for (positions, sizes), inputs in zip(chunks, values, strict=True):
+        values = self.inputs.gather(input_rows[positions] for positions, _ in chunks)
+        for (positions, sizes), inputs in zip(chunks, values, strict=True):  # inputs [m, ...]
             if self._makes_floats:
                 inputs = inputs.float() / 255
             if augmentation and draws:
-                inputs = augmentation.apply(inputs, draws.of(positions, self.inputs.device))
-            labels = self.labels[rows[positions].to(self.inputs.device)]
+                inputs = augmentation.apply(inputs, draws.select(positions, self.inputs.device))
+            labels = self.labels[rows[positions].to(self.inputs.device)]  # [m]
             for batch in map(Batch, torch.split(inputs, sizes), torch.split(labels, sizes)):
                 yield self._mixed(batch, mix, generator)
 
@@ -111,10 +113,10 @@ class BatchLoader:
         return self.augmentation is not None or self.mix is not None
 
     def _mixed(self, batch: Batch, mix: Mix | None, generator: torch.Generator) -> Batch:
-        """Mixes, or gives the batch the form that mixed ones have."""
+        """Mixes a batch; in epochs without mixing, only turns its labels into probabilities, as in all other epochs."""
         if self.mix is None:
             return batch
-        inputs, labels = batch.inputs, one_hot(batch.labels, len(CLASSES)).float()
+        inputs, labels = batch.inputs, one_hot(batch.labels, len(CLASSES)).float()  # labels [B, K]
         return Batch(*mix(inputs, labels, generator)) if mix else Batch(inputs, labels)
 
     def _epoch_seed(self) -> int:
@@ -132,41 +134,41 @@ class BatchLoader:
         return torch.randint(max(views, 1), (len(self.rows),), generator=generator)
 
     def _batch_sizes(self) -> list[int]:
-        """The sizes of the global batches."""
+        """Returns the sizes of the global batches."""
         size, count = self.batch_size * self.world_size, len(self.rows)
         sizes = [size] * (count // size) + [count % size] * (count % size > 0)
-        # Batch normalisation cannot train on a single image, so a smaller rest joins the batch before it.
+        # Batch normalisation cannot train on one image: a last batch that small is merged into the batch before.
         if len(sizes) > 1 and sizes[-1] < 2 * self.world_size:
             sizes[-2:] = [sizes[-2] + sizes[-1]]
         return sizes
 
     def _chunks(self) -> Iterator[tuple[Tensor, list[int]]]:
-        """Yields the positions in the epoch that this process takes at once, int64 [n], and the sizes of its batches.
+        """Yields chunks of batches: the positions in the epoch, int64 [m], and the sizes of the batches, sum m.
 
-        A chunk is several batches, whose images are gathered and augmented together.
+        The images of a chunk, all of this process, are gathered and augmented together.
         """
         chunk_bytes = CPU_CHUNK if self.inputs.device.type == "cpu" else DEVICE_CHUNK
         step = max(1, chunk_bytes // self.batch_bytes)
-        batches = torch.split(torch.arange(len(self.rows)), self._batch_sizes())
-        own = [batch[self.rank :: self.world_size] for batch in batches]
-        for start in range(0, len(own), step):
-            chunk = own[start : start + step]
+        global_batches = torch.split(torch.arange(len(self.rows)), self._batch_sizes())
+        batches = [batch[self.rank :: self.world_size] for batch in global_batches]
+        for start in range(0, len(batches), step):
+            chunk = batches[start : start + step]
             yield torch.cat(chunk), [len(batch) for batch in chunk]
 
 
 class BatchGroups:
-    """Hands out the batches of a loader as lists of several.
+    """Groups the batches of a loader into lists.
 
     Args:
-        loader: makes the batches.
-        size: how many there are in a list, if so many do not take much memory; fewer in the last of an epoch.
+        loader: loader of the batches.
+        size: largest number of batches in a list; a list that would exceed `DEVICE_CHUNK` has fewer.
     """
 
     def __init__(self, loader: BatchLoader, size: int) -> None:
         self.loader, self.size = loader, max(1, min(size, DEVICE_CHUNK // loader.batch_bytes))
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch (from 0) that the next iteration draws."""
+        """Sets the epoch (from 0) of the next iteration."""
         self.loader.set_epoch(epoch)
 
     def __len__(self) -> int:

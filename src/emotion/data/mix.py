@@ -1,4 +1,4 @@
-"""Mixes the images of a batch, and their labels, in pairs."""
+"""Mixes pairs of images of a batch and their labels."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from torch import Tensor
 class Mix:
     """Blends whole images (Zhang et al., "mixup", ICLR 2018) or pastes rectangles (Yun et al., "CutMix", ICCV 2019).
 
-    With both, each batch gets one of them, at equal odds. The share of the second image is drawn from Beta(a, a), once
-    for a batch; torchvision does the mixing.
+    If both are on, each batch gets one of them at random, with equal probability. The share of the second image is
+    drawn from Beta(alpha, alpha) once per batch; torchvision does the mixing.
 
     Attributes:
-        mixup: a of blending; 0 is off.
-        cutmix: a of pasting; 0 is off.
+        mixup: alpha of mixup; 0 turns it off.
+        cutmix: alpha of CutMix; 0 turns it off.
     """
 
     mixup: float = 0.0
@@ -23,17 +23,17 @@ class Mix:
 
     @property
     def changes(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether mixup or CutMix is on."""
         return self != Mix()
 
     def __call__(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Mixes float images [B, C, H, W] and labels [B, K], rows sum to 1, by numbers from a generator of the CPU."""
+        """Mixes float images [B, C, H, W] and label probabilities [B, K] with values drawn from a CPU generator."""
         from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
         kinds = {MixUp: self.mixup, CutMix: self.cutmix}
         transform = RandomChoice([kind(alpha=float(alpha)) for kind, alpha in kinds.items() if alpha])
         seed = int(torch.randint(2**62, (), generator=generator))
-        # torchvision draws from PyTorch's own generator, from which dropout draws too.
+        # torchvision draws from PyTorch's global generator; its state is kept, since dropout draws from it too.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             mixed: tuple[Tensor, Tensor] = transform(inputs, labels)

@@ -1,4 +1,4 @@
-"""All images of a source as one memory-mapped array on disk, made in one pass and shared by all runs."""
+"""All images of a source as one memory-mapped array on disk, written in one pass and shared by all runs."""
 
 import hashlib
 import logging
@@ -31,12 +31,12 @@ class PackedImages:
     """The images of a source.
 
     Attributes:
-        images: uint8 [N, C, S, S], mapped from disk (writes would stay in memory).
-        labels: int64 [N], class ids.
-        parts: str [N], the part of the source each image belongs to; `extra` for those of other sources.
-        names: str [N], unique.
-        hashes: uint64 [N]; equal exactly where the pixels are equal.
-        skipped: one line for each image that could not be used.
+        images: uint8 [N, C, S, S], mapped from disk; changes would stay in memory.
+        labels: class ids, int64 [N].
+        parts: str [N], the part of the source that each image belongs to, or `extra` for images of other sources.
+        names: str [N], unique names of the images.
+        hashes: uint64 [N], equal exactly for images with identical pixels.
+        skipped: one message for each image that could not be used.
     """
 
     images: NDArray[np.uint8]
@@ -51,9 +51,10 @@ class PackedImages:
 
     @cached_property
     def copied(self) -> NDArray[np.bool_]:
-        """Whether a pixel-identical other image is in the training part, bool [N].
+        """Whether another image with identical pixels is in the training part, bool [N].
 
-        Images of part `extra` do not count: those that validation or test images are identical to are left out.
+        Images of part `extra` do not count as training images here: `make_split` leaves out those that are identical
+        to a validation or test image.
         """
         training = self.parts == "train"
         _, numbers = np.unique(self.hashes, return_inverse=True)
@@ -62,12 +63,12 @@ class PackedImages:
 
     @property
     def digest(self) -> str:
-        """Tells this data from other: equal where pixels, labels and parts are, whatever order and names."""
+        """Hash (hex) of the data: pixels, labels and parts, but neither order nor names."""
         content = sorted(zip(self.hashes.tolist(), self.labels.tolist(), self.parts.tolist(), strict=True))
         return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
 
     def extended(self, others: Sequence["PackedImages"]) -> "PackedImages":
-        """Returns these images and all those of other sources of the same size, as part `extra`, in memory."""
+        """Returns these images followed by those of other sources [.., C, S, S] as part `extra`, held in memory."""
         extra = [
             replace(
                 other,
@@ -77,19 +78,19 @@ class PackedImages:
             for number, other in enumerate(others)
         ]
         arrays = {
-            name: np.concatenate([getattr(own, name) for own in (self, *extra)])
+            name: np.concatenate([getattr(packed, name) for packed in (self, *extra)])
             for name in ("images", "labels", "parts", "names", "hashes")
         }
-        return PackedImages(**arrays, skipped=(*self.skipped, *(line for own in extra for line in own.skipped)))
+        return PackedImages(**arrays, skipped=(*self.skipped, *(line for packed in extra for line in packed.skipped)))
 
 
 def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
-    """Maps the packed images of a source, packing them first if that was not done or the source has changed.
+    """Opens the packed images of a source, after packing them if they are missing or the source has changed.
 
-    Runs that start together wait for the one that packs.
+    One process packs while the others that need the same images wait.
 
     Raises:
-        UserError: an image cannot be used and `on_bad_image` is "error", or none is left.
+        UserError: an image cannot be used and `on_bad_image` is "error", or no image can be used.
     """
     identity, content = fingerprint(source)
     root = make_cache_folder("packed")
@@ -102,7 +103,7 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
             packed = _open(folder)
     if packed.skipped:
         if on_bad_image == "error":
-            raise _advised(packed.skipped[0])
+            raise _with_advice(packed.skipped[0])
         log.warning("%d images skipped, the first: %s", len(packed.skipped), hide_home(packed.skipped[0]))
     return packed
 
@@ -113,7 +114,7 @@ def _write(source: Source, folder: Path, on_bad_image: OnBadImage) -> None:
     try:
         usable, skipped = _write_pixels(source, temporary / PIXELS, on_bad_image)
         if not usable:
-            raise UserError(f"{source.place}: no image can be used{f'; the first: {skipped[0]}' if skipped else ''}")
+            raise UserError(f"{source.location}: no image can be used{f'; the first: {skipped[0]}' if skipped else ''}")
         np.savez(
             temporary / INDEX,
             shape=np.array([len(usable), source.channels, source.size, source.size]),
@@ -146,7 +147,7 @@ def _write_pixels(source: Source, path: Path, on_bad_image: OnBadImage) -> tuple
         for item in _with_progress(source):
             if isinstance(item, BadImageError):
                 if on_bad_image == "error":
-                    raise _advised(str(item))
+                    raise _with_advice(str(item))
                 skipped.append(str(item))
                 continue
             pixels = item.pixels.tobytes()
@@ -162,12 +163,12 @@ def _with_progress(source: Source) -> Iterable[LabelledImage | BadImageError]:
 
 
 def _find(folder: Path) -> PackedImages | None:
-    """Opens a folder if it is whole; a clean-up of the cache, or a machine that crashed, may have left part of one."""
+    """Opens a folder, or returns None if it is incomplete, as after a crash or a partial clean-up of the cache."""
     try:
         packed = _open(folder)
         return packed if (folder / PIXELS).stat().st_size == packed.images.nbytes else None
     except Exception:
-        # Half a file can make the readers raise anything; what is wanted then is to pack anew.
+        # A truncated file can make numpy raise anything; the source is then packed again.
         return None
 
 
@@ -175,16 +176,16 @@ def _open(folder: Path) -> PackedImages:
     with np.load(folder / INDEX) as index:
         arrays = {name: index[name] for name in index.files}
     shape = tuple(arrays.pop("shape").tolist())
-    # Copy-on-write, since torch.from_numpy wants a writable array; nothing is ever written.
+    # Copy-on-write, because torch.from_numpy warns about read-only arrays; nothing is written.
     images = np.memmap(folder / PIXELS, np.uint8, mode="c", shape=shape)
     return PackedImages(images=images, skipped=tuple(arrays.pop("skipped").tolist()), **arrays)
 
 
 def _remove_stale(root: Path, identity: str) -> None:
-    """Removes what was packed of an earlier state of the source, and what a killed run left half done."""
+    """Removes packed images of earlier states of the source and incomplete folders of killed runs."""
     for folder in root.glob(f"{identity}-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _advised(problem: str) -> UserError:
-    return UserError(f"{problem}; on_bad_image=skip leaves such images out")
+def _with_advice(problem: str) -> UserError:
+    return UserError(f"{problem}; on_bad_image=skip leaves out images that cannot be used")

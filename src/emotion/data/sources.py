@@ -1,6 +1,6 @@
-"""Where images come from: FER2013 as folders or CSV, any tree of class folders, drawn faces.
+"""Sources of labelled images: FER2013 as folders or CSV, any tree of class folders, synthetic faces.
 
-A source is iterated once, by `emotion.data.packed`, and yields every image in a fixed order.
+`emotion.data.packed` iterates over a source once; the order of its images is fixed.
 """
 
 import csv
@@ -30,7 +30,7 @@ from emotion.files import hide_home, is_hidden, visible_files
 
 SourceName = Literal["fer2013", "fer2013_csv", "folder", "synthetic"]
 Part = Literal["train", "val", "test", "public", "private"]
-"""Which part of its source an image belongs to; public and private are FER2013's two official test sets."""
+"""The part of its source that an image belongs to; public and private are FER2013's two official test sets."""
 
 FER_SIZE = 48
 FER_PARTS: dict[str, Part] = {"Training": "train", "PublicTest": "public", "PrivateTest": "private"}
@@ -40,14 +40,14 @@ PART_FOLDERS: dict[str, Part] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 CSV_FILES = ("fer2013.csv", "icml_face_data.csv")
-LONGEST_LINE = 2**17
-"""Characters, ten times those of FER2013; a file can claim to hold a line of gigabytes."""
+MAX_LINE_LENGTH = 2**17
+"""Longest accepted line of a CSV file in characters, ten times that of FER2013: a hostile line may hold gigabytes."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image of a source: pixels uint8 [C, S, S], class id, part, and a name unique in its source."""
+    """One image of a source: pixels uint8 [C, S, S], class id (0..6), part, and a name that is unique in the source."""
 
     pixels: NDArray[np.uint8]
     label: int
@@ -59,7 +59,7 @@ class Source(ABC):
     """A set of labelled images.
 
     Attributes:
-        size: height and width in pixels, alike for all images.
+        size: height and width of all images, pixels.
         channels: 1 (grey) or 3 (RGB).
     """
 
@@ -68,12 +68,12 @@ class Source(ABC):
 
     @property
     @abstractmethod
-    def place(self) -> str:
-        """What tells this source from others of its kind, such as its folder."""
+    def location(self) -> str:
+        """Text that identifies the source among sources of its class, such as the path of its folder."""
 
     @abstractmethod
     def stamp(self) -> object:
-        """Returns what changes when the content may have changed, such as file sizes and times."""
+        """Returns a value that changes whenever the content may have changed, such as file sizes and times."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class Source(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
-        """Yields the images in a fixed order, and in place of an unusable one the reason."""
+        """Yields the images in a fixed order; an unusable image is replaced by an error with the reason."""
 
 
 @dataclass(frozen=True)
@@ -95,37 +95,38 @@ class _File:
 class FolderSource(Source):
     """A tree `<class>/*` or `<train|val|test>/<class>/*` of image files of any size and colour.
 
-    Each image is turned upright (EXIF), cut to its central square and resized; transparency is dropped. Links to
-    class folders and to images are followed inside the tree only, so that data from strangers cannot draw in other
-    files; links to folders further down are not.
+    Each image is turned upright (EXIF), cropped to its central square and resized; transparency is dropped. Links to
+    class folders and to images are followed only if they stay inside the tree, so that a downloaded data set cannot
+    include other files of this machine; links to deeper folders are not followed.
 
     Args:
-        root: the folder.
-        size: pixels to resize to.
+        root: path of the folder.
+        size: height and width to which images are resized, pixels.
         channels: 1 to convert to grey, 3 to convert to RGB.
-        other_classes: leave out, with a line in the log, folders of classes that are none of the seven.
+        other_classes: whether folders of other classes are left out with a warning in the log; otherwise they are an
+            error.
 
     Raises:
-        UserError: no such folder, no images, a class folder that is empty, of no known name or elsewhere.
+        UserError: the folder is missing or has no images, or a class folder is empty, unknown or outside the tree.
     """
 
     def __init__(self, root: Path, size: int = FER_SIZE, channels: int = 1, other_classes: bool = False) -> None:
         self.root, self.size, self.channels = _existing_folder(root), size, channels
-        self._left_out: list[Path] | None = [] if other_classes else None
+        self._skipped_folders: list[Path] | None = [] if other_classes else None
         self.files = [file for part, folder in _part_folders(root) for file in self._list_part(part, folder)]
-        if self._left_out:
-            told = ", ".join(map(self._describe, self._left_out))
-            log.warning("%s: left out, since they are none of the seven classes: %s", hide_home(str(root)), told)
+        if self._skipped_folders:
+            names = ", ".join(map(self._describe, self._skipped_folders))
+            log.warning("%s: left out, since they are none of the seven classes: %s", hide_home(str(root)), names)
         if not self.files:
-            raise UserError(f"{root} has no class folders (<class>/ or train|val|test/<class>/; {', '.join(CLASSES)})")
+            raise UserError(f"{root}: no class folders (<class>/ or train|val|test/<class>/; {', '.join(CLASSES)})")
 
     @property
-    def place(self) -> str:
-        """The folder."""
+    def location(self) -> str:
+        """Path of the folder."""
         return str(self.root.resolve())
 
     def stamp(self) -> object:
-        """Returns names, sizes and times of all files, of links their own."""
+        """Returns names, sizes and modification times of all files (of links themselves, not of their targets)."""
         stats = (file.path.lstat() for file in self.files)
         return [(file.name, stat.st_size, stat.st_mtime_ns) for file, stat in zip(self.files, stats, strict=True)]
 
@@ -143,22 +144,22 @@ class FolderSource(Source):
             try:
                 label = class_id(class_folder.name)
             except UserError as error:
-                if self._left_out is None:
+                if self._skipped_folders is None:
                     raise UserError(f"{class_folder}: {error}") from None
-                self._left_out.append(class_folder)
+                self._skipped_folders.append(class_folder)
                 continue
-            if not self._holds(class_folder):
-                raise UserError(f"{class_folder}: a link that leads out of {self.root}; copy the folder there")
+            if not self._contains(class_folder):
+                raise UserError(f"{class_folder}: a link that leads out of {self.root}; copy the folder into it")
             paths = sorted(visible_files(class_folder))
             if not paths:
-                raise UserError(f"{class_folder}: the class folder has no images")
+                raise UserError(f"{class_folder}: the class folder has no images; add some or remove it")
             for path in paths:
                 yield _File(
                     Path(path), os.path.relpath(path, self.root), label, self._part(part, os.path.basename(path))
                 )
 
     def _describe(self, folder: Path) -> str:
-        """Names a folder that is left out, how much is in it, and the class that may be meant."""
+        """Returns the path of a folder that is left out, its number of images, and the class with a similar name."""
         near = get_close_matches(folder.name.lower(), [name for names in SPELLINGS.values() for name in names], 1)
         number = sum(1 for _ in visible_files(folder))
         images = "1 image" if number == 1 else f"{number:,} images"
@@ -167,37 +168,37 @@ class FolderSource(Source):
     def _part(self, part: str, file_name: str) -> str:
         return part
 
-    def _holds(self, path: Path) -> bool:
+    def _contains(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self.root.resolve())
 
     def _read(self, file: _File) -> LabelledImage | BadImageError:
         try:
-            if file.path.is_symlink() and not self._holds(file.path):
+            if file.path.is_symlink() and not self._contains(file.path):
                 raise BadImageError(f"a link that leads out of {self.root}")
             with open_image(file.path) as image:
                 pixels = self._pixels(image)
         except BadImageError as error:
             return BadImageError(f"{file.path}: {error}")
         except Exception as error:
-            # Decoders raise nearly anything for a damaged file.
+            # Decoders raise nearly any exception for a damaged file.
             reason = str(error).replace(f" {str(file.path)!r}", "") or type(error).__name__
             return BadImageError(f"{file.path}: not an image that can be read ({reason})")
         return LabelledImage(pixels, file.label, file.part, file.name)
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        picture = Image.fromarray(upright(image, "L" if self.channels == 1 else "RGB"))
-        square = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.LANCZOS)
-        return np.asarray(square).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
+        decoded = Image.fromarray(upright(image, "L" if self.channels == 1 else "RGB"))
+        square = ImageOps.fit(decoded, (self.size, self.size), Image.Resampling.LANCZOS)
+        return np.asarray(square).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)  # [C, S, S]
 
 
 class Fer2013Folders(FolderSource):
     """FER2013 as image folders: `train/<class>/Training_*`, `test/<class>/PublicTest_*` and `PrivateTest_*`.
 
-    The public data set of 28,709 + 7,178 grey 48x48 JPEGs that the report used. Images are taken as they are; where a
-    file's name tells its part, the name counts.
+    The public data set of 28,709 + 7,178 grey 48x48 JPEGs that the paper used. Images are not resized or converted; the
+    part in a file's name takes precedence over its folder.
 
     Raises:
-        UserError: besides those of `FolderSource`: the folder `train` or `test` or one of their classes is missing.
+        UserError: the errors of `FolderSource`, or the folder `train` or `test` lacks a class.
     """
 
     def __init__(self, root: Path) -> None:
@@ -215,19 +216,19 @@ class Fer2013Folders(FolderSource):
         if image.mode != "L" or image.size != (FER_SIZE, FER_SIZE):
             width, height = image.size
             raise BadImageError(
-                f"{width}x{height} {image.mode}, but images of FER2013 are 48x48 L (grey); data=folder takes any image"
+                f"{width}x{height} {image.mode}: images of FER2013 are 48x48 L (grey); data=folder accepts any image"
             )
-        return np.asarray(image)[np.newaxis]
+        return np.asarray(image)[np.newaxis]  # [1, 48, 48]
 
 
 class Fer2013Csv(Source):
-    """The challenge's `fer2013.csv` or `icml_face_data.csv`: columns emotion, pixels, Usage.
+    """FER2013 as `fer2013.csv` or `icml_face_data.csv` of the challenge, with columns emotion, pixels and Usage.
 
     Args:
-        path: the file, or the folder that holds it.
+        path: path of the file, or of the folder that contains it.
 
     Raises:
-        UserError: no such file, a column is missing, or a line is longer than `LONGEST_LINE`.
+        UserError: the file or a column is missing, or a line is longer than `MAX_LINE_LENGTH`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -240,16 +241,16 @@ class Fer2013Csv(Source):
             self.length = sum(1 for line in lines if line.strip())
         missing = [column for column in ("emotion", "pixels", "usage") if column not in header]
         if missing:
-            raise UserError(f"{self.path}: the header has no column {', '.join(missing)} (emotion, pixels, Usage)")
+            raise UserError(f"{self.path}: no column {', '.join(missing)} in the header (emotion, pixels, Usage)")
         self.columns = {column: header.index(column) for column in ("emotion", "pixels", "usage")}
 
     @property
-    def place(self) -> str:
-        """The file."""
+    def location(self) -> str:
+        """Path of the file."""
         return str(self.path.resolve())
 
     def stamp(self) -> object:
-        """Returns size and time of the file."""
+        """Returns size and modification time of the file."""
         stat = self.path.stat()
         return stat.st_size, stat.st_mtime_ns
 
@@ -258,8 +259,8 @@ class Fer2013Csv(Source):
 
     def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
         with self._open() as file:
-            rows = csv.reader(self._lines(file), skipinitialspace=True)  # before quotes, too
-            next(rows)
+            rows = csv.reader(self._lines(file), skipinitialspace=True)  # a space may precede a quote
+            next(rows)  # the header
             try:
                 for row in rows:
                     if row:
@@ -270,16 +271,16 @@ class Fer2013Csv(Source):
     def _open(self) -> TextIO:
         with self.path.open("rb") as file:
             start = file.read(2)
-        # Editors add byte order marks, and some write UTF-16. Bytes that are no text make a broken row, not a failure
-        # to read the rest; beside the columns that count there may be any.
+        # Editors add byte order marks, and some write UTF-16. Undecodable bytes are replaced, so they break at most
+        # their own row, and none if they are in a column that is not used.
         encoding = "utf-16" if start in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
         return self.path.open(newline="", encoding=encoding, errors="replace")
 
     def _lines(self, file: TextIO) -> Iterator[str]:
         for number in count(1):
-            line = file.readline(LONGEST_LINE)
-            if len(line) == LONGEST_LINE:
-                raise UserError(f"{self.path} line {number}: longer than {LONGEST_LINE:,} characters, so not FER2013")
+            line = file.readline(MAX_LINE_LENGTH)
+            if len(line) == MAX_LINE_LENGTH:
+                raise UserError(f"{self.path} line {number}: not FER2013, longer than {MAX_LINE_LENGTH:,} characters")
             if not line:
                 return
             yield line
@@ -297,11 +298,14 @@ class Fer2013Csv(Source):
 
 
 class SyntheticFaces(Source):
-    """Faces drawn on the spot, with FER2013's parts and class imbalance.
+    """Synthetic faces, drawn while iterating, with FER2013's parts and class imbalance.
 
     Args:
-        num_images: how many, all parts together.
-        seed: of the drawing; apart from the seed of a run, so that seeds share their data.
+        num_images: number of images in all parts together.
+        seed: seed of the drawing; it is not the seed of a run, so that runs of all seeds share the images.
+
+    Raises:
+        UserError: fewer than `emotion.data.synthetic.MIN_IMAGES` images.
     """
 
     def __init__(self, num_images: int, seed: int = 0) -> None:
@@ -312,12 +316,12 @@ class SyntheticFaces(Source):
         self.seed = seed
 
     @property
-    def place(self) -> str:
-        """Seed and number."""
+    def location(self) -> str:
+        """Seed and number of the images."""
         return f"seed {self.seed}, {len(self)} images"
 
     def stamp(self) -> object:
-        """Returns the code that draws: the same seed draws the same as long as that stays."""
+        """Returns a hash of the drawing code, since a change of the code may change the images of a seed."""
         return _digest(inspect.getsource(synthetic))
 
     def __len__(self) -> int:
@@ -335,22 +339,22 @@ def open_source(
     """Opens a source by name.
 
     Args:
-        data: its kind.
-        data_dir: where it lies; None is `$EMOTION_DATA`, or `data/fer2013` where that is not set.
-        pack_size: pixels to which `data=folder` resizes.
-        channels: 1 or 3, for `data=folder`.
-        synthetic_images: how many faces `data=synthetic` draws.
+        data: kind of source.
+        data_dir: path of the source; None is `$EMOTION_DATA`, or `data/fer2013` if that variable is not set.
+        pack_size: height and width to which images of `data=folder` are resized, pixels.
+        channels: 1 (grey) or 3 (RGB), for `data=folder`.
+        synthetic_images: number of images of `data=synthetic`.
 
     Raises:
-        UserError: nothing usable is there; the message says what to do.
+        UserError: the source is missing or unusable; the message names the alternatives.
     """
     if data == "synthetic":
         return SyntheticFaces(synthetic_images)
     path = Path(data_dir or os.environ.get("EMOTION_DATA") or "data/fer2013").expanduser()
     if not path.exists():
         raise UserError(
-            f"data_dir: nothing at {path}; get FER2013 with `emotion data fetch`, say where it lies with "
-            "data_dir=<path> or EMOTION_DATA, or take drawn faces with data=synthetic"
+            f"data_dir: nothing at {path}; download FER2013 with `emotion data fetch`, name its path with "
+            "data_dir=<path> or EMOTION_DATA, or use drawn faces with data=synthetic"
         )
     match data:
         case "fer2013":
@@ -364,8 +368,8 @@ def open_source(
 
 
 def fingerprint(source: Source) -> tuple[str, str]:
-    """Returns two hashes (hex) of a source: of what it is, and of its present content."""
-    identity = _digest(type(source).__name__, source.place, source.size, source.channels)
+    """Returns two hashes (hex) of a source: one of its identity, one of its present content."""
+    identity = _digest(type(source).__name__, source.location, source.size, source.channels)
     return identity, _digest(source.stamp())
 
 
@@ -389,8 +393,8 @@ def _existing_folder(root: Path) -> Path:
         raise UserError(f"{root}: no such folder")
     if not root.is_dir():
         raise UserError(
-            f"{root} is a file, not a folder; an archive is unpacked with `python -m zipfile -e {root} "
-            "<folder>`, a CSV file is read with data=fer2013_csv"
+            f"{root}: a file, not a folder; unpack an archive with `python -m zipfile -e {root} <folder>`, read a CSV "
+            "file with data=fer2013_csv"
         )
     return root
 
@@ -400,16 +404,16 @@ def _existing_csv(path: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise UserError(f"data_dir: no {' or '.join(CSV_FILES)} in {path}")
+    raise UserError(f"data_dir: no {' or '.join(CSV_FILES)} in {path}; name the file with data_dir=<path>")
 
 
 def _part_folders(root: Path) -> list[tuple[Part, Path]]:
-    """Finds train, val and test folders; a tree without them is one part, `train`."""
+    """Lists the train, val and test folders; a tree without them has one part, `train`."""
     folders = sorted(_visible_folders(root))
     found = [(PART_FOLDERS[folder.name.lower()], folder) for folder in folders if folder.name.lower() in PART_FOLDERS]
     others = [folder.name for folder in folders if folder.name.lower() not in PART_FOLDERS]
     if found and others:
         raise UserError(
-            f"{root}: {', '.join(others)} beside train, val or test folders would be left out; move it away"
+            f"{root}: {', '.join(others)} beside train, val or test folders would be ignored; move it elsewhere"
         )
     return found or [("train", root)]

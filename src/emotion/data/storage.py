@@ -1,4 +1,4 @@
-"""Where arrays lie while a network trains on them: whole on the device, or on disk and streamed."""
+"""Storage of arrays during training: resident on the device, or streamed to it from disk or memory."""
 
 import logging
 import mmap
@@ -14,12 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 READ_AHEAD = 2
-"""Chunks that are read before they are wanted."""
+"""Number of chunks that are read in advance."""
 log = logging.getLogger(__name__)
 
 
 class Storage(Protocol):
-    """Hands out rows of an array on the device."""
+    """An array [N, ...] whose rows are delivered to a device.
+
+    Attributes:
+        device: the device that receives the rows.
+        shape: shape of the array.
+        itemsize: bytes of one value.
+        bytes_held: bytes of the array that are kept on the device.
+    """
 
     device: torch.device
     shape: tuple[int, ...]
@@ -31,11 +38,11 @@ class Storage(Protocol):
 
 
 class Resident:
-    """An array that lies on the device as a whole; on the CPU it stays mapped, and the system keeps it in memory.
+    """An array that is kept on the device; on the CPU it stays mapped, and the system caches its pages.
 
     Args:
         array: [N, ...].
-        device: where it goes.
+        device: the device that keeps it.
     """
 
     def __init__(self, array: NDArray[Any], device: torch.device) -> None:
@@ -50,46 +57,46 @@ class Resident:
 
 
 class Streamed:
-    """An array that stays where it is: a thread reads ahead, and copies to the device overlap with its work.
+    """An array that stays on disk or in memory; a thread reads ahead, and transfers overlap with the device's work.
 
     Args:
-        array: [N, ...]; one that is mapped from disk leaves no more than the chunks in use in memory.
-        device: where the chunks go.
+        array: [N, ...]; of an array mapped from disk, only the chunks in use take memory.
+        device: the device that receives the chunks.
     """
 
     def __init__(self, array: NDArray[Any], device: torch.device) -> None:
         self._array = array
         self.device, self.shape, self.itemsize = device, array.shape, array.itemsize
         self.bytes_held = 0
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._transfers = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def gather(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields the values [n, ...] of each chunk of rows, int64 [n]."""
-        coming: deque[Future[Callable[[], Tensor]]] = deque()
+        pending: deque[Future[Callable[[], Tensor]]] = deque()
         reader = ThreadPoolExecutor(1, "read-ahead")
         try:
             for rows in chunks:
-                coming.append(reader.submit(self._fetch, rows.numpy()))
-                if len(coming) > READ_AHEAD:
-                    yield coming.popleft().result()()
-            while coming:
-                yield coming.popleft().result()()
+                pending.append(reader.submit(self._fetch, rows.numpy()))
+                if len(pending) > READ_AHEAD:
+                    yield pending.popleft().result()()
+            while pending:
+                yield pending.popleft().result()()
         finally:
             reader.shutdown(cancel_futures=True)
 
     def _fetch(self, rows: NDArray[np.int64]) -> Callable[[], Tensor]:
-        """Reads and sends off; what is returned waits for the copy on the consumer's side."""
-        values = torch.from_numpy(self._read(rows))
-        if self._copies is None:
+        """Reads rows and starts their transfer; the returned function waits for it in the stream of its caller."""
+        values = torch.from_numpy(self._read(rows))  # [n, ...]
+        if self._transfers is None:
             return lambda: values.to(self.device)
-        with torch.cuda.stream(self._copies):
+        with torch.cuda.stream(self._transfers):
             sent = values.pin_memory().to(self.device, non_blocking=True)
-            arrived = self._copies.record_event()
+            arrived = self._transfers.record_event()
 
         def receive() -> Tensor:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(arrived)
-            sent.record_stream(stream)
+            sent.record_stream(stream)  # keeps the memory from being reused before this stream has read it
             return sent
 
         return receive
@@ -97,27 +104,27 @@ class Streamed:
     def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         array = self._array
         if isinstance(array, np.memmap) and array.filename and isinstance(array.base, mmap.mmap):  # the whole file
-            # A map of its own, since the pages that were read count as this process's memory until it is closed.
+            # A new map for each chunk: pages read through a map count as memory of this process until it is closed.
             array = np.memmap(array.filename, array.dtype, "r", array.offset, shape=array.shape)
-        order = rows.argsort()  # the disk is read in one direction
+        order = rows.argsort()  # ascending rows make the disk read in one direction
         values = np.empty((len(rows), *array.shape[1:]), array.dtype)
         values[order] = array[rows[order]]
         return values
 
 
 def place(array: NDArray[Any], device: torch.device, budget: float | None = None) -> Resident | Streamed:
-    """Puts an array on the device if the memory allows it, else streams it.
+    """Keeps an array on the device if it fits into the memory budget; otherwise streams it.
 
     Args:
         array: [N, ...].
-        device: where it is used.
-        budget: MiB it may take; None allows half of the device's free memory.
+        device: the device that uses the array.
+        budget: largest size of a kept array, MiB; None is half of the device's free memory.
     """
     limit = free_memory(device) / 2 if budget is None else budget * 2**20
     if array.nbytes <= limit:
         return Resident(array, device)
     log.info(
-        "%.0f MiB are streamed, since %.0f MiB of memory are allowed (memory_budget)",
+        "%.0f MiB of data are streamed, because memory_budget allows %.0f MiB",
         array.nbytes / 2**20,
         limit / 2**20,
     )
@@ -125,7 +132,7 @@ def place(array: NDArray[Any], device: torch.device, budget: float | None = None
 
 
 def free_memory(device: torch.device) -> int:
-    """Returns the bytes of the device's memory that nobody uses."""
+    """Returns the free memory of the device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)

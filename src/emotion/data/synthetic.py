@@ -1,8 +1,8 @@
-"""Faces drawn from a seed, in the manner of FER2013.
+"""Synthetic faces in the style of FER2013, drawn from a seed.
 
-Every picture is a grey face that shows one of the seven expressions. Where brows, eyelids, lips and wrinkles go follows
-the action units of the Facial Action Coding System; all the rest (head, hair, light, glasses, hands, noise) is drawn
-from random numbers that do not depend on the expression.
+Every image is a grey face with one of the seven expressions. The expression moves brows, eyelids, lips and wrinkles as
+the action units of the Facial Action Coding System do; everything else (head, hair, light, glasses, hands, noise) is
+drawn from random numbers that do not depend on the expression.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from emotion.data.classes import CLASSES
 
 MIN_IMAGES = 140
-"""Fewest images for which `draw_labels` can put two of every class into every part."""
+"""Smallest number of images for which `draw_labels` can put two of every class into every part."""
 
 _PART_SIZES = {"train": 28709, "public": 3589, "private": 3589}
 _CLASS_SIZES = {
@@ -30,7 +30,7 @@ _CLASS_SIZES = {
 }
 _MIN_PER_CLASS = 2
 
-_GRID = 48.0  # Side of the picture in the unit of every length below.
+_GRID = 48.0  # Side of the image in grid units, the unit of all lengths below.
 _OVERSAMPLING = 3
 _STRENGTHS = (0.4, 1.0)
 _GAIN_SPREAD = 0.2
@@ -43,7 +43,7 @@ _Points = NDArray[np.float64]
 
 _TURN = np.linspace(0.0, 2.0 * np.pi, 25)[:-1]
 _CIRCLE: _Points = np.column_stack([np.cos(_TURN), np.sin(_TURN)])
-# Denser at the corners of an eye or a mouth, where the outline turns.
+# The points are denser at the corners of an eye or a mouth, where the outline turns.
 _ACROSS = -np.cos(np.linspace(0.0, np.pi, 13))
 _ALONG = np.linspace(0.0, 1.0, 7)
 
@@ -54,8 +54,8 @@ class Face:
 
     Attributes:
         image: grey values, uint8 [size, size], 0 to 255.
-        mask: bool [size, size], True on the pixels that carry the expression: brows, eyes, mouth and the wrinkles that
-            this face shows, less what a hand or a bar hides.
+        mask: bool [size, size], True on the pixels that carry the expression: brows, eyes, mouth and wrinkles, except
+            where a hand or a bar hides them.
     """
 
     image: NDArray[np.uint8]
@@ -64,13 +64,13 @@ class Face:
 
 @dataclass(frozen=True)
 class _Features:
-    """What facial muscles move. Lengths are in grid units, wrinkles go from 0 (none) to 1; the defaults are at rest."""
+    """Features that facial muscles move; lengths in grid units, wrinkles from 0 (none) to 1, defaults at rest."""
 
     brow_inner: float = 0.0  # Rise of the inner ends.
     brow_outer: float = 0.0  # Rise of the outer ends.
     brow_gap: float = 3.0  # From the middle of the face to an inner end.
     lid_upper: float = 1.6  # Height of the upper lid above the corners of the eye.
-    lid_lower: float = 1.0  # Depth of the lower lid below them.
+    lid_lower: float = 1.0  # Depth of the lower lid below the corners of the eye.
     mouth_width: float = 5.0  # Half of the distance between the corners.
     mouth_corner: float = 0.0  # Rise of the corners above the middle.
     open_up: float = 0.0  # Rise of the upper lip.
@@ -131,9 +131,9 @@ def _uniform(low: float, high: float) -> float:
 
 @dataclass(frozen=True)
 class _Look:
-    """What a picture shows besides the expression; lengths in grid units, tones from 0 to 255.
+    """The random appearance of a face; lengths in grid units, tones from 0 to 255, angles in radians.
 
-    A `..._lot` is uniform in 0 to 1: the face has the thing if it is below the share of faces that have it.
+    A `..._lot` is uniform in 0 to 1: the face has the item if the lot is below the share of faces that have it.
     """
 
     scale: float = _uniform(1.0, 1.22)
@@ -196,9 +196,9 @@ _LOOK_LOWS, _LOOK_HIGHS = np.array([feature.metadata["range"] for feature in fie
 
 
 class _Canvas:
-    """An oversampled picture, drawn in the coordinates of the face, with the mask of what carries the expression.
+    """An oversampled image and its mask of the expression, drawn in the coordinates of the face.
 
-    The origin is between the eyes and the nose, x grows to the right and y downwards.
+    The origin is between the eyes and the nose, x grows to the right and y downwards, in grid units.
     """
 
     def __init__(self, size: int, look: _Look) -> None:
@@ -214,50 +214,50 @@ class _Canvas:
 
     def polygon(self, points: _Points, tone: float, *, carries: bool = False) -> None:
         """Fills the polygon through points [n, 2]; `carries` adds it to the mask."""
-        path = self._place(points)
-        self._pen.polygon(path, fill=round(tone))
+        pixels = self._to_pixels(points)
+        self._pen.polygon(pixels, fill=round(tone))
         if carries:
-            self._mask_pen.polygon(path, fill=255)
+            self._mask_pen.polygon(pixels, fill=255)
 
     def line(self, points: _Points, tone: float, width: float, *, carries: bool = False) -> None:
-        """Draws a line through points [n, 2]; `carries` adds it to the mask."""
-        path, pixels = self._place(points), max(1, round(width * self._unit))
-        self._pen.line(path, fill=round(tone), width=pixels)
+        """Draws a line of this width through points [n, 2]; `carries` adds it to the mask."""
+        pixels, pixel_width = self._to_pixels(points), max(1, round(width * self._unit))
+        self._pen.line(pixels, fill=round(tone), width=pixel_width)
         if carries:
-            self._mask_pen.line(path, fill=255, width=pixels)
+            self._mask_pen.line(pixels, fill=255, width=pixel_width)
 
     def cover(self, points: _Points, tone: float) -> None:
-        """Fills the polygon through points [n, 2] and takes it out of the mask."""
-        path = self._place(points)
-        self._pen.polygon(path, fill=round(tone))
-        self._mask_pen.polygon(path, fill=0)
+        """Fills the polygon through points [n, 2] and removes it from the mask."""
+        pixels = self._to_pixels(points)
+        self._pen.polygon(pixels, fill=round(tone))
+        self._mask_pen.polygon(pixels, fill=0)
 
-    def picture(self) -> Image.Image:
-        """Returns the picture at its final size."""
+    def image(self) -> Image.Image:
+        """Returns the image at its final size."""
         return self._image.reduce(_OVERSAMPLING)
 
     def mask(self) -> NDArray[np.bool_]:
-        """Returns the mask at the final size, widened by the pixel into which blur carries an edge."""
+        """Returns the mask at the final size, widened by one pixel because blur spreads edges."""
         return np.asarray(self._mask.reduce(_OVERSAMPLING).filter(ImageFilter.MaxFilter(3))) > 0
 
-    def _place(self, points: _Points) -> list[float]:
-        placed: list[float] = (points @ self._axes + self._origin).ravel().tolist()
-        return placed
+    def _to_pixels(self, points: _Points) -> list[float]:
+        pixels: list[float] = (points @ self._axes + self._origin).ravel().tolist()  # x, y, x, y ...
+        return pixels
 
 
 def draw_face(expression: str, rng: np.random.Generator, size: int = 48) -> Face:
-    """Draws a face that shows an expression, more or less strongly.
+    """Draws a face with an expression of random strength.
 
     The generator is read in the same way for every expression, so generators in equal states give the same person in
     the same light.
 
     Args:
         expression: one of `emotion.data.classes.CLASSES`.
-        rng: source of everything else in the picture.
-        size: side of the picture in pixels, 1 or more.
+        rng: source of the random numbers.
+        size: height and width of the image in pixels, 1 or more.
 
     Returns:
-        the face, uint8 [size, size] in 0 to 255, and the mask of its expression, bool [size, size].
+        The face, uint8 [size, size] in 0 to 255, and the mask of its expression, bool [size, size].
 
     Raises:
         ValueError: the expression is unknown or the size is less than 1.
@@ -267,7 +267,7 @@ def draw_face(expression: str, rng: np.random.Generator, size: int = 48) -> Face
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
     look = _Look(*rng.uniform(_LOOK_LOWS, _LOOK_HIGHS).tolist())
-    features = _pull_face(expression, rng)
+    features = _move_features(expression, rng)
     canvas = _Canvas(size, look)
     _draw_backdrop(canvas, look)
     _draw_head(canvas, look, features)
@@ -281,21 +281,21 @@ def draw_face(expression: str, rng: np.random.Generator, size: int = 48) -> Face
         _draw_brow(canvas, look, features, side)
     _draw_glasses(canvas, look)
     _draw_cover(canvas, look)
-    return Face(_photograph(canvas.picture(), look, rng), canvas.mask())
+    return Face(_photograph(canvas.image(), look, rng), canvas.mask())
 
 
 def draw_labels(num_images: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """Draws which class and which part every image of a data set belongs to.
+    """Draws the class and the part of every image of a data set.
 
-    Parts share the images as FER2013's do (28709 : 3589 : 3589), and in each part the classes have their shares of
-    FER2013's training part, except that no class has fewer than two images in a part.
+    The parts have the proportions of FER2013 (28709 : 3589 : 3589), and in each part the classes have the proportions
+    of FER2013's training part, except that no class has fewer than two images in a part.
 
     Args:
         num_images: size of the data set, `MIN_IMAGES` or more.
-        seed: non-negative seed; it sets the order only, not the counts.
+        seed: non-negative seed of the order; the counts do not depend on it.
 
     Returns:
-        class ids, int64 [num_images] in 0 to 6, and parts, str [num_images], each "train", "public" or "private".
+        Class ids, int64 [num_images] in 0 to 6, and parts, str [num_images], each "train", "public" or "private".
 
     Raises:
         ValueError: there are fewer than `MIN_IMAGES` images or the seed is negative.
@@ -312,18 +312,18 @@ def draw_labels(num_images: int, seed: int) -> tuple[NDArray[np.int64], NDArray[
 
 
 def draw_image(label: int, seed: int, index: int, size: int = 48) -> NDArray[np.uint8]:
-    """Draws one image of a data set; it depends on the arguments alone, not on what was drawn before.
+    """Draws one image of a data set; the image depends on the arguments alone, not on images drawn before.
 
-    `draw_face(CLASSES[label], np.random.default_rng([seed, index]), size)` draws it with its mask.
+    `draw_face(CLASSES[label], np.random.default_rng([seed, index]), size)` draws the same image with its mask.
 
     Args:
         label: class id, 0 to 6.
         seed: non-negative seed of the data set.
         index: non-negative position of the image in the data set.
-        size: side of the picture in pixels, 1 or more.
+        size: height and width of the image in pixels, 1 or more.
 
     Returns:
-        grey values, uint8 [size, size], 0 to 255.
+        Grey values, uint8 [size, size], 0 to 255.
 
     Raises:
         ValueError: the label is not a class id, the seed or the index is negative, or the size is less than 1.
@@ -343,21 +343,21 @@ def _apportion(total: int, sizes: list[int]) -> NDArray[np.int64]:
 
 
 def _with_minimum(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Raises every count to the minimum per class, at the cost of the largest ones."""
+    """Raises every count to the minimum per class and lowers the largest counts to keep the sum."""
     raised = np.maximum(counts, _MIN_PER_CLASS)
     for _ in range(raised.sum() - counts.sum()):
         raised[raised.argmax()] -= 1
     return raised
 
 
-def _pull_face(expression: str, rng: np.random.Generator) -> _Features:
-    """Moves the features from rest towards the expression, by a random strength and with some play."""
+def _move_features(expression: str, rng: np.random.Generator) -> _Features:
+    """Moves the features from rest towards the expression, with a random strength and random deviations."""
     rest = np.array(astuple(_Features()))
     shift = np.array(astuple(_EXPRESSIONS[expression])) - rest
     strength = rng.uniform(*_STRENGTHS)
     gains = rng.normal(1.0, _GAIN_SPREAD, rest.size)
-    play = rng.normal(0.0, np.array(astuple(_SPREADS)))
-    return _Features(*np.maximum(rest + strength * gains * shift + play, _LOWEST).tolist())
+    deviations = rng.normal(0.0, np.array(astuple(_SPREADS)))
+    return _Features(*np.maximum(rest + strength * gains * shift + deviations, _LOWEST).tolist())
 
 
 def _path(*points: tuple[float, float]) -> _Points:
@@ -374,7 +374,7 @@ def _ribbon(x: NDArray[np.float64], top: NDArray[np.float64], bottom: NDArray[np
 
 
 def _ellipse(x: float, y: float, width: float, height: float) -> _Points:
-    """Returns points on the ellipse around (x, y) with these half-axes."""
+    """Returns points [24, 2] on the ellipse around (x, y) with these half-axes."""
     return _CIRCLE * (width, height) + (x, y)
 
 
@@ -460,7 +460,7 @@ def _draw_mouth(canvas: _Canvas, look: _Look, features: _Features) -> None:
     x = features.mouth_width * _ACROSS
     bow = (1.0 - _ACROSS**2) ** 0.6
     middle = _MOUTH_Y - look.mouth_rise + features.mouth_corner * (0.4 - _ACROSS**2)
-    # A closed mouth still shows the line between the lips.
+    # 0.2 leaves the line between the lips of a closed mouth.
     upper = middle - (features.open_up + 0.2) * bow
     lower = middle + (features.open_down + 0.2) * bow
     lip_tone = look.lips * look.skin
@@ -477,7 +477,7 @@ def _draw_eye(canvas: _Canvas, look: _Look, features: _Features, side: float) ->
     upper, lower = _EYE_Y - features.lid_upper * bow, _EYE_Y + features.lid_lower * bow
     canvas.polygon(_ribbon(x, upper, lower), 0.4 * look.skin + 140.0, carries=True)
     iris = _ellipse(centre + look.gaze_x, _EYE_Y - 0.3 + look.gaze_y, 1.5, 1.5)
-    # Lids hide the rest of the iris.
+    # The lids hide the part of the iris that lies beyond them.
     iris[:, 1] = np.clip(iris[:, 1], np.interp(iris[:, 0], x, upper), np.interp(iris[:, 0], x, lower))
     canvas.polygon(iris, look.iris * look.skin, carries=True)
     canvas.line(_curve(x, lower), 0.65 * look.skin, 0.4, carries=True)
@@ -503,7 +503,7 @@ def _draw_glasses(canvas: _Canvas, look: _Look) -> None:
 
 
 def _draw_cover(canvas: _Canvas, look: _Look) -> None:
-    """Hides a part of the face behind a bar, or behind the fingers of a hand that comes from outside."""
+    """Hides a part of the face behind a bar or behind the fingers of a hand that reaches into the image."""
     out = np.array([np.cos(look.cover_angle), np.sin(look.cover_angle)])
     across = np.array([-out[1], out[0]])
     start = look.cover_distance * out
@@ -515,22 +515,22 @@ def _draw_cover(canvas: _Canvas, look: _Look) -> None:
 
 
 def _rectangle(start: _Points, across: _Points, out: _Points) -> _Points:
-    """Returns the corners [4, 2] of a rectangle that is `across` wide on both sides of `start` and `out` long."""
+    """Returns the corners [4, 2] of a rectangle that extends by `across` on both sides of `start` and by `out`."""
     return np.stack([start - across, start + across, start + across + out, start - across + out])
 
 
 @lru_cache(maxsize=8)
 def _pixel_grid(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns x [1, size] and y [size, 1] of the pixels, from -1 to 1."""
+    """Returns the coordinates x [1, size] and y [size, 1] of the pixels, from -1 to 1."""
     axis = np.linspace(-1.0, 1.0, size)
     return axis[None, :], axis[:, None]
 
 
-def _photograph(picture: Image.Image, look: _Look, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Puts the picture in a slanting light and through a camera: blur, contrast, brightness and noise."""
-    grey = np.asarray(picture.filter(ImageFilter.GaussianBlur(look.blur)), dtype=np.float64)
+def _photograph(image: Image.Image, look: _Look, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Applies light that falls in from one side, then the blur, contrast, brightness and noise of a camera."""
+    grey = np.asarray(image.filter(ImageFilter.GaussianBlur(look.blur)), dtype=np.float64)
     x, y = _pixel_grid(len(grey))
-    light = 1.0 + look.light_slope * (np.cos(look.light_angle) * x + np.sin(look.light_angle) * y)
-    seen = 128.0 + look.brightness + look.contrast * (grey * light - 128.0)
-    pixels: NDArray[np.uint8] = np.clip(seen + rng.normal(0.0, look.noise, grey.shape), 0.0, 255.0).astype(np.uint8)
+    light = 1.0 + look.light_slope * (np.cos(look.light_angle) * x + np.sin(look.light_angle) * y)  # [size, size]
+    exposed = 128.0 + look.brightness + look.contrast * (grey * light - 128.0)
+    pixels: NDArray[np.uint8] = np.clip(exposed + rng.normal(0.0, look.noise, grey.shape), 0.0, 255.0).astype(np.uint8)
     return pixels

@@ -1,1 +1,1 @@
-"""Trained networks at work on photographs, videos and requests; without PyTorch where the network allows it."""
+"""Inference on images, videos and HTTP requests with trained networks; `.onnx` files need no PyTorch."""

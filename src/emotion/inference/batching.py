@@ -1,4 +1,4 @@
-"""Faces of many requests, judged together."""
+"""Dynamic batching: faces of concurrent requests go through the network in one call."""
 
 import asyncio
 from collections import deque
@@ -12,20 +12,21 @@ Classify = Callable[[Sequence[DetectedFaces]], list[list[Face]]]
 """See `emotion.inference.recognizer.Recognizer.classify`."""
 
 
-class _Waiting(NamedTuple):
-    found: DetectedFaces
+class _Request(NamedTuple):
+    detected: DetectedFaces
     answer: asyncio.Future[list[Face]]
 
 
 class Batcher:
-    """Gives the faces that wait while a network is busy to it in one call, as soon as it is free.
+    """Collects the requests that arrive while the network is busy, and passes them to it together once it is free.
 
-    Nobody waits for a batch to fill: a face that comes alone is judged alone. The network works in a thread of its own;
-    everything else happens in one event loop.
+    No request waits for a batch to fill: a single face is classified alone. The network runs in one thread; everything
+    else runs in one event loop.
 
     Args:
-        classify: what calls the network.
-        max_faces: faces in one call; the faces of one request are never parted.
+        classify: the function that calls the network.
+        max_faces: most faces in one call. The faces of one request are never split, so that a request of more faces
+            is a call of its own.
         observe: called with the number of faces of each call.
     """
 
@@ -33,47 +34,47 @@ class Batcher:
         self, classify: Classify, max_faces: int = 64, observe: Callable[[int], object] = lambda faces: None
     ) -> None:
         self._classify, self._max_faces, self._observe = classify, max_faces, observe
-        self._waiting: deque[_Waiting] = deque()
-        self._work: asyncio.Task[None] | None = None
+        self._queue: deque[_Request] = deque()
+        self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "network")
 
-    async def classify(self, found: DetectedFaces) -> list[Face]:
-        """Returns the faces of a picture; what the network raises, every request of the call gets."""
+    async def classify(self, detected: DetectedFaces) -> list[Face]:
+        """Returns the classified faces of an image; an error of the network is raised in every request of its call."""
         answer: asyncio.Future[list[Face]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(found, answer))
-        if self._work is None or self._work.done():
-            self._work = asyncio.create_task(self._run())
+        self._queue.append(_Request(detected, answer))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._run())
         return await answer
 
     def close(self) -> None:
-        """Ends the thread when its call has ended."""
+        """Ends the thread after the call that is running."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> None:
-        while batch := self._take():
+        while batch := self._next_batch():
             try:
-                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._classify_all, batch)
+                answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._classify_batch, batch)
             except Exception as error:
-                for waiting in batch:
-                    if not waiting.answer.done():
-                        waiting.answer.set_exception(error)
+                for request in batch:
+                    if not request.answer.done():
+                        request.answer.set_exception(error)
             else:
-                for waiting, own in zip(batch, answers, strict=True):
-                    if not waiting.answer.done():
-                        waiting.answer.set_result(own)
+                for request, faces in zip(batch, answers, strict=True):
+                    if not request.answer.done():
+                        request.answer.set_result(faces)
 
-    def _take(self) -> list[_Waiting]:
-        """Takes from the queue what fits into one call, less what nobody waits for any more."""
-        batch: list[_Waiting] = []
+    def _next_batch(self) -> list[_Request]:
+        """Removes the requests of one call from the queue and drops those that were cancelled."""
+        batch: list[_Request] = []
         room = self._max_faces
-        while self._waiting and (not batch or len(self._waiting[0].found) <= room):
-            first = self._waiting.popleft()
-            if not first.answer.done():
-                batch.append(first)
-                room -= len(first.found)
+        while self._queue and (not batch or len(self._queue[0].detected) <= room):
+            request = self._queue.popleft()
+            if not request.answer.done():
+                batch.append(request)
+                room -= len(request.detected)
         return batch
 
-    def _classify_all(self, batch: Sequence[_Waiting]) -> list[list[Face]]:
-        found = [waiting.found for waiting in batch]
-        self._observe(sum(map(len, found)))
-        return self._classify(found)
+    def _classify_batch(self, batch: Sequence[_Request]) -> list[list[Face]]:
+        detected = [request.detected for request in batch]
+        self._observe(sum(map(len, detected)))
+        return self._classify(detected)

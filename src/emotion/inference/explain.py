@@ -1,4 +1,4 @@
-"""A picture of what in each face speaks for a class, by three methods."""
+"""A figure of the image regions that raise the score of a class, by three heatmap methods."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,75 +13,76 @@ from emotion.analysis.gradcam import Method
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, require_choice
 from emotion.inference.faces import crop_faces, crop_square
-from emotion.inference.images import Picture, read_image
+from emotion.inference.images import ImageInput, read_image
 from emotion.inference.pytorch import TorchNetwork
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.palette import LIGHT_BLUE, ORANGE
 from emotion.shipped import find_weights
 
-SIDE = 192
-"""Pixels of the faces in the picture."""
+FACE_SIDE = 192
+"""Height and width of the drawn faces, pixels."""
 MOST_FACES = 20
-"""That are drawn; the title of the figure tells if there are more."""
+"""Largest number of faces to draw; the title of the figure states if the image has more."""
 TITLES = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM"}
 
 
 def explain(
-    image: Picture,
+    image: ImageInput,
     name: str | Path = "small",
     classes: Sequence[str] = (),
     *,
     detect: bool = True,
     device: str = "cpu",
 ) -> tuple[Figure, list[Face]]:
-    """Draws the faces of a picture, their probabilities, and heatmaps for the predicted and other classes.
+    """Draws the faces of an image, their probabilities, and heatmaps for the predicted class and others.
 
     Args:
-        image: see `emotion.inference.images.Picture`.
-        name: see `emotion.inference.recognizer.load`; not an `.onnx` file, which holds no gradients.
-        classes: to explain besides the predicted one.
-        detect: False where the picture is one face already.
+        image: see `emotion.inference.images.ImageInput`.
+        name: see `emotion.inference.recognizer.load`; not an `.onnx` file, which gives no gradients, unless a
+            `.safetensors` file of the same name lies beside it.
+        classes: names of classes to explain besides the predicted one.
+        detect: True detects faces; False takes the central square of the image as one face.
         device: `cpu`, `cuda` ...
 
     Returns:
-        A figure with a row for each of the first `MOST_FACES` faces and class, and all faces.
+        A figure with one row for each class of each of the first `MOST_FACES` faces, and the list of all faces.
 
     Raises:
-        UserError: not a picture, no face in it, no such network or class, or a network without feature maps.
+        UserError: the image is unreadable or has no face, or a class, the network or its feature maps do not exist.
     """
     for label in classes:
         require_choice("--class", label, CLASSES)
     network = TorchNetwork(find_weights(name), device=device)
-    picture = read_image(image)
-    faces = Recognizer([network]).predict(picture, detect)
+    pixels = read_image(image)
+    faces = Recognizer([network]).predict(pixels, detect)
     if not faces:
-        raise UserError(f"{_title(image)}: no face found; --no-detect takes the whole picture as one")
+        raise UserError(f"{_title(image)}: no face detected; --no-detect classifies the central square as one face")
     rows = [(face, label) for face in faces[:MOST_FACES] for label in dict.fromkeys((face.label, *classes))]
-    seen = crop_faces(picture, [face.box for face, _ in rows], network.side)
-    ids = np.array([CLASSES.index(label) for _, label in rows], np.int64)
-    maps = [network.heatmaps(seen, ids, method) for method in get_args(Method)]
+    cropped = crop_faces(pixels, [face.box for face, _ in rows], network.side)  # [N, side, side]
+    ids = np.array([CLASSES.index(label) for _, label in rows], np.int64)  # [N]
+    maps = [network.heatmaps(cropped, ids, method) for method in get_args(Method)]  # for each method [N, side, side]
     figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")
     if len(faces) > MOST_FACES:
         figure.suptitle(f"the first {MOST_FACES} of {len(faces)} faces, from left to right")
     subfigures = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for subfigure, (face, label), *own in zip(subfigures, rows, *maps, strict=True):
-        _draw_row(subfigure, crop_square(picture, face.box, SIDE), face, label, own)
+    for subfigure, (face, label), *heatmaps in zip(subfigures, rows, *maps, strict=True):
+        _draw_row(subfigure, crop_square(pixels, face.box, FACE_SIDE), face, label, heatmaps)
     return figure, faces
 
 
 def _draw_row(
-    row: SubFigure, face: NDArray[np.uint8], judged: Face, label: str, heatmaps: Sequence[NDArray[np.float32]]
+    row: SubFigure, pixels: NDArray[np.uint8], face: Face, label: str, heatmaps: Sequence[NDArray[np.float32]]
 ) -> None:
     panels = row.subplots(1, 5, width_ratios=(1, 1, 1, 1, 1.5))
     titles = ("", *(f"{TITLES[method]}: {label}" for method in get_args(Method)))
     for axes, title, heatmap in zip(panels, titles, (None, *heatmaps), strict=False):
-        axes.imshow(face)
+        axes.imshow(pixels)
         axes.set_title(title, fontsize=9)
         axes.set_axis_off()
         if heatmap is not None:
-            smooth = cv2.resize(heatmap, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+            smooth = cv2.resize(heatmap, (FACE_SIDE, FACE_SIDE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
             axes.imshow(smooth, "inferno", alpha=0.75 * smooth, vmin=0, vmax=1)
-    _draw_bars(panels[-1], judged, label)
+    _draw_bars(panels[-1], face, label)
 
 
 def _draw_bars(axes: Any, face: Face, label: str) -> None:
@@ -96,5 +97,5 @@ def _draw_bars(axes: Any, face: Face, label: str) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _title(image: Picture) -> str:
+def _title(image: ImageInput) -> str:
     return str(image) if isinstance(image, str | Path) else "image"

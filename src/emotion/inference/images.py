@@ -1,4 +1,4 @@
-"""Where pictures come from: files, bytes, PIL images and arrays, folders and patterns."""
+"""Reads images from files, bytes, PIL images and arrays, and lists the image and video files to classify."""
 
 import io
 import os
@@ -15,10 +15,10 @@ from PIL import Image
 
 from emotion.data.decode import MAX_PIXELS, BadImageError, open_image, upright
 from emotion.errors import UserError, first_line
-from emotion.files import SYSTEM, visible_files
+from emotion.files import SYSTEM_NAMES, visible_files
 from emotion.inference.containers import holds_video
 
-Picture = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8]
+ImageInput = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8]
 """A path, the content of a file, an open file, a PIL image, or an array uint8 [H, W] (grey), [H, W, 3] (RGB) or
 [H, W, 4] (RGBA)."""
 
@@ -31,50 +31,48 @@ VIDEOS = {
     *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".3g2", ".flv", ".asf"),
     *(".ts", ".mts", ".m2ts", ".mxf", ".ogv", ".m1v", ".m2v", ".vob", ".qt", ".divx"),
 }
-"""The suffixes that are picked up in folders; a file that is named itself may have any."""
+"""Suffixes of the files to take from folders, in lower case; a file whose own path is given may have any suffix."""
 ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "HEIF")
-"""Formats whose files may hold several frames or pages; the further pictures in a JPEG are previews and depths."""
+"""Formats whose files may hold several frames or pages; the other images in a JPEG are previews and depth maps."""
+ANNOTATED_LIST = ".emotion-copies"
+"""File in an output folder that lists its annotated images: relative paths, each followed by a zero byte."""
 
-MADE = ".emotion-copies"
-"""The file in a folder of copies that lists them, each name ended by a zero byte."""
 
-
-def read_image(picture: Picture) -> NDArray[np.uint8]:
-    """Returns a picture upright, as RGB uint8 [H, W, 3]; of an animation the first frame, of several pages the first.
+def read_image(image: ImageInput) -> NDArray[np.uint8]:
+    """Returns an image upright, as RGB uint8 [H, W, 3]; of an animation or a file of several pages, the first image.
 
     Raises:
-        BadImageError: not a picture of `emotion.data.decode.FORMATS`, a damaged one, without pixels or with too many,
-            or something else than a `Picture`.
+        BadImageError: the format is not one of `emotion.data.decode.FORMATS`, the file is damaged, the image has no
+            pixels or more than `emotion.data.decode.MAX_PIXELS`, or the argument is not an `ImageInput`.
     """
-    if isinstance(picture, np.ndarray):
-        return _from_array(picture)
-    name = picture if isinstance(picture, str | Path) else "image"
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    name = image if isinstance(image, str | Path) else "image"
     try:
-        if isinstance(picture, Image.Image):
-            return upright(picture, "RGB")
-        with open_image(_file(picture)) as image:
+        if isinstance(image, Image.Image):
             return upright(image, "RGB")
+        with open_image(_path_or_content(image)) as opened:
+            return upright(opened, "RGB")
     except Exception as error:
-        raise BadImageError(f"{name}: {_reason(error, picture)}") from None
+        raise BadImageError(f"{name}: {_reason(error, image)}") from None
 
 
-def _file(picture: object) -> str | io.BytesIO:
-    if isinstance(picture, str | Path):
-        return os.path.expanduser(picture)  # noqa: PTH111, leaves ~nobody as it is
-    content = picture.read() if hasattr(picture, "read") else picture
+def _path_or_content(image: object) -> str | io.BytesIO:
+    if isinstance(image, str | Path):
+        return os.path.expanduser(image)  # noqa: PTH111, leaves ~nobody as it is
+    content = image.read() if hasattr(image, "read") else image
     if not isinstance(content, bytes | bytearray | memoryview):
-        if content is not picture:
+        if content is not image:
             raise BadImageError("a file opened as text; open it with mode 'rb'")
-        kind = f"{type(picture).__module__}.{type(picture).__qualname__}".removeprefix("builtins.")
-        hint = "; several go to predict_many" if isinstance(picture, list | tuple) else ""
-        raise BadImageError(
-            f"{kind} is not a picture: a path, bytes, an open file, a PIL image or an array uint8 [H, W, 3] is{hint}"
-        )
+        kind = f"{type(image).__module__}.{type(image).__qualname__}".removeprefix("builtins.")
+        legal = "a path, bytes, an open file, a PIL image or an array uint8 [H, W, 3] is needed"
+        hint = "; pass several images to predict_many" if isinstance(image, list | tuple) else ""
+        raise BadImageError(f"{kind} is not an image: {legal}{hint}")
     return io.BytesIO(content)
 
 
-def _reason(error: Exception, picture: object) -> str:
-    """Says why a picture could not be read; decoders raise nearly anything for a damaged one."""
+def _reason(error: Exception, image: object) -> str:
+    """Returns the reason why an image could not be read; for a damaged file, decoders raise nearly any exception."""
     if isinstance(error, BadImageError):
         return first_line(error)
     if isinstance(error, Image.DecompressionBombError):
@@ -83,42 +81,42 @@ def _reason(error: Exception, picture: object) -> str:
         return "no such file"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(picture, str | Path) and holds_video(Path(picture)):
+    if isinstance(image, str | Path) and holds_video(Path(image)):
         return "a video, not an image"
     return "not an image that can be read"
 
 
 def count_frames(path: Path) -> int:
-    """Returns how many frames or pages an image file has."""
+    """Returns the number of frames or pages of an image file; 1 for unreadable files and formats not in `ANIMATED`."""
     with suppress(Exception), open_image(path) as image:
         return int(getattr(image, "n_frames", 1)) if image.format in ANIMATED else 1
     return 1
 
 
 def find_media(
-    words: Iterable[str | Path], out: Path | None = None, tell: Callable[[str], object] = lambda sentence: None
+    arguments: Iterable[str | Path], out: Path | None = None, on_note: Callable[[str], object] = lambda message: None
 ) -> list[Path]:
-    """Returns the image and video files that paths, folders (at any depth) and patterns name, each once, in order.
+    """Returns the image and video files that paths, folders (at any depth) and patterns stand for, each once, in order.
 
-    Hidden files and folders count only where they are named themselves.
+    Hidden files and folders are skipped unless the argument spells their names.
 
     Args:
-        words: the paths, folders and patterns.
-        out: a folder of copies; those that were made there before are left out.
-        tell: called with a sentence on the files of each folder that are left out.
+        arguments: paths of files, paths of folders, and patterns.
+        out: output folder of `emotion predict`, or None; annotated images that were written there before are skipped.
+        on_note: called with a message on skipped files: of unreadable formats, in unreadable folders, annotated images.
 
     Raises:
-        UserError: a word that names no file, or a folder without images and videos.
+        UserError: an argument matches no file, or a folder has no images and videos.
     """
     try:
-        return list(dict.fromkeys(path for word in words for path in _expand(str(word), out, tell)))
+        return list(dict.fromkeys(path for argument in arguments for path in _expand(str(argument), out, on_note)))
     except OSError as error:
-        # Such as a name that is too long.
+        # For example, the name is too long for the system.
         raise UserError(first_line(error)) from None
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file's name or its content says that it is a video."""
+    """Checks whether a file is a video, by its suffix or by its first bytes."""
     return path.suffix.lower() in VIDEOS or holds_video(path)
 
 
@@ -129,91 +127,94 @@ def _from_array(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         )
     if not pixels.size:
         raise BadImageError(f"array {list(pixels.shape)}: no pixels")
-    rgb = pixels[..., :3] if pixels.ndim == 3 else pixels[..., np.newaxis]
-    return np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))
+    rgb = pixels[..., :3] if pixels.ndim == 3 else pixels[..., np.newaxis]  # [H, W, 1 or 3]
+    return np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))  # [H, W, 3]
 
 
-def _expand(word: str, out: Path | None, tell: Callable[[str], object]) -> Sequence[Path]:
-    path = Path(os.path.expanduser(word))  # noqa: PTH111, leaves ~nobody as it is
+def _expand(argument: str, out: Path | None, on_note: Callable[[str], object]) -> Sequence[Path]:
+    path = Path(os.path.expanduser(argument))  # noqa: PTH111, leaves ~nobody as it is
     if path.is_file():
         return [path]
-    copies = set() if out is None else annotated_images(out)
+    annotated = set() if out is None else annotated_images(out)
     if path.is_dir():
-        files = _in_folder(path, word, tell)
-        copies |= {copy for notes in path.rglob(MADE) for copy in annotated_images(notes.parent)}
+        files = _media_in_folder(path, argument, on_note)
+        annotated |= {image for names in path.rglob(ANNOTATED_LIST) for image in annotated_images(names.parent)}
     else:
         matches = sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
-        files = [match for match in matches if match.is_file() and not _is_of_system(match, path)]
+        files = [match for match in matches if match.is_file() and not _is_system_file(match, path)]
         if not files:
             reason = "no files, only folders, pipes or devices" if matches else "no such file or folder"
-            raise UserError(f"{word}: {reason}")
-    return _without_copies(files, copies, word, tell)
+            raise UserError(f"{argument}: {reason}")
+    return _without_annotated(files, annotated, argument, on_note)
 
 
-def _in_folder(folder: Path, word: str, tell: Callable[[str], object]) -> list[Path]:
-    def tell_closed(error: OSError) -> None:
-        tell(f"{error.filename}: {error.strerror}, so what is in it is left out")
+def _media_in_folder(folder: Path, argument: str, on_note: Callable[[str], object]) -> list[Path]:
+    def note_unreadable(error: OSError) -> None:
+        on_note(f"{error.filename}: {error.strerror}; the files in this folder are skipped")
 
-    every = sorted(path for path in map(Path, visible_files(folder, tell_closed)) if path.is_file())
-    files = [path for path in every if _is_known(path)]
+    found = sorted(path for path in map(Path, visible_files(folder, note_unreadable)) if path.is_file())
+    media = [path for path in found if _is_media(path)]
     others: dict[str, list[Path]] = {}
-    for path in every:
-        if not _is_known(path):
+    for path in found:
+        if not _is_media(path):
             others.setdefault(path.suffix.lower(), []).append(path)
-    told = _describe(others) if others else ""
-    if not files:
-        raise UserError(f"{word}: no images or videos in this folder{told and f', but {told}'}")
-    if told:
-        tell(f"{word}: left out {told}")
-    return files
+    description = _describe_others(others) if others else ""
+    if not media:
+        raise UserError(f"{argument}: no images or videos in this folder{description and f', but {description}'}")
+    if description:
+        on_note(f"{argument}: skipped {description}")
+    return media
 
 
-def _is_known(path: Path) -> bool:
+def _is_media(path: Path) -> bool:
     suffix = path.suffix.lower()
-    # Programs in TypeScript have this suffix, too.
+    # `.ts` is the suffix of MPEG-TS videos and of TypeScript programs.
     return suffix in IMAGES or (suffix in VIDEOS and (suffix != ".ts" or holds_video(path)))
 
 
-def _describe(others: dict[str, list[Path]]) -> str:
-    """Counts and names files, by their suffix, that are of no kind that can be read."""
+def _describe_others(others: dict[str, list[Path]]) -> str:
+    """Returns the number of files of unreadable formats and, for each suffix, their number and one name."""
     number = sum(map(len, others.values()))
     names = [
-        own[0].name if len(own) == 1 else f"{len(own):,} {suffix or 'without suffix'} (such as {own[0].name})"
-        for suffix, own in others.items()
+        paths[0].name if len(paths) == 1 else f"{len(paths):,} {suffix or 'without suffix'} (such as {paths[0].name})"
+        for suffix, paths in others.items()
     ]
     listed = ", ".join(names[:8]) + (", ..." if names[8:] else "")
     heif = "; HEIC needs pip install 'emotion[heic]'" if {*HEIF} & {*others} else ""
-    return f"{number:,} file{'s' * (number > 1)} of kinds that cannot be read: {listed}{heif}"
+    return f"{number:,} file{'s' * (number > 1)} of unreadable formats: {listed}{heif}"
 
 
-def _is_of_system(match: Path, pattern: Path) -> bool:
-    """Whether a pattern matches what is hidden; of names that begin with a dot it takes only those it spells."""
-    return any(part.lower() in SYSTEM for part in {*match.parts} - {*pattern.parts})
+def _is_system_file(match: Path, pattern: Path) -> bool:
+    """Checks for `SYSTEM_NAMES` that the pattern does not spell; `glob` itself skips names that begin with a dot."""
+    return any(part.lower() in SYSTEM_NAMES for part in {*match.parts} - {*pattern.parts})
 
 
-def _without_copies(files: list[Path], copies: set[Path], word: str, tell: Callable[[str], object]) -> list[Path]:
-    """Leaves out the copies of an earlier time, unless nothing else was named."""
-    originals = [path for path in files if path.resolve() not in copies]
-    if originals and len(originals) < len(files):
-        tell(f"{word}: left out {len(files) - len(originals):,} of the files found, which are copies made before")
+def _without_annotated(
+    files: list[Path], annotated: set[Path], argument: str, on_note: Callable[[str], object]
+) -> list[Path]:
+    """Removes annotated images of earlier runs from a list, unless it holds nothing else."""
+    originals = [path for path in files if path.resolve() not in annotated]
+    skipped = len(files) - len(originals)
+    if originals and skipped:
+        on_note(f"{argument}: skipped {skipped:,} annotated file{'s' * (skipped > 1)} of earlier runs")
     return originals or files
 
 
 def annotated_images(out: Path) -> set[Path]:
-    """Returns the files in a folder of copies that are copies; others may lie there too."""
+    """Returns the annotated images in an output folder, as its list names them; it may hold other files, too."""
     try:
-        names = (out / MADE).read_bytes().split(b"\0")[:-1]
+        names = (out / ANNOTATED_LIST).read_bytes().split(b"\0")[:-1]
     except OSError:
         return set()
     return {(out / os.fsdecode(name)).resolve() for name in names}
 
 
 def note_annotated(out: Path, path: Path) -> None:
-    """Notes that a file in a folder of copies is one.
+    """Adds a file in an output folder to the folder's list of annotated images.
 
     Raises:
-        OSError: the note cannot be written.
+        OSError: the list cannot be written.
     """
     if path.resolve() not in annotated_images(out):
-        with (out / MADE).open("ab") as notes:
-            notes.write(os.fsencode(path.relative_to(out)) + b"\0")
+        with (out / ANNOTATED_LIST).open("ab") as names:
+            names.write(os.fsencode(path.relative_to(out)) + b"\0")

@@ -1,4 +1,4 @@
-"""Trained networks by name or file: ONNX files run without PyTorch, others with it."""
+"""Loads trained networks by name or file: `.onnx` files run in onnxruntime, the others in PyTorch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +14,24 @@ from emotion.shipped import find_network
 
 
 class FaceNetwork(Protocol):
-    """What tells the expressions of faces apart.
+    """A network that classifies the expressions of cropped faces.
 
     Attributes:
-        side: height and width of the faces it takes, pixels.
+        side: height and width of its input, pixels.
     """
 
     side: int
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps grey faces uint8 [N, side, side], N from 1, to probabilities [N, K] in the order of `CLASSES`."""
+        """Maps grey faces uint8 [N, side, side], N >= 1, to probabilities float32 [N, K] in the order of `CLASSES`."""
 
     def heatmaps(self, faces: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns where each face speaks for a class id [N], float32 [N, side, side], 0 to 1 at the strongest place.
+        """Returns heatmaps, float32 [N, side, side], of the regions that raise the score of each face's class id [N].
+
+        The strongest pixel of each heatmap is 1, the weakest 0.
 
         Raises:
-            UserError: the network cannot tell.
+            UserError: the network gives no heatmaps.
         """
 
 
@@ -37,13 +39,14 @@ def load_networks(names: Sequence[str | Path], views: str | None = None, device:
     """Loads networks.
 
     Args:
-        names: of one that ships with the package, paths of `.onnx`, `.safetensors` or `.ckpt` files, or
-            `hf://<owner>/<repository>[/<file>]`.
-        views: whose mean counts: none, flip, shifts or ten_crop; None leaves it to each file.
+        names: for each network the name of one that ships with the package, the path of an `.onnx`, `.safetensors` or
+            `.ckpt` file, or `hf://<owner>/<repository>[/<file>]`.
+        views: test-time augmentation: none, flip, shifts or ten_crop; None takes that of each file.
         device: `cpu`, `cuda` ...
 
     Raises:
-        UserError: no network, no such one or file, one of another kind, or views that an ONNX file was not made for.
+        UserError: `names` is empty, a network does not exist, a file is of another format, or an `.onnx` file holds
+            another test-time augmentation and has no `.safetensors` file beside it.
     """
     if not names:
         raise UserError("name=[]: at least one network is needed")
@@ -57,9 +60,11 @@ def _load(name: str | Path, views: str | None, device: str) -> FaceNetwork:
         if views in (None, network.views):
             return network
         if not path.with_suffix(".safetensors").is_file():
-            raise UserError(f"tta={views}: {path.name} was exported with {network.views}")
+            raise UserError(
+                f"tta={views}: {path.name} was exported with {network.views}; take its .safetensors or .ckpt file"
+            )
         path = path.with_suffix(".safetensors")
     require_extra("train", path.name if views is None else f"{path.name} with tta={views}")
-    from emotion.inference.pytorch import TorchNetwork  # here, since PyTorch takes seconds to import
+    from emotion.inference.pytorch import TorchNetwork  # imported here, since PyTorch takes seconds to load
 
     return TorchNetwork(path, views, device)

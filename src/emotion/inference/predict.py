@@ -1,4 +1,4 @@
-"""Goes through files: pictures and videos to records, and to annotated copies."""
+"""Classifies the faces in image and video files, and writes annotated images and videos."""
 
 import os
 from collections import deque
@@ -22,24 +22,24 @@ from emotion.inference.video import Video, VideoFile
 
 Key = TypeVar("Key")
 Progress = Callable[..., Iterable[Any]]
-"""Called with the files, or with the frames of a video and as `total` their number, it passes them on."""
+"""Yields its items and shows progress; called with files, or with the frames of a video and their number `total`."""
 
 
 class Prediction:
-    """A pass over files.
+    """One pass over files.
 
     Attributes:
-        records: what was found so far, also where `run` is interrupted.
-        failed: how many files could not be read, or their copies not be saved.
+        records: the results so far, also after `run` was interrupted.
+        failed: number of files that could not be read, or whose annotated file could not be written.
 
     Args:
-        recognizer: judges the faces.
-        detect: False where each picture or frame is one face already.
-        out: folder for annotated copies, or None.
+        recognizer: detects and classifies the faces.
+        detect: True detects faces; False takes the central square of each image or frame as one face.
+        out: folder for annotated images and videos, or None.
         frame_stride: every Nth frame of a video is classified.
-        progress: shows how far it is.
-        on_error: called with a sentence for each file that cannot be read, or whose copy cannot be saved.
-        on_note: called with sentences on what is left out.
+        progress: shows the progress.
+        on_error: called with a message for each file that cannot be read, or whose annotated file cannot be written.
+        on_note: called with a message on skipped files, and on files of which only the first image is classified.
     """
 
     def __init__(
@@ -51,144 +51,148 @@ class Prediction:
         frame_stride: int = 5,
         progress: Progress = lambda items, total=None: items,
         on_error: Callable[[str], object] = print,
-        on_note: Callable[[str], object] = lambda sentence: None,
+        on_note: Callable[[str], object] = lambda message: None,
     ) -> None:
         self.recognizer, self.detect, self.out, self.frame_stride = recognizer, detect, out, frame_stride
         self.progress, self.on_error, self.on_note, self.failed = progress, on_error, on_note, 0
         self.records: list[Record] = []
         self._animated: list[Path] = []
 
-    def run(self, words: Sequence[str | Path]) -> list[Record]:
-        """Returns what is in the files that the words name (see `emotion.inference.images.find_media`).
+    def run(self, arguments: Sequence[str | Path]) -> list[Record]:
+        """Returns the records of the files that paths, folders and patterns stand for: first images, then videos.
+
+        Args:
+            arguments: see `emotion.inference.images.find_media`.
 
         Raises:
-            UserError: a word that names nothing.
+            UserError: an argument matches no file, or an annotated file would replace its original.
+            OSError: the disk is full.
         """
         self.records, self.failed, self._animated = [], 0, []
-        paths = find_media(words, self.out, self.on_note)
+        paths = find_media(arguments, self.out, self.on_note)
         videos = dict.fromkeys(path for path in paths if is_video(path))
-        copies = self._copies(paths, videos)
-        pictures = [path for path in paths if path not in videos]
-        for record in self._pictures(self.progress(pictures), copies):
+        outputs = self._output_paths(paths, videos)
+        images = [path for path in paths if path not in videos]
+        for record in self._classify_images(self.progress(images), outputs):
             self.records.append(record)
         if self._animated:
             names = ", ".join(map(str, self._animated[:3])) + (", ..." if self._animated[3:] else "")
-            self.on_note(f"of several frames or pages only the first is judged: {names}")
+            self.on_note(f"{names}: only the first of several frames or pages is classified")
         for path in videos:
-            for record in self._video(path, copies):
+            for record in self._classify_video(path, outputs):
                 self.records.append(record)
         return self.records
 
-    def _pictures(self, paths: Iterable[Path], copies: dict[Path, Path]) -> Iterator[Record]:
-        if not copies:
-            yield from (Record(str(path), faces) for path, faces in self._judged(self._read(paths)))
+    def _classify_images(self, paths: Iterable[Path], outputs: dict[Path, Path]) -> Iterator[Record]:
+        if not outputs:
+            yield from (Record(str(path), faces) for path, faces in self._classify_batches(self._read(paths)))
             return
-        for path, picture in self._read(paths):
-            (faces,) = self.recognizer.predict_many([picture], self.detect)
+        for path, image in self._read(paths):
+            (faces,) = self.recognizer.predict_many([image], self.detect)
             yield Record(str(path), faces)
-            with self._going_on():
-                _save(draw_faces(picture, faces), copies[path])
-                self._note_copy(copies[path])
+            with self._reporting_errors():
+                _save(draw_faces(image, faces), outputs[path])
+                self._note_annotated(outputs[path])
 
     def _read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         for path in paths:
-            with self._going_on():
-                picture = read_image(path)
+            with self._reporting_errors():
+                image = read_image(path)
                 if count_frames(path) > 1:
                     self._animated.append(path)
-                yield path, picture
-                del picture  # before the next one is read
+                yield path, image
+                del image  # frees its memory before the next image is read
 
-    def _judged(self, pictures: Iterable[tuple[Key, NDArray[np.uint8]]]) -> Iterator[tuple[Key, list[Face]]]:
-        """Judges the faces of several pictures at a time, of which nothing else is kept."""
+    def _classify_batches(self, images: Iterable[tuple[Key, NDArray[np.uint8]]]) -> Iterator[tuple[Key, list[Face]]]:
+        """Yields the key and the faces of each image; `predict_many` takes several images at a time and no keys."""
         keys: deque[Key] = deque()
 
-        def unnamed() -> Iterator[NDArray[np.uint8]]:
-            for key, picture in pictures:
+        def without_keys() -> Iterator[NDArray[np.uint8]]:
+            for key, image in images:
                 keys.append(key)
-                yield picture
+                yield image
 
-        for faces in self.recognizer.predict_many(unnamed(), self.detect):
+        for faces in self.recognizer.predict_many(without_keys(), self.detect):
             yield keys.popleft(), faces
 
-    def _video(self, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
-        with self._going_on():
+    def _classify_video(self, path: Path, outputs: dict[Path, Path]) -> Iterator[Record]:
+        with self._reporting_errors():
             video = Video(path)
-            yield from self._frames(video, path, copies)
+            yield from self._classify_frames(video, path, outputs)
             video.require_whole()
 
-    def _frames(self, video: Video, path: Path, copies: dict[Path, Path]) -> Iterator[Record]:
+    def _classify_frames(self, video: Video, path: Path, outputs: dict[Path, Path]) -> Iterator[Record]:
         frames = enumerate(self.progress(video, total=video.frames))
-        if not copies:
-            judged = self._judged((video.second, frame) for number, frame in frames if number % self.frame_stride == 0)
-            yield from (Record(str(path), faces, second) for second, faces in judged)
+        if not outputs:
+            images = ((video.second, frame) for number, frame in frames if number % self.frame_stride == 0)
+            yield from (Record(str(path), faces, second) for second, faces in self._classify_batches(images))
             return
         faces: list[Face] = []
-        copied = True
-        with VideoFile(copies[path], video.rate) as copy:
+        writable = True  # the video is classified to its end even if its annotated video cannot be written
+        with VideoFile(outputs[path], video.rate) as file:
             for number, frame in frames:
                 if number % self.frame_stride == 0:
                     (faces,) = self.recognizer.predict_many([frame], self.detect)
                     yield Record(str(path), faces, video.second)
                 try:
-                    if copied:
-                        copy.write(np.asarray(draw_faces(frame, faces)))
+                    if writable:
+                        file.write(np.asarray(draw_faces(frame, faces)))
                 except BadImageError as error:
-                    copied = False
-                    self._fail(error)
-        if copied:
-            self._note_copy(copies[path])
+                    writable = False
+                    self._report(error)
+        if writable:
+            self._note_annotated(outputs[path])
 
-    def _note_copy(self, path: Path) -> None:
-        """Notes a copy where a later time could take it for an original, in the folder of the originals."""
+    def _note_annotated(self, path: Path) -> None:
+        """Lists an annotated file if it lies among the originals, where a later run could classify it."""
         assert self.out is not None
         if self._among_originals:
             note_annotated(self.out, path)
 
     @contextmanager
-    def _going_on(self) -> Iterator[None]:
-        """Complains of a file that cannot be read, or copied, but does not stop."""
+    def _reporting_errors(self) -> Iterator[None]:
+        """Reports that a file cannot be read or written, and goes on with the next file."""
         try:
             yield
         except BadImageError as error:
-            self._fail(error)
+            self._report(error)
 
-    def _fail(self, error: BadImageError) -> None:
+    def _report(self, error: BadImageError) -> None:
         self.failed += 1
         self.on_error(str(error))
 
-    def _copies(self, paths: Sequence[Path], videos: Collection[Path]) -> dict[Path, Path]:
-        """Lays the copies out as the files lie below the folder that they share."""
+    def _output_paths(self, paths: Sequence[Path], videos: Collection[Path]) -> dict[Path, Path]:
+        """Returns the annotated file of each original: the originals' tree of folders is repeated below `out`."""
         if self.out is None or not paths:
             return {}
         absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100, links are not followed
         root = Path(os.path.commonpath([path.parent for path in absolute]))
-        laid = {path: self.out / own.relative_to(root) for path, own in zip(paths, absolute, strict=True)}
-        copies = {path: _writable(copy, path in videos) for path, copy in laid.items()}
+        mirrored = {path: self.out / full.relative_to(root) for path, full in zip(paths, absolute, strict=True)}
+        outputs = {path: _with_writable_suffix(output, path in videos) for path, output in mirrored.items()}
         self._among_originals = self.out.resolve().is_relative_to(root.resolve())
-        for original in {path.resolve() for path in paths} & {copy.resolve() for copy in copies.values()}:
-            raise UserError(f"--out {self.out}: a copy would replace {original}; name another folder")
-        self.out.mkdir(parents=True, exist_ok=True)  # where there can be no copies at all, nothing is judged
-        return copies
+        for original in {path.resolve() for path in paths} & {output.resolve() for output in outputs.values()}:
+            raise UserError(f"--out {self.out}: an annotated file would replace {original}; name another folder")
+        self.out.mkdir(parents=True, exist_ok=True)  # fails before anything is classified
+        return outputs
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def _save(image: Image.Image, path: Path) -> None:
     try:
         with atomic_write(path) as temporary:
-            picture.save(temporary)
+            image.save(temporary)
     except Exception as error:
-        # Encoders raise nearly anything for a picture too large for their format.
+        # Encoders raise nearly any exception for an image that is too large for their format.
         if disk_is_full(error):
             raise
         if isinstance(error, OSError) and error.strerror:
             raise BadImageError(f"{path}: {error.strerror}") from None
         raise BadImageError(
-            f"{path}: {picture.width} x {picture.height} pixels cannot be saved in this format ({first_line(error)})"
+            f"{path}: {image.width} x {image.height} pixels cannot be saved in this format ({first_line(error)})"
         ) from None
 
 
-def _writable(path: Path, video: bool) -> Path:
-    """Adds a suffix of a kind that can be written, where the file's own cannot."""
+def _with_writable_suffix(path: Path, video: bool) -> Path:
+    """Appends `.mp4` to the path of a video, or `.png` to that of an image, if its own format cannot be written."""
     suffix = path.suffix.lower()
     kind = Image.registered_extensions().get(suffix)
     writable = suffix == ".mp4" if video else suffix in IMAGES and kind in FORMATS and kind in Image.SAVE

@@ -1,4 +1,4 @@
-"""Networks in checkpoints and weight files, run by PyTorch."""
+"""Runs networks from `.ckpt` and `.safetensors` files in PyTorch."""
 
 import os
 from pathlib import Path
@@ -13,59 +13,60 @@ from emotion.models.device import find_device
 
 
 class TorchNetwork:
-    """A `.safetensors` file that `emotion publish` wrote, or a checkpoint of a run.
+    """A network from a `.safetensors` file that `emotion publish` wrote, or from a checkpoint of a run.
 
     Args:
-        path: of the file.
-        views: whose mean counts; None takes those of the file's card, for a checkpoint the image itself.
-        device: of PyTorch.
+        path: path of the file.
+        views: test-time augmentation: none, flip, shifts or ten_crop; None takes that of the file's card, and none for
+            a checkpoint.
+        device: PyTorch device, as `cpu` or `cuda:0`.
 
     Raises:
-        UserError: another kind of file, or no such device or views.
+        UserError: the file is of another format, or the device or the test-time augmentation does not exist.
     """
 
     def __init__(self, path: Path, views: str | None = None, device: str = "cpu") -> None:
         classifier = load_classifier(path, device)
-        classifier.use_views(views)
+        classifier.set_views(views)
         self._classifier, self.side = classifier, classifier.card.side
         self._loaded, self._process = (path.absolute(), views, device), os.getpid()
 
     def __reduce__(self) -> tuple[type["TorchNetwork"], tuple[Path, str | None, str]]:
-        """Lets other processes load it from its file."""
+        """Pickles the path and the arguments; the process that unpickles it loads the file again."""
         return TorchNetwork, self._loaded
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `emotion.inference.networks.FaceNetwork`."""
-        self._leave_threads()
+        self._limit_threads_after_fork()
         return np.asarray(self._classifier(self._tensor(faces)).cpu())
 
     def heatmaps(
         self, faces: NDArray[np.uint8], classes: NDArray[np.int64], method: Method = "hirescam"
     ) -> NDArray[np.float32]:
         """See `emotion.inference.networks.FaceNetwork` and, for the method, `emotion.analysis.gradcam.heatmaps`."""
-        self._leave_threads()
-        return heatmaps(self._classifier.network, faces[:, np.newaxis], classes, method)
+        self._limit_threads_after_fork()
+        return heatmaps(self._classifier.network, faces[:, np.newaxis], classes, method)  # faces [N, 1, side, side]
 
-    def _leave_threads(self) -> None:
-        """Uses one thread in a forked process, in which PyTorch would wait for the threads of the first forever."""
+    def _limit_threads_after_fork(self) -> None:
+        """Uses one thread in a forked process; PyTorch would wait forever for threads that only its parent has."""
         if os.getpid() != self._process:
             torch.set_num_threads(1)
             self._process = os.getpid()
 
     def _tensor(self, faces: NDArray[np.uint8]) -> torch.Tensor:
-        return torch.from_numpy(faces)[:, None].to(next(self._classifier.parameters()).device)
+        return torch.from_numpy(faces)[:, None].to(next(self._classifier.parameters()).device)  # [N, 1, side, side]
 
 
 def load_classifier(path: Path, device: str = "cpu") -> Classifier:
-    """Loads the network in a `.safetensors` file or a checkpoint.
+    """Loads the network of a `.safetensors` file, or of a checkpoint, whose probabilities are not calibrated.
 
     Raises:
-        UserError: another kind of file, or no such device.
+        UserError: the file is of another format, or the device does not exist.
     """
     if path.suffix == ".safetensors":
         return load_pretrained(path, device)
-    from emotion.training.checkpoint import load_checkpoint  # here, since Lightning takes seconds to import
+    from emotion.training.checkpoint import load_checkpoint  # imported here, since Lightning takes seconds to load
     from emotion.training.publish import uncalibrated
 
-    found = find_device(device)
-    return uncalibrated(load_checkpoint(path)).to(found)
+    torch_device = find_device(device)
+    return uncalibrated(load_checkpoint(path)).to(torch_device)

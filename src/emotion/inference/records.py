@@ -1,4 +1,4 @@
-"""What was found in files, as a table, JSON or CSV."""
+"""The classified faces of files as a table, JSON or CSV."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from emotion.inference.recognizer import Face
 
 @dataclass(frozen=True)
 class Record:
-    """The faces in a picture, or in a frame of a video at some second."""
+    """The classified faces of an image, or of the frame of a video at a time, in seconds."""
 
     file: str
     faces: Sequence[Face]
@@ -25,35 +25,35 @@ class Record:
 
 
 def to_table(records: Iterable[Record]) -> Table:
-    """Returns a table to print: a row for each face, or one that says there is none; of films also the second."""
+    """Returns a table with a row for each face and for each record without faces; for videos with the time."""
     records = list(records)
-    films = any(record.second is not None for record in records)
+    has_videos = any(record.second is not None for record in records)
     table = Table(Column("file", overflow="fold"), box=None, pad_edge=False)
-    if films:
+    if has_videos:
         table.add_column("second", justify="right", no_wrap=True)
     table.add_column("face", overflow="fold")
     for header, width in (("expression", None), ("", None), ("", 10), ("next", None)):
         table.add_column(header, no_wrap=True, max_width=width)
     for record in records:
-        place: list[Text | str] = [Text(printable(record.file))]
-        if films:
-            place.append("" if record.second is None else f"{record.second:.2f}")
+        cells: list[Text | str] = [Text(printable(record.file))]
+        if has_videos:
+            cells.append("" if record.second is None else f"{record.second:.2f}")
         if not record.faces:
-            table.add_row(*place, "[dim]no face[/]")
+            table.add_row(*cells, "[dim]no face[/]")
         for face in record.faces:
             (_, first), (other, runner_up) = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
             box = "{} {} {}x{}".format(*face.box)
             bar = ProgressBar(1, first, finished_style="bar.complete")
-            table.add_row(*place, box, f"[bold]{face.label}[/]", f"{first:4.0%}", bar, f"{other} {runner_up:.0%}")
+            table.add_row(*cells, box, f"[bold]{face.label}[/]", f"{first:4.0%}", bar, f"{other} {runner_up:.0%}")
     return table
 
 
 def to_json(records: Iterable[Record], encoding: str = "utf-8") -> str:
-    """Returns a list of objects with `file`, `second` (of videos) and `faces`.
+    """Returns a JSON list of objects with the keys `file`, `second` (videos only) and `faces`.
 
     Args:
-        records: what was found.
-        encoding: of the text's reader; where it cannot hold all characters, all but ASCII are escaped as JSON says.
+        records: the classified faces.
+        encoding: encoding of the output; unless it is one of Unicode's, characters outside ASCII are escaped.
     """
     rows = [
         {"file": record.file}
@@ -65,18 +65,18 @@ def to_json(records: Iterable[Record], encoding: str = "utf-8") -> str:
 
 
 def to_csv(records: Iterable[Record]) -> str:
-    """Returns a row for each face under a header; a file without faces has a row without values."""
+    """Returns CSV with a header and a row for each face; a record without faces has a row without values."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("file", "second", "left", "top", "width", "height", "confidence", "label", *CLASSES))
     for record in records:
-        place = (record.file, "" if record.second is None else f"{record.second:.3f}")
+        cells = (record.file, "" if record.second is None else f"{record.second:.3f}")
         for face in record.faces:
             confidence = "" if face.confidence is None else f"{face.confidence:.4f}"
             probabilities = (f"{face.probabilities[name]:.4f}" for name in CLASSES)
-            writer.writerow((*place, *face.box, confidence, face.label, *probabilities))
+            writer.writerow((*cells, *face.box, confidence, face.label, *probabilities))
         if not record.faces:
-            writer.writerow((*place, *[""] * (6 + len(CLASSES))))
+            writer.writerow((*cells, *[""] * (6 + len(CLASSES))))
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""The HTTP service, with or without the page for people."""
+"""The HTTP service, with or without the web page."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-PAGE = Path(__file__).parent / "page"
+PAGE_FOLDER = Path(__file__).parent / "page"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -46,14 +46,15 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
-"""Names of this machine, as they stand in addresses."""
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+"""Names of this machine in addresses."""
 HEATMAP_SIDE = 24
-FINDERS = 8
-"""Threads at most, since each may hold a whole picture."""
-CONNECTIONS = 500
-"""At the same time; a request on a further one is refused. Less than the files that a process may usually open."""
-BODY = {
+"""Height and width of the heatmaps in answers."""
+DETECTOR_THREADS = 8
+"""Most threads that decode images and detect faces; each may hold a decoded image of `MAX_PIXELS` pixels."""
+MAX_CONNECTIONS = 500
+"""Open connections from which on requests are refused; a process may usually open 1,024 files."""
+REQUEST_BODY = {
     "requestBody": {
         "required": True,
         "content": {
@@ -69,66 +70,67 @@ BODY = {
     }
 }
 
-PROBLEMS = {
-    400: "malformed, or (as plain text) asked under another name",
-    403: "asked by another site",
-    500: "a failure",
+ERRORS = {
+    400: "the request is malformed, or (as plain text) the host name is refused",
+    403: "the request comes from a page of another site",
+    500: "the service failed",
 }
-"""What a status means, whatever was asked for."""
-PREDICT_PROBLEMS = {
-    404: "no such network",
+"""Statuses of all paths, with their descriptions."""
+PREDICT_ERRORS = {
+    404: "the network does not exist",
     408: "the upload took too long",
     413: "the upload is too large",
-    415: "neither an image nor a form",
-    422: "no image, one that cannot be read, or a wrong parameter",
-    503: "too much to do",
+    415: "the content type is neither an image nor a form",
+    422: "the image is missing or cannot be read, or a parameter is wrong",
+    503: "too many requests or connections, or no answer in time",
 }
 
 
 class FaceAnswer(BaseModel):
-    """One face."""
+    """One classified face."""
 
-    box: tuple[int, int, int, int] = Field(description="left, top, width and height in pixels of the upright picture")
-    label: str = Field(description="the most probable expression")
+    box: tuple[int, int, int, int] = Field(description="left, top, width and height in pixels of the upright image")
+    label: str = Field(description="the most probable class")
     probabilities: dict[str, float]
-    confidence: float | None = Field(description="of the detector that this is a face")
+    confidence: float | None = Field(description="the detector's confidence, 0 to 1; null with detect=false")
     heatmap: list[list[float]] | None = Field(
-        description="what in the box speaks for the label, rows from 0 to 1; null also where the network cannot tell"
+        description="rows of values, 0 to 1: regions of the box that raise the score of the label; null unless asked "
+        "for, and for networks without heatmaps"
     )
 
 
 class Answer(BaseModel):
-    """The faces of a picture, from left to right."""
+    """The faces of an image, from left to right."""
 
     width: int
     height: int
-    found: int = Field(description="faces in the picture; where they are more than `faces`, the largest are judged")
+    found: int = Field(description="detected faces; if `faces` holds fewer, these are the largest")
     faces: list[FaceAnswer]
     milliseconds: float
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """An error: its reason, and what is legal."""
 
     detail: str
 
 
 class Health(BaseModel):
-    """What runs."""
+    """The version, and the networks that can be asked for."""
 
     status: str = "ok"
     version: str = emotion.__version__
     networks: list[str]
-    colours: dict[str, str] = Field(default=EXPRESSIONS, description="of boxes and curves, by class")
-    ink: str = Field(default=INK, description="colour of letters and outlines on these colours")
+    colours: dict[str, str] = Field(default=EXPRESSIONS, description="colours of boxes and curves, by class")
+    ink: str = Field(default=INK, description="colour of text and outlines on these colours")
 
 
 class Service:
-    """Networks behind a queue, with what they count.
+    """Answers requests with several networks, and counts requests, seconds and batch sizes.
 
     Args:
-        recognizers: by the name under which clients ask for them; the first is the default.
-        limits: see there.
+        recognizers: recognisers by the name that requests give as `network`; the first one is the default.
+        limits: see `emotion.inference.limits.Limits`.
     """
 
     def __init__(self, recognizers: Mapping[str, Recognizer], limits: Limits) -> None:
@@ -138,53 +140,53 @@ class Service:
         self.requests = Counter("emotion_requests", "Requests", ["status"], registry=self.registry)
         self.seconds = Histogram("emotion_seconds", "Seconds to an answer", registry=self.registry)
         sizes = (0, 1, 2, 4, 8, 16, 32, 64)
-        batches = Histogram("emotion_batch_faces", "Faces judged in a call", buckets=sizes, registry=self.registry)
-        threads = min(FINDERS, os.cpu_count() or 1)
-        self._finders, self._free_finders = ThreadPoolExecutor(threads, "faces"), asyncio.Semaphore(threads)
+        batches = Histogram("emotion_batch_faces", "Faces in a call", buckets=sizes, registry=self.registry)
+        threads = min(DETECTOR_THREADS, os.cpu_count() or 1)
+        self._detectors, self._free_detectors = ThreadPoolExecutor(threads, "faces"), asyncio.Semaphore(threads)
         self._batchers = {
             name: Batcher(recognizer.classify, observe=batches.observe) for name, recognizer in recognizers.items()
         }
 
     async def predict(self, content: bytes, name: str, detect: bool, heatmap: bool) -> Answer:
-        """Answers a request.
+        """Answers a request for the image file `content` and the network `name`.
 
         Raises:
-            UserError: not an image.
+            UserError: the image cannot be read.
         """
-        begun = time.perf_counter()
+        start = time.perf_counter()
         recognizer = self.recognizers[name]
-        (height, width), found = await self._in_finder(self._find, content, recognizer, detect)
-        faces = await self._batchers[name].classify(found) if len(found) else []
+        (height, width), detected = await self._in_detector_thread(self._detect, content, recognizer, detect)
+        faces = await self._batchers[name].classify(detected) if len(detected) else []
         maps: list[NDArray[np.float32] | None] = [None] * len(faces)
         if heatmap and faces:
             labels = [face.label for face in faces]
-            with suppress(UserError):  # some networks cannot tell
-                maps = [*await self._in_finder(recognizer.heatmaps, found, labels)]
+            with suppress(UserError):  # some networks give no heatmaps
+                maps = [*await self._in_detector_thread(recognizer.heatmaps, detected, labels)]
         return Answer(
             width=width,
             height=height,
-            found=len(found) + found.smaller,
-            faces=[FaceAnswer(**vars(face), heatmap=_rows(own)) for face, own in zip(faces, maps, strict=True)],
-            milliseconds=round(1000 * (time.perf_counter() - begun), 1),
+            found=len(detected) + detected.omitted,
+            faces=[FaceAnswer(**vars(face), heatmap=_rows(map_)) for face, map_ in zip(faces, maps, strict=True)],
+            milliseconds=round(1000 * (time.perf_counter() - start), 1),
         )
 
     def close(self) -> None:
-        """Ends the threads when their calls have ended."""
-        self._finders.shutdown()
+        """Ends the threads after the calls that are running."""
+        self._detectors.shutdown()
         for batcher in self._batchers.values():
             batcher.close()
 
-    async def _in_finder(self, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Calls in a thread once one is free: the pool would keep the pictures of those who gave up waiting."""
-        await self._free_finders.acquire()
-        loop, call = asyncio.get_running_loop(), self._finders.submit(work, *args, **options)
-        call.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free_finders.release))
+    async def _in_detector_thread(self, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Calls a function in a thread once one is free; the pool's queue would keep images of cancelled requests."""
+        await self._free_detectors.acquire()
+        loop, call = asyncio.get_running_loop(), self._detectors.submit(function, *args, **options)
+        call.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free_detectors.release))
         return await asyncio.wrap_future(call)
 
-    def _find(self, content: bytes, recognizer: Recognizer, detect: bool) -> tuple[tuple[int, int], DetectedFaces]:
-        """Returns height and width of a picture and its faces; the rest of it, which may be large, is let go."""
-        picture = read_image(content)
-        return (picture.shape[0], picture.shape[1]), recognizer.detect(picture, detect, self.limits.faces)
+    def _detect(self, content: bytes, recognizer: Recognizer, detect: bool) -> tuple[tuple[int, int], DetectedFaces]:
+        """Returns the height and width of an image and its cropped faces, so that its pixels are freed at once."""
+        image = read_image(content)
+        return (image.shape[0], image.shape[1]), recognizer.detect(image, detect, self.limits.faces)
 
 
 def make_service(
@@ -193,14 +195,14 @@ def make_service(
     limits: Limits | None = None,
     hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
-    """Builds the application.
+    """Builds the ASGI application.
 
     Args:
         recognizers: see `Service`.
-        page: whether to serve the page at `/`.
-        limits: of a request.
-        hosts: names under which it may be called, which keeps other sites from reaching it through a name of their own
-            that they point here; IPv6 addresses in brackets, `*` for every name.
+        page: whether to serve the web page at `/`.
+        limits: see `emotion.inference.limits.Limits`; None takes the defaults.
+        hosts: host names under which requests are answered, IPv6 addresses in brackets, or `*` for every name. The
+            check stops DNS rebinding: another site could point a name of its own to this machine.
     """
     service = Service(recognizers, limits or Limits())
 
@@ -215,18 +217,19 @@ def make_service(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses=_problems(PROBLEMS),
+        responses=_error_responses(ERRORS),
     )
     application.state.service = service
-    # Added first, it lies within the guard, which gives its answers their headers too.
+    # Added before the security headers, so that its refusals get them, too.
     application.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    _add_guard(application, service)
+    _add_security_headers(application, service)
+    _add_error_handlers(application)
     _add_endpoints(application, service)
     if page:
         application.add_api_route(
-            "/", lambda: FileResponse(PAGE / "index.html"), methods=["GET", "HEAD"], include_in_schema=False
+            "/", lambda: FileResponse(PAGE_FOLDER / "index.html"), methods=["GET", "HEAD"], include_in_schema=False
         )
-        application.mount("/page", StaticFiles(directory=PAGE))
+        application.mount("/page", StaticFiles(directory=PAGE_FOLDER))
     return application
 
 
@@ -235,15 +238,15 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
 
     Args:
         recognizers: see `Service`.
-        host: where to listen.
-        port: likewise; 0 takes a free one.
-        page: whether to serve the page.
-        open_browser: whether to show it.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        page: whether to serve the web page.
+        open_browser: whether to open the page in the browser.
 
     Raises:
-        UserError: the address is taken or not one of this machine.
+        UserError: the address is taken, or is not one of this machine.
     """
-    cv2.setNumThreads(1)  # pictures are worked on side by side, each by one thread
+    cv2.setNumThreads(1)  # several images are processed at the same time, each by one thread
     listener = _listen(host, port)
     name = f"[{host}]" if ":" in host else host
     address = f"http://{'localhost' if name == '127.0.0.1' else name}:{listener.getsockname()[1]}"
@@ -252,36 +255,39 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
         opener = threading.Timer(0.5, webbrowser.open, [address])
         opener.daemon = True
         opener.start()
-    application = make_service(recognizers, page, hosts=LOCAL if name in LOCAL else ("*",))
+    application = make_service(recognizers, page, hosts=LOCAL_HOSTS if name in LOCAL_HOSTS else ("*",))
     make_server(application).run(sockets=[listener])
 
 
 def make_server(application: FastAPI) -> "uvicorn.Server":
-    """Returns the server of an application, with its limits on connections."""
+    """Returns the server of an application, which limits the number of connections."""
     import uvicorn
 
-    # h11 also where a faster parser is installed: one behaviour everywhere.
-    return uvicorn.Server(uvicorn.Config(application, http="h11", limit_concurrency=CONNECTIONS, log_level="warning"))
+    # h11 even if a faster HTTP parser is installed, so that the service behaves the same everywhere.
+    config = uvicorn.Config(application, http="h11", limit_concurrency=MAX_CONNECTIONS, log_level="warning")
+    return uvicorn.Server(config)
 
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
-        # asyncio does so for its own sockets only; without it each answer waits 40 ms for an acknowledgement.
+        # asyncio sets this for its own sockets only. Without it, each answer waits 40 ms for an acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, OverflowError) as error:
-        raise UserError(f"{host}:{port}: cannot listen there ({first_line(error)})") from None
+        raise UserError(f"{host}:{port}: cannot listen on this address ({first_line(error)})") from None
     return listener
 
 
-def _add_guard(application: FastAPI, service: Service) -> None:
+def _add_security_headers(application: FastAPI, service: Service) -> None:
+    """Adds a middleware that sets `HEADERS`, refuses other sites, hides internal errors, and counts the requests."""
+
     @application.middleware("http")
-    async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def add_security_headers(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
         try:
-            response = _refusal(request) or await proceed(request)
+            response = _refuse_other_origin(request) or await proceed(request)
         except Exception:
-            logging.getLogger("uvicorn.error").exception("a request failed")
+            logging.getLogger("uvicorn.error").exception("request failed")
             response = JSONResponse({"detail": "the service failed on this request"}, 500)
         for name, value in HEADERS.items():
             response.headers[name] = value
@@ -289,41 +295,43 @@ def _add_guard(application: FastAPI, service: Service) -> None:
             service.requests.labels(response.status_code).inc()
         return response
 
+
+def _add_error_handlers(application: FastAPI) -> None:
     @application.exception_handler(UserError)
-    async def explain(request: Request, error: UserError) -> JSONResponse:
+    async def on_user_error(request: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"detail": first_line(error)}, 422)
 
     @application.exception_handler(RequestValidationError)
-    async def correct(request: Request, error: RequestValidationError) -> JSONResponse:
-        wrong = error.errors()[0]
-        return JSONResponse({"detail": f"{wrong['loc'][-1]}: {wrong['msg']}"}, 422)
+    async def on_invalid_request(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
 
     @application.exception_handler(ClientDisconnect)
-    async def forget(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # nobody reads it, but it is counted
+    async def on_disconnect(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # the client is gone, but /metrics counts the request
 
 
-def _refusal(request: Request) -> JSONResponse | None:
-    """Turns away pages of other sites."""
+def _refuse_other_origin(request: Request) -> JSONResponse | None:
+    """Returns an answer with status 403 to a request that a page of another site sends, None to other requests."""
     origin = request.headers.get("origin")
     if origin is None or origin.partition("://")[2] == request.headers.get("host"):
         return None
-    return JSONResponse({"detail": "requests from other sites are refused"}, 403)
+    return JSONResponse({"detail": "origin: requests from pages of other sites are refused"}, 403)
 
 
 def _add_endpoints(application: FastAPI, service: Service) -> None:
     names = list(service.recognizers)
-    problems = _problems(PREDICT_PROBLEMS)
-    problems[503]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+    errors = _error_responses(PREDICT_ERRORS)
+    errors[503]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 
-    @application.post("/predict", openapi_extra=BODY, responses=problems)
+    @application.post("/predict", openapi_extra=REQUEST_BODY, responses=errors)
     async def predict(
         request: Request,
-        detect: Annotated[bool, Query(description="false: the picture is one face already")] = True,
+        detect: Annotated[bool, Query(description="false: the central square of the image is one face")] = True,
         network: Annotated[str, Query(description=f"one of: {', '.join(names)}")] = names[0],
-        heatmap: Annotated[bool, Query(description="true: also what in each face speaks for its label")] = False,
+        heatmap: Annotated[bool, Query(description="true: also a heatmap of each face for its label")] = False,
     ) -> Answer:
-        """Finds the faces of an image and tells their expressions."""
+        """Detects the faces in an image and classifies their expressions."""
         if network not in service.recognizers:
             raise HTTPException(404, f"network={network}: not one of {', '.join(names)}")
         with service.arriving.hold():
@@ -334,28 +342,29 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
                     async with asyncio.timeout(service.limits.seconds):
                         return await service.predict(content, network, detect, heatmap)
             except TimeoutError:
-                told = f"no answer within {service.limits.seconds:g} s"
-                raise HTTPException(503, told, {"Retry-After": "5"}) from None
+                message = f"no answer within {service.limits.seconds:g} s: try again later"
+                raise HTTPException(503, message, {"Retry-After": "5"}) from None
 
     @application.head("/health", include_in_schema=False)
     @application.get("/health")
     async def health() -> Health:
-        """Says what runs."""
+        """Returns the version and the names of the networks."""
         return Health(networks=names)
 
     @application.head("/metrics", include_in_schema=False)
     @application.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
-        """Counts requests, seconds and batch sizes, as Prometheus reads them."""
+        """Returns counts of requests, seconds and batch sizes in the format of Prometheus."""
         return PlainTextResponse(generate_latest(service.registry))
 
 
-def _problems(statuses: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    """Describes answers that are none."""
-    return {status: {"model": Problem, "description": why} for status, why in statuses.items()}
+def _error_responses(statuses: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Describes statuses of errors for /openapi.json."""
+    return {status: {"model": Problem, "description": text} for status, text in statuses.items()}
 
 
 def _rows(heatmap: NDArray[np.float32] | None) -> list[list[float]] | None:
+    """Shrinks a heatmap [S, S] to rows of `HEATMAP_SIDE` x `HEATMAP_SIDE` values, 0 to 1, for JSON."""
     if heatmap is None:
         return None
     small = cv2.resize(heatmap, (HEATMAP_SIDE, HEATMAP_SIDE), interpolation=cv2.INTER_AREA)

@@ -1,1 +1,1 @@
-"""Networks: the report's scratch CNN, pretrained backbones with a head, their weights."""
+"""Networks: the paper's scratch CNN, residual networks, pretrained backbones with a head, and their weights."""

@@ -1,4 +1,4 @@
-"""Trained networks to take away: a file with the weights, how to build the network, and what is known about it."""
+"""Trained classifiers in one file: the weights, the arguments that build the network, and facts about its training."""
 
 import inspect
 import json
@@ -18,8 +18,8 @@ from emotion.errors import UserError, first_line, require_choice
 from emotion.files import atomic_write
 from emotion.models.device import find_device
 from emotion.models.network import Network
-from emotion.models.onnx import LARGEST_SIDE, METADATA
-from emotion.models.registry import build_network, require_whole
+from emotion.models.onnx import MAX_SIDE, METADATA
+from emotion.models.registry import build_network, require_integer
 from emotion.models.views import Views, ViewsName
 from emotion.models.weights import state_shapes, validate_state
 from emotion.shipped import find_weights
@@ -27,17 +27,17 @@ from emotion.shipped import find_weights
 
 @dataclass(frozen=True)
 class Card:
-    """What is known about a trained network.
+    """Describes a trained network.
 
     Attributes:
         network: the arguments of `emotion.models.registry.build_network`.
-        temperature: what the logits are divided by, fitted on validation images.
-        views: the views of each image whose mean counts (see `emotion.models.views.Views`).
-        side: height and width of the images it was trained on, pixels.
-        facts: how it was trained and measured.
+        temperature: divisor of the logits, fitted on validation images, above 0.
+        views: name of the test-time augmentation (see `emotion.models.views.Views`).
+        side: height and width of the training images, pixels.
+        facts: settings of the training and measured results.
 
     Raises:
-        UserError: a temperature, views or a side that no network has.
+        UserError: temperature, views or side have an illegal value.
     """
 
     network: dict[str, Any]
@@ -48,66 +48,66 @@ class Card:
 
     def __post_init__(self) -> None:
         require_choice("views", self.views, get_args(ViewsName))
-        require_whole("side", self.side, LARGEST_SIDE)
+        require_integer("side", self.side, MAX_SIDE)
         if type(self.temperature) not in (int, float) or not 0 < self.temperature < math.inf:
             raise UserError(f"temperature={self.temperature}: a number above 0 is needed")
 
 
 class Classifier(nn.Module):
-    """A trained network that turns images into calibrated probabilities.
+    """A trained network with test-time augmentation and calibration.
 
     Attributes:
-        classes: the names of the K classes.
-        card: what is known about it.
-        network: images [B, C, H, W] to logits [B, K].
-        viewed: images [B, C, H, W] to logits [B, K], before the temperature.
+        classes: names of the K classes.
+        card: description of the network.
+        network: maps images [B, C, H, W] to logits [B, K].
+        averaged: maps images [B, C, H, W] to logits [B, K] averaged over the views, before the temperature.
     """
 
     def __init__(self, network: Network, card: Card) -> None:
         super().__init__()
         self.card, self.classes = card, CLASSES
-        self.network, self.viewed = network, Views(network, card.views)
+        self.network, self.averaged = network, Views(network, card.views)
         self.eval()
 
-    def use_views(self, views: str | None) -> None:
-        """Sets whose mean counts; None leaves it as it is.
+    def set_views(self, views: str | None) -> None:
+        """Sets the test-time augmentation; None changes nothing.
 
         Raises:
-            UserError: no such views.
+            UserError: the name is not one of `ViewsName`.
         """
         if views is not None:
             require_choice("tta", views, get_args(ViewsName))
-            self.viewed.views = cast("ViewsName", views)
+            self.averaged.views = cast("ViewsName", views)
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
         """Maps images of faces [B, C, H, W], uint8 (0..255) or float (0..1), grey or RGB, to probabilities [B, K].
 
-        Any height and width will do; the face should fill the image, as in FER2013.
+        Height and width are free; the face should fill the image, as in FER2013.
 
         Raises:
-            UserError: the network's answers are not finite.
+            UserError: the outputs of the network are not finite.
         """
-        logits: Tensor = self.viewed(images)
+        logits: Tensor = self.averaged(images)
         probabilities = (logits / self.card.temperature).softmax(1)
         if not probabilities.isfinite().all():
-            raise UserError("this network gives no probabilities: its answers are not finite")
+            raise UserError("this network has outputs that are not finite; load other weights")
         return probabilities
 
 
 def load_pretrained(name: str | Path = "small", device: str | torch.device = "cpu") -> Classifier:
-    """Loads a trained network without a download and without running code in the file.
+    """Loads a trained network without running code in its file; only `hf://` names are downloaded.
 
     Args:
-        name: see `emotion.shipped.find_network`; a `.safetensors` file is needed.
-        device: where it runs, see `emotion.models.device.find_device`.
+        name: name or path of a network with a `.safetensors` file (see `emotion.shipped.find_network`).
+        device: device that runs the network (see `emotion.models.device.find_device`).
 
     Raises:
-        UserError: no such network, file or device, or a file of another kind.
+        UserError: the network, the file or the device does not exist, or the file is of another kind.
     """
     from safetensors import safe_open
 
-    path, found = find_weights(name), find_device(device)
+    path, found_device = find_weights(name), find_device(device)
     try:
         with safe_open(path, "pt") as file:
             card = Card(**json.loads(file.metadata()[METADATA]))
@@ -117,13 +117,13 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         network = build()
         network.load_state_dict(state)
     except Exception as error:
-        # A damaged or hostile file can make the readers raise anything.
+        # A damaged or hostile file can make safetensors, json and PyTorch raise any exception.
         raise UserError(f"{path}: not a network of this project ({first_line(error)})") from None
-    return Classifier(network, card).to(found)
+    return Classifier(network, card).to(found_device)
 
 
 def save_pretrained(path: Path, network: Network, card: Card) -> None:
-    """Writes a network, its weights in half precision and its statistics in full."""
+    """Writes a network and its card, with weights in float16 and running statistics in float32."""
     from safetensors.torch import save
 
     weights = {name: value.detach().half() for name, value in network.named_parameters()}
@@ -133,6 +133,6 @@ def save_pretrained(path: Path, network: Network, card: Card) -> None:
 
 
 def network_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Picks the arguments of `build_network` from those of a task."""
+    """Selects the arguments of `build_network` among the hyperparameters of a task."""
     legal = inspect.signature(build_network).parameters
     return {key: value for key, value in hyperparameters.items() if key in legal}

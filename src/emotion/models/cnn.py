@@ -1,4 +1,4 @@
-"""The report's scratch CNN in its eight variants."""
+"""The paper's scratch CNN."""
 
 from collections.abc import Sequence
 
@@ -15,28 +15,28 @@ HIDDEN_UNITS = 256
 def build_cnn(
     blocks: Sequence[int], image_size: int, normalize: NormalizeName, num_classes: int, dropout: float = 0.5
 ) -> Network:
-    """Builds the scratch CNN of section 3.1 of the report.
+    """Builds the scratch CNN of section 3.1 of the paper.
 
-    Blocks of 3x3 convolutions with ReLU, 32 filters in the first block and twice as many in each further one; a block
-    ends with max-pooling, batch normalisation and dropout 0.2, and inside it a batch normalisation follows each
-    convolution but the last. Then flatten, 256 units, batch normalisation, dropout 0.5, and the classes.
-    The defaults are those of Keras, which the report used: Glorot uniform weights, batch normalisation with
-    momentum 0.99 (0.01 in PyTorch's terms) and epsilon 1e-3.
+    The blocks consist of 3x3 convolutions with ReLU, with 32 filters in the first block and twice as many in each
+    further block. Batch normalisation follows each convolution except the last of a block; max-pooling, batch
+    normalisation and dropout 0.2 end the block. The head is flatten, 256 units, batch normalisation, dropout 0.5 and
+    the logits. Initialisation and batch normalisation are the defaults of Keras, which the paper used: Glorot uniform
+    weights, momentum 0.99 (0.01 in PyTorch) and epsilon 1e-3.
 
     Args:
-        blocks: number of convolutions of each block; the report chose [2, 2, 1, 1].
+        blocks: number of convolutions of each block; the paper's best network has [2, 2, 1, 1].
         image_size: height and width of the input, pixels.
-        normalize: `unit` is the report's; the others are for pretrained weights.
+        normalize: must be `unit`, as in the paper; the other values are for pretrained weights.
         num_classes: number of logits.
-        dropout: before the last layer; 0.5 is the report's.
+        dropout: probability of the dropout before the last layer; 0.5 in the paper.
 
     Raises:
-        UserError: no blocks, an empty block, or more halvings than the image allows.
+        UserError: there are no blocks, a block is empty, or the blocks halve the image to nothing.
     """
     if not blocks or min(blocks) < 1 or image_size >> len(blocks) < 1:
         raise UserError(
-            f"blocks={list(blocks)}: one or more blocks of one or more convolutions are needed, each halves the image "
-            f"(image_size={image_size})"
+            f"blocks={list(blocks)}: one or more blocks of one or more convolutions are needed; each block halves the "
+            f"image (image_size={image_size})"
         )
     require_unit(normalize)
     filters = [FIRST_FILTERS * 2**number for number in range(len(blocks))]

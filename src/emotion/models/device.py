@@ -1,4 +1,4 @@
-"""The device a network runs on, by its name."""
+"""Selection of the device that runs a network."""
 
 import torch
 
@@ -6,13 +6,13 @@ from emotion.errors import UserError
 
 
 def find_device(name: str | torch.device | None = None) -> torch.device:
-    """Returns a device that works here.
+    """Returns a device after checking that it works on this machine.
 
     Args:
-        name: `cpu`, `cuda`, `cuda:1` ...; None takes a GPU if there is one.
+        name: `cpu`, `cuda`, `cuda:1` ...; None selects a GPU if there is one, otherwise the CPU.
 
     Raises:
-        UserError: PyTorch has no such device here.
+        UserError: PyTorch cannot use this device here.
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

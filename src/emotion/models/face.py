@@ -1,4 +1,4 @@
-"""Backbones that were trained on faces to tell people apart."""
+"""Backbones that were trained for face recognition."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from emotion.models.inception_resnet import InceptionResNetV1
 
 _WIDTHS = (32, 32, 32, 64, 64, 64, 64, 128, 128, 128, 256, 256, 256, 256)
 _DOWN = (3, 7, 10, 13)
-"""The blocks that halve height and width."""
+"""Positions of the blocks that halve height and width."""
 
 
 @dataclass(frozen=True)
 class FaceBackbone:
-    """A published network.
+    """A published face recognition network.
 
     Attributes:
-        build: makes it, with random weights, and lists the modules that, applied in turn, equal it.
-        mean: of the pixels that it was trained on, 0..1, for each channel of RGB.
-        std: likewise their scale.
+        build: builds the network with random weights; returns it and its stages, whose composition equals the network.
+        mean: mean of the training pixels in 0..1, for each channel of RGB.
+        std: divisor of the centred training pixels in 0..1, for each channel of RGB.
     """
 
     build: Callable[[], tuple[nn.Module, list[nn.Module]]]
@@ -33,7 +33,7 @@ def face_backbone(name: str) -> FaceBackbone:
     """Returns a backbone by its name.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: the name is not one of `FACE_BACKBONES`.
     """
     if name not in FACE_BACKBONES:
         raise UserError(f"backbone={name}: not one of {', '.join(FACE_BACKBONES)}")
@@ -43,8 +43,8 @@ def face_backbone(name: str) -> FaceBackbone:
 class DlibResNet(nn.Module):
     """dlib's face recognition network up to its 256 pooled features, with normalisation folded into convolutions.
 
-    29 convolutions trained by Davis King on about 3 million faces, published as `dlib_face_recognition_resnet_model_v1`
-    (public domain). It was trained with 150 pixels and takes 103 or more.
+    Its 29 convolutions were trained by Davis King on about 3 million faces and published as
+    `dlib_face_recognition_resnet_model_v1` (public domain). It was trained on images of 150 pixels and needs 103.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class DlibResNet(nn.Module):
 
     @property
     def stages(self) -> list[nn.Module]:
-        """The modules that, applied in turn, equal this one."""
+        """The modules whose composition equals this network."""
         return [self.stem, self.relu, self.maxpool, *self.blocks, self.pool]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -69,12 +69,12 @@ class DlibResNet(nn.Module):
 
 
 class DlibBlock(nn.Module):
-    """Two convolutions and a shortcut without weights, which is pooled and filled with zero channels where it must be.
+    """A residual block of two convolutions whose shortcut is pooled and padded with zero channels instead of projected.
 
     Args:
-        inputs: channels.
-        outputs: channels.
-        down: whether height and width are halved.
+        inputs: number of input channels.
+        outputs: number of output channels.
+        down: whether the block halves height and width.
     """
 
     def __init__(self, inputs: int, outputs: int, down: bool) -> None:
@@ -84,16 +84,17 @@ class DlibBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Maps feature maps [B, C, H, W] to [B, C', H', W'], not below 0."""
+        """Maps feature maps [B, inputs, H, W] to non-negative feature maps [B, outputs, H', W']."""
         branch = self.conv2(F.relu(self.conv1(inputs)))
         shortcut = F.avg_pool2d(inputs, 2) if self.down else inputs
-        shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))
+        shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.new_channels))  # [B, outputs, H', W']
+        # The unpadded convolution of stride 2 returns up to one row and column less than the pooling.
         missing = [large - small for large, small in zip(shortcut.shape[-2:], branch.shape[-2:], strict=True)]
         return F.relu(F.pad(branch, (0, missing[1], 0, missing[0])) + shortcut)
 
 
 class BgrConv2d(nn.Conv2d):
-    """A convolution whose weights expect blue first; it takes RGB."""
+    """A convolution of RGB images with weights in the channel order BGR."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps RGB images [B, 3, H, W] to feature maps [B, C, H', W']."""
@@ -101,13 +102,13 @@ class BgrConv2d(nn.Conv2d):
 
 
 def build_dlib() -> tuple[nn.Module, list[nn.Module]]:
-    """Builds dlib's network; returns it and its stages, as `FaceBackbone.build` does."""
+    """Builds dlib's network (see `DlibResNet`); returns it and its stages, as `FaceBackbone.build` does."""
     network = DlibResNet()
     return network, network.stages
 
 
 def build_inception() -> tuple[nn.Module, list[nn.Module]]:
-    """Builds FaceNet's; returns it and its stages."""
+    """Builds FaceNet's network (see `InceptionResNetV1`); returns it and its stages."""
     network = InceptionResNetV1()
     return network, network.stages
 
@@ -115,9 +116,9 @@ def build_inception() -> tuple[nn.Module, list[nn.Module]]:
 def build_vggface2() -> tuple[nn.Module, list[nn.Module]]:
     """Builds the ResNet50 of VGGFace2 (Cao et al., FG 2018) up to its 2,048 pooled features.
 
-    It is Caffe's: blue comes first, maps are halved by the first convolution of a block, and pooling adds no border.
-    Otherwise layers and names are torchvision's, as in the published conversions (`resnet50_ft_weight`, trained on
-    MS-Celeb-1M, then VGGFace2). It was trained with 224 pixels.
+    It follows Caffe: the channel order is BGR, the first convolution of a block halves the feature maps, and pooling
+    has no padding. All other layers and all names are torchvision's, as in the published conversions
+    (`resnet50_ft_weight`, trained on MS-Celeb-1M, then VGGFace2). It was trained on images of 224 pixels.
 
     Returns:
         The network and its stages.

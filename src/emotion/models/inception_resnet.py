@@ -1,4 +1,4 @@
-"""Inception-ResNet-v1, the network of FaceNet in the form in which its weights are published for PyTorch."""
+"""Inception-ResNet-v1, the network of FaceNet, with the layers of its published PyTorch weights."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 Unit = tuple[int, int | tuple[int, int], int]
-"""Filters, kernel and stride of a convolution with its normalisation."""
+"""Filters, kernel size and stride of a convolution with its normalisation."""
 
 
 class InceptionResNetV1(nn.Module):
     """Inception-ResNet-v1 (Szegedy et al., AAAI 2017) up to its 1,792 pooled features, for 75 pixels or more.
 
-    Layers and names are those of facenet-pytorch, whose weights (`20180402-114759-vggface2.pt`, trained on 3.3 million
-    faces of VGGFace2, and `20180408-102900-casia-webface.pt`) fit. They were trained with 160 pixels.
+    Layers and names are those of facenet-pytorch, so its weights can be loaded (`20180402-114759-vggface2.pt`, trained
+    on 3.3 million faces of VGGFace2, and `20180408-102900-casia-webface.pt`). They were trained at 160 pixels.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class InceptionResNetV1(nn.Module):
 
     @property
     def stages(self) -> list[nn.Module]:
-        """The modules that, applied in turn, equal this one."""
+        """The modules whose composition equals this network."""
         return [
             *(self.conv2d_1a, self.conv2d_2a, self.conv2d_2b, self.maxpool_3a),
             *(self.conv2d_3b, self.conv2d_4a, self.conv2d_4b),
@@ -54,10 +54,10 @@ class InceptionResNetV1(nn.Module):
 
 
 class Branches(nn.Module):
-    """Chains of convolutions side by side, named `branch0`, `branch1` and so on.
+    """Parallel chains of convolutions, named `branch0`, `branch1` and so on.
 
     Args:
-        inputs: channels.
+        inputs: number of input channels.
         chains: the convolutions of each branch.
     """
 
@@ -71,18 +71,18 @@ class Branches(nn.Module):
             self.add_module(name, units[0] if len(units) == 1 else nn.Sequential(*units))
 
     def branches(self, images: Tensor) -> list[Tensor]:
-        """Maps feature maps [B, C, H, W] to those of each branch, [B, C', H', W']."""
+        """Maps feature maps [B, C, H, W] to the feature maps of each branch, [B, C', H', W']."""
         return [getattr(self, name)(images) for name in self._names]
 
 
 class Residual(Branches):
-    """Branches whose feature maps together, mixed and scaled, are added to the input.
+    """A residual block: the feature maps of all branches pass a 1x1 convolution, are scaled and added to the input.
 
     Args:
-        channels: of input and output.
-        chains: see `Branches`.
-        scale: of what is added.
-        relu: whether a ReLU ends the block.
+        channels: number of channels of input and output.
+        chains: the convolutions of each branch.
+        scale: factor of the residual.
+        relu: whether the block ends with a ReLU.
     """
 
     def __init__(self, channels: int, chains: Sequence[Sequence[Unit]], scale: float, relu: bool = True) -> None:
@@ -91,17 +91,17 @@ class Residual(Branches):
         self.scale, self.relu = scale, relu
 
     def extra_repr(self) -> str:
-        """Names the settings, which tell one fixed function from another."""
+        """Returns the settings: the text of a module is part of the key of its cached features."""
         return f"{self.scale}, {self.relu}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps feature maps [B, C, H, W] to others of the same shape."""
+        """Maps feature maps [B, C, H, W] to feature maps of the same shape."""
         added: Tensor = self.conv2d(torch.cat(self.branches(images), 1)) * self.scale + images
         return added.relu() if self.relu else added
 
 
 class Reduction(Branches):
-    """Branches and a maximum side by side, all of which halve height and width."""
+    """Branches and a max-pooling in parallel, all of which halve height and width."""
 
     def __init__(self, inputs: int, chains: Sequence[Sequence[Unit]]) -> None:
         super().__init__(inputs, chains)
@@ -113,12 +113,12 @@ class Reduction(Branches):
 
 
 def conv_bn_relu(inputs: int, unit: Unit, padded: bool = True) -> nn.Sequential:
-    """Returns a convolution, its normalisation and a ReLU.
+    """Returns a convolution, a batch normalisation and a ReLU.
 
     Args:
-        inputs: channels.
-        unit: of the convolution.
-        padded: whether one of stride 1 keeps height and width; others lose their border.
+        inputs: number of input channels.
+        unit: filters, kernel size and stride of the convolution.
+        padded: whether a convolution of stride 1 is padded to keep height and width; other strides are never padded.
     """
     filters, kernel, stride = unit
     sides = (kernel, kernel) if isinstance(kernel, int) else kernel

@@ -1,4 +1,4 @@
-"""What all networks have in common: pixels in, logits out, and a frozen part that may be empty."""
+"""The common form of all networks: pixels in, logits out, and a frozen part that may be empty."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from emotion.errors import UserError
 from emotion.models.preprocess import Preprocess
 
 Unfreeze = int | Literal["all"]
-COUNTED = (nn.Conv2d, nn.Linear)
+COUNTED_LAYERS = (nn.Conv2d, nn.Linear)
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of values as Keras counts them: the running statistics of batch normalisation are parameters too."""
+    """Numbers of parameters as Keras counts them, which includes the running statistics of batch normalisation."""
 
     total: int
     trainable: int
 
     @property
     def frozen(self) -> int:
-        """Values that training leaves alone or that are statistics."""
+        """Number of frozen parameters and running statistics."""
         return self.total - self.trainable
 
 
@@ -31,10 +31,10 @@ class Network(nn.Module):
     """Preprocessing, a backbone and a head.
 
     Args:
-        preprocess: pixels to what the backbone expects.
-        backbone: images to feature maps or features.
-        head: these to logits.
-        stages: the modules of the backbone that, applied in turn, equal it.
+        preprocess: maps pixels to the input of the backbone.
+        backbone: maps preprocessed images [B, C, S, S] to feature maps or features.
+        head: maps the output of the backbone to logits [B, K].
+        stages: modules of the backbone whose composition equals the backbone.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Network(nn.Module):
         super().__init__()
         self.preprocess, self.backbone, self.head = preprocess, backbone, head
         self._stages = list(stages)
-        # Names, since Lightning replaces modules (sync_batchnorm).
+        # Names rather than modules, since Lightning may replace modules (sync_batchnorm).
         self._frozen: list[str] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,54 +52,56 @@ class Network(nn.Module):
         return logits
 
     def unfreeze(self, count: Unfreeze) -> None:
-        """Makes the last `count` layers of the backbone trainable and freezes the rest of it.
+        """Makes the last `count` layers of the backbone trainable and freezes its other layers.
 
-        Counted are convolutions (and the linear layers inside backbones that have them), in the order of the forward
-        pass; the normalisation after an unfrozen layer is trained with it. VGG16: 3 is block 5, 6 are blocks 4 and 5.
+        Convolutions and linear layers are counted, in the order of the forward pass; the normalisation after an
+        unfrozen layer is trained with that layer. In VGG16, 3 unfreezes block 5, and 6 unfreezes blocks 4 and 5.
 
         Raises:
-            UserError: the backbone has fewer layers, or uses some in a way that has no order.
+            UserError: the backbone has fewer layers, or does not call all of its layers, so that they have no order.
         """
         order = _forward_order(self.backbone, self.example())
-        counted = [position for position, module in enumerate(order.values()) if isinstance(module, COUNTED)]
+        counted = [position for position, module in enumerate(order.values()) if isinstance(module, COUNTED_LAYERS)]
         if count != "all":
-            _check_count(count, len(counted), sum(isinstance(module, COUNTED) for module in self.backbone.modules()))
+            existing = sum(isinstance(layer, COUNTED_LAYERS) for layer in self.backbone.modules())
+            _check_count(count, len(counted), existing)
+        # Modules before the first unfrozen layer are frozen; with count=0, `len(order)` freezes all of them.
         first = 0 if count == "all" else [*counted, len(order)][len(counted) - count]
         self._frozen = list(order)[:first]
         self.backbone.requires_grad_(count == "all")
         frozen = set(list(order.values())[:first])
         for module in list(order.values())[first:]:
-            # What a module holds besides its layers, such as the position embedding, trains if all of these do.
+            # A module's own parameters, such as a position embedding, are trained only if none of its layers is frozen.
             if frozen.isdisjoint(module.modules()):
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(True)
 
     def freeze_statistics(self) -> None:
-        """Puts the frozen part in eval mode: its running statistics stay, its dropout is off."""
+        """Puts the frozen part into eval mode, which keeps its running statistics and turns off its dropout."""
         for name in self._frozen:
             self.backbone.get_submodule(name).eval()
 
     @property
     def frozen_stages(self) -> int:
-        """How many stages there are before the first one that trains."""
-        trains = [any(parameter.requires_grad for parameter in stage.parameters()) for stage in self._stages]
-        return trains.index(True) if True in trains else len(trains)
+        """Number of stages before the first stage with a trainable parameter."""
+        trainable = [any(parameter.requires_grad for parameter in stage.parameters()) for stage in self._stages]
+        return trainable.index(True) if True in trainable else len(trainable)
 
     def split(self, first: int) -> tuple[nn.Module, nn.Module]:
-        """Divides the network before a stage: a function of the pixels, and the rest."""
+        """Splits the network before the stage `first`; the first part takes pixels, the second returns logits."""
         return nn.Sequential(self.preprocess, *self._stages[:first]), nn.Sequential(*self._stages[first:], self.head)
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """Returns the parameters of each layer of the backbone, and last those of the head.
+        """Returns the parameters of each layer of the backbone, followed by those of the head.
 
-        The backbones of timm say themselves which of their parameters belong together; others have a layer for each
-        stage that convolves, with the normalisation behind it.
+        Backbones of timm define the grouping of their parameters. In other backbones, each stage with a convolution or
+        linear layer begins a new layer, and the stages after it, such as its normalisation, belong to that layer.
         """
         matcher = getattr(self.backbone, "group_matcher", None)
         if matcher is None:
             groups: list[list[nn.Parameter]] = []
             for stage in self._stages:
-                if not groups or any(isinstance(module, COUNTED) for module in stage.modules()):
+                if not groups or any(isinstance(module, COUNTED_LAYERS) for module in stage.modules()):
                     groups.append([])
                 groups[-1] += stage.parameters()
         else:
@@ -108,23 +110,28 @@ class Network(nn.Module):
             parameters = dict(self.backbone.named_parameters())
             names = group_parameters(self.backbone, matcher(coarse=False))
             groups = [[parameters[name] for name in names[key]] for key in sorted(names)]
-        return [own for own in (*groups, list(self.head.parameters())) if own]
+        return [group for group in (*groups, list(self.head.parameters())) if group]
 
     def count_parameters(self) -> ParameterCount:
         """Counts parameters as Keras does."""
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
         statistics = sum(value.numel() for name, value in self.named_buffers() if "running_" in name)
         total = sum(size for size, _ in sizes) + statistics
-        return ParameterCount(total, sum(size for size, trains in sizes if trains))
+        return ParameterCount(total, sum(size for size, trainable in sizes if trainable))
 
     def example(self) -> Tensor:
-        """Returns an input of the backbone, zeros [1, C, S, S]."""
+        """Returns an example input of the backbone, zeros [1, C, S, S]."""
         size = self.preprocess.image_size
         return torch.zeros(1, self.preprocess.channels, size, size)
 
 
 def feature_count(backbone: nn.Module, example: Tensor, name: str) -> int:
-    """Returns how many values a backbone makes of one image.
+    """Returns the number of features of one image.
+
+    Args:
+        backbone: maps images to features; its mode and its statistics are left unchanged.
+        example: one preprocessed image, [1, C, S, S].
+        name: name of the backbone for the message.
 
     Raises:
         UserError: the image is too small for this backbone.
@@ -135,7 +142,7 @@ def feature_count(backbone: nn.Module, example: Tensor, name: str) -> int:
             return int(backbone.eval()(example).numel())
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
-            f"image_size={example.shape[-1]} does not fit {name} ({str(error) or type(error).__name__})"
+            f"image_size={example.shape[-1]}: does not fit {name} ({str(error) or type(error).__name__})"
         ) from None
     finally:
         backbone.train(training)
@@ -143,13 +150,13 @@ def feature_count(backbone: nn.Module, example: Tensor, name: str) -> int:
 
 def _check_count(count: int, counted: int, existing: int) -> None:
     if count and counted < existing:
-        raise UserError(f"unfreeze={count}: this backbone does not call all its layers, so none is the last (0, all)")
+        raise UserError(f"unfreeze={count}: this backbone does not call all its layers, so only 0 and all are possible")
     if not 0 <= count <= counted:
         raise UserError(f"unfreeze={count}: this backbone has {counted} layers to unfreeze (0..{counted}, all)")
 
 
 def _forward_order(backbone: nn.Module, example: Tensor) -> dict[str, nn.Module]:
-    """Maps names to the modules that compute or hold parameters themselves, in the order in which they first finish."""
+    """Returns the modules that compute or have parameters themselves, by name, in the order in which they finish."""
     order: dict[str, nn.Module] = {}
     handles = [
         module.register_forward_hook(lambda module, *_, name=name: order.update({name: module}))

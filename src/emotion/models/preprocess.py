@@ -1,4 +1,4 @@
-"""From stored pixels to what a network expects: range, colour channels, size, normalisation."""
+"""Preprocessing of stored pixels for a network: range, colour channels, size, normalisation."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -16,16 +16,17 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's conversion to grey
 
 
 class Preprocess(nn.Module):
-    """The first layer of every network, so that all of them take pixels.
+    """The first layer of every network, so that all networks take pixels.
 
     Args:
-        channels: of the output: 3 (grey is repeated), or with `unit` also 1 (colour is turned grey).
+        channels: number of output channels: 3 (grey is repeated), or with `unit` also 1 (colour is converted to grey).
         image_size: height and width of the output, pixels.
-        normalize: `imagenet`: what the pretrained weights were trained with; `unit`: 0..1; `keras_unit`: x / (255 std),
-            1/255 of the contrast of `imagenet`, as Keras's weights get it if they are given 0..1 where they expect
-            0..255 minus the channel means. It is harder on torchvision's weights, whose biases are for small numbers.
-        mean: of `imagenet`, for each channel.
-        std: of `imagenet`, for each channel.
+        normalize: `imagenet`: (x - mean) / std, as in the training of the pretrained weights. `unit`: x in 0..1.
+            `keras_unit`: x / (255 std), 1/255 of the contrast of `imagenet`; this is the input that Keras's weights,
+            made for 0..255 minus the channel means, get from images in 0..1. torchvision's weights suffer more from
+            it than Keras's, since their biases fit small inputs.
+        mean: mean of each channel in 0..1, for `imagenet`.
+        std: standard deviation of each channel in 0..1, for `imagenet` and `keras_unit`.
     """
 
     shift: Tensor
@@ -49,7 +50,7 @@ class Preprocess(nn.Module):
         self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
 
     def extra_repr(self) -> str:
-        """Names the settings, which tell one fixed function from another."""
+        """Returns the settings: the text of a module is part of the key of its cached features."""
         return f"{self.channels}, {self.image_size}, {self.normalize}, {self.shift.tolist()}, {self.scale.tolist()}"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -57,19 +58,19 @@ class Preprocess(nn.Module):
         if images.dtype == torch.uint8:
             images = images.float() / 255
         if images.shape[1] == 3 and self.channels == 1:
-            images = (images * self.luma).sum(1, keepdim=True)
+            images = (images * self.luma).sum(1, keepdim=True)  # [B, 1, H, W]
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=max(images.shape[-2:]) > self.image_size)
-        normalized = ((images - self.shift) / self.scale).expand(-1, self.channels, -1, -1)
+        normalized = ((images - self.shift) / self.scale).expand(-1, self.channels, -1, -1)  # [B, channels, S, S]
         return normalized.contiguous(memory_format=torch.channels_last)
 
 
 def require_unit(normalize: NormalizeName) -> None:
-    """Checks the scaling of a network that begins with random weights.
+    """Checks the normalisation of a network without pretrained weights.
 
     Raises:
-        UserError: one that is not `unit`.
+        UserError: the normalisation is not `unit`.
     """
     if normalize != "unit":
-        raise UserError(f"normalize={normalize}: this model has no pretrained weights to match; it takes unit")
+        raise UserError(f"normalize={normalize}: this model has no pretrained weights to match; set normalize=unit")

@@ -1,4 +1,4 @@
-"""Builds any network from plain values."""
+"""The network families, and the construction of a network from plain values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.models.cnn import build_cnn
 from emotion.models.network import Network, Unfreeze
-from emotion.models.onnx import LARGEST_SIDE
+from emotion.models.onnx import MAX_SIDE
 from emotion.models.preprocess import NormalizeName
 from emotion.models.resnet import build_resnet
 from emotion.models.transfer import build_transfer
@@ -21,13 +21,13 @@ Family = Literal["cnn", "resnet", "torchvision", "timm", "face"]
 
 @dataclass(frozen=True)
 class NetworkFamily:
-    """How a kind of network is built and named.
+    """A family of networks.
 
     Attributes:
-        build: takes `image_size`, `normalize`, `num_classes`, `dropout` where it is set, and the settings of `needs`
-            but for `unfreeze`, by name.
-        needs: the settings that it has; for other families they are None.
-        title: its name on the report page; empty for pretrained backbones, which go by their own names.
+        build: function of the keyword arguments `image_size`, `normalize`, `num_classes`, `dropout` (only if it is
+            set) and the settings in `needs` except `unfreeze`.
+        needs: names of the settings that the family requires; the settings of other families must be None.
+        title: name on the report page; empty for pretrained backbones, which are shown by their own names.
     """
 
     build: Callable[..., Network]
@@ -42,10 +42,10 @@ FAMILIES: dict[Family, NetworkFamily] = {
     "timm": NetworkFamily(partial(build_transfer, "timm"), ("backbone", "unfreeze")),
     "face": NetworkFamily(partial(build_transfer, "face"), ("backbone", "unfreeze")),
 }
-"""All that is to be said of a family; `conf/model` holds settings for it."""
-assert {*FAMILIES} == {*get_args(Family)}, "FAMILIES and Family name different families"
-MOST_BLOCKS, MOST_FILTERS = 256, 1024
-"""In a network, and in the first stage of a ResNet."""
+"""The registered families; `conf/model` has settings for each of them."""
+assert {*FAMILIES} == {*get_args(Family)}, "FAMILIES and Family list different families"
+MAX_BLOCKS, MAX_FILTERS = 256, 1024
+"""Largest sum of `blocks` of a network, and largest number of filters in the first stage of a ResNet."""
 
 
 def build_network(
@@ -60,57 +60,56 @@ def build_network(
     stem_stride: int | None = None,
     dropout: float | None = None,
 ) -> Network:
-    """Builds a network with random weights, laid out channels last, which convolutions run fastest on.
+    """Builds a network with random weights in the memory format channels last, which is fastest for convolutions.
 
     Args:
-        family: `cnn` (the report's), `resnet` (for small images), or the library that `backbone` comes from.
-        image_size: height and width of the network's input, at most `LARGEST_SIDE` pixels.
-        normalize: see `emotion.models.preprocess.Preprocess`.
-        backbone: a name in that library.
-        unfreeze: how many of the backbone's last layers train, or `all`.
-        blocks: convolutions of each block of the CNN, or residual blocks of each stage of the ResNet; at most
-            `MOST_BLOCKS` in all.
-        width: see `emotion.models.resnet.build_resnet`, as for the next one; at most `MOST_FILTERS`.
-        stem_stride: pixels.
-        dropout: before the last layer; None takes the family's own.
+        family: `cnn` (the paper's), `resnet` (for small images), or the library of `backbone`.
+        image_size: height and width of the network's input, 1 to `MAX_SIDE` pixels.
+        normalize: normalisation of the pixels (see `emotion.models.preprocess.Preprocess`).
+        backbone: name of the backbone in its library.
+        unfreeze: number of trainable last layers of the backbone, or `all`.
+        blocks: number of convolutions of each block of the CNN, or of residual blocks of each stage of the ResNet; the
+            sum is at most `MAX_BLOCKS`.
+        width: number of filters of the ResNet's first stage, at most `MAX_FILTERS`.
+        stem_stride: stride of the ResNet's first convolution, 1 or 2.
+        dropout: probability of the dropout before the last layer; None is the default of the family.
 
     Raises:
-        UserError: values that do not go together or are out of range.
+        UserError: a value is out of range, or a setting is missing or belongs to another family.
     """
     given = {"backbone": backbone, "unfreeze": unfreeze, "blocks": blocks, "width": width, "stem_stride": stem_stride}
-    _check(family, given)
-    require_whole("image_size", image_size, LARGEST_SIDE)
+    _check_settings(family, given)
+    require_integer("image_size", image_size, MAX_SIDE)
     if width is not None:
-        require_whole("width", width, MOST_FILTERS)
+        require_integer("width", width, MAX_FILTERS)
     if blocks is not None:
         _check_blocks(blocks)
-    own: dict[str, object] = {key: value for key, value in given.items() if value is not None and key != "unfreeze"}
+    options: dict[str, object] = {key: value for key, value in given.items() if value is not None and key != "unfreeze"}
     if dropout is not None:
-        own["dropout"] = dropout
-    network = FAMILIES[family].build(image_size=image_size, normalize=normalize, num_classes=len(CLASSES), **own)
+        options["dropout"] = dropout
+    network = FAMILIES[family].build(image_size=image_size, normalize=normalize, num_classes=len(CLASSES), **options)
     if unfreeze is not None:
         network.unfreeze(unfreeze)
     return network.to(memory_format=torch.channels_last)
 
 
-def require_whole(key: str, value: object, most: int) -> None:
-    """Raises a `UserError` if a value is not a whole number from 1 to `most`."""
-    if type(value) is not int or not 1 <= value <= most:
-        raise UserError(f"{key}={value}: a whole number from 1 to {most} is needed")
+def require_integer(key: str, value: object, maximum: int) -> None:
+    """Raises a `UserError` if a value is not an integer from 1 to `maximum`."""
+    if type(value) is not int or not 1 <= value <= maximum:
+        raise UserError(f"{key}={value}: a whole number from 1 to {maximum} is needed")
 
 
 def _check_blocks(blocks: Sequence[int]) -> None:
-    if not isinstance(blocks, list | tuple) or any(type(own) is not int for own in blocks) or sum(blocks) > MOST_BLOCKS:
-        raise UserError(
-            f"blocks={str(blocks)[:100]}: a list of whole numbers, together at most {MOST_BLOCKS}, is needed"
-        )
+    integers = isinstance(blocks, list | tuple) and all(type(block) is int for block in blocks)
+    if not integers or sum(blocks) > MAX_BLOCKS:
+        raise UserError(f"blocks={str(blocks)[:100]}: a list of whole numbers, sum at most {MAX_BLOCKS}, is needed")
 
 
-def _check(family: Family, given: Mapping[str, object]) -> None:
+def _check_settings(family: Family, given: Mapping[str, object]) -> None:
     needed = FAMILIES[family].needs
     for key, value in given.items():
         if value is None and key in needed:
             raise UserError(f"{key} is missing: a model of family {family} needs {' and '.join(needed)}")
         if value is not None and key not in needed:
-            others = ", ".join(other for other, settings in FAMILIES.items() if key in settings.needs)
-            raise UserError(f"{key}: a model of family {family} has none (those of {others} do)")
+            others = ", ".join(other for other, definition in FAMILIES.items() if key in definition.needs)
+            raise UserError(f"{key}: a setting of family {others}, not of family {family}; remove it")

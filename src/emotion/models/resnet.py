@@ -1,4 +1,4 @@
-"""Residual networks for small grey images, trained from nothing."""
+"""Residual networks for small grey images, trained from scratch."""
 
 from collections.abc import Sequence
 
@@ -18,30 +18,31 @@ def build_resnet(
     num_classes: int,
     dropout: float = 0.0,
 ) -> Network:
-    """Builds a ResNet (He et al., CVPR 2016) whose stem is one 3x3 convolution, so that small images stay large inside.
+    """Builds a ResNet (He et al., CVPR 2016) whose stem is one 3x3 convolution, which keeps small images large.
 
-    Stages of torchvision's basic blocks, each stage after the first with half the height and width and twice the
-    filters; shortcuts are pooled before their 1x1 convolution (ResNet-D of He et al., "Bag of Tricks", CVPR 2019), and
-    each block begins as the identity. Then global average pooling, dropout and the classes.
+    The stages consist of torchvision's basic blocks; each stage after the first halves height and width and doubles
+    the filters. Shortcuts are pooled before their 1x1 convolution (ResNet-D of He et al., "Bag of Tricks", CVPR 2019),
+    and each block begins as the identity. The head is global average pooling, dropout and the logits.
 
     Args:
         blocks: number of blocks of each stage; [2, 2, 2, 2] with 64 filters is ResNet18.
-        width: filters of the first stage.
-        stem_stride: 1, or 2 to halve the image at once, at a quarter of the cost.
+        width: number of filters of the first stage.
+        stem_stride: 1, or 2 to halve the image in the stem, at a quarter of the cost.
         image_size: height and width of the input, pixels.
-        normalize: `unit`; the others are for pretrained weights.
+        normalize: must be `unit`; the other values are for pretrained weights.
         num_classes: number of logits.
-        dropout: before the last layer.
+        dropout: probability of the dropout before the last layer.
 
     Raises:
-        UserError: no blocks or an empty stage, or more halvings than the image allows.
+        UserError: width or stride is illegal, there are no stages, a stage is empty, or the stages halve the image to
+            nothing.
     """
     require_unit(normalize)
     if width < 1 or stem_stride not in (1, 2):
         raise UserError(f"width={width}, stem_stride={stem_stride}: filters from 1, and a stride of 1 or 2 are needed")
     if not blocks or min(blocks) < 1 or image_size // stem_stride >> (len(blocks) - 1) < 1:
         raise UserError(
-            f"blocks={list(blocks)}: one or more stages of one or more blocks are needed, all but the first halve the "
+            f"blocks={list(blocks)}: one or more stages of one or more blocks are needed; all but the first halve the "
             f"image (image_size={image_size}, stem_stride={stem_stride})"
         )
     filters = [width * 2**number for number in range(len(blocks))]
@@ -55,7 +56,7 @@ def build_resnet(
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(filters[-1], num_classes)
     )
     network = Network(Preprocess(1, image_size, normalize), backbone, head, list(backbone))
-    return network.apply(init_torchvision).apply(_begin_as_identity)
+    return network.apply(init_torchvision).apply(_zero_residual)
 
 
 def _stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:
@@ -73,7 +74,7 @@ def _stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:
 
 
 def init_torchvision(module: nn.Module) -> None:
-    """Initialises a convolution or batch normalisation as torchvision's VGG and ResNet do; to be `apply`d."""
+    """Initialises a convolution or batch normalisation as torchvision's VGG and ResNet do; for `Module.apply`."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:
@@ -82,7 +83,7 @@ def init_torchvision(module: nn.Module) -> None:
         module.reset_parameters()
 
 
-def _begin_as_identity(module: nn.Module) -> None:
+def _zero_residual(module: nn.Module) -> None:
     from torchvision.models.resnet import BasicBlock
 
     if isinstance(module, BasicBlock):

@@ -1,4 +1,4 @@
-"""Pretrained backbones of torchvision and timm, and those trained on faces, with the report's head."""
+"""Pretrained backbones of torchvision, timm and face recognition, with the paper's head."""
 
 import difflib
 from collections.abc import Sequence
@@ -26,22 +26,22 @@ def build_transfer(
     num_classes: int,
     dropout: float = 0.5,
 ) -> Network:
-    """Builds a backbone with the head of section 3.2 of the report: flatten, 256 units, dropout 0.5, the classes.
+    """Builds a backbone with the head of section 3.2 of the paper: flatten, 256 units, dropout 0.5, the logits.
 
     The backbone is initialised at random; `emotion.models.weights` loads pretrained weights into it. A torchvision
-    backbone ends at its last feature map, as the report's do; one of timm ends with its own pooling. The features of
-    faces are standardised first: they lie far from 0, where the report's head learns nothing at its learning rate.
+    backbone ends at its last feature map, as in the paper; a timm backbone ends with its own pooling. Features of a
+    face backbone are standardised first: they lie far from 0, where the head does not learn at the paper's rate.
 
     Args:
-        library: where the backbone comes from.
-        backbone: its name there.
+        library: library of the backbone.
+        backbone: name of the backbone in its library.
         image_size: height and width to which images are resized on the device, pixels.
-        normalize: see `Preprocess`.
+        normalize: normalisation of the pixels (see `Preprocess`).
         num_classes: number of logits.
-        dropout: before the last layer; 0.5 is the report's.
+        dropout: probability of the dropout before the last layer; 0.5 in the paper.
 
     Raises:
-        UserError: unknown backbone, or an image size that does not fit it.
+        UserError: the backbone is unknown, or the image size does not fit it.
     """
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
@@ -75,7 +75,7 @@ def _torchvision_backbone(name: str) -> tuple[nn.Module, Sequence[nn.Module]]:
     legal = list_models(include=["vgg*", "resnet*", "resnext*", "wide_resnet*"])
     if name not in legal:
         raise UserError(f"backbone={name}: not one of {', '.join(legal)} (any other: model=timm backbone=<timm name>)")
-    # On the meta device the classifier, most of VGG's parameters, costs nothing before it is dropped.
+    # On the meta device, the classifier (most of VGG's parameters) takes no memory before it is removed.
     with torch.device("meta"):
         model = get_model(name)
     assert isinstance(model, VGG | ResNet)
@@ -101,12 +101,12 @@ def _timm_backbone(name: str, image_size: int) -> tuple[nn.Module, Sequence[nn.M
         model = create_timm(name, image_size, pretrained=False)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error) or type(error).__name__
-        raise UserError(f"backbone={name}: timm does not build it with image_size={image_size} ({reason})") from None
+        raise UserError(f"backbone={name}: timm cannot build it with image_size={image_size} ({reason})") from None
     return model, [model]
 
 
 def create_timm(name: str, image_size: int, pretrained: bool) -> nn.Module:
-    """Builds a backbone of timm; transformers take the image size at construction, others take any."""
+    """Builds a timm backbone without classifier; only transformers need the image size, pixels, at construction."""
     import timm
 
     try:

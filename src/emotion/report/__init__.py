@@ -1,1 +1,1 @@
-"""Pages over many runs and over a whole data set: ours beside the published figures, and the audit of the data."""
+"""The report page, which compares runs with each other and with the paper, and the files of an audit of the data."""

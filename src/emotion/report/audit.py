@@ -1,4 +1,4 @@
-"""The files of an audit: pages and pictures for people, JSON and CSV for programs."""
+"""The files of an audit: pages and a contact sheet for people, JSON and CSV for programs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from emotion.analysis.contact_sheet import contact_sheet
-from emotion.analysis.document import Block, Document, Heading, Paragraph, Picture, Table, to_html, to_markdown
+from emotion.analysis.document import Block, Document, Heading, ImageBlock, Paragraph, Table, to_html, to_markdown
 from emotion.analysis.figures import save
-from emotion.data.audit import LEAST_CONTRAST, Audit, Group, Track, audit_images
+from emotion.data.audit import MIN_CONTRAST, Audit, Group, Track, audit_images
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
@@ -23,29 +23,29 @@ from emotion.training.folder import make_results_folder, write_json, write_text
 NAMES_SHOWN = 20
 COLUMNS = ("kind", "group", "part", "label", "name", "nearest", "correlation")
 Remedy = tuple[str, int, str]
-"""What can be found, how often it was, and what to do about it."""
+"""A finding, its count, and the advice for it."""
 
-_FAIR_IMBALANCE = 2
+_MAX_IMBALANCE = 2  # ratio of the most to the least frequent class that needs no advice
 _PARTS_NOTE = (
-    "How many images of one part have a copy in another; within a part, another image must be the copy. Identical "
-    "images count in the last column too, except constant ones, whose correlation is not defined."
+    "The number of images of one part that have a duplicate in another part or, within a part, among its other images. "
+    "Identical images are also counted in the last column, except constant images, whose correlation is undefined."
 )
 
 
 def run_audit(data: EmotionDataModule, threshold: float, folder: Path, track: Track = iter) -> Document:
-    """Audits all images of a source and writes what was found.
+    """Audits all images of a source and writes the findings.
 
     Args:
-        data: whose source is audited; its split does not matter.
-        threshold: as in `emotion.data.audit.audit_images`, like `track`.
-        folder: gets `audit.md`, `audit.html`, `audit.json`, `duplicates.csv` and `contact_sheet.png`.
+        data: the data to audit; its split has no influence.
+        threshold: correlation from which two images are near duplicates, between 0 and 1.
+        folder: the folder for `audit.md`, `audit.html`, `audit.json`, `duplicates.csv` and `contact_sheet.png`.
         track: wraps the steps of the search, to show its progress.
 
     Returns:
-        What is worth reading at once: the figures, and what to do about them.
+        The summary for the terminal: counts of the findings, and advice.
 
     Raises:
-        UserError: no usable data, a threshold that is not between 0 and 1, or a folder that cannot be made.
+        UserError: the data is not usable, the threshold is not between 0 and 1, or the folder cannot be made.
     """
     packed = data.packed
     make_results_folder(folder)
@@ -63,26 +63,26 @@ def run_audit(data: EmotionDataModule, threshold: float, folder: Path, track: Tr
 
 
 def audit_record(packed: PackedImages, audit: Audit) -> dict[str, Any]:
-    """Returns all figures of an audit, for `audit.json`."""
+    """Returns all results of an audit, for `audit.json`."""
     return {
         "images": len(packed),
         "near_threshold": audit.threshold,
         "class_counts": {part: dict(zip(CLASSES, counts, strict=True)) for part, counts in audit.class_counts.items()},
-        "exact": _figures(audit.exact),
-        "near": _figures(audit.near),
+        "exact": _counts(audit.exact),
+        "near": _counts(audit.near),
         "redundant": audit.redundant,
-        "copies": [asdict(copies) for copies in audit.copies],
+        "copies": [asdict(duplicates) for duplicates in audit.duplicates],
         "constant": [str(packed.names[row]) for row in audit.constant],
         "skipped": list(packed.skipped),
     }
 
 
 def duplicates_csv(packed: PackedImages, audit: Audit) -> str:
-    """Writes one row for each image of each group, for `duplicates.csv`.
+    """Returns the text of `duplicates.csv`: one row for each image of each group.
 
-    An image that has identical and near copies is listed twice: in its group of kind `exact`, and in the group of kind
-    `near` with all of them. `nearest` is the most similar other image and `correlation` how similar it is; both are
-    empty for constant images.
+    An image with identical and near duplicates is listed twice: in its group of kind `exact`, and in the group of kind
+    `near` with all its duplicates. `nearest` is the other image with the greatest correlation, `correlation` is that
+    value; both are empty for constant images.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -94,12 +94,12 @@ def duplicates_csv(packed: PackedImages, audit: Audit) -> str:
 
 
 def _cells(packed: PackedImages, audit: Audit, row: int) -> tuple[str, ...]:
-    own = (str(packed.parts[row]), CLASSES[packed.labels[row]], str(packed.names[row]))
+    image = (str(packed.parts[row]), CLASSES[packed.labels[row]], str(packed.names[row]))
     nearest = audit.nearest[row]
-    return (*own, str(packed.names[nearest]), f"{audit.correlation[row]:.4f}") if nearest >= 0 else (*own, "", "")
+    return (*image, str(packed.names[nearest]), f"{audit.correlation[row]:.4f}") if nearest >= 0 else (*image, "", "")
 
 
-def _figures(groups: Sequence[Group]) -> dict[str, int]:
+def _counts(groups: Sequence[Group]) -> dict[str, int]:
     images = sum(len(group.rows) for group in groups)
     return {
         "groups": len(groups),
@@ -117,7 +117,7 @@ def _summary(packed: PackedImages, audit: Audit) -> list[Block]:
         Heading("Images of each class"),
         _class_table(audit),
         Heading("Duplicates"),
-        Paragraph(_copies_note(audit)),
+        Paragraph(_duplicates_note(audit)),
         _groups_table(audit),
         Heading("Duplicates within and across parts"),
         Paragraph(_PARTS_NOTE),
@@ -128,14 +128,14 @@ def _summary(packed: PackedImages, audit: Audit) -> list[Block]:
 
 
 def _headline(packed: PackedImages, audit: Audit) -> str:
-    leaks = [copies for copies in audit.copies if copies.within == "train" != copies.part]
+    leaks = [duplicates for duplicates in audit.duplicates if duplicates.within == "train" != duplicates.part]
     if not leaks:
-        return f"{_figures(audit.exact)['extra_images']:,} of {len(packed):,} images repeat another one exactly."
-    held_out = sum(sum(audit.class_counts[copies.part]) for copies in leaks)
-    exact, near = sum(copies.exact for copies in leaks), sum(copies.near for copies in leaks)
+        return f"{_counts(audit.exact)['extra_images']:,} of {len(packed):,} images are identical to an earlier image."
+    held_out = sum(sum(audit.class_counts[leak.part]) for leak in leaks)
+    exact, near = sum(leak.exact for leak in leaks), sum(leak.near for leak in leaks)
     return (
-        f"Of {held_out:,} images outside the training part, {exact:,} ({exact / held_out:.1%}) have an identical image "
-        f"in it, and {near:,} ({near / held_out:.1%}) one that correlates by {audit.threshold:g} or more."
+        f"Of {held_out:,} images outside the training part, {exact:,} ({exact / held_out:.1%}) are identical to a "
+        f"training image, and {near:,} ({near / held_out:.1%}) correlate with one at {audit.threshold:g} or more."
     )
 
 
@@ -147,25 +147,26 @@ def _class_table(audit: Audit) -> Table:
     return Table(("class", *audit.class_counts, "all"), "l" + "r" * len(counts), rows, footer=[total])
 
 
-def _copies_note(audit: Audit) -> str:
+def _duplicates_note(audit: Audit) -> str:
     return (
-        "Identical: equal in every pixel. Nearly identical: the pixels of two images correlate by "
-        f"{audit.threshold:g} or more, whatever their brightness and contrast. Chains of such pairs make a group, so "
-        "its ends may be less alike; identical images in it count too."
+        "Identical: equal in every pixel. Nearly identical: the pixels of two images correlate at "
+        f"{audit.threshold:g} or more, regardless of brightness and contrast. Chains of such pairs make a group, so "
+        "some images of a group may be less similar; identical images in the group are counted too."
     )
 
 
 def _groups_table(audit: Audit) -> Table:
-    exact, near = _figures(audit.exact), _figures(audit.near)
+    exact, near = _counts(audit.exact), _counts(audit.near)
     rows = [(name.replace("_", " "), f"{exact[name]:,}", f"{near[name]:,}") for name in exact]
     return Table(("", "identical", "nearly identical"), "lrr", rows)
 
 
 def _parts_table(audit: Audit) -> Table:
-    header = ("images of", "with a copy in", "identical", "same label too", f"correlation from {audit.threshold:g}")
+    near = f"correlation of {audit.threshold:g} or more"
+    header = ("images of", "with a duplicate in", "identical", "identical with the same label", near)
     rows = [
-        (copies.part, copies.within, f"{copies.exact:,}", f"{copies.same_label:,}", f"{copies.near:,}")
-        for copies in audit.copies
+        (pair.part, pair.within, f"{pair.exact:,}", f"{pair.same_label:,}", f"{pair.near:,}")
+        for pair in audit.duplicates
     ]
     return Table(header, "llrrr", rows)
 
@@ -174,14 +175,14 @@ def _appendix(packed: PackedImages, audit: Audit, sheet: Path) -> Iterator[Block
     constant = [str(packed.names[row]) for row in audit.constant]
     if constant:
         yield Heading("Constant images")
-        yield Paragraph(f"Their pixels have a standard deviation below {LEAST_CONTRAST:g} of 255.")
+        yield Paragraph(f"Their pixels have a standard deviation below {MIN_CONTRAST:g} of 255.")
         yield _list(constant)
     if packed.skipped:
         yield Heading("Broken images")
-        yield Paragraph("They are left out of all figures.")
+        yield Paragraph("They are not in the counts above.")
         yield _list(packed.skipped)
     yield Heading("Contact sheet")
-    yield Picture("Groups of copies; their numbers are those in duplicates.csv", sheet)
+    yield ImageBlock("Groups of duplicates, numbered as in duplicates.csv", sheet)
 
 
 def _list(names: Sequence[str]) -> Table:
@@ -191,31 +192,31 @@ def _list(names: Sequence[str]) -> Table:
 
 
 def _advice(packed: PackedImages, audit: Audit) -> Table:
-    remedies = (*_copy_remedies(packed, audit), *_image_remedies(packed, audit))
-    rows = [(found, f"{count:,}", remedy) for found, count, remedy in remedies if count]
-    nothing = ("no copies, useless images or rare classes", "", "nothing")
-    return Table(("found", "how many", "what to do"), "lrl", rows or [nothing])
+    remedies = (*_duplicate_remedies(packed, audit), *_image_remedies(packed, audit))
+    rows = [(finding, f"{count:,}", remedy) for finding, count, remedy in remedies if count]
+    nothing = ("no duplicates, unusable images or rare classes", "", "nothing")
+    return Table(("finding", "count", "what to do"), "lrl", rows or [nothing])
 
 
-def _copy_remedies(packed: PackedImages, audit: Audit) -> Iterator[Remedy]:
+def _duplicate_remedies(packed: PackedImages, audit: Audit) -> Iterator[Remedy]:
     training = packed.parts == "train"
-    # What split=clean needs; other data has to be cleaned by hand.
+    # split=clean needs a validation part and a test part; other data must be cleaned by hand.
     cleanable = {"val", "public"} & {*audit.class_counts} and {"test", "private"} & {*audit.class_counts}
-    remedy = "split=clean leaves them out of training" if cleanable else "remove them, duplicates.csv names them"
+    remedy = "split=clean leaves them out of training" if cleanable else "remove the files that duplicates.csv lists"
     yield (
         "training images that are identical to images of other parts",
         int(np.isin(packed.hashes[training], packed.hashes[~training]).sum()),
-        f"Results on those parts are too good: {remedy}. Near copies stay.",
+        f"Metrics on those parts are too high: {remedy}. Near duplicates remain.",
     )
     yield (
-        "training images that repeat another one",
+        "training images that are identical to an earlier training image",
         audit.redundant.get("train", 0),
-        "split=report with group_duplicates=true keeps them on one side of its cut: all train, or all validate.",
+        "split=report with group_duplicates=true puts all images of a group into training, or all into validation.",
     )
     yield (
         "groups of identical images with different labels",
-        _figures(audit.exact)["groups_with_different_labels"],
-        "At most one label is right, and no setting decides which. duplicates.csv names the files to correct.",
+        _counts(audit.exact)["groups_with_different_labels"],
+        "At most one label is right, and no setting can choose it: correct the files that duplicates.csv lists.",
     )
 
 
@@ -223,12 +224,13 @@ def _image_remedies(packed: PackedImages, audit: Audit) -> Iterator[Remedy]:
     yield "constant images", len(audit.constant), "They show nothing: remove the files."
     yield "broken images", len(packed.skipped), "Training stops at them unless on_bad_image=skip is given."
     sizes = np.sum([*audit.class_counts.values()], axis=0)
-    yield "classes without images", int((sizes == 0).sum()), "Training needs all; split=test_only tests on the others."
+    advice = "Training needs images of every class; split=test_only evaluates on the other classes."
+    yield "classes without images", int((sizes == 0).sum()), advice
     present = np.flatnonzero(sizes)
-    rare, common = (present[place] for place in (sizes[present].argmin(), sizes[present].argmax()))
+    rare, common = (present[index] for index in (sizes[present].argmin(), sizes[present].argmax()))
     ratio = round(sizes[common] / sizes[rare])
     yield (
         f"times as many images of {CLASSES[common]} as of {CLASSES[rare]}",
-        ratio if ratio > _FAIR_IMBALANCE else 0,
-        "Look at macro F1 beside accuracy; balance= makes up for rare classes.",
+        ratio if ratio > _MAX_IMBALANCE else 0,
+        "Read macro F1 beside accuracy; the setting balance compensates for rare classes.",
     )

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but the seed, and what they correspond to in the published report."""
+"""Configurations: runs that differ only in the seed, and the run of the paper that they repeat."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from emotion.report.runs import Run, SkippedRun, images_digest
 BALANCES = {
     "class_weights": "class weights",
     "weighted_sampler": "weighted sampler",
-    "offline": "balanced copies",
+    "offline": "oversampling",
     "none": "no balancing",
 }
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs of the same settings on the same data, which test the same images.
+    """Runs with the same settings, data and test images.
 
     Attributes:
-        number: its place on the page, from 1.
-        published: the run of the report that it repeats, if any.
-        runs: one for each seed, the lowest first.
-        differences: settings that are not those of the recipe, as they would be typed.
-        data: what tells its data from that of others, as `Run.data`; None where no run of it kept that.
-        place: the folder of its data, where that must be named; else nothing.
+        number: position on the page, from 1.
+        published: the run of the paper that the configuration repeats, if any.
+        runs: one run for each seed, the lowest seed first.
+        differences: settings that differ from the recipe, with values as on the command line.
+        data: identifier of the data, as in `Run.data`; None if no run kept it.
+        data_folder: the folder of the data, if it must be shown to distinguish configurations; otherwise empty.
     """
 
     number: int
@@ -43,16 +43,16 @@ class Configuration:
     runs: tuple[Run, ...]
     differences: Mapping[str, str]
     data: str | None = None
-    place: str = ""
+    data_folder: str = ""
 
     @property
     def first(self) -> Run:
-        """The run of the lowest seed, which the pictures show."""
+        """The run with the lowest seed, which the figures show."""
         return self.runs[0]
 
     @property
     def network(self) -> str:
-        """The network in a few words."""
+        """A short name of the network."""
         values = self.first.settings
         if self.published:
             return self.published.network
@@ -63,29 +63,29 @@ class Configuration:
 
     @property
     def title(self) -> str:
-        """Its name on the page, unique by the number."""
+        """The name on the page, which the number makes unique."""
         balance = str(self.first.settings["balance"])
         return f"{self.number}. {self.network}, {BALANCES.get(balance, balance)}"
 
     @property
     def warning(self) -> str:
-        """What nobody must overlook: data that is not FER2013's folders, and the weights it started from."""
-        return "; ".join(filter(None, (self._data, self.place, self._weights)))
+        """Facts that readers must not miss: data other than FER2013's folders, and the initial weights."""
+        return "; ".join(filter(None, (self._data, self.data_folder, self._weights)))
 
     @property
     def subtitle(self) -> str:
-        """The mark, and all settings that differ from the recipe."""
+        """The warning, and all settings that differ from the recipe."""
         others = ", ".join(f"{key}={value}" for key, value in self.differences.items() if key != "weights")
         return "; ".join(filter(None, (self.warning, others)))
 
     @property
     def seeds(self) -> str:
-        """The seeds of its runs in words."""
+        """The seeds of the runs as text."""
         return f"seed{'s' * (len(self.runs) > 1)} {', '.join(str(run.seed) for run in self.runs)}"
 
     @property
     def not_comparable_because(self) -> str:
-        """Why the published figures are no measure for it, or nothing."""
+        """The reason why the configuration cannot be compared with the published values; empty if it can."""
         split = self.first.settings.get("split")
         if self._data or split != "report":
             return self._data or f"split={split}"
@@ -107,73 +107,73 @@ class Configuration:
 
     @cached_property
     def test_scores(self) -> list[dict[str, Any]]:
-        """`matrix_metrics` on the test images, of each seed."""
+        """`matrix_metrics` on the test images, for each seed."""
         return [run.scores(run.test) for run in self.runs]
 
-    def scores(self, figure: str) -> Summary:
-        """Summarizes a figure of `matrix_metrics` on the test images over the seeds."""
-        return summarize([scores[figure] for scores in self.test_scores])
+    def scores(self, metric: str) -> Summary:
+        """Returns a metric of `matrix_metrics` on the test images, summarized over the seeds."""
+        return summarize([scores[metric] for scores in self.test_scores])
 
-    def test_interval(self, figure: Metric) -> Interval:
-        """Computes the interval of a figure on the test images, as `interval` does."""
-        return interval([run.test for run in self.runs], figure)
+    def test_interval(self, metric: Metric) -> Interval:
+        """Returns the `interval` of a metric on the test images."""
+        return interval([run.test for run in self.runs], metric)
 
     @property
     def val_accuracy(self) -> Summary:
-        """The accuracy on the validation images over the seeds."""
+        """The accuracy on the validation images, over the seeds."""
         return summarize([run.scores(run.val)["acc"] for run in self.runs])
 
     @property
     def train_accuracy(self) -> Summary | None:
-        """The accuracy while training in the best epoch over the seeds; None where a run did not keep it."""
+        """The training accuracy in the best epoch, over the seeds; None if a run did not keep it."""
         values = [run.train_accuracy() for run in self.runs]
         return None if None in values else summarize([value for value in values if value is not None])
 
 
-def interval(tests: Sequence[Predictions], figure: Metric) -> Interval:
-    """Computes the 95 % interval of a figure's mean over seeds, by bootstrap over images.
+def interval(tests: Sequence[Predictions], metric: Metric) -> Interval:
+    """Computes the 95 % interval of a metric's mean over seeds, by bootstrap over images.
 
-    The bounds of the seeds are averaged: the seeds share their images, so more seeds make it no narrower.
+    The bounds of the seeds' intervals are averaged: the seeds share their images, so more seeds do not narrow it.
 
     Args:
-        tests: the predictions of each seed.
-        figure: its name in `matrix_metrics`.
+        tests: the predictions of each seed for the test images.
+        metric: name of the metric in `matrix_metrics`.
     """
-    intervals = [bootstrap_interval(predictions.matrix(), figure) for predictions in tests]
-    low, high = ([getattr(one, bound) for one in intervals] for bound in ("low", "high"))
+    intervals = [bootstrap_interval(predictions.matrix(), metric) for predictions in tests]
+    low, high = ([getattr(bounds, name) for bounds in intervals] for name in ("low", "high"))
     return Interval(sum(low) / len(low), sum(high) / len(high))
 
 
 def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[SkippedRun]]:
-    """Puts runs that differ only in their seed together, in the order of the published report.
+    """Groups runs that differ only in their seed, in the order of the paper.
 
-    Runs on other data, or tested on other images, are no seeds of each other, whatever their settings say.
+    Runs with the same settings but different data or test images are separate configurations.
 
     Returns:
-        The configurations, and the runs that repeat another's settings, data and seed.
+        The configurations, and the skipped runs: those with the settings, data and seed of another run.
     """
     groups: dict[tuple[Any, ...], dict[int, Run]] = {}
     repeated = []
     data = _data_of(runs)
-    # Of runs that repeat each other, the one whose checkpoint is at hand has more to show.
+    # Of runs that repeat each other, one with a checkpoint comes first, since its heatmaps can be drawn.
     for run in sorted(runs, key=lambda run: not run.folder.best.is_file()):
         key = (*_key(run), data[run.folder.path], images_digest(run.test))
         seeds = groups.setdefault(key, {})
         if run.seed in seeds:
             other = seeds[run.seed].folder.path
-            repeated.append(SkippedRun(run.folder.path, f"settings, data and seed are those of {other}"))
+            repeated.append(SkippedRun(run.folder.path, f"has the settings, data and seed of {other}"))
         seeds.setdefault(run.seed, run)
     ordered = sorted(groups.items(), key=lambda item: _order(*item))
     return [_configuration(number, *item, groups) for number, item in enumerate(ordered, 1)], repeated
 
 
 def _data_of(runs: Sequence[Run]) -> dict[Path, str | None]:
-    """Tells the data of each run, by its folder; those that do not say are taken to be on the one that others name."""
+    """Returns the data of each run by its folder; where a run did not keep it, the only known data of its source."""
     known: dict[tuple[str, ...], set[str]] = {}
     for run in runs:
         known.setdefault(_source(run), set()).update([run.data] if run.data else [])
-    only = {source: next(iter(names)) for source, names in known.items() if len(names) == 1}
-    return {run.folder.path: run.data or only.get(_source(run)) for run in runs}
+    unique = {source: next(iter(names)) for source, names in known.items() if len(names) == 1}
+    return {run.folder.path: run.data or unique.get(_source(run)) for run in runs}
 
 
 def _source(run: Run) -> tuple[str, ...]:
@@ -187,10 +187,10 @@ def _configuration(
     published, *_, changed, data, _ = key
     runs = tuple(seeds[seed] for seed in sorted(seeds))
     settings = runs[0].settings
-    alone = len({other[-2] for other in groups if other[:-2] == key[:-2]}) == 1
-    named = settings["data"] == "folder" or not alone
-    place = hide_home(str(settings.get("data_dir") or "the default folder")) if named else ""
-    return Configuration(number, published, runs, dict(changed), data, place)
+    same_data = len({other[-2] for other in groups if other[:-2] == key[:-2]}) == 1
+    shown = settings["data"] == "folder" or not same_data
+    data_folder = hide_home(str(settings.get("data_dir") or "the default folder")) if shown else ""
+    return Configuration(number, published, runs, dict(changed), data, data_folder)
 
 
 def _key(run: Run) -> tuple[Any, ...]:
@@ -200,7 +200,7 @@ def _key(run: Run) -> tuple[Any, ...]:
 
 
 def _order(key: tuple[Any, ...], seeds: Mapping[int, Run]) -> tuple[Any, ...]:
-    """Orders as the report does, then FER2013 first, then the fewest differences from the recipe."""
+    """Returns a sort key: the order of the paper, then FER2013 first, then the fewest differences from the recipe."""
     published, *given, changed, data, images = key
-    place = RUNS.index(published) if published else len(RUNS)
-    return place, given[1] != "fer2013", len(changed), given, changed, data or "", min(seeds), images
+    position = RUNS.index(published) if published else len(RUNS)
+    return position, given[1] != "fer2013", len(changed), given, changed, data or "", min(seeds), images

@@ -1,4 +1,4 @@
-"""Evaluations of checkpoints, of one or of several averaged, beside the runs on the page."""
+"""Evaluations of single and averaged checkpoints, which the page shows beside the runs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Evaluation:
     """A folder that `evaluate.py` wrote.
 
     Attributes:
-        folder: its path.
-        record: checkpoints, data, split, test-time augmentation, and how many test images were trained on.
-        stages: predictions of `test` and, with test-time augmentation, `test_tta`.
+        folder: path of the folder.
+        record: checkpoints, data, split, test-time augmentation, and number of test images that were trained on.
+        stages: predictions of `test` and, with test-time augmentation, of `test_tta`.
     """
 
     folder: Path
@@ -42,26 +42,27 @@ class Evaluation:
 
 
 def find_evaluations(paths: Sequence[Path]) -> tuple[list[Evaluation], list[SkippedRun]]:
-    """Reads all evaluations that lie in or below some folders, each once, in the order of their paths.
+    """Reads all evaluations in and below some folders, each once, in the order of their paths.
 
     Returns:
-        The evaluations, and those that cannot be read.
+        The evaluations, and the folders of evaluations that cannot be read.
     """
     files = {file.resolve(): file for path in paths for file in sorted(path.rglob(EVALUATION))}
-    found, unused = [], []
+    found, skipped = [], []
     for file in files.values():
         try:
             found.append(_read(file))
         except (UserError, OSError, ValueError) as error:
-            unused.append(SkippedRun(file.parent, f"cannot be read: {first_line(error)}"))
-    return found, unused
+            skipped.append(SkippedRun(file.parent, f"cannot be read: {first_line(error)}"))
+    return found, skipped
 
 
 def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
     """Builds a table of test metrics, with a row for each evaluation with and without test-time augmentation."""
     header = ("Evaluation", "Data", "Test images", "Test-time augmentation", "Accuracy", "Macro F1", "Trained on")
-    rows = [_row(one, views, stage) for one in evaluations for views, stage in _stages(one)]
-    return Table(header, "llrlrrl", rows)
+    return Table(
+        header, "llrlrrl", [_row(evaluation, stage) for evaluation in evaluations for stage in evaluation.stages]
+    )
 
 
 def _read(file: Path) -> Evaluation:
@@ -72,21 +73,16 @@ def _read(file: Path) -> Evaluation:
     return Evaluation(file.parent, record, {name: stages[name] for name in ("test", "test_tta") if name in stages})
 
 
-def _stages(evaluation: Evaluation) -> list[tuple[str, str]]:
-    names = {"test": "none", "test_tta": evaluation.record.tta}
-    return [(names[stage], stage) for stage in evaluation.stages]
-
-
-def _row(evaluation: Evaluation, views: str, stage: str) -> Row:
+def _row(evaluation: Evaluation, stage: str) -> Row:
     record, predictions = evaluation.record, evaluation.stages[stage]
     matrix, metrics = predictions.matrix(), predictions.metrics(CLASSES)
     networks = ", ".join(record.checkpoints[:2]) if len(record.checkpoints) <= 2 else f"{record.checkpoints[0]}, ..."
-    several = f"mean of {len(record.checkpoints)} networks: " if len(record.checkpoints) > 1 else ""
+    averaged = f"mean of {len(record.checkpoints)} networks: " if len(record.checkpoints) > 1 else ""
     return (
-        Cell(str(evaluation.folder), f"{several}{networks}"),
+        Cell(str(evaluation.folder), f"{averaged}{networks}"),
         f"{record.data}, split={record.split}",
         f"{len(predictions):,}",
-        views,
+        record.tta if stage == "test_tta" else "none",
         Cell(f"{metrics['acc']:.4f}", interval_text(bootstrap_interval(matrix, "acc"))),
         Cell(f"{metrics['f1_macro']:.4f}", interval_text(bootstrap_interval(matrix, "f1_macro"))),
         record.seen,

@@ -1,4 +1,4 @@
-"""Pictures over all configurations: published against ours, and who beats whom."""
+"""Figures of all configurations: published and our test accuracies, and the differences of pairs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def published_figure(configurations: Sequence[Configuration]) -> Figure:
     """Draws the published test accuracies, and ours with their intervals, coloured by verdict.
 
     Args:
-        configurations: those to draw; each must repeat a run of the report and be comparable with it.
+        configurations: configurations that repeat a run of the paper and are comparable with it.
     """
     figure = _figure(9.0, 0.9 + 0.3 * len(RUNS))
     axes = figure.add_subplot()
     axes.use_sticky_edges = False
-    places = np.arange(len(RUNS))
+    rows = np.arange(len(RUNS))
     lowest = [run.test - HALF_UNIT for run in RUNS]
-    axes.barh(places, 2 * HALF_UNIT, 0.7, lowest, color=GREY, label="published")
-    for one in configurations:
-        _draw_ours(axes, one)
-    axes.set_yticks(places, [f"{run.network}, {BALANCES[run.balance]}" for run in RUNS], fontsize=9)
+    axes.barh(rows, 2 * HALF_UNIT, 0.7, lowest, color=GREY, label="published")
+    for configuration in configurations:
+        _draw_accuracy(axes, configuration)
+    axes.set_yticks(rows, [f"{run.network}, {BALANCES[run.balance]}" for run in RUNS], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy")
     axes.grid(axis="x", color=GRID, linewidth=0.7)
@@ -43,36 +43,36 @@ def published_figure(configurations: Sequence[Configuration]) -> Figure:
 
 
 def pairs_figure(pairs: Sequence[Pair]) -> Figure:
-    """Draws the difference of every two configurations, row minus column, coloured where chance explains it badly."""
-    shown = {one.number: one for pair in pairs for one in (pair.first, pair.second)}
-    places = {number: place for place, number in enumerate(sorted(shown))}
+    """Draws the difference in accuracy of every two configurations, row minus column, coloured if significant."""
+    shown = {configuration.number: configuration for pair in pairs for configuration in (pair.first, pair.second)}
+    index = {number: position for position, number in enumerate(sorted(shown))}
     points, significant = np.full((2, len(shown), len(shown)), np.nan)
     for pair in pairs:
-        row, column = places[pair.first.number], places[pair.second.number]
+        row, column = index[pair.first.number], index[pair.second.number]
         points[row, column], points[column, row] = 100 * pair.test.difference, -100 * pair.test.difference
         significant[row, column] = significant[column, row] = pair.significant
     figure = _figure(4.0 + 0.45 * len(shown), 1.0 + 0.34 * len(shown))
     axes = figure.add_subplot()
-    # Wider than the values, so that the colours stay light enough to write on.
+    # The colour range is wider than the values, so that colours stay light enough for text on them.
     limit = 1.6 * max(float(np.nanmax(np.abs(points))), 1.0)
     axes.imshow(np.where(significant == 1, points, np.nan), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     for row, column in np.argwhere(~np.isnan(points)):
         colour = "black" if significant[row, column] else GREY
         axes.text(column, row, f"{points[row, column]:+.1f}", ha="center", va="center", fontsize=7.5, color=colour)
-    axes.set_xticks(list(places.values()), [f"{number}." for number in places])
-    axes.set_yticks(list(places.values()), [shown[number].title for number in places])
+    axes.set_xticks(list(index.values()), [f"{number}." for number in index])
+    axes.set_yticks(list(index.values()), [shown[number].title for number in index])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
 
 
-def _draw_ours(axes: Axes, ours: Configuration) -> None:
-    assert ours.published is not None
-    place = RUNS.index(ours.published)
-    verdict, bounds = compare_to_published(ours, ours.published), ours.test_interval("acc")
-    mean, colour = ours.scores("acc").mean, _COLOURS[verdict]
-    axes.plot([bounds.low, bounds.high], [place, place], color=colour, linewidth=1.6)
-    axes.plot([mean], [place], "o", color=colour, markersize=5, label=f"ours: {verdict}")
+def _draw_accuracy(axes: Axes, configuration: Configuration) -> None:
+    assert configuration.published is not None
+    row = RUNS.index(configuration.published)
+    verdict = compare_to_published(configuration, configuration.published)
+    bounds, mean = configuration.test_interval("acc"), configuration.scores("acc").mean
+    axes.plot([bounds.low, bounds.high], [row, row], color=_COLOURS[verdict], linewidth=1.6)
+    axes.plot([mean], [row], "o", color=_COLOURS[verdict], markersize=5, label=f"ours: {verdict}")
 
 
 def _figure(width: float, height: float) -> Figure:

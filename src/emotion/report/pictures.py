@@ -1,4 +1,4 @@
-"""What is shown of a configuration: how it was run, and the pictures of its first seed."""
+"""The section of a configuration on the page: its settings, and the figures of its first seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emotion.analysis.calibration import fit_temperature, reliability_figure
-from emotion.analysis.document import Block, Paragraph, Picture, Table
+from emotion.analysis.document import Block, ImageBlock, Paragraph, Table
 from emotion.analysis.figures import confusion_matrix_figure, mistakes_figure, save
 from emotion.analysis.gradcam import heatmap_figure, heatmaps
 from emotion.analysis.predictions import Predictions, confident_mistakes, examples_per_class
@@ -31,28 +31,28 @@ from emotion.training.checkpoint import load_checkpoint
 SHOWN_MISTAKES = 16
 EXPLAINED_MISTAKES = 8
 MAX_PIXELS = 10_000_000
-"""More than any picture that a run draws."""
+"""Most pixels of a PNG file that is read; the figures of a run have fewer."""
 _CONFUSED = [CLASSES.index("neutral"), CLASSES.index("sad")]
 
 
-def configuration_blocks(ours: Configuration, folder: Path) -> list[Block]:
-    """Builds the section of a configuration and writes its pictures.
+def configuration_blocks(configuration: Configuration, folder: Path) -> list[Block]:
+    """Builds the section of a configuration and writes its figures.
 
     Args:
-        ours: the configuration.
-        folder: where the pictures go.
+        configuration: the configuration to show.
+        folder: the folder for the figures.
     """
-    album = Album(folder, f"{ours.number:02d}")
-    run = ours.first
+    album = Album(folder, f"{configuration.number:02d}")
+    run = configuration.first
     facts = [
-        ("Differs from the recipe", ours.subtitle or "in nothing"),
-        ("Folders", ", ".join(str(run.folder.path) for run in ours.runs)),
+        ("Differs from the recipe", configuration.subtitle or "in nothing"),
+        ("Folders", ", ".join(str(run.folder.path) for run in configuration.runs)),
         ("Command", run.record.command),
     ]
     blocks: list[Block] = [Table(("Fact", "Value"), "ll", facts)]
-    if len(ours.runs) > 1:
-        blocks.append(Paragraph(f"Shown from here on: seed {run.seed}."))
-    blocks += [class_table(ours.test_scores[0], CLASSES), _curves(run, album)]
+    if len(configuration.runs) > 1:
+        blocks.append(Paragraph(f"The following tables and figures are those of seed {run.seed}."))
+    blocks += [class_table(configuration.test_scores[0], CLASSES), _curves(run, album)]
     matrix = confusion_matrix_figure(run.test.matrix(), CLASSES)
     blocks.append(album.draw("Confusion matrix, test images", "confusion", matrix))
     reliability = reliability_figure(run.test, fit_temperature(run.val))
@@ -61,107 +61,109 @@ def configuration_blocks(ours: Configuration, folder: Path) -> list[Block]:
 
 
 class Album:
-    """Where the pictures of a configuration go.
+    """The image files of a configuration.
 
     Args:
-        folder: it is made if missing.
-        prefix: of the file names.
+        folder: the folder for the files, made if missing.
+        prefix: start of the file names.
     """
 
     def __init__(self, folder: Path, prefix: str) -> None:
         self.folder, self.prefix = folder, prefix
 
     def path(self, name: str) -> Path:
-        """Returns the file of a picture."""
+        """Returns the path of an image."""
         return self.folder / f"{self.prefix}-{name}.png"
 
-    def draw(self, caption: str, name: str, figure: Figure) -> Picture:
-        """Writes a figure."""
+    def draw(self, caption: str, name: str, figure: Figure) -> ImageBlock:
+        """Writes a figure and returns its block."""
         save(figure, self.path(name))
         return self.add(caption, name, self.path(name))
 
-    def add(self, caption: str, name: str, file: Path) -> Picture:
-        """Writes a copy of a PNG file in 256 colours, which takes a quarter of the space.
+    def add(self, caption: str, name: str, file: Path) -> ImageBlock:
+        """Writes a PNG file with 256 colours, in which it needs a quarter of the space, and returns its block.
 
         Raises:
-            UserError: not a PNG file, or one of more than `MAX_PIXELS`.
+            UserError: the file is not a PNG file or has more than `MAX_PIXELS` pixels.
         """
         try:
             with Image.open(file, formats=["PNG"]) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
-                small = image.convert("RGB").quantize()
+                quantized = image.convert("RGB").quantize()
         except Exception as error:
-            # A damaged file can make the reader raise anything.
-            raise UserError(f"{file} cannot be read ({first_line(error)})") from None
+            # A damaged file can make Pillow raise any exception.
+            raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
         with atomic_write(self.path(name)) as temporary:
-            small.save(temporary)
-        return Picture(caption, self.path(name))
+            quantized.save(temporary)
+        return ImageBlock(caption, self.path(name))
 
 
 def _curves(run: Run, album: Album) -> Block:
-    """Takes the learning curves that the run drew of itself."""
-    drawn = run.folder.path / "curves.png"
-    if not drawn.is_file():
-        return Paragraph("The learning curves were not kept with this run (curves.png is missing).")
+    """Returns the learning curves that the run drew, or a paragraph with the reason why there are none."""
+    file = run.folder.path / "curves.png"
+    if not file.is_file():
+        return Paragraph("No learning curves are shown: the run has no curves.png.")
     try:
-        return album.add("Learning curves", "curves", drawn)
+        return album.add("Learning curves", "curves", file)
     except UserError as error:
-        return Paragraph(f"The learning curves are not shown: {error}.")
+        return Paragraph(f"No learning curves are shown: {error}")
 
 
 def _image_blocks(run: Run, album: Album) -> list[Block]:
-    """Shows test images; without them, says what is missing."""
+    """Returns figures of test images, or a paragraph with the reason why there are none."""
     try:
         packed = _images(run.settings)
         gallery = _gallery(run, packed, album)
     except UserError as error:
-        return [Paragraph(f"No images are shown, since the data is not at hand: {error}")]
+        return [Paragraph(f"No images are shown, since the data is missing: {error}")]
     try:
         return [gallery, *_heatmaps(run, packed, album)]
     except UserError as error:
         return [gallery, Paragraph(f"No heatmaps are shown: {error}")]
 
 
-def _gallery(run: Run, packed: PackedImages, album: Album) -> Picture:
+def _gallery(run: Run, packed: PackedImages, album: Album) -> ImageBlock:
     shown = run.test.subset(mistakes(run.test, SHOWN_MISTAKES))
     actual, predicted = ([CLASSES[label] for label in labels] for labels in (shown.labels, shown.predicted))
-    figure = mistakes_figure(_pick(packed, shown.ids), actual, predicted, shown.probabilities.max(1).tolist())
+    figure = mistakes_figure(_select(packed, shown.ids), actual, predicted, shown.probabilities.max(1).tolist())
     return album.draw("The most confident mistakes, neutral against sad first", "mistakes", figure)
 
 
 def _heatmaps(run: Run, packed: PackedImages, album: Album) -> list[Block]:
-    """Draws what spoke for the predicted class: in an image of each class, and in mistakes."""
+    """Draws heatmaps for the predicted class: of a correct prediction of each class, and of mistakes."""
     if not run.folder.best.is_file():
-        raise UserError(f"the checkpoint was not kept with this run ({run.folder.best} is missing)")
+        raise UserError(f"{run.folder.best}: the checkpoint is missing")
     network = load_checkpoint(run.folder.best).task.inference_network
-    right, wrong = examples_per_class(run.test), mistakes(run.test, EXPLAINED_MISTAKES)
+    correct, wrong = examples_per_class(run.test), mistakes(run.test, EXPLAINED_MISTAKES)
     shown = {
-        "classes": ("Grad-CAM (HiResCAM): the surest right answer of each class", right),
+        "classes": ("Grad-CAM (HiResCAM): the most confident correct prediction of each class", correct),
         "explained-mistakes": ("Grad-CAM (HiResCAM): mistakes, for the predicted class", wrong),
     }
     blocks: list[Block] = []
     for name, (caption, rows) in shown.items():
         test = run.test.subset(rows)
-        images = _pick(packed, test.ids)
+        images = _select(packed, test.ids)
         figure = heatmap_figure(images, heatmaps(network, images, test.predicted), _titles(test))
         blocks.append(album.draw(caption, name, figure))
     return blocks
 
 
 def _titles(test: Predictions) -> list[str]:
-    answers = [(CLASSES[actual], CLASSES[told]) for actual, told in zip(test.labels, test.predicted, strict=True)]
-    return [actual if actual == told else f"actual: {actual}\npredicted: {told}" for actual, told in answers]
+    pairs = [(CLASSES[label], CLASSES[predicted]) for label, predicted in zip(test.labels, test.predicted, strict=True)]
+    return [
+        actual if actual == predicted else f"actual: {actual}\npredicted: {predicted}" for actual, predicted in pairs
+    ]
 
 
 def mistakes(test: Predictions, count: int) -> NDArray[np.int64]:
-    """Returns the rows int64 [n] of the most confident mistakes: first neutral taken for sad or the reverse.
+    """Returns the rows, int64 [n], of the most confident mistakes, with confusions of neutral and sad first.
 
-    Those two, which the report found hardest to tell apart, fill at most half of the places.
+    These confusions, which the paper found to be the hardest, are at most half of the rows.
     """
     wrong = confident_mistakes(test, len(test))
-    between = np.isin(test.labels[wrong], _CONFUSED) & np.isin(test.predicted[wrong], _CONFUSED)
-    front = wrong[between][: count // 2]
+    confused = np.isin(test.labels[wrong], _CONFUSED) & np.isin(test.predicted[wrong], _CONFUSED)
+    front = wrong[confused][: count // 2]
     return np.concatenate([front, wrong[~np.isin(wrong, front)]])[:count]
 
 
@@ -171,7 +173,7 @@ def _images(settings: Mapping[str, Any]) -> PackedImages:
     try:
         return _packed(tuple(source.items()))
     except (OSError, RuntimeError) as error:
-        # A run of another machine can name places that mean nothing here, as the home of somebody else.
+        # A run of another machine can name paths that are invalid here, for example another user's home folder.
         raise UserError(first_line(error)) from None
 
 
@@ -180,14 +182,14 @@ def _packed(source: tuple[tuple[str, Any], ...]) -> PackedImages:
     return EmotionDataModule(**dict(source)).packed
 
 
-def _pick(packed: PackedImages, ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.uint8]:
-    """Returns the images of some names, uint8 [n, C, S, S].
+def _select(packed: PackedImages, ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.uint8]:
+    """Returns the images with some names, uint8 [n, C, S, S].
 
     Raises:
-        UserError: the data has no image of such a name.
+        UserError: the data has no image with one of the names.
     """
     rows = {name: row for row, name in enumerate(packed.names.tolist())}
     missing = [name for name in ids if str(name) not in rows]
     if missing:
-        raise UserError(f"{missing[0]} is not among its {len(packed)} images")
+        raise UserError(f"{missing[0]}: not among the {len(packed)} images of the data")
     return np.asarray(packed.images[[rows[str(name)] for name in ids]])

@@ -1,25 +1,25 @@
-"""The figures of the published report: "Emotion detection from images", Università di Pisa, 2022/23."""
+"""Values published in the paper: "Emotion detection from images", Università di Pisa, 2022/23."""
 
 from dataclasses import dataclass
 
 HALF_UNIT = 0.005
-"""Test accuracies are published with two decimals, so each stands for a range of this much to both sides."""
+"""Largest rounding error of a published test accuracy, which has two decimals."""
 TEST_IMAGES = 7178
 
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """A network that the report trained.
+    """A network that was trained for the paper.
 
     Attributes:
-        network: its name here; the digits of a CNN are the convolutions of each block.
-        experiment: the file in `conf/experiment` that trains it.
-        model: our recipe for it.
-        unfreeze: how many of the backbone's convolutions train; None for a CNN from scratch.
-        balance: what was done about rare classes.
-        test: accuracy on the test images, two decimals.
-        train: accuracy on the training images, if published.
-        val: accuracy on the validation images, if published.
+        network: name of the network; the digits of a CNN are the numbers of convolutions in its blocks.
+        experiment: the file in `conf/experiment` that trains the network.
+        model: the file in `conf/model` that describes the network.
+        unfreeze: number of the backbone's last convolutions that are trained; None for a CNN from scratch.
+        balance: treatment of rare classes, as in the setting `balance`.
+        test: accuracy on the test images, 0..1, two decimals.
+        train: accuracy on the training images, 0..1, if published.
+        val: accuracy on the validation images, 0..1, if published.
     """
 
     network: str
@@ -34,7 +34,7 @@ class PublishedRun:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of the report, or a result that it states outside of one."""
+    """A table of the paper, or a result that the paper states in its text."""
 
     title: str
     runs: tuple[PublishedRun, ...]
@@ -42,10 +42,10 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class PublishedScores:
-    """A classification report on the test images: triples of precision, recall and F1, two decimals.
+    """A classification report on the test images: triples of precision, recall and F1, 0..1, two decimals.
 
     Attributes:
-        run: of which network.
+        run: the run of the network.
         per_class: a triple for each class, in the order of `CLASSES`.
         macro: the mean over the classes.
         weighted: the mean over the classes, weighted by their images.
@@ -104,11 +104,11 @@ TABLES = (
         ),
     ),
     PublishedTable(
-        "Section 4.1: the chosen CNN, balanced copies",
+        "Section 4.1: the chosen CNN, oversampling",
         (_cnn("CNN 2-2-1-1", "cnn", 0.65, "offline", "cnn"),),
     ),
     PublishedTable(
-        "Table 4: feature extraction, balanced copies",
+        "Table 4: feature extraction, oversampling",
         (
             _frozen("VGG16", "table4", 0.7229, 0.4361, 0.43),
             _frozen("VGG19", "table4", 0.6277, 0.3893, 0.39),
@@ -116,7 +116,7 @@ TABLES = (
         ),
     ),
     PublishedTable(
-        "Table 5: fine-tuning VGG16, balanced copies",
+        "Table 5: fine-tuning VGG16, oversampling",
         (
             _tuned(3, "table5", 0.8339, 0.5644, 0.56),
             _tuned(6, "table5", 0.8375, 0.5954, 0.59),
@@ -126,7 +126,7 @@ TABLES = (
 )
 RUNS = tuple(run for table in TABLES for run in table.runs)
 
-# Sections 3.1.4, 4.1.4, 3.2.2 and 4.2.2.
+# Sections 3.1.4, 4.1.4, 3.2.2 and 4.2.2 of the paper.
 SCORES = (
     PublishedScores(
         TABLES[0].runs[4],

@@ -1,4 +1,4 @@
-"""The recipe behind a run: which run of the report it repeats, and which settings it changes."""
+"""The recipe of a run: the run of the paper that it repeats, and the settings that differ."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from emotion.models.weights import file_stem
 from emotion.report.published import RUNS, PublishedRun
 
 PAPER_DATA = ("fer2013", "fer2013_csv", "synthetic")
-"""Data whose runs stand in the paper's tables; only those on FER2013's folders are compared with its metrics."""
-# Not the number of processes: each takes a batch of its own, so that they decide on the steps of the optimiser.
+"""Values of `data` whose runs the paper's tables show; only runs on FER2013's folders are compared with the paper."""
+# The number of processes (trainer.devices) is missing here: each process takes its own batch, so it changes the steps.
 _RUNTIME_KEYS = {
     "experiment",
     "name",
@@ -28,11 +28,11 @@ _RUNTIME_KEYS = {
     "trainer.profiler",
 }
 RECIPE_KEYS = ("model", "data", "balance", "unfreeze", "recipe")
-"""Settings that choose the recipe, and so are never a difference from it."""
+"""Settings that choose the recipe, and so never differ from it."""
 
 
 def published_run(values: Mapping[str, Any]) -> PublishedRun | None:
-    """Finds the run of the report that a run with these settings repeats, whatever else it changes."""
+    """Returns the run of the paper with the model, unfreezing and balance of these settings, or None."""
     if values["data"] not in PAPER_DATA:
         return None
     chosen = (values["model"], values.get("unfreeze"), values["balance"])
@@ -40,46 +40,46 @@ def published_run(values: Mapping[str, Any]) -> PublishedRun | None:
 
 
 def differences(values: Mapping[str, Any], published: PublishedRun | None) -> dict[str, str]:
-    """Returns the settings that are not those of the recipe, as they would be typed, in the order of the recipe.
+    """Returns the settings that differ from the recipe, with values as on the command line, in the recipe's order.
 
-    The recipe is the one that it names, or that of the published run, or else that of the model. Where a run lies, how
-    it ran and its seed are no difference, and neither is a setting that an older run does not know yet.
+    The recipe is that of the setting `recipe`, or that of the published run, or that of the model. Paths, hardware and
+    seed are no differences, and neither are settings that did not exist yet when an older run was made.
     """
     recipe_name = values.get("recipe")
     experiment = published.experiment if published and not recipe_name else None
     config = _compose(experiment=experiment, recipe=recipe_name, model=values["model"])
     config.update({key: values.get(key) for key in RECIPE_KEYS})
     recipe = dict(_flat(settings(config)))
-    own = dict(_flat(values)) | {"weights": weights_name(values)}
-    legal = [*recipe, *(key for key in own if key not in recipe)]
-    changed = [key for key in legal if own.get(key, recipe.get(key)) != recipe.get(key)]
-    return {key: _typed(own[key]) for key in changed if key not in _RUNTIME_KEYS}
+    given = dict(_flat(values)) | {"weights": weights_name(values)}
+    keys = [*recipe, *(key for key in given if key not in recipe)]
+    changed = [key for key in keys if given.get(key, recipe.get(key)) != recipe.get(key)]
+    return {key: _typed(given[key]) for key in changed if key not in _RUNTIME_KEYS}
 
 
 def typed_settings(values: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the settings that tell one run from another but for the seed, as they would be typed."""
-    own = dict(_flat(values)) | {"weights": weights_name(values)}
-    return {key: _typed(value) for key, value in own.items() if key not in _RUNTIME_KEYS}
+    """Returns all settings but the seed and those of paths and hardware, with values as on the command line."""
+    given = dict(_flat(values)) | {"weights": weights_name(values)}
+    return {key: _typed(value) for key, value in given.items() if key not in _RUNTIME_KEYS}
 
 
 def weights_name(values: Mapping[str, Any]) -> str:
-    """Returns `imagenet`, `none` or the name of the file that the backbone's weights came from."""
+    """Returns `imagenet`, `none` or the name of the file with the initial weights of the backbone."""
     path = Path(str(values["weights"]))
     try:
         stem = file_stem(str(values.get("family")), str(values.get("backbone")))
         files = list(path.expanduser().glob(f"{stem}*.safetensors"))
     except (OSError, RuntimeError):
-        # A run of another machine can name places that mean nothing here.
+        # A run of another machine can name paths that are invalid here.
         files = []
     return files[0].name if len(files) == 1 else path.name
 
 
 def _compose(**chosen: str | None) -> DictConfig:
     overrides = (f"{group}={name}" for group, name in chosen.items() if name in choice_names(group))
-    return _composed_once(*overrides).copy()
+    return _cached_compose(*overrides).copy()
 
 
-_composed_once = lru_cache(compose)
+_cached_compose = lru_cache(compose)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -91,7 +91,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _typed(value: object) -> str:
-    """Writes a value as on the command line."""
+    """Returns a value as text for the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):

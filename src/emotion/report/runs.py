@@ -1,4 +1,4 @@
-"""Finds runs on disk and reads what they left; they can be anybody's, so that all of it is checked."""
+"""Finds runs on disk and reads their files; runs can come from other people, so all content is checked."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from emotion.models.registry import Family
 from emotion.training.folder import EVALUATION, RunFolder, is_run, read_yaml
 
 _STAGES = ("val", "test")
-_LARGEST = 2**20
-"""Bytes of a file of JSON; that of a run takes about 10,000."""
+_MAX_JSON_BYTES = 2**20  # the metrics.json of a run has about 10,000
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -33,7 +32,7 @@ Content = TypeVar("Content", bound=BaseModel)
 
 
 class Record(BaseModel):
-    """What a run notes of its training; older ones noted less."""
+    """Facts about the training of a run, times in seconds; older runs have fewer of them."""
 
     epochs: Count | None = None
     best_epoch: Count | None = None
@@ -54,7 +53,7 @@ class _Failure(BaseModel):
 
 
 class _Settings(BaseModel):
-    """The settings that the report reads by name; for the others any value will do, it only shows them."""
+    """The settings that the page reads by name; the page only shows the others, so they may have any value."""
 
     model_config = ConfigDict(strict=True)
 
@@ -79,12 +78,12 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: where it lies.
-        settings: its config.yaml.
-        record: epochs, seconds, hardware and the like.
+        folder: the folder of the run.
+        settings: content of the run's config.yaml.
+        record: epochs, seconds, hardware and other facts about the training.
         val: predictions for the validation images.
-        test: predictions for the test images; none where it left them alone (`test=false`).
-        augmented: `val`, and where it was read `test`, with test-time augmentation, where there was any.
+        test: predictions for the test images; empty for a run with `test=false`.
+        augmented: predictions with test-time augmentation for `val` and, if tested, `test`; empty without augmentation.
     """
 
     folder: RunFolder
@@ -96,14 +95,14 @@ class Run:
 
     @property
     def tested(self) -> bool:
-        """Whether it read the test images."""
+        """Whether the run has predictions for test images."""
         return len(self.test) > 0
 
     @property
     def stages(self) -> dict[str, Predictions]:
         """Predictions of `val` and `test`, and as `val_tta` and `test_tta` those with test-time augmentation."""
-        several = {f"{stage}_tta": predictions for stage, predictions in self.augmented.items()}
-        return {"val": self.val, "test": self.test, **several}
+        augmented = {f"{stage}_tta": predictions for stage, predictions in self.augmented.items()}
+        return {"val": self.val, "test": self.test, **augmented}
 
     @property
     def seed(self) -> int:
@@ -112,19 +111,19 @@ class Run:
 
     @property
     def data(self) -> str | None:
-        """What tells its data from other data: `PackedImages.digest`, or of an older run on own photographs the folder.
+        """Identifier of the data: `PackedImages.digest`, or the data folder of an older run with data=folder.
 
-        None where that is not known: older runs on FER2013 did not keep it, and their folders have many names.
+        None if unknown: older runs on FER2013 did not keep the digest, and FER2013's folder can have any name.
         """
         folder = self.settings.get("data_dir") if self.settings["data"] == "folder" else None
         return self.record.data or (os.path.normpath(hide_home(folder)) if folder else None)
 
     def scores(self, predictions: Predictions) -> dict[str, Any]:
-        """Returns `matrix_metrics` of some of its predictions."""
+        """Returns the `matrix_metrics` of predictions."""
         return matrix_metrics(predictions.matrix(), CLASSES)
 
     def train_accuracy(self) -> float | None:
-        """Returns the accuracy while training in the best epoch, or None where no readable learning curves are kept."""
+        """Returns the training accuracy in the best epoch, 0..1, or None without readable learning curves."""
         try:
             history = merge_histories(read_history(path) for path in self.folder.csv_files())
         except (OSError, ValueError, OverflowError, csv.Error):
@@ -134,33 +133,33 @@ class Run:
 
 @dataclass(frozen=True)
 class SkippedRun:
-    """A run without figures, and why."""
+    """A run or evaluation that the page leaves out, and the reason."""
 
     path: Path
     reason: str
 
 
 def images_digest(predictions: Predictions) -> bytes:
-    """Tells the names of some images and their labels from others, in whatever order they come."""
+    """Returns a hash of the names and labels of the images that does not depend on their order."""
     order = np.argsort(predictions.ids)
     named = (predictions.ids[order].tolist(), predictions.labels[order].tolist())
     return hashlib.blake2b(repr(named).encode()).digest()
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[SkippedRun]]:
-    """Reads all runs that lie in or below some folders, each once, in the order of their paths.
+    """Reads all runs in and below some folders, each once, in the order of their paths.
 
     Returns:
-        The finished runs, and those that failed, are not finished, or cannot be read.
+        The finished runs, and the skipped runs: those that failed, are not finished, or cannot be read.
 
     Raises:
-        UserError: a folder that does not exist or holds no run.
+        UserError: a folder does not exist or contains no run.
     """
     found: dict[Path, Run | SkippedRun] = {}
     for path in paths:
         below = {folder.path.resolve(): folder for folder in _run_folders(path)}
         if not below and not any(path.rglob(EVALUATION)):
-            raise UserError(f"{path}: no run lies there (a folder with the config.yaml that training writes)")
+            raise UserError(f"{path}: no run in this folder: a run has the config.yaml that training writes")
         found |= {key: _read(folder) for key, folder in below.items() if key not in found}
     return (
         [run for run in found.values() if isinstance(run, Run)],
@@ -178,7 +177,7 @@ def _run_folders(path: Path) -> Iterator[RunFolder]:
 
 
 def _holds_run(folder: RunFolder) -> bool:
-    """Other programs' settings are no run's; such that cannot be read are, where other files of a run lie beside."""
+    """Returns whether config.yaml has a run's settings, or cannot be read but is beside other files of a run."""
     try:
         return is_run(read_yaml(folder.config))
     except UserError:
@@ -201,37 +200,37 @@ def _read_finished(folder: RunFolder) -> Run:
     try:
         _Settings.model_validate(settings)
     except ValidationError as error:
-        raise UserError(f"{folder.config}: {_complaint(error)}") from None
+        raise UserError(f"{folder.config}: {_first_message(error)}") from None
     metrics = read_record(_Metrics, folder.metrics)
     stages = load_predictions(folder.predictions)
     tested = metrics.test is not None or {"test", "test_tta"} & set(stages)
-    needed = _STAGES if tested else ("val",)
-    for stage in needed:
+    required = _STAGES if tested else ("val",)
+    for stage in required:
         if not len(stages.get(stage, ())):
             raise UserError(f"{folder.predictions}: no predictions for {stage} images")
-    augmented = {stage: stages[f"{stage}_tta"] for stage in needed if f"{stage}_tta" in stages}
-    if augmented and not all(stage in augmented and augmented[stage].same_images(stages[stage]) for stage in needed):
-        raise UserError(f"{folder.predictions}: those of test-time augmentation are for other images")
+    augmented = {stage: stages[f"{stage}_tta"] for stage in required if f"{stage}_tta" in stages}
+    if augmented and not all(stage in augmented and augmented[stage].same_images(stages[stage]) for stage in required):
+        raise UserError(f"{folder.predictions}: predictions with test-time augmentation are for other images")
     val = stages["val"]
     test = stages.get("test", val.subset(np.empty(0, np.int64)))
     return Run(folder, settings, metrics.run, val, test, augmented)
 
 
 def read_record(kind: type[Content], path: Path) -> Content:
-    """Reads a file of JSON of at most 1 MiB into a pydantic model.
+    """Reads a JSON file of at most 1 MiB into a pydantic model.
 
     Raises:
-        UserError: a larger file, or other content.
-        OSError: it cannot be read.
+        UserError: the file is larger or does not fit the model.
+        OSError: the file cannot be read.
     """
-    if path.stat().st_size > _LARGEST:
-        raise UserError(f"{path}: more than {_LARGEST // 2**20} MiB")
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise UserError(f"{path}: more than {_MAX_JSON_BYTES // 2**20} MiB")
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise UserError(f"{path}: {_complaint(error)}") from None
+        raise UserError(f"{path}: {_first_message(error)}") from None
 
 
-def _complaint(error: ValidationError) -> str:
+def _first_message(error: ValidationError) -> str:
     first = error.errors()[0]
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))

@@ -1,4 +1,4 @@
-"""The tables of the published report, with our figures beside its own."""
+"""The tables of the paper, with our values beside the published ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SCORES = ("precision", "recall", "f1")
 
 
 def published_tables(configurations: Sequence[Configuration]) -> list[Block]:
-    """Builds each table of the report under a heading; a line for every configuration that repeats one of its runs."""
+    """Builds each table of the paper under a heading, with a row for each configuration that repeats a run."""
     blocks: list[Block] = []
     for table in TABLES:
         blocks += [Heading(table.title), _published_table(table, configurations)]
@@ -25,77 +25,78 @@ def published_tables(configurations: Sequence[Configuration]) -> list[Block]:
 
 
 def detailed_scores(configurations: Sequence[Configuration]) -> list[Block]:
-    """Builds the four classification reports that were published, each beside that of the closest configuration."""
+    """Builds the four published classification reports, each beside that of the best matching configuration."""
     blocks: list[Block] = []
     for published in SCORES:
-        ours = best_match(configurations, published.run)
+        match = best_match(configurations, published.run)
         blocks.append(Heading(f"{published.run.network}, {BALANCES[published.run.balance]}", 3))
-        source = f"Ours: {ours.title} ({', '.join(filter(None, (ours.subtitle, ours.seeds)))})." if ours else "Not run."
-        blocks += [Paragraph(source), _scores_table(published, ours)]
+        facts = ", ".join(filter(None, (match.subtitle, match.seeds))) if match else ""
+        source = f"Ours: {match.title} ({facts})." if match else "Not run."
+        blocks += [Paragraph(source), _scores_table(published, match)]
     return blocks
 
 
 def other_table(configurations: Sequence[Configuration]) -> Table:
-    """Builds a table of the configurations that repeat no run of the report."""
+    """Builds a table of the configurations that repeat no run of the paper."""
     rows = [
         (
-            name_cell(one, one.subtitle),
-            value_cell(one.scores("acc"), one.test_interval("acc")),
-            str(one.scores("f1_macro")),
-            one.seeds,
+            name_cell(configuration, configuration.subtitle),
+            value_cell(configuration.scores("acc"), configuration.test_interval("acc")),
+            str(configuration.scores("f1_macro")),
+            configuration.seeds,
         )
-        for one in configurations
+        for configuration in configurations
     ]
     return Table(("Network", "Test accuracy", "Macro F1", "Seeds"), "lrrl", rows)
 
 
 def name_cell(configuration: Configuration, note: str = "") -> Cell:
-    """Writes the name of a configuration, with a link to its section, over a note."""
+    """Returns a cell with the name of a configuration, linked to its section, above a note."""
     return Cell(configuration.title, note, target=configuration.title)
 
 
 def value_cell(summary: Summary | None, bounds: Interval | None = None) -> Cell:
-    """Writes a mean and its deviation, with the interval below, or that a run did not keep it."""
+    """Returns a cell with a mean and its deviation above the interval, or "not kept" for a missing value."""
     if summary is None:
         return Cell("not kept", tone="quiet")
     return Cell(str(summary), interval_text(bounds) if bounds else "")
 
 
 def interval_text(bounds: Interval) -> str:
-    """Writes an interval in words."""
+    """Returns an interval as text."""
     return f"{bounds.low:.3f} to {bounds.high:.3f}"
 
 
 def _published_table(table: PublishedTable, configurations: Sequence[Configuration]) -> Table:
-    """Builds a table of the report; test accuracy and verdict come first, since a narrow screen shows no more."""
+    """Builds a table of the paper; test accuracy and verdict come first, since a narrow screen shows only these."""
     rows: list[Row] = []
     for published in table.runs:
-        ours = [one for one in configurations if one.published == published]
-        rows += [_our_row(published, one) for one in ours] or [_empty_row(published)]
+        repeated = [configuration for configuration in configurations if configuration.published == published]
+        rows += [_compared_row(published, configuration) for configuration in repeated] or [_empty_row(published)]
     header = ["Network", "Test, published", "Test, ours", "Difference", "95 % interval", "Verdict"]
     if table.runs[0].train is None:
         return Table(header, "lrrrrl", rows)
     return Table([*header, "Val, published", "Val, ours", "Train, published", "Train, ours"], "lrrrrlrrrr", rows)
 
 
-def _our_row(published: PublishedRun, ours: Configuration) -> Row:
-    accuracy = ours.scores("acc")
+def _compared_row(published: PublishedRun, configuration: Configuration) -> Row:
+    accuracy = configuration.scores("acc")
     test = (
-        Cell(published.network, ours.subtitle, target=ours.title),
+        Cell(published.network, configuration.subtitle, target=configuration.title),
         f"{published.test:.2f}",
-        Cell(str(accuracy), ours.seeds),
-        "" if ours.not_comparable_because else f"{accuracy.mean - published.test:+.3f}",
-        interval_text(ours.test_interval("acc")),
-        verdict_cell(ours, published),
+        Cell(str(accuracy), configuration.seeds),
+        "" if configuration.not_comparable_because else f"{accuracy.mean - published.test:+.3f}",
+        interval_text(configuration.test_interval("acc")),
+        verdict_cell(configuration, published),
     )
     if published.train is None:
         return test
     return (
         *test,
         f"{published.val:.4f}",
-        str(ours.val_accuracy),
+        str(configuration.val_accuracy),
         f"{published.train:.4f}",
-        value_cell(ours.train_accuracy),
+        value_cell(configuration.train_accuracy),
     )
 
 
@@ -106,21 +107,19 @@ def _empty_row(published: PublishedRun) -> Row:
     )
 
 
-def _scores_table(published: PublishedScores, ours: Configuration | None) -> Table:
-    header = [
-        "Class",
-        *(f"{name}, {whose}" for name in ("Precision", "Recall", "F1") for whose in ("published", "ours")),
-    ]
+def _scores_table(published: PublishedScores, match: Configuration | None) -> Table:
+    columns = [f"{name}, {source}" for name in ("Precision", "Recall", "F1") for source in ("published", "ours")]
+    seeds = match.test_scores if match else []
     rows = [
-        _scores_row(name, triple, [scores["per_class"][name] for scores in ours.test_scores] if ours else [])
+        _scores_row(name, triple, [scores["per_class"][name] for scores in seeds])
         for name, triple in zip(CLASSES, published.per_class, strict=True)
     ]
     averages = {"macro": published.macro, "weighted": published.weighted}
     footer = [
-        _scores_row(f"{name} avg", triple, [_average(scores, name) for scores in ours.test_scores] if ours else [])
+        _scores_row(f"{name} avg", triple, [_average(scores, name) for scores in seeds])
         for name, triple in averages.items()
     ]
-    return Table(header, "lrrrrrr", rows, footer)
+    return Table(["Class", *columns], "lrrrrrr", rows, footer)
 
 
 def _average(scores: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs that left the test images alone: which settings validation prefers."""
+"""Runs that were not evaluated on the test images, compared by their validation accuracy."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from emotion.report.recipes import typed_settings
 from emotion.report.runs import Run, images_digest
 
 _READING = (
-    "Runs of test=false, the best first. Validation chose their epochs too, so they reach less on other images. "
-    "Differences are taken seed by seed, in points of accuracy, from the run that differs least from all others; only "
-    "what differs from it is named."
+    "Runs with test=false, the best first. The validation images also chose the epochs, so accuracy on other images is "
+    "lower. Differences in accuracy are in percentage points, computed seed by seed from the baseline, which is the "
+    "run whose settings differ least from all others. A row names only the settings that differ from the baseline."
 )
 
 Settings = Mapping[str, str]
 
 
 def validation_blocks(configurations: Sequence[Configuration]) -> list[Block]:
-    """Builds a table of configurations without test images for all that validated on the same images.
+    """Builds one table for each set of validation images, after a note on how to read it.
 
     Args:
-        configurations: none of them tested.
+        configurations: configurations without predictions for test images.
     """
     ordered = sorted(configurations, key=_images)
     tables = [_table(list(same)) for _, same in groupby(ordered, key=_images)]
@@ -32,52 +32,55 @@ def validation_blocks(configurations: Sequence[Configuration]) -> list[Block]:
 
 
 def baseline(configurations: Sequence[Configuration]) -> Configuration:
-    """Returns the configuration that differs least from all others, which an ablation changes one setting of.
+    """Returns the configuration whose settings differ least from all others: that of an ablation's unchanged run.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are no configurations.
     """
-    settings = {one.number: typed_settings(one.first.settings) for one in configurations}
-    return min(
-        configurations,
-        key=lambda one: (sum(len(_changes(own, settings[one.number])) for own in settings.values()), one.number),
-    )
+    settings = {configuration.number: typed_settings(configuration.first.settings) for configuration in configurations}
+    changes = {
+        number: sum(len(_changes(other, own)) for other in settings.values()) for number, own in settings.items()
+    }
+    return min(configurations, key=lambda configuration: (changes[configuration.number], configuration.number))
 
 
 def seed_differences(configuration: Configuration, base: Configuration) -> Summary | None:
-    """Returns by how much a configuration's validation accuracy exceeds that of the base, over the seeds of both.
+    """Returns a configuration's validation accuracy minus that of the baseline, over the seeds that both have.
 
     Returns:
-        Differences of shares, -1..1; None if there is no seed for which both validated on the same images.
+        Differences of accuracies, -1..1; None without a seed for which both have the same validation images.
     """
-    theirs = {run.seed: run for run in base.runs}
+    base_runs = {run.seed: run for run in base.runs}
     same_data = configuration.data == base.data
-    pairs = [(run, theirs[run.seed]) for run in configuration.runs if same_data and run.seed in theirs]
+    pairs = [(run, base_runs[run.seed]) for run in configuration.runs if same_data and run.seed in base_runs]
     values = [
-        _accuracy(ours) - _accuracy(other)
-        for ours, other in pairs
-        if images_digest(ours.val) == images_digest(other.val)
+        _accuracy(run) - _accuracy(base_run)
+        for run, base_run in pairs
+        if images_digest(run.val) == images_digest(base_run.val)
     ]
     return summarize(values) if values else None
 
 
 def _table(configurations: Sequence[Configuration]) -> Table:
     base = baseline(configurations)
-    header = ("Run", "Validation accuracy", "Difference", "Macro F1", "Seeds", "Folder of the first")
-    accuracies = {one.number: one.val_accuracy.mean for one in configurations}
-    ranked = sorted(configurations, key=lambda one: accuracies[one.number], reverse=True)
-    return Table(header, "lrrrll", [_row(one, base) for one in ranked])
+    header = ("Run", "Validation accuracy", "Difference", "Macro F1", "Seeds", "Folder of the first seed")
+    ranked = sorted(configurations, key=lambda configuration: configuration.val_accuracy.mean, reverse=True)
+    return Table(header, "lrrrll", [_row(configuration, base) for configuration in ranked])
 
 
-def _row(ours: Configuration, base: Configuration) -> Row:
-    changes = _changes(typed_settings(ours.first.settings), typed_settings(base.first.settings))
-    # The base stands for itself, by what it changes in its recipe.
-    named = base.differences if ours is base else changes
-    words = ", ".join(f"{key}={value}" for key, value in named.items() if key != "weights")
-    name = Cell(ours.title, "; ".join(filter(None, (ours.warning, words))))
-    f1_macro = summarize([run.scores(run.val)["f1_macro"] for run in ours.runs])
-    difference = Cell("the base", tone="quiet") if ours is base else _points(seed_differences(ours, base))
-    return (name, str(ours.val_accuracy), difference, str(f1_macro), ours.seeds, str(ours.first.folder.path))
+def _row(configuration: Configuration, base: Configuration) -> Row:
+    changes = _changes(typed_settings(configuration.first.settings), typed_settings(base.first.settings))
+    # The row of the baseline names the settings that differ from its recipe.
+    named = base.differences if configuration is base else changes
+    text = ", ".join(f"{key}={value}" for key, value in named.items() if key != "weights")
+    return (
+        Cell(configuration.title, "; ".join(filter(None, (configuration.warning, text)))),
+        str(configuration.val_accuracy),
+        Cell("baseline", tone="quiet") if configuration is base else _points(seed_differences(configuration, base)),
+        str(summarize([run.scores(run.val)["f1_macro"] for run in configuration.runs])),
+        configuration.seeds,
+        str(configuration.first.folder.path),
+    )
 
 
 def _changes(settings: Settings, base: Settings) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Whether our figures agree with the published ones."""
+"""Verdicts on our test accuracies beside those of the paper."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from emotion.report.configurations import Configuration
 from emotion.report.published import HALF_UNIT, RUNS, PublishedRun
 
 Verdict = Literal["agrees", "higher", "lower", "not compared", "not run"]
-_WORDS: dict[Verdict, str] = {
-    "agrees": "in agreement with ours",
-    "higher": "where ours is higher",
-    "lower": "where ours is lower",
-    "not compared": "run under conditions that allow no comparison",
+_SUMMARY: dict[Verdict, str] = {
+    "agrees": "in agreement",
+    "higher": "higher",
+    "lower": "lower",
+    "not compared": "not comparable",
     "not run": "not run",
 }
 _LABELS: dict[Verdict, Cell] = {
@@ -25,18 +25,18 @@ _LABELS: dict[Verdict, Cell] = {
 }
 
 
-def compare(ours: Interval, published: float) -> Verdict:
+def compare(bounds: Interval, published: float) -> Verdict:
     """Compares an interval with a value that was published with two decimals.
 
-    They agree if the interval holds any value that would have been rounded to the published one.
+    They agree if the interval contains a value that rounds to the published value.
     """
-    if ours.low > published + HALF_UNIT:
+    if bounds.low > published + HALF_UNIT:
         return "higher"
-    return "lower" if ours.high < published - HALF_UNIT else "agrees"
+    return "lower" if bounds.high < published - HALF_UNIT else "agrees"
 
 
 def compare_to_published(configuration: Configuration | None, published: PublishedRun) -> Verdict:
-    """Compares the test accuracy of a configuration with that of the report, where that means something."""
+    """Compares the test accuracy of a configuration with the published one, if they are comparable."""
     if configuration is None:
         return "not run"
     if configuration.not_comparable_because:
@@ -45,37 +45,37 @@ def compare_to_published(configuration: Configuration | None, published: Publish
 
 
 def verdict_cell(configuration: Configuration, published: PublishedRun) -> Cell:
-    """Writes the verdict as a label, or why there is none."""
+    """Returns a cell with the verdict as a label, or with the reason why there is none."""
     verdict = compare_to_published(configuration, published)
     return _LABELS.get(verdict) or Cell(verdict, configuration.not_comparable_because, "quiet")
 
 
 def best_match(configurations: Sequence[Configuration], published: PublishedRun) -> Configuration | None:
-    """Chooses the configuration that speaks for a run of the report, or None if there is none.
+    """Returns the configuration that represents a run of the paper, or None if no configuration repeats the run.
 
-    It is one that can be compared, if any is; of those the one with the fewest differences from the recipe; of those
-    the one with the most seeds.
+    Comparable configurations come first, then those with the fewest differences from the recipe, then those with the
+    most seeds.
     """
-    candidates = [one for one in configurations if one.published == published]
+    candidates = [configuration for configuration in configurations if configuration.published == published]
     return min(
         candidates,
-        key=lambda one: (bool(one.not_comparable_because), len(one.differences), -len(one.runs)),
+        key=lambda match: (bool(match.not_comparable_because), len(match.differences), -len(match.runs)),
         default=None,
     )
 
 
 def overall(configurations: Sequence[Configuration]) -> str:
-    """Says in a few sentences how many of the report's test accuracies were repeated, and how they came out."""
-    chosen = {published: best_match(configurations, published) for published in RUNS}
-    verdicts = [compare_to_published(one, published) for published, one in chosen.items()]
-    compared = [one for one in chosen.values() if one is not None and not one.not_comparable_because]
-    counts = ", ".join(f"{verdicts.count(name)} {words}" for name, words in _WORDS.items() if name in verdicts)
-    text = f"Of {len(RUNS)} published test accuracies: {counts}."
+    """Returns a summary of the verdicts on all test accuracies of the paper."""
+    matches = {published: best_match(configurations, published) for published in RUNS}
+    verdicts = [compare_to_published(match, published) for published, match in matches.items()]
+    compared = [match for match in matches.values() if match is not None and not match.not_comparable_because]
+    counts = ", ".join(f"{verdicts.count(name)} {text}" for name, text in _SUMMARY.items() if name in verdicts)
+    text = f"Our results beside the {len(RUNS)} test accuracies of the paper: {counts}."
     if not compared:
         return text
-    exact = sum(not one.differences for one in compared)
-    single = sum(len(one.runs) == 1 for one in compared)
+    exact = sum(not match.differences for match in compared)
+    single = sum(len(match.runs) == 1 for match in compared)
     return (
-        f"{text} Of the {len(compared)} compared, {exact} follow the report's recipe in every setting, and {single} "
-        "rest on a single seed."
+        f"{text} Of the {len(compared)} comparable results, {exact} follow the paper's recipe in every setting and "
+        f"{single} come from a single seed."
     )

@@ -1,4 +1,4 @@
-"""Where trained networks come from: the files in this folder, which are part of the package, others, and the hub."""
+"""Finds trained networks: those shipped with the package in this folder, local files, and the Hugging Face hub."""
 
 import os
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 from emotion.errors import UserError
 
 SHIPPED = Path(__file__).parent
-"""The folder of the files that are part of the package: a card, weights for PyTorch, and the whole function as ONNX."""
+"""The folder of the shipped networks; each has a card (`.md`), weights for PyTorch and an ONNX file."""
 SUFFIXES = (".onnx", ".safetensors", ".ckpt")
-"""Of files that hold networks."""
+"""Suffixes of network files."""
 
 
 def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
-    """Returns the file that a name stands for.
+    """Returns the path of a network file.
 
     Args:
-        name: of a network that ships with the package, a path, or `hf://<owner>/<repository>[/<file>]`.
-        suffix: of the file to take where a name stands for several: `.onnx` or `.safetensors`.
+        name: name of a shipped network, path of a file, or `hf://<owner>/<repository>[/<file>]`, which is downloaded.
+        suffix: preferred suffix if the name stands for several files, `.onnx` or `.safetensors`.
 
     Raises:
-        UserError: there is none, or it is another kind of file.
+        UserError: the network or file does not exist, or the file has another suffix.
     """
     shipped = sorted(path.stem for path in SHIPPED.glob("*.onnx"))
     if name in shipped:
@@ -27,27 +27,30 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
     if str(name).startswith("hf://"):
         from emotion.shipped.hub import download
 
-        return _checked(download(str(name), suffix), shipped)
-    path = Path(os.path.expanduser(name))  # noqa: PTH111, leaves ~nobody as it is
-    if not os.path.isfile(path):  # noqa: PTH113, False for names that are too long
+        return _require_suffix(download(str(name), suffix), shipped)
+    path = Path(os.path.expanduser(name))  # noqa: PTH111, Path.expanduser raises for an unknown ~user
+    if not os.path.isfile(path):  # noqa: PTH113, Path.is_file raises for names that are too long
         raise UserError(f"{name}: no such network ({', '.join(shipped)}) and no such file")
-    return _checked(path, shipped)
+    return _require_suffix(path, shipped)
 
 
-def _checked(path: Path, shipped: list[str]) -> Path:
+def _require_suffix(path: Path, shipped: list[str]) -> Path:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: not a network ({', '.join(SUFFIXES)}, or {', '.join(shipped)})")
     return path
 
 
 def find_weights(name: str | Path) -> Path:
-    """Returns the `.ckpt` or `.safetensors` file that a name stands for; that beside an `.onnx` file does, too.
+    """Returns the path of the `.ckpt` or `.safetensors` file of a network; for an `.onnx` file, of the one beside it.
+
+    Args:
+        name: name or path of a network (see `find_network`).
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     path = find_network(name, ".safetensors")
     weights = path.with_suffix(".safetensors") if path.suffix == ".onnx" else path
     if not weights.is_file():
-        raise UserError(f"{name}: PyTorch is needed here; take the .ckpt or .safetensors file it was exported from")
+        raise UserError(f"{name}: PyTorch cannot run it; name the .ckpt or .safetensors file it was exported from")
     return weights

@@ -1,4 +1,4 @@
-"""Networks on the Hugging Face hub, which is the one thing here that needs the internet."""
+"""Download and upload of networks on the Hugging Face hub, over the internet."""
 
 import re
 from pathlib import Path
@@ -8,19 +8,19 @@ from emotion.errors import UserError, first_line
 from emotion.extras import require_extra
 
 CARD, SUFFIXES = "README.md", (".onnx", ".safetensors")
-"""What `push` writes into a repository: this and `network.onnx`, `network.safetensors` or both."""
+"""File names in a repository: the card, and `network.onnx`, `network.safetensors` or both."""
 ADDRESS = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?")
 
 
 def download(address: str, suffix: str) -> Path:
-    """Fetches a network, or finds it among those that were fetched before.
+    """Downloads a network and returns its path; without a connection, an earlier download is used.
 
     Args:
         address: `hf://<owner>/<repository>` or `hf://<owner>/<repository>/<file>`.
-        suffix: of the file to take if there are several and none is named.
+        suffix: preferred suffix if the address has no file name, `.onnx` or `.safetensors`.
 
     Raises:
-        UserError: another form, no such repository or file, or no connection.
+        UserError: the address, repository or file does not exist, or there is no connection and no earlier download.
     """
     match = ADDRESS.fullmatch(address)
     if not match:
@@ -29,39 +29,40 @@ def download(address: str, suffix: str) -> Path:
     hub = _hub()
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    names = [f"network{own}" for own in sorted(SUFFIXES, key=lambda own: own != suffix)]
-    for name in [file] if file else names:
+    suffixes = sorted(SUFFIXES, key=lambda candidate: candidate != suffix)  # the preferred suffix comes first
+    names = [file] if file else [f"network{candidate}" for candidate in suffixes]
+    for name in names:
         try:
             return Path(hub.hf_hub_download(repository, name))
         except LocalEntryNotFoundError:
-            return _fetched(hub, address, repository, [file] if file else names)
+            return _find_cached(hub, address, repository, names)
         except EntryNotFoundError:
             continue
         except Exception as error:
-            # Connections, rights and names fail in many ways.
+            # The client raises many kinds of exceptions for connections, permissions and names.
             raise UserError(f"{address}: {first_line(error)}") from None
-    raise UserError(f"{address}: this repository holds no {file or ' or '.join(names)}")
+    raise UserError(f"{address}: this repository holds no {' or '.join(names)}")
 
 
-def _fetched(hub: Any, address: str, repository: str, names: list[str]) -> Path:
+def _find_cached(hub: Any, address: str, repository: str, names: list[str]) -> Path:
     for name in names:
         path = hub.try_to_load_from_cache(repository, name)
-        if isinstance(path, str):  # not None, nor what stands for a file that the hub does not have
+        if isinstance(path, str):  # None: not cached; a sentinel object: known to be missing on the hub
             return Path(path)
     raise UserError(f"{address}: no connection to the hub, and it was not fetched before")
 
 
 def push(repository: str, files: list[Path], card: str, private: bool = False) -> str:
-    """Uploads a network and its card, and returns the address of the page.
+    """Uploads a network and its card; returns the URL of the repository's page.
 
     Args:
-        repository: `<owner>/<repository>`; made if it does not exist.
-        files: `.onnx` or `.safetensors` files, at most one of each.
-        card: Markdown.
-        private: whether a repository that is made can be seen by its owner alone.
+        repository: `<owner>/<repository>`, created if it does not exist.
+        files: an `.onnx` file, a `.safetensors` file, or one of each.
+        card: text of the card in Markdown.
+        private: whether a created repository is visible to its owner only.
 
     Raises:
-        UserError: another kind of file, no right to write there, or no connection.
+        UserError: the files are of another kind, the permission to write is missing, or there is no connection.
     """
     suffixes = [path.suffix for path in files]
     if not files or len(set(suffixes)) < len(files) or not set(suffixes) <= set(SUFFIXES):
@@ -73,7 +74,7 @@ def push(repository: str, files: list[Path], card: str, private: bool = False) -
             api.upload_file(path_or_fileobj=path, path_in_repo=f"network{path.suffix}", repo_id=repository)
         api.upload_file(path_or_fileobj=card.encode(), path_in_repo=CARD, repo_id=repository)
     except Exception as error:
-        # Connections, rights and names fail in many ways.
+        # The client raises many kinds of exceptions for connections, permissions and names.
         raise UserError(f"{repository}: {first_line(error)}") from None
     return str(page)
 

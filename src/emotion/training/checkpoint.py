@@ -19,7 +19,7 @@ from emotion.config import check
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, check_unpacked_size
-from emotion.models.weights import state_shapes, validate_state, why_unread
+from emotion.models.weights import describe_load_error, state_shapes, validate_state
 from emotion.training.task import EmotionTask
 
 
@@ -157,5 +157,7 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A damaged or hostile file can make the reader raise any exception.
-        raise UserError(f"ckpt={path}: not a checkpoint that can be read safely ({why_unread(error)})") from None
+        raise UserError(
+            f"ckpt={path}: not a checkpoint that can be read safely ({describe_load_error(error)})"
+        ) from None
     return content

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from emotion.config import conf_dir, describe_settings, register_resolvers
+from emotion.config import SAME_NAME, conf_dir, describe_settings, register_resolvers
 from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
 from emotion.files import hide_home
 from emotion.overrides import check_overrides, quote_arguments
@@ -41,8 +41,7 @@ def main() -> None:
     threading.excepthook = _excepthook
     # Hydra then raises its errors in place of printing them, so that `exit_on_user_error` can print one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # The presets in conf/hydra/launcher have the same names as those of the plugins.
-    warnings.filterwarnings("ignore", r"\s*.*is validated against ConfigStore schema with the same name")
+    warnings.filterwarnings("ignore", SAME_NAME)
     register_resolvers()
     with exit_on_user_error():
         check_overrides(sys.argv[1:])

@@ -52,15 +52,15 @@ class _Graph(nn.Module):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.viewed, self.temperature = classifier.viewed, classifier.card.temperature
+        self.averaged, self.temperature = classifier.averaged, classifier.card.temperature
         self.network, self.linear = classifier.network, None
-        if self.viewed.views != "ten_crop":  # its first view is a corner of the image; the others' is the image itself
+        if self.averaged.views != "ten_crop":  # whose first view is a corner of the image, not the image
             self.linear = _averaging_head(classifier.network)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Maps images uint8 [B, S, S] to probabilities [B, K] and the image's class activation maps [B, K, h, w]."""
         # All V views in one pass, so that the graph contains weights and operations once.
-        views = torch.stack(list(self.viewed.make(images[:, None])))  # [V, B, 1, S, S]
+        views = torch.stack(list(self.averaged.make(images[:, None])))  # [V, B, 1, S, S]
         maps = self.network.backbone(self.network.preprocess(views.flatten(0, 1)))  # [V * B, F, h, w]
         by_view = self.network.head(maps).softmax(1).unflatten(0, views.shape[:2])  # [V, B, K]
         probabilities = (by_view.mean(0).log() / self.temperature).softmax(1)  # [B, K]
@@ -89,7 +89,7 @@ def export_network(
         UserError: there is no such network or data, or the network cannot be written.
     """
     classifier, data = _open(name, changes, int8)
-    classifier.use_views(views)
+    classifier.set_views(views)
     side = classifier.card.side
     images, labels = _faces(data, data.rows.val, side)
     exported = export_onnx(classifier, images, out)
@@ -253,7 +253,7 @@ def _batches(images: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
 
 def _card(classifier: Classifier) -> dict[str, Any]:
     card = classifier.card
-    views = str(classifier.viewed.views)
+    views = str(classifier.averaged.views)
     return {"classes": CLASSES, "side": card.side, "views": views, "temperature": card.temperature, "facts": card.facts}
 
 

@@ -37,7 +37,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
     card = replace(_card(trained), views=views)
     save_pretrained(out, network, card)
     rounded = load_pretrained(out)  # the weights that users get
-    stages = {stage: predict(rounded.viewed, data, stage, torch.device("cpu")) for stage in ("val", "test")}
+    stages = {stage: predict(rounded.averaged, data, stage, torch.device("cpu")) for stage in ("val", "test")}
     temperature = fit_temperature(stages["val"])
     metrics = {
         part: {name: round(value, 4) for name, value in protocol_metrics(predictions, temperature).items()}

@@ -1,0 +1,81 @@
+"""The changes of docs/extending.md, applied to a copy of the code and run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from emotion.data.classes import CLASSES
+from emotion.data.synthetic import draw_image
+
+ROOT = Path(__file__).parents[1]
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "docs/extending.md").read_text(), re.M | re.S))
+
+
+def apply(diff: str, root: Path) -> None:
+    """Replaces the old lines of each hunk, which must be in the file exactly once, by the new ones."""
+    for name, hunks in re.findall(r"^\+\+\+ b/(\S+)\n(.*?)(?=^--- |\Z)", diff, re.M | re.S):
+        path = root / name
+        text = path.read_text() if path.exists() else ""
+        for hunk in re.split(r"^@@.*\n", hunks, flags=re.M)[1:]:
+            lines = hunk.splitlines(keepends=True)
+            old, new = ("".join(line[1:] or "\n" for line in lines if line[0] in kept) for kept in (" -\n", " +\n"))
+            assert not old or text.count(old) == 1, (name, old)
+            text = text.replace(old, new) if old else new
+        path.write_text(text)
+
+
+def labels(folder: Path) -> None:
+    """Images beside a table, as the example of a data source reads them."""
+    folder.mkdir()
+    rows = []
+    for index in range(42):
+        label, part = index % 7, ("train", "train", "test")[index // 14]
+        Image.fromarray(draw_image(label, seed=0, index=index)).save(folder / f"{index}.png")
+        rows.append(f"{index}.png,{CLASSES[label]},{part}\n")
+    (folder / "labels.csv").write_text("".join(rows))
+
+
+@pytest.fixture(params=SECTIONS)
+def section(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The name of a section, whose change is made in a copy of the code in `tmp_path`."""
+    for name in ("src", "conf"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    apply(blocks(request.param)["diff"], tmp_path)
+    return str(request.param)
+
+
+def blocks(section: str) -> dict[str, str]:
+    """The code of a section: `diff` and `sh`."""
+    return dict(re.findall(r"^```(diff|sh)\n(.*?)^```", SECTIONS[section], re.M | re.S))
+
+
+def test_the_changes_fit_the_code(section: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "src").rglob("*.py"):
+        compile(path.read_text(), path, "exec")
+
+
+@pytest.mark.check
+def test_the_changes_work(section: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "train.py", tmp_path)
+    labels(tmp_path / "labels")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "COLUMNS": "200"}
+    for line in blocks(section)["sh"].splitlines():
+        words = line.replace("python ", f"{sys.executable} ").replace("emotion ", f"{sys.executable} -m emotion ")
+        done = subprocess.run(words.split(), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    expected = {
+        "A network": ("runs/default/plain-*/config.yaml", "family: plain"),
+        "A loss": ("runs/default/*/config.yaml", "poly_epsilon: 1"),
+        "An augmentation": ("runs/default/*/config.yaml", "gamma: 0.3"),
+        "A data source": ("runs/default/*/report.md", "| labels |"),
+        "A column of the report page": ("runs/report-page/report.md", "Weighted F1"),
+    }
+    pattern, content = expected[section]
+    (file,) = tmp_path.glob(pattern)
+    assert content in file.read_text()
