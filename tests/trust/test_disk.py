@@ -154,7 +154,7 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(
 
 def test_the_folder_is_free_when_its_process_has_gone(tmp_path: Path, undisturbed: RunFolder) -> None:
     folder = RunFolder(tmp_path / "run")
-    with folder.locked(), pytest.raises(UserError, match="another process is training there"):
+    with folder.locked(), pytest.raises(UserError, match="another process is training in it"):
         train(folder.path, *WORDS)
     process = start(folder.path, *WORDS)
     while not folder.config.exists():
