@@ -244,7 +244,7 @@ def test_refused_explanations_leave_no_figure(tmp_path: Path, black: str) -> Non
     for arguments, part in (
         ([black], "black.png: no face detected"),
         ([PORTRAIT, "--class", "joy"], "--class=joy: not one of angry"),
-        ([PORTRAIT, "--ckpt", str(own)], "PyTorch is needed"),
+        ([PORTRAIT, "--ckpt", str(own)], "PyTorch cannot run it"),
         ([PORTRAIT, "--ckpt", "none"], "none: no such network"),
         ([PORTRAIT, "--device", "cuda:77"], "device=cuda:77"),
         ([str(tmp_path / "nothing.png")], "nothing.png: no such file"),
@@ -253,7 +253,7 @@ def test_refused_explanations_leave_no_figure(tmp_path: Path, black: str) -> Non
         assert part in refused("explain", *arguments, "--out", str(out))
         assert not out.exists()
     for name in ("why.bmp", "why", "why.png.zip"):
-        assert f"{name}: .png, .svg or .pdf" in refused("explain", PORTRAIT, "--out", name)
+        assert f"{name}: wrong suffix; use .png, .svg or .pdf" in refused("explain", PORTRAIT, "--out", name)
     assert "black.png: File exists" in refused("explain", black, "--no-detect", "--out", f"{black}/why.png")
 
 

@@ -454,7 +454,7 @@ def test_any_path_is_read_unchanged(path):
         quote_argument("data_dir=other", many=True),
     ):
         assert quote_argument(many, many=True) == many
-    words = parse_words([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
+    words = parse_arguments([f"data_dir={path}", f"ckpt=[{quoted(path)},b]"], ["ckpt"])
     assert words == {"data_dir": path, "ckpt": [path, "b"]}
     listed = not set("',[]\"\\") & set(path)
     lists = [quote_argument(f"extra_data=[{path},b]")] if listed else []

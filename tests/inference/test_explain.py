@@ -108,5 +108,5 @@ def test_invalid_input_is_refused(portrait: Path, tmp_path: Path, pixels: NDArra
         explain(tmp_path / "black.png")
     network = tmp_path / "own.onnx"
     network.write_bytes((SHIPPED / "small.onnx").read_bytes())
-    with pytest.raises(UserError, match="PyTorch is needed"):
+    with pytest.raises(UserError, match="PyTorch cannot run it"):
         explain(portrait, network)

@@ -277,5 +277,5 @@ def test_images_may_have_any_size_and_colour(channels: int, tmp_path: Path) -> N
 
 def test_an_onnx_file_cannot_be_exported(tmp_path: Path) -> None:
     shutil.copy(SHIPPED / "small.onnx", tmp_path / "net.onnx")
-    with pytest.raises(UserError, match="PyTorch is needed"):
+    with pytest.raises(UserError, match="PyTorch cannot run it"):
         list(export_network(str(tmp_path / "net.onnx"), tmp_path / "out.onnx", {}))

@@ -160,7 +160,9 @@ class EmotionTask(LightningModule):
         first = self.network.frozen_stages
         frozen, trained = self.network.split(first)
         if not list(frozen.parameters()):
-            raise UserError("feature_views: this network has no frozen part; use feature_views=0 or lower unfreeze=")
+            raise UserError(
+                "feature_views: this network has no frozen part; use feature_views=0, or unfreeze fewer layers"
+            )
         self._trained, self._validated = (trained,), (self.inference_network.split(first)[1],)
         return frozen
 
