@@ -180,8 +180,8 @@ def test_min_face(tmp_path: Path) -> None:
         (["nothing.jpg", PORTRAIT], "nothing.jpg: no such file or folder"),
         (["*.nothing"], "*.nothing: no such file or folder"),
         (["--json", "--csv", PORTRAIT], "--json and --csv"),
-        (["--ckpt", "none", PORTRAIT], "none: no such network"),
-        (["--ckpt", "small", "--ckpt", "none", PORTRAIT], "none: no such network"),
+        (["--ckpt", "none", PORTRAIT], "none: no such file"),
+        (["--ckpt", "small", "--ckpt", "none", PORTRAIT], "none: no such file"),
         (["--ckpt", PORTRAIT, PORTRAIT], "grace_hopper.jpg"),
         (["--tta", "five", PORTRAIT], "tta=five: not one of"),
         (["--min-face", "3", PORTRAIT], "min_face=3"),
@@ -245,7 +245,7 @@ def test_refused_explanations_leave_no_figure(tmp_path: Path, black: str) -> Non
         ([black], "black.png: no face detected"),
         ([PORTRAIT, "--class", "joy"], "--class=joy: not one of angry"),
         ([PORTRAIT, "--ckpt", str(own)], "PyTorch cannot run it"),
-        ([PORTRAIT, "--ckpt", "none"], "none: no such network"),
+        ([PORTRAIT, "--ckpt", "none"], "none: no such file"),
         ([PORTRAIT, "--device", "cuda:77"], "device=cuda:77"),
         ([str(tmp_path / "nothing.png")], "nothing.png: no such file"),
         ([str(tmp_path)], "not an image"),
@@ -279,7 +279,7 @@ def test_refused_exports_leave_no_file(tmp_path: Path, monkeypatch: pytest.Monke
         (["daat=synthetic"], "daat"),
         (["data=nonsense"], "nonsense"),
         (["data=synthetic", "synthetic_images=many"], "synthetic_images=many"),
-        (["data=synthetic", "--ckpt", "none"], "none: no such network"),
+        (["data=synthetic", "--ckpt", "none"], "none: no such file"),
         (["data=synthetic", "--tta", "five"], "tta=five: not one of"),
         (["--out", "network.bin"], "--out network.bin: wrong suffix; use .onnx"),
         (["--ckpt", str(SHIPPED / "small.md")], "small.md"),
@@ -355,7 +355,7 @@ def test_help_has_an_example(command: str) -> None:
 
 @pytest.mark.parametrize("command", ["serve", "app"])
 def test_refused_services(command: str) -> None:
-    assert "none: no such network" in refused(command, "--ckpt", "none", "--port", "0")
+    assert "none: no such file" in refused(command, "--ckpt", "none", "--port", "0")
     assert "cannot listen on this address" in refused(command, "--host", "no.such.host.invalid", "--port", "0")
     for arguments in (["--port", "99999"], ["--port", "-1"], ["--port", "x"], ["--nonsense"]):
         result = invoke(command, *arguments)
@@ -365,7 +365,7 @@ def test_refused_services(command: str) -> None:
 
 def test_the_second_network_of_the_page_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emotion.inference.service.run", lambda *given, **options: None)  # run() would not return
-    assert "none: no such network" in refused("app", "--compare", "none", "--port", "0")
+    assert "none: no such file" in refused("app", "--compare", "none", "--port", "0")
 
 
 @pytest.mark.parametrize("paths", [("a/net.onnx", "b/net.onnx"), ("a/net.onnx", "small"), ("a/net.onnx",)])

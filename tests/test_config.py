@@ -572,3 +572,9 @@ def test_weights_need_a_backbone(model):
         match=r"^weights=/does/not/exist.safetensors: models of family \w+ have no backbone; use ",
     ):
         check(settings(compose(f"model={model}", "weights=/does/not/exist.safetensors")))
+
+
+@pytest.mark.parametrize("argument", ["--data=synthetic", "-lr=1e-3", "--trainer.max_epochs=3"])
+def test_a_setting_with_dashes_is_written_without_them(argument):
+    with pytest.raises(UserError, match=f"^{argument}: settings are written without dashes: {argument.lstrip('-')}$"):
+        check_overrides([argument])

@@ -61,7 +61,7 @@ def test_without_extras_it_predicts_serves_and_says_which_extra_is_missing(tmp_p
         (["report", str(tmp_path)], "train", "emotion report"),
         (["audit", "data=synthetic"], "train", "emotion audit"),
         (["publish", "x.ckpt"], "train", "emotion publish"),
-        (["export"], "train", "emotion export"),
+        (["export"], "export", "emotion export"),
         (["data", "info"], "train", "emotion data info"),
         (["predict", str(face), "--ckpt", str(weights)], "train", "small.safetensors"),
         (["predict", str(face), "--tta", "shifts"], "train", "small.safetensors with tta=shifts"),

@@ -124,7 +124,7 @@ def publish(
     from typing import cast, get_args
 
     require_extra("train", "emotion publish")
-    from emotion.models.views import ViewsName
+    from emotion.models.onnx import ViewsName
     from emotion.training.publish import publish as publish_network
 
     require_choice("--tta", tta, get_args(ViewsName))
@@ -292,7 +292,7 @@ def export(
 
     emotion export data=synthetic --out small.onnx
     """
-    require_extra("train", "emotion export")
+    require_extra("export", "emotion export")
     from emotion.config import check
     from emotion.overrides import parse_arguments
     from emotion.training.export import export_network

@@ -15,10 +15,9 @@ from emotion.data.augment import RandomAffine
 from emotion.data.datamodule import DATA_CHOICES
 from emotion.errors import UserError, require_choice
 from emotion.files import hide_home
-from emotion.models.onnx import MAX_SIDE
+from emotion.models.onnx import MAX_SIDE, ViewsName
 from emotion.models.preprocess import NormalizeName
 from emotion.models.registry import Family
-from emotion.models.views import ViewsName
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["none", "plateau", "cosine"]
@@ -129,7 +128,8 @@ def describe_settings() -> str:
         f"recipes, recipe=<name>: {', '.join(choice_names('recipe'))}\n\n"
         f"experiments: {', '.join(choice_names('experiment'))}\n\n"
         f"launchers of -m, hydra/launcher=<name>: basic (one run after another), {', '.join(LAUNCHERS)}\n\n"
-        f"settings, with defaults and legal values:\n\n{parameters}"
+        "settings, with defaults and legal values (a model, recipe or experiment changes some of the defaults):\n\n"
+        f"{parameters}"
     )
 
 

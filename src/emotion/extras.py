@@ -25,7 +25,7 @@ EXTRAS = {
         "yaml",
         "lightning_utilities",
     ),
-    "export": ("onnx", "onnxscript"),
+    "export": ("torch", "onnx", "onnxscript"),
     "hub": ("huggingface_hub",),
     "fetch": ("kagglehub",),
     "heic": ("pillow_heif",),

@@ -128,7 +128,11 @@ def check_overrides(arguments: Iterable[str]) -> None:
         UserError: a key or model does not exist (the message names the legal ones), an argument is not `key=value`, or
             a key has several values without `-m`.
     """
-    parsed = _options().parse_intermixed_args(list(arguments))
+    arguments = list(arguments)
+    for argument in arguments:
+        if re.match(r"--?(?!config|cfg|package|info)[a-z_.]+=", argument):
+            raise UserError(f"{argument}: settings are written without dashes: {argument.lstrip('-')}")
+    parsed = _options().parse_intermixed_args(arguments)
     if parsed.shell_completion:
         return
     for argument in parsed.overrides:

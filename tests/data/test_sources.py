@@ -661,7 +661,7 @@ def test_drawn_faces_follow_their_labels():
 def test_too_few_drawn_faces_name_the_key(tmp_path):
     with pytest.raises(UserError) as error:
         open_source("synthetic", None, pack_size=48, channels=1, synthetic_images=10)
-    assert message(error) == "synthetic_images=10: num_images must be at least 140, got 10"
+    assert message(error) == "synthetic_images=10: at least 140 images are needed"
 
 
 # Fingerprints

@@ -109,7 +109,7 @@ def test_an_empty_list_is_refused() -> None:
 def test_invalid_names_get_one_line(name: str) -> None:
     with pytest.raises(UserError) as error:
         find_network(name)
-    assert str(error.value) == f"{name}: no such network (small) and no such file"
+    assert str(error.value) == f"{name}: no such file; the networks with a name are small"
 
 
 def test_names_and_paths_of_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_names_and_paths_of_networks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert find_network("small", ".safetensors") == find_weights("small") == SHIPPED / "small.safetensors"
     assert find_network(own) == find_network(str(own)) == find_network("~/own.onnx") == own
     for find in (find_network, find_weights):
-        with pytest.raises(UserError, match=r"none: no such network \(small\) and no such file"):
+        with pytest.raises(UserError, match=r"none: no such file; the networks with a name are small"):
             find("none")
     with pytest.raises(UserError, match="PyTorch cannot run it"):
         find_weights(own)
@@ -202,3 +202,11 @@ def test_public_functions() -> None:
     assert callable(emotion.load_pretrained)
     with pytest.raises(AttributeError, match="nothing"):
         _ = emotion.nothing
+
+
+def test_an_unknown_augmentation_is_named_before_pytorch_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"^tta=shfts: not one of none, flip, shifts, ten_crop$"):
+        load_networks(["small"], "shfts")
+    with pytest.raises(UserError, match=r"^small.safetensors with tta=shifts needs the package torch: "):
+        load_networks(["small"], "shifts")

@@ -152,6 +152,11 @@ def test_no_face_is_an_answer(client: Client) -> None:
         ({"content": b"xx", "headers": {"content-type": "multipart/form-data"}}, 400, ""),
         ({"content": b"xx", "headers": {"content-type": "multipart/form-data; boundary=y"}}, 400, ""),
         ({"params": {"network": "<b>"}, "files": {"image": b""}}, 404, "not one of small"),
+        (
+            {"params": {"heatmaps": "true"}, "files": {"image": b""}},
+            422,
+            "heatmaps: not one of detect, heatmap, network",
+        ),
         ({"params": {"detect": "perhaps"}, "files": {"image": b""}}, 422, "detect: Input should be"),
     ],
 )

@@ -301,7 +301,7 @@ def draw_labels(num_images: int, seed: int) -> tuple[NDArray[np.int64], NDArray[
         ValueError: there are fewer than `MIN_IMAGES` images or the seed is negative.
     """
     if num_images < MIN_IMAGES:
-        raise ValueError(f"num_images must be at least {MIN_IMAGES}, got {num_images}")
+        raise ValueError(f"at least {MIN_IMAGES} images are needed")
     part_counts = _apportion(num_images, list(_PART_SIZES.values()))
     class_sizes = [_CLASS_SIZES[name] for name in CLASSES]
     class_ids = np.arange(len(CLASSES), dtype=np.int64)

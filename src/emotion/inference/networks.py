@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emotion.errors import UserError
+from emotion.errors import UserError, require_choice
 from emotion.extras import require_extra
-from emotion.models.onnx import OnnxNetwork
+from emotion.models.onnx import OnnxNetwork, ViewsName
 from emotion.shipped import find_network
 
 
@@ -50,6 +50,8 @@ def load_networks(names: Sequence[str | Path], views: str | None = None, device:
     """
     if not names:
         raise UserError("name=[]: at least one network is needed")
+    if views is not None:
+        require_choice("tta", views, get_args(ViewsName))
     return [_load(name, views, device) for name in names]
 
 

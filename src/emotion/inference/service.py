@@ -332,6 +332,9 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
         heatmap: Annotated[bool, Query(description="true: also a heatmap of each face for its label")] = False,
     ) -> Answer:
         """Detects the faces in an image and classifies their expressions."""
+        parameters = {"detect", "network", "heatmap"}
+        if unknown := sorted({*request.query_params} - parameters):
+            raise HTTPException(422, f"{', '.join(unknown)}: not one of {', '.join(sorted(parameters))}")
         if network not in service.recognizers:
             raise HTTPException(404, f"network={network}: not one of {', '.join(names)}")
         with service.arriving.hold():

@@ -18,9 +18,9 @@ from emotion.errors import UserError, first_line, require_choice
 from emotion.files import atomic_write
 from emotion.models.device import find_device
 from emotion.models.network import Network
-from emotion.models.onnx import MAX_SIDE, METADATA
+from emotion.models.onnx import MAX_SIDE, METADATA, ViewsName
 from emotion.models.registry import build_network, require_integer
-from emotion.models.views import Views, ViewsName
+from emotion.models.views import Views
 from emotion.models.weights import state_shapes, validate_state
 from emotion.shipped import find_weights
 

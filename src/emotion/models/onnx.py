@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
 from emotion.privacy import import_onnxruntime
 
+ViewsName = Literal["none", "flip", "shifts", "ten_crop"]
+"""Names of the test-time augmentations, see `emotion.models.views.Views`."""
 METADATA = "emotion"
 """The key of the card, as JSON, in the metadata of a file."""
 MAX_SIDE = 1024

@@ -1,13 +1,13 @@
 """Test-time augmentation: the mean prediction over fixed views of each image (Krizhevsky et al., NeurIPS 2012)."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ViewsName = Literal["none", "flip", "shifts", "ten_crop"]
+from emotion.models.onnx import ViewsName
+
 SHIFT, CROP = 1 / 24, 11 / 12
 """Distance of `shifts` and side of `ten_crop` as shares of the image: 2 of 48 pixels, and 44 of 48 pixels."""
 

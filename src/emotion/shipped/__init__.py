@@ -30,7 +30,7 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
         return _require_suffix(download(str(name), suffix), shipped)
     path = Path(os.path.expanduser(name))  # noqa: PTH111, Path.expanduser raises for an unknown ~user
     if not os.path.isfile(path):  # noqa: PTH113, Path.is_file raises for names that are too long
-        raise UserError(f"{name}: no such network ({', '.join(shipped)}) and no such file")
+        raise UserError(f"{name}: no such file; the networks with a name are {', '.join(shipped)}")
     return _require_suffix(path, shipped)
 
 

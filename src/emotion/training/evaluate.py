@@ -18,7 +18,7 @@ from emotion.config import check
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, exit_on_user_error
 from emotion.models.device import find_device
-from emotion.models.views import ViewsName
+from emotion.models.onnx import ViewsName
 from emotion.overrides import parse_arguments
 from emotion.privacy import keep_private
 from emotion.training.checkpoint import Checkpoint, load_checkpoint

@@ -9,7 +9,7 @@ from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.protocol import protocol_metrics, protocol_parts
 from emotion.data.sources import FER_SIZE
 from emotion.models.classifier import Card, Classifier, load_pretrained, network_settings, save_pretrained
-from emotion.models.views import ViewsName
+from emotion.models.onnx import ViewsName
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.results import predict
 

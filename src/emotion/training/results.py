@@ -26,7 +26,8 @@ from emotion.analysis.protocol import protocol_rows
 from emotion.analysis.summary import run_document
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule, Stage
-from emotion.models.views import Views, ViewsName
+from emotion.models.onnx import ViewsName
+from emotion.models.views import Views
 from emotion.training.folder import write_json, write_text
 
 SHOWN_MISTAKES = 32

@@ -258,7 +258,7 @@ def _auto_feature_views(config: DictConfig, task: EmotionTask, data: EmotionData
         return 0
     if data.augmentation or data.mix:  # a few cached views would be less augmentation than new ones each epoch
         if device.type == "cpu":
-            log.info("the frozen part of the network takes most of the time; feature_views=8 runs it once for 8 views")
+            log.info("feature_views=8 trains faster: the frozen layers run once, on 8 augmented views of an image")
         return 0
     side = task.network.preprocess.image_size
     values = feature_count(frozen, torch.zeros(1, 1, side, side, dtype=torch.uint8), config.model)
