@@ -146,7 +146,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "backbone": (setting(backbone="**/"), "config.yaml: backbone: "),
     "faces": (setting(synthetic_images=10**12), "config.yaml: synthetic_images: "),
     "yaml": (text("config.yaml", "model: [cnn\ndata: {"), "config.yaml: cannot be read"),
-    "aliases": (text("config.yaml", "a: &a [x]\nb: [*a, *a]"), "config.yaml: cannot be read (it has aliases"),
+    "aliases": (text("config.yaml", "a: &a [x]\nb: [*a, *a]"), "config.yaml: cannot be read (it contains aliases"),
     "no images": (
         arrays(lambda stored: {name: stored[name][:0] for name in stored if name.startswith("test")}),
         "predictions.npz: no predictions for test images",
