@@ -578,3 +578,8 @@ def test_weights_need_a_backbone(model):
 def test_a_setting_with_dashes_is_written_without_them(argument):
     with pytest.raises(UserError, match=f"^{argument}: settings are written without dashes: {argument.lstrip('-')}$"):
         check_overrides([argument])
+
+
+@pytest.mark.parametrize("argument", ["-cd=/tmp", "--config-dir=/tmp", "-c=job", "--experimental-rerun=/tmp/x"])
+def test_options_of_hydra_may_be_written_with_a_sign_of_equality(argument):
+    check_overrides([argument, "lr=1e-4"])

@@ -128,11 +128,12 @@ def check_overrides(arguments: Iterable[str]) -> None:
         UserError: a key or model does not exist (the message names the legal ones), an argument is not `key=value`, or
             a key has several values without `-m`.
     """
-    arguments = list(arguments)
-    for argument in arguments:
-        if re.match(r"--?(?!config|cfg|package|info)[a-z_.]+=", argument):
+    parser = _options()
+    parsed, unknown = parser.parse_known_intermixed_args(list(arguments))
+    for argument in unknown:
+        if "=" in argument:
             raise UserError(f"{argument}: settings are written without dashes: {argument.lstrip('-')}")
-    parsed = _options().parse_intermixed_args(arguments)
+        parser.error(f"unrecognized arguments: {argument}")
     if parsed.shell_completion:
         return
     for argument in parsed.overrides:
