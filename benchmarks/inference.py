@@ -34,7 +34,7 @@ import numpy as np
 from matplotlib.cbook import get_sample_data
 
 import emotion
-from emotion.inference.faces import crop_faces
+from emotion.inference.crops import crop_faces
 from emotion.inference.images import read_image
 from emotion.models.onnx import OnnxNetwork
 from emotion.shipped import SHIPPED

@@ -10,8 +10,8 @@ from PIL import Image
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference import explain as module
+from emotion.inference.crops import crop_faces, crop_square
 from emotion.inference.explain import explain
-from emotion.inference.faces import crop_faces, crop_square
 from emotion.inference.pytorch import TorchNetwork
 from emotion.inference.recognizer import Recognizer
 from emotion.palette import ORANGE

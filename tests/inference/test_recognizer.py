@@ -14,7 +14,7 @@ import emotion
 from emotion.data.classes import CLASSES
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
-from emotion.inference.faces import crop_faces
+from emotion.inference.crops import crop_faces
 from emotion.inference.recognizer import DetectedFaces, Recognizer
 from emotion.shipped import SHIPPED
 

@@ -145,3 +145,9 @@ def _eight_bits(tile: Image.Image, max_tone: int) -> Image.Image:
         return tile
     tones = np.asarray(tile).clip(0, max_tone).astype(np.uint32)
     return Image.fromarray(((255 * tones + max_tone // 2) // max_tone).astype(np.uint8))
+
+
+def resized_square(image: Image.Image, side: int) -> Image.Image:
+    """Resizes an image to a square: shrinking averages areas, enlarging is bicubic."""
+    shrinks = max(image.size) > side
+    return image.resize((side, side), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)

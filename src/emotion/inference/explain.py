@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import cv2
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
+from PIL import Image
 
 from emotion.analysis.gradcam import Method
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, require_choice
-from emotion.inference.faces import crop_faces, crop_square
+from emotion.inference.crops import crop_faces, crop_square
 from emotion.inference.images import ImageInput, read_image
 from emotion.inference.pytorch import TorchNetwork
 from emotion.inference.recognizer import Face, Recognizer
@@ -58,7 +58,8 @@ def explain(
     if not faces:
         raise UserError(f"{_title(image)}: no face detected; --no-detect classifies the central square as one face")
     rows = [(face, label) for face in faces[:MOST_FACES] for label in dict.fromkeys((face.label, *classes))]
-    cropped = crop_faces(pixels, [face.box for face, _ in rows], network.side)  # [N, side, side]
+    boxes, tilts = [face.box for face, _ in rows], [face.tilt for face, _ in rows]
+    cropped = crop_faces(pixels, boxes, network.side, tilts)  # [N, side, side]
     ids = np.array([CLASSES.index(label) for _, label in rows], np.int64)  # [N]
     maps = [network.heatmaps(cropped, ids, method) for method in get_args(Method)]  # for each method [N, side, side]
     figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")
@@ -66,7 +67,7 @@ def explain(
         figure.suptitle(f"the first {MOST_FACES} of {len(faces)} faces, from left to right")
     subfigures = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for subfigure, (face, label), *heatmaps in zip(subfigures, rows, *maps, strict=True):
-        _draw_row(subfigure, crop_square(pixels, face.box, FACE_SIDE), face, label, heatmaps)
+        _draw_row(subfigure, crop_square(pixels, face.box, FACE_SIDE, face.tilt), face, label, heatmaps)
     return figure, faces
 
 
@@ -80,7 +81,8 @@ def _draw_row(
         axes.set_title(title, fontsize=9)
         axes.set_axis_off()
         if heatmap is not None:
-            smooth = cv2.resize(heatmap, (FACE_SIDE, FACE_SIDE), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+            enlarged = Image.fromarray(heatmap).resize((FACE_SIDE, FACE_SIDE), Image.Resampling.BICUBIC)
+            smooth = np.asarray(enlarged).clip(0, 1)  # [FACE_SIDE, FACE_SIDE]
             axes.imshow(smooth, "inferno", alpha=0.75 * smooth, vmin=0, vmax=1)
     _draw_bars(panels[-1], face, label)
 

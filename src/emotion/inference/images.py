@@ -7,7 +7,7 @@ from contextlib import suppress
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,9 @@ from emotion.errors import UserError, first_line
 from emotion.files import SYSTEM_NAMES, visible_files
 from emotion.inference.containers import holds_video
 
-ImageInput = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[np.uint8]
-"""A path, the content of a file, an open file, a PIL image, or an array uint8 [H, W] (grey), [H, W, 3] (RGB) or
-[H, W, 4] (RGBA)."""
+ImageInput = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[Any]
+"""A path, the content of a file, an open file, a PIL image, or an array [H, W] (grey), [H, W, 3] (RGB) or [H, W, 4]
+(RGBA) of type uint8 or, with values from 0 to 1, of a float type."""
 
 HEIF = (".heic", ".heif", ".hif")
 IMAGES = {
@@ -38,15 +38,19 @@ ANNOTATED_LIST = ".emotion-copies"
 """File in an output folder that lists its annotated images: relative paths, each followed by a zero byte."""
 
 
-def read_image(image: ImageInput) -> NDArray[np.uint8]:
+def read_image(image: ImageInput, bgr: bool = False) -> NDArray[np.uint8]:
     """Returns an image upright, as RGB uint8 [H, W, 3]; of an animation or a file of several pages, the first image.
+
+    Args:
+        image: the image.
+        bgr: True if the channels of an array are blue, green, red (and alpha).
 
     Raises:
         BadImageError: the format is not one of `emotion.data.decode.FORMATS`, the file is damaged, the image has no
             pixels or more than `emotion.data.decode.MAX_PIXELS`, or the argument is not an `ImageInput`.
     """
     if isinstance(image, np.ndarray):
-        return _from_array(image)
+        return _from_array(image, bgr)
     name = image if isinstance(image, str | Path) else "image"
     try:
         if isinstance(image, Image.Image):
@@ -66,7 +70,7 @@ def _path_or_content(image: object) -> str | io.BytesIO:
             raise BadImageError("a file opened as text; open it with mode 'rb'")
         kind = f"{type(image).__module__}.{type(image).__qualname__}".removeprefix("builtins.")
         legal = "a path, bytes, an open file, a PIL image or an array uint8 [H, W, 3] is needed"
-        hint = "; pass several images to predict_many" if isinstance(image, list | tuple) else ""
+        hint = "; cv2.imread returns None for a file that it cannot read" if image is None else ""
         raise BadImageError(f"{kind} is not an image: {legal}{hint}")
     return io.BytesIO(content)
 
@@ -120,15 +124,21 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS or holds_video(path)
 
 
-def _from_array(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
-        raise BadImageError(
-            f"array {pixels.dtype} {list(pixels.shape)}: uint8 [H, W], [H, W, 3] or [H, W, 4] is needed"
-        )
+def _from_array(pixels: NDArray[Any], bgr: bool) -> NDArray[np.uint8]:
+    name = f"array {pixels.dtype} {list(pixels.shape)}"
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
+        several = f"; for {len(pixels)} images pass list(array)" if pixels.ndim == 4 else ""
+        raise BadImageError(f"{name}: [H, W], [H, W, 3] or [H, W, 4] is needed{several}")
     if not pixels.size:
-        raise BadImageError(f"array {list(pixels.shape)}: no pixels")
+        raise BadImageError(f"{name}: no pixels")
+    if np.issubdtype(pixels.dtype, np.floating):
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # NaN is refused, too
+            raise BadImageError(f"{name}: values from 0 to 1 are needed, or uint8 from 0 to 255")
+        pixels = np.round(pixels * 255).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise BadImageError(f"{name}: uint8, or floats from 0 to 1, are needed")
     rgb = pixels[..., :3] if pixels.ndim == 3 else pixels[..., np.newaxis]  # [H, W, 1 or 3]
-    return np.ascontiguousarray(np.broadcast_to(rgb, (*rgb.shape[:2], 3)))  # [H, W, 3]
+    return np.ascontiguousarray(np.broadcast_to(rgb[..., ::-1] if bgr else rgb, (*rgb.shape[:2], 3)))  # [H, W, 3]
 
 
 def _expand(argument: str, out: Path | None, on_note: Callable[[str], object]) -> Sequence[Path]:

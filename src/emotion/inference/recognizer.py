@@ -1,17 +1,19 @@
 """Detects the faces in images and classifies their expressions."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
-from emotion.inference.faces import Box, Detection, FaceDetector, center_square, crop_faces
+from emotion.inference.crops import Box, center_square, crop_faces
+from emotion.inference.faces import CONFIDENCE, Detection, DetectionLimits, FaceDetector
 from emotion.inference.images import ImageInput, read_image
 from emotion.inference.networks import FaceNetwork, load_networks
 
@@ -19,9 +21,9 @@ BATCH_SIZE, READ_AHEAD = 64, 8
 """Most faces in one call of a network, and most images whose faces are classified together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Face:
-    """A classified face of an image.
+    """A classified face of an image or of a frame of a film.
 
     Attributes:
         box: left, top, width and height of the classified square, in pixels of the upright image; it may reach over the
@@ -29,12 +31,34 @@ class Face:
         label: the most probable class.
         probabilities: probability of each class, in the order of `emotion.data.classes.CLASSES`; they sum to 1.
         confidence: the detector's confidence that this is a face, 0 to 1; None if no detector ran.
+        tilt: angle by which the head leans to the right of the image, degrees from -180 to 180.
+        person: number of the person in a film, from 1; None in an image.
+        raw: in a film, the probabilities of this frame alone; `probabilities` are averaged over time.
     """
 
     box: Box
     label: str
     probabilities: dict[str, float]
     confidence: float | None = None
+    tilt: float = 0.0
+    person: int | None = None
+    raw: dict[str, float] | None = None
+
+    @property
+    def score(self) -> float:
+        """Probability of the label."""
+        return self.probabilities[self.label]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the attributes and the score, ready for JSON; numbers are rounded to four digits."""
+        rounded = {name: _rounded(value) for name, value in asdict(self).items()}
+        return {"box": rounded.pop("box"), "label": rounded.pop("label"), "score": _rounded(self.score)} | rounded
+
+    def __repr__(self) -> str:
+        """Names the label, its probability and the place."""
+        details = {"box": self.box, "confidence": _rounded(self.confidence), "person": self.person}
+        shown = ", ".join(f"{name}={value}" for name, value in details.items() if value is not None)
+        return f"Face({self.label} {self.score:.0%}, {shown})"
 
 
 @dataclass(frozen=True)
@@ -42,7 +66,7 @@ class DetectedFaces:
     """The cropped faces of an image; the rest of the image is not needed to classify them.
 
     Attributes:
-        detections: boxes and confidences of the N faces, from left to right.
+        detections: the N faces, from left to right.
         faces: the crops, grey uint8 [N, S, S], by the input side S of the networks.
         omitted: number of further detected faces, which are smaller and not cropped.
     """
@@ -60,7 +84,7 @@ class Recognizer:
 
     Args:
         networks: one network, or several whose probabilities are averaged.
-        min_face: see `emotion.inference.faces.FaceDetector`.
+        limits: which faces count as detected.
 
     Examples:
         >>> import emotion, numpy
@@ -72,37 +96,53 @@ class Recognizer:
 
     classes = CLASSES
 
-    def __init__(self, networks: Sequence[FaceNetwork], min_face: float | None = None) -> None:
-        self.networks, self._min_face = tuple(networks), min_face
+    def __init__(self, networks: Sequence[FaceNetwork], limits: DetectionLimits = DetectionLimits()) -> None:
+        self.networks, self.limits = tuple(networks), limits
 
-    def __reduce__(self) -> tuple[type["Recognizer"], tuple[Sequence[FaceNetwork], float | None]]:
+    def __reduce__(self) -> tuple[type["Recognizer"], tuple[Sequence[FaceNetwork], DetectionLimits]]:
         """Pickles the networks' paths; the process that unpickles them loads networks and detector again."""
-        return Recognizer, (self.networks, self._min_face)
+        return Recognizer, (self.networks, self.limits)
+
+    def __repr__(self) -> str:
+        """Names the networks and the limits of the detection."""
+        return f"Recognizer({', '.join(map(str, self.networks))}; {self.limits})"
 
     @cached_property
     def detector(self) -> FaceDetector:
         """The face detector, created on first use."""
-        return FaceDetector(self._min_face)
+        return FaceDetector()
 
-    def predict(self, image: ImageInput, detect: bool = True) -> list[Face]:
-        """Returns the classified faces of an image, from left to right.
+    @overload
+    def predict(self, image: ImageInput, detect: bool = ..., *, bgr: bool = ...) -> list[Face]: ...
+    @overload
+    def predict(self, image: Sequence[ImageInput], detect: bool = ..., *, bgr: bool = ...) -> list[list[Face]]: ...
+    def predict(
+        self, image: ImageInput | Sequence[ImageInput], detect: bool = True, *, bgr: bool = False
+    ) -> list[Face] | list[list[Face]]:
+        """Returns the classified faces of an image, from left to right; of a list of images, a list for each.
 
         Args:
-            image: a path, the content of a file, an open file, a PIL image, or an array uint8 [H, W] (grey),
-                [H, W, 3] (RGB) or [H, W, 4] (RGBA); of an animation the first frame is read.
+            image: an image (see `emotion.inference.images.ImageInput`), or a list of images. Of an animation the first
+                frame is read.
             detect: True detects faces; False takes the central square of the image as one face.
+            bgr: True if the channels of arrays are blue, green, red, as from OpenCV.
 
         Raises:
-            UserError: the image cannot be read.
+            UserError: an image cannot be read.
         """
-        return self.classify([self.detect(read_image(image), detect)])[0]
+        if isinstance(image, list | tuple):
+            return list(self.predict_many(image, detect, bgr=bgr))
+        return self.classify([self.detect(read_image(image, bgr), detect)])[0]
 
-    def predict_many(self, images: Iterable[ImageInput], detect: bool = True) -> Iterator[list[Face]]:
+    def predict_many(
+        self, images: Iterable[ImageInput], detect: bool = True, *, bgr: bool = False
+    ) -> Iterator[list[Face]]:
         """Yields the classified faces of each image; the faces of `READ_AHEAD` images are classified together.
 
         Args:
-            images: an iterable of images, each as for `predict`.
+            images: an iterable of images, each as for `predict`; it may be endless.
             detect: as for `predict`.
+            bgr: as for `predict`.
 
         Raises:
             UserError: the argument is a single image, or an image cannot be read.
@@ -110,17 +150,33 @@ class Recognizer:
         if _is_single_image(images):
             kind = type(images).__name__
             raise UserError(f"{kind}: several images are needed; pass a single image to predict, or as [image]")
-        detected = (self.detect(read_image(image), detect) for image in images)
+        detected = (self.detect(read_image(image, bgr), detect) for image in images)
         return chain.from_iterable(map(self.classify, iter(lambda: list(islice(detected, READ_AHEAD)), [])))
 
-    def detect(self, image: NDArray[np.uint8], detect: bool = True, max_faces: int | None = None) -> DetectedFaces:
-        """Detects and crops the faces of an image, RGB uint8 [H, W, 3], or the `max_faces` largest of them."""
-        detections = self.detector(image) if detect else [Detection(center_square(image), None)]
-        largest = sorted(detections, key=lambda detection: -detection.box[2])[:max_faces]
-        kept = sorted(largest, key=lambda detection: detection.box)
-        boxes = [detection.box for detection in kept]
-        faces = {network.side: crop_faces(image, boxes, network.side) for network in self.networks}
-        return DetectedFaces(kept, faces, len(detections) - len(kept))
+    def detect(
+        self,
+        image: NDArray[np.uint8],
+        detect: bool = True,
+        max_faces: int | None = None,
+        limits: DetectionLimits | None = None,
+    ) -> DetectedFaces:
+        """Detects and crops the faces of an image.
+
+        Args:
+            image: RGB uint8 [H, W, 3].
+            detect: False takes the central square as one face.
+            max_faces: largest number of faces; the largest faces are kept.
+            limits: which faces count; None takes those of the recogniser.
+        """
+        faces = self.detector(image, limits or self.limits) if detect else [Detection(center_square(image), None)]
+        largest = sorted(faces, key=lambda face: -face.box[2])[:max_faces]
+        return self.crop(image, sorted(largest, key=lambda face: face.box), len(faces) - len(largest))
+
+    def crop(self, image: NDArray[np.uint8], faces: list[Detection], omitted: int = 0) -> DetectedFaces:
+        """Crops faces from an image, RGB uint8 [H, W, 3], for each input side of the networks."""
+        boxes, tilts = [face.box for face in faces], [face.tilt for face in faces]
+        crops = {network.side: crop_faces(image, boxes, network.side, tilts) for network in self.networks}
+        return DetectedFaces(faces, crops, omitted)
 
     def classify(self, images: Sequence[DetectedFaces]) -> list[list[Face]]:
         """Classifies the expressions of the faces of several images together; returns the faces of each image."""
@@ -151,6 +207,7 @@ def load(
     tta: str | None = None,
     device: str = "cpu",
     min_face: float | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Recognizer:
     """Loads a trained network, or several whose probabilities are averaged.
 
@@ -162,14 +219,16 @@ def load(
             `.ckpt` file, `hf://<owner>/<repository>`, or a list of these.
         tta: test-time augmentation: none, flip, shifts or ten_crop; None takes that of the file.
         device: `cpu`, `cuda`, or `cuda:1` for the second GPU ...
-        min_face: size of the smallest face to detect, as a share of the image's longer side; None detects faces of an
-            eighth, and down to a fortieth if no face or a small one is detected.
+        min_face: size of the smallest face to detect, as a share of the image's longer side, from 0.01 to 1; None
+            detects faces of any size.
+        confidence: lowest confidence of the detector that a face is one, 0.1 to 1.
 
     Raises:
-        UserError: a network, file, device or test-time augmentation does not exist.
+        UserError: a network, file, device or test-time augmentation does not exist, or a number is out of range.
     """
     names = [name] if isinstance(name, str | Path) else name
-    return Recognizer(load_networks(names, tta, device), min_face)
+    limits = DetectionLimits(0.0 if min_face is None else min_face, confidence)
+    return Recognizer(load_networks(names, tta, device), limits)
 
 
 def _is_single_image(images: object) -> bool:
@@ -187,6 +246,18 @@ def _probabilities(network: FaceNetwork, images: Sequence[DetectedFaces]) -> NDA
 
 
 def _face(detection: Detection, probabilities: NDArray[np.float32]) -> Face:
-    """Joins a face's box with its probabilities, float32 [K]."""
+    """Joins a face's place with its probabilities, float32 [K]."""
     named = dict(zip(CLASSES, map(float, probabilities), strict=True))
-    return Face(detection.box, max(named, key=named.__getitem__), named, detection.confidence)
+    return Face(detection.box, most_probable(named), named, detection.confidence, detection.tilt)
+
+
+def most_probable(probabilities: Mapping[str, float]) -> str:
+    """Returns the class of the highest probability."""
+    return max(probabilities, key=probabilities.__getitem__)
+
+
+def _rounded(value: Any) -> Any:
+    """Rounds a number, or the numbers of a dictionary, to four digits."""
+    if isinstance(value, dict):
+        return {name: _rounded(number) for name, number in value.items()}
+    return round(value, 4) if isinstance(value, float) else value

@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
-import cv2
 import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
+from PIL import Image
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -28,6 +28,7 @@ from starlette.requests import ClientDisconnect
 import emotion
 from emotion.errors import UserError, first_line
 from emotion.inference.batching import Batcher
+from emotion.inference.crops import LEVELLED_FROM
 from emotion.inference.images import read_image
 from emotion.inference.limits import Limits, Slots, read_upload
 from emotion.inference.recognizer import DetectedFaces, Recognizer
@@ -93,6 +94,7 @@ class FaceAnswer(BaseModel):
     label: str = Field(description="the most probable class")
     probabilities: dict[str, float]
     confidence: float | None = Field(description="the detector's confidence, 0 to 1; null with detect=false")
+    tilt: float = Field(description="angle by which the head leans to the right of the image, degrees")
     heatmap: list[list[float]] | None = Field(
         description="rows of values, 0 to 1: regions of the box that raise the score of the label; null unless asked "
         "for, and for networks without heatmaps"
@@ -166,7 +168,9 @@ class Service:
             width=width,
             height=height,
             found=len(detected) + detected.omitted,
-            faces=[FaceAnswer(**vars(face), heatmap=_rows(map_)) for face, map_ in zip(faces, maps, strict=True)],
+            faces=[
+                FaceAnswer(**vars(face), heatmap=_rows(map_, face.tilt)) for face, map_ in zip(faces, maps, strict=True)
+            ],
             milliseconds=round(1000 * (time.perf_counter() - start), 1),
         )
 
@@ -246,7 +250,6 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
     Raises:
         UserError: the address is taken, or is not one of this machine.
     """
-    cv2.setNumThreads(1)  # several images are processed at the same time, each by one thread
     listener = _listen(host, port)
     name = f"[{host}]" if ":" in host else host
     address = f"http://{'localhost' if name == '127.0.0.1' else name}:{listener.getsockname()[1]}"
@@ -366,10 +369,11 @@ def _error_responses(statuses: Mapping[int, str]) -> dict[int | str, dict[str, A
     return {status: {"model": Problem, "description": text} for status, text in statuses.items()}
 
 
-def _rows(heatmap: NDArray[np.float32] | None) -> list[list[float]] | None:
-    """Shrinks a heatmap [S, S] to rows of `HEATMAP_SIDE` x `HEATMAP_SIDE` values, 0 to 1, for JSON."""
+def _rows(heatmap: NDArray[np.float32] | None, tilt: float) -> list[list[float]] | None:
+    """Shrinks a heatmap [S, S] of a face, turned back to its tilt, to `HEATMAP_SIDE` rows of values from 0 to 1."""
     if heatmap is None:
         return None
-    small = cv2.resize(heatmap, (HEATMAP_SIDE, HEATMAP_SIDE), interpolation=cv2.INTER_AREA)
+    turned = Image.fromarray(heatmap).rotate(-tilt if abs(tilt) >= LEVELLED_FROM else 0, Image.Resampling.BILINEAR)
+    small = turned.resize((HEATMAP_SIDE, HEATMAP_SIDE), Image.Resampling.BOX)
     rows: list[list[float]] = np.round(np.asarray(small, np.float64), 3).tolist()
     return rows

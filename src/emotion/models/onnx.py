@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
@@ -96,14 +97,14 @@ class OnnxNetwork:
         Raises:
             UserError: the file has no class activation maps.
         """
-        import cv2
-
         if not self._has_evidence:
             raise UserError(f"{self.name}: no class activation maps in this file; name its checkpoint instead")
         # The output [N, K, h, w] is reduced to the chosen classes, [N, h, w].
         evidence = self._session.run(["evidence"], {"images": faces})[0][np.arange(len(faces)), classes].clip(min=0)
         size = (self.side, self.side)
-        maps = np.stack([cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR) for coarse in evidence])
+        maps = np.stack(
+            [np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR)) for coarse in evidence]
+        )
         maps -= maps.min(axis=(1, 2), keepdims=True)
         strongest = maps.max(axis=(1, 2), keepdims=True)  # [N, 1, 1]
         return np.asarray(maps / np.where(strongest > 0, strongest, 1))

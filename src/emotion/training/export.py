@@ -8,14 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
+from emotion.data.decode import resized_square
 from emotion.errors import UserError
 from emotion.extras import require_extra
 from emotion.files import atomic_write
@@ -226,11 +227,11 @@ def _open(name: str, changes: Mapping[str, Any], int8: bool) -> tuple[Classifier
 
 
 def _faces(data: EmotionDataModule, rows: NDArray[np.int64], side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Returns grey images uint8 [N, side, side], scaled as in `emotion.inference.faces`, and labels int64 [N]."""
+    """Returns grey images uint8 [N, side, side], scaled as in `emotion.inference.crops`, and labels int64 [N]."""
     images = data.packed.images[rows]  # [N, C, S, S]
     grey = images[:, 0] if images.shape[1] == 1 else np.tensordot(images, LUMA, (1, 0)).round().astype(np.uint8)
-    resized = [cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA) for face in grey]
-    return np.asarray(np.stack(resized), np.uint8), data.packed.labels[rows]
+    resized = [np.asarray(resized_square(Image.fromarray(face), side)) for face in grey]
+    return np.stack(resized), data.packed.labels[rows]
 
 
 def _mebibytes(path: Path) -> str:
