@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from drawn_films import draw_film, noise, pictures
 from peak import Peak
 from PIL import Image
@@ -275,7 +277,7 @@ def test_frames_that_grow_too_large_are_left_out(tmp_path: Path, monkeypatch: py
 def damaged(path: Path) -> tuple[int, int]:
     """Reads a damaged video; returns the numbers of frames read and missing."""
     video = Video(path)
-    read = sum(frame.pixels.shape == (64, 96, 3) for frame in video)
+    read = sum(1 for _ in video)
     with pytest.raises(BadImageError) as error:
         video.require_whole()
     missing = int(str(error.value).removeprefix(f"{path}: damaged, ").split()[0])
@@ -304,25 +306,30 @@ def test_videos_that_end_early(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("name", "codec"), [*FORMATS, ("film.ts", "libx264")])
+@pytest.mark.parametrize(
+    ("name", "codec"), [pair for pair in FORMATS if pair[1] != "libvpx"] + [("film.ts", "libx264")]
+)
 def test_videos_are_read_on_after_a_hole(name: str, codec: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    path = draw_film(tmp_path / name, noise(100), codec=codec)
+    path = draw_film(tmp_path / name, noise(400, 32, 48), codec=codec)
     content = bytearray(path.read_bytes())
     hole = slice(len(content) * 2 // 5, len(content) // 2)
     content[hole] = bytes(hole.stop - hole.start)
     path.write_bytes(content)
     read, missing = damaged(path)
-    assert 8 <= missing <= 30
-    assert read + missing == pytest.approx(100, abs=3)
+    assert 35 <= missing <= 140  # Matroska is read on from its next cluster
+    assert read + missing == pytest.approx(400, abs=6)
     assert capfd.readouterr().err == ""
 
 
-def test_a_video_with_longer_sound_is_complete_but_not_its_half(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tag", "frames"), [(b"DURATION", 40), (b"DURATIXN", 120)])
+def test_a_video_with_longer_sound_is_complete_but_not_its_half(tag: bytes, frames: int, tmp_path: Path) -> None:
     path = draw_film(tmp_path / "film.mkv", noise(40), sound=True, seconds=4.8)
+    path.write_bytes(path.read_bytes().replace(b"DURATION", tag))  # without it only the length of all streams is stated
     video = read_all(path)
-    assert (len(video.seconds), video.frames) == (40, 120)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
-    with pytest.raises(BadImageError, match=r"film\.mkv: damaged, \d+ of 120 frames"):
+    assert len(video.seconds) == 40
+    assert video.frames == pytest.approx(frames, abs=1)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadImageError, match=rf"film\.mkv: damaged, \d+ of {video.frames} frames"):
         read_all(path)
 
 
@@ -382,7 +389,7 @@ def test_memory_does_not_grow_with_the_length(number: int, tmp_path: Path) -> No
 # Writing
 
 
-@pytest.mark.parametrize("rate", [10, 12.5, 29.97])
+@pytest.mark.parametrize("rate", [1 / 30, 10, 29.97, 90_000])
 def test_written_frames_are_read_again(tmp_path: Path, rate: float) -> None:
     write(tmp_path / "deep" / "film.mp4", rate=rate)
     video = Video(tmp_path / "deep" / "film.mp4")
@@ -402,7 +409,7 @@ def test_copies_keep_the_times(name: str, tmp_path: Path) -> None:
     assert read_all(tmp_path / "copy.mp4").seconds == pytest.approx(VARYING, abs=0.001)
 
 
-@pytest.mark.parametrize("rate", [66.667, 211.222, 239.76, 959.04, 23.976, 7.4927, 0.5, 1 / 30, 1000, 90_000])
+@pytest.mark.parametrize("rate", [66.667, 211.222, 239.76, 959.04, 23.976, 7.4927, 0.5, 1 / 30, 1000])
 def test_copies_keep_odd_rates(rate: float, tmp_path: Path) -> None:
     source = draw_film(tmp_path / "film.mkv" if rate < 90 else tmp_path / "film.mp4", 6, rate=rate)
     copy(source, tmp_path / "copy.mp4")
@@ -558,7 +565,7 @@ def test_copies_have_the_sound(name: str, codec: str, sound: str, copied: str, t
     with av.open(str(path)) as film:
         assert film.streams.audio[0].codec_context.codec.canonical_name == copied
         assert film.duration / 1e6 == pytest.approx(2.4, abs=0.08)
-    assert flash(path) == pytest.approx(1, abs=0.01)
+    assert flash(path) == pytest.approx(flash(source), abs=0.001)
     assert tone(path) == pytest.approx(flash(path), abs=0.05)
 
 
@@ -576,23 +583,21 @@ def test_sound_that_begins_earlier_or_later(
 
 
 def test_of_several_sounds_the_default_one_is_copied(tmp_path: Path) -> None:
-    source = tmp_path / "film.mkv"
-    with av.open(str(source), "w") as output:
-        pictures_ = output.add_stream("libx264", 25)
-        pictures_.width, pictures_.height, pictures_.pix_fmt = 96, 64, "yuv420p"
+    with av.open(str(tmp_path / "film.mkv"), "w") as output:
+        track = output.add_stream("libx264", 10)
+        track.width, track.height, track.pix_fmt = 96, 64, "yuv420p"
         sounds = [output.add_stream(codec, 48_000, layout="mono") for codec in ("ac3", "flac")]
-        sounds[0].disposition, sounds[1].disposition = av.stream.Disposition(0), av.stream.Disposition.default
-        for picture in pictures(10):
-            output.mux(pictures_.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-        output.mux(pictures_.encode())
-        for stream in sounds:
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 19_200), np.int16), "s16", "mono")
-            frame.sample_rate = 48_000
-            output.mux(stream.encode(frame))
-            output.mux(stream.encode())
-    copy(source, tmp_path / "copy.mp4")
+        sounds[0].disposition, sounds[1].disposition = Disposition(0), Disposition.default
+        output.mux(track.encode(av.VideoFrame.from_ndarray(next(pictures(1)), "rgb24")))
+        output.mux(track.encode())
+        for sound in sounds:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48_000, 0, Fraction(1, 48_000)
+            output.mux(sound.encode(frame))
+            output.mux(sound.encode())
+    copy(tmp_path / "film.mkv", tmp_path / "copy.mp4")
     with av.open(str(tmp_path / "copy.mp4")) as film:
-        assert [stream.codec_context.name for stream in film.streams.audio] == ["flac"]
+        assert [sound.codec_context.name for sound in film.streams.audio] == ["flac"]
 
 
 @pytest.mark.parametrize("sound", ["aac", "pcm_s16le"])
@@ -705,8 +710,8 @@ def test_a_video_stands_in_for_a_camera(tmp_path: Path) -> None:
 
 
 @contextmanager
-def stream(content: bytes, seconds: float, complete: bool = True) -> Iterator[str]:
-    """Serves a file over HTTP at an even pace, once; yields its address."""
+def stream(content: bytes, seconds: float, stated: int | None = None) -> Iterator[str]:
+    """Serves a file over HTTP at an even pace, once; yields its address. It may state more bytes than it has."""
     listener = socket.create_server(("127.0.0.1", 0))
     stopped = threading.Event()
 
@@ -715,13 +720,14 @@ def stream(content: bytes, seconds: float, complete: bool = True) -> Iterator[st
         with connection:
             connection.recv(4096)
             with suppress(OSError):  # the client closes the connection
-                connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                length = f"Content-Length: {stated}" if stated else "Transfer-Encoding: chunked"
+                connection.sendall(f"HTTP/1.1 200 OK\r\n{length}\r\n\r\n".encode())
                 for position in range(0, len(content), len(content) // 50 + 1):
-                    chunk = content[position : position + len(content) // 50 + 1]
-                    connection.sendall(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+                    part = content[position : position + len(content) // 50 + 1]
+                    connection.sendall(part if stated else f"{len(part):x}\r\n".encode() + part + b"\r\n")
                     if stopped.wait(seconds / 50):
                         return
-                if complete:
+                if not stated:
                     connection.sendall(b"0\r\n\r\n")
 
     server = threading.Thread(target=serve)
@@ -753,7 +759,7 @@ def test_a_slow_consumer_of_a_stream_gets_the_newest_frames(tmp_path: Path) -> N
 def test_a_consumer_may_stop_before_the_stream_ends(tmp_path: Path) -> None:
     content = draw_film(tmp_path / "film.ts", noise(100)).read_bytes()
     before = threading.active_count()
-    with stream(content, seconds=20) as address:
+    with stream(content, seconds=5) as address:
         for frame in open_camera(address):
             assert frame.pixels.shape == (64, 96, 3)
             break
@@ -764,7 +770,7 @@ def test_a_consumer_may_stop_before_the_stream_ends(tmp_path: Path) -> None:
 def test_a_broken_connection_gets_a_message_after_its_frames(tmp_path: Path) -> None:
     content = draw_film(tmp_path / "film.ts", noise(100)).read_bytes()
     frames = []
-    with stream(content[: len(content) // 2], seconds=0.5, complete=False) as address:
+    with stream(content[: len(content) // 2], seconds=0.5, stated=len(content)) as address:
         video = open_camera(address)
         with pytest.raises(BadImageError) as error:
             frames.extend(video)

@@ -163,13 +163,13 @@ class Video:
         stream, container = self._stream, self._container
         assert stream.time_base is not None
         self.rate, self._start = float(_rate(stream)), _start(stream)
-        self.duration = None if stream.duration is None else float(stream.duration * stream.time_base)
-        if self.duration is None and container.duration is not None:
-            self.duration = container.duration / av.time_base
+        own = _own_duration(stream)
+        whole = None if container.duration is None else container.duration / av.time_base  # that of the sound, too
+        self.duration = whole if own is None else own
         # The index of MP4 leaves out the frames that an edit has cut out.
         in_index = len(stream.index_entries) if "mp4" in container.format.name else stream.frames
-        self._stated = stream.frames > 0
         self.frames = min(stream.frames, in_index) or round((self.duration or 0) * self.rate)
+        self._is_stated = stream.frames > 0 or own is not None or len(container.streams) == 1
         self.has_sound = bool(container.streams.audio)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -233,7 +233,7 @@ class Video:
         """
         reached = max(self._coded, round(self._second * self.rate) + 1)
         early = reached < (1 - MISSING_SHARE) * self.frames and (
-            self._stated or bool(self._errors) or (self._path is not None and is_cut_off(self._path))
+            self._is_stated or bool(self._errors) or (self._path is not None and is_cut_off(self._path))
         )
         expected = self.frames if early else reached
         missing = expected - self._read
@@ -273,6 +273,14 @@ def _default(streams: Iterable[AnyStream]) -> AnyStream | None:
 
 def _has_decoder(stream: VideoStream | AudioStream) -> bool:
     return bool(stream.codec_context)  # None for a codec that FFmpeg does not know
+
+
+def _own_duration(stream: VideoStream) -> float | None:
+    """Returns the seconds that a video's pictures last, or None where only the length of all its streams is stated."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # in Matroska and WebM
+    return None if tag is None else 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
 
 
 def _rate(stream: VideoStream) -> Fraction:
@@ -471,6 +479,7 @@ class VideoFile:
         self._path, self._source = path, source
         self._temporary = path.with_name(f".{path.stem[:50]}.tmp.mp4")  # names may be as long as the system takes
         self._output: OutputContainer | None = None
+        self._opened: InputContainer | None = None
         self._sound: _Sound | None = None
         self._last, self._failed = -1, False
 
@@ -505,13 +514,14 @@ class VideoFile:
         output = self._output = av.open(name, "w", "mp4", container_options={"movflags": "faststart"})
         rate = DEFAULT_RATE
         if self._source is not None:
-            source = _open_video(self._source)
+            source = self._opened = _open_video(self._source)
             pictures, sound = _pictures(source), _default(filter(_has_decoder, source.streams.audio))
             assert pictures is not None  # since its frames were read
             rate = _rate(pictures)
             if sound is not None:
                 self._sound = _Sound(source, sound, _start(pictures), output)
         self._stream = _add_pictures(output, height, width, rate)
+        output.start_encoding()  # a folder that cannot be written is noticed at the first frame
         return output
 
     def _image(self, pixels: NDArray[np.uint8]) -> av.VideoFrame:
@@ -544,8 +554,9 @@ class VideoFile:
                     self._output.close()
         finally:
             self._output = None
-            if self._sound is not None:
-                self._sound.close()
+            self._sound = None
+            if self._opened is not None:
+                self._opened.close()
             with suppress(OSError):  # there may be no such file, nor its folder
                 self._temporary.unlink()
 
@@ -601,11 +612,6 @@ class _Sound:
             self._next.stream = self._stream
             self._output.mux(self._next)
             self._next = next(self._coded, None)
-
-    def close(self) -> None:
-        """Closes the source."""
-        self._coded = iter(())
-        self._container.close()
 
     def _packets(self) -> "Iterator[av.Packet[AudioStream]]":
         """Yields the packets from the copy's start on, in order, with its times."""
