@@ -4,7 +4,8 @@ from pathlib import Path
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 """Types of the first box of a MOV, MP4 or 3GP file. Some images begin with `ftyp`, too, but their brand differs."""
-_IMAGE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"jxl ", b"crx ")
+IMAGE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis", b"jxl ", b"crx ")
+"""Brands after the first `ftyp` of images."""
 _SIGNATURES = (
     b"\x1a\x45\xdf\xa3",  # Matroska, WebM
     b"FLV\x01",
@@ -24,7 +25,7 @@ def holds_video(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     if start[4:8] in _BOXES and start[:1] < b" ":  # the bytes before it are a length below 2^29, not text
-        return start[8:12] not in _IMAGE_BRANDS
+        return start[8:12] not in IMAGE_BRANDS
     # MPEG-TS has packets of 188 bytes, each beginning with G; camcorders write 4 bytes of time before each.
     packets = any(start[offset::step] == b"GGG" for offset, step in ((0, 188), (4, 192)))
     return (
@@ -35,22 +36,13 @@ def holds_video(path: Path) -> bool:
 
 
 def is_cut_off(path: Path) -> bool:
-    """Checks whether a file is shorter than the lengths in it state; returns True for formats without such lengths."""
-    size, end = path.stat().st_size, 0
+    """Checks whether a Matroska or WebM file is shorter than it states; returns False for files of other formats.
+
+    Decoding such a file raises no error, and the number of its frames is stated nowhere.
+    """
     with path.open("rb") as file:
         start = file.read(400)
-        if start.startswith(_SIGNATURES[0]):
-            return _end_of_segment(start) > size
-        if start[4:8] not in _BOXES:
-            return True
-        while end < size:
-            file.seek(end)
-            head = file.read(16)
-            length = int.from_bytes(head[8:] if head[:4] == b"\0\0\0\1" else head[:4], "big")
-            if length < 8:  # 0: the box reaches to the end of the file; 1 to 7: not a box
-                return False
-            end += length
-    return end > size
+    return start.startswith(_SIGNATURES[0]) and _end_of_segment(start) > path.stat().st_size
 
 
 def _end_of_segment(start: bytes) -> int:
