@@ -42,8 +42,8 @@ def crop_square(picture: NDArray[np.uint8], box: Box, side: int, tilt: float = 0
         picture: RGB uint8 [H, W, 3].
         box: the square.
         side: height and width of the crop, pixels.
-        tilt: angle in degrees by which a face leans to the right; from `LEVELLED_FROM` degrees on, the crop is turned so
-            that the face is upright.
+        tilt: angle in degrees by which a face leans to the right; from `LEVELLED_FROM` degrees on, the crop is turned
+            upright.
 
     Returns:
         RGB uint8 [side, side, 3].

@@ -7,12 +7,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from emotion.inference.images import ImageInput, read_image
 from emotion.inference.recognizer import Face
 from emotion.palette import EXPRESSIONS, INK
 
 
+def draw(image: ImageInput, faces: Sequence[Face], *, bgr: bool = False) -> Image.Image:
+    """Returns a copy of an image with the box, label and probability of each face, as a PIL image.
+
+    Args:
+        image: the image, see `emotion.inference.images.ImageInput`.
+        faces: its faces, as `Recognizer.predict` returns them.
+        bgr: True if the channels of an array are blue, green, red, as from OpenCV.
+
+    Raises:
+        UserError: the image cannot be read.
+    """
+    return draw_faces(read_image(image, bgr), faces)
+
+
 def draw_faces(image: NDArray[np.uint8], faces: Sequence[Face]) -> Image.Image:
-    """Returns a copy of an image, RGB uint8 [H, W, 3], with the box, label and probability of each face."""
+    """Returns a copy of an image, RGB uint8 [H, W, 3], with the box, label and probability of each face.
+
+    Faces of a film also get the number of their person.
+    """
     annotated = Image.fromarray(image)
     pen = ImageDraw.Draw(annotated)
     line = max(2, round(max(annotated.size) / 400))
@@ -26,9 +44,10 @@ def draw_faces(image: NDArray[np.uint8], faces: Sequence[Face]) -> Image.Image:
 def _draw_label(pen: ImageDraw.ImageDraw, face: Face, font_size: int, image_size: tuple[int, int]) -> None:
     """Writes the label above the box, or inside it if there is no room; narrow images get no probability."""
     font, margin = ImageFont.load_default(font_size), font_size // 4
-    text = f"{face.label} {face.probabilities[face.label]:.0%}"
+    label = face.label if face.person is None else f"{face.person}: {face.label}"
+    text = f"{label} {face.score:.0%}"
     if pen.textlength(text, font) + 2 * margin > image_size[0]:
-        text = face.label
+        text = label
     left, top, right, bottom = pen.textbbox((0, 0), text, font)
     width, height = math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin
     x = max(0, min(face.box[0], image_size[0] - width))

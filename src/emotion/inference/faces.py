@@ -26,8 +26,8 @@ FACE_SHARE = 0.876
 SHIFT = (0.003, 0.021)
 """How FER2013 crops a face: `FACE_SHARE` is the geometric mean of width and height of the detector's box, as a share of
 the image's side; `SHIFT` is the offset of the image's centre from the box's centre, right and down, as shares of that
-side. Medians over the 2,835 of 3,000 random training images in which the detector finds the face; half of the images lie
-within 10 % and 5 % of them."""
+side. Medians over the 2,835 of 3,000 random training images in which the detector finds the face; half of the images
+lie within 10 % and 5 % of them."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,9 @@ class DetectionLimits:
             raise UserError(f"confidence={self.confidence}: a number from 0.1 to 1 is needed")
 
 
+ANY_FACE = DetectionLimits()
+
+
 class FaceDetector:
     """Detects faces with `emotion.inference.yunet.YuNet`, from coarse to fine; several threads may call it.
 
@@ -80,7 +83,7 @@ class FaceDetector:
         self._network = YuNet()
 
     def __call__(
-        self, picture: NDArray[np.uint8], limits: DetectionLimits = DetectionLimits(), turn: int = 0
+        self, picture: NDArray[np.uint8], limits: DetectionLimits = ANY_FACE, turn: int = 0
     ) -> list[Detection]:
         """Returns the faces in an image, from left to right.
 
@@ -99,7 +102,7 @@ class FaceDetector:
     def search(
         self,
         picture: NDArray[np.uint8],
-        limits: DetectionLimits = DetectionLimits(),
+        limits: DetectionLimits = ANY_FACE,
         turn: int = 0,
         passes: Sequence[tuple[int, float]] = PASSES,
     ) -> list[Detection]:

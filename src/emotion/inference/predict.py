@@ -15,9 +15,12 @@ from emotion.data.decode import FORMATS, BadImageError
 from emotion.errors import UserError, disk_is_full, first_line
 from emotion.files import atomic_write
 from emotion.inference.drawing import draw_faces
+from emotion.inference.film import FRAME_STRIDE, SMOOTH, FilmFrame, Watcher, per_second, with_faces
 from emotion.inference.images import IMAGES, count_frames, find_media, is_video, note_annotated, read_image
+from emotion.inference.persons import Film
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import Record
+from emotion.inference.timeline import write_timeline
 from emotion.inference.video import Video, VideoFile
 
 Key = TypeVar("Key")
@@ -29,7 +32,7 @@ class Prediction:
     """One pass over files.
 
     Attributes:
-        records: the results so far, also after `run` was interrupted.
+        films: the films so far, with a summary of their persons.
         failed: number of files that could not be read, or whose annotated file could not be written.
 
     Args:
@@ -37,6 +40,10 @@ class Prediction:
         detect: True detects faces; False takes the central square of each image or frame as one face.
         out: folder for annotated images and videos, or None.
         frame_stride: every Nth frame of a video is classified.
+        smooth: see `emotion.inference.film.Watcher`.
+        by_second: True gives a record for each second of a video, with mean probabilities, not for each frame.
+        timeline: file for a timeline of the persons of a video, `.html` or `.png`, or None; with several videos the
+            name of each is added to the name of its file.
         progress: shows the progress.
         on_error: called with a message for each file that cannot be read, or whose annotated file cannot be written.
         on_note: called with a message on skipped files, and on files of which only the first image is classified.
@@ -48,40 +55,84 @@ class Prediction:
         *,
         detect: bool = True,
         out: Path | None = None,
-        frame_stride: int = 5,
+        frame_stride: int = FRAME_STRIDE,
+        smooth: float = SMOOTH,
+        by_second: bool = False,
+        timeline: Path | None = None,
         progress: Progress = lambda items, total=None: items,
         on_error: Callable[[str], object] = print,
         on_note: Callable[[str], object] = lambda message: None,
     ) -> None:
-        self.recognizer, self.detect, self.out, self.frame_stride = recognizer, detect, out, frame_stride
+        self.recognizer, self.detect, self.out, self.timeline = recognizer, detect, out, timeline
+        self.frame_stride, self.smooth, self.by_second = frame_stride, smooth, by_second
         self.progress, self.on_error, self.on_note, self.failed = progress, on_error, on_note, 0
-        self.records: list[Record] = []
+        self.films: list[Film] = []
         self._animated: list[Path] = []
 
-    def run(self, arguments: Sequence[str | Path]) -> list[Record]:
-        """Returns the records of the files that paths, folders and patterns stand for: first images, then videos.
+    def find(self, arguments: Sequence[str | Path]) -> list[Path]:
+        """Returns the files that paths, folders and patterns stand for; see `emotion.inference.images.find_media`."""
+        return find_media(arguments, self.out, self.on_note)
+
+    def run(self, paths: Sequence[Path]) -> Iterator[Record]:
+        """Yields the records of files: first those of images, then those of videos.
 
         Args:
-            arguments: see `emotion.inference.images.find_media`.
+            paths: the files, see `find`.
 
         Raises:
-            UserError: an argument matches no file, or an annotated file would replace its original.
+            UserError: an annotated file would replace its original.
             OSError: the disk is full.
         """
-        self.records, self.failed, self._animated = [], 0, []
-        paths = find_media(arguments, self.out, self.on_note)
+        self.films, self.failed, self._animated = [], 0, []
         videos = dict.fromkeys(path for path in paths if is_video(path))
         outputs = self._output_paths(paths, videos)
         images = [path for path in paths if path not in videos]
-        for record in self._classify_images(self.progress(images), outputs):
-            self.records.append(record)
+        yield from self._classify_images(self.progress(images), outputs)
         if self._animated:
             names = ", ".join(map(str, self._animated[:3])) + (", ..." if self._animated[3:] else "")
             self.on_note(f"{names}: only the first of several frames or pages is classified")
         for path in videos:
-            for record in self._classify_video(path, outputs):
-                self.records.append(record)
-        return self.records
+            film = Film(path.name)
+            self.films.append(film)
+            with self._reporting_errors():
+                yield from self._classify_video(path, film)
+            if len(film):
+                with self._reporting_errors():
+                    self._write_results(path, film, outputs.get(path), len(videos) > 1)
+
+    def _classify_video(self, path: Path, film: Film) -> Iterator[Record]:
+        video = Video(path)
+        watcher = Watcher(
+            self.recognizer,
+            frame_stride=self.frame_stride,
+            smooth=self.smooth,
+            detect=self.detect,
+            portraits=self.timeline is not None,
+        )
+
+        def watch() -> Iterator[FilmFrame]:
+            try:
+                yield from watcher.watch(self.progress(video, total=video.frames))
+            except (Exception, KeyboardInterrupt):
+                yield from watcher.rest()  # an interruption or an error loses no classified frame
+                raise
+
+        frames = _added(film, watch())
+        for frame in per_second(frames) if self.by_second else frames:
+            yield Record(str(path), frame.faces, frame.number, frame.second)
+        video.require_whole()
+
+    def _write_results(self, path: Path, film: Film, output: Path | None, several: bool) -> None:
+        """Writes the annotated video and the timeline of a film that was classified."""
+        if output is not None:
+            frames = self.progress(Video(path), total=len(film) * self.frame_stride)
+            with VideoFile(output, path) as file:
+                for frame, faces in with_faces(frames, film):
+                    file.write(np.asarray(draw_faces(frame.pixels, faces)), frame.second)
+            self._note_annotated(output)
+        if self.timeline is not None:
+            name = f"{self.timeline.stem}-{path.stem}" if several else self.timeline.stem
+            write_timeline(film, self.timeline.with_name(name + self.timeline.suffix), output or path)
 
     def _classify_images(self, paths: Iterable[Path], outputs: dict[Path, Path]) -> Iterator[Record]:
         if not outputs:
@@ -115,34 +166,6 @@ class Prediction:
         for faces in self.recognizer.predict_many(without_keys(), self.detect):
             yield keys.popleft(), faces
 
-    def _classify_video(self, path: Path, outputs: dict[Path, Path]) -> Iterator[Record]:
-        with self._reporting_errors():
-            video = Video(path)
-            yield from self._classify_frames(video, path, outputs)
-            video.require_whole()
-
-    def _classify_frames(self, video: Video, path: Path, outputs: dict[Path, Path]) -> Iterator[Record]:
-        frames = enumerate(self.progress(video, total=video.frames))
-        if not outputs:
-            images = ((video.second, frame) for number, frame in frames if number % self.frame_stride == 0)
-            yield from (Record(str(path), faces, second) for second, faces in self._classify_batches(images))
-            return
-        faces: list[Face] = []
-        writable = True  # the video is classified to its end even if its annotated video cannot be written
-        with VideoFile(outputs[path], video.rate) as file:
-            for number, frame in frames:
-                if number % self.frame_stride == 0:
-                    (faces,) = self.recognizer.predict_many([frame], self.detect)
-                    yield Record(str(path), faces, video.second)
-                try:
-                    if writable:
-                        file.write(np.asarray(draw_faces(frame, faces)))
-                except BadImageError as error:
-                    writable = False
-                    self._report(error)
-        if writable:
-            self._note_annotated(outputs[path])
-
     def _note_annotated(self, path: Path) -> None:
         """Lists an annotated file if it lies among the originals, where a later run could classify it."""
         assert self.out is not None
@@ -174,6 +197,13 @@ class Prediction:
             raise UserError(f"--out {self.out}: an annotated file would replace {original}; name another folder")
         self.out.mkdir(parents=True, exist_ok=True)  # fails before anything is classified
         return outputs
+
+
+def _added(film: Film, frames: Iterable[FilmFrame]) -> Iterator[FilmFrame]:
+    """Adds the frames to a film as they pass."""
+    for frame in frames:
+        film.add(frame)
+        yield frame
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference.crops import Box, center_square, crop_faces
-from emotion.inference.faces import CONFIDENCE, Detection, DetectionLimits, FaceDetector
+from emotion.inference.faces import ANY_FACE, CONFIDENCE, Detection, DetectionLimits, FaceDetector
 from emotion.inference.images import ImageInput, read_image
 from emotion.inference.networks import FaceNetwork, load_networks
 
@@ -96,7 +96,7 @@ class Recognizer:
 
     classes = CLASSES
 
-    def __init__(self, networks: Sequence[FaceNetwork], limits: DetectionLimits = DetectionLimits()) -> None:
+    def __init__(self, networks: Sequence[FaceNetwork], limits: DetectionLimits = ANY_FACE) -> None:
         self.networks, self.limits = tuple(networks), limits
 
     def __reduce__(self) -> tuple[type["Recognizer"], tuple[Sequence[FaceNetwork], DetectionLimits]]:

@@ -1,86 +1,188 @@
-"""The classified faces of files as a table, JSON or CSV."""
+"""The classified faces of files as CSV, JSON, JSON Lines, tables and data frames."""
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from io import StringIO
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
 from emotion.data.classes import CLASSES
-from emotion.errors import printable
-from emotion.inference.recognizer import Face
+from emotion.errors import UserError, printable
+from emotion.inference.persons import BRIEF, Film
+from emotion.inference.recognizer import Face, most_probable
+
+if TYPE_CHECKING:
+    import pandas
+
+_FACE = ("left", "top", "width", "height", "confidence", "label", *CLASSES)
+IMAGE_COLUMNS = ("file", *_FACE)
+FILM_COLUMNS = ("file", "frame", "second", "person", *_FACE, "raw_label", *(f"raw_{name}" for name in CLASSES))
+"""The columns of CSV if all files are images, and if there are films."""
+UNSURE = 0.5
+"""Labels of a lower probability are marked as unsure."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """The classified faces of an image, or of the frame of a video at a time, in seconds."""
+    """The classified faces of an image, or of the frame of a film: its number from 0, and its time in seconds."""
 
     file: str
     faces: Sequence[Face]
+    frame: int | None = None
     second: float | None = None
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yields the values of `FILM_COLUMNS` for each face; without faces one row of the first columns."""
+        frame = {"file": self.file, "frame": self.frame, "second": _rounded(self.second, 3)}
+        for face in self.faces:
+            box = dict(zip(("left", "top", "width", "height"), face.box, strict=True))
+            named = {"person": face.person, **box, "confidence": _rounded(face.confidence), "label": face.label}
+            probabilities = {name: _rounded(value) for name, value in face.probabilities.items()}
+            raw = {f"raw_{name}": _rounded(value) for name, value in (face.raw or {}).items()}
+            yield frame | named | probabilities | ({"raw_label": most_probable(face.raw)} if face.raw else {}) | raw
+        if not self.faces:
+            yield frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the record, ready for JSON; `frame` and `second` are left out for images."""
+        frame = {} if self.second is None else {"frame": self.frame, "second": _rounded(self.second, 3)}
+        return {"file": self.file, **frame, "faces": [face.as_dict() for face in self.faces]}
+
+
+class Writer(Protocol):
+    """Writes records one by one, so that those written so far survive an interruption."""
+
+    def write(self, record: Record) -> None:
+        """Writes a record."""
+
+    def close(self) -> None:
+        """Writes the end."""
+
+
+class CsvWriter:
+    """Writes CSV with a header and a row for each face; a record without faces has a row without values.
+
+    Args:
+        file: file to write to.
+        films: whether there are films, which have more columns.
+    """
+
+    def __init__(self, file: TextIO, films: bool) -> None:
+        columns = FILM_COLUMNS if films else IMAGE_COLUMNS
+        self._file = file
+        self._rows = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        self._rows.writeheader()
+
+    def write(self, record: Record) -> None:
+        """Writes the rows of a record."""
+        self._rows.writerows(record.rows())
+        self._file.flush()
+
+    def close(self) -> None:
+        """Does nothing: CSV has no end."""
+
+
+class JsonWriter:
+    """Writes a JSON list with an object for each record.
+
+    Args:
+        file: file to write to; unless its encoding is one of Unicode's, characters outside ASCII are escaped.
+        lines: True writes JSON Lines: an object in each line, and no list.
+    """
+
+    def __init__(self, file: TextIO, lines: bool = False) -> None:
+        self._file, self._lines, self._separator = file, lines, "" if lines else "[\n"
+        self._ascii = not (file.encoding or "utf-8").lower().startswith("utf")
+
+    def write(self, record: Record) -> None:
+        """Writes the object of a record."""
+        text = json.dumps(record.as_dict(), ensure_ascii=self._ascii)
+        self._file.write(f"{text}\n" if self._lines else f"{self._separator}{text}")
+        self._separator = ",\n"
+        self._file.flush()
+
+    def close(self) -> None:
+        """Writes the end of the list."""
+        if not self._lines:
+            self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
 
 
 def to_table(records: Iterable[Record]) -> Table:
-    """Returns a table with a row for each face and for each record without faces; for videos with the time."""
-    records = list(records)
-    has_videos = any(record.second is not None for record in records)
-    table = Table(Column("file", overflow="fold"), box=None, pad_edge=False)
-    if has_videos:
-        table.add_column("second", justify="right", no_wrap=True)
-    table.add_column("face", overflow="fold")
-    for header, width in (("expression", None), ("", None), ("", 10), ("next", None)):
+    """Returns a table with a row for each face of images, and for each image without faces."""
+    table = Table(Column("file", overflow="fold"), Column("face", overflow="fold"), box=None, pad_edge=False)
+    for header, width in (("expression", None), ("", None), ("", 10), ("next", None), ("detected", None)):
         table.add_column(header, no_wrap=True, max_width=width)
     for record in records:
-        cells: list[Text | str] = [Text(printable(record.file))]
-        if has_videos:
-            cells.append("" if record.second is None else f"{record.second:.2f}")
         if not record.faces:
-            table.add_row(*cells, "[dim]no face[/]")
+            table.add_row(Text(printable(record.file)), "[dim]no face[/]")
         for face in record.faces:
-            (_, first), (other, runner_up) = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
-            box = "{} {} {}x{}".format(*face.box)
-            bar = ProgressBar(1, first, finished_style="bar.complete")
-            table.add_row(*cells, box, f"[bold]{face.label}[/]", f"{first:4.0%}", bar, f"{other} {runner_up:.0%}")
+            first, second = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
+            style = "bold" if first[1] >= UNSURE else "dim"
+            table.add_row(
+                Text(printable(record.file)),
+                "{} {} {}x{}".format(*face.box),
+                f"[{style}]{face.label}{'' if first[1] >= UNSURE else '?'}[/]",
+                f"{first[1]:4.0%}",
+                ProgressBar(1, first[1], finished_style="bar.complete"),
+                f"{second[0]} {second[1]:.0%}",
+                "" if face.confidence is None else f"{face.confidence:.2f}",
+            )
     return table
 
 
-def to_json(records: Iterable[Record], encoding: str = "utf-8") -> str:
-    """Returns a JSON list of objects with the keys `file`, `second` (videos only) and `faces`.
+def to_summary(film: Film) -> Table:
+    """Returns a table with a row for each person of a film who is seen for at least `BRIEF` seconds."""
+    table = Table(title=printable(film.name), title_justify="left", box=None, pad_edge=False)
+    for header in ("person", "from", "to", "seen"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for header in ("expressions", "changes", "longest"):
+        table.add_column(header)
+    persons = film.persons
+    shown = [person for person in persons if person.seconds >= BRIEF]
+    for person in shown:
+        shares = sorted(person.shares.items(), key=lambda item: -item[1])
+        longest = person.longest
+        table.add_row(
+            str(person.number),
+            *(f"{seconds:.1f} s" for seconds in (person.first, person.last, person.seconds)),
+            ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005),
+            str(person.changes),
+            f"{longest.label} {longest.seconds:.1f} s from {longest.start:.1f} s",
+        )
+    if brief := len(persons) - len(shown):
+        table.caption = f"{brief} more, seen for less than {BRIEF:g} s" if shown else f"{brief} faces for moments only"
+    elif not shown:
+        table.caption = "no face"
+    return table
+
+
+def to_frame(results: Any) -> "pandas.DataFrame":
+    """Returns a pandas data frame with a row for each face.
 
     Args:
-        records: the classified faces.
-        encoding: encoding of the output; unless it is one of Unicode's, characters outside ASCII are escaped.
+        results: the faces of an image, a list of the faces of several images, or a `Film`.
+
+    Returns:
+        A data frame with the columns of CSV; `file` is the number of the image in the list, or the name of the film.
+
+    Raises:
+        UserError: pandas is not installed.
     """
-    rows = [
-        {"file": record.file}
-        | ({} if record.second is None else {"second": round(record.second, 3)})
-        | {"faces": [_rounded(face) for face in record.faces]}
-        for record in records
-    ]
-    return json.dumps(rows, indent=2, ensure_ascii=not encoding.lower().startswith("utf"))
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        raise UserError("emotion.to_frame: pandas is missing; pip install pandas") from None
+    if isinstance(results, Film):
+        records = [Record(results.name, frame.faces, frame.number, frame.second) for frame in results]
+        return pandas.DataFrame((row for record in records for row in record.rows()), columns=FILM_COLUMNS)
+    images = [results] if not results or isinstance(results[0], Face) else results
+    rows = (row | {"file": number} for number, faces in enumerate(images) for row in Record("", faces).rows())
+    return pandas.DataFrame(rows, columns=IMAGE_COLUMNS)
 
 
-def to_csv(records: Iterable[Record]) -> str:
-    """Returns CSV with a header and a row for each face; a record without faces has a row without values."""
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", "second", "left", "top", "width", "height", "confidence", "label", *CLASSES))
-    for record in records:
-        cells = (record.file, "" if record.second is None else f"{record.second:.3f}")
-        for face in record.faces:
-            confidence = "" if face.confidence is None else f"{face.confidence:.4f}"
-            probabilities = (f"{face.probabilities[name]:.4f}" for name in CLASSES)
-            writer.writerow((*cells, *face.box, confidence, face.label, *probabilities))
-        if not record.faces:
-            writer.writerow((*cells, *[""] * (6 + len(CLASSES))))
-    return text.getvalue()
-
-
-def _rounded(face: Face) -> dict[str, object]:
-    rounded = {name: round(value, 4) for name, value in face.probabilities.items()}
-    confidence = None if face.confidence is None else round(face.confidence, 4)
-    return asdict(face) | {"probabilities": rounded, "confidence": confidence}
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,248 @@
+"""Detects, follows and classifies the faces of a film, frame by frame."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError
+from emotion.inference.crops import Box, center_square, crop_square
+from emotion.inference.faces import PASSES, Detection, DetectionLimits, FaceDetector
+from emotion.inference.recognizer import Face, Recognizer, most_probable
+from emotion.inference.tracks import Tracker
+from emotion.inference.video import Frame
+from emotion.inference.yunet import MAX_OVERLAP, overlaps
+
+FRAME_STRIDE, SMOOTH = 5, 1.0
+"""Defaults: every Nth frame is classified, and the seconds over which the probabilities of a person are averaged."""
+SEARCH_EVERY, THOROUGH_EVERY = 0.5, 2.0
+"""Seconds after which a frame is searched for new faces, and after which small and turned ones are searched for."""
+AROUND, AROUND_SIDE = 2.5, 192
+"""Side of the square that is searched around a followed face, in sides of the face and in pixels."""
+PORTRAIT_SIDE = 72
+"""Height and width of small copies of faces, pixels."""
+CUT_DIFFERENCE, CUT_CORRELATION = 20, 0.6
+"""At a cut, the grey values of two frames differ by more than this on average, of 255, and correlate less."""
+
+
+@dataclass(frozen=True)
+class FilmFrame:
+    """The classified faces of a frame of a film.
+
+    Attributes:
+        number: number of the frame, from 0.
+        second: when the frame is shown, seconds from the start of the film.
+        faces: the N faces, from left to right, with the numbers of their persons.
+        portraits: small copies of the N faces, RGB uint8 [`PORTRAIT_SIDE`, `PORTRAIT_SIDE`, 3], where they were asked for.
+    """
+
+    number: int
+    second: float
+    faces: list[Face]
+    portraits: Sequence[NDArray[np.uint8]] = ()
+
+
+class Watcher:
+    """Classifies the faces of frames that come one after the other.
+
+    Args:
+        recognizer: detects and classifies the faces.
+        frame_stride: every Nth frame is classified.
+        smooth: seconds over which the probabilities of a person are averaged: half of them before a frame and half
+            after it; 0 averages nothing.
+        live: True averages over the seconds before a frame only, so that each frame is returned at once.
+        detect: False takes the central square of each frame as one face.
+        portraits: whether frames hold small copies of the faces.
+
+    Raises:
+        UserError: `frame_stride` is less than 1, or `smooth` is negative.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        frame_stride: int = FRAME_STRIDE,
+        smooth: float = SMOOTH,
+        live: bool = False,
+        detect: bool = True,
+        portraits: bool = False,
+    ) -> None:
+        if frame_stride < 1:
+            raise UserError(f"frame_stride={frame_stride}: a whole number from 1 is needed")
+        if not 0 <= smooth < float("inf"):
+            raise UserError(f"smooth={smooth}: a number of seconds from 0 is needed")
+        self._recognizer, self._stride, self._portraits = recognizer, frame_stride, portraits
+        self._follower = _Follower(recognizer.detector, recognizer.limits) if detect else None
+        self._tracker, self._smoother = Tracker(), _Smoother(smooth, live)
+        self._thumbnail: NDArray[np.uint8] | None = None
+
+    def watch(self, frames: Iterable[Frame]) -> Iterator[FilmFrame]:
+        """Yields every Nth frame with its faces, in order, some frames later if probabilities are averaged."""
+        for frame in frames:
+            if self._is_cut(frame.thumbnail()):
+                self._tracker.forget()
+            if frame.number % self._stride == 0:
+                yield from self._smoother.push(self._classify(frame))
+        yield from self.rest()
+
+    def rest(self) -> Iterator[FilmFrame]:
+        """Yields the frames that still wait for later ones; needed only if `watch` was interrupted."""
+        return self._smoother.rest()
+
+    def _classify(self, frame: Frame) -> FilmFrame:
+        pixels = frame.pixels
+        if self._follower is None:
+            detections = [Detection(center_square(pixels), None)]
+        else:
+            detections = self._follower(pixels, frame.second, self._tracker.expected(frame.second))
+        persons = self._tracker.update(frame.second, [detection.box for detection in detections])
+        (faces,) = self._recognizer.classify([self._recognizer.crop(pixels, detections)])
+        numbered = [replace(face, person=person) for face, person in zip(faces, persons, strict=True)]
+        shown = numbered if self._portraits else []
+        portraits = [crop_square(pixels, face.box, PORTRAIT_SIDE, face.tilt) for face in shown]
+        return FilmFrame(frame.number, frame.second, numbered, portraits)
+
+    def _is_cut(self, thumbnail: NDArray[np.uint8]) -> bool:
+        """Compares a frame with the one before by small grey copies, uint8 [H, W]."""
+        before, self._thumbnail = self._thumbnail, thumbnail
+        if before is None or before.shape != thumbnail.shape:
+            return before is not None
+        old, new = before.astype(np.float32), thumbnail.astype(np.float32)
+        if np.abs(old - new).mean() < CUT_DIFFERENCE:
+            return False
+        old, new = old - old.mean(), new - new.mean()
+        return bool((old * new).sum() < CUT_CORRELATION * np.sqrt((old**2).sum() * (new**2).sum()))
+
+
+class _Follower:
+    """Detects faces in frames: around the faces that are followed, and at times in the whole frame.
+
+    A film that lies on its side is turned once: the turn in which the surest face stood upright is kept.
+    """
+
+    def __init__(self, detector: FaceDetector, limits: DetectionLimits) -> None:
+        self._detector, self._limits, self._turn = detector, limits, 0
+        self._searched = self._searched_thoroughly = -np.inf
+
+    def __call__(self, picture: NDArray[np.uint8], second: float, expected: Sequence[Box]) -> list[Detection]:
+        """Returns the faces of a frame, RGB uint8 [H, W, 3], from left to right; `expected` are the followed ones."""
+        faces: list[Detection] = []
+        if expected and second - self._searched < SEARCH_EVERY:
+            faces = self._around(picture, expected)
+        if len(faces) < max(1, len(expected)):
+            faces = self._search(picture, second)
+        return sorted(faces, key=lambda face: face.box)
+
+    def _search(self, picture: NDArray[np.uint8], second: float) -> list[Detection]:
+        self._searched = second
+        if second - self._searched_thoroughly < THOROUGH_EVERY:
+            return self._detector.search(picture, self._limits, self._turn, PASSES[:2])
+        self._searched_thoroughly = second
+        faces = self._detector(picture, self._limits, self._turn)
+        if faces:
+            surest = max(faces, key=lambda face: face.confidence or 0)
+            self._turn = round(surest.tilt / 90) % 4
+        return faces
+
+    def _around(self, picture: NDArray[np.uint8], expected: Sequence[Box]) -> list[Detection]:
+        found: list[Detection] = []
+        for left, top, side, _ in expected:
+            margin = round((AROUND - 1) / 2 * side)
+            x, y = max(0, left - margin), max(0, top - margin)
+            region = picture[y : max(0, top + side + margin), x : max(0, left + side + margin)]
+            if region.size:
+                faces = self._detector.look(region, AROUND_SIDE, self._limits.confidence, self._turn)
+                found += [replace(face, box=(face.box[0] + x, face.box[1] + y, *face.box[2:])) for face in faces]
+        smallest = self._limits.min_face * max(picture.shape[:2])
+        return _without_repetitions([face for face in found if face.box[2] >= smallest])
+
+
+class _Smoother:
+    """Averages the probabilities of each person over time."""
+
+    def __init__(self, seconds: float, live: bool) -> None:
+        self._before, self._after = (seconds, 0.0) if live else (seconds / 2, seconds / 2)
+        self._frames: deque[FilmFrame] = deque()  # those within the window of the next frame to return, and later ones
+        self._next = 0  # index of that frame
+
+    def push(self, frame: FilmFrame) -> Iterator[FilmFrame]:
+        """Adds a frame, and yields those whose window has passed."""
+        self._frames.append(frame)
+        while self._next < len(self._frames) and self._frames[self._next].second <= frame.second - self._after:
+            yield self._pop()
+
+    def rest(self) -> Iterator[FilmFrame]:
+        """Yields the frames whose window has not passed."""
+        while self._next < len(self._frames):
+            yield self._pop()
+
+    def _pop(self) -> FilmFrame:
+        frame = self._frames[self._next]
+        start, end = frame.second - self._before, frame.second + self._after
+        while self._frames[0].second < start:
+            self._frames.popleft()
+            self._next -= 1
+        self._next += 1
+        window = [face for other in self._frames if other.second <= end for face in other.faces]
+        return replace(frame, faces=[_averaged(face, window) for face in frame.faces])
+
+
+def _averaged(face: Face, window: Sequence[Face]) -> Face:
+    """Returns a face with the mean of its person's probabilities in a window of time."""
+    same = [[*other.probabilities.values()] for other in window if other.person == face.person]
+    mean = dict(zip(CLASSES, np.mean(same, axis=0).tolist(), strict=True))
+    return replace(face, label=most_probable(mean), probabilities=mean, raw=face.probabilities)
+
+
+def _without_repetitions(faces: Sequence[Detection]) -> list[Detection]:
+    """Keeps the most confident of the detections that overlap, as of two squares that hold the same face."""
+    kept: list[Detection] = []
+    for face in sorted(faces, key=lambda face: -(face.confidence or 0)):
+        others = np.array([other.box for other in kept], np.float32).reshape(-1, 4)  # [N, 4]
+        if not (overlaps(np.array(face.box, np.float32), others) > MAX_OVERLAP).any():
+            kept.append(face)
+    return kept
+
+
+def with_faces(frames: Iterable[Frame], classified: Iterable[FilmFrame]) -> Iterator[tuple[Frame, list[Face]]]:
+    """Yields all frames of a film with the faces of the classified frames; boxes move evenly between these."""
+    following = iter(classified)
+    before, after = FilmFrame(-1, 0.0, []), next(following, None)
+    for frame in frames:
+        while after is not None and after.number <= frame.number:
+            before, after = after, next(following, None)
+        yield frame, [_moved(face, before, after, frame.second) for face in before.faces]
+
+
+def _moved(face: Face, before: FilmFrame, after: FilmFrame | None, second: float) -> Face:
+    """Returns a face of a frame with the box of its person between this and the next classified frame."""
+    same = [] if after is None else [other for other in after.faces if other.person == face.person]
+    if after is None or not same or after.second <= before.second:
+        return face
+    share = (second - before.second) / (after.second - before.second)
+    left, top, width, height = (round(a + share * (b - a)) for a, b in zip(face.box, same[0].box, strict=True))
+    return replace(face, box=(left, top, width, height))
+
+
+def per_second(frames: Iterable[FilmFrame]) -> Iterator[FilmFrame]:
+    """Yields a frame for each second of a film: the first one, with the mean of each person's probabilities.
+
+    Box, tilt and confidence are those of the person's first face in that second.
+    """
+    for second, group in groupby(frames, key=lambda frame: int(frame.second)):
+        members = list(group)
+        faces = [face for frame in members for face in frame.faces]
+        firsts = {face.person: face for face in reversed(faces)}
+        means = [_mean(face, [other for other in faces if other.person == person]) for person, face in firsts.items()]
+        yield FilmFrame(members[0].number, float(second), sorted(means, key=lambda face: face.box))
+
+
+def _mean(face: Face, faces: Sequence[Face]) -> Face:
+    smooth = {name: float(np.mean([other.probabilities[name] for other in faces])) for name in CLASSES}
+    raw = {name: float(np.mean([(other.raw or other.probabilities)[name] for other in faces])) for name in CLASSES}
+    return replace(face, label=most_probable(smooth), probabilities=smooth, raw=raw)
