@@ -1,26 +1,48 @@
-"""Facial emotion recognition: detects faces, classifies their expressions, trains the networks."""
+"""Facial emotion recognition: detects faces, classifies their expressions, trains the networks.
 
+recognizer = emotion.load()
+for face in recognizer.predict("photo.jpg"):
+print(face.label, face.score, face.box)
+
+film = emotion.analyze_video("film.mp4")
+for person in film.persons:
+print(person.number, person.seconds, person.shares)
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emotion.inference.drawing import draw
+    from emotion.inference.persons import analyze_video
     from emotion.inference.recognizer import load
+    from emotion.inference.records import to_frame
     from emotion.models.classifier import load_pretrained
 
 __version__ = "0.1.0"
-__all__ = ["load", "load_pretrained"]
+__all__ = ["analyze_video", "draw", "load", "load_pretrained", "to_frame"]
+
+_MODULES = {
+    "analyze_video": "emotion.inference.persons",
+    "draw": "emotion.inference.drawing",
+    "load": "emotion.inference.recognizer",
+    "load_pretrained": "emotion.models.classifier",
+    "to_frame": "emotion.inference.records",
+}
+"""Imported on first use, so that `import emotion` loads neither onnxruntime nor PyTorch, which take seconds."""
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use, so that `import emotion` loads neither OpenCV nor PyTorch, which take seconds.
-    if name == "load":
-        from emotion.inference.recognizer import load
-
-        return load
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "load_pretrained":
         from emotion.extras import require_extra
 
         require_extra("train", "emotion.load_pretrained")
-        from emotion.models.classifier import load_pretrained
+    return getattr(import_module(_MODULES[name]), name)
 
-        return load_pretrained
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """Lists the functions for `help(emotion)`; without PyTorch, those that work without it."""
+    return [*globals(), *(name for name in __all__ if name != "load_pretrained" or find_spec("torch"))]

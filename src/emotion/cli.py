@@ -20,6 +20,10 @@ from emotion.privacy import keep_private
 if TYPE_CHECKING:
     from emotion.data.datamodule import EmotionDataModule
 
+USE, TRAIN, DATA, VIDEOS = "Use a network", "Train a network", "Inspect data", "Videos"
+"""Groups of commands and options in the help."""
+CONFIDENCE, FRAME_STRIDE, SMOOTH = 0.6, 5, 1.0
+"""Defaults of options; tests compare them with those of the modules, which take long to import."""
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 RENAMED = {"--every": "--frame-stride", "--smallest": "--min-face", "--near": "--threshold"}
 """Old names of options, which still work, and their new names."""
@@ -43,7 +47,7 @@ class CommandLine(typer.core.TyperGroup):
 
 app = typer.Typer(no_args_is_help=True, cls=CommandLine)
 data = typer.Typer(no_args_is_help=True, help="Download and count images: emotion data info data=synthetic")
-app.add_typer(data, name="data")
+app.add_typer(data, name="data", rich_help_panel=DATA)
 
 
 def _show_version(wanted: bool) -> None:
@@ -68,7 +72,7 @@ def options(
     """
 
 
-@app.command(context_settings=PASS_ON, add_help_option=False)
+@app.command(context_settings=PASS_ON, add_help_option=False, rich_help_panel=TRAIN)
 def train(context: typer.Context) -> None:
     """Train a network: `emotion train model=vgg16_ft unfreeze=6` (`emotion train --help` lists all settings)."""
     require_extra("train", "emotion train")
@@ -77,7 +81,7 @@ def train(context: typer.Context) -> None:
     runpy.run_module("emotion.training.command", run_name="__main__", alter_sys=True)
 
 
-@app.command(context_settings=PASS_ON, add_help_option=False)
+@app.command(context_settings=PASS_ON, add_help_option=False, rich_help_panel=TRAIN)
 def evaluate(context: typer.Context) -> None:
     """Test checkpoints: `emotion evaluate ckpt=runs/.../best.ckpt` (`emotion evaluate --help` lists the arguments)."""
     require_extra("train", "emotion evaluate")
@@ -87,7 +91,7 @@ def evaluate(context: typer.Context) -> None:
     evaluate_main()
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def report(
     paths: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that contain them at any depth.")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and the figures.")] = Path(
@@ -108,7 +112,7 @@ def report(
     typer.echo(f"{verdict}\nreport: {page}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def publish(
     checkpoint: Annotated[Path, typer.Argument(help="A best.ckpt.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.safetensors"),
@@ -159,25 +163,51 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or cuda:1 for the second G
 MinFace = Annotated[
     float | None,
     typer.Option(
-        help="Size of the smallest face to detect, as a share of the image's longer side.",
-        show_default="1/8, then 1/40 where no face or a small one is detected",
+        help="Size of the smallest face to detect, as a share of the image's longer side, 0.01 to 1: 0.1 stands for "
+        "400 pixels in an image of 4000 x 3000.",
+        show_default="any size",
+    ),
+]
+Confidence = Annotated[float, typer.Option(help="Lowest confidence of the detector that a face is one, 0.1 to 1.")]
+FrameStride = Annotated[
+    int, typer.Option(min=1, help="Classify every Nth frame of a video.", metavar="N", rich_help_panel=VIDEOS)
+]
+Smooth = Annotated[
+    float,
+    typer.Option(
+        min=0, help="Seconds over which a person's probabilities are averaged; 0 for none.", rich_help_panel=VIDEOS
     ),
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def predict(
-    paths: Annotated[list[str], typer.Argument(help="Images, videos, folders of them, or patterns in quotes.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Images, videos, folders of them, patterns in quotes, or - for standard input.")
+    ],
     ckpt: Checkpoints = None,
     tta: Tta = None,
     detect: Detect = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="Print JSON Lines: an object in each line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for annotated images and videos, with boxes and labels.")
     ] = None,
-    frame_stride: Annotated[int, typer.Option(min=1, help="Classify every Nth frame of a video.", metavar="N")] = 5,
     min_face: MinFace = None,
+    confidence: Confidence = CONFIDENCE,
+    frame_stride: FrameStride = FRAME_STRIDE,
+    smooth: Smooth = SMOOTH,
+    by_second: Annotated[
+        bool, typer.Option("--per-second", help="Give the mean of each second of a video.", rich_help_panel=VIDEOS)
+    ] = False,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for a timeline of the persons of a video: .html, which plays the video, or .png.",
+            rich_help_panel=VIDEOS,
+        ),
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Detect faces in images and videos and classify their expressions.
@@ -186,52 +216,110 @@ def predict(
 
     emotion predict holiday/ --csv > faces.csv
 
-    emotion predict interview.mp4 --out annotated --frame-stride 1
+    emotion predict interview.mp4 --csv --out annotated --timeline interview.html > interview.csv
     """
     from functools import partial
 
     from rich.console import Console
     from rich.progress import track
 
+    from emotion.inference.images import is_video
     from emotion.inference.predict import Prediction
     from emotion.inference.recognizer import load
-    from emotion.inference.records import to_csv, to_json, to_table
+    from emotion.inference.records import CsvWriter, JsonWriter, Record, Writer, to_summary, to_table
 
     errors = Console(stderr=True)
-
-    def show(message: str, kind: str = "note") -> None:
-        print(f"{kind}: {printable(message)}", file=sys.stderr)
-
-    if as_json and as_csv:
-        raise UserError("--json and --csv: both are given; use one of them")
+    if as_json + as_jsonl + as_csv > 1:
+        raise UserError("--json, --jsonl and --csv: use one of them")
     prediction = Prediction(
-        load(ckpt or "small", tta=tta, device=device, min_face=min_face),
+        load(ckpt or "small", tta=tta, device=device, min_face=min_face, confidence=confidence),
         detect=detect,
         out=out,
         frame_stride=frame_stride,
+        smooth=smooth,
+        by_second=by_second,
+        timeline=timeline,
         progress=partial(
             track, description="classifying", console=errors, transient=True, disable=not errors.is_terminal
         ),
-        on_error=partial(show, kind="error"),
-        on_note=show,
+        on_error=partial(_show, kind="error"),
+        on_note=_show,
     )
-    complete = False
+    found = prediction.find(paths)
+    images: list[Record] = []  # the table is printed at the end, since the width of its columns depends on all rows
+    writer: Writer | None = None
+    if as_csv:
+        writer = CsvWriter(sys.stdout, any(map(is_video, found)))
+    elif as_json or as_jsonl:
+        writer = JsonWriter(sys.stdout, lines=as_jsonl)
     try:
-        prediction.run(paths)
-        complete = True
+        for record in prediction.run(found):
+            if writer is not None:
+                writer.write(record)
+            elif record.second is None:
+                images.append(record)
     except KeyboardInterrupt:
-        show("interrupted: printing the results so far")
+        _show("interrupted: the results so far are complete")
         raise typer.Exit(130) from None
-    finally:  # after an error too, the records so far are printed
-        records = prediction.records
-        if (as_json or as_csv) and (records or complete):
-            print(to_json(records, sys.stdout.encoding) if as_json else to_csv(records), end="\n" if as_json else "")
-        elif records:
-            Console().print(to_table(records))
+    finally:  # also after an error, the results so far are shown
+        if writer is not None:
+            writer.close()
+        elif images:
+            Console().print(to_table(images))
+        for film in prediction.films:
+            if writer is None or errors.is_terminal:
+                (Console() if writer is None else errors).print(to_summary(film))
     raise typer.Exit(2 if prediction.failed else 0)
 
 
-@app.command()
+def _show(message: str, kind: str = "note") -> None:
+    print(f"{kind}: {printable(message)}", file=sys.stderr)
+
+
+@app.command(rich_help_panel=USE)
+def webcam(
+    camera: Annotated[
+        str, typer.Argument(help="Number of the camera, or a video file or address (rtsp://...) in its place.")
+    ] = "0",
+    ckpt: Checkpoints = None,
+    as_jsonl: Annotated[bool, typer.Option("--json", help="Print JSON Lines: an object for each frame.")] = False,
+    min_face: MinFace = None,
+    confidence: Confidence = CONFIDENCE,
+    smooth: Smooth = SMOOTH,
+    device: Device = "cpu",
+) -> None:
+    """Classify the expressions in front of a camera, live in the terminal. Ctrl-C ends it.
+
+    emotion webcam
+
+    emotion webcam 1 --json > session.jsonl
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from emotion.inference.film import Watcher
+    from emotion.inference.recognizer import load
+    from emotion.inference.records import JsonWriter, Record, to_live
+    from emotion.inference.video import open_camera
+
+    recognizer = load(ckpt or "small", device=device, min_face=min_face, confidence=confidence)
+    video = open_camera(camera)
+    frames = Watcher(recognizer, frame_stride=1, smooth=smooth, live=True).watch(video)
+    try:
+        if as_jsonl:
+            writer = JsonWriter(sys.stdout, lines=True)
+            for frame in frames:
+                writer.write(Record(camera, frame.faces, frame.number, frame.second))
+        else:
+            with Live(console=Console(), auto_refresh=False) as live:
+                for frame in frames:
+                    live.update(to_live(frame), refresh=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    _show(f"{camera}: the video has ended")
+
+
+@app.command(rich_help_panel=USE)
 def explain(
     image: Annotated[Path, typer.Argument(help="An image.")],
     classes: Annotated[
@@ -270,7 +358,7 @@ def explain(
     typer.echo(f"heatmaps: {out}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def export(
     settings: Annotated[
         list[str] | None,
@@ -305,7 +393,7 @@ def export(
         typer.echo(line)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def push(
     repository: Annotated[str, typer.Argument(help="<owner>/<name> on the Hugging Face hub.")],
     files: Annotated[list[Path], typer.Argument(help="An .onnx file, a .safetensors file, or both.")],
@@ -332,7 +420,7 @@ Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts o
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def serve(ckpt: Checkpoints = None, tta: Tta = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Answer HTTP requests: POST /predict takes an image and returns its faces as JSON; /openapi.json describes it.
 
@@ -344,7 +432,7 @@ def serve(ckpt: Checkpoints = None, tta: Tta = None, host: Host = "127.0.0.1", p
     run({"default": load(ckpt or "small", tta=tta)}, host, port, page=False, open_browser=False)
 
 
-@app.command(name="app")
+@app.command(name="app", rich_help_panel=USE)
 def web_app(
     ckpt: Annotated[
         str, typer.Option(help="A .ckpt, .safetensors or .onnx file, hf://owner/repository, or small.")
@@ -371,7 +459,7 @@ def web_app(
     run(recognizers, host, port, page=True, open_browser=open_browser)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def audit(
     settings: Annotated[
         list[str] | None, typer.Argument(help="Folder of the images, and settings: photos data=folder pack_size=96 ...")

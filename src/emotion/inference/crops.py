@@ -31,7 +31,7 @@ def crop_faces(
     """
     faces = np.empty((len(boxes), side, side), np.uint8)  # [N, side, side]
     for face, box, tilt in zip(faces, boxes, tilts or [0.0] * len(boxes), strict=True):
-        face[:] = _crop(picture, box, side, tilt, "L")
+        face[:] = np.asarray(_crop(picture, box, side, tilt, "L"))
     return faces
 
 

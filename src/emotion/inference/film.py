@@ -37,7 +37,7 @@ class FilmFrame:
         number: number of the frame, from 0.
         second: when the frame is shown, seconds from the start of the film.
         faces: the N faces, from left to right, with the numbers of their persons.
-        portraits: small copies of the N faces, RGB uint8 [`PORTRAIT_SIDE`, `PORTRAIT_SIDE`, 3], where they were asked for.
+        portraits: small copies of the N faces, RGB uint8 [`PORTRAIT_SIDE`, `PORTRAIT_SIDE`, 3], if asked for.
     """
 
     number: int

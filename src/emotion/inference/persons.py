@@ -4,14 +4,16 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emotion.data.classes import CLASSES
-from emotion.inference.film import FilmFrame
-from emotion.inference.recognizer import Face, most_probable
+from emotion.inference.film import FRAME_STRIDE, SMOOTH, FilmFrame, Watcher
+from emotion.inference.recognizer import Face, Recognizer, load, most_probable
+from emotion.inference.video import Video
 
 BRIEF = 1.0
 """Persons who are seen for less than so many seconds are left out of tables and timelines."""
@@ -194,3 +196,41 @@ def _face(row: NDArray[np.float64]) -> Face:
         int(person) or None,
         raw,
     )
+
+
+def analyze_video(
+    path: str | Path,
+    recognizer: Recognizer | None = None,
+    *,
+    frame_stride: int = FRAME_STRIDE,
+    smooth: float = SMOOTH,
+    detect: bool = True,
+) -> Film:
+    """Classifies the faces of a film and follows its persons.
+
+    Args:
+        path: the film.
+        recognizer: from `emotion.load`; None loads the network that ships with the package.
+        frame_stride: every Nth frame is classified.
+        smooth: seconds over which the probabilities of a person are averaged; 0 for none.
+        detect: False takes the central square of each frame as one face.
+
+    Returns:
+        The frames with their faces, and a summary of each person.
+
+    Raises:
+        UserError: the film cannot be read, or is damaged.
+
+    Examples:
+        >>> import emotion
+        >>> film = emotion.analyze_video("interview.mp4")  # doctest: +SKIP
+        >>> [(person.number, person.longest.label) for person in film.persons]  # doctest: +SKIP
+        [(1, 'happy'), (2, 'neutral')]
+    """
+    video = Video(Path(path).expanduser())
+    watcher = Watcher(recognizer or load(), frame_stride=frame_stride, smooth=smooth, detect=detect, portraits=True)
+    film = Film(Path(path).name)
+    for frame in watcher.watch(video):
+        film.add(frame)
+    video.require_whole()
+    return film

@@ -115,9 +115,9 @@ class Recognizer:
     @overload
     def predict(self, image: ImageInput, detect: bool = ..., *, bgr: bool = ...) -> list[Face]: ...
     @overload
-    def predict(self, image: Sequence[ImageInput], detect: bool = ..., *, bgr: bool = ...) -> list[list[Face]]: ...
+    def predict(self, image: list[ImageInput], detect: bool = ..., *, bgr: bool = ...) -> list[list[Face]]: ...
     def predict(
-        self, image: ImageInput | Sequence[ImageInput], detect: bool = True, *, bgr: bool = False
+        self, image: ImageInput | list[ImageInput], detect: bool = True, *, bgr: bool = False
     ) -> list[Face] | list[list[Face]]:
         """Returns the classified faces of an image, from left to right; of a list of images, a list for each.
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, printable
+from emotion.inference.film import FilmFrame
 from emotion.inference.persons import BRIEF, Film
 from emotion.inference.recognizer import Face, most_probable
 
@@ -157,6 +158,21 @@ def to_summary(film: Film) -> Table:
         table.caption = f"{brief} more, seen for less than {BRIEF:g} s" if shown else f"{brief} faces for moments only"
     elif not shown:
         table.caption = "no face"
+    return table
+
+
+def to_live(frame: FilmFrame) -> Table:
+    """Returns a table of the faces in a frame of a camera, the largest first, with a bar for each class."""
+    table = Table(title=f"{frame.second:.1f} s", title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    faces = sorted(frame.faces, key=lambda face: -face.box[2])
+    for face in faces:
+        table.add_column(f"person {face.person}", no_wrap=True)
+    for name in CLASSES if faces else ():
+        bars = (ProgressBar(1, face.probabilities[name], width=16, style="dim") for face in faces)
+        table.add_row(name, *bars)
+    if not faces:
+        table.add_row("[dim]no face[/]")
     return table
 
 

@@ -85,9 +85,7 @@ class Tracker:
                 self._tracks.append(matched[face])
         return [matched[face].person for face in range(len(boxes))]
 
-    def _match(
-        self, second: float, places: Sequence[NDArray[np.float64]], sides: Sequence[float]
-    ) -> dict[int, _Track]:
+    def _match(self, second: float, places: Sequence[NDArray[np.float64]], sides: Sequence[float]) -> dict[int, _Track]:
         """Returns the track of each face that has one, so that the sum of the costs is lowest."""
         if not places or not self._tracks:
             return {}

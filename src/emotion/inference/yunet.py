@@ -1,5 +1,6 @@
 """YuNet, a network that detects faces and the eyes, nose and corners of the mouth in each."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,27 +49,21 @@ class YuNet:
             confidence: candidates of a lower confidence are dropped, 0 to 1.
         """
         height, width = image.shape[:2]
-        padded = np.pad(image, ((0, -height % STRIDES[-1]), (0, -width % STRIDES[-1]), (0, 0)))  # black at the edges
-        outputs = self._session.run(None, {"images": padded[np.newaxis]})
-        by_kind = [[output[0] for output in outputs[start : start + 3]] for start in range(0, 12, 3)]
+        padded = np.pad(image, ((0, -height % STRIDES[-1]), (0, -width % STRIDES[-1]), (0, 0)))  # [H', W', 3]
+        outputs = [output[0] for output in self._session.run(None, {"images": padded[np.newaxis]})]
         cells = [
-            _decode(*heads, stride, padded.shape[1] // stride, confidence)
-            for *heads, stride in zip(*by_kind, STRIDES, strict=True)
+            _decode(outputs[size::3], stride, padded.shape[1] // stride, confidence)
+            for size, stride in enumerate(STRIDES)
         ]
-        return _without_overlaps(*map(np.concatenate, zip(*cells, strict=True)))
+        return _without_overlaps(*(np.concatenate(parts) for parts in zip(*cells, strict=True)))
 
 
 def _decode(
-    classes: NDArray[np.float32],
-    objects: NDArray[np.float32],
-    boxes: NDArray[np.float32],
-    landmarks: NDArray[np.float32],
-    stride: int,
-    columns: int,
-    confidence: float,
+    outputs: Sequence[NDArray[np.float32]], stride: int, columns: int, confidence: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Turns the outputs for the cells of one size, [cells, 1], [cells, 1], [cells, 4] and [cells, 10], into pixels."""
-    confidences = np.sqrt(classes[:, 0] * objects[:, 0])  # [cells]
+    """Turns the outputs for the C cells of one size into boxes, landmarks and confidences in pixels of the image."""
+    classes, objects, boxes, landmarks = outputs  # [C, 1], [C, 1], [C, 4], [C, 10]
+    confidences = np.sqrt(classes[:, 0] * objects[:, 0])  # [C]
     kept = np.flatnonzero(confidences >= confidence)  # [N]
     corners = np.stack([kept % columns, kept // columns], axis=1)  # [N, 2]
     centres = (corners + boxes[kept, :2]) * stride  # [N, 2]
