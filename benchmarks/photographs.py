@@ -223,9 +223,10 @@ def vary_labels(original: Photograph, variant: str) -> Photograph:
 
 
 def move(box: Box, matrix: Matrix) -> Box:
-    """Returns a box in a variant: its centre moves with the pixels, width and height swap if it lies on its side.
+    """Returns a box in a variant: its centre moves with the pixels.
 
-    A tilted face keeps the size of its box, since detectors draw upright boxes of about the face's size.
+    Width and height swap if the face lies more on its side than upright. Otherwise a tilted face keeps the size of its
+    box, since detectors draw upright boxes of about the face's size.
     """
     left, top, width, height = box
     x, y = matrix @ (left + width / 2, top + height / 2, 1.0)
