@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 USE, TRAIN, DATA, VIDEOS = "Use a network", "Train a network", "Inspect data", "Videos"
 """Groups of commands and options in the help."""
-CONFIDENCE, FRAME_STRIDE, SMOOTH = 0.6, 5, 1.0
+CONFIDENCE, FRAME_STRIDE, SMOOTH = 0.7, 5, 1.0
 """Defaults of options; tests compare them with those of the modules, which take long to import."""
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 RENAMED = {"--every": "--frame-stride", "--smallest": "--min-face", "--near": "--threshold"}

@@ -95,7 +95,11 @@ def test_photographs_are_turned_upright(orientation: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((4, 4), np.float32),
+        np.full((4, 4), 1.01),
+        np.full((4, 4), -0.01, np.float32),
+        np.full((4, 4), np.nan),
+        np.zeros((4, 4), np.int64),
+        np.zeros((4, 4), bool),
         np.zeros((4, 4, 2), np.uint8),
         np.zeros(4, np.uint8),
         np.zeros((2, 4, 4, 3), np.uint8),
@@ -103,8 +107,22 @@ def test_photographs_are_turned_upright(orientation: int, tmp_path: Path) -> Non
     ],
 )
 def test_other_arrays_are_refused(array) -> None:
-    with pytest.raises(BadImageError, match="array"):
+    with pytest.raises(BadImageError, match=rf"^array {array.dtype} \\[{array.shape[0]}.*: .*"):
         read_image(array)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_floats_from_0_to_1_are_tones(kind) -> None:
+    tones = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(read_image((tones / 255).astype(kind))[..., 1], tones)
+
+
+def test_arrays_of_opencv_are_turned_to_rgb() -> None:
+    blue = np.zeros((2, 2, 4), np.uint8)
+    blue[..., 0], blue[..., 3] = 200, 9
+    assert read_image(blue, bgr=True)[0, 0].tolist() == [0, 0, 200]
+    assert read_image(blue[..., :3], bgr=True)[0, 0].tolist() == [0, 0, 200]
+    assert read_image(blue[..., 0], bgr=True)[0, 0].tolist() == [200, 200, 200]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -242,9 +260,9 @@ class Frame:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (None, "NoneType is not an image: a path, "),
+        (None, "NoneType is not an image: a path, .*; cv2.imread returns None for a file that it cannot read$"),
         (3.5, "float is not an image"),
-        ([np.zeros((4, 4), np.uint8)], r"list is not an image: .*; pass several images to predict_many$"),
+        ([np.zeros((4, 4), np.uint8)], "list is not an image: a path, "),
         (Frame(), r"test_images\.Frame is not an image"),
         (io.StringIO("text"), "a file opened as text; open it with mode 'rb'"),
     ],

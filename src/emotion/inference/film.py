@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference.crops import Box, center_square, crop_square
-from emotion.inference.faces import PASSES, Detection, DetectionLimits, FaceDetector
+from emotion.inference.faces import ANY_FACE, PASSES, Detection, DetectionLimits, FaceDetector
 from emotion.inference.recognizer import Face, Recognizer, most_probable
 from emotion.inference.tracks import Tracker
 from emotion.inference.video import Frame
@@ -77,7 +77,7 @@ class Watcher:
         if not 0 <= smooth < float("inf"):
             raise UserError(f"smooth={smooth}: a number of seconds from 0 is needed")
         self._recognizer, self._stride, self._portraits = recognizer, frame_stride, portraits
-        self._follower = _Follower(recognizer.detector, recognizer.limits) if detect else None
+        self._follower = Follower(recognizer.detector, recognizer.limits) if detect else None
         self._tracker, self._smoother = Tracker(), _Smoother(smooth, live)
         self._thumbnail: NDArray[np.uint8] | None = None
 
@@ -119,13 +119,13 @@ class Watcher:
         return bool((old * new).sum() < CUT_CORRELATION * np.sqrt((old**2).sum() * (new**2).sum()))
 
 
-class _Follower:
+class Follower:
     """Detects faces in frames: around the faces that are followed, and at times in the whole frame.
 
     A film that lies on its side is turned once: the turn in which the surest face stood upright is kept.
     """
 
-    def __init__(self, detector: FaceDetector, limits: DetectionLimits) -> None:
+    def __init__(self, detector: FaceDetector, limits: DetectionLimits = ANY_FACE) -> None:
         self._detector, self._limits, self._turn = detector, limits, 0
         self._searched = self._searched_thoroughly = -np.inf
 
