@@ -148,7 +148,7 @@ class Video:
         if stream is None:
             raise BadImageError(f"{self.name}: no pictures in it{', only sound' * bool(self._container.streams.audio)}")
         codec = stream.codec_context
-        if not _has_decoder(stream):
+        if not codec:  # None where FFmpeg does not know the codec
             raise BadImageError(
                 f"{self.name}: coded in a way that cannot be decoded here; convert it with "
                 f"`ffmpeg -i {shlex.quote(self.name)} -c:v libx264 converted.mp4`"
@@ -255,6 +255,8 @@ def _read_packets(
             on_failure(error)
             packets, failures = container.demux(stream), failures + 1
             continue
+        except IndexError:  # of PyAV, at the end of a file in whose middle further streams begin
+            return
         if packet is None:
             return
         failures = 0
@@ -271,8 +273,8 @@ def _default(streams: Iterable[AnyStream]) -> AnyStream | None:
     return min(streams, key=lambda stream: not stream.disposition & Disposition.default, default=None)
 
 
-def _has_decoder(stream: VideoStream | AudioStream) -> bool:
-    return bool(stream.codec_context)  # None for a codec that FFmpeg does not know
+def _is_audible(stream: AudioStream) -> bool:
+    return bool(stream.codec_context and stream.codec_context.sample_rate)  # not of an unknown codec, nor without data
 
 
 def _own_duration(stream: VideoStream) -> float | None:
@@ -295,7 +297,7 @@ def _open_video(source: Path | str | BinaryIO) -> InputContainer:
     """Opens a file; whatever is in it, no other file and no address is opened."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     if not isinstance(source, Path | str):
-        return _open(getattr(source, "name", "video"), source, options=options)
+        return _open(getattr(source, "name", "video"), source, options)
     path = Path(source)
     if not path.is_file():
         raise BadImageError(
@@ -303,12 +305,9 @@ def _open_video(source: Path | str | BinaryIO) -> InputContainer:
         )
     with _in_a_sentence(path):
         path.open("rb").close()
-    try:
-        return _open(path, str(path.absolute()), options=options)  # a relative name may look like an address
-    except BadImageError:
-        if _is_picture(path):
-            raise BadImageError(f"{path}: not a video but a picture") from None
-        raise
+    if _is_picture(path):
+        raise BadImageError(f"{path}: not a video but a picture")
+    return _open(path, str(path.absolute()), options)  # a relative name may look like an address
 
 
 def _is_picture(path: Path) -> bool:
@@ -317,14 +316,12 @@ def _is_picture(path: Path) -> bool:
     return False
 
 
-def _open(name: object, source: object, **options: Any) -> InputContainer:
+def _open(name: object, source: object, options: dict[str, str]) -> InputContainer:
     try:
-        container: InputContainer = av.open(source, "r", metadata_errors="replace", **options)
+        container: InputContainer = av.open(source, "r", options=options, metadata_errors="replace")
         return container
-    except (av.ArgumentError, av.InvalidDataError, av.EOFError):
+    except (av.FFmpegError, ValueError):  # FFmpeg raises nearly any kind for damaged files
         raise BadImageError(f"{name}: not a video that can be read") from None
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise BadImageError(f"{name}: {getattr(error, 'strerror', None) or first_line(error)}") from None
 
 
 class _PacedVideo(Video):
@@ -430,7 +427,8 @@ def open_camera(name: str, real_time: bool = True) -> Video:
     if re.match(r"[a-z][a-z0-9+.-]+://", name):
         shown = re.sub(r"//[^/@]*@", "//", name)  # without the password
         options = {"rtsp_transport": "tcp"} if name.startswith("rtsp") else {}
-        return _LiveVideo(shown, _open(shown, name, options=options, timeout=SILENCE_S))
+        with _in_a_sentence(shown):
+            return _LiveVideo(shown, av.open(name, "r", options=options, timeout=SILENCE_S))
     if name.isdecimal() or name.startswith("/dev/"):
         return _LiveVideo(f"camera {name}", _open_device(name))
     return (_PacedVideo if real_time else Video)(name)
@@ -515,7 +513,7 @@ class VideoFile:
         rate = DEFAULT_RATE
         if self._source is not None:
             source = self._opened = _open_video(self._source)
-            pictures, sound = _pictures(source), _default(filter(_has_decoder, source.streams.audio))
+            pictures, sound = _pictures(source), _default(filter(_is_audible, source.streams.audio))
             assert pictures is not None  # since its frames were read
             rate = _rate(pictures)
             if sound is not None:
@@ -597,13 +595,13 @@ class _Sound:
     ) -> None:
         self._container, self._source, self._start, self._output = container, source, start, output
         codec = source.codec_context
-        copied = codec.codec.canonical_name in COPIED_SOUND
-        if copied:
+        self._is_copied = codec.codec.canonical_name in COPIED_SOUND
+        if self._is_copied:
             self._stream: AudioStream = output.add_stream_from_template(source)
         else:
             rate = codec.sample_rate if codec.sample_rate in AAC_RATES else 48_000
             self._stream = output.add_stream("aac", rate, layout="mono" if codec.channels == 1 else "stereo")
-        self._coded = self._packets() if copied else self._encoded()
+        self._coded = self._code()
         self._next = next(self._coded, None)
 
     def copy(self, second: float) -> None:
@@ -625,17 +623,23 @@ class _Sound:
             packet.dts = packet.pts = stamp - start
             yield packet
 
-    def _encoded(self) -> "Iterator[av.Packet[AudioStream]]":
+    def _code(self) -> "Iterator[av.Packet[AudioStream]]":
+        """Yields the packets to write; damaged ones are left out, which the writer would refuse."""
         for packet in self._packets():
-            with suppress(av.FFmpegError, ValueError):  # damaged, or sound of other properties in mid-video
-                for frame in self._source.codec_context.decode(packet):
+            with suppress(av.FFmpegError, ValueError):  # a ValueError: sound of other properties in mid-video
+                frames = self._source.codec_context.decode(packet)
+                if self._is_copied:
+                    yield packet
+                    continue
+                for frame in frames:
                     yield from self._stream.encode(frame)
-        yield from self._stream.encode(None)
+        if not self._is_copied:
+            yield from self._stream.encode(None)
 
 
 @contextmanager
-def _in_a_sentence(path: Path) -> Iterator[None]:
-    """Makes what the system or FFmpeg says of a file a `BadImageError`."""
+def _in_a_sentence(path: Path | str) -> Iterator[None]:
+    """Makes what the system or FFmpeg says of a file or an address a `BadImageError`."""
     try:
         yield
     except (OSError, av.FFmpegError) as error:
