@@ -131,6 +131,16 @@ def test_times_of_joined_recordings_never_decrease(tmp_path: Path) -> None:
     assert [after - before for before, after in pairwise(seconds)] == pytest.approx([1 / 25] * 99, abs=0.001)
 
 
+def test_a_damaged_time_stamp_does_not_move_the_frames_after_it(tmp_path: Path) -> None:
+    path = draw_film(tmp_path / "film.flv", 20, codec="flv1")
+    content = bytearray(path.read_bytes())
+    stamps = [index for index in range(len(content)) if content[index : index + 4] == b"\x00\x01\x90\x00"]
+    (stamp,) = [index for index in stamps if content[index - 4] == 9]  # that of the video packet at 400 ms
+    content[stamp + 3] = 0x40  # its highest byte
+    path.write_bytes(content)
+    assert [frame.second for frame in Video(path)] == pytest.approx([index / 25 for index in range(20)], abs=0.001)
+
+
 @pytest.mark.parametrize(("name", "number", "rate"), [("av1.mp4", 3, 30), ("hevc.mp4", 10, 25)])
 def test_new_codecs_are_read(name: str, number: int, rate: int) -> None:
     seconds = [index / rate for index in range(number)]
@@ -657,7 +667,7 @@ def test_a_missing_camera_gets_a_message(capfd: pytest.CaptureFixture) -> None:
         (av.error.OSError(errno.EBUSY, "Device or resource busy"), "another program is using it"),
         (av.error.PermissionError(errno.EACCES, "Permission denied"), "no permission to use it"),
         (av.error.OSError(errno.EIO, "Input/output error"), "cannot be opened: Input/output error"),
-        (ValueError("no container format 'v4l2'"), "cannot be opened: no container format 'v4l2'"),
+        (ValueError("no container format 'v4l2'"), "cannot be opened: FFmpeg says: no container format 'v4l2'"),
     ],
 )
 def test_cameras_that_cannot_be_opened_get_a_message(

@@ -50,6 +50,8 @@ TICKS = 90_000
 COPIED_SOUND = ("aac", "mp3", "ac3", "opus", "flac", "alac")
 """Codecs that MP4 can hold; sound of other codecs is encoded as AAC."""
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+LONGEST_PAUSE_S = 10.0
+"""Between frames after the stated end; a time stamp that says more is taken for damaged, seconds."""
 SILENCE_S = 10.0
 """A connection that brings nothing for so long is broken, seconds."""
 
@@ -197,6 +199,8 @@ class Video:
         if stamp is None or self._stream.time_base is None:
             return following
         second = float(stamp * self._stream.time_base - self._start)
+        if self.duration is not None and second > max(self.duration, self._second + LONGEST_PAUSE_S):
+            return following  # a damaged stamp
         if second < self._second - 1 and "mpeg" in self._container.format.name:  # recordings that were joined
             self._start -= Fraction(following - second)
             return following
@@ -649,4 +653,5 @@ def _in_a_sentence(path: Path | str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, av.ExitError):
         return f"nothing came for {SILENCE_S:g} s"
-    return getattr(error, "strerror", None) or first_line(error)
+    reason = getattr(error, "strerror", None) or first_line(error)
+    return reason if isinstance(error, OSError) else f"FFmpeg says: {reason}"
