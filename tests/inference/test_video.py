@@ -183,10 +183,10 @@ def test_names_are_not_patterns_or_addresses(tmp_path: Path, monkeypatch: pytest
 # Damaged and unsuitable files
 
 
-@pytest.mark.parametrize("content", [b"", b"no video", b"#EXTM3U\n#EXTINF:1,\nfilm.mp4\n#EXT-X-ENDLIST\n", None])
+@pytest.mark.parametrize("content", [b"", b"no video", b"ffconcat version 1.0\nfile film.mp4\n", None])
 def test_what_is_no_video_gets_a_message(content: bytes | None, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     whole = draw_film(tmp_path / "film.mp4", 12)
-    path = tmp_path / "film.m3u8"
+    path = tmp_path / "list.mp4"
     path.write_bytes(whole.read_bytes()[:400] if content is None else content)
     with pytest.raises(BadImageError) as error:
         Video(path)
@@ -229,7 +229,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         frame.sample_rate = 48_000
         output.mux(stream.encode(frame))
         output.mux(stream.encode())
-    with pytest.raises(BadImageError, match=r"film\.mp4: no pictures in it, only sound$"):
+    with pytest.raises(BadImageError, match=r"film\.mp4: no video stream in it, only sound$"):
         Video(path)
 
 
@@ -332,6 +332,18 @@ def test_videos_are_read_on_after_a_hole(name: str, codec: str, tmp_path: Path, 
     assert 35 <= missing <= 140  # Matroska is read on from its next cluster
     assert read + missing == pytest.approx(400, abs=6)
     assert capfd.readouterr().err == ""
+
+
+def test_reading_goes_on_after_the_format_reports_an_error(tmp_path: Path) -> None:
+    path = draw_film(tmp_path / "film.ts", noise(100, 240, 320))
+    content = bytearray(path.read_bytes())
+    hole = slice(len(content) * 2 // 5, len(content) // 2)
+    assert hole.stop - hole.start > 100_000  # more than the format searches for its next packet
+    content[hole] = bytes(hole.stop - hole.start)
+    path.write_bytes(content)
+    read, missing = damaged(path)
+    assert read > 80
+    assert read + missing == pytest.approx(100, abs=2)
 
 
 @pytest.mark.parametrize(("tag", "frames"), [(b"DURATION", 40), (b"DURATIXN", 120)])
@@ -689,6 +701,7 @@ def test_cameras_that_cannot_be_opened_get_a_message(
         ("linux", "/dev/video2", ("/dev/video2", "v4l2")),
         ("darwin", "1", ("1", "avfoundation")),
         ("win32", "1", ("video=Second camera", "dshow")),
+        ("win32", "video=Camera", ("video=Camera", "dshow")),
     ],
 )
 def test_each_system_has_its_interface(
@@ -723,8 +736,9 @@ def test_a_video_stands_in_for_a_camera(tmp_path: Path) -> None:
 
 
 @contextmanager
-def stream(content: bytes, seconds: float, stated: int | None = None) -> Iterator[str]:
-    """Serves a file over HTTP at an even pace, once; yields its address. It may state more bytes than it has."""
+def stream(content: bytes, seconds: float, stated: int | None = None, pause: float = 0) -> Iterator[str]:
+    """Serves a file over HTTP at an even pace, once; yields its address. It may state more bytes than
+    it has, and pause before the end."""
     listener = socket.create_server(("127.0.0.1", 0))
     stopped = threading.Event()
 
@@ -740,7 +754,7 @@ def stream(content: bytes, seconds: float, stated: int | None = None) -> Iterato
                     connection.sendall(part if stated else f"{len(part):x}\r\n".encode() + part + b"\r\n")
                     if stopped.wait(seconds / 50):
                         return
-                if not stated:
+                if not stopped.wait(pause) and not stated:
                     connection.sendall(b"0\r\n\r\n")
 
     server = threading.Thread(target=serve)
@@ -788,6 +802,18 @@ def test_a_broken_connection_gets_a_message_after_its_frames(tmp_path: Path) -> 
         with pytest.raises(BadImageError) as error:
             frames.extend(video)
     assert str(error.value).startswith(f"{video.name}: the connection broke: ")
+    assert frames
+
+
+def test_a_silent_connection_gets_a_message_after_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = draw_film(tmp_path / "film.ts", noise(200)).read_bytes()
+    monkeypatch.setattr(module, "SILENCE_S", 0.5)
+    frames = []
+    with stream(content, seconds=2, pause=30) as address:
+        video = open_camera(address)
+        with pytest.raises(BadImageError) as error:
+            frames.extend(video)
+    assert str(error.value) == f"{video.name}: the connection broke: nothing came for 0.5 s"
     assert frames
 
 

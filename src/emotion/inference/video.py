@@ -35,7 +35,7 @@ CONTAINERS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,mxf,"
     "h264,hevc,ivf,obu,av1,dv,wtv,rm,nut,gxf,yuv4mpegpipe"
 )
-"""FFmpeg's names of the accepted formats. Pictures are left out, and lists of other files or addresses to open."""
+"""FFmpeg's names of the accepted formats. Images are left out, and lists of other files or addresses to open."""
 THREADS = min(4, os.cpu_count() or 1)
 """For decoding and encoding; each holds a frame."""
 FAILURES = 100
@@ -144,11 +144,13 @@ class Video:
         self.width, self.height = sides[::-1] if _orientation(self._first)[0] else sides
 
     def _find_stream(self) -> VideoStream:
-        stream = _pictures(self._container)
+        stream = _video_stream(self._container)
         if self._container.metadata.get("major_brand", "").encode() in IMAGE_BRANDS:
             raise BadImageError(f"{self.name}: not a video but a picture")
         if stream is None:
-            raise BadImageError(f"{self.name}: no pictures in it{', only sound' * bool(self._container.streams.audio)}")
+            raise BadImageError(
+                f"{self.name}: no video stream in it{', only sound' * bool(self._container.streams.audio)}"
+            )
         codec = stream.codec_context
         if not codec:  # None where FFmpeg does not know the codec
             raise BadImageError(
@@ -268,7 +270,7 @@ def _read_packets(
             yield packet
 
 
-def _pictures(container: InputContainer) -> VideoStream | None:
+def _video_stream(container: InputContainer) -> VideoStream | None:
     covers = Disposition.attached_pic
     return _default([stream for stream in container.streams.video if not stream.disposition & covers])
 
@@ -282,7 +284,7 @@ def _is_audible(stream: AudioStream) -> bool:
 
 
 def _own_duration(stream: VideoStream) -> float | None:
-    """Returns the seconds that a video's pictures last, or None where only the length of all its streams is stated."""
+    """Returns how long the frames of a video last, seconds, or None where only the length of all streams is stated."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # in Matroska and WebM
@@ -298,8 +300,8 @@ def _start(stream: VideoStream) -> Fraction:
 
 
 def _open_video(source: Path | str | BinaryIO) -> InputContainer:
-    """Opens a file; whatever is in it, no other file and no address is opened."""
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    """Opens a file of one of the `CONTAINERS`."""
+    options = {"format_whitelist": CONTAINERS}
     if not isinstance(source, Path | str):
         return _open(getattr(source, "name", "video"), source, options)
     path = Path(source)
@@ -419,7 +421,8 @@ def open_camera(name: str, real_time: bool = True) -> Video:
     Frames of cameras and streams do not queue up: a consumer that is slower gets the newest one.
 
     Args:
-        name: number of a camera, from 0; on Linux also its device, such as `/dev/video0`; an address, such as
+        name: number of a camera, from 0; on Linux also its device, such as `/dev/video0`, on Windows its name, such as
+            `video=Integrated Camera`; an address, such as
             `rtsp://...`; or the path of a video file.
         real_time: whether a video file is read as fast as it is shown; otherwise as fast as the consumer takes its
             frames. All its frames are read.
@@ -433,7 +436,7 @@ def open_camera(name: str, real_time: bool = True) -> Video:
         options = {"rtsp_transport": "tcp"} if name.startswith("rtsp") else {}
         with _in_a_sentence(shown):
             return _LiveVideo(shown, av.open(name, "r", options=options, timeout=SILENCE_S))
-    if name.isdecimal() or name.startswith("/dev/"):
+    if name.isdecimal() or name.startswith(("/dev/", "video=")):
         return _LiveVideo(f"camera {name}", _open_device(name))
     return (_PacedVideo if real_time else Video)(name)
 
@@ -458,7 +461,8 @@ def _device(name: str) -> tuple[str, str, dict[str, str]]:
         return name, "avfoundation", {"framerate": "30"}  # its own default is none that the cameras have
     if sys.platform == "win32":
         cameras = [device.name for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
-        return f"video={cameras[int(name)] if name.isdecimal() and int(name) < len(cameras) else name}", "dshow", {}
+        known = name.isdecimal() and int(name) < len(cameras)
+        return f"video={cameras[int(name)]}" if known else name, "dshow", {}
     return name if name.startswith("/") else f"/dev/video{name}", "v4l2", {}
 
 
@@ -517,12 +521,12 @@ class VideoFile:
         rate = DEFAULT_RATE
         if self._source is not None:
             source = self._opened = _open_video(self._source)
-            pictures, sound = _pictures(source), _default(filter(_is_audible, source.streams.audio))
-            assert pictures is not None  # since its frames were read
-            rate = _rate(pictures)
+            frames, sound = _video_stream(source), _default(filter(_is_audible, source.streams.audio))
+            assert frames is not None  # since its frames were read
+            rate = _rate(frames)
             if sound is not None:
-                self._sound = _Sound(source, sound, _start(pictures), output)
-        self._stream = _add_pictures(output, height, width, rate)
+                self._sound = _Sound(source, sound, _start(frames), output)
+        self._stream = _add_video_stream(output, height, width, rate)
         output.start_encoding()  # a folder that cannot be written is noticed at the first frame
         return output
 
@@ -572,7 +576,7 @@ class VideoFile:
         self._temporary.replace(self._path)
 
 
-def _add_pictures(output: OutputContainer, height: int, width: int, rate: Fraction) -> VideoStream:
+def _add_video_stream(output: OutputContainer, height: int, width: int, rate: Fraction) -> VideoStream:
     stream = output.add_stream("libx264", rate, {"preset": "veryfast", "crf": "20"})
     stream.width, stream.height, stream.pix_fmt = width // 2 * 2, height // 2 * 2, "yuv420p"
     codec = stream.codec_context
@@ -590,7 +594,7 @@ class _Sound:
     Args:
         container: the opened video.
         source: its sound.
-        start: of its pictures; the copy begins with them, seconds.
+        start: of its frames, with which the copy begins, seconds.
         output: the copy.
     """
 
