@@ -35,7 +35,7 @@ CONTAINERS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,mxf,"
     "h264,hevc,ivf,obu,av1,dv,wtv,rm,nut,gxf,yuv4mpegpipe"
 )
-"""FFmpeg's names of the accepted formats. Pictures are left out, and lists of other files or addresses to open."""
+"""FFmpeg's names of the accepted formats. Images are left out, and lists of other files or addresses to open."""
 THREADS = min(4, os.cpu_count() or 1)
 """For decoding and encoding; each holds a frame."""
 FAILURES = 100
@@ -50,6 +50,8 @@ TICKS = 90_000
 COPIED_SOUND = ("aac", "mp3", "ac3", "opus", "flac", "alac")
 """Codecs that MP4 can hold; sound of other codecs is encoded as AAC."""
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+LONGEST_PAUSE_S = 10.0
+"""Between frames after the stated end; a time stamp that says more is taken for damaged, seconds."""
 SILENCE_S = 10.0
 """A connection that brings nothing for so long is broken, seconds."""
 
@@ -142,13 +144,15 @@ class Video:
         self.width, self.height = sides[::-1] if _orientation(self._first)[0] else sides
 
     def _find_stream(self) -> VideoStream:
-        stream = _pictures(self._container)
+        stream = _video_stream(self._container)
         if self._container.metadata.get("major_brand", "").encode() in IMAGE_BRANDS:
             raise BadImageError(f"{self.name}: not a video but a picture")
         if stream is None:
-            raise BadImageError(f"{self.name}: no pictures in it{', only sound' * bool(self._container.streams.audio)}")
+            raise BadImageError(
+                f"{self.name}: no video stream in it{', only sound' * bool(self._container.streams.audio)}"
+            )
         codec = stream.codec_context
-        if not _has_decoder(stream):
+        if not codec:  # None where FFmpeg does not know the codec
             raise BadImageError(
                 f"{self.name}: coded in a way that cannot be decoded here; convert it with "
                 f"`ffmpeg -i {shlex.quote(self.name)} -c:v libx264 converted.mp4`"
@@ -197,6 +201,8 @@ class Video:
         if stamp is None or self._stream.time_base is None:
             return following
         second = float(stamp * self._stream.time_base - self._start)
+        if self.duration is not None and second > max(self.duration, self._second + LONGEST_PAUSE_S):
+            return following  # a damaged stamp
         if second < self._second - 1 and "mpeg" in self._container.format.name:  # recordings that were joined
             self._start -= Fraction(following - second)
             return following
@@ -255,6 +261,8 @@ def _read_packets(
             on_failure(error)
             packets, failures = container.demux(stream), failures + 1
             continue
+        except IndexError:  # of PyAV, at the end of a file in whose middle further streams begin
+            return
         if packet is None:
             return
         failures = 0
@@ -262,7 +270,7 @@ def _read_packets(
             yield packet
 
 
-def _pictures(container: InputContainer) -> VideoStream | None:
+def _video_stream(container: InputContainer) -> VideoStream | None:
     covers = Disposition.attached_pic
     return _default([stream for stream in container.streams.video if not stream.disposition & covers])
 
@@ -271,12 +279,12 @@ def _default(streams: Iterable[AnyStream]) -> AnyStream | None:
     return min(streams, key=lambda stream: not stream.disposition & Disposition.default, default=None)
 
 
-def _has_decoder(stream: VideoStream | AudioStream) -> bool:
-    return bool(stream.codec_context)  # None for a codec that FFmpeg does not know
+def _is_audible(stream: AudioStream) -> bool:
+    return bool(stream.codec_context and stream.codec_context.sample_rate)  # not of an unknown codec, nor without data
 
 
 def _own_duration(stream: VideoStream) -> float | None:
-    """Returns the seconds that a video's pictures last, or None where only the length of all its streams is stated."""
+    """Returns how long the frames of a video last, seconds, or None where only the length of all streams is stated."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # in Matroska and WebM
@@ -292,10 +300,10 @@ def _start(stream: VideoStream) -> Fraction:
 
 
 def _open_video(source: Path | str | BinaryIO) -> InputContainer:
-    """Opens a file; whatever is in it, no other file and no address is opened."""
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    """Opens a file of one of the `CONTAINERS`."""
+    options = {"format_whitelist": CONTAINERS}
     if not isinstance(source, Path | str):
-        return _open(getattr(source, "name", "video"), source, options=options)
+        return _open(getattr(source, "name", "video"), source, options)
     path = Path(source)
     if not path.is_file():
         raise BadImageError(
@@ -303,12 +311,9 @@ def _open_video(source: Path | str | BinaryIO) -> InputContainer:
         )
     with _in_a_sentence(path):
         path.open("rb").close()
-    try:
-        return _open(path, str(path.absolute()), options=options)  # a relative name may look like an address
-    except BadImageError:
-        if _is_picture(path):
-            raise BadImageError(f"{path}: not a video but a picture") from None
-        raise
+    if _is_picture(path):
+        raise BadImageError(f"{path}: not a video but a picture")
+    return _open(path, str(path.absolute()), options)  # a relative name may look like an address
 
 
 def _is_picture(path: Path) -> bool:
@@ -317,14 +322,12 @@ def _is_picture(path: Path) -> bool:
     return False
 
 
-def _open(name: object, source: object, **options: Any) -> InputContainer:
+def _open(name: object, source: object, options: dict[str, str]) -> InputContainer:
     try:
-        container: InputContainer = av.open(source, "r", metadata_errors="replace", **options)
+        container: InputContainer = av.open(source, "r", options=options, metadata_errors="replace")
         return container
-    except (av.ArgumentError, av.InvalidDataError, av.EOFError):
+    except (av.FFmpegError, ValueError):  # FFmpeg raises nearly any kind for damaged files
         raise BadImageError(f"{name}: not a video that can be read") from None
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise BadImageError(f"{name}: {getattr(error, 'strerror', None) or first_line(error)}") from None
 
 
 class _PacedVideo(Video):
@@ -418,7 +421,8 @@ def open_camera(name: str, real_time: bool = True) -> Video:
     Frames of cameras and streams do not queue up: a consumer that is slower gets the newest one.
 
     Args:
-        name: number of a camera, from 0; on Linux also its device, such as `/dev/video0`; an address, such as
+        name: number of a camera, from 0; on Linux also its device, such as `/dev/video0`, on Windows its name, such as
+            `video=Integrated Camera`; an address, such as
             `rtsp://...`; or the path of a video file.
         real_time: whether a video file is read as fast as it is shown; otherwise as fast as the consumer takes its
             frames. All its frames are read.
@@ -430,8 +434,9 @@ def open_camera(name: str, real_time: bool = True) -> Video:
     if re.match(r"[a-z][a-z0-9+.-]+://", name):
         shown = re.sub(r"//[^/@]*@", "//", name)  # without the password
         options = {"rtsp_transport": "tcp"} if name.startswith("rtsp") else {}
-        return _LiveVideo(shown, _open(shown, name, options=options, timeout=SILENCE_S))
-    if name.isdecimal() or name.startswith("/dev/"):
+        with _in_a_sentence(shown):
+            return _LiveVideo(shown, av.open(name, "r", options=options, timeout=SILENCE_S))
+    if name.isdecimal() or name.startswith(("/dev/", "video=")):
         return _LiveVideo(f"camera {name}", _open_device(name))
     return (_PacedVideo if real_time else Video)(name)
 
@@ -456,7 +461,8 @@ def _device(name: str) -> tuple[str, str, dict[str, str]]:
         return name, "avfoundation", {"framerate": "30"}  # its own default is none that the cameras have
     if sys.platform == "win32":
         cameras = [device.name for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
-        return f"video={cameras[int(name)] if name.isdecimal() and int(name) < len(cameras) else name}", "dshow", {}
+        known = name.isdecimal() and int(name) < len(cameras)
+        return f"video={cameras[int(name)]}" if known else name, "dshow", {}
     return name if name.startswith("/") else f"/dev/video{name}", "v4l2", {}
 
 
@@ -515,12 +521,12 @@ class VideoFile:
         rate = DEFAULT_RATE
         if self._source is not None:
             source = self._opened = _open_video(self._source)
-            pictures, sound = _pictures(source), _default(filter(_has_decoder, source.streams.audio))
-            assert pictures is not None  # since its frames were read
-            rate = _rate(pictures)
+            frames, sound = _video_stream(source), _default(filter(_is_audible, source.streams.audio))
+            assert frames is not None  # since its frames were read
+            rate = _rate(frames)
             if sound is not None:
-                self._sound = _Sound(source, sound, _start(pictures), output)
-        self._stream = _add_pictures(output, height, width, rate)
+                self._sound = _Sound(source, sound, _start(frames), output)
+        self._stream = _add_video_stream(output, height, width, rate)
         output.start_encoding()  # a folder that cannot be written is noticed at the first frame
         return output
 
@@ -570,7 +576,7 @@ class VideoFile:
         self._temporary.replace(self._path)
 
 
-def _add_pictures(output: OutputContainer, height: int, width: int, rate: Fraction) -> VideoStream:
+def _add_video_stream(output: OutputContainer, height: int, width: int, rate: Fraction) -> VideoStream:
     stream = output.add_stream("libx264", rate, {"preset": "veryfast", "crf": "20"})
     stream.width, stream.height, stream.pix_fmt = width // 2 * 2, height // 2 * 2, "yuv420p"
     codec = stream.codec_context
@@ -588,7 +594,7 @@ class _Sound:
     Args:
         container: the opened video.
         source: its sound.
-        start: of its pictures; the copy begins with them, seconds.
+        start: of its frames, with which the copy begins, seconds.
         output: the copy.
     """
 
@@ -597,13 +603,13 @@ class _Sound:
     ) -> None:
         self._container, self._source, self._start, self._output = container, source, start, output
         codec = source.codec_context
-        copied = codec.codec.canonical_name in COPIED_SOUND
-        if copied:
+        self._is_copied = codec.codec.canonical_name in COPIED_SOUND
+        if self._is_copied:
             self._stream: AudioStream = output.add_stream_from_template(source)
         else:
             rate = codec.sample_rate if codec.sample_rate in AAC_RATES else 48_000
             self._stream = output.add_stream("aac", rate, layout="mono" if codec.channels == 1 else "stereo")
-        self._coded = self._packets() if copied else self._encoded()
+        self._coded = self._code()
         self._next = next(self._coded, None)
 
     def copy(self, second: float) -> None:
@@ -625,17 +631,23 @@ class _Sound:
             packet.dts = packet.pts = stamp - start
             yield packet
 
-    def _encoded(self) -> "Iterator[av.Packet[AudioStream]]":
+    def _code(self) -> "Iterator[av.Packet[AudioStream]]":
+        """Yields the packets to write; damaged ones are left out, which the writer would refuse."""
         for packet in self._packets():
-            with suppress(av.FFmpegError, ValueError):  # damaged, or sound of other properties in mid-video
-                for frame in self._source.codec_context.decode(packet):
+            with suppress(av.FFmpegError, ValueError):  # a ValueError: sound of other properties in mid-video
+                frames = self._source.codec_context.decode(packet)
+                if self._is_copied:
+                    yield packet
+                    continue
+                for frame in frames:
                     yield from self._stream.encode(frame)
-        yield from self._stream.encode(None)
+        if not self._is_copied:
+            yield from self._stream.encode(None)
 
 
 @contextmanager
-def _in_a_sentence(path: Path) -> Iterator[None]:
-    """Makes what the system or FFmpeg says of a file a `BadImageError`."""
+def _in_a_sentence(path: Path | str) -> Iterator[None]:
+    """Makes what the system or FFmpeg says of a file or an address a `BadImageError`."""
     try:
         yield
     except (OSError, av.FFmpegError) as error:
@@ -645,4 +657,5 @@ def _in_a_sentence(path: Path) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, av.ExitError):
         return f"nothing came for {SILENCE_S:g} s"
-    return getattr(error, "strerror", None) or first_line(error)
+    reason = getattr(error, "strerror", None) or first_line(error)
+    return reason if isinstance(error, OSError) else f"FFmpeg says: {reason}"
