@@ -37,8 +37,9 @@ def scene(*placed: tuple[NDArray[np.uint8], float, float], tone: int = 110, size
     for picture, left, top in placed:
         height, width = picture.shape[:2]
         x, y = round(left), round(top)
-        rows, columns = slice(max(0, y), min(size[0], y + height)), slice(max(0, x), min(size[1], x + width))
-        canvas[rows, columns] = picture[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+        rows, columns = slice(max(0, y), max(0, y + height)), slice(max(0, x), max(0, x + width))
+        shown = canvas[rows, columns]
+        shown[:] = picture[rows.start - y :, columns.start - x :][: shown.shape[0], : shown.shape[1]]
     return canvas
 
 
@@ -95,8 +96,8 @@ def test_a_cut_begins_new_persons(recognizer: Recognizer, head, other) -> None:
 
 def test_motion_noise_and_light_are_no_cuts(recognizer: Recognizer, head) -> None:
     rng = np.random.default_rng(0)
-    pictures = [scene((head, 100 + 8 * n, 100), tone=110 + (60 if n > 10 else 0)) for n in range(20)]
-    noisy = [(picture * 0.8 + rng.integers(0, 50, picture.shape)).astype(np.uint8) for picture in pictures]
+    pictures = [scene((head, 100 + 8 * n, 100)) * (0.5 if n > 10 else 0.8) for n in range(20)]
+    noisy = [(picture + rng.integers(0, 50, picture.shape)).astype(np.uint8) for picture in pictures]
     frames = list(Watcher(recognizer, frame_stride=2).watch(films(noisy)))
     assert {person for row in persons(frames) for person in row} == {1}
 
@@ -164,18 +165,11 @@ def test_without_smoothing_the_values_stay() -> None:
     assert all(frame.faces[0].probabilities == frame.faces[0].raw for frame in frames)
 
 
-def test_smoothing_saves_changes() -> None:
-    labels = [
-        frame.faces[0].label
-        for frame in watch(
-            [[0.7, 0, 0, 0, 0, 0.3, 0]] * 5
-            + alternating(1)[:0]
-            + [[0.4, 0, 0, 0, 0, 0.6, 0]]
-            + [[0.7, 0, 0, 0, 0, 0.3, 0]] * 5,
-            smooth=0.5,
-        )
-    ]
-    assert labels == ["angry"] * 11
+def test_a_single_odd_frame_changes_no_label() -> None:
+    rows = [[0.7, 0, 0, 0, 0, 0.3, 0]] * 11
+    rows[5] = [0.4, 0, 0, 0, 0, 0.6, 0]
+    assert {frame.faces[0].label for frame in watch(rows, smooth=0.5)} == {"angry"}
+    assert {frame.faces[0].label for frame in watch(rows, smooth=0)} == {"angry", "sad"}
 
 
 @pytest.mark.parametrize("options", [{"frame_stride": 0}, {"smooth": -1}, {"smooth": float("nan")}])

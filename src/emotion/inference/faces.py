@@ -13,8 +13,8 @@ from emotion.inference.crops import Box
 from emotion.inference.yunet import YuNet
 
 CONFIDENCE = 0.7
-"""Default of the lowest confidence of a face. This and the next two were chosen on the photographs of the half `tune` of
-`benchmarks/photographs.py`."""
+"""Default of the lowest confidence of a face. This and the next two were chosen on the photographs that
+`benchmarks/photographs.py` names `tune`."""
 SURE = 0.88
 """If no face is this confident, the image may be turned."""
 PASSES = ((320, 0.12), (640, 0.06), (1280, 0.0))

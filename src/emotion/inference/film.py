@@ -15,14 +15,17 @@ from emotion.inference.faces import ANY_FACE, PASSES, Detection, DetectionLimits
 from emotion.inference.recognizer import Face, Recognizer, most_probable
 from emotion.inference.tracks import Tracker
 from emotion.inference.video import Frame
-from emotion.inference.yunet import MAX_OVERLAP, overlaps
 
 FRAME_STRIDE, SMOOTH = 5, 1.0
 """Defaults: every Nth frame is classified, and the seconds over which the probabilities of a person are averaged."""
+TICK = 1e-4
+"""Seconds by which times that should be equal may differ."""
 SEARCH_EVERY, THOROUGH_EVERY = 0.5, 2.0
 """Seconds after which a frame is searched for new faces, and after which small and turned ones are searched for."""
 AROUND, AROUND_SIDE = 2.5, 192
 """Side of the square that is searched around a followed face, in sides of the face and in pixels."""
+MOST_SHARED = 0.6
+"""Of two faces, see `_shared`."""
 PORTRAIT_SIDE = 72
 """Height and width of small copies of faces, pixels."""
 CUT_DIFFERENCE, CUT_CORRELATION = 20, 0.6
@@ -173,7 +176,7 @@ class _Smoother:
     def push(self, frame: FilmFrame) -> Iterator[FilmFrame]:
         """Adds a frame, and yields those whose window has passed."""
         self._frames.append(frame)
-        while self._next < len(self._frames) and self._frames[self._next].second <= frame.second - self._after:
+        while self._next < len(self._frames) and self._frames[self._next].second <= frame.second - self._after + TICK:
             yield self._pop()
 
     def rest(self) -> Iterator[FilmFrame]:
@@ -183,7 +186,7 @@ class _Smoother:
 
     def _pop(self) -> FilmFrame:
         frame = self._frames[self._next]
-        start, end = frame.second - self._before, frame.second + self._after
+        start, end = frame.second - self._before - TICK, frame.second + self._after + TICK
         while self._frames[0].second < start:
             self._frames.popleft()
             self._next -= 1
@@ -200,13 +203,20 @@ def _averaged(face: Face, window: Sequence[Face]) -> Face:
 
 
 def _without_repetitions(faces: Sequence[Detection]) -> list[Detection]:
-    """Keeps the most confident of the detections that overlap, as of two squares that hold the same face."""
+    """Keeps the most confident of detections that lie in each other, as of two squares that hold the same face."""
     kept: list[Detection] = []
     for face in sorted(faces, key=lambda face: -(face.confidence or 0)):
-        others = np.array([other.box for other in kept], np.float32).reshape(-1, 4)  # [N, 4]
-        if not (overlaps(np.array(face.box, np.float32), others) > MAX_OVERLAP).any():
+        if all(_shared(face.box, other.box) <= MOST_SHARED for other in kept):
             kept.append(face)
     return kept
+
+
+def _shared(box: Box, other: Box) -> float:
+    """Returns the share of the smaller of two squares that lies in the other one."""
+    across, down = (
+        max(0, min(box[axis] + box[2], other[axis] + other[2]) - max(box[axis], other[axis])) for axis in (0, 1)
+    )
+    return across * down / min(box[2], other[2]) ** 2
 
 
 def with_faces(frames: Iterable[Frame], classified: Iterable[FilmFrame]) -> Iterator[tuple[Frame, list[Face]]]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from lap import lapjv
@@ -14,38 +13,54 @@ LONGEST_GAP = 1.5
 """Seconds for which a face may be out of sight without becoming a new person."""
 LARGEST_COST = 1.2
 """Of a match, see `_Track.cost`."""
-AGILITY = 0.5
-"""Share of a deviation from the expected place that corrects the estimated speed."""
+BACK = 0.5
+"""Cost of coming back where a face was seen last, in place of the expected place, in sides of the face."""
+MOST_GROWTH = math.log(3)
+"""A face that is larger or smaller by more is another one; faces that are half hidden seem smaller."""
+JITTER, AGILITY, FASTEST = 0.05, 3.0, 3.0
+"""Standard deviations in sides of the face: of detected places, of the change of speed in a second, and of the speed of
+a face that appears."""
 
 
-@dataclass
 class _Track:
-    """The face of a person: place and side in pixels, speed in pixels a second, and when it was seen last."""
+    """The face of a person, followed by a Kalman filter that expects constant speed.
 
-    person: int
-    place: NDArray[np.float64]  # [2], the centre
-    side: float
-    second: float
-    speed: NDArray[np.float64]  # [2]
+    Attributes:
+        person: number of the person.
+        side: height and width of the face, pixels.
+        second: when the face was seen last.
+    """
+
+    def __init__(self, person: int, place: NDArray[np.float64], side: float, second: float) -> None:
+        self.person, self.side, self.second = person, side, second
+        self._state = np.stack([place, np.zeros(2)])  # [2, 2]: place and speed, each across and down
+        self._covariance = np.diag([JITTER, FASTEST]) ** 2 * side**2  # [2, 2] of place and speed
 
     def expected(self, second: float) -> NDArray[np.float64]:
-        """Returns the place [2] that the face has at a later time if it keeps its speed."""
-        return self.place + self.speed * (second - self.second)
+        """Returns the place of the centre [2] at a later time."""
+        return np.asarray(self._state[0] + (second - self.second) * self._state[1])
 
     def cost(self, place: NDArray[np.float64], side: float, second: float) -> float:
-        """Returns the distance of a detected face from the expected place, in sides, plus the change of size.
+        """Returns how badly a detected face matches.
 
-        A face that was hidden or outside the frame may also come back where it was seen last.
+        This is its distance from the expected place, in sides, plus half the logarithm of its growth. A face that was
+        hidden or outside the frame may also come back where it was seen last.
         """
-        distance = min(math.dist(self.expected(second), place), math.dist(self.place, place))
-        return distance / max(self.side, side) + abs(math.log(side / self.side))
+        expected, last = math.dist(self.expected(second), place), math.dist(self._state[0], place)
+        distance = min(expected / max(self.side, side), BACK + last / max(self.side, side))
+        growth = abs(math.log(side / self.side))
+        return distance + growth / 2 if growth < MOST_GROWTH else 2 * LARGEST_COST
 
     def move(self, place: NDArray[np.float64], side: float, second: float) -> None:
         """Records where the face was detected."""
-        if second > self.second:
-            deviation = (place - self.expected(second)) / (second - self.second)  # [2]
-            self.speed = self.speed + AGILITY * deviation
-        self.place, self.side, self.second = place, side, second
+        passed = second - self.second
+        step = np.array([[1, passed], [0, 1]])
+        spread = np.array([[passed**3 / 3, passed**2 / 2], [passed**2 / 2, passed]]) * (AGILITY * side) ** 2
+        state, covariance = step @ self._state, step @ self._covariance @ step.T + spread
+        gain = covariance[:, :1] / (covariance[0, 0] + (JITTER * side) ** 2)  # [2, 1]
+        self._state = state + gain * (place - state[0])
+        self._covariance = covariance - gain @ covariance[:1]
+        self.side, self.second = side, second
 
 
 class Tracker:
@@ -81,7 +96,7 @@ class Tracker:
                 matched[face].move(place, side, second)
             else:
                 self._persons += 1
-                matched[face] = _Track(self._persons, place, side, second, np.zeros(2))
+                matched[face] = _Track(self._persons, place, side, second)
                 self._tracks.append(matched[face])
         return [matched[face].person for face in range(len(boxes))]
 

@@ -55,7 +55,7 @@ class YuNet:
             _decode(outputs[size::3], stride, padded.shape[1] // stride, confidence)
             for size, stride in enumerate(STRIDES)
         ]
-        return _without_overlaps(*(np.concatenate(parts) for parts in zip(*cells, strict=True)))
+        return _without__overlaps(*(np.concatenate(parts) for parts in zip(*cells, strict=True)))
 
 
 def _decode(
@@ -72,7 +72,7 @@ def _decode(
     return np.concatenate([centres - sizes / 2, sizes], axis=1), points, confidences[kept]
 
 
-def _without_overlaps(
+def _without__overlaps(
     boxes: NDArray[np.float32], landmarks: NDArray[np.float32], confidences: NDArray[np.float32]
 ) -> Candidates:
     """Keeps the most confident of the boxes that overlap."""
@@ -80,11 +80,11 @@ def _without_overlaps(
     kept: list[int] = []
     while order.size:
         kept.append(int(order[0]))
-        order = order[overlaps(boxes[order[0]], boxes[order]) <= MAX_OVERLAP]
+        order = order[_overlaps(boxes[order[0]], boxes[order]) <= MAX_OVERLAP]
     return Candidates(boxes[kept], landmarks[kept], confidences[kept])
 
 
-def overlaps(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+def _overlaps(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns the intersection over union, float32 [N], of a box [4] with others [N, 4]."""
     starts = np.maximum(box[:2], others[:, :2])  # [N, 2]
     ends = np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])  # [N, 2]
