@@ -2,20 +2,37 @@ import csv
 import io
 import json
 import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from emotion.data.classes import CLASSES
-from emotion.errors import printable
+from emotion.errors import UserError, printable
+from emotion.inference.film import FilmFrame
+from emotion.inference.persons import Film
 from emotion.inference.recognizer import Face, Recognizer
-from emotion.inference.records import Record, to_csv, to_json, to_table
+from emotion.inference.records import (
+    FILM_COLUMNS,
+    IMAGE_COLUMNS,
+    CsvWriter,
+    JsonWriter,
+    Record,
+    to_frame,
+    to_live,
+    to_summary,
+    to_table,
+)
 
 HAPPY = Face((10, -2, 30, 30), "happy", dict(zip(CLASSES, (0.05, 0, 0, 0.8, 0.1, 0.04999, 0), strict=True)), 0.98765)
 SAD = Face((0, 0, 5, 5), "sad", dict(zip(CLASSES, (0, 0, 0, 0, 0, 1, 0), strict=True)))
 ODD = 'a, "b"\n[bold]c[/bold] é.jpg'
-RECORDS = [Record("x.jpg", [HAPPY, SAD]), Record(ODD, []), Record("film.mp4", [SAD], 1.25)]
+RECORDS = [Record("x.jpg", [HAPPY, SAD]), Record(ODD, []), Record("film.mp4", [replace(SAD, person=3)], 30, 1.25)]
 NAMES = [
     ODD,
     "a\r\nb;c\td.jpg",
@@ -30,9 +47,27 @@ NAMES = [
 ]
 
 
-def lines(records: list[Record], width: int) -> list[str]:
+def to_csv(records: Sequence[Record], films: bool = False) -> str:
     file = io.StringIO()
-    Console(width=width, file=file).print(to_table(records))
+    writer = CsvWriter(file, films)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return file.getvalue()
+
+
+def to_json(records: Sequence[Record], lines: bool = False) -> str:
+    file = io.StringIO()
+    writer = JsonWriter(file, lines)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return file.getvalue()
+
+
+def lines(table: Table, width: int) -> list[str]:
+    file = io.StringIO()
+    Console(width=width, file=file).print(table)
     return file.getvalue().splitlines()
 
 
@@ -44,25 +79,67 @@ def test_json() -> None:
             {
                 "box": [10, -2, 30, 30],
                 "label": "happy",
+                "score": 0.8,
                 "probabilities": dict(zip(CLASSES, (0.05, 0, 0, 0.8, 0.1, 0.05, 0), strict=True)),
                 "confidence": 0.9877,
+                "tilt": 0.0,
+                "person": None,
+                "raw": None,
             },
-            {"box": [0, 0, 5, 5], "label": "sad", "probabilities": SAD.probabilities, "confidence": None},
+            {
+                "box": [0, 0, 5, 5],
+                "label": "sad",
+                "score": 1,
+                "probabilities": SAD.probabilities,
+                "confidence": None,
+                "tilt": 0.0,
+                "person": None,
+                "raw": None,
+            },
         ],
     }
     assert second == {"file": ODD, "faces": []}
-    assert (third["file"], third["second"]) == ("film.mp4", 1.25)
-    assert list(third) == ["file", "second", "faces"]
+    assert (third["file"], third["frame"], third["second"]) == ("film.mp4", 30, 1.25)
+    assert list(third) == ["file", "frame", "second", "faces"]
+    assert third["faces"][0]["person"] == 3
     assert json.loads(to_json([])) == []
     assert "é" in to_json(RECORDS)
-    assert json.loads(to_json([Record("x", [], 1 / 3), Record("x", [], 0.0)]))[0]["second"] == 0.333
-    assert json.loads(to_json([Record("x", [], 0.0)]))[0]["second"] == 0
+    assert json.loads(to_json([Record("x", [], 1, 1 / 3)]))[0]["second"] == 0.333
+    assert json.loads(to_json([Record("x", [], 0, 0.0)]))[0]["second"] == 0
 
 
-def test_csv() -> None:
-    rows = list(csv.DictReader(io.StringIO(to_csv(RECORDS))))
-    assert [row["file"] for row in rows] == ["x.jpg", "x.jpg", ODD, "film.mp4"]
-    assert [row["label"] for row in rows] == ["happy", "sad", "", "sad"]
+def test_json_lines_are_an_object_each() -> None:
+    rows = to_json(RECORDS, lines=True).splitlines()
+    assert [json.loads(row) for row in rows] == json.loads(to_json(RECORDS))
+    assert to_json([], lines=True) == ""
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda file: CsvWriter(file, films=True), JsonWriter, lambda file: JsonWriter(file, True)]
+)
+def test_each_record_is_in_the_file_before_the_next_one(kind, tmp_path: Path) -> None:
+    """What was written survives when the process is killed."""
+    path = tmp_path / "rows"
+    with path.open("w") as file:
+        writer = kind(file)
+        for number in range(3):
+            writer.write(Record(f"{number}.jpg", [HAPPY], number, 0.5))
+            text = path.read_text()
+            assert all(f"{before}.jpg" in text for before in range(number + 1))
+
+
+def test_characters_that_the_file_cannot_hold_are_escaped(tmp_path: Path) -> None:
+    with (tmp_path / "rows.json").open("w", encoding="cp1252") as file:
+        writer = JsonWriter(file)
+        writer.write(Record("😀.jpg", []))
+        writer.close()
+    assert json.loads((tmp_path / "rows.json").read_text(encoding="cp1252"))[0]["file"] == "😀.jpg"
+
+
+def test_csv_of_images() -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(RECORDS[:2]))))
+    assert [row["file"] for row in rows] == ["x.jpg", "x.jpg", ODD]
+    assert [row["label"] for row in rows] == ["happy", "sad", ""]
     assert [rows[0][name] for name in ("left", "top", "width", "height", "confidence")] == [
         "10",
         "-2",
@@ -71,22 +148,79 @@ def test_csv() -> None:
         "0.9877",
     ]
     assert [float(rows[0][name]) for name in CLASSES] == [0.05, 0, 0, 0.8, 0.1, 0.05, 0]
-    assert rows[1]["confidence"] == rows[0]["second"] == ""
-    assert rows[3]["second"] == "1.250"
-    assert list(rows[0])[-7:] == list(CLASSES)
+    assert rows[1]["confidence"] == ""
+    assert tuple(rows[0]) == IMAGE_COLUMNS
     assert all(None not in row and None not in row.values() for row in rows)  # each row has the cells of the header
-    assert list(csv.reader(io.StringIO(to_csv([])))) == [list(rows[0])]
+    assert list(csv.reader(io.StringIO(to_csv([])))) == [list(IMAGE_COLUMNS)]
 
 
-def test_second_0_of_a_video_is_written() -> None:
-    (row,) = csv.DictReader(io.StringIO(to_csv([Record("film.mp4", [SAD], 0.0)])))
-    assert row["second"] == "0.000"
-    assert lines([Record("film.mp4", [], 0.0)], 80)[1].split() == ["film.mp4", "0.00", "no", "face"]
+def test_csv_of_films() -> None:
+    averaged = replace(HAPPY, person=2, raw=SAD.probabilities)
+    records = [Record("film.mp4", [averaged], 0, 0.0), Record("film.mp4", [], 5, 0.2), Record("x.jpg", [SAD])]
+    first, none, image = csv.DictReader(io.StringIO(to_csv(records, films=True)))
+    assert tuple(first) == FILM_COLUMNS
+    assert (first["frame"], first["second"], first["person"], first["label"]) == ("0", "0.0", "2", "happy")
+    assert (first["raw_label"], float(first["raw_sad"]), float(first["sad"])) == ("sad", 1, 0.05)
+    assert (none["frame"], none["second"], none["person"], none["label"]) == ("5", "0.2", "", "")
+    assert (image["file"], image["frame"], image["raw_label"], image["label"]) == ("x.jpg", "", "", "sad")
 
 
-def test_seconds_are_not_broken_in_a_narrow_table() -> None:
-    _, *rows = lines([Record("holiday.mp4", [HAPPY], 1234.5), Record("x.jpg", [HAPPY])], 80)
-    assert [row.split()[:2] for row in rows] == [["holiday.mp4", "1234.50"], ["x.jpg", "10"]]
+def film(*frames: tuple[float, list[Face]]) -> Film:
+    made = Film("film.mp4")
+    for number, (second, faces) in enumerate(frames):
+        made.add(FilmFrame(number, second, faces))
+    return made
+
+
+def test_a_summary_has_a_row_for_each_person() -> None:
+    happy, sad = replace(HAPPY, person=1), replace(SAD, person=2)
+    frames = [(0.0, [happy, sad]), (1.0, [happy]), (2.0, [replace(SAD, person=1)]), (3.0, [replace(SAD, person=4)])]
+    frames += [(3.5, [replace(SAD, person=5)]), (4.0, [])]
+    title, header, first, second, rest = (line.strip() for line in lines(to_summary(film(*frames)), 120))
+    assert title == "film.mp4"
+    assert header.split() == ["person", "from", "to", "seen", "expressions", "changes", "longest"]
+    assert re.split(r"\s{2,}", first) == [
+        *("1", "0.0 s", "2.0 s", "3.0 s", "happy 67%, sad 33%", "1", "happy 2.0 s from 0.0 s")
+    ]
+    assert second.startswith("2  0.0 s  0.0 s  1.0 s  sad 100%")
+    assert rest == "2 more, seen for less than 1 s"
+
+
+def test_summaries_of_films_without_persons() -> None:
+    assert "no face" in lines(to_summary(film((0.0, []))), 100)[-1]
+    assert "1 face for a moment" in lines(to_summary(film((0.0, [replace(HAPPY, person=1)]))), 100)[-1]
+
+
+def test_the_live_table_shows_the_largest_face_first() -> None:
+    small, large = replace(SAD, person=1), replace(HAPPY, person=2)
+    shown = lines(to_live(FilmFrame(7, 12.3, [small, large])), 100)
+    assert shown[0].strip() == "12.3 s"
+    assert shown[1].split() == ["person", "2", "person", "1"]
+    assert [line.split()[0] for line in shown[2:]] == list(CLASSES)
+    assert "no face" in "".join(lines(to_live(FilmFrame(0, 0.0, [])), 100))
+
+
+def test_data_frames() -> None:
+    pandas = pytest.importorskip("pandas")
+    one = to_frame([HAPPY, SAD])
+    assert isinstance(one, pandas.DataFrame)
+    assert tuple(one.columns) == IMAGE_COLUMNS
+    assert one["label"].tolist() == ["happy", "sad"]
+    assert one["happy"].tolist() == [0.8, 0]
+    several = to_frame([[HAPPY], [], [SAD, SAD]])
+    assert several["file"].tolist() == [0, 1, 2, 2]
+    assert several["label"].isna().tolist() == [False, True, False, False]
+    made = to_frame(film((0.0, [replace(HAPPY, person=1)]), (0.2, [])))
+    assert tuple(made.columns) == FILM_COLUMNS
+    assert made["second"].tolist() == [0.0, 0.2]
+    assert made["file"].tolist() == ["film.mp4"] * 2
+    assert len(to_frame([])) == 0
+
+
+def test_pandas_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="pip install pandas"):
+        to_frame([HAPPY])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,11 +228,11 @@ def test_names_of_files_are_kept(name: str) -> None:
     records = [Record(name, [HAPPY]), Record(name, [])]
     assert [row["file"] for row in json.loads(to_json(records))] == [name] * 2
     assert [row["file"] for row in csv.DictReader(io.StringIO(to_csv(records), newline=""))] == [name] * 2
-    assert lines(records, 120)[1].startswith(printable(name).split("\n")[0])
+    assert lines(to_table(records), 120)[1].startswith(printable(name).split("\n")[0])
 
 
 def test_names_do_not_control_the_terminal() -> None:
-    table = "\n".join(lines([Record("a\x1b]0;mine\x07\x9b31m\u202egpj.exe", [])], 120))
+    table = "\n".join(lines(to_table([Record("a\x1b]0;mine\x07\x9b31m\u202egpj.exe", [])]), 120))
     assert r"a\x1b]0;mine\x07\x9b31m\u202egpj.exe" in table
 
 
@@ -116,16 +250,17 @@ def test_json_and_csv_agree_with_the_faces(recognizer: Recognizer) -> None:
 
 
 def test_table() -> None:
-    header, *rows = lines(RECORDS[:1], 120)
-    assert header.split() == ["file", "face", "expression", "next"]
-    *rest, last = lines(RECORDS[:1] + RECORDS[2:], 120)
-    assert rest[0].split() == ["file", "second", "face", "expression", "next"]
-    assert [re.split(r"\s{2,}", row.strip()) for row in (*rows, last)] == [
-        ["x.jpg", "10 -2 30x30", "happy", "80%", "━" * 8, "neutral 10%"],
+    unsure = replace(
+        HAPPY, label="fear", probabilities=dict(zip(CLASSES, [0.1, 0.1, 0.4, 0.3, 0.1, 0, 0], strict=True))
+    )
+    header, *rows = lines(to_table([Record("x.jpg", [HAPPY, SAD, unsure])]), 120)
+    assert header.split() == ["file", "face", "expression", "next", "detected"]
+    assert [re.split(r"\s{2,}", row.strip()) for row in rows] == [
+        ["x.jpg", "10 -2 30x30", "happy", "80%", "━" * 8, "neutral 10%", "0.99"],
         ["x.jpg", "0 0 5x5", "sad", "100%", "━" * 10, "angry 0%"],
-        ["film.mp4", "1.25", "0 0 5x5", "sad", "100%", "━" * 10, "angry 0%"],
+        ["x.jpg", "10 -2 30x30", "fear?", "40%", "━" * 4, "happy 30%", "0.99"],
     ]
-    assert lines([Record("x.jpg", [])], 120)[1].split() == ["x.jpg", "no", "face"]
+    assert lines(to_table([Record("x.jpg", [])]), 120)[1].split() == ["x.jpg", "no", "face"]
 
 
 def test_a_narrow_table_can_still_be_read() -> None:
@@ -133,8 +268,8 @@ def test_a_narrow_table_can_still_be_read() -> None:
     surprised = Face(
         (1555, 1112, 1218, 1218), "surprise", {**dict.fromkeys(CLASSES, 0.0), "surprise": 0.9, "happy": 0.1}
     )
-    header, *rows = lines([Record(name, [surprised]), Record(name, [])], 60)
-    assert all(len(row) <= 60 for row in (header, *rows))
+    header, *rows = lines(to_table([Record(name, [surprised]), Record(name, [])]), 70)
+    assert all(len(row) <= 70 for row in (header, *rows))
     assert not any("…" in row for row in rows)
     assert re.search(r"surprise +90%  ━+╸? +happy 10%", rows[0])
     column = header.index("face")

@@ -154,10 +154,12 @@ def to_summary(film: Film) -> Table:
             str(person.changes),
             f"{longest.label} {longest.seconds:.1f} s from {longest.start:.1f} s",
         )
-    if brief := len(persons) - len(shown):
-        table.caption = f"{brief} more, seen for less than {BRIEF:g} s" if shown else f"{brief} faces for moments only"
+    brief = len(persons) - len(shown)
+    if shown and brief:
+        table.caption = f"{brief} more, seen for less than {BRIEF:g} s"
     elif not shown:
-        table.caption = "no face"
+        table.caption = f"{brief} face{'s' * (brief > 1)} for a moment" if brief else "no face"
+    table.caption_justify = "left"
     return table
 
 
