@@ -102,7 +102,7 @@ def _points(seconds: NDArray[np.float64], duration: float) -> tuple[NDArray[np.i
     """
     if len(seconds) <= MOST_POINTS:
         return np.arange(len(seconds)), np.arange(len(seconds))
-    bins = np.minimum(seconds / duration * MOST_POINTS, MOST_POINTS - 1).astype(np.int64)  # [T]
+    bins = np.minimum(seconds * MOST_POINTS / duration, MOST_POINTS - 1).astype(np.int64)  # [T]
     _, firsts, points = np.unique(bins, return_index=True, return_inverse=True)
     return firsts, points
 

@@ -16,7 +16,7 @@ MOST_PERSONS = 12
 """Persons in a picture: those who are seen longest."""
 WIDTH, MARGIN = 2000, 64
 """Width of the picture and of its margins, pixels."""
-CHART_LEFT, CHART_WIDTH, CHART_HEIGHT = 720, WIDTH - MARGIN - 720, 132
+CHART_LEFT, CHART_WIDTH, CHART_HEIGHT = 770, WIDTH - MARGIN - 770, 132
 ROW_HEIGHT = CHART_HEIGHT + 44
 """Height of a person's row, with the space below the chart."""
 FINE = 3
@@ -102,9 +102,7 @@ def _draw_chart(data: Mapping[str, Any], person: Mapping[str, Any]) -> Image.Ima
     return small
 
 
-def _runs(
-    data: Mapping[str, Any], person: Mapping[str, Any]
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def _runs(data: Mapping[str, Any], person: Mapping[str, Any]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Splits the points of a person where it is not seen.
 
     Returns:
@@ -143,14 +141,15 @@ def _describe(pen: ImageDraw.ImageDraw, classes: Sequence[str], person: Mapping[
     heading = f"Person {person['person']}"
     pen.text((left, top + 2), heading, TEXT, _font(MEDIUM), "lt")
     beside = left + pen.textlength(heading, _font(MEDIUM)) + 16
-    pen.text((beside, top + 2 + MEDIUM * 0.74), f"seen {_length(person['seconds'])}", SOFT_TEXT, _font(SMALL), "ls")
+    seen = f"seen {_length(person['seconds'])}, {_counted(person['changes'], 'change')}"
+    pen.text((beside, top + 2 + MEDIUM * 0.74), seen, SOFT_TEXT, _font(SMALL), "ls")
     shares = sorted(((name, person["shares"][name]) for name in classes), key=lambda pair: -pair[1])
     words = [f"{name} {share:.0%}".replace("%", " %") for name, share in shares if share >= NAMED_FROM]
     fitting = [text for text in accumulate(words, "{}, {}".format) if pen.textlength(text, _font(SMALL)) <= width]
     longest = person["longest"]
     lines = (
         fitting[-1] if fitting else words[0],
-        f"{_counted(person['changes'], 'change')}; longest: {longest['label']} {_length(longest['seconds'])}",
+        f"longest: {longest['label']} {_length(longest['seconds'])} from {_clock(longest['start'])}",
     )
     for line, text in enumerate(lines):
         pen.text((left, top + 58 + 42 * line), text, (TEXT, SOFT_TEXT)[line], _font(SMALL), "lt")

@@ -8,6 +8,8 @@ const MOST_ROWS = 40; // of a table
 const THUMBNAIL = 32; // width of the portraits along a chart, pixels
 const [STEP, STEPS] = [1, 10]; // an arrow key moves by so many seconds; Page Up and Down by a tenth of the film
 const NAMED_FROM = 0.005; // smaller shares would read as 0 %
+const NAME_HEIGHT = 0.2; // least height of an area with a name on it, of the height of its chart
+const TRIMS = [0.1, 0.2, 0.3, 0.4]; // shares at the ends of a stretch over which its name need not fit
 
 /**
  * Fills an element with the timeline of a film.
@@ -86,11 +88,11 @@ function legend({ classes, colours, ink }) {
 }
 
 /** Returns names and shares, each with a dot in its colour. */
-function dotted({ colours }, pairs) {
+function dotted({ colours }, pairs, separator) {
   return pairs.map(([name, share], index) => {
     const dot = element("i", "dot");
     dot.style.backgroundColor = colours[name];
-    return element("span", "", dot, `${name} ${percent(share)}${index < pairs.length - 1 ? ", " : ""}`);
+    return element("span", "", dot, `${name} ${percent(share)}${index < pairs.length - 1 ? separator : ""}`);
   });
 }
 
@@ -99,7 +101,8 @@ function timeAxis({ duration }) {
   axis.setAttribute("aria-hidden", "true");
   for (const second of ticks(duration)) {
     const label = element("span", "", clock(second));
-    place(label, second / duration);
+    label.style.left = `${(100 * second) / duration}%`;
+    if (second / duration > 0.98) label.classList.add("end");
     axis.append(label);
   }
   return element("div", "foot", axis);
@@ -138,10 +141,9 @@ function about(view, person) {
   jump.type = "button";
   jump.addEventListener("click", () => seek(view, start));
   return element("div", "about", portrait(person),
-    element("div", "",
-      element("h2", "", `Person ${person.person}`, element("small", "", `, seen ${lengthOf(person.seconds)}`)),
-      element("p", "shares", ...dotted(data, shares)),
-      element("p", "hint", counted(person.changes, "change"), "; longest: ", jump)));
+    element("h2", "", `Person ${person.person}`, element("small", "", `, seen ${lengthOf(person.seconds)}`)),
+    element("p", "shares", ...dotted(data, shares, ", ")),
+    element("p", "hint", element("span", "", `${counted(person.changes, "change")}; `), element("span", "", "longest: ", jump)));
 }
 
 function portrait({ person, portraits }) {
@@ -219,17 +221,22 @@ function drawAreas({ classes, colours, duration }, { runs }) {
 
 /** Returns the names of the expressions to write on their areas; the style sheet hides those that have no room. */
 function names({ classes, duration, ink }, { runs }) {
-  return runs.flatMap((run) => stretches(run)).flatMap(({ index, points }) => {
-    const middle = points.slice(Math.floor(points.length / 4), Math.ceil((3 * points.length) / 4));
-    const low = Math.max(...middle.map((point) => point.levels[index - 1] ?? 0));
-    const high = Math.min(...middle.map((point) => point.levels[index]));
-    if (high <= low) return [];
-    const [from, to] = [middle[0].from, middle.at(-1).to];
-    const label = element("div", "name", element("span", "", classes[index]));
-    Object.assign(label.style, { left: `${(100 * from) / duration}%`, width: `${(100 * (to - from)) / duration}%`,
-      top: `${100 * (1 - high)}%`, height: `${100 * (high - low)}%`, color: ink });
+  return runs.flatMap((run) => stretches(run)).flatMap((stretch) => {
+    const room = TRIMS.map((trim) => roomFor(stretch, trim)).find(({ low, high }) => high - low >= NAME_HEIGHT);
+    if (!room) return [];
+    const label = element("div", "name", element("span", "", classes[stretch.index]));
+    Object.assign(label.style, { left: `${(100 * room.from) / duration}%`, width: `${(100 * (room.to - room.from)) / duration}%`,
+      top: `${100 * (1 - room.high)}%`, height: `${100 * (room.high - room.low)}%`, color: ink });
     return [label];
   });
+}
+
+/** Returns the largest rectangle on the area of a stretch without a share `trim` of its points at each end. */
+function roomFor({ index, points }, trim) {
+  const inner = points.slice(Math.floor(trim * points.length), Math.ceil((1 - trim) * points.length));
+  return { from: inner[0].from, to: inner.at(-1).to,
+    low: Math.max(...inner.map((point) => point.levels[index - 1] ?? 0)),
+    high: Math.min(...inner.map((point) => point.levels[index])) };
 }
 
 /** Splits a run where the most probable class changes. */
@@ -326,7 +333,7 @@ function showTime(view) {
     if (second === null) continue;
     const shares = sharesAt(chart.series, second);
     const pairs = shares ? largest(data.classes, shares).slice(0, 3) : null;
-    chart.readout.replaceChildren(element("b", "", clock(second, 1)), ...(pairs ? dotted(data, pairs) : ["not seen"]));
+    chart.readout.replaceChildren(element("b", "", clock(second, 1)), ...(pairs ? dotted(data, pairs, "") : ["not seen"]));
     place(chart.readout, second / data.duration);
     if (!plays) describeTime(chart, position ?? 0, data); // a screen reader would never finish values of a film that plays
   }
