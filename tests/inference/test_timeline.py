@@ -16,7 +16,7 @@ from browser import EXECUTABLE, chromium, new_page, watch
 from drawn_films import draw_film
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
@@ -233,6 +233,13 @@ def write_and_open(
     return page, addresses, messages
 
 
+def where(track: Locator, share: float) -> tuple[float, float]:
+    """Returns the place on the screen of a share of a chart's width."""
+    box = track.bounding_box()
+    assert box
+    return box["x"] + share * box["width"], box["y"] + 50
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium")
 class TestPage:
@@ -268,12 +275,11 @@ class TestPage:
         with page:
             track, readouts = page.get_by_role("slider").last, page.locator(".readout")
             expect(readouts.last).to_be_hidden()
-            width = track.evaluate("element => element.clientWidth")
-            track.hover(position={"x": 0.7 * width, "y": 50})
+            page.mouse.move(*where(track, 0.7))
             expect(readouts).to_have_text(
                 [re.compile(r"^0:0[67]\.\dsad 75 %angry 25 %$"), re.compile("surprise 60 %neutral 40 %$")]
             )
-            track.hover(position={"x": 0.5 * width, "y": 50})
+            page.mouse.move(*where(track, 0.5))
             expect(readouts.last).to_have_text(re.compile("not seen$"))
             page.mouse.move(5, 5)
             expect(readouts.last).to_be_hidden()
@@ -308,9 +314,13 @@ class TestPage:
             expect(film).to_be_visible()
             assert video.as_uri() in addresses
             assert all(address.startswith(("file:", "data:")) for address in addresses)
-            width = track.evaluate("element => element.clientWidth")
-            track.click(position={"x": 0.4 * width, "y": 50})
+            page.mouse.click(*where(track, 0.4))
             assert abs(film.evaluate("video => video.currentTime") - 4) < 0.05
+            page.mouse.down()
+            page.mouse.move(*where(track, 0.7))
+            page.mouse.up()
+            assert abs(film.evaluate("video => video.currentTime") - 7) < 0.05
+            page.mouse.click(*where(track, 0.4))
             page.keyboard.press("ArrowRight")
             assert abs(film.evaluate("video => video.currentTime") - 5) < 0.05
             film.evaluate("video => { video.currentTime = 8; }")
