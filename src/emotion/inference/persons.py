@@ -148,6 +148,12 @@ class Film:
         rows = rows[rows[:, 1] == person]
         return rows[:, 0].astype(np.int64), rows[:, _PLACE : _PLACE + len(CLASSES)]
 
+    def timeline(self, path: str | Path, video: str | Path | None = None) -> None:
+        """Writes a timeline of the persons, see `emotion.inference.timeline.write_timeline`."""
+        from emotion.inference.timeline import write_timeline
+
+        write_timeline(self, Path(path), None if video is None else Path(video))
+
     def _table(self) -> NDArray[np.float64]:
         return np.array(self._faces).reshape(-1, _PLACE + 2 * len(CLASSES))  # [faces, numbers]
 
