@@ -441,7 +441,10 @@ def test_other_host_names_are_refused(host: str) -> None:
         ):
             assert (answer.status_code, answer.text) == (400, "Invalid host header")
             assert "default-src 'none'" in answer.headers["content-security-policy"]
-        assert 'emotion_requests_total{network="one",status="400"} 1.0' in client.get("/metrics", headers={"host": "localhost"}).text
+        assert (
+            'emotion_requests_total{network="one",status="400"} 1.0'
+            in client.get("/metrics", headers={"host": "localhost"}).text
+        )
 
 
 def test_every_host_name_is_answered_without_a_list() -> None:

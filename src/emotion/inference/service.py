@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -183,10 +184,11 @@ def _add_security_headers(application: FastAPI, pipeline: Pipeline, origins: Col
 
 def _log_line(request: Request, status: int, seconds: float) -> str:
     """Returns the line of the access log: address, method, path, status, milliseconds, and faces if there were any."""
-    client = request.client.host if request.client else "-"
+    client = printable(request.client.host) if request.client else "-"
+    path = quote(request.scope["path"])  # line breaks would begin another line
     faces = getattr(request.state, "faces", None)
     counted = "" if faces is None else f" {faces} face{'s' * (faces != 1)}"
-    return printable(f"{client} {request.method} {request.url.path} {status} {1000 * seconds:.0f} ms{counted}")
+    return f"{client} {request.method} {path} {status} {1000 * seconds:.0f} ms{counted}"
 
 
 def _add_error_handlers(application: FastAPI) -> None:
