@@ -71,7 +71,7 @@ def test_the_health_check_passes_with_a_service_alone(monkeypatch: pytest.Monkey
 
 def test_the_build_gets_only_what_the_package_needs() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if not line.startswith("#")][0] == "*"
+    assert next(line for line in lines if not line.startswith("#")) == "*"
     kept = {line[1:] for line in lines if line.startswith("!")}
     assert kept == {"src", "conf", "pyproject.toml", "README.md", "LICENSE"}
     assert all((ROOT / name).exists() for name in kept)

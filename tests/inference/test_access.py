@@ -69,7 +69,7 @@ def test_lists_of_origins_and_hosts() -> None:
         *("a.example", "*.b.example", "10.0.0.2", "[::2]", "*")
     ]
     for wrong in ("a.example", "https://a.example/", "ftp://a.example", "https://*.a.example", "null"):
-        with pytest.raises(UserError, match="an origin such as https://example.org"):
+        with pytest.raises(UserError, match="an origin such as https"):
             parse_origins(wrong)
     for wrong in ("a.example:80", "http://a.example", "a.*", "a/b", "-,é"):
         with pytest.raises(UserError, match="a host name without a port"):

@@ -23,11 +23,11 @@ import emotion
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference import service
+from emotion.inference.access import LOCAL_HOSTS
+from emotion.inference.answers import Answer, Answers, Problem
 from emotion.inference.faces import Detection
 from emotion.inference.limits import Limits
 from emotion.inference.recognizer import DetectedFaces, Face, Recognizer
-from emotion.inference.access import LOCAL_HOSTS
-from emotion.inference.answers import Answer, Answers, Problem
 from emotion.inference.service import make_server, make_service, run
 from emotion.palette import EXPRESSIONS, INK
 
