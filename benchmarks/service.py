@@ -38,6 +38,8 @@ from PIL import Image
 
 CLIENTS, SECONDS = (1, 8, 32, 64), 20.0
 SIZE, QUALITY = (910, 1137), 90
+DISTURBED, TRIES = 0.05, 3
+"""Share of the processors from which on a run is repeated, and most runs."""
 WARM_UP = 20
 """Requests before the first measurement."""
 ROOT = Path(__file__).parents[1]
@@ -97,7 +99,7 @@ def measure(checkout: Path, content: bytes, seconds: float) -> list[dict[str, An
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             ask(connection, content, Seen())
             connection.close()
-        return [load(port, server, content, clients, seconds) for clients in CLIENTS]
+        return [quietest(port, server, content, clients, seconds) for clients in CLIENTS]
 
 
 @contextmanager
@@ -111,6 +113,14 @@ def service(checkout: Path) -> Iterator[tuple[int, psutil.Process]]:
         assert address
         yield int(address[1]), psutil.Process(process.pid)
         process.terminate()
+
+
+def quietest(port: int, server: psutil.Process, content: bytes, clients: int, seconds: float) -> dict[str, Any]:
+    """Repeats a run that other processes disturb, and returns the one that they disturb least."""
+    runs: list[dict[str, Any]] = []
+    while len(runs) < TRIES and not any(run["others_share"] <= DISTURBED for run in runs):
+        runs.append(load(port, server, content, clients, seconds))
+    return min(runs, key=lambda run: float(run["others_share"]))
 
 
 def load(port: int, server: psutil.Process, content: bytes, clients: int, seconds: float) -> dict[str, Any]:
