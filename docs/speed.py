@@ -59,6 +59,18 @@ def service() -> str:
     return markdown(("Requests a second", "One client", "Eight clients"), "lrr", rows)
 
 
+def load() -> str:
+    """Requests a second and slowest answers of `emotion serve` under load, before and now."""
+    measured = _benchmark("service")
+    rows = []
+    for before, now in zip(measured["before"]["runs"], measured["now"]["runs"], strict=True):
+        cells = [f"{run['per_second']:.0f}" for run in (before, now)]
+        cells += [f"{run['p99'] / 1000:.2f}" for run in (before, now)]
+        rows.append((str(now["clients"]), *cells, f"{now['refused'] / (now['answered'] + now['refused']):.0%}"))
+    header = ("Clients", "Answers a second, before", "now", "99 % within seconds, before", "now", "Refused now")
+    return markdown(header, "rrrrrr", rows)
+
+
 def batches() -> str:
     """Faces a second of the network in batches."""
     measured = _benchmark("inference")["faces_per_second"]

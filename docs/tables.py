@@ -23,6 +23,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "fast": speed.fast,
     "inference": speed.inference,
     "service": speed.service,
+    "load": speed.load,
     "batches": speed.batches,
     "eight-bits": speed.eight_bits,
     "speed-cnn": lambda: speed.speed("cnn"),

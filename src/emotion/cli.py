@@ -15,6 +15,7 @@ import typer.core
 from emotion import __version__
 from emotion.errors import UserError, exit_on_user_error, printable, require_choice
 from emotion.extras import require_extra
+from emotion.inference.limits import Limits
 from emotion.privacy import keep_private
 
 if TYPE_CHECKING:
@@ -420,16 +421,176 @@ Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts o
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]
 
 
+NETWORKS, ADDRESS, DETECTION, LIMITS = "Networks", "Address", "Detection, unless a request says otherwise", "Limits"
+"""Panels of `emotion serve --help`."""
+
+
 @app.command(rich_help_panel=USE)
-def serve(ckpt: Checkpoints = None, tta: Tta = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
-    """Answer HTTP requests: POST /predict takes an image and returns its faces as JSON; /openapi.json describes it.
+def serve(
+    ckpt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ckpt",
+            envvar="EMOTION_CKPT",
+            metavar="FILE",
+            help="A .ckpt, .safetensors or .onnx file, hf://owner/repository, or `small`. Repeat it (spaces in the "
+            "variable) to average several networks.",
+            show_default="small",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="A network under a name that requests choose with ?network=NAME. Repeat it to serve several; the "
+            "first is the default.",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            help="Test-time augmentation: none, flip, shifts, ten_crop.",
+            show_default="that of the file",
+            rich_help_panel=NETWORKS,
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            envvar="EMOTION_HOST",
+            help="Address to listen on; 0.0.0.0 accepts other machines.",
+            rich_help_panel=ADDRESS,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            envvar="EMOTION_PORT", min=0, max=65535, help="Port to listen on; 0 takes one.", rich_help_panel=ADDRESS
+        ),
+    ] = 8000,
+    hosts: Annotated[
+        str,
+        typer.Option(
+            envvar="EMOTION_HOSTS",
+            help="Host names that are answered, with commas between; those of this machine always are.",
+            show_default="every name; only those of this machine if no other can connect",
+            rich_help_panel=ADDRESS,
+        ),
+    ] = "",
+    cors: Annotated[
+        str,
+        typer.Option(
+            envvar="EMOTION_CORS",
+            help="Origins of other sites whose pages may ask: https://a.example,https://b.example, or * for all.",
+            show_default="none",
+            rich_help_panel=ADDRESS,
+        ),
+    ] = "",
+    access_log: Annotated[
+        bool,
+        typer.Option(
+            "--access-log", envvar="EMOTION_ACCESS_LOG", help="Print a line for each request.", rich_help_panel=ADDRESS
+        ),
+    ] = False,
+    min_face: Annotated[
+        float | None,
+        typer.Option(
+            envvar="EMOTION_MIN_FACE",
+            help="Size of the smallest face to detect, as a share of the image's longer side, 0.01 to 1.",
+            show_default="any size",
+            rich_help_panel=DETECTION,
+        ),
+    ] = None,
+    confidence: Annotated[
+        float,
+        typer.Option(
+            envvar="EMOTION_CONFIDENCE",
+            help="Lowest confidence of the detector that a face is one, 0.1 to 1.",
+            rich_help_panel=DETECTION,
+        ),
+    ] = CONFIDENCE,
+    max_faces: Annotated[
+        int,
+        typer.Option(
+            envvar="EMOTION_MAX_FACES",
+            min=1,
+            help="Classified faces of an image, the largest; requests may ask for fewer.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = Limits.faces,
+    max_images: Annotated[
+        int, typer.Option(envvar="EMOTION_MAX_IMAGES", min=1, help="Images in a request.", rich_help_panel=LIMITS)
+    ] = Limits.images,
+    max_mb: Annotated[
+        float,
+        typer.Option(envvar="EMOTION_MAX_MB", min=0.001, help="Megabytes of a request.", rich_help_panel=LIMITS),
+    ] = Limits.megabytes,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="EMOTION_TIMEOUT",
+            min=0.1,
+            help="Seconds from the last byte of a request to its answer.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = Limits.seconds,
+    max_wait: Annotated[
+        float,
+        typer.Option(
+            envvar="EMOTION_MAX_WAIT",
+            min=0,
+            help="Seconds; a request that would wait longer for the requests before it is refused at once.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = Limits.wait,
+    max_requests: Annotated[
+        int,
+        typer.Option(
+            envvar="EMOTION_MAX_REQUESTS",
+            min=1,
+            help="Uploads that arrive, and requests that are processed, at the same time.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = Limits.requests,
+) -> None:
+    """Answer HTTP requests: POST /predict takes images and returns their faces as JSON; /docs describes it.
 
     emotion serve --port 8000, then curl -F image=@photo.jpg localhost:8000/predict
     """
+    from emotion.inference.access import parse_hosts, parse_origins
     from emotion.inference.recognizer import load
     from emotion.inference.service import run
 
-    run({"default": load(ckpt or "small", tta=tta)}, host, port, page=False, open_browser=False)
+    limits = Limits(
+        megabytes=max_mb,
+        images=max_images,
+        faces=max_faces,
+        seconds=timeout,
+        wait=max_wait,
+        uploads=max_requests,
+        requests=max_requests,
+    )
+    access = {"hosts": parse_hosts(hosts), "origins": parse_origins(cors)}
+    if network and ckpt:
+        raise UserError("--ckpt (or EMOTION_CKPT) and --network: both are given; use one of them")
+    files = _named_networks(network) if network else {"default": ckpt or "small"}
+    recognizers = {name: load(file, tta=tta, min_face=min_face, confidence=confidence) for name, file in files.items()}
+    run(recognizers, host, port, page=False, open_browser=False, limits=limits, access_log=access_log, **access)
+
+
+def _named_networks(pairs: list[str]) -> dict[str, str]:
+    """Splits `name=file` pairs."""
+    files: dict[str, str] = {}
+    for pair in pairs:
+        name, _, file = pair.partition("=")
+        if not re.fullmatch(r"[\w.-]+", name) or not file:
+            raise UserError(f"--network {pair}: NAME=FILE is needed, with a name of letters, digits, dots and dashes")
+        if name in files:
+            raise UserError(f"--network {pair}: the name {name} is given twice")
+        files[name] = os.path.expanduser(file)  # noqa: PTH111, leaves ~nobody as it is
+    return files
 
 
 @app.command(name="app", rich_help_panel=USE)

@@ -1,45 +1,40 @@
 """The HTTP service, with or without the web page."""
 
-import asyncio
 import logging
-import os
 import socket
 import threading
 import time
 import webbrowser
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from asyncio import timeout
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
-import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
-from numpy.typing import NDArray
-from PIL import Image
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from pydantic import BaseModel, Field
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 import emotion
-from emotion.errors import UserError, first_line
-from emotion.inference.batching import Batcher
-from emotion.inference.crops import LEVELLED_FROM
-from emotion.inference.images import read_image
-from emotion.inference.limits import Limits, Slots, read_upload
-from emotion.inference.recognizer import DetectedFaces, Recognizer
-from emotion.palette import EXPRESSIONS, INK
+from emotion.errors import UserError, first_line, printable
+from emotion.inference.access import answered_hosts, is_of_other_site
+from emotion.inference.answers import ERRORS, PREDICT_ERRORS, Answer, Answers, Health, error_responses
+from emotion.inference.faces import DetectionLimits
+from emotion.inference.limits import Limits
+from emotion.inference.pipeline import Pipeline, Question
+from emotion.inference.recognizer import Recognizer
+from emotion.inference.uploads import REQUEST_BODY, read_upload
 
 if TYPE_CHECKING:
     import uvicorn
 
-P = ParamSpec("P")
-T = TypeVar("T")
 PAGE_FOLDER = Path(__file__).parent / "page"
+SWAGGER_FOLDER = Path(__file__).parent / "swagger"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -47,150 +42,8 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-"""Names of this machine in addresses."""
-HEATMAP_SIDE = 24
-"""Height and width of the heatmaps in answers."""
-DETECTOR_THREADS = 8
-"""Most threads that decode images and detect faces; each may hold a decoded image of `MAX_PIXELS` pixels."""
 MAX_CONNECTIONS = 500
 """Open connections from which on requests are refused; a process may usually open 1,024 files."""
-REQUEST_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary"}},
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
-
-ERRORS = {
-    400: "the request is malformed, or (as plain text) the host name is refused",
-    403: "the request comes from a page of another site",
-    500: "the service failed",
-}
-"""Statuses of all paths, with their descriptions."""
-PREDICT_ERRORS = {
-    404: "the network does not exist",
-    408: "the upload took too long",
-    413: "the upload is too large",
-    415: "the content type is neither an image nor a form",
-    422: "the image is missing or cannot be read, or a parameter is wrong",
-    503: "too many requests or connections, or no answer in time",
-}
-
-
-class FaceAnswer(BaseModel):
-    """One classified face."""
-
-    box: tuple[int, int, int, int] = Field(description="left, top, width and height in pixels of the upright image")
-    label: str = Field(description="the most probable class")
-    probabilities: dict[str, float]
-    confidence: float | None = Field(description="the detector's confidence, 0 to 1; null with detect=false")
-    tilt: float = Field(description="angle by which the head leans to the right of the image, degrees")
-    heatmap: list[list[float]] | None = Field(
-        description="rows of values, 0 to 1: regions of the box that raise the score of the label; null unless asked "
-        "for, and for networks without heatmaps"
-    )
-
-
-class Answer(BaseModel):
-    """The faces of an image, from left to right."""
-
-    width: int
-    height: int
-    found: int = Field(description="detected faces; if `faces` holds fewer, these are the largest")
-    faces: list[FaceAnswer]
-    milliseconds: float
-
-
-class Problem(BaseModel):
-    """An error: its reason, and what is legal."""
-
-    detail: str
-
-
-class Health(BaseModel):
-    """The version, and the networks that can be asked for."""
-
-    status: str = "ok"
-    version: str = emotion.__version__
-    networks: list[str]
-    colours: dict[str, str] = Field(default=EXPRESSIONS, description="colours of boxes and curves, by class")
-    ink: str = Field(default=INK, description="colour of text and outlines on these colours")
-
-
-class Service:
-    """Answers requests with several networks, and counts requests, seconds and batch sizes.
-
-    Args:
-        recognizers: recognisers by the name that requests give as `network`; the first one is the default.
-        limits: see `emotion.inference.limits.Limits`.
-    """
-
-    def __init__(self, recognizers: Mapping[str, Recognizer], limits: Limits) -> None:
-        self.recognizers, self.limits = dict(recognizers), limits
-        self.arriving, self.running = Slots(limits.uploads), Slots(limits.requests)
-        self.registry = CollectorRegistry()
-        self.requests = Counter("emotion_requests", "Requests", ["status"], registry=self.registry)
-        self.seconds = Histogram("emotion_seconds", "Seconds to an answer", registry=self.registry)
-        sizes = (0, 1, 2, 4, 8, 16, 32, 64)
-        batches = Histogram("emotion_batch_faces", "Faces in a call", buckets=sizes, registry=self.registry)
-        threads = min(DETECTOR_THREADS, os.cpu_count() or 1)
-        self._detectors, self._free_detectors = ThreadPoolExecutor(threads, "faces"), asyncio.Semaphore(threads)
-        self._batchers = {
-            name: Batcher(recognizer.classify, observe=batches.observe) for name, recognizer in recognizers.items()
-        }
-
-    async def predict(self, content: bytes, name: str, detect: bool, heatmap: bool) -> Answer:
-        """Answers a request for the image file `content` and the network `name`.
-
-        Raises:
-            UserError: the image cannot be read.
-        """
-        start = time.perf_counter()
-        recognizer = self.recognizers[name]
-        (height, width), detected = await self._in_detector_thread(self._detect, content, recognizer, detect)
-        faces = await self._batchers[name].classify(detected) if len(detected) else []
-        maps: list[NDArray[np.float32] | None] = [None] * len(faces)
-        if heatmap and faces:
-            labels = [face.label for face in faces]
-            with suppress(UserError):  # some networks give no heatmaps
-                maps = [*await self._in_detector_thread(recognizer.heatmaps, detected, labels)]
-        return Answer(
-            width=width,
-            height=height,
-            found=len(detected) + detected.omitted,
-            faces=[
-                FaceAnswer(**vars(face), heatmap=_rows(map_, face.tilt)) for face, map_ in zip(faces, maps, strict=True)
-            ],
-            milliseconds=round(1000 * (time.perf_counter() - start), 1),
-        )
-
-    def close(self) -> None:
-        """Ends the threads after the calls that are running."""
-        self._detectors.shutdown()
-        for batcher in self._batchers.values():
-            batcher.close()
-
-    async def _in_detector_thread(self, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Calls a function in a thread once one is free; the pool's queue would keep images of cancelled requests."""
-        await self._free_detectors.acquire()
-        loop, call = asyncio.get_running_loop(), self._detectors.submit(function, *args, **options)
-        call.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free_detectors.release))
-        return await asyncio.wrap_future(call)
-
-    def _detect(self, content: bytes, recognizer: Recognizer, detect: bool) -> tuple[tuple[int, int], DetectedFaces]:
-        """Returns the height and width of an image and its cropped faces, so that its pixels are freed at once."""
-        image = read_image(content)
-        return (image.shape[0], image.shape[1]), recognizer.detect(image, detect, self.limits.faces)
 
 
 def make_service(
@@ -198,22 +51,26 @@ def make_service(
     page: bool = False,
     limits: Limits | None = None,
     hosts: Sequence[str] = ("*",),
+    origins: Sequence[str] = (),
+    access_log: bool = False,
 ) -> FastAPI:
     """Builds the ASGI application.
 
     Args:
-        recognizers: see `Service`.
-        page: whether to serve the web page at `/`.
+        recognizers: see `emotion.inference.pipeline.Pipeline`.
+        page: whether to serve the web page at `/`, which otherwise leads to the description at `/docs`.
         limits: see `emotion.inference.limits.Limits`; None takes the defaults.
         hosts: host names under which requests are answered, IPv6 addresses in brackets, or `*` for every name. The
             check stops DNS rebinding: another site could point a name of its own to this machine.
+        origins: origins of other sites whose pages may send requests and read the answers, or `*` for every site.
+        access_log: whether to print a line for each request.
     """
-    service = Service(recognizers, limits or Limits())
+    pipeline = Pipeline(recognizers, limits or Limits())
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
         yield
-        service.close()
+        pipeline.close()
 
     application = FastAPI(
         title="emotion",
@@ -221,31 +78,45 @@ def make_service(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        responses=_error_responses(ERRORS),
+        responses=error_responses(ERRORS),
     )
-    application.state.service = service
+    application.state.pipeline = pipeline
+    if origins:
+        application.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], expose_headers=["Retry-After"]
+        )
     # Added before the security headers, so that its refusals get them, too.
     application.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    _add_security_headers(application, service)
+    _add_security_headers(application, pipeline, origins, access_log)
     _add_error_handlers(application)
-    _add_endpoints(application, service)
-    if page:
-        application.add_api_route(
-            "/", lambda: FileResponse(PAGE_FOLDER / "index.html"), methods=["GET", "HEAD"], include_in_schema=False
-        )
-        application.mount("/page", StaticFiles(directory=PAGE_FOLDER))
+    _add_endpoints(application, pipeline)
+    _add_pages(application, page)
     return application
 
 
-def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool, open_browser: bool) -> None:
+def run(
+    recognizers: Mapping[str, Recognizer],
+    host: str,
+    port: int,
+    page: bool,
+    open_browser: bool,
+    limits: Limits | None = None,
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    access_log: bool = False,
+) -> None:
     """Serves until interrupted.
 
     Args:
-        recognizers: see `Service`.
+        recognizers: see `emotion.inference.pipeline.Pipeline`.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         page: whether to serve the web page.
         open_browser: whether to open the page in the browser.
+        limits: see `make_service`.
+        hosts: see `emotion.inference.access.answered_hosts`.
+        origins: see `make_service`.
+        access_log: see `make_service`.
 
     Raises:
         UserError: the address is taken, or is not one of this machine.
@@ -254,11 +125,13 @@ def run(recognizers: Mapping[str, Recognizer], host: str, port: int, page: bool,
     name = f"[{host}]" if ":" in host else host
     address = f"http://{'localhost' if name == '127.0.0.1' else name}:{listener.getsockname()[1]}"
     print(f"{'page' if page else 'POST images to'}: {address}{'' if page else '/predict'}", flush=True)
+    if not page:
+        print(f"description: {address}/docs", flush=True)
     if open_browser:
         opener = threading.Timer(0.5, webbrowser.open, [address])
         opener.daemon = True
         opener.start()
-    application = make_service(recognizers, page, hosts=LOCAL_HOSTS if name in LOCAL_HOSTS else ("*",))
+    application = make_service(recognizers, page, limits, answered_hosts(name, hosts), origins, access_log)
     make_server(application).run(sockets=[listener])
 
 
@@ -282,21 +155,40 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _add_security_headers(application: FastAPI, service: Service) -> None:
-    """Adds a middleware that sets `HEADERS`, refuses other sites, hides internal errors, and counts the requests."""
+def _add_security_headers(application: FastAPI, pipeline: Pipeline, origins: Collection[str], access_log: bool) -> None:
+    """Adds a middleware: sets `HEADERS`, refuses other sites, hides internal errors, counts and prints requests."""
+    default = next(iter(pipeline.recognizers))
 
     @application.middleware("http")
     async def add_security_headers(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        start = time.perf_counter()
         try:
-            response = _refuse_other_origin(request) or await proceed(request)
+            if is_of_other_site(request, origins):
+                message = "origin: requests from pages of other sites are refused"
+                response: Response = JSONResponse({"detail": message}, 403)
+            else:
+                response = await proceed(request)
         except Exception:
             logging.getLogger("uvicorn.error").exception("request failed")
             response = JSONResponse({"detail": "the service failed on this request"}, 500)
         for name, value in HEADERS.items():
             response.headers[name] = value
         if request.scope["path"] == "/predict":
-            service.requests.labels(response.status_code).inc()
+            network = request.query_params.get("network", default)
+            known = network if network in pipeline.recognizers else ""  # clients must not add series
+            pipeline.metrics.requests.labels(known, response.status_code).inc()
+        if access_log:
+            print(_log_line(request, response.status_code, time.perf_counter() - start), flush=True)
         return response
+
+
+def _log_line(request: Request, status: int, seconds: float) -> str:
+    """Returns the line of the access log: address, method, path, status, milliseconds, and faces if there were any."""
+    client = printable(request.client.host) if request.client else "-"
+    path = quote(request.scope["path"])  # line breaks would begin another line
+    faces = getattr(request.state, "faces", None)
+    counted = "" if faces is None else f" {faces} face{'s' * (faces != 1)}"
+    return f"{client} {request.method} {path} {status} {1000 * seconds:.0f} ms{counted}"
 
 
 def _add_error_handlers(application: FastAPI) -> None:
@@ -314,18 +206,11 @@ def _add_error_handlers(application: FastAPI) -> None:
         return Response(status_code=499)  # the client is gone, but /metrics counts the request
 
 
-def _refuse_other_origin(request: Request) -> JSONResponse | None:
-    """Returns an answer with status 403 to a request that a page of another site sends, None to other requests."""
-    origin = request.headers.get("origin")
-    if origin is None or origin.partition("://")[2] == request.headers.get("host"):
-        return None
-    return JSONResponse({"detail": "origin: requests from pages of other sites are refused"}, 403)
-
-
-def _add_endpoints(application: FastAPI, service: Service) -> None:
-    names = list(service.recognizers)
-    errors = _error_responses(PREDICT_ERRORS)
+def _add_endpoints(application: FastAPI, pipeline: Pipeline) -> None:
+    names, limits = list(pipeline.recognizers), pipeline.limits
+    errors = error_responses(PREDICT_ERRORS)
     errors[503]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+    by_default = "by default as the service was started"
 
     @application.post("/predict", openapi_extra=REQUEST_BODY, responses=errors)
     async def predict(
@@ -333,23 +218,44 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
         detect: Annotated[bool, Query(description="false: the central square of the image is one face")] = True,
         network: Annotated[str, Query(description=f"one of: {', '.join(names)}")] = names[0],
         heatmap: Annotated[bool, Query(description="true: also a heatmap of each face for its label")] = False,
-    ) -> Answer:
-        """Detects the faces in an image and classifies their expressions."""
-        parameters = {"detect", "network", "heatmap"}
+        min_face: Annotated[
+            float | None,
+            Query(description=f"smallest face, as a share of the image's longer side, 0.01 to 1; {by_default}"),
+        ] = None,
+        confidence: Annotated[
+            float | None, Query(description=f"lowest confidence of a detected face, 0.1 to 1; {by_default}")
+        ] = None,
+        max_faces: Annotated[
+            int, Query(ge=1, le=limits.faces, description="most faces of an image; the largest are classified")
+        ] = limits.faces,
+    ) -> Answer | Answers:
+        """Detects the faces in one image or several and classifies their expressions.
+
+        The answer for one image is an object with its faces. For several images, and for JSON, it has a list of such
+        objects; an image that cannot be read has a `detail` in its place.
+        """
+        parameters = {"detect", "network", "heatmap", "min_face", "confidence", "max_faces"}
         if unknown := sorted({*request.query_params} - parameters):
             raise HTTPException(422, f"{', '.join(unknown)}: not one of {', '.join(sorted(parameters))}")
-        if network not in service.recognizers:
+        if network not in pipeline.recognizers:
             raise HTTPException(404, f"network={network}: not one of {', '.join(names)}")
-        with service.arriving.hold():
-            content = await read_upload(request, service.limits)
-        with service.running.hold():
+        default = pipeline.recognizers[network].limits
+        detection = DetectionLimits(
+            default.min_face if min_face is None else min_face, default.confidence if confidence is None else confidence
+        )
+        question = Question(network, detect, heatmap, max_faces, detection)
+        with pipeline.arriving.hold():
+            upload = await read_upload(request, limits)
+        with pipeline.running.hold():
             try:
-                with service.seconds.time():
-                    async with asyncio.timeout(service.limits.seconds):
-                        return await service.predict(content, network, detect, heatmap)
+                with pipeline.metrics.seconds.labels(network).time():
+                    async with timeout(limits.seconds):
+                        answer = await pipeline.answer(upload, question)
             except TimeoutError:
-                message = f"no answer within {service.limits.seconds:g} s: try again later"
+                message = f"no answer within {limits.seconds:g} s: try again later"
                 raise HTTPException(503, message, {"Retry-After": "5"}) from None
+        request.state.faces = answer.count_faces()
+        return answer
 
     @application.head("/health", include_in_schema=False)
     @application.get("/health")
@@ -360,20 +266,22 @@ def _add_endpoints(application: FastAPI, service: Service) -> None:
     @application.head("/metrics", include_in_schema=False)
     @application.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
-        """Returns counts of requests, seconds and batch sizes in the format of Prometheus."""
-        return PlainTextResponse(generate_latest(service.registry))
+        """Returns counts of requests and faces, seconds and batch sizes in the format of Prometheus."""
+        return PlainTextResponse(pipeline.metrics.text())
 
 
-def _error_responses(statuses: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    """Describes statuses of errors for /openapi.json."""
-    return {status: {"model": Problem, "description": text} for status, text in statuses.items()}
+def _add_pages(application: FastAPI, page: bool) -> None:
+    """Adds the description at `/docs` and, if wanted, the web page at `/`; all files come from this service."""
 
+    def add(path: str, response: Callable[[], Response]) -> None:
+        application.add_api_route(path, response, methods=["GET", "HEAD"], include_in_schema=False)
 
-def _rows(heatmap: NDArray[np.float32] | None, tilt: float) -> list[list[float]] | None:
-    """Shrinks a heatmap [S, S] of a face, turned back to its tilt, to `HEATMAP_SIDE` rows of values from 0 to 1."""
-    if heatmap is None:
-        return None
-    turned = Image.fromarray(heatmap).rotate(-tilt if abs(tilt) >= LEVELLED_FROM else 0, Image.Resampling.BILINEAR)
-    small = turned.resize((HEATMAP_SIDE, HEATMAP_SIDE), Image.Resampling.BOX)
-    rows: list[list[float]] = np.round(np.asarray(small, np.float64), 3).tolist()
-    return rows
+    add("/docs", lambda: FileResponse(SWAGGER_FOLDER / "index.html"))
+    add("/docs/start.js", lambda: FileResponse(SWAGGER_FOLDER / "start.js"))
+    # The package is only searched for its files, not imported.
+    application.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]))
+    if page:
+        add("/", lambda: FileResponse(PAGE_FOLDER / "index.html"))
+        application.mount("/page", StaticFiles(directory=PAGE_FOLDER))
+    else:
+        add("/", lambda: RedirectResponse("docs"))
