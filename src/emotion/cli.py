@@ -6,6 +6,7 @@ import runpy
 import sys
 import warnings
 from io import TextIOWrapper
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -545,6 +546,10 @@ def serve(
             rich_help_panel=LIMITS,
         ),
     ] = Limits.wait,
+    max_film_mb: Annotated[
+        float,
+        typer.Option(envvar="EMOTION_MAX_FILM_MB", min=0.001, help="Megabytes of a film.", rich_help_panel=LIMITS),
+    ] = Limits.film_megabytes,
     max_requests: Annotated[
         int,
         typer.Option(
@@ -555,7 +560,7 @@ def serve(
         ),
     ] = Limits.requests,
 ) -> None:
-    """Answer HTTP requests: POST /predict takes images and returns their faces as JSON; /docs describes it.
+    """Answer HTTP requests: POST /predict takes images and returns their faces as JSON, POST /film a film; see /docs.
 
     emotion serve --port 8000, then curl -F image=@photo.jpg localhost:8000/predict
     """
@@ -571,6 +576,7 @@ def serve(
         wait=max_wait,
         uploads=max_requests,
         requests=max_requests,
+        film_megabytes=max_film_mb,
     )
     access = {"hosts": parse_hosts(hosts), "origins": parse_origins(cors)}
     if network and ckpt:
@@ -598,26 +604,39 @@ def web_app(
     ckpt: Annotated[
         str, typer.Option(help="A .ckpt, .safetensors or .onnx file, hf://owner/repository, or small.")
     ] = "small",
-    compare: Annotated[str | None, typer.Option(help="A second network to show beside the first.")] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="A further network to show beside the first; repeat it for more.")
+    ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
-    """Open a page for images and the webcam; images stay on the machine that runs it.
+    """Open a page for photographs, films and the webcam; they stay on the machine that runs it.
 
-    emotion app --ckpt runs/small/.../best.ckpt --compare small
+    emotion app --ckpt runs/small/.../best.ckpt --compare small --compare other.onnx
     """
-    from emotion.files import hide_home
     from emotion.inference.recognizer import load
     from emotion.inference.service import run
 
-    names = [ckpt] if compare is None else [ckpt, compare]
-    if compare == ckpt:
-        raise UserError(f"--compare {compare}: the same network as --ckpt; name another one")
-    short = [hide_home(name) if name.endswith(".ckpt") else Path(name).name for name in names]
-    shown = short if len({*short}) == len(names) else map(hide_home, names)
-    recognizers = {label: load(name) for label, name in zip(shown, names, strict=True)}
+    names = [ckpt, *(compare or [])]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise UserError(f"--compare {name}: given twice; name another network")
+    recognizers = {label: load(name) for label, name in zip(_labels(names), names, strict=True)}
     run(recognizers, host, port, page=True, open_browser=open_browser)
+
+
+def _labels(names: list[str]) -> list[str]:
+    """Returns a short name for each network: that of its file without folder and suffix, numbered where it repeats."""
+    labels: list[str] = []
+    for name in names:
+        stem = Path(name).stem or name
+        number = count(2)
+        label = stem
+        while label in labels:
+            label = f"{stem} ({next(number)})"
+        labels.append(label)
+    return labels
 
 
 @app.command(rich_help_panel=DATA)

@@ -1,5 +1,7 @@
 """What the HTTP service answers, as /openapi.json describes it."""
 
+import base64
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +17,8 @@ from emotion.palette import EXPRESSIONS, INK
 
 HEATMAP_SIDE = 24
 """Height and width of the heatmaps in answers."""
+PREVIEW_SIDE = 1600
+"""Longest side of the previews in answers, pixels."""
 ERRORS = {
     400: "the request is malformed or has too many images, or (as plain text) the host name is refused",
     403: "the request comes from a page of another site",
@@ -80,6 +84,7 @@ class Answer(BaseModel):
     found: int = Field(description="detected faces; if `faces` holds fewer, these are the largest")
     faces: list[FaceAnswer]
     milliseconds: float
+    preview: str | None = Field(None, description="the upright image as a JPEG, a data: address; null unless asked for")
 
     def count_faces(self) -> int:
         """Returns the number of classified faces."""
@@ -109,8 +114,19 @@ class Health(BaseModel):
     status: str = "ok"
     version: str = emotion.__version__
     networks: list[str]
+    megabytes: float = Field(description="most megabytes of a request")
+    film_megabytes: float = Field(description="most megabytes of a film")
     colours: dict[str, str] = Field(default=EXPRESSIONS, description="colours of boxes and curves, by class")
     ink: str = Field(default=INK, description="colour of text and outlines on these colours")
+
+
+def to_preview(image: NDArray[np.uint8]) -> str:
+    """Returns an image, RGB uint8 [H, W, 3], of at most `PREVIEW_SIDE` pixels as the `data:` address of a JPEG file."""
+    small = Image.fromarray(image)
+    small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    content = io.BytesIO()
+    small.save(content, "JPEG")
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
 
 
 def error_responses(statuses: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:

@@ -60,6 +60,7 @@ class Watcher:
         live: True averages over the seconds before a frame only, so that each frame is returned at once.
         detect: False takes the central square of each frame as one face.
         portraits: whether frames hold small copies of the faces.
+        limits: which faces count as detected; None takes those of the recogniser.
 
     Raises:
         UserError: `frame_stride` is less than 1, or `smooth` is negative.
@@ -74,13 +75,14 @@ class Watcher:
         live: bool = False,
         detect: bool = True,
         portraits: bool = False,
+        limits: DetectionLimits | None = None,
     ) -> None:
         if frame_stride < 1:
             raise UserError(f"frame_stride={frame_stride}: a whole number from 1 is needed")
         if not 0 <= smooth < float("inf"):
             raise UserError(f"smooth={smooth}: a number of seconds from 0 is needed")
         self._recognizer, self._stride, self._portraits = recognizer, frame_stride, portraits
-        self._follower = Follower(recognizer.detector, recognizer.limits) if detect else None
+        self._follower = Follower(recognizer.detector, limits or recognizer.limits) if detect else None
         self._tracker, self._smoother = Tracker(), _Smoother(smooth, live)
         self._thumbnail: NDArray[np.uint8] | None = None
 

@@ -23,6 +23,9 @@ class Limits:
         uploads: number of uploads that arrive at the same time; a further one is refused at once.
         requests: number of requests that are processed at the same time, after their uploads; a further one is refused
             at once.
+        film_megabytes: size of a film, in units of 10^6 bytes; it lies in a temporary file, not in memory.
+        film_upload_seconds: time for a film to arrive.
+        films: number of films that arrive or are classified at the same time; a further one is refused at once.
 
     Raises:
         UserError: a value is negative or not finite.
@@ -36,6 +39,9 @@ class Limits:
     wait: float = 1
     uploads: int = 32
     requests: int = 32
+    film_megabytes: float = 500
+    film_upload_seconds: float = 600
+    films: int = 1
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

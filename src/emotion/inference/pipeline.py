@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emotion.errors import UserError, first_line
-from emotion.inference.answers import Answer, Answers, FaceAnswer, Problem
+from emotion.inference.answers import Answer, Answers, FaceAnswer, Problem, to_preview
 from emotion.inference.batching import Batcher
 from emotion.inference.faces import DetectionLimits
 from emotion.inference.images import read_image
@@ -39,6 +39,7 @@ class Question:
         heatmap: whether to add heatmaps.
         max_faces: largest number of faces; the largest faces are classified.
         limits: which faces count as detected.
+        preview: whether to add a copy of the upright image that browsers can display.
     """
 
     network: str
@@ -46,15 +47,17 @@ class Question:
     heatmap: bool
     max_faces: int
     limits: DetectionLimits
+    preview: bool = False
 
 
 @dataclass(frozen=True)
 class _Detected:
-    """The cropped faces of an image, and its size in pixels."""
+    """The cropped faces of an image, its size in pixels, and the preview if it was asked for."""
 
     height: int
     width: int
     faces: DetectedFaces
+    preview: str | None
 
 
 class Pipeline:
@@ -72,6 +75,7 @@ class Pipeline:
         self.recognizers, self.limits, self.metrics = dict(recognizers), limits, Metrics(recognizers)
         threads = min(DETECTOR_THREADS, _cores())
         self.arriving, self.running = Slots(limits.uploads), Slots(limits.requests)
+        self.films = Slots(limits.films, retry=10)
         self.queue = Queue(threads, limits.wait)
         self._detectors, self._free_detectors = ThreadPoolExecutor(threads, "faces"), asyncio.Semaphore(threads)
         self._batchers = {
@@ -123,6 +127,7 @@ class Pipeline:
             found=len(image.faces) + image.faces.omitted,
             faces=[FaceAnswer.of(face, heatmap) for face, heatmap in zip(faces, heatmaps, strict=True)],
             milliseconds=_milliseconds(start),
+            preview=image.preview,
         )
 
     async def _in_detector_thread(self, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
@@ -139,7 +144,8 @@ class Pipeline:
         recognizer = self.recognizers[question.network]
         faces = recognizer.detect(pixels, question.detect, question.max_faces, question.limits)
         self.queue.observe(time.perf_counter() - start)
-        return _Detected(pixels.shape[0], pixels.shape[1], faces)
+        preview = to_preview(pixels) if question.preview else None
+        return _Detected(pixels.shape[0], pixels.shape[1], faces, preview)
 
 
 async def _all_or_error(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T | UserError]:

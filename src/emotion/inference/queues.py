@@ -8,10 +8,15 @@ from fastapi import HTTPException
 
 
 class Slots:
-    """A fixed number of slots, each held by one request; a request that finds no free slot is refused, not queued."""
+    """A fixed number of slots, each held by one request; a request that finds no free slot is refused, not queued.
 
-    def __init__(self, number: int) -> None:
-        self.number, self.taken = number, 0
+    Args:
+        number: number of slots.
+        retry: seconds after which a refused request may try again, for the header of its answer.
+    """
+
+    def __init__(self, number: int, retry: int = 1) -> None:
+        self.number, self.retry, self.taken = number, retry, 0
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -21,7 +26,7 @@ class Slots:
             HTTPException: 503, no slot is free.
         """
         if self.taken >= self.number:
-            raise HTTPException(503, "too many requests: try again later", {"Retry-After": "1"})
+            raise HTTPException(503, "too many requests: try again later", {"Retry-After": str(self.retry)})
         self.taken += 1
         try:
             yield

@@ -25,16 +25,29 @@ from emotion.errors import UserError, first_line, printable
 from emotion.inference.access import answered_hosts, is_of_other_site
 from emotion.inference.answers import ERRORS, PREDICT_ERRORS, Answer, Answers, Health, error_responses
 from emotion.inference.faces import DetectionLimits
+from emotion.inference.film import FRAME_STRIDE, SMOOTH
+from emotion.inference.film_requests import (
+    FILM_BODY,
+    FILM_ERRORS,
+    FilmEnd,
+    FilmQuestion,
+    FilmResponse,
+    FilmRow,
+    answer_film,
+)
 from emotion.inference.limits import Limits
 from emotion.inference.pipeline import Pipeline, Question
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.uploads import REQUEST_BODY, read_upload
+from emotion.shipped import SHIPPED
 
 if TYPE_CHECKING:
     import uvicorn
 
 PAGE_FOLDER = Path(__file__).parent / "page"
 SWAGGER_FOLDER = Path(__file__).parent / "swagger"
+CARD = SHIPPED / "small.md"
+"""What the network that ships with the package was trained on, and how often it is right."""
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -228,22 +241,18 @@ def _add_endpoints(application: FastAPI, pipeline: Pipeline) -> None:
         max_faces: Annotated[
             int, Query(ge=1, le=limits.faces, description="most faces of an image; the largest are classified")
         ] = limits.faces,
+        preview: Annotated[
+            bool, Query(description="true: also the upright image as a JPEG, for formats that browsers do not show")
+        ] = False,
     ) -> Answer | Answers:
         """Detects the faces in one image or several and classifies their expressions.
 
         The answer for one image is an object with its faces. For several images, and for JSON, it has a list of such
         objects; an image that cannot be read has a `detail` in its place.
         """
-        parameters = {"detect", "network", "heatmap", "min_face", "confidence", "max_faces"}
-        if unknown := sorted({*request.query_params} - parameters):
-            raise HTTPException(422, f"{', '.join(unknown)}: not one of {', '.join(sorted(parameters))}")
-        if network not in pipeline.recognizers:
-            raise HTTPException(404, f"network={network}: not one of {', '.join(names)}")
-        default = pipeline.recognizers[network].limits
-        detection = DetectionLimits(
-            default.min_face if min_face is None else min_face, default.confidence if confidence is None else confidence
-        )
-        question = Question(network, detect, heatmap, max_faces, detection)
+        _refuse_unknown(request, "detect", "network", "heatmap", "min_face", "confidence", "max_faces", "preview")
+        detection = _detection_limits(pipeline, network, min_face, confidence)
+        question = Question(network, detect, heatmap, max_faces, detection, preview)
         with pipeline.arriving.hold():
             upload = await read_upload(request, limits)
         with pipeline.running.hold():
@@ -257,17 +266,65 @@ def _add_endpoints(application: FastAPI, pipeline: Pipeline) -> None:
         request.state.faces = answer.count_faces()
         return answer
 
+    @application.post(
+        "/film",
+        openapi_extra=FILM_BODY,
+        response_class=FilmResponse,
+        responses=error_responses(FILM_ERRORS)
+        | {200: {"model": FilmRow | FilmEnd, "description": "a line for each classified frame, then the persons"}},
+    )
+    async def film(
+        request: Request,
+        network: Annotated[str, Query(description=f"one of: {', '.join(names)}")] = names[0],
+        frame_stride: Annotated[int, Query(ge=1, description="every Nth frame is classified")] = FRAME_STRIDE,
+        smooth: Annotated[
+            float, Query(description="seconds over which the probabilities of a person are averaged; 0 for none")
+        ] = SMOOTH,
+        min_face: Annotated[
+            float | None,
+            Query(description=f"smallest face, as a share of the frame's longer side, 0.01 to 1; {by_default}"),
+        ] = None,
+        confidence: Annotated[
+            float | None, Query(description=f"lowest confidence of a detected face, 0.1 to 1; {by_default}")
+        ] = None,
+    ) -> Response:
+        """Follows the persons of a film and classifies their expressions.
+
+        The answer is JSON Lines: a line for each classified frame while the film is read, then one with the persons. A
+        further line with a `detail` follows if the film is damaged. The film is kept in a temporary file until then.
+        """
+        _refuse_unknown(request, "network", "frame_stride", "smooth", "min_face", "confidence")
+        detection = _detection_limits(pipeline, network, min_face, confidence)
+        return await answer_film(pipeline, request, FilmQuestion(network, frame_stride, smooth, detection))
+
     @application.head("/health", include_in_schema=False)
     @application.get("/health")
     async def health() -> Health:
         """Returns the version and the names of the networks."""
-        return Health(networks=names)
+        return Health(networks=names, megabytes=limits.megabytes, film_megabytes=limits.film_megabytes)
 
     @application.head("/metrics", include_in_schema=False)
     @application.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         """Returns counts of requests and faces, seconds and batch sizes in the format of Prometheus."""
         return PlainTextResponse(pipeline.metrics.text())
+
+
+def _refuse_unknown(request: Request, *parameters: str) -> None:
+    if unknown := sorted({*request.query_params} - {*parameters}):
+        raise HTTPException(422, f"{', '.join(unknown)}: not one of {', '.join(sorted(parameters))}")
+
+
+def _detection_limits(
+    pipeline: Pipeline, network: str, min_face: float | None, confidence: float | None
+) -> DetectionLimits:
+    """Returns the limits of a request: those of its network, unless it says others."""
+    if network not in pipeline.recognizers:
+        raise HTTPException(404, f"network={network}: not one of {', '.join(pipeline.recognizers)}")
+    default = pipeline.recognizers[network].limits
+    return DetectionLimits(
+        default.min_face if min_face is None else min_face, default.confidence if confidence is None else confidence
+    )
 
 
 def _add_pages(application: FastAPI, page: bool) -> None:
@@ -282,6 +339,7 @@ def _add_pages(application: FastAPI, page: bool) -> None:
     application.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]))
     if page:
         add("/", lambda: FileResponse(PAGE_FOLDER / "index.html"))
+        add("/card", lambda: PlainTextResponse(CARD.read_text(encoding="utf-8")))
         application.mount("/page", StaticFiles(directory=PAGE_FOLDER))
     else:
         add("/", lambda: RedirectResponse("docs"))

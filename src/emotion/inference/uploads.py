@@ -111,11 +111,15 @@ async def read_upload(request: Request, limits: Limits) -> Upload:
 
 
 async def _body(request: Request, megabytes: float) -> bytes:
-    return b"".join([chunk async for chunk in _chunks(request, megabytes)])
+    return b"".join([chunk async for chunk in body_chunks(request, megabytes)])
 
 
-async def _chunks(request: Request, megabytes: float) -> AsyncGenerator[bytes, None]:
-    """Yields the body in chunks; a body whose stated length is too large is refused before it arrives."""
+async def body_chunks(request: Request, megabytes: float) -> AsyncGenerator[bytes, None]:
+    """Yields the body of a request in chunks; one whose stated length is too large is refused before it arrives.
+
+    Raises:
+        HTTPException: 413, the body has more than so many megabytes.
+    """
     remaining = round(megabytes * 1e6)
     stated = request.headers.get("content-length", "0")
     refusal = HTTPException(413, f"upload: more than {megabytes:g} MB")
@@ -149,7 +153,7 @@ class _FormInMemory(MultiPartParser):
 
 
 async def _from_form(request: Request, limits: Limits) -> Upload:
-    chunks = _chunks(request, limits.megabytes)
+    chunks = body_chunks(request, limits.megabytes)
     try:
         form = await _FormInMemory(request.headers, chunks, max_files=limits.images, max_fields=8).parse()
     except MultiPartException as error:

@@ -112,6 +112,7 @@ class Video:
 
     Args:
         source: path of the video, or an open binary file that can seek.
+        name: of the video in messages; None takes that of its file.
 
     Raises:
         BadImageError: not a video that can be read, no frame can be decoded, or the frames have more than
@@ -120,10 +121,11 @@ class Video:
 
     _threads = ThreadType.AUTO
 
-    def __init__(self, source: Path | str | BinaryIO) -> None:
+    def __init__(self, source: Path | str | BinaryIO, name: str | None = None) -> None:
         is_path = isinstance(source, Path | str)
         self._path = Path(source) if isinstance(source, Path | str) else None
-        self._begin(str(source if is_path else getattr(source, "name", "video")), _open_video(source))
+        shown = name or str(source if is_path else getattr(source, "name", "video"))
+        self._begin(shown, _open_video(source, shown))
 
     def _begin(self, name: str, container: InputContainer) -> None:
         """Reads the properties of an opened video, and decodes its first frame."""
@@ -299,11 +301,11 @@ def _start(stream: VideoStream) -> Fraction:
     return (stream.start_time or 0) * (stream.time_base or Fraction(1))
 
 
-def _open_video(source: Path | str | BinaryIO) -> InputContainer:
-    """Opens a file of one of the `CONTAINERS`."""
+def _open_video(source: Path | str | BinaryIO, name: str) -> InputContainer:
+    """Opens a file of one of the `CONTAINERS`; `name` is that of open files in messages."""
     options = {"format_whitelist": CONTAINERS}
     if not isinstance(source, Path | str):
-        return _open(getattr(source, "name", "video"), source, options)
+        return _open(name, source, options)
     path = Path(source)
     if not path.is_file():
         raise BadImageError(
@@ -520,7 +522,7 @@ class VideoFile:
         output = self._output = av.open(name, "w", "mp4", container_options={"movflags": "faststart"})
         rate = DEFAULT_RATE
         if self._source is not None:
-            source = self._opened = _open_video(self._source)
+            source = self._opened = _open_video(self._source, self._source.name)
             frames, sound = _video_stream(source), _default(filter(_is_audible, source.streams.audio))
             assert frames is not None  # since its frames were read
             rate = _rate(frames)
