@@ -1,0 +1,29 @@
+// Elements of the page, and texts on them.
+
+export const byId = (id) => document.getElementById(id);
+export const percent = (share) => `${Math.round(100 * share)} %`;
+export const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
+export function element(name, className = "", ...content) {
+  const created = document.createElement(name);
+  if (className) created.className = className;
+  created.append(...content);
+  return created;
+}
+
+export function button(text, onClick, className = "button") {
+  const created = element("button", className, text);
+  created.type = "button";
+  created.addEventListener("click", onClick);
+  return created;
+}
+
+export function showMessage(text) {
+  byId("message").textContent = text;
+  byId("message").hidden = !text;
+}
+
+/** Shows the parts of the page that are named, and hides its other results. */
+export function showParts(...names) {
+  for (const name of ["live", "result", "film", "history"]) byId(name).hidden = !names.includes(name);
+}

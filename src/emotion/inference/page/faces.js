@@ -1,0 +1,69 @@
+// Classified faces, as the page shows them.
+
+import { percent } from "./elements.js";
+import { about } from "./service.js";
+
+export const UNSURE = 0.5; // labels of a lower probability are marked as unsure
+
+export const isUnsure = ({ score }) => score < UNSURE;
+export const labelOf = (face) => (isUnsure(face) ? `${face.label}?` : face.label);
+export const titleOf = (face) => `${labelOf(face)} ${percent(face.score)}`;
+
+/** Returns [class, probability], the most probable first. */
+export const ranked = (probabilities) => Object.entries(probabilities).sort((one, other) => other[1] - one[1]);
+
+/** Replaces the label of a face by that of its probabilities. */
+export function labelled(face) {
+  const [label, score] = ranked(face.probabilities)[0];
+  return { ...face, label, score };
+}
+
+/**
+ * Joins the answers of all networks for a picture to one with numbered faces.
+ *
+ * The probabilities of a face are the mean over the networks; `members` holds those of each network, in their order. Its
+ * heatmap is the mean over the networks that give heatmaps.
+ */
+export function joined(answers) {
+  const [first] = answers;
+  const faces = first.faces.map((face, index) => {
+    const members = answers.map((answer) => answer.faces[index].probabilities);
+    const heatmaps = answers.map((answer) => answer.faces[index].heatmap).filter(Boolean);
+    const probabilities = mean(members);
+    return labelled({ ...face, number: index + 1, members, probabilities, heatmap: heatmaps.length ? meanMap(heatmaps) : null });
+  });
+  return { ...first, faces };
+}
+
+const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+function mean(members) {
+  return Object.fromEntries(Object.keys(about.colours).map((name) => [name, average(members.map((member) => member[name]))]));
+}
+
+function meanMap(maps) {
+  return maps[0].map((row, y) => row.map((_, x) => average(maps.map((map) => map[y][x]))));
+}
+
+/** Returns the face whose box is largest, or null. */
+export function largest(faces) {
+  return faces.reduce((best, face) => (best && best.box[2] >= face.box[2] ? best : face), null);
+}
+
+/** Says in a sentence which faces a picture shows. */
+export function summary({ faces, found }) {
+  if (!faces.length) return "No face was found.";
+  if (found === 1) return `One face: ${titleOf(faces[0])}.`;
+  const count = found > faces.length ? `The ${faces.length} largest of ${found} faces are classified` : `${found} faces`;
+  return `${count}: ${counts(faces).map(([label, number]) => `${number} ${label}`).join(", ")}.`;
+}
+
+/** Returns [label, number of faces], the most frequent first; unsure labels are counted apart. */
+function counts(faces) {
+  const numbers = {};
+  for (const face of faces) {
+    const label = isUnsure(face) ? "unsure" : face.label;
+    numbers[label] = (numbers[label] ?? 0) + 1;
+  }
+  return ranked(numbers);
+}

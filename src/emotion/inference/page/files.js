@@ -1,0 +1,254 @@
+// Photographs and films that were chosen, dropped or pasted, their answers, and the list of them.
+
+import { drawFaces, newCanvas, smallCopy } from "./drawing.js";
+import { imageTable, save, stem } from "./downloads.js";
+import { byId, counted, element, showMessage, showParts } from "./elements.js";
+import { joined, titleOf } from "./faces.js";
+import { runFilm, showFilm } from "./film.js";
+import { showHeatmaps, showResult } from "./result.js";
+import { about, askAll } from "./service.js";
+
+const AT_ONCE = 2; // photographs that are sent at the same time
+const SIDE = 1600; // most pixels of the copies on the page
+const TILE = 320;
+const PRINTED = 900; // a saved picture has letters as on a screen of so many pixels
+const LESS_SURE = 0.3; // confidence of a second search for faces
+const FILMS = /\.(mp4|m4v|mov|qt|avi|mkv|webm|mpe?g|m[12]v|vob|wmv|asf|3g[p2]|flv|m?ts|m2ts|mxf|ogv|divx)$/i;
+
+let entries = []; // see `newEntry`
+let open = null; // the entry that is shown
+let abort = new AbortController(); // ends the requests of these entries
+
+/** Takes files in place of those before; the first one is shown. */
+export function takeFiles(files, credit = "") {
+  if (!files.length) return;
+  clear();
+  entries = [...files].map((file) => newEntry(file, credit));
+  byId("files").hidden = entries.length < 2;
+  byId("grid").replaceChildren(...entries.map(({ tile }) => tile.item));
+  show(entries[0]);
+  const { signal } = abort;
+  work(entries.filter(({ isFilm }) => !isFilm), AT_ONCE, signal, askPhoto);
+  work(entries.filter(({ isFilm }) => isFilm), 1, signal, askFilm);
+  updateStatus();
+}
+
+/** Ends the requests, and forgets the files. */
+export function clear() {
+  abort.abort();
+  abort = new AbortController();
+  entries = [];
+  open = null;
+  showMessage("");
+  byId("files").hidden = true;
+  showParts();
+}
+
+function newEntry(file, credit) {
+  const isFilm = file.type.startsWith("video/") || FILMS.test(file.name);
+  const entry = { name: file.name, blob: file, isFilm, credit, state: "waiting", error: "", source: null, answers: [], answer: null,
+    confidence: null, rows: [], film: null, share: 0 };
+  return Object.assign(entry, { tile: newTile(entry) });
+}
+
+/** Works on entries one after the other, some at the same time. */
+function work(waiting, atOnce, signal, ask) {
+  const queue = [...waiting];
+  const next = async () => {
+    for (let entry = queue.shift(); entry && !signal.aborted; entry = queue.shift()) await ask(entry, signal);
+  };
+  for (let index = 0; index < atOnce; index++) next();
+}
+
+// Photographs.
+
+async function askPhoto(entry, signal) {
+  entry.state = "busy";
+  updateTile(entry);
+  try {
+    entry.source ??= await decode(entry.blob);
+    if (entry === open && !signal.aborted) showEntry(entry);
+    const answers = await askAll(entry, question(entry), signal);
+    entry.source ??= await pictureAt(answers[0].preview);
+    Object.assign(entry, { state: "done", error: "", answers: answers.map(({ preview, ...answer }) => answer), answer: joined(answers) });
+    noteHeatmaps(entry);
+  } catch (error) {
+    if (signal.aborted) return;
+    Object.assign(entry, { state: "failed", error: error.message });
+  }
+  if (signal.aborted) return;
+  updateTile(entry);
+  updateStatus();
+  if (entry === open) showEntry(entry);
+}
+
+function question({ source, confidence }) {
+  const asked = { detect: !byId("single-face").checked, heatmap: byId("heatmap").checked };
+  return { ...asked, ...(source ? {} : { preview: true }), ...(confidence === null ? {} : { confidence }) };
+}
+
+/** Returns the picture of a file, upright, or null for a format that this browser does not show. */
+async function decode(blob, side = SIDE) {
+  try {
+    const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
+    const copy = smallCopy(bitmap, side);
+    bitmap.close();
+    return copy;
+  } catch {
+    return null;
+  }
+}
+
+async function pictureAt(address) {
+  const image = new Image();
+  image.src = address;
+  await image.decode();
+  return smallCopy(image, SIDE);
+}
+
+function noteHeatmaps({ answer }) {
+  const lacking = byId("heatmap").checked && answer.faces.length > 0 && !answer.faces.some(({ heatmap }) => heatmap);
+  byId("heatmap").disabled ||= lacking;
+  byId("no-heatmap").hidden = !byId("heatmap").disabled;
+}
+
+/** Asks again for all photographs, as after a change of the options. */
+export function askAgain() {
+  const photos = entries.filter(({ isFilm }) => !isFilm);
+  if (!photos.length) return;
+  for (const entry of photos) Object.assign(entry, { answer: null, state: "waiting" });
+  if (open && !open.isFilm) showEntry(open);
+  work([...photos].sort((one, other) => (other === open) - (one === open)), AT_ONCE, abort.signal, askPhoto);
+}
+
+/** Shows the heatmaps or hides them; they are asked for when they are first wanted. */
+export function changeHeatmaps() {
+  const wanted = byId("heatmap").checked;
+  showHeatmaps(wanted);
+  if (wanted && entries.some(({ answer }) => answer?.faces.some(({ heatmap }) => !heatmap))) askAgain();
+}
+
+/** Searches the photograph that is shown for faces that the detector is less sure of. */
+export function lookCloser() {
+  open.confidence = LESS_SURE;
+  open.answer = null;
+  showEntry(open);
+  askPhoto(open, abort.signal);
+}
+
+// Films.
+
+async function askFilm(entry, signal) {
+  entry.state = "busy";
+  await runFilm(entry, signal, () => {
+    updateTile(entry);
+    if (entry === open) showEntry(entry);
+  });
+  if (!signal.aborted) updateStatus();
+}
+
+// The list.
+
+function newTile(entry) {
+  const canvas = newCanvas(TILE, TILE);
+  canvas.setAttribute("aria-hidden", "true");
+  const text = element("span", "text", "waiting");
+  const choose = element("button", "tile", canvas, element("b", "", entry.name), text);
+  choose.type = "button";
+  choose.addEventListener("click", () => show(entry));
+  return { canvas, text, choose, item: element("li", "", choose) };
+}
+
+function updateTile(entry) {
+  const { tile, source, answer, state, isFilm } = entry;
+  tile.text.textContent = stateOf(entry);
+  tile.choose.classList.toggle("failed", state === "failed");
+  tile.choose.classList.toggle("is-busy", state === "busy");
+  if (isFilm) return drawFilmTile(entry);
+  if (!source) return undefined;
+  const scale = Math.min(TILE / source.width, TILE / source.height);
+  const size = [source.width * scale, source.height * scale];
+  Object.assign(tile.canvas, { width: Math.round(size[0]), height: Math.round(size[1]) });
+  const pen = tile.canvas.getContext("2d");
+  pen.drawImage(source, 0, 0, ...size);
+  if (answer) drawFaces(pen, size, answer.faces, size[0] / answer.width);
+  return undefined;
+}
+
+function drawFilmTile({ tile, share, state }) {
+  const pen = tile.canvas.getContext("2d");
+  pen.fillStyle = about.ink;
+  pen.fillRect(0, 0, TILE, TILE);
+  pen.fillStyle = "#ffffff";
+  pen.beginPath();
+  pen.moveTo(130, 110);
+  pen.lineTo(210, 160);
+  pen.lineTo(130, 210);
+  pen.fill();
+  if (state === "busy") pen.fillRect(0, TILE - 12, TILE * share, 12);
+}
+
+function stateOf({ name, state, answer, isFilm, share, film, error }) {
+  if (state === "failed") return error.replace(`${name}: `, "");
+  if (state === "waiting") return "waiting";
+  if (state === "busy") return isFilm ? `${Math.round(100 * share)} %` : "looking …";
+  if (isFilm) return film ? counted(film.persons.length, "person") : "stopped";
+  const { faces, found } = answer;
+  return faces.length === 1 ? titleOf(faces[0]) : found ? counted(found, "face") : "no face";
+}
+
+function updateStatus() {
+  const done = entries.filter(({ state }) => state === "done" || state === "failed").length;
+  byId("status").textContent = done < entries.length ? `${done} of ${entries.length} done` : `${entries.length} files`;
+  const photos = entries.some(({ answer }) => answer);
+  for (const id of ["csv", "json", "png"]) byId(id).disabled = !photos;
+}
+
+function show(entry) {
+  open = entry;
+  for (const { tile } of entries) tile.choose.setAttribute("aria-current", String(tile === entry.tile));
+  showEntry(entry);
+}
+
+function showEntry(entry) {
+  showMessage(entry.error && (entry.state === "failed" || entry.isFilm) ? entry.error : "");
+  if (entry.state === "failed") return showParts();
+  if (entry.isFilm) {
+    showParts("film");
+    return showFilm(entry);
+  }
+  showParts("result");
+  showHeatmaps(byId("heatmap").checked);
+  return showResult(entry.source ?? newCanvas(480, 320), entry.answer, entry.credit);
+}
+
+// Downloads.
+
+const answered = () => entries.filter(({ answer }) => answer);
+const nameFor = (suffix) => `${entries.length === 1 ? stem(entries[0].name) : "faces"}.${suffix}`;
+
+export function saveTable() {
+  save(nameFor("csv"), imageTable(answered()), "text/csv");
+}
+
+/** Saves the answers of the service; those of several networks by their names. */
+export function saveAnswers() {
+  const objects = entries.filter(({ isFilm }) => !isFilm).map(({ name, answers, error }) => {
+    if (error) return { file: name, detail: error };
+    if (answers.length === 1) return { file: name, ...answers[0] };
+    return { file: name, networks: Object.fromEntries(about.networks.map((network, index) => [network, answers[index]])) };
+  });
+  save(nameFor("json"), `${JSON.stringify(objects, null, 1)}\n`, "application/json");
+}
+
+/** Saves the photograph that is shown, in its own size, with boxes and labels. */
+export async function savePicture() {
+  const { answer, blob, source, name } = open;
+  const canvas = (await decode(blob, Infinity)) ?? smallCopy(source, SIDE);
+  const unit = Math.max(1, Math.max(canvas.width, canvas.height) / PRINTED);
+  const pen = canvas.getContext("2d");
+  pen.scale(unit, unit);
+  const size = [canvas.width / unit, canvas.height / unit];
+  drawFaces(pen, size, answer.faces, size[0] / answer.width, { heatmaps: byId("heatmap").checked });
+  save(`${stem(name)}-faces.png`, await new Promise((done) => canvas.toBlob(done, "image/png")));
+}

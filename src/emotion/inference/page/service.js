@@ -1,0 +1,80 @@
+// The service that the page comes from.
+
+const MILLION = 1e6;
+
+/** What the service says about itself; filled by `loadAbout`. */
+export const about = { networks: [], colours: {}, ink: "", version: "", megabytes: 0, film_megabytes: 0 };
+
+export async function loadAbout() {
+  Object.assign(about, await (await fetch("/health")).json());
+}
+
+/**
+ * Returns the answers of all networks for a photograph.
+ *
+ * @param image its `blob` and `name`.
+ * @param question `detect`, `heatmap`, `preview`, and `confidence` if it is not that of the service.
+ */
+export function askAll(image, question, signal) {
+  return Promise.all(about.networks.map((network) => ask(image, { network, ...question }, signal)));
+}
+
+async function ask({ blob, name }, question, signal) {
+  refuseLarge(blob, name, about.megabytes);
+  const form = new FormData();
+  form.append("image", blob, "image");
+  const answer = await send(`/predict?${new URLSearchParams(question)}`, form, signal);
+  if (!answer.ok) throw await problem(answer, name);
+  return answer.json();
+}
+
+/** Yields what the service says about a film: a row for each classified frame, then the persons. */
+export async function* askFilm({ blob, name }, signal) {
+  refuseLarge(blob, name, about.film_megabytes);
+  const form = new FormData();
+  form.append("video", blob, name);
+  const answer = await send("/film", form, signal);
+  if (!answer.ok) throw await problem(answer, name);
+  for await (const line of linesOf(answer.body)) {
+    const row = JSON.parse(line);
+    if (row.detail) throw new Error(renamed(row.detail, name));
+    yield row;
+  }
+}
+
+function refuseLarge(blob, name, megabytes) {
+  if (blob.size > megabytes * MILLION) throw new Error(`${name}: more than ${megabytes} MB`);
+}
+
+async function send(address, body, signal) {
+  try {
+    return await fetch(address, { method: "POST", body, signal });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Error("The service does not answer. Check that `emotion app` is still running.");
+  }
+}
+
+async function problem(answer, name) {
+  const content = await answer.json().catch(() => ({}));
+  return new Error(renamed(String(content.detail ?? `status ${answer.status}`), name));
+}
+
+/** The service does not know the names of files. */
+const renamed = (text, name) => text.replace(/^(image|video)(?=:)/, () => name);
+
+async function* linesOf(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      yield* lines;
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // an aborted stream cannot be cancelled
+  }
+}

@@ -1,0 +1,190 @@
+// The webcam: its pictures go to the service one after the other. It is shown as a mirror.
+
+import { addLegend, drawCurve, updateLegend } from "./curve.js";
+import { filmTable, save } from "./downloads.js";
+import { newCanvas } from "./drawing.js";
+import { byId, counted, element, showMessage, showParts } from "./elements.js";
+import { joined, largest } from "./faces.js";
+import { showHeatmaps, showResult } from "./result.js";
+import { askAll } from "./service.js";
+import { Tracks } from "./tracks.js";
+
+const WIDTH = 640; // of the pictures that are sent, pixels
+const KEPT_S = 60; // of the curve
+const SPOKEN_MS = 3000; // a screen reader would never finish a summary that changes several times a second
+const PROBLEMS = {
+  NotFoundError: "No webcam was found.",
+  NotAllowedError: "The browser does not allow this page to use the webcam. Allow it beside the address of the page.",
+  NotReadableError: "Another program is using the webcam.",
+  OverconstrainedError: "This camera is gone. Choose another one.",
+};
+
+let stream = null;
+let run = 0; // number of the newest start: answers for older ones are dropped
+let paused = false;
+let history = []; // { second, probabilities } of the largest face
+let recording = null; // { from, frames } while the user records
+let recorded = []; // frames of the last recording
+
+/** Starts the webcam, or ends it. */
+export async function toggleWebcam(onStart) {
+  if (stream) return stopWebcam();
+  onStart();
+  await start();
+  return undefined;
+}
+
+async function start(camera) {
+  showMessage("");
+  const video = { width: { ideal: WIDTH }, ...(camera ? { deviceId: { exact: camera } } : {}) };
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+  } catch (error) {
+    return showMessage(PROBLEMS[error.name] ?? `The webcam cannot be used (${error.name}).`);
+  }
+  history = [];
+  setPaused(false);
+  byId("video").srcObject = stream;
+  await byId("video").play();
+  await listCameras();
+  byId("webcam").textContent = "Stop the webcam";
+  byId("webcam").setAttribute("aria-pressed", "true");
+  return watch(++run);
+}
+
+/** Names the cameras, which browsers tell only once one of them may be used. */
+async function listCameras() {
+  const devices = await navigator.mediaDevices.enumerateDevices();
+  const cameras = devices.filter(({ kind }) => kind === "videoinput");
+  const used = stream.getVideoTracks()[0].getSettings().deviceId;
+  byId("camera").replaceChildren(...cameras.map(({ deviceId, label }, index) => {
+    const option = element("option", "", label || `Camera ${index + 1}`);
+    return Object.assign(option, { value: deviceId, selected: deviceId === used });
+  }));
+  byId("camera").parentElement.hidden = cameras.length < 2;
+}
+
+/** Ends the webcam; its last picture and its curve stay on the page. */
+export function stopWebcam() {
+  release();
+  if (recording) toggleRecording();
+  setPaused(false);
+  byId("pause").disabled = byId("record").disabled = true;
+  byId("webcam").textContent = "Start the webcam";
+  byId("webcam").setAttribute("aria-pressed", "false");
+}
+
+function release() {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = null;
+  run++;
+}
+
+async function watch(number) {
+  const video = byId("video");
+  const tracks = new Tracks();
+  const begin = performance.now();
+  let spoken = -Infinity;
+  byId("pause").disabled = byId("record").disabled = false;
+  for (let frame = 0; stream && number === run; frame++) {
+    if (paused) {
+      await new Promise((done) => setTimeout(done, 100));
+      continue;
+    }
+    const second = (performance.now() - begin) / 1000;
+    const [picture, mirror] = picturesOf(video);
+    const blob = await new Promise((done) => picture.toBlob(done, "image/jpeg", 0.85));
+    try {
+      const asked = { detect: !byId("single-face").checked, heatmap: byId("heatmap").checked };
+      const answer = joined(await askAll({ blob, name: "webcam" }, asked));
+      if (!stream || number !== run || paused) continue;
+      const faces = tracks.update(answer.faces, second, Number(byId("smooth").value));
+      const speaks = performance.now() - spoken > SPOKEN_MS;
+      byId("summary").setAttribute("aria-live", speaks ? "polite" : "off");
+      if (speaks) spoken = performance.now();
+      showLive({ ...answer, faces }, mirror, second);
+      if (recording) record(frame, second, faces);
+      showMessage("");
+    } catch (error) {
+      showMessage(error.message);
+      await new Promise((done) => setTimeout(done, 1000));
+    }
+  }
+  byId("summary").setAttribute("aria-live", "polite");
+}
+
+/** Returns the picture of the camera to send, and its mirror image to show. */
+function picturesOf(video) {
+  const scale = Math.min(1, WIDTH / video.videoWidth);
+  const picture = newCanvas(video.videoWidth * scale, video.videoHeight * scale);
+  picture.getContext("2d").drawImage(video, 0, 0, picture.width, picture.height);
+  const mirror = newCanvas(picture.width, picture.height);
+  const pen = mirror.getContext("2d");
+  pen.scale(-1, 1);
+  pen.drawImage(picture, -picture.width, 0);
+  return [picture, mirror];
+}
+
+function showLive(answer, mirror, second) {
+  showParts("live", "result", "history");
+  showHeatmaps(byId("heatmap").checked);
+  showResult(mirror, mirrored(answer));
+  byId("hints").hidden = true;
+  const face = largest(answer.faces);
+  history = history.filter((entry) => second - entry.second <= KEPT_S);
+  history.push({ second, probabilities: face?.probabilities ?? null });
+  updateLegend(byId("legend"), face?.probabilities);
+  drawCurve(byId("curve"), history);
+}
+
+/** Mirrors the places of faces, but no letters. */
+function mirrored(answer) {
+  const faces = answer.faces.map((face) => {
+    const [left, top, width, height] = face.box;
+    return { ...face, box: [answer.width - left - width, top, width, height], heatmap: face.heatmap?.map((row) => [...row].reverse()) };
+  });
+  return { ...answer, faces: faces.reverse() }; // still from left to right
+}
+
+// Controls.
+
+function setPaused(value) {
+  paused = value;
+  byId("pause").textContent = paused ? "Go on" : "Pause";
+  byId("pause").setAttribute("aria-pressed", String(paused));
+}
+
+function toggleRecording() {
+  if (recording) recorded = recording.frames;
+  recording = recording ? null : { from: null, frames: [] };
+  byId("record").setAttribute("aria-pressed", String(Boolean(recording)));
+  byId("record").textContent = recording ? "Stop recording" : "Record";
+  byId("live-csv").disabled = !recorded.length;
+  byId("recorded").textContent = !recording && recorded.length ? `${counted(recorded.length, "picture")} recorded` : "";
+}
+
+function record(frame, second, faces) {
+  recording.from ??= second;
+  const passed = second - recording.from;
+  recording.frames.push({ frame, second: Math.round(1000 * passed) / 1000, faces });
+  byId("recorded").textContent = `recording: ${passed.toFixed(0)} s`;
+}
+
+export function listen() {
+  addLegend(byId("legend"));
+  byId("pause").addEventListener("click", () => setPaused(!paused));
+  byId("record").addEventListener("click", toggleRecording);
+  byId("live-csv").addEventListener("click", () => save("webcam.csv", filmTable("webcam", recorded), "text/csv"));
+  byId("smooth").addEventListener("input", showSmooth);
+  byId("camera").addEventListener("change", () => {
+    const camera = byId("camera").value;
+    release();
+    start(camera);
+  });
+  showSmooth();
+  new ResizeObserver(() => history.length && drawCurve(byId("curve"), history)).observe(byId("history"));
+}
+
+function showSmooth() {
+  byId("smooth-value").textContent = `${Number(byId("smooth").value).toFixed(1)} s`;
+}
