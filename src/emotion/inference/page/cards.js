@@ -28,7 +28,7 @@ export class Cards {
       this.root.append(card.item);
     }
     faces.forEach((face, index) => this.cards[index].show(source, source.width / width, face));
-    this.root.classList.toggle("single", faces.length === 1);
+    this.root.classList.toggle("compared", about.networks.length > 1);
   }
 
   /** Lights up the card of a face, and no other. */
@@ -53,9 +53,9 @@ class Card {
     this.top = element("table", "bars");
     this.more = element("table", "bars");
     this.summary = element("summary");
-    this.item = element("li", "face", element("div", "about", element("div", "thumbnail", this.thumbnail, this.badge),
-      element("div", "", element("h3", "", this.name, " ", this.share, this.unsure), this.confidence)),
-    this.top, element("details", "", this.summary, this.more));
+    const title = element("div", "title", element("h3", "", this.name, " ", this.share, this.unsure), this.confidence);
+    this.item = element("li", "face", element("div", "card", element("div", "thumbnail", this.thumbnail, this.badge), title,
+      this.top, element("details", "", this.summary, this.more)));
     this.item.tabIndex = 0;
     for (const name of ["pointerenter", "focusin"]) this.item.addEventListener(name, () => onPoint(this.face.number));
     for (const name of ["pointerleave", "focusout"]) this.item.addEventListener(name, () => onPoint(null));
@@ -105,9 +105,7 @@ class Card {
     const parts = [element("tbody", "", ...rows)];
     if (this.face.members.length > 1) {
       const names = ["mean", ...about.networks].map((name) => Object.assign(element("th", "", name), { scope: "col", title: name }));
-      const corner = element("td");
-      corner.colSpan = 2;
-      parts.unshift(element("thead", "", element("tr", "", corner, ...names)));
+      parts.unshift(element("thead", "", element("tr", "", element("td"), element("td", "gauge"), ...names)));
     }
     table.replaceChildren(...parts);
   }

@@ -47,6 +47,29 @@ function rowsOf(place, faces) {
   });
 }
 
+/**
+ * Returns the page of a film's timeline, as `emotion predict --timeline` writes it; it asks for the film.
+ *
+ * @param film what `timeline_data` of the service returns.
+ */
+export async function timelinePage(film) {
+  const names = ["timeline.html", "timeline.css", "timeline.js", "timeline-page.js"];
+  const [template, style, ...scripts] = await Promise.all(names.map(async (name) => (await fetch(`/page/${name}`)).text()));
+  const script = scripts.join("");
+  const policy = `default-src 'none'; script-src '${await digest(script)}'; style-src '${await digest(style)}'; img-src data:; `
+    + "media-src 'self' file: blob:; base-uri 'none'; form-action 'none'";
+  const data = JSON.stringify({ timeline: film, address: null }).replaceAll("<", "\\u003c"); // cannot end its element
+  const parts = { policy, title: escaped(film.name), style, data, script };
+  return template.replace(/\$(\w+)/g, (_, name) => parts[name]);
+}
+
+const escaped = (text) => text.replace(/[&<>"']/g, (char) => `&#${char.codePointAt(0)};`);
+
+async function digest(text) {
+  const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
+  return `sha256-${btoa(String.fromCharCode(...bytes))}`;
+}
+
 const rounded = (value) => Math.round(1e4 * value) / 1e4;
 
 function csv(columns, rows) {

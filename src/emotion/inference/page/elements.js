@@ -23,6 +23,12 @@ export function showMessage(text) {
   byId("message").hidden = !text;
 }
 
+/** Scrolls to the first result if it begins below the middle of the window, as on a phone. */
+export function scrollToResults() {
+  const first = ["files", "live", "result", "film"].map(byId).find((part) => !part.hidden);
+  if (first?.getBoundingClientRect().top > innerHeight / 2) first.scrollIntoView();
+}
+
 /** Shows the parts of the page that are named, and hides its other results. */
 export function showParts(...names) {
   for (const name of ["live", "result", "film", "history"]) byId(name).hidden = !names.includes(name);

@@ -2,7 +2,7 @@
 
 import { drawFaces, newCanvas, smallCopy } from "./drawing.js";
 import { imageTable, save, stem } from "./downloads.js";
-import { byId, counted, element, showMessage, showParts } from "./elements.js";
+import { byId, counted, element, scrollToResults, showMessage, showParts } from "./elements.js";
 import { joined, titleOf } from "./faces.js";
 import { runFilm, showFilm } from "./film.js";
 import { showHeatmaps, showResult } from "./result.js";
@@ -31,6 +31,7 @@ export function takeFiles(files, credit = "") {
   work(entries.filter(({ isFilm }) => !isFilm), AT_ONCE, signal, askPhoto);
   work(entries.filter(({ isFilm }) => isFilm), 1, signal, askFilm);
   updateStatus();
+  scrollToResults();
 }
 
 /** Ends the requests, and forgets the files. */

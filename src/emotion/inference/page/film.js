@@ -1,6 +1,6 @@
 // Films: their progress, the film with boxes on it, and the timeline of its persons.
 
-import { filmTable, save, stem } from "./downloads.js";
+import { filmTable, save, stem, timelinePage } from "./downloads.js";
 import { drawFaces, fitCanvas } from "./drawing.js";
 import { byId, counted, element, showMessage } from "./elements.js";
 import { titleOf } from "./faces.js";
@@ -46,6 +46,7 @@ export function showFilm(entry) {
   byId("film").setAttribute("aria-busy", String(busy));
   byId("progress").hidden = !busy;
   byId("film-downloads").hidden = busy || !entry.rows.length;
+  byId("film-timeline").disabled = !entry.film;
   if (busy) return showProgress(entry);
   byId("film-summary").textContent = entry.film ? "" : `Stopped: ${counted(entry.rows.length, "frame")} are classified.`;
   if (entry.film && !byId("timeline").childElementCount) drawTimeline(byId("timeline"), entry.film, { video });
@@ -142,6 +143,10 @@ export function listen() {
   byId("stop").addEventListener("click", () => stopFilm());
   byId("film-csv").addEventListener("click", () => {
     save(`${stem(shown.name)}.csv`, filmTable(shown.name, shown.rows), "text/csv");
+  });
+  byId("film-timeline").hidden = !globalThis.crypto?.subtle; // only on this machine and with HTTPS
+  byId("film-timeline").addEventListener("click", async () => {
+    save(`${stem(shown.name)}.html`, await timelinePage(shown.film), "text/html");
   });
   byId("film-jsonl").addEventListener("click", () => {
     const lines = shown.rows.map(({ frame, second, faces }) => `${JSON.stringify({ file: shown.name, frame, second, faces })}\n`);

@@ -3,8 +3,11 @@
 import { byId, element, showMessage } from "./elements.js";
 
 const SAMPLES = [
-  { file: "collins.jpg", name: "Portrait of Eileen Collins, astronaut", credit: "Eileen Collins, astronaut. Photograph: NASA, in the public domain." },
-  { file: "hopper.jpg", name: "Portrait of Grace Hopper, computer scientist", credit: "Grace Hopper, computer scientist. Photograph: US Navy, in the public domain." },
+  { file: "collins.jpg", name: "Eileen Collins, astronaut", credit: "Photograph: NASA, in the public domain." },
+  { file: "hopper.jpg", name: "Grace Hopper, computer scientist", credit: "Photograph: US Navy, in the public domain." },
+  { file: "thompson.jpg", name: "Florence Owens Thompson, “Migrant Mother”, 1936",
+    credit: "Photograph: Dorothea Lange, Farm Security Administration, in the public domain." },
+  { file: "einstein.jpg", name: "Albert Einstein, physicist, 1921", credit: "Photograph: Ferdinand Schmutzer, in the public domain." },
 ];
 
 /** Fills the list of samples; `take` is called with a file and who made it. */
@@ -18,7 +21,7 @@ export function addSamples(take) {
     choose.addEventListener("click", async () => {
       try {
         const blob = await (await fetch(thumbnail.src)).blob();
-        take([new File([blob], file, { type: blob.type })], credit);
+        take([new File([blob], file, { type: blob.type })], `${name}. ${credit}`);
       } catch {
         showMessage("The service does not answer. Check that `emotion app` is still running.");
       }

@@ -3,7 +3,7 @@
 import { addLegend, drawCurve, updateLegend } from "./curve.js";
 import { filmTable, save } from "./downloads.js";
 import { newCanvas } from "./drawing.js";
-import { byId, counted, element, showMessage, showParts } from "./elements.js";
+import { byId, counted, element, scrollToResults, showMessage, showParts } from "./elements.js";
 import { joined, largest } from "./faces.js";
 import { showHeatmaps, showResult } from "./result.js";
 import { askAll } from "./service.js";
@@ -44,11 +44,13 @@ async function start(camera) {
   }
   history = [];
   setPaused(false);
+  showParts("live");
   byId("video").srcObject = stream;
   await byId("video").play();
   await listCameras();
   byId("webcam").textContent = "Stop the webcam";
   byId("webcam").setAttribute("aria-pressed", "true");
+  scrollToResults();
   return watch(++run);
 }
 
