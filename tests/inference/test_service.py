@@ -3,7 +3,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
@@ -28,7 +26,7 @@ from emotion.inference.answers import Answer, Answers, Problem
 from emotion.inference.faces import Detection
 from emotion.inference.limits import Limits
 from emotion.inference.recognizer import DetectedFaces, Face, Recognizer
-from emotion.inference.service import make_server, make_service, run
+from emotion.inference.service import make_service, run
 from emotion.palette import EXPRESSIONS, INK
 
 
@@ -294,25 +292,6 @@ def test_a_network_without_heatmaps_answers() -> None:
     assert face["heatmap"] is None
 
 
-@pytest.fixture
-def served() -> Iterator[Callable[[FastAPI], int]]:
-    """Serves applications over real sockets until the test ends; a call returns the port."""
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
-
-    def serve(application: FastAPI) -> int:
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = make_server(application)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        servers.append((server, thread))
-        return listener.getsockname()[1]
-
-    yield serve
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(10)
-
-
 def stall(port: int, sent: bytes = b"") -> socket.socket:
     """Begins an upload of 100 bytes and leaves it incomplete."""
     connection = socket.create_connection(("127.0.0.1", port), 10)
@@ -399,9 +378,10 @@ def test_health_and_metrics_answer_head_requests(stub: Client) -> None:
 def test_health_and_description(stub: Client) -> None:
     health = stub.get("/health").json()
     assert health.pop("colours") == EXPRESSIONS
+    assert (health.pop("megabytes"), health.pop("film_megabytes")) == (15, 500)
     assert health == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"], "ink": INK}
     description = stub.get("/openapi.json").json()
-    assert set(description["paths"]) == {"/predict", "/health", "/metrics"}
+    assert set(description["paths"]) == {"/predict", "/film", "/health", "/metrics"}
     body = description["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "application/json", "image/*", "application/octet-stream"}
     assert "probabilities" in description["components"]["schemas"]["FaceAnswer"]["properties"]

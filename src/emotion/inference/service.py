@@ -269,6 +269,7 @@ def _add_endpoints(application: FastAPI, pipeline: Pipeline) -> None:
     @application.post(
         "/film",
         openapi_extra=FILM_BODY,
+        status_code=200,  # FastAPI does not find it in the class
         response_class=FilmResponse,
         responses=error_responses(FILM_ERRORS)
         | {200: {"model": FilmRow | FilmEnd, "description": "a line for each classified frame, then the persons"}},

@@ -1,0 +1,250 @@
+"""Films that are sent to the HTTP service."""
+
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from drawn_films import draw_film, noise
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from numpy.typing import NDArray
+from PIL import Image
+
+import emotion
+from emotion.inference import film_requests
+from emotion.inference.film_requests import PATIENCE_S, FilmEnd, FilmRow
+from emotion.inference.limits import Limits
+from emotion.inference.recognizer import DetectedFaces, Recognizer
+from emotion.inference.service import make_service
+from emotion.inference.timeline import timeline_data
+
+FRAMES, RATE = 40, 25
+
+
+@pytest.fixture(scope="module")
+def film_file(tmp_path_factory: pytest.TempPathFactory, pixels: NDArray[np.uint8]) -> Path:
+    """A film of 1.6 seconds: the portrait moves to the right."""
+    frames = [np.roll(pixels, 2 * index, 1)[100:400, 80:480] for index in range(FRAMES)]
+    path = tmp_path_factory.mktemp("film") / "walk.mp4"
+    return draw_film(path, frames, rate=RATE, options={"movflags": "faststart"})
+
+
+@pytest.fixture(scope="module")
+def client(recognizer: Recognizer) -> Iterator[TestClient]:
+    with TestClient(make_service({"small": recognizer}), raise_server_exceptions=False) as client:
+        yield client
+
+
+def lines(answer: httpx.Response) -> list[dict[str, Any]]:
+    """Returns the lines of an answer, and checks that /openapi.json describes them."""
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    found = [json.loads(line) for line in answer.text.splitlines()]
+    for line in found:
+        if "detail" not in line:
+            (FilmEnd if "film" in line else FilmRow).model_validate(line, extra="forbid")
+    return found
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_lines_are_those_of_analyze_video(
+    client: TestClient, recognizer: Recognizer, film_file: Path, form: bool
+) -> None:
+    content = film_file.read_bytes()
+    options: dict[str, Any] = {"content": content, "headers": {"content-type": "video/mp4"}}
+    if form:
+        options = {"files": {"video": ("walk.mp4", content)}}
+    *rows, end = lines(client.post("/film", **options))
+    film = emotion.analyze_video(film_file, recognizer)
+    assert [(row["frame"], row["second"], row["share"]) for row in rows] == [
+        (number, number / RATE, round((number + 1) / FRAMES, 4)) for number in range(0, FRAMES, 5)
+    ]
+    for row, frame in zip(rows, film, strict=True):
+        assert row["faces"] == json.loads(json.dumps([face.as_dict() for face in frame.faces]))
+        assert [face["person"] for face in row["faces"]] == [1]
+    assert end == {
+        "film": timeline_data(film) | {"name": "walk.mp4" if form else "video"},
+        "persons": [person.as_dict() for person in film.persons],
+    }
+
+
+def test_parameters_are_followed(client: TestClient, film_file: Path) -> None:
+    files = {"video": film_file.read_bytes()}
+    *rows, _ = lines(client.post("/film?frame_stride=10&smooth=0", files=files))
+    assert [row["frame"] for row in rows] == [0, 10, 20, 30]
+    for row in rows:
+        (face,) = row["faces"]
+        assert face["raw"] == face["probabilities"]
+    *rows, end = lines(client.post("/film?min_face=0.9&confidence=0.9", files=files))
+    assert [row["faces"] for row in rows] == [[]] * 8
+    assert end["persons"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "status", "message"),
+    [
+        ("", {"files": {"video": b"no film"}}, 422, "video: not a video that can be read"),
+        ("", {"content": b"", "headers": {"content-type": "video/mp4"}}, 422, "video: not a video that can be read"),
+        ("", {"files": {"image": b"no film"}}, 422, "form: no file in a field `video`"),
+        ("", {"data": {"video": "text"}}, 415, "a film is needed"),
+        ("", {"content": b"x", "headers": {"content-type": "image/png"}}, 415, "a film is needed, as the body"),
+        ("?network=other", {"files": {"video": b""}}, 404, "network=other: not one of small"),
+        ("?stride=2", {"files": {"video": b""}}, 422, "stride: not one of confidence, frame_stride, min_face, network"),
+        ("?frame_stride=0", {"files": {"video": b""}}, 422, "frame_stride: Input should be greater than or equal to 1"),
+        ("?smooth=-1", {"files": {"video": b""}}, 422, "smooth=-1.0: a number of seconds from 0 is needed"),
+        ("?confidence=2", {"files": {"video": b""}}, 422, "confidence=2.0: a number from 0.1 to 1 is needed"),
+    ],
+)
+def test_bad_requests_get_a_message(
+    client: TestClient, query: str, options: dict[str, Any], status: int, message: str
+) -> None:
+    answer = client.post(f"/film{query}", **options)
+    assert answer.status_code == status
+    assert answer.json()["detail"].startswith(message)
+    assert str(status) in client.get("/openapi.json").json()["paths"]["/film"]["post"]["responses"]
+    assert client.app.state.pipeline.films.taken == 0  # type: ignore[attr-defined]
+
+
+def test_a_picture_is_no_film(client: TestClient, portrait: Path) -> None:
+    answer = client.post("/film", files={"video": portrait.read_bytes()})
+    assert (answer.status_code, answer.json()["detail"]) == (422, "video: not a video that can be read")
+
+
+def test_a_damaged_film_is_classified_up_to_its_end(client: TestClient, tmp_path: Path) -> None:
+    content = draw_film(tmp_path / "film.mp4", noise(100), options={"movflags": "faststart"}).read_bytes()
+    *rows, end, last = lines(client.post("/film", files={"video": content[: len(content) * 6 // 10]}))
+    assert len(rows) == pytest.approx(100 * 0.6 / 5, abs=2)
+    assert len(end["film"]["seconds"]) == len(rows)
+    assert last["detail"].startswith("video: damaged, ")
+
+
+def test_an_internal_error_is_not_shown(film_file: Path) -> None:
+    class Broken(Recognizer):
+        def classify(self, images):
+            raise ValueError("secret")
+
+    with TestClient(make_service({"one": Broken([])})) as client:
+        *_, last = lines(client.post("/film", files={"video": film_file.read_bytes()}))
+    assert last == {"detail": "video: the service failed on this film"}
+
+
+def test_films_are_limited_with_and_without_a_stated_length(film_file: Path, recognizer: Recognizer) -> None:
+    limits = Limits(megabytes=0.001, film_megabytes=0.002)
+    with TestClient(make_service({"small": recognizer}, limits=limits)) as client:
+        for content in (bytes(3000), iter([bytes(1500)] * 2)):
+            answer = client.post("/film", content=content, headers={"content-type": "video/mp4"})
+            assert (answer.status_code, answer.json()["detail"]) == (413, "upload: more than 0.002 MB")
+        assert client.post("/film", files={"video": bytes(1500)}).status_code == 422
+
+
+class Slow(Recognizer):
+    """Finds no face, 50 ms in each frame or photograph; counts them."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.seen = 0
+
+    @property
+    def detector(self) -> Any:  # type: ignore[override]
+        return self
+
+    def __call__(self, *_: Any) -> list[Any]:
+        time.sleep(0.05)
+        self.seen += 1
+        return []
+
+    def search(self, *_: Any) -> list[Any]:
+        return self()
+
+    def crop(self, *_: Any) -> DetectedFaces:
+        return DetectedFaces([], {})
+
+    def detect(self, *_: Any) -> DetectedFaces:
+        return DetectedFaces([], {})
+
+    def classify(self, images: Any) -> list[Any]:
+        return [[] for _ in images]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def empty_picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def long_film(tmp_path: Path) -> bytes:
+    """A film of 2,000 frames, which takes 100 s with `Slow`."""
+    return draw_film(tmp_path / "long.mp4", 2000, rate=100).read_bytes()
+
+
+def test_photographs_are_answered_while_a_film_runs_and_a_second_film_is_refused(
+    served: Callable[[FastAPI], int], long_film: bytes
+) -> None:
+    application = make_service({"slow": Slow()})
+    address = f"http://127.0.0.1:{served(application)}"
+    options = {"files": {"video": long_film}}
+    with httpx.stream("POST", f"{address}/film?frame_stride=1&smooth=0", **options) as answer:
+        rows = answer.iter_lines()
+        assert json.loads(next(rows))["frame"] == 0
+        begin = time.monotonic()
+        assert httpx.post(f"{address}/predict", files={"image": empty_picture()}).json()["faces"] == []
+        assert time.monotonic() - begin < 2
+        refused = httpx.post(f"{address}/film", **options)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+        assert refused.json() == {"detail": "too many requests: try again later"}
+        assert json.loads(next(rows))["frame"] == 1
+
+
+def test_a_client_that_goes_away_ends_the_work(served: Callable[[FastAPI], int], long_film: bytes) -> None:
+    recognizer = Slow()
+    application = make_service({"slow": recognizer})
+    address = f"http://127.0.0.1:{served(application)}"
+    with httpx.stream("POST", f"{address}/film?frame_stride=1", files={"video": long_film}) as answer:
+        assert json.loads(next(answer.iter_lines()))["frame"] == 0
+    films = application.state.pipeline.films
+    wait_until(lambda: films.taken == 0)
+    seen = recognizer.seen
+    time.sleep(0.5)
+    assert recognizer.seen == seen < 100
+
+
+def test_the_film_is_no_file_that_others_can_find(
+    served: Callable[[FastAPI], int], long_film: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    large = long_film + bytes(2_000_000)  # what is larger than a megabyte does not stay in memory
+    application = make_service({"slow": Slow()})
+    address = f"http://127.0.0.1:{served(application)}"
+    for options in (
+        {"files": {"video": large}},
+        {"content": large, "headers": {"content-type": "video/mp4"}},
+    ):
+        with httpx.stream("POST", f"{address}/film?frame_stride=100&smooth=0", **options) as answer:
+            assert json.loads(next(answer.iter_lines()))["frame"] == 0
+            assert [*folder.iterdir()] == []
+        wait_until(lambda: application.state.pipeline.films.taken == 0)
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_frames_wait_for_photographs_but_not_for_long(busy: bool) -> None:
+    begin = time.monotonic()
+    assert [*film_requests._giving_way(range(3), lambda: busy)] == [0, 1, 2]  # type: ignore[arg-type, comparison-overlap]
+    passed = time.monotonic() - begin
+    assert 3 * PATIENCE_S <= passed < 5 * PATIENCE_S if busy else passed < PATIENCE_S
