@@ -46,9 +46,9 @@ def app(browser: Browser) -> None:
         assert process.stdout
         page.goto(process.stdout.readline().split()[-1])
         expect(page.locator("#samples img")).to_have_count(4)
+        page.click("#heatmap")
         page.click("#samples li:first-child button")
         expect(page.locator(".face")).to_have_count(1, timeout=30_000)
-        page.click("#heatmap")
         page.evaluate("window.scrollTo(0, 0)")
         Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(OUT / "app.jpg", quality=88)
         process.terminate()
