@@ -109,7 +109,7 @@ def test_bad_requests_get_a_message(
     assert answer.status_code == status
     assert answer.json()["detail"].startswith(message)
     assert str(status) in client.get("/openapi.json").json()["paths"]["/film"]["post"]["responses"]
-    assert client.app.state.pipeline.films.taken == 0  # type: ignore[attr-defined]
+    assert client.app.state.pipeline.films.taken == 0
 
 
 def test_a_picture_is_no_film(client: TestClient, portrait: Path) -> None:
@@ -152,7 +152,7 @@ class Slow(Recognizer):
         self.seen = 0
 
     @property
-    def detector(self) -> Any:  # type: ignore[override]
+    def detector(self) -> Any:
         return self
 
     def __call__(self, *_: Any) -> list[Any]:
@@ -245,6 +245,6 @@ def test_the_film_is_no_file_that_others_can_find(
 @pytest.mark.parametrize("busy", [True, False])
 def test_frames_wait_for_photographs_but_not_for_long(busy: bool) -> None:
     begin = time.monotonic()
-    assert [*film_requests._giving_way(range(3), lambda: busy)] == [0, 1, 2]  # type: ignore[arg-type, comparison-overlap]
+    assert [*film_requests._giving_way(range(3), lambda: busy)] == [0, 1, 2]
     passed = time.monotonic() - begin
     assert 3 * PATIENCE_S <= passed < 5 * PATIENCE_S if busy else passed < PATIENCE_S

@@ -7,7 +7,11 @@ import { addSamples } from "./samples.js";
 import { about, loadAbout } from "./service.js";
 import * as webcam from "./webcam.js";
 
-function take(files, credit) {
+const ready = loadAbout();
+
+/** Takes files in place of all that is on the page. */
+async function take(files, credit) {
+  await ready;
   webcam.stopWebcam();
   film.closeFilm();
   takeFiles(files, credit);
@@ -39,10 +43,13 @@ function listenForFiles() {
 }
 
 function listenForOptions() {
-  byId("webcam").addEventListener("click", () => webcam.toggleWebcam(() => {
-    film.closeFilm();
-    clear();
-  }));
+  byId("webcam").addEventListener("click", async () => {
+    await ready;
+    webcam.toggleWebcam(() => {
+      film.closeFilm();
+      clear();
+    });
+  });
   byId("heatmap").addEventListener("change", changeHeatmaps);
   byId("single-face").addEventListener("change", askAgain);
   byId("cropped").addEventListener("click", () => byId("single-face").click());
@@ -60,10 +67,10 @@ function introduce() {
     : `Network: ${about.networks[0]}.`;
 }
 
-await loadAbout();
-introduce();
-addSamples(take);
-listenForFiles();
+listenForFiles(); // at once: a file may be dropped before the service has answered
 listenForOptions();
+addSamples(take);
 film.listen();
+await ready;
+introduce();
 webcam.listen();

@@ -169,7 +169,7 @@ function record(frame, second, faces) {
   recording.from ??= second;
   const passed = second - recording.from;
   recording.frames.push({ frame, second: Math.round(1000 * passed) / 1000, faces });
-  byId("recorded").textContent = `recording: ${passed.toFixed(0)} s`;
+  byId("recorded").textContent = `recording: ${Math.floor(passed)} s`;
 }
 
 export function listen() {
