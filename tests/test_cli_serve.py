@@ -50,6 +50,7 @@ OPTIONS = {
     "max-faces": "5",
     "max-images": "6",
     "max-mb": "2.5",
+    "max-film-mb": "40",
     "timeout": "7",
     "max-wait": "0.5",
     "max-requests": "9",
@@ -67,7 +68,9 @@ def test_every_option_is_also_a_variable(served: dict[str, Any], as_variables: b
     assert served == {
         **{"host": "0.0.0.0", "port": 8001, "page": False, "open_browser": False, "access_log": True},
         **{"hosts": ["a.example", "b.example"], "origins": ["https://a.example"]},
-        "limits": Limits(megabytes=2.5, images=6, faces=5, seconds=7, wait=0.5, uploads=9, requests=9),
+        "limits": Limits(
+            megabytes=2.5, images=6, faces=5, seconds=7, wait=0.5, uploads=9, requests=9, film_megabytes=40
+        ),
     }
 
 

@@ -1,3 +1,4 @@
+import base64
 import io
 import socket
 import struct
@@ -133,6 +134,22 @@ def test_an_image_of_one_face_and_its_heatmap(
     assert heatmap.shape == (24, 24)
     assert heatmap.max() > 0.8
     assert np.abs(heatmap - full.reshape(24, 2, 24, 2).mean((1, 3))).max() < 2e-3
+
+
+def test_a_preview_is_the_upright_image(client: Client, portrait: Path) -> None:
+    file = io.BytesIO()
+    with Image.open(portrait) as image:
+        turned = image.rotate(90, expand=True).resize((2400, 2048))
+        turned.save(file, "TIFF", exif={274: 6})  # to be turned by 90 degrees clockwise
+    assert client.post("/predict", files={"image": file.getvalue()}).json()["preview"] is None
+    answer = client.post("/predict?preview=true", files={"image": file.getvalue()}).json()
+    head, _, content = answer["preview"].partition(",")
+    assert head == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as preview, Image.open(portrait) as image:
+        assert (answer["width"], answer["height"]) == (2048, 2400)
+        assert (preview.format, preview.size) == ("JPEG", (1365, 1600))
+        difference = np.asarray(preview.resize(image.size), np.float32) - np.asarray(image.convert("RGB"))
+    assert np.abs(difference).mean() < 4
 
 
 def test_no_face_is_an_answer(client: Client) -> None:

@@ -1,0 +1,34 @@
+"""Names of networks in `emotion app`."""
+
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from emotion.cli import app
+
+
+def test_networks_have_the_names_of_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("emotion.inference.service.run", lambda recognizers, *_, **options: given.update(recognizers))
+    monkeypatch.setattr("emotion.inference.recognizer.load", str)
+    names = ["runs/one/best.ckpt", "runs/two/best.ckpt", "small", "best (2).onnx", "hf://owner/faces", "/x/best.onnx"]
+    first, *others = names
+    words = [word for name in others for word in ("--compare", name)]
+    result = CliRunner().invoke(app, ["app", "--ckpt", first, *words])
+    assert result.exit_code == 0, result.output
+    assert given == {
+        "best": "runs/one/best.ckpt",
+        "best (2)": "runs/two/best.ckpt",
+        "small": "small",
+        "best (2) (2)": "best (2).onnx",
+        "faces": "hf://owner/faces",
+        "best (3)": "/x/best.onnx",
+    }
+
+
+@pytest.mark.parametrize("words", [["--compare", "small"], ["--compare", "x.onnx", "--compare", "x.onnx"]])
+def test_the_same_network_twice_gets_one_line(words: list[str]) -> None:
+    result = CliRunner().invoke(app, ["app", "--no-open", *words])
+    assert result.exit_code == 2
+    assert result.stderr == f"error: --compare {words[-1]}: given twice; name another network\n"
