@@ -48,7 +48,7 @@ export function clear() {
 function newEntry(file, credit) {
   const isFilm = file.type.startsWith("video/") || FILMS.test(file.name);
   const entry = { name: file.name, blob: file, isFilm, credit, state: "waiting", error: "", source: null, answers: [], answer: null,
-    confidence: null, rows: [], film: null, share: 0 };
+    question: null, confidence: null, asked: 0, rows: [], film: null, share: 0 };
   return Object.assign(entry, { tile: newTile(entry) });
 }
 
@@ -64,26 +64,29 @@ function work(waiting, atOnce, signal, ask) {
 // Photographs.
 
 async function askPhoto(entry, signal) {
+  const number = ++entry.asked; // answers to older questions are dropped
+  const isOld = () => signal.aborted || number !== entry.asked;
   entry.state = "busy";
   updateTile(entry);
   try {
     entry.source ??= await decode(entry.blob);
-    if (entry === open && !signal.aborted) showEntry(entry);
-    const answers = await askAll(entry, question(entry), signal);
+    if (entry === open && !isOld()) showEntry(entry);
+    entry.question = questionFor(entry);
+    const answers = await askAll(entry, entry.question, signal);
+    if (isOld()) return;
     entry.source ??= await pictureAt(answers[0].preview);
     Object.assign(entry, { state: "done", error: "", answers: answers.map(({ preview, ...answer }) => answer), answer: joined(answers) });
     noteHeatmaps(entry);
   } catch (error) {
-    if (signal.aborted) return;
+    if (isOld()) return;
     Object.assign(entry, { state: "failed", error: error.message });
   }
-  if (signal.aborted) return;
   updateTile(entry);
   updateStatus();
   if (entry === open) showEntry(entry);
 }
 
-function question({ source, confidence }) {
+function questionFor({ source, confidence }) {
   const asked = { detect: !byId("single-face").checked, heatmap: byId("heatmap").checked };
   return { ...asked, ...(source ? {} : { preview: true }), ...(confidence === null ? {} : { confidence }) };
 }
@@ -107,8 +110,8 @@ async function pictureAt(address) {
   return smallCopy(image, SIDE);
 }
 
-function noteHeatmaps({ answer }) {
-  const lacking = byId("heatmap").checked && answer.faces.length > 0 && !answer.faces.some(({ heatmap }) => heatmap);
+function noteHeatmaps({ answer, question }) {
+  const lacking = question.heatmap && answer.faces.length > 0 && !answer.faces.some(({ heatmap }) => heatmap);
   byId("heatmap").disabled ||= lacking;
   byId("no-heatmap").hidden = !byId("heatmap").disabled;
 }
@@ -126,7 +129,7 @@ export function askAgain() {
 export function changeHeatmaps() {
   const wanted = byId("heatmap").checked;
   showHeatmaps(wanted);
-  if (wanted && entries.some(({ answer }) => answer?.faces.some(({ heatmap }) => !heatmap))) askAgain();
+  if (wanted && entries.some(({ question }) => question && !question.heatmap)) askAgain();
 }
 
 /** Searches the photograph that is shown for faces that the detector is less sure of. */

@@ -2,7 +2,7 @@
 
 import { filmTable, save, stem, timelinePage } from "./downloads.js";
 import { drawFaces, fitCanvas } from "./drawing.js";
-import { byId, counted, element, showMessage } from "./elements.js";
+import { byId, counted, element } from "./elements.js";
 import { titleOf } from "./faces.js";
 import { askFilm } from "./service.js";
 import { drawTimeline } from "./timeline.js";
@@ -22,21 +22,17 @@ export async function runFilm(entry, signal, onChange) {
   onChange();
   try {
     for await (const row of askFilm(entry, own.signal)) {
-      if (row.film) entry.film = { ...row.film, name: entry.name };
-      else add(entry, row);
+      if (row.film) entry.film = row.film;
+      else entry.rows.push(row);
+      entry.share = row.share ?? entry.share;
       onChange();
     }
   } catch (error) {
     if (!own.signal.aborted) entry.error = error.message;
   }
   if (signal.aborted) return;
-  entry.state = entry.rows.length || entry.film ? "done" : own.signal.aborted ? "done" : "failed";
+  entry.state = entry.error && !entry.rows.length ? "failed" : "done";
   onChange();
-}
-
-function add(entry, row) {
-  entry.rows.push(row);
-  entry.share = row.share ?? 0;
 }
 
 /** Shows a film, or what has changed of it. */
@@ -115,7 +111,7 @@ function follow() {
 
 function drawBoxes() {
   const canvas = byId("film-stage").querySelector("canvas");
-  if (!video.videoWidth || !video.clientWidth) return;
+  if (!shown || !video.videoWidth || !video.clientWidth) return;
   const scale = Math.min(video.clientWidth / video.videoWidth, video.clientHeight / video.videoHeight);
   const size = [video.videoWidth * scale, video.videoHeight * scale];
   const pen = fitCanvas(canvas, ...size);
@@ -158,5 +154,4 @@ export function listen() {
 export function closeFilm() {
   video?.pause();
   shown = null;
-  showMessage("");
 }
