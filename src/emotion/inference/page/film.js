@@ -45,7 +45,10 @@ export function showFilm(entry) {
   byId("film-timeline").disabled = !entry.film;
   if (busy) return showProgress(entry);
   byId("film-summary").textContent = entry.film ? "" : `Stopped: ${counted(entry.rows.length, "frame")} are classified.`;
-  if (entry.film && !byId("timeline").childElementCount) drawTimeline(byId("timeline"), entry.film, { video });
+  if (entry.film && !byId("timeline").childElementCount) {
+    if (video.paused) video.currentTime = 0;
+    drawTimeline(byId("timeline"), entry.film, { video });
+  }
   return drawBoxes();
 }
 
