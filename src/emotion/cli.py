@@ -40,6 +40,11 @@ class CommandLine(typer.core.TyperGroup):
         names = (argument.partition("=") for argument in expanded)
         return super().parse_args(ctx, ["".join((RENAMED.get(name, name), *value)) for name, *value in names])
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Lists the commands by groups, those for using a network first."""
+        panels = [USE, TRAIN, DATA]
+        return sorted(super().list_commands(ctx), key=lambda name: panels.index(self.commands[name].rich_help_panel))
+
     def invoke(self, ctx: Any) -> Any:
         """Runs a command."""
         with exit_on_user_error():

@@ -15,6 +15,7 @@ from emotion.data.classes import CLASSES
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
 from emotion.inference.crops import crop_faces
+from emotion.inference.faces import DetectionLimits
 from emotion.inference.recognizer import DetectedFaces, Recognizer
 from emotion.shipped import SHIPPED
 
@@ -118,8 +119,8 @@ def test_many_images_of_every_type(recognizer: Recognizer, portrait: Path, pixel
     assert predicted[:6] == [predicted[0]] * 6
     assert predicted[6].label == predicted[0].label
     assert len(list(recognizer.predict_many(np.stack([pixels, pixels])))) == 2
-    with pytest.raises(BadImageError, match=r"array float32 \[4, 4\]: uint8 \[H, W\]"):
-        list(recognizer.predict_many([np.zeros((4, 4), np.float32)]))
+    with pytest.raises(BadImageError, match=r"array int64 \[4, 4\]: uint8, or floats from 0 to 1, are needed"):
+        list(recognizer.predict_many([np.zeros((4, 4), np.int64)]))
 
 
 @pytest.mark.parametrize("image", ["photo.jpg", b"x", None, np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)])
@@ -133,12 +134,12 @@ def test_recognisers_are_pickled_as_paths(
     files: list[str | Path], pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(SHIPPED)
-    pickled = pickle.dumps(emotion.load([Path(file).name for file in files], tta="flip", min_face=0.5))
+    pickled = pickle.dumps(emotion.load([Path(file).name for file in files], tta="flip", min_face=0.3, confidence=0.5))
     monkeypatch.chdir(tmp_path)
     loaded = pickle.loads(pickled)
     assert len(pickled) < 1000  # the files are read again
-    assert loaded.predict(pixels) == emotion.load(files, tta="flip", min_face=0.5).predict(pixels)
-    assert loaded.detector.looks == ((320, 0.5),)
+    assert loaded.predict(pixels) == emotion.load(files, tta="flip", min_face=0.3, confidence=0.5).predict(pixels)
+    assert loaded.limits == DetectionLimits(min_face=0.3, confidence=0.5)
 
 
 FORKED = """
