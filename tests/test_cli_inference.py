@@ -189,9 +189,8 @@ def test_an_image_from_standard_input() -> None:
 def test_a_camera_prints_a_line_for_each_frame(tmp_path: Path) -> None:
     """A film stands for the camera."""
     pixels = np.asarray(Image.open(PORTRAIT).convert("RGB"))
-    path = draw_film(
-        tmp_path / "camera.mp4", [pixels[:480, :480]] * 4 + [np.zeros((480, 480, 3), np.uint8)] * 2, rate=5
-    )
+    black = np.zeros((480, 480, 3), np.uint8)
+    path = draw_film(tmp_path / "camera.mp4", [black] * 2 + [pixels[:480, :480]] * 4, rate=5)
     result = invoke("webcam", str(path), "--json")
     assert result.exit_code == 0
     assert result.stderr == f"note: {path}: the video has ended\n"
@@ -219,7 +218,7 @@ def test_help_lists_commands_in_groups() -> None:
     text = invoke("--help").stdout
     groups = [text.index(group) for group in ("Use a network", "Train a network", "Inspect data")]
     assert groups == sorted(groups)
-    assert groups[0] < text.index(" predict ") < text.index(" webcam ") < groups[1] < text.index(" train ") < groups[2]
+    assert groups[0] < text.index(" predict ", groups[0]) < groups[1] < text.index(" train ", groups[1]) < groups[2]
 
 
 def test_annotated_images(tmp_path: Path, black: str) -> None:

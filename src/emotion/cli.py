@@ -43,7 +43,9 @@ class CommandLine(typer.core.TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Lists the commands by groups, those for using a network first."""
         panels = [USE, TRAIN, DATA]
-        return sorted(super().list_commands(ctx), key=lambda name: panels.index(self.commands[name].rich_help_panel))
+        return sorted(
+            super().list_commands(ctx), key=lambda name: panels.index(vars(self.commands[name])["rich_help_panel"])
+        )
 
     def invoke(self, ctx: Any) -> Any:
         """Runs a command."""
