@@ -116,7 +116,7 @@ def on_photographs(detectors: dict[str, Detector], folder: Path, rounds: int) ->
 
 
 def on_drawn_scenes(detectors: dict[str, Detector], rounds: int) -> dict[str, dict[str, float]]:
-    """Measures milliseconds on a portrait that fills the picture, in two sizes, and on frames of a film with one face."""
+    """Measures milliseconds on portraits of two sizes that fill the picture, and on frames of a film with one face."""
     portrait = read_image(Path(get_sample_data("grace_hopper.jpg", asfileobj=False)))[80:400, 120:410]
     scenes = {
         "portrait, 320 px": _enlarged(portrait, 320),

@@ -478,8 +478,8 @@ def test_networks_of_the_page_have_different_names(
 @pytest.mark.parametrize(
     ("arguments", "more"),
     [
-        (["--help"], {"numpy", "cv2", "onnxruntime", "PIL"}),
-        (["predict", "--help"], {"numpy", "cv2", "onnxruntime", "PIL"}),
+        (["--help"], {"numpy", "av", "onnxruntime", "PIL"}),
+        (["predict", "--help"], {"numpy", "av", "onnxruntime", "PIL"}),
         (["predict", PORTRAIT], set()),
     ],
 )
