@@ -128,8 +128,8 @@ def test_many_images_of_every_type(recognizer: Recognizer, portrait: Path, pixel
 
 def test_a_list_of_images_gives_a_list_for_each(recognizer: Recognizer, portrait: Path, pixels) -> None:
     (face,) = recognizer.predict(pixels)
-    given = [portrait, np.zeros_like(pixels), io.BytesIO(portrait.read_bytes()), pixels / 255]
-    for images in (given, tuple(given)):
+    for kind in (list, tuple):
+        images = kind([portrait, np.zeros_like(pixels), io.BytesIO(portrait.read_bytes()), pixels / 255])
         first, none, *others = recognizer.predict(images)
         assert none == []
         for (same,) in (first, *others):
