@@ -71,6 +71,7 @@ def main() -> None:
     from emotion.training.environment import describe_environment
 
     result["environment"] = describe_environment()
+    del result["environment"]["command"]  # it has the folder of the other checkout
     result["environment"]["packages"] |= {name: version(name) for name in PACKAGES}
     print(json.dumps(result, indent=2))
     if options.out:
