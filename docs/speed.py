@@ -61,14 +61,14 @@ def service() -> str:
 
 def load() -> str:
     """Requests a second and slowest answers of `emotion serve` under load, before and now."""
-    measured = _benchmark("service")
-    rows = []
-    for before, now in zip(measured["before"]["runs"], measured["now"]["runs"], strict=True):
-        cells = [f"{run['per_second']:.0f}" for run in (before, now)]
-        cells += [f"{run['p99'] / 1000:.2f}" for run in (before, now)]
-        rows.append((str(now["clients"]), *cells, f"{now['refused'] / (now['answered'] + now['refused']):.0%}"))
-    header = ("Clients", "Answers a second, before", "now", "99 % within seconds, before", "now", "Refused now")
-    return markdown(header, "rrrrrr", rows)
+    measured, rows = _benchmark("service"), []
+    for name in ("before", "now"):
+        for run in measured[name]["runs"]:
+            refused = run["refused"] / (run["answered"] + run["refused"])
+            cells = (f"{run['per_second']:.0f}", f"{run['p99'] / 1000:.2f}", f"{refused:.0%}")
+            rows.append((name, str(run["clients"]), *cells, f"{run['others_share']:.0%}"))
+    header = ("", "Clients", "Answers a second", "99 % within, seconds", "Refused", "Taken by other programs")
+    return markdown(header, "lrrrrr", rows)
 
 
 def detector() -> str:
