@@ -2,7 +2,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -177,11 +177,19 @@ def test_after_a_failed_write_there_is_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the threads of the process by /proc")
-def test_the_threads_end_with_the_copy(tmp_path: Path) -> None:
-    path = draw_film(tmp_path / "film.mp4", noise(40), sound=True)
-    before = [len(os.listdir(f"/proc/self/{kind}")) for kind in ("task", "fd")]
-    copy(path, tmp_path / "copy.mp4")
-    assert [len(os.listdir(f"/proc/self/{kind}")) for kind in ("task", "fd")] == before
+def test_files_and_threads_end_with_the_block(tmp_path: Path) -> None:
+    def count() -> list[int]:
+        return [len(os.listdir(f"/proc/self/{kind}")) for kind in ("task", "fd")]
+
+    source = draw_film(tmp_path / "film.mp4", noise(40), sound=True)
+    before = count()
+    copy(source, tmp_path / "copy.mp4")
+    assert count() == before
+    file = VideoFile(tmp_path / "copy.mp4", source)
+    with largest_file(100_000), suppress(BadImageError), file:
+        for index, picture in enumerate(noise(60, 240, 320)):
+            file.write(picture, index / 10)
+    assert count() == before
 
 
 # Sound

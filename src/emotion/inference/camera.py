@@ -18,7 +18,7 @@ from emotion.inference import streams
 from emotion.inference.video import Frame, Video
 
 SILENCE_S = 10.0
-"""A connection that brings nothing for so long is broken, seconds."""
+"""Seconds after which a connection that brings nothing is taken for broken."""
 
 
 def open_camera(name: str, real_time: bool = True) -> Video:
@@ -29,8 +29,8 @@ def open_camera(name: str, real_time: bool = True) -> Video:
     Args:
         name: number of a camera, from 0; its device, such as `/dev/video0`, on Linux; its name, such as
             `video=Integrated Camera`, on Windows; an address, such as `rtsp://...`; or the path of a video file.
-        real_time: whether a video file is read as fast as it is shown; otherwise as fast as the consumer takes its
-            frames. All its frames are read.
+        real_time: True reads a video file as fast as it is shown, False as fast as the consumer takes its frames. All
+            its frames are read.
 
     Raises:
         BadImageError: there is no such camera, another program holds it, the user lacks the permission, or the stream
@@ -89,9 +89,9 @@ class _PacedVideo(Video):
 
 
 class _LiveVideo(Video):
-    """A camera or a stream: a thread reads it, and a consumer that is slower gets the newest frame."""
+    """A camera or a stream. A thread reads it, and a consumer that is slower gets the newest frame."""
 
-    thread_type = ThreadType.SLICE  # threads for whole frames would delay each by their number
+    thread_type = ThreadType.SLICE  # threads that decode whole frames would delay each frame by their number
     _is_abandoned = False
 
     def __iter__(self) -> Iterator[Frame]:
@@ -108,11 +108,11 @@ class _LiveVideo(Video):
             reader.join(SILENCE_S + 1)
 
     def _fill(self, newest: "SimpleQueue[Frame | Exception | None]") -> None:
-        """Keeps the newest frame in a queue; what comes last is the error that ended the stream, or None."""
+        """Keeps the newest frame in the queue. At the end it adds the error that ended the stream, or None."""
         end = None
         frames = super().__iter__()
         try:
-            # A video that lies on a server is shown at its pace; others come at theirs.
+            # A server sends a stored video faster than it is shown; cameras and live streams keep their own pace.
             for frame in frames if self.duration is None else _in_real_time(frames):
                 with suppress(Empty):
                     newest.get_nowait()

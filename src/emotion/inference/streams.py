@@ -21,13 +21,11 @@ FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,mxf,"
     "h264,hevc,ivf,obu,av1,dv,wtv,rm,nut,gxf,yuv4mpegpipe"
 )
-"""FFmpeg's names of the accepted formats. Images are left out, and lists of other files or addresses to open."""
+"""FFmpeg's names of the accepted formats. Images are left out, and so are lists of other files or addresses."""
 THREADS = min(4, os.cpu_count() or 1)
-"""For decoding and encoding; each holds a frame."""
+"""Threads of a decoder or encoder. Each of them holds a frame."""
 DEFAULT_RATE = Fraction(25)
 """Frames a second of videos that state no rate."""
-FAILURES = 100
-"""After so many failures in a row, the rest of a damaged file is given up."""
 
 AnyStream = TypeVar("AnyStream", VideoStream, AudioStream)
 
@@ -79,12 +77,12 @@ def default_stream(streams: Iterable[AnyStream]) -> AnyStream | None:
 
 
 def frame_rate(stream: VideoStream) -> Fraction:
-    """Returns the frames a second, the mean where the rate varies."""
+    """Returns the number of frames a second. Where the rate varies, this is its mean."""
     return stream.average_rate or stream.guessed_rate or DEFAULT_RATE
 
 
 def start_second(stream: VideoStream) -> Fraction:
-    """Returns the second at which the first frame is shown, by the clock that all streams of a video share."""
+    """Returns when the first frame is shown, in seconds of the clock that all streams of a video share."""
     return (stream.start_time or 0) * (stream.time_base or Fraction(1))
 
 
@@ -99,7 +97,7 @@ def read_packets(
         on_failure: called with the error at each damaged place; it may raise one to end the reading.
     """
     packets, failures = container.demux(stream), 0
-    while failures < FAILURES:
+    while failures < 100:  # in a row; then the rest of a damaged file is given up
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError) as error:

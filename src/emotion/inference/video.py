@@ -18,19 +18,7 @@ from numpy.typing import NDArray
 
 from emotion.data.decode import MAX_PIXELS, BadImageError
 from emotion.inference.containers import is_cut_off
-from emotion.inference.streams import (
-    THREADS,
-    frame_rate,
-    open_video,
-    read_packets,
-    start_second,
-    video_stream,
-)
-
-MISSING_SHARE = 0.1
-"""Of the stated frames; fewer may be missing at the end, since the stated number is often an estimate."""
-LONGEST_PAUSE_S = 10.0
-"""Between frames after the stated end; a time stamp that says more is taken for damaged, seconds."""
+from emotion.inference.streams import THREADS, frame_rate, open_video, read_packets, start_second, video_stream
 
 
 @dataclass(frozen=True)
@@ -38,8 +26,8 @@ class Frame:
     """A decoded frame.
 
     Attributes:
-        number: among the decoded frames, from 0.
-        second: when it is shown, by the time stamps of its video, from 0; never less than that of the frame before.
+        number: number of the frame among the decoded ones, from 0.
+        second: when the frame is shown, seconds after the first one. It is never less than that of the frame before.
     """
 
     number: int
@@ -63,7 +51,7 @@ class Frame:
 def _orientation(image: av.VideoFrame) -> tuple[bool, bool, bool]:
     """Returns how to turn a frame upright: exchange its axes, then exchange left and right, then top and bottom.
 
-    Cameras write it as a matrix, of which quarter turns and reflections are followed.
+    Cameras store the turn as a matrix. Quarter turns and reflections are followed; other angles are not.
     """
     matrix: Any = image.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -73,20 +61,20 @@ def _orientation(image: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 
 class Video:
-    """A video to read, once; what can be decoded of a damaged one is read.
+    """A video, whose frames are read once. All that can be decoded of a damaged video is read.
 
     Attributes:
-        name: the path, or the given name, for messages.
-        rate: frames a second, the mean where it varies.
-        frames: how many the file says it has, which may be an estimate; 0 where it does not say.
-        duration: seconds, or None where the file does not say.
-        width: of the first frame, upright, pixels.
-        height: of the first frame, upright, pixels.
+        name: what messages call the video.
+        rate: number of frames a second. Where it varies, this is its mean.
+        frames: number of frames that the file states; it may be an estimate. 0 if the file states none.
+        duration: seconds that the file states; None if it states none.
+        width: width of the upright first frame, pixels.
+        height: height of the upright first frame, pixels.
         has_sound: whether there is sound, too.
 
     Args:
         source: path of the video, an open binary file that can seek, or a video that FFmpeg has opened.
-        name: of the video in messages; None takes that of its file.
+        name: what messages call the video; None takes the name of its file.
 
     Raises:
         BadImageError: not a video that can be read, no frame can be decoded, or the frames have more than
@@ -94,6 +82,7 @@ class Video:
     """
 
     thread_type = ThreadType.AUTO
+    """What the threads of the decoder share out among themselves: frames or parts of them."""
 
     def __init__(self, source: Path | str | BinaryIO | InputContainer, name: str | None = None) -> None:
         is_path = isinstance(source, Path | str)
@@ -157,7 +146,7 @@ class Video:
             self.close()
 
     def close(self) -> None:
-        """Ends the threads of the decoder and closes the file; the end of an iteration does so, too."""
+        """Closes the file and ends the threads of the decoder. The end of an iteration does so, too."""
         self._images = iter(())
         self._container.close()
 
@@ -168,8 +157,8 @@ class Video:
         if stamp is None:
             return following
         second = float(stamp * self._time_base - self._start)
-        if self.duration is not None and second > max(self.duration, self._second + LONGEST_PAUSE_S):
-            return following  # a damaged stamp
+        if self.duration is not None and second > max(self.duration, self._second + 10):
+            return following  # no pause is so long after the stated end: the stamp is damaged
         if second < self._second - 1 and "mpeg" in self._container.format.name:  # recordings that were joined
             self._start -= Fraction(following - second)
             return following
@@ -192,17 +181,21 @@ class Video:
                 yield image
 
     def note_failure(self, error: Exception) -> None:
-        """Counts an error in reading; the reading goes on after it unless a subclass raises the error."""
+        """Counts an error in reading. The reading goes on after it, unless a subclass raises an error here."""
         self._errors += 1
 
     def require_whole(self) -> None:
-        """Raises a `BadImageError` if a video that was read to its end ended early, or frames of it are missing.
+        """Checks that a video that was read to its end is complete.
 
-        That fewer frames were read than the file says is no proof: it may say for how long its sound lasts, at a rate
-        that is not always kept.
+        A number of frames below the stated one is no proof of damage: that number may follow from the length of the
+        sound, or from a rate that the frames do not keep.
+
+        Raises:
+            BadImageError: the video ends early, or some of its frames cannot be read.
         """
         reached = max(self._coded, round(self._second * self.rate) + 1)
-        early = reached < (1 - MISSING_SHARE) * self.frames and (self._is_stated or self._errors > 0)
+        # The stated number is often an estimate: a tenth of it may be missing.
+        early = reached < 0.9 * self.frames and (self._is_stated or self._errors > 0)
         expected = self.frames if early else reached
         missing = expected - self._read
         if missing > 0 and (early or self._errors):

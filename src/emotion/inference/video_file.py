@@ -75,7 +75,8 @@ class VideoFile:
         with one_line(self._path):
             output = self._output or self._begin(*pixels.shape[:2])
             self._last = max(self._last + 1, round(second * TICKS))
-            output.mux(self._stream.encode(self._image(pixels)))
+            (stream,) = output.streams.video
+            output.mux(stream.encode(self._image(pixels, stream)))
             if self._sound is not None:
                 self._sound.copy(second)
         self._failed = False
@@ -87,7 +88,6 @@ class VideoFile:
         temporary = self._resources.enter_context(atomic_write(self._path))
         name = str(temporary.absolute())  # a relative name may look like an address
         output = self._output = av.open(name, "w", "mp4", container_options={"movflags": "faststart"})
-        self._resources.enter_context(output)
         rate = DEFAULT_RATE
         if self._source is not None:
             source = self._resources.enter_context(open_video(self._source, str(self._source)))
@@ -96,45 +96,51 @@ class VideoFile:
             rate = frame_rate(pictures)
             if sound is not None:
                 self._sound = _Sound(source, sound, start_second(pictures), output)
-        self._stream = _add_video_stream(output, height, width, rate)
+        _add_video_stream(output, height, width, rate)
         output.start_encoding()  # a folder that cannot be written is noticed at the first frame
         return output
 
-    def _image(self, pixels: NDArray[np.uint8]) -> av.VideoFrame:
+    def _image(self, pixels: NDArray[np.uint8], stream: VideoStream) -> av.VideoFrame:
         """Converts a frame, RGB uint8 [H, W, 3], and gives it its time."""
-        width, height = self._stream.width, self._stream.height
+        width, height = stream.width, stream.height
         even = pixels[:height, :width] if pixels.shape[:2] == self._shape else pixels  # [H, W, 3]
         image = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), "rgb24").reformat(
-            width,
-            height,
-            "yuv420p",
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-            threads=1,
+            width, height, "yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
         )
         image.pts, image.time_base = self._last, Fraction(1, TICKS)
-        image.duration = round(TICKS / self._stream.codec_context.framerate)  # only that of the last frame counts
+        image.duration = round(TICKS / stream.codec_context.framerate)  # only that of the last frame counts
         return image
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None and not self._failed:
-            with one_line(self._path), self._resources:
-                if self._output is not None:
-                    self._output.mux(self._stream.encode(None))
-                    if self._sound is not None:
-                        self._sound.copy(math.inf)
-        else:
-            with suppress(OSError, av.FFmpegError), self._resources:
-                raise OSError  # leaves no file
+        try:
+            if kind is None and not self._failed:
+                with one_line(self._path), self._resources:
+                    if self._output is not None:
+                        self._complete(self._output)
+            else:
+                with suppress(OSError, av.FFmpegError), self._resources:
+                    if self._output is not None:
+                        self._output.close()
+                    raise OSError  # after an error, `atomic_write` keeps the old file
+        finally:
+            self._output = self._sound = None  # they hold the threads of the encoder
+
+    def _complete(self, output: OutputContainer) -> None:
+        try:
+            output.mux(output.streams.video[0].encode(None))
+            if self._sound is not None:
+                self._sound.copy(math.inf)
+        finally:
+            output.close()
 
 
 def _is_audible(stream: AudioStream) -> bool:
     return bool(stream.codec_context and stream.codec_context.sample_rate)  # not of an unknown codec, nor without data
 
 
-def _add_video_stream(output: OutputContainer, height: int, width: int, rate: Fraction) -> VideoStream:
+def _add_video_stream(output: OutputContainer, height: int, width: int, rate: Fraction) -> None:
     stream = output.add_stream("libx264", rate, {"preset": "veryfast", "crf": "20"})
     stream.width, stream.height, stream.pix_fmt = width // 2 * 2, height // 2 * 2, "yuv420p"
     codec = stream.codec_context
@@ -143,7 +149,6 @@ def _add_video_stream(output: OutputContainer, height: int, width: int, rate: Fr
     codec.thread_count = THREADS
     codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
     codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-    return stream
 
 
 class _Sound:
