@@ -135,6 +135,12 @@ def test_a_slow_consumer_of_a_stream_gets_the_newest_frames(tmp_path: Path) -> N
     assert threading.active_count() == before
 
 
+def test_titles_of_streams_may_have_any_encoding(tmp_path: Path) -> None:
+    content = draw_film(tmp_path / "film.mkv", 5).read_bytes().replace(b"Lavf", b"Lav\xff")
+    with stream(content, seconds=0) as address:
+        assert [frame.number for frame in open_camera(address)][-1] == 4
+
+
 def test_a_consumer_may_stop_before_the_stream_ends(tmp_path: Path) -> None:
     content = draw_film(tmp_path / "film.ts", noise(100)).read_bytes()
     before = threading.active_count()

@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from drawn_films import FILMS, VARYING, corner, draw_film, noise, pictures, read_all
 from peak import Peak
 from PIL import Image
@@ -105,6 +106,12 @@ def test_new_codecs_are_read(name: str, number: int, rate: int) -> None:
     assert read_all(FILMS / name).seconds == pytest.approx(seconds, abs=0.001)
 
 
+def test_titles_may_have_any_encoding(tmp_path: Path) -> None:
+    path = draw_film(tmp_path / "film.mkv", 5)
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"Lav\xff"))  # FFmpeg's name in the metadata
+    assert len(read_all(path).seconds) == 5
+
+
 def test_open_files_are_read(tmp_path: Path) -> None:
     with draw_film(tmp_path / "film.mp4", 5).open("rb") as file:
         assert len(read_all(file).seconds) == 5
@@ -152,6 +159,15 @@ def test_pictures_are_no_videos(kind: str, tmp_path: Path) -> None:
         Video(path)
 
 
+def test_an_open_picture_is_no_video(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "film.mp4", "AVIF")
+    with (
+        (tmp_path / "film.mp4").open("rb") as file,
+        pytest.raises(BadImageError, match=r"^uploaded: not a video but a picture$"),
+    ):
+        Video(file, "uploaded")
+
+
 def test_what_is_no_file_gets_a_message(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
@@ -171,10 +187,17 @@ def test_videos_without_permission_are_refused(tmp_path: Path, monkeypatch: pyte
         Video(tmp_path / "film.mp4")
 
 
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_cover", [False, True])
+def test_sound_alone_is_no_video(has_cover: bool, tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     with av.open(str(path), "w") as output:
         stream = output.add_stream("aac", 48_000)
+        if has_cover:
+            cover = output.add_stream("mjpeg", 1)
+            cover.width, cover.height, cover.pix_fmt = 96, 64, "yuvj420p"
+            cover.disposition = Disposition.attached_pic
+            output.mux(cover.encode(av.VideoFrame.from_ndarray(next(pictures(1)), "rgb24")))
+            output.mux(cover.encode())
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.int16), "s16", "mono")
         frame.sample_rate = 48_000
         output.mux(stream.encode(frame))

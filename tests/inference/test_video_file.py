@@ -277,6 +277,14 @@ def test_of_several_sounds_the_default_one_is_copied(tmp_path: Path) -> None:
         assert [sound.codec_context.name for sound in film.streams.audio] == ["flac"]
 
 
+def test_sound_of_an_unknown_codec_is_left_out(tmp_path: Path) -> None:
+    source = draw_film(tmp_path / "film.mov", 5, sound="pcm_s16le")
+    source.write_bytes(source.read_bytes().replace(b"sowt", b"zzzz"))
+    copy(source, tmp_path / "copy.mp4")
+    with av.open(str(tmp_path / "copy.mp4")) as film:
+        assert [stream.type for stream in film.streams] == ["video"]
+
+
 @pytest.mark.parametrize("sound", ["aac", "pcm_s16le"])
 def test_damaged_sound_costs_no_pictures(sound: str, tmp_path: Path) -> None:
     source = draw_film(tmp_path / "film.mkv", noise(100), sound=sound)

@@ -47,7 +47,7 @@ def open_camera(name: str, real_time: bool = True) -> Video:
 def _open_address(address: str, shown: str) -> InputContainer:
     options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}
     try:
-        return av.open(address, "r", options=options, timeout=SILENCE_S)
+        return av.open(address, "r", options=options, timeout=SILENCE_S, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise BadImageError(f"{shown}: {_reason(error)}") from None
 

@@ -93,7 +93,8 @@ class Video:
         try:
             stream = self._find_stream()
             self._set_properties(stream)
-            self._is_stated |= isinstance(source, Path | str) and is_cut_off(Path(source))
+            if isinstance(source, Path | str) and is_cut_off(Path(source)):
+                self._is_stated = True  # whatever the number of frames follows from, the file lacks some of them
             images = self._decode(stream)
             first = next(images, None)
             if first is None:
@@ -132,6 +133,7 @@ class Video:
         # The index of MP4 leaves out the frames that an edit has cut out.
         in_index = len(stream.index_entries) if "mp4" in container.format.name else stream.frames
         self.frames = min(stream.frames, in_index) or round((self.duration or 0) * self.rate)
+        # Otherwise the number may follow from the length of the sound.
         self._is_stated = stream.frames > 0 or own is not None or len(container.streams) == 1
         self.has_sound = bool(container.streams.audio)
 
