@@ -277,6 +277,13 @@ def test_of_several_sounds_the_default_one_is_copied(tmp_path: Path) -> None:
         assert [sound.codec_context.name for sound in film.streams.audio] == ["flac"]
 
 
+def test_copies_of_joined_recordings_have_all_frames(tmp_path: Path) -> None:
+    part = draw_film(tmp_path / "part.ts", 50, sound=True).read_bytes()
+    (tmp_path / "film.ts").write_bytes(part + part)
+    copy(tmp_path / "film.ts", tmp_path / "copy.mp4")
+    assert len(read_all(tmp_path / "copy.mp4").seconds) == 100
+
+
 def test_sound_of_an_unknown_codec_is_left_out(tmp_path: Path) -> None:
     source = draw_film(tmp_path / "film.mov", 5, sound="pcm_s16le")
     source.write_bytes(source.read_bytes().replace(b"sowt", b"zzzz"))

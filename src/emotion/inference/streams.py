@@ -78,7 +78,7 @@ def default_stream(streams: Iterable[AnyStream]) -> AnyStream | None:
 
 def frame_rate(stream: VideoStream) -> Fraction:
     """Returns the number of frames a second. Where the rate varies, this is its mean."""
-    return stream.average_rate or stream.guessed_rate or DEFAULT_RATE
+    return stream.average_rate or DEFAULT_RATE
 
 
 def start_second(stream: VideoStream) -> Fraction:

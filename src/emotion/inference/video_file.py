@@ -10,7 +10,6 @@ from types import TracebackType
 import av
 import numpy as np
 from av.audio.stream import AudioStream
-from av.codec.context import Flags
 from av.container import InputContainer, OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
@@ -37,15 +36,15 @@ COPIED_SOUND = ("aac", "mp3", "ac3", "opus", "flac", "alac")
 
 
 class VideoFile:
-    """An MP4 file to write, in H.264, with the sound of its source; it appears when the `with` block ends well.
+    """An MP4 file to write, in H.264, with the sound of its source. It appears when the `with` block ends well.
 
     The format holds even sizes only: the last column of an odd width is left out, and the last row of an odd height.
     Frames of another size than the first are scaled to it.
 
     Args:
         path: the file to write; its folder is created if it is missing.
-        source: the video whose frames are annotated. Its sound is copied, or encoded as AAC if MP4 cannot hold it; of
-            several sound tracks, the default one. None: no sound.
+        source: the video whose frames are annotated. Its sound is copied, or encoded as AAC if MP4 cannot hold it. Of
+            several sound tracks, the default one is taken. None writes no sound.
 
     Raises:
         BadImageError: at the end of the block: the file cannot be completed, as on a full disk.
@@ -66,7 +65,7 @@ class VideoFile:
 
         Args:
             pixels: RGB uint8 [H, W, 3].
-            second: when it is shown, `Frame.second` of the source; later than the frame before.
+            second: when the frame is shown, `Frame.second` of the source. It is later than that of the frame before.
 
         Raises:
             BadImageError: the file cannot be written.
@@ -108,24 +107,20 @@ class VideoFile:
             width, height, "yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
         )
         image.pts, image.time_base = self._last, Fraction(1, TICKS)
-        image.duration = round(TICKS / stream.codec_context.framerate)  # only that of the last frame counts
         return image
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if kind is None and not self._failed:
-                with one_line(self._path), self._resources:
-                    if self._output is not None:
-                        self._complete(self._output)
-            else:
-                with suppress(OSError, av.FFmpegError), self._resources:
-                    if self._output is not None:
-                        self._output.close()
-                    raise OSError  # after an error, `atomic_write` keeps the old file
-        finally:
-            self._output = self._sound = None  # they hold the threads of the encoder
+        if kind is None and not self._failed:
+            with one_line(self._path), self._resources:
+                if self._output is not None:
+                    self._complete(self._output)
+        else:
+            with suppress(OSError, av.FFmpegError), self._resources:
+                if self._output is not None:
+                    self._output.close()
+                raise OSError  # after an error, `atomic_write` keeps the old file
 
     def _complete(self, output: OutputContainer) -> None:
         try:
@@ -145,7 +140,6 @@ def _add_video_stream(output: OutputContainer, height: int, width: int, rate: Fr
     stream.width, stream.height, stream.pix_fmt = width // 2 * 2, height // 2 * 2, "yuv420p"
     codec = stream.codec_context
     codec.time_base = Fraction(1, TICKS)
-    codec.flags |= Flags.frame_duration
     codec.thread_count = THREADS
     codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
     codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
@@ -157,7 +151,7 @@ class _Sound:
     Args:
         container: the opened video.
         source: its sound.
-        start: second of the video at which the copy begins, that of its first frame.
+        start: second of the video at which its first frame is shown and the copy begins.
         output: the copy.
     """
 
@@ -184,7 +178,7 @@ class _Sound:
     def _code(self) -> "Iterator[av.Packet[AudioStream]]":
         """Yields the packets to write. Damaged ones, which FFmpeg would refuse to write, are left out."""
         for packet in self._packets():
-            with suppress(av.FFmpegError, ValueError):  # a ValueError: sound of other properties in mid-video
+            with suppress(av.FFmpegError, ValueError):  # ValueError: the sound changes its rate or channels
                 frames = self._source.codec_context.decode(packet)
                 if self._is_copied:
                     yield packet
@@ -195,7 +189,7 @@ class _Sound:
             yield from self._stream.encode(None)
 
     def _packets(self) -> "Iterator[av.Packet[AudioStream]]":
-        """Yields the packets from the copy's start on, in order, with the copy's times."""
+        """Yields the packets from the copy's start on, with the copy's times; those out of order are left out."""
         assert self._source.time_base is not None
         start, last = round(self._start / self._source.time_base), None
         for packet in read_packets(self._container, self._source, lambda error: None):
