@@ -305,10 +305,10 @@ def webcam(
     from rich.console import Console
     from rich.live import Live
 
+    from emotion.inference.camera import open_camera
     from emotion.inference.film import Watcher
     from emotion.inference.recognizer import load
     from emotion.inference.records import JsonWriter, Record, to_live
-    from emotion.inference.video import open_camera
 
     recognizer = load(ckpt or "small", device=device, min_face=min_face, confidence=confidence)
     video = open_camera(camera)

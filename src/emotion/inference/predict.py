@@ -30,7 +30,8 @@ from emotion.inference.persons import Film
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import Record
 from emotion.inference.timeline import SUFFIXES, write_timeline
-from emotion.inference.video import Video, VideoFile
+from emotion.inference.video import Video
+from emotion.inference.video_file import VideoFile
 
 Key = TypeVar("Key")
 Progress = Callable[..., Iterable[Any]]
