@@ -22,7 +22,7 @@ import emotion
 from emotion.inference.drawing import draw_faces
 from emotion.inference.explain import explain
 from emotion.inference.images import read_image
-from emotion.inference.video import VideoFile
+from emotion.inference.video_file import VideoFile
 from emotion.report.page import write_report
 
 ROOT = Path(__file__).parents[1]
