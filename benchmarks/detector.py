@@ -116,7 +116,7 @@ def on_photographs(detectors: dict[str, Detector], folder: Path, rounds: int) ->
 
 
 def on_drawn_scenes(detectors: dict[str, Detector], rounds: int) -> dict[str, dict[str, float]]:
-    """Measures milliseconds on a portrait that fills the picture, in two sizes, and on frames of a film with one face."""
+    """Measures milliseconds on portraits of two sizes that fill the picture, and on frames of a film with one face."""
     portrait = read_image(Path(get_sample_data("grace_hopper.jpg", asfileobj=False)))[80:400, 120:410]
     scenes = {
         "portrait, 320 px": _enlarged(portrait, 320),
@@ -172,19 +172,16 @@ def accuracy(detectors: dict[str, Detector]) -> dict[str, Any]:
                 face = min(faces, key=lambda face: np.hypot(face.box[0] - 96, face.box[1] - 96))
                 crops[name][row] = crop_faces(image, [face.box], network.side, [face.tilt])[0]
     both = sorted(set.intersection(*(set(found) for found in crops.values())))
-    correct = {name: _right(network, found, packed.labels) for name, found in crops.items()}
-    whole = {row: packed.images[row, 0] for row in rows}
+    right = {name: _right(network, found, packed.labels) for name, found in crops.items()}
+    shared = right | {"whole image": _right(network, {row: packed.images[row, 0] for row in both}, packed.labels)}
     return {
         "images": len(rows),
         "found": {name: len(found) for name, found in crops.items()},
-        "right of all, a miss is wrong": {
-            name: round(sum(right.values()) / len(rows), 4) for name, right in correct.items()
-        },
+        "right of all, a miss is wrong": {name: round(sum(own.values()) / len(rows), 4) for name, own in right.items()},
         "found by both": len(both),
         "accuracy on these": {
-            name: round(float(np.mean([right[row] for row in both])), 4) for name, right in correct.items()
-        }
-        | {"whole image": round(float(np.mean([_right(network, whole, packed.labels)[row] for row in both])), 4)},
+            name: round(sum(own[row] for row in both) / len(both), 4) for name, own in shared.items()
+        },
     }
 
 

@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -59,17 +59,19 @@ class Seen:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--before", type=Path, help="another checkout, which is measured first")
+    parser.add_argument("--before", type=Path, help="another checkout, which takes turns")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="length of each run")
     options = parser.parse_args()
     content = photograph()
     result: dict[str, Any] = {"photograph": {"width": SIZE[0], "height": SIZE[1], "bytes": len(content)}}
     checkouts = {"before": options.before, "now": ROOT} if options.before else {"now": ROOT}
-    for name, checkout in checkouts.items():
-        result[name] = {"commit": commit(checkout), "runs": measure(checkout, content, options.seconds)}
+    measured = measure(list(checkouts.values()), content, options.seconds)
+    for (name, checkout), runs in zip(checkouts.items(), measured, strict=True):
+        result[name] = {"commit": commit(checkout), "runs": runs}
     from emotion.training.environment import describe_environment
 
     result["environment"] = describe_environment()
+    del result["environment"]["command"]  # it has the folder of the other checkout
     result["environment"]["packages"] |= {name: version(name) for name in PACKAGES}
     print(json.dumps(result, indent=2))
     if options.out:
@@ -92,14 +94,24 @@ def commit(checkout: Path) -> str:
     return done.stdout.strip() + ("+" if changed else "")
 
 
-def measure(checkout: Path, content: bytes, seconds: float) -> list[dict[str, Any]]:
-    """Measures the service of a checkout with each number of clients."""
-    with service(checkout) as (port, server):
-        for _ in range(WARM_UP):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            ask(connection, content, Seen())
-            connection.close()
-        return [quietest(port, server, content, clients, seconds) for clients in CLIENTS]
+def measure(checkouts: list[Path], content: bytes, seconds: float) -> list[list[dict[str, Any]]]:
+    """Measures the services of some checkouts with each number of clients, in turn; returns the runs of each."""
+    runs: list[list[dict[str, Any]]] = [[] for _ in checkouts]
+    with ExitStack() as stack:
+        services = [stack.enter_context(service(checkout)) for checkout in checkouts]
+        for port, _ in services:
+            warm_up(port, content)
+        for clients in CLIENTS:
+            for own, (port, server) in zip(runs, services, strict=True):
+                own.append(quietest(port, server, content, clients, seconds))
+    return runs
+
+
+def warm_up(port: int, content: bytes) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for _ in range(WARM_UP):
+        ask(connection, content, Seen())
+    connection.close()
 
 
 @contextmanager

@@ -61,14 +61,88 @@ def service() -> str:
 
 def load() -> str:
     """Requests a second and slowest answers of `emotion serve` under load, before and now."""
-    measured = _benchmark("service")
+    measured, rows = _benchmark("service"), []
+    for name in ("before", "now"):
+        for run in measured[name]["runs"]:
+            refused = run["refused"] / (run["answered"] + run["refused"])
+            cells = (f"{run['per_second']:.0f}", f"{run['p99'] / 1000:.2f}", f"{refused:.0%}")
+            rows.append((name, str(run["clients"]), *cells, f"{run['others_share']:.0%}"))
+    header = ("", "Clients", "Answers a second", "99 % within, seconds", "Refused", "Taken by other programs")
+    return markdown(header, "lrrrrr", rows)
+
+
+def detector() -> str:
+    """Faces found and time of the face detector beside the one before it."""
+    measured = _benchmark("detector")
+    own = measured["photographs"]
+    shown = {
+        "faces found, all photographs": lambda name: _of(own[name]["found"]["all"]),
+        "faces found, the half that chose no threshold": lambda name: _of(own[name]["found"]["test"]),
+        "false detections, all photographs": lambda name: str(own[name]["false"]["all"]),
+        "milliseconds, mean of all": lambda name: f"{own[name]['milliseconds']['all']['mean']:.0f}",
+        "milliseconds, median of all": lambda name: f"{own[name]['milliseconds']['all']['median']:.0f}",
+        "milliseconds, photographs of 1,900 pixels and more": lambda name: (
+            f"{own[name]['milliseconds']['1900 px and more']['median']:.0f}"
+        ),
+        "milliseconds, photographs without a face": lambda name: (
+            f"{own[name]['milliseconds']['without faces']['median']:.0f}"
+        ),
+    }
+    rows = [(title, *(value(name) for name in ("MTCNN", "YuNet"))) for title, value in shown.items()]
+    for scene, times in measured["milliseconds"].items():
+        rows.append(
+            (f"milliseconds, {scene}", f"{times['MTCNN']:.0f}", f"{times.get('YuNet, followed', times['YuNet']):.1f}")
+        )
+    canvas = measured["PublicTest on a canvas"]
+    for key, title in (("accuracy on these", "faces that both find"), ("right of all, a miss is wrong", "all faces")):
+        rows.append(
+            (
+                f"accuracy on PublicTest through detection, {title}",
+                *(f"{canvas[key][name]:.4f}" for name in ("MTCNN", "YuNet")),
+            )
+        )
+    return markdown(("One thread", "MTCNN, until version 0.1", "YuNet"), "lrr", rows)
+
+
+def detector_kinds() -> str:
+    """Faces found by kind of photograph."""
+    own = _benchmark("detector")["photographs"]
+    groups = ("all", "tune", "test", "without variants")
+    rows = [
+        (kind, *(_of(own[name]["found"][kind]) for name in ("MTCNN", "YuNet")))
+        for kind in own["YuNet"]["found"]
+        if kind not in groups
+    ]
+    return markdown(("Faces found", "MTCNN", "YuNet"), "lrr", rows)
+
+
+def film() -> str:
+    """How fast films are classified, and their memory."""
+    measured = _benchmark("film")
     rows = []
-    for before, now in zip(measured["before"]["runs"], measured["now"]["runs"], strict=True):
-        cells = [f"{run['per_second']:.0f}" for run in (before, now)]
-        cells += [f"{run['p99'] / 1000:.2f}" for run in (before, now)]
-        rows.append((str(now["clients"]), *cells, f"{now['refused'] / (now['answered'] + now['refused']):.0%}"))
-    header = ("Clients", "Answers a second, before", "now", "99 % within seconds, before", "now", "Refused now")
-    return markdown(header, "rrrrrr", rows)
+    for title, own in measured["commands"].items():
+        rows.append(
+            (title, f"{own['seconds']:.0f}", f"{measured['film_seconds'] / own['seconds']:.1f}", f"{own['megabytes']}")
+        )
+    for film, own in measured.get("memory", {}).items():
+        length = {"minute": 60, "hour": 3600}[film]
+        rows.append(
+            (
+                f"every 25th frame of {film if film == 'minute' else 'an hour'}, with a timeline".replace(
+                    "of minute", "of a minute"
+                ),
+                f"{own['seconds']:.0f}",
+                f"{length / own['seconds']:.1f}",
+                f"{own['megabytes']}",
+            )
+        )
+    return markdown(
+        ("1280 x 720 pixels, two faces, two cores", "Seconds", "Times real time", "Peak memory, MB"), "lrrr", rows
+    )
+
+
+def _of(counts: list[int]) -> str:
+    return f"{counts[0]} of {counts[1]}"
 
 
 def batches() -> str:

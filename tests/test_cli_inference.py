@@ -11,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_films import draw_film
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 from typer.testing import CliRunner
 
 import emotion
+from emotion import cli
 from emotion.cli import app
 from emotion.data.classes import CLASSES
+from emotion.inference import faces, film
 from emotion.inference.images import ANNOTATED_LIST, read_image
-from emotion.inference.video import Video, VideoFile
+from emotion.inference.video import Video
 from emotion.shipped import SHIPPED
 
 PORTRAIT = str(get_sample_data("grace_hopper.jpg", asfileobj=False))
@@ -72,7 +75,7 @@ def test_table_in_a_narrow_terminal(tmp_path: Path) -> None:
     assert max(map(len, rows)) <= 60
     written = "".join(row[: rows[0].index("face")].strip() for row in rows[1:])
     assert written.replace(" ", "") == str(path).replace(" ", "")
-    assert any("neutral" in row and "80%" in row for row in rows)
+    assert any("neutral" in row and "86%" in row for row in rows)
 
 
 def test_json_and_csv_agree_with_the_python_api(black: str) -> None:
@@ -123,9 +126,7 @@ def test_a_bad_file_among_good_ones(black: str, tmp_path: Path) -> None:
 
 def test_videos(tmp_path: Path) -> None:
     pixels = np.asarray(Image.open(PORTRAIT).convert("RGB"))
-    with VideoFile(tmp_path / "film.mp4", 12.5) as file:
-        for _ in range(11):
-            file.write(pixels)
+    draw_film(tmp_path / "film.mp4", [pixels] * 11, rate=12.5)
     entries = predict(str(tmp_path / "film.mp4"))
     assert [entry["second"] for entry in entries] == [0, 0.4, 0.8]  # every fifth frame by default
     entries = predict(str(tmp_path / "film.mp4"), "--frame-stride", "4", "--out", str(tmp_path / "out"))
@@ -133,11 +134,91 @@ def test_videos(tmp_path: Path) -> None:
     assert [entry["faces"][0]["label"] for entry in entries] == ["neutral"] * 3
     annotated = Video(tmp_path / "out/film.mp4")
     assert (annotated.rate, annotated.frames) == (12.5, 11)
-    frame = next(iter(annotated))
+    frame = next(iter(annotated)).pixels
     assert frame.shape == pixels.shape
     left, top, width, _ = entries[0]["faces"][0]["box"]
     assert np.abs(frame.astype(int) - pixels)[top, left : left + width].mean() > 40
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"film.mp4", ANNOTATED_LIST}
+
+
+def test_films_are_summarised_by_person(tmp_path: Path) -> None:
+    pixels = np.asarray(Image.open(PORTRAIT).convert("RGB"))
+    draw_film(tmp_path / "film.mp4", [pixels] * 30, rate=10)
+    result = invoke("predict", str(tmp_path / "film.mp4"))
+    assert (result.exit_code, result.stderr) == (0, "")
+    title, header, row = result.stdout.splitlines()
+    assert title.strip() == "film.mp4"
+    assert header.split() == ["person", "from", "to", "seen", "expressions", "changes", "longest"]
+    assert row.split()[:7] == ["1", "0.0", "s", "2.5", "s", "3.0", "s"]
+    assert "neutral 100%" in row
+    rows = list(csv.DictReader(io.StringIO(invoke("predict", "--csv", str(tmp_path / "film.mp4")).stdout)))
+    assert [(row["frame"], row["second"], row["person"]) for row in rows] == [
+        (str(5 * n), str(n / 2), "1") for n in range(6)
+    ]
+    seconds = invoke("predict", "--jsonl", "--per-second", str(tmp_path / "film.mp4")).stdout.splitlines()
+    assert [json.loads(line)["second"] for line in seconds] == [0, 1, 2]
+
+
+def test_timelines(tmp_path: Path) -> None:
+    pixels = np.asarray(Image.open(PORTRAIT).convert("RGB"))
+    for name in ("a", "b"):
+        draw_film(tmp_path / f"{name}.mp4", [pixels] * 15, rate=10)
+    assert invoke("predict", str(tmp_path / "a.mp4"), "--timeline", str(tmp_path / "line.html")).exit_code == 0
+    page = (tmp_path / "line.html").read_text()
+    assert "data:image/jpeg" in page
+    assert "a.mp4" in page
+    result = invoke("predict", str(tmp_path / "*.mp4"), "--timeline", str(tmp_path / "line.png"))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert {path.name for path in tmp_path.glob("*.png")} == {"line-a.png", "line-b.png"}
+    assert Image.open(tmp_path / "line-a.png").width >= 1600
+
+
+def test_an_image_from_standard_input() -> None:
+    command = [sys.executable, "-m", "emotion", "predict", "-", "--json"]
+    for content, status in ((Path(PORTRAIT).read_bytes(), 0), (b"no image", 2), (b"", 2)):
+        result = subprocess.run(command, input=content, capture_output=True)
+        assert result.returncode == status
+        if status == 0:
+            (entry,) = json.loads(result.stdout)
+            assert entry["file"] == "-"
+            assert [face["label"] for face in entry["faces"]] == ["neutral"]
+        else:
+            assert result.stderr == b"error: image: not an image that can be read\n"
+
+
+def test_a_camera_prints_a_line_for_each_frame(tmp_path: Path) -> None:
+    """A film stands for the camera."""
+    pixels = np.asarray(Image.open(PORTRAIT).convert("RGB"))
+    black = np.zeros((480, 480, 3), np.uint8)
+    path = draw_film(tmp_path / "camera.mp4", [black] * 2 + [pixels[:480, :480]] * 4, rate=5)
+    result = invoke("webcam", str(path), "--json")
+    assert result.exit_code == 0
+    assert result.stderr == f"note: {path}: the video has ended\n"
+    entries = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [entry["frame"] for entry in entries] == list(range(6))
+    assert [[(face["person"], face["label"]) for face in entry["faces"]] for entry in entries] == [
+        *[[]] * 2,
+        *[[(1, "neutral")]] * 4,
+    ]
+    table = invoke("webcam", str(path)).stdout
+    assert "person 1" in table
+    assert "neutral" in table
+
+
+@pytest.mark.parametrize("camera", ["77", "nothing.mp4"])
+def test_a_missing_camera_gets_one_line(camera: str) -> None:
+    assert camera in refused("webcam", camera)
+
+
+def test_defaults_of_the_command_are_those_of_python() -> None:
+    assert (cli.CONFIDENCE, cli.FRAME_STRIDE, cli.SMOOTH) == (faces.CONFIDENCE, film.FRAME_STRIDE, film.SMOOTH)
+
+
+def test_help_lists_commands_in_groups() -> None:
+    text = invoke("--help").stdout
+    groups = [text.index(group) for group in ("Use a network", "Train a network", "Inspect data")]
+    assert groups == sorted(groups)
+    assert groups[0] < text.index(" predict ", groups[0]) < groups[1] < text.index(" train ", groups[1]) < groups[2]
 
 
 def test_annotated_images(tmp_path: Path, black: str) -> None:
@@ -179,7 +260,10 @@ def test_min_face(tmp_path: Path) -> None:
     [
         (["nothing.jpg", PORTRAIT], "nothing.jpg: no such file or folder"),
         (["*.nothing"], "*.nothing: no such file or folder"),
-        (["--json", "--csv", PORTRAIT], "--json and --csv"),
+        (["--json", "--csv", PORTRAIT], "--json, --jsonl and --csv: use one of them"),
+        (["--jsonl", "--csv", PORTRAIT], "--json, --jsonl and --csv: use one of them"),
+        (["--timeline", "x.gif", PORTRAIT], "--timeline x.gif: wrong suffix; use .html or .png"),
+        (["--confidence", "2", PORTRAIT], "confidence=2.0: a number from 0.1 to 1 is needed"),
         (["--ckpt", "none", PORTRAIT], "none: no such file"),
         (["--ckpt", "small", "--ckpt", "none", PORTRAIT], "none: no such file"),
         (["--ckpt", PORTRAIT, PORTRAIT], "grace_hopper.jpg"),
@@ -196,8 +280,7 @@ def test_mistakes_get_one_line(arguments: list[str], part: str) -> None:
 
 
 def test_annotated_files_that_cannot_be_written_get_one_line(tmp_path: Path, black: str) -> None:
-    with VideoFile(tmp_path / "film.mp4", 10) as file:
-        file.write(np.zeros((64, 64, 3), np.uint8))
+    draw_film(tmp_path / "film.mp4", 1)
     (tmp_path / "file").touch()
     for path in (black, str(tmp_path / "film.mp4")):
         assert "file" in refused("predict", "--no-detect", path, "--out", str(tmp_path / "file"))
@@ -221,7 +304,7 @@ def test_explain_writes_a_figure(tmp_path: Path) -> None:
     for name, start in kinds.items():
         result = invoke("explain", PORTRAIT, "--class", "sad", "--out", str(tmp_path / "deep" / name))
         assert (result.exit_code, result.stderr) == (0, "")
-        assert result.stdout == f"face 1: neutral 80%\nheatmaps: {tmp_path / 'deep' / name}\n"
+        assert result.stdout == f"face 1: neutral 86%\nheatmaps: {tmp_path / 'deep' / name}\n"
         assert (tmp_path / "deep" / name).read_bytes().startswith(start)
     assert {path.name for path in (tmp_path / "deep").iterdir()} == set(kinds)
     width, height = Image.open(tmp_path / "deep/why.png").size
@@ -395,8 +478,8 @@ def test_networks_of_the_page_have_different_names(
 @pytest.mark.parametrize(
     ("arguments", "more"),
     [
-        (["--help"], {"numpy", "cv2", "onnxruntime", "PIL"}),
-        (["predict", "--help"], {"numpy", "cv2", "onnxruntime", "PIL"}),
+        (["--help"], {"numpy", "av", "onnxruntime", "PIL"}),
+        (["predict", "--help"], {"numpy", "av", "onnxruntime", "PIL"}),
         (["predict", PORTRAIT], set()),
     ],
 )
@@ -464,7 +547,7 @@ def test_an_interruption_prints_the_results_so_far(form: str, tmp_path: Path, mo
     monkeypatch.setattr("emotion.inference.predict.read_image", interrupt)
     result = invoke("predict", "--no-detect", form, str(tmp_path))
     assert result.exit_code == 130
-    assert result.stderr == "note: interrupted: printing the results so far\n"
+    assert result.stderr == "note: interrupted: the results so far are complete\n"
     assert [f"{number:02}.png" in result.stdout for number in (0, 7, 10)] == [True, True, False]
     if form == "--json":
         assert len(json.loads(result.stdout)) == 8

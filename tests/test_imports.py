@@ -20,7 +20,7 @@ for path in source.rglob("*.py"):
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import) or isinstance(node, ast.ImportFrom) and not node.module.startswith("emotion"):
             exec(compile(ast.Module([node], []), str(path), "exec"), {})
-import cv2, torch
+import av, torch
 
 
 def state():
@@ -32,7 +32,7 @@ def state():
         "levels": {name: (logger.level, logger.handlers, logger.disabled) for name, logger in loggers.items()
                    if name not in ours or logger.level or logger.handlers},
         "logging": (logging.root.level, logging.root.handlers, logging.root.manager.disable, logging.raiseExceptions),
-        "OpenCV": (cv2.utils.logging.getLogLevel(), cv2.getNumThreads()),
+        "FFmpeg": av.logging.get_level(),
         "PyTorch": (torch.get_num_threads(), torch.get_default_dtype(), torch.backends.cudnn.benchmark),
         "hooks": (sys.excepthook, threading.excepthook, [signal.getsignal(one) for one in signal.valid_signals()]),
     }

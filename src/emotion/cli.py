@@ -41,6 +41,13 @@ class CommandLine(typer.core.TyperGroup):
         names = (argument.partition("=") for argument in expanded)
         return super().parse_args(ctx, ["".join((RENAMED.get(name, name), *value)) for name, *value in names])
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Lists the commands by groups, those for using a network first."""
+        panels = [USE, TRAIN, DATA]
+        return sorted(
+            super().list_commands(ctx), key=lambda name: panels.index(vars(self.commands[name])["rich_help_panel"])
+        )
+
     def invoke(self, ctx: Any) -> Any:
         """Runs a command."""
         with exit_on_user_error():
@@ -299,10 +306,10 @@ def webcam(
     from rich.console import Console
     from rich.live import Live
 
+    from emotion.inference.camera import open_camera
     from emotion.inference.film import Watcher
     from emotion.inference.recognizer import load
     from emotion.inference.records import JsonWriter, Record, to_live
-    from emotion.inference.video import open_camera
 
     recognizer = load(ckpt or "small", device=device, min_face=min_face, confidence=confidence)
     video = open_camera(camera)

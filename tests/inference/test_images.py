@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_films import draw_film
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,7 +15,6 @@ from emotion.data.decode import BadImageError
 from emotion.errors import UserError
 from emotion.inference import images
 from emotion.inference.images import find_media, is_video, read_image
-from emotion.inference.video import VideoFile
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_photographs_are_turned_upright(orientation: int, tmp_path: Path) -> Non
     ],
 )
 def test_other_arrays_are_refused(array) -> None:
-    with pytest.raises(BadImageError, match=rf"^array {array.dtype} \\[{array.shape[0]}.*: .*"):
+    with pytest.raises(BadImageError, match=rf"^array {array.dtype} \[{array.shape[0]}.*: .*"):
         read_image(array)
 
 
@@ -273,8 +273,7 @@ def test_other_types_are_refused_by_name(given, message: str) -> None:
 
 
 def test_the_message_names_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with VideoFile(tmp_path / "film.mp4", 10) as file:
-        file.write(np.zeros((64, 64, 3), np.uint8))
+    draw_film(tmp_path / "film.mp4", 1)
     with pytest.raises(BadImageError, match=r"film\.mp4: a video, not an image$"):
         read_image(tmp_path / "film.mp4")
     with pytest.raises(BadImageError, match="File name too long"):

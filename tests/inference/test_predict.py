@@ -20,7 +20,8 @@ from emotion.inference.images import ANNOTATED_LIST, read_image
 from emotion.inference.predict import Prediction
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.records import Record
-from emotion.inference.video import Video, VideoFile
+from emotion.inference.video import Video
+from emotion.inference.video_file import VideoFile
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
+import io
+import json
 import os
 import pickle
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,7 @@ from emotion.data.classes import CLASSES
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
 from emotion.inference.crops import crop_faces
+from emotion.inference.faces import DetectionLimits
 from emotion.inference.recognizer import DetectedFaces, Recognizer
 from emotion.shipped import SHIPPED
 
@@ -23,7 +27,7 @@ class Fake:
     """A fake network: the probability of `angry` is the mean grey value of the face, 0 to 1, times the slope."""
 
     def __init__(self, side: int, slope: float = 1) -> None:
-        self.side, self.slope, self.calls = side, slope, []
+        self.name, self.side, self.slope, self.calls = "fake", side, slope, []
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert faces.shape[1:] == (self.side, self.side)
@@ -118,8 +122,63 @@ def test_many_images_of_every_type(recognizer: Recognizer, portrait: Path, pixel
     assert predicted[:6] == [predicted[0]] * 6
     assert predicted[6].label == predicted[0].label
     assert len(list(recognizer.predict_many(np.stack([pixels, pixels])))) == 2
-    with pytest.raises(BadImageError, match=r"array float32 \[4, 4\]: uint8 \[H, W\]"):
-        list(recognizer.predict_many([np.zeros((4, 4), np.float32)]))
+    with pytest.raises(BadImageError, match=r"array int64 \[4, 4\]: uint8, or floats from 0 to 1, are needed"):
+        list(recognizer.predict_many([np.zeros((4, 4), np.int64)]))
+
+
+def test_a_list_of_images_gives_a_list_for_each(recognizer: Recognizer, portrait: Path, pixels) -> None:
+    (face,) = recognizer.predict(pixels)
+    for kind in (list, tuple):
+        images = kind([portrait, np.zeros_like(pixels), io.BytesIO(portrait.read_bytes()), pixels / 255])
+        first, none, *others = recognizer.predict(images)
+        assert none == []
+        for (same,) in (first, *others):
+            assert same.box == face.box
+            assert same.probabilities == pytest.approx(face.probabilities, abs=1e-5)
+    assert recognizer.predict([]) == []
+    with pytest.raises(BadImageError, match=r"nothing\.jpg: no such file"):
+        recognizer.predict([pixels, "nothing.jpg"])
+
+
+def test_arrays_of_opencv_give_the_same(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
+    expected = recognizer.predict(pixels)
+    assert recognizer.predict(np.ascontiguousarray(pixels[..., ::-1]), bgr=True) == expected
+    assert list(recognizer.predict_many([pixels[..., ::-1]], bgr=True)) == [expected]
+
+
+def test_a_missing_image_is_named(recognizer: Recognizer) -> None:
+    with pytest.raises(BadImageError, match=r"NoneType is not an image: .*cv2\.imread returns None"):
+        recognizer.predict(None)
+
+
+def test_faces_are_shown_and_turned_into_dictionaries(recognizer: Recognizer, pixels: NDArray[np.uint8]) -> None:
+    (face,) = recognizer.predict(pixels)
+    assert face.score == face.probabilities["neutral"]
+    assert repr(face) == f"Face(neutral {face.score:.0%}, box={face.box}, confidence={face.confidence:.4f})".replace(
+        f"{face.confidence:.4f}", str(round(face.confidence or 0, 4))
+    )
+    loaded = json.loads(json.dumps(face.as_dict()))
+    assert list(loaded) == ["box", "label", "score", "probabilities", "confidence", "tilt", "person", "raw"]
+    assert loaded["box"] == list(face.box)
+    assert loaded["score"] == round(face.score, 4)
+    assert loaded["probabilities"] == {name: round(value, 4) for name, value in face.probabilities.items()}
+    assert repr(emotion.load(min_face=0.1)) == "Recognizer(small; min_face=0.1, confidence=0.7)"
+
+
+def test_help_lists_the_functions() -> None:
+    text = pydoc.plain(pydoc.render_doc(emotion))
+    for name in ("load(", "analyze_video(", "draw(", "to_frame(", "load_pretrained("):
+        assert name in text
+    assert "recognizer = emotion.load()" in text
+
+
+def test_images_are_drawn_on(recognizer: Recognizer, portrait: Path, pixels: NDArray[np.uint8]) -> None:
+    faces = recognizer.predict(pixels)
+    drawn = emotion.draw(portrait, faces)
+    assert drawn.size == (512, 600)
+    left, top, width, _ = faces[0].box
+    assert np.abs(np.asarray(drawn).astype(int) - pixels)[top : top + 2, left : left + width].mean() > 40
+    assert np.array_equal(np.asarray(emotion.draw(pixels[..., ::-1], faces, bgr=True)), np.asarray(drawn))
 
 
 @pytest.mark.parametrize("image", ["photo.jpg", b"x", None, np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)])
@@ -133,12 +192,12 @@ def test_recognisers_are_pickled_as_paths(
     files: list[str | Path], pixels: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(SHIPPED)
-    pickled = pickle.dumps(emotion.load([Path(file).name for file in files], tta="flip", min_face=0.5))
+    pickled = pickle.dumps(emotion.load([Path(file).name for file in files], tta="flip", min_face=0.3, confidence=0.5))
     monkeypatch.chdir(tmp_path)
     loaded = pickle.loads(pickled)
     assert len(pickled) < 1000  # the files are read again
-    assert loaded.predict(pixels) == emotion.load(files, tta="flip", min_face=0.5).predict(pixels)
-    assert loaded.detector.looks == ((320, 0.5),)
+    assert loaded.predict(pixels) == emotion.load(files, tta="flip", min_face=0.3, confidence=0.5).predict(pixels)
+    assert loaded.limits == DetectionLimits(min_face=0.3, confidence=0.5)
 
 
 FORKED = """

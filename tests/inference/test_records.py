@@ -256,11 +256,23 @@ def test_table() -> None:
     header, *rows = lines(to_table([Record("x.jpg", [HAPPY, SAD, unsure])]), 120)
     assert header.split() == ["file", "face", "expression", "next", "detected"]
     assert [re.split(r"\s{2,}", row.strip()) for row in rows] == [
-        ["x.jpg", "10 -2 30x30", "happy", "80%", "━" * 8, "neutral 10%", "0.99"],
-        ["x.jpg", "0 0 5x5", "sad", "100%", "━" * 10, "angry 0%"],
-        ["x.jpg", "10 -2 30x30", "fear?", "40%", "━" * 4, "happy 30%", "0.99"],
+        ["x.jpg", "10 -2 30x30", "happy", "80%", "━" * 4 + "╸", "neutral 10%", "99%"],
+        ["x.jpg", "0 0 5x5", "sad", "100%", "━" * 6, "angry 0%"],
+        ["x.jpg", "10 -2 30x30", "fear?", "40%", "━" * 2, "happy 30%", "99%"],
     ]
     assert lines(to_table([Record("x.jpg", [])]), 120)[1].split() == ["x.jpg", "no", "face"]
+
+
+def test_the_folder_that_files_share_is_the_title() -> None:
+    shown = lines(to_table([Record("/a/b/x.jpg", []), Record("/a/b/c/y.jpg", [])]), 80)
+    assert [line.split() for line in shown] == [
+        ["in", "/a/b"],
+        ["file", "face", "expression", "next", "detected"],
+        ["x.jpg", "no", "face"],
+        ["c/y.jpg", "no", "face"],
+    ]
+    assert "in" not in lines(to_table([Record("a/x.jpg", []), Record("/b/y.jpg", [])]), 80)[0].split()
+    assert lines(to_table([Record("a/x.jpg", []), Record("a/x.jpg", [])]), 80)[1].split() == ["a/x.jpg", "no", "face"]
 
 
 def test_a_narrow_table_can_still_be_read() -> None:
@@ -275,5 +287,7 @@ def test_a_narrow_table_can_still_be_read() -> None:
     column = header.index("face")
     half = len(rows) // 2
     assert "".join(row[:column].strip() for row in rows[:half]).replace(" ", "") == name.replace(" ", "")
-    assert "".join(row[column : header.index("expression")].strip() for row in rows[:half]) == "155511121218x1218"
+    assert "".join(row[column : header.index("expression")].strip() for row in rows[:half]).replace(" ", "") == (
+        "155511121218x1218"
+    )
     assert "no face" in rows[half]

@@ -1,5 +1,6 @@
 """Thousands of damaged and invented inputs: each gets an answer or one sentence, soon and in little memory."""
 
+import base64
 import io
 import json
 import shutil
@@ -429,15 +430,21 @@ def test_exported_networks(fuzz: Fuzz, tmp_path: Path) -> None:
 def test_bodies_of_requests(fuzz: Fuzz, recognizer: Recognizer) -> None:
     form = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n%b\r\n--x--\r\n'
     a_form, a_picture = st.just("multipart/form-data; boundary=x"), st.just("image/png")
+    a_json, raw = st.just("application/json"), st.just("application/octet-stream")
+    listed = st.builds(lambda text: b'{"images": ["%b"]}' % base64.b64encode(bytes(text)), pictures)
     kinds = st.sampled_from(["application/json", "", "multipart/x;;"]) | a_form | a_picture
     bodies = (
         st.tuples(pictures, a_picture)
         | st.tuples(pictures.map(lambda own: form % own), a_form)
         | st.tuples(damaged(form % picture("PNG"), 120), a_form)
+        | st.tuples(pictures, raw)
+        | st.tuples(listed, a_json)
+        | st.tuples(damaged(b'{"images": ["%b"]}' % base64.b64encode(picture("PNG")), 120), a_json)
         | st.tuples(st.binary(max_size=100), kinds)
     )
-    value = st.text(max_size=9) | st.sampled_from(["small", "true", "false"])
-    query = st.dictionaries(st.sampled_from(["network", "detect", "heatmap", "x"]), value, max_size=3)
+    value = st.text(max_size=9) | st.sampled_from(["small", "true", "false"]) | st.floats().map(str)
+    parameters = ("network", "detect", "heatmap", "min_face", "confidence", "max_faces", "x")
+    query = st.dictionaries(st.sampled_from(parameters), value, max_size=3)
 
     with TestClient(make_service({"small": recognizer}), raise_server_exceptions=False) as client:
 

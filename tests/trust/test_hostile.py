@@ -282,7 +282,7 @@ def test_bombs_are_refused_by_their_headers(tmp_path: Path, peak: Peak, record: 
     pictures = [name for name in made if name not in ("bomb.mp4", "bomb.npz")]
     doors: list[tuple[str, Callable[[], object]]] = [
         *((pixels, partial(recognizer.predict, files[name])) for name in pictures),
-        ("not a video but a picture", lambda: Video(files["bomb.mp4"])),
+        ("not a video", lambda: Video(files["bomb.mp4"])),
         ("line 2: not FER2013, longer than", lambda: Fer2013Csv(tmp_path / "bomb.csv")),
         (pixels, lambda: train(tmp_path / "new", "data=folder", f"data_dir={data}")),
         (unpacked, lambda: load_predictions(files["bomb.npz"])),

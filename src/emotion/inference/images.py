@@ -34,6 +34,7 @@ VIDEOS = {
 """Suffixes of the files to take from folders, in lower case; a file whose own path is given may have any suffix."""
 ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "HEIF")
 """Formats whose files may hold several frames or pages; the other images in a JPEG are previews and depth maps."""
+STANDARD_INPUT = Path("-")
 ANNOTATED_LIST = ".emotion-copies"
 """File in an output folder that lists its annotated images: relative paths, each followed by a zero byte."""
 
@@ -105,7 +106,7 @@ def find_media(
     Hidden files and folders are skipped unless the argument spells their names.
 
     Args:
-        arguments: paths of files, paths of folders, and patterns.
+        arguments: paths of files, paths of folders, patterns, and `-` for an image from standard input.
         out: output folder of `emotion predict`, or None; annotated images that were written there before are skipped.
         on_note: called with a message on skipped files: of unreadable formats, in unreadable folders, annotated images.
 
@@ -143,7 +144,7 @@ def _from_array(pixels: NDArray[Any], bgr: bool) -> NDArray[np.uint8]:
 
 def _expand(argument: str, out: Path | None, on_note: Callable[[str], object]) -> Sequence[Path]:
     path = Path(os.path.expanduser(argument))  # noqa: PTH111, leaves ~nobody as it is
-    if path.is_file():
+    if path == STANDARD_INPUT or path.is_file():
         return [path]
     annotated = set() if out is None else annotated_images(out)
     if path.is_dir():

@@ -17,9 +17,11 @@ class FaceNetwork(Protocol):
     """A network that classifies the expressions of cropped faces.
 
     Attributes:
+        name: name of its file, without folders and suffix.
         side: height and width of its input, pixels.
     """
 
+    name: str
     side: int
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:

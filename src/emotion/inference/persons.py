@@ -105,8 +105,8 @@ class Film:
     def _keep(self, person: int, second: float, portrait: NDArray[np.uint8]) -> None:
         """Keeps portraits at even distances in time: if there are too many, every other one goes."""
         kept = self.portraits.setdefault(person, [])
-        apart = (kept[-1][0] - kept[0][0]) / (len(kept) - 1) if len(kept) > 1 else 0.0
-        if not kept or second - kept[-1][0] >= max(apart, LEAST_APART):
+        least = min((after - before for (before, _), (after, _) in pairwise(kept)), default=LEAST_APART)
+        if not kept or second - kept[-1][0] >= least:
             kept.append((second, portrait))
         if len(kept) > MOST_PORTRAITS:
             del kept[1::2]

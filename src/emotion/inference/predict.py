@@ -1,6 +1,7 @@
 """Classifies the faces in image and video files, and writes annotated images and videos."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,21 @@ from emotion.errors import UserError, disk_is_full, first_line
 from emotion.files import atomic_write
 from emotion.inference.drawing import draw_faces
 from emotion.inference.film import FRAME_STRIDE, SMOOTH, FilmFrame, Watcher, per_second, with_faces
-from emotion.inference.images import IMAGES, count_frames, find_media, is_video, note_annotated, read_image
+from emotion.inference.images import (
+    IMAGES,
+    STANDARD_INPUT,
+    count_frames,
+    find_media,
+    is_video,
+    note_annotated,
+    read_image,
+)
 from emotion.inference.persons import Film
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import Record
-from emotion.inference.timeline import write_timeline
-from emotion.inference.video import Video, VideoFile
+from emotion.inference.timeline import SUFFIXES, write_timeline
+from emotion.inference.video import Video
+from emotion.inference.video_file import VideoFile
 
 Key = TypeVar("Key")
 Progress = Callable[..., Iterable[Any]]
@@ -47,6 +57,9 @@ class Prediction:
         progress: shows the progress.
         on_error: called with a message for each file that cannot be read, or whose annotated file cannot be written.
         on_note: called with a message on skipped files, and on files of which only the first image is classified.
+
+    Raises:
+        UserError: the suffix of `timeline` is another one.
     """
 
     def __init__(
@@ -63,6 +76,8 @@ class Prediction:
         on_error: Callable[[str], object] = print,
         on_note: Callable[[str], object] = lambda message: None,
     ) -> None:
+        if timeline is not None and timeline.suffix.lower() not in SUFFIXES:
+            raise UserError(f"--timeline {timeline}: wrong suffix; use {' or '.join(SUFFIXES)}")
         self.recognizer, self.detect, self.out, self.timeline = recognizer, detect, out, timeline
         self.frame_stride, self.smooth, self.by_second = frame_stride, smooth, by_second
         self.progress, self.on_error, self.on_note, self.failed = progress, on_error, on_note, 0
@@ -148,7 +163,7 @@ class Prediction:
     def _read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         for path in paths:
             with self._reporting_errors():
-                image = read_image(path)
+                image = read_image(sys.stdin.buffer.read() if path == STANDARD_INPUT else path)
                 if count_frames(path) > 1:
                     self._animated.append(path)
                 yield path, image

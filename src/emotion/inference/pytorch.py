@@ -28,7 +28,7 @@ class TorchNetwork:
     def __init__(self, path: Path, views: str | None = None, device: str = "cpu") -> None:
         classifier = load_classifier(path, device)
         classifier.set_views(views)
-        self._classifier, self.side = classifier, classifier.card.side
+        self._classifier, self.name, self.side = classifier, path.stem, classifier.card.side
         self._loaded, self._process = (path.absolute(), views, device), os.getpid()
 
     def __reduce__(self) -> tuple[type["TorchNetwork"], tuple[Path, str | None, str]]:

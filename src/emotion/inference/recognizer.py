@@ -105,7 +105,8 @@ class Recognizer:
 
     def __repr__(self) -> str:
         """Names the networks and the limits of the detection."""
-        return f"Recognizer({', '.join(map(str, self.networks))}; {self.limits})"
+        names = ", ".join(network.name for network in self.networks)
+        return f"Recognizer({names}; min_face={self.limits.min_face:g}, confidence={self.limits.confidence:g})"
 
     @cached_property
     def detector(self) -> FaceDetector:

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -112,25 +113,31 @@ class JsonWriter:
             self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
 
 
-def to_table(records: Iterable[Record]) -> Table:
-    """Returns a table with a row for each face of images, and for each image without faces."""
+def to_table(records: Sequence[Record]) -> Table:
+    """Returns a table with a row for each face of images, and for each image without faces.
+
+    The folder that several files share is the title, since long paths would leave no room for the columns.
+    """
+    folder = _common_folder({record.file for record in records})
     table = Table(Column("file", overflow="fold"), Column("face", overflow="fold"), box=None, pad_edge=False)
-    for header, width in (("expression", None), ("", None), ("", 10), ("next", None), ("detected", None)):
+    table.title, table.title_justify = (Text(printable(f"in {folder}")) if folder else None), "left"
+    for header, width in (("expression", None), ("", None), ("", 6), ("next", None), ("detected", None)):
         table.add_column(header, no_wrap=True, max_width=width)
     for record in records:
+        name = Text(printable(os.path.relpath(record.file, folder) if folder else record.file))
         if not record.faces:
-            table.add_row(Text(printable(record.file)), "[dim]no face[/]")
+            table.add_row(name, "[dim]no face[/]")
         for face in record.faces:
             first, second = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
             style = "bold" if first[1] >= UNSURE else "dim"
             table.add_row(
-                Text(printable(record.file)),
+                name,
                 "{} {} {}x{}".format(*face.box),
                 f"[{style}]{face.label}{'' if first[1] >= UNSURE else '?'}[/]",
                 f"{first[1]:4.0%}",
                 ProgressBar(1, first[1], finished_style="bar.complete"),
                 f"{second[0]} {second[1]:.0%}",
-                "" if face.confidence is None else f"{face.confidence:.2f}",
+                "" if face.confidence is None else f"{face.confidence:4.0%}",
             )
     return table
 
@@ -197,9 +204,18 @@ def to_frame(results: Any) -> "pandas.DataFrame":
     if isinstance(results, Film):
         records = [Record(results.name, frame.faces, frame.number, frame.second) for frame in results]
         return pandas.DataFrame((row for record in records for row in record.rows()), columns=FILM_COLUMNS)
-    images = [results] if not results or isinstance(results[0], Face) else results
+    images = results if not results or isinstance(results[0], list) else [results]
     rows = (row | {"file": number} for number, faces in enumerate(images) for row in Record("", faces).rows())
     return pandas.DataFrame(rows, columns=IMAGE_COLUMNS)
+
+
+def _common_folder(files: Collection[str]) -> str:
+    """Returns the folder in which several files lie, at any depth; empty for a single file and for no folder."""
+    try:
+        folders = [os.path.dirname(file) for file in files]  # noqa: PTH120, empty for a name alone
+        return os.path.commonpath(folders) if len(files) > 1 else ""
+    except ValueError:  # some paths are absolute and others are not
+        return ""
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:

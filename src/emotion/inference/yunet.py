@@ -39,6 +39,7 @@ class YuNet:
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # at 640 pixels a second thread gains nothing
+        options.enable_mem_pattern = False  # it would keep memory for every size of image
         self._session = onnxruntime.InferenceSession(FILE.read_bytes(), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, image: NDArray[np.uint8], confidence: float) -> Candidates:

@@ -1,4 +1,4 @@
-"""Small videos that tests draw."""
+"""Small videos that tests draw, keep and read."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -9,6 +9,12 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from emotion.inference.video import Video
+
+FILMS = Path(__file__).parent / "inference" / "films"
+"""Two videos of ten frames within 0.3 s, a pause, and ten frames from second 2 on; one video in AV1, and one
+in HEVC."""
+VARYING = [start + 0.033 * index for start in (0, 2) for index in range(10)]
 SAMPLES = 48_000
 TICKS = 90_000
 
@@ -24,6 +30,13 @@ def noise(number: int, height: int = 64, width: int = 96) -> Iterator[NDArray[np
     generator = np.random.default_rng(0)
     for _ in range(number):
         yield generator.integers(0, 256, (height, width, 3), np.uint8)
+
+
+def corner(height: int, width: int, row: int, column: int) -> NDArray[np.uint8]:
+    """Returns a black picture with a white quarter."""
+    picture = np.zeros((2, height // 2, 2, width // 2, 3), np.uint8)
+    picture[row, :, column] = 255
+    return picture.reshape(height, width, 3)
 
 
 def draw_film(
@@ -74,6 +87,14 @@ def draw_film(
             tones.write(max(shown) + 1 / rate if seconds is None else seconds)
             output.mux(tones.stream.encode())
     return path
+
+
+def read_all(source) -> Video:
+    """Reads a video to its end and checks that it is complete."""
+    video = Video(source)
+    video.seconds = [frame.second for frame in video]
+    video.require_whole()
+    return video
 
 
 class _Tones:
