@@ -32,7 +32,7 @@ export function smallCopy(picture, side) {
  * @param pen of the canvas, whose unit is a pixel of the screen.
  * @param size [width, height] of the canvas in that unit.
  * @param faces with `number`, `label`, `score` and, to be shown, `heatmap`.
- * @param factor that unit, in pixels of the boxes.
+ * @param factor units for a pixel of the boxes.
  * @param active number of the face that stands out, or null.
  */
 export function drawFaces(pen, size, faces, factor, { active = null, heatmaps = false } = {}) {
@@ -70,8 +70,7 @@ function drawLabel(pen, [canvasWidth], face, [left, top, width], whole) {
   const texts = whole ? [`${number}  ${titleOf(face)}`] : [`${number}  ${titleOf(face)}`, `${number}  ${labelOf(face)}`, number];
   pen.font = `600 ${FONT}px system-ui, sans-serif`;
   pen.textBaseline = "middle";
-  const room = Math.max(width + 4, 0);
-  const text = texts.find((candidate) => pen.measureText(candidate).width + 10 <= room) ?? texts.at(-1);
+  const text = texts.find((candidate) => pen.measureText(candidate).width + 10 <= width + 4) ?? texts.at(-1);
   const [labelWidth, labelHeight] = [pen.measureText(text).width + 10, FONT + 6];
   const x = Math.max(0, Math.min(left - 1, canvasWidth - labelWidth));
   const y = top >= labelHeight ? top - labelHeight : Math.max(0, top);

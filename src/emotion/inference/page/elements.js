@@ -11,13 +11,6 @@ export function element(name, className = "", ...content) {
   return created;
 }
 
-export function button(text, onClick, className = "button") {
-  const created = element("button", className, text);
-  created.type = "button";
-  created.addEventListener("click", onClick);
-  return created;
-}
-
 export function showMessage(text) {
   byId("message").textContent = text;
   byId("message").hidden = !text;

@@ -3,7 +3,7 @@
 import { percent } from "./elements.js";
 import { about } from "./service.js";
 
-export const UNSURE = 0.5; // labels of a lower probability are marked as unsure
+const UNSURE = 0.5; // labels of a lower probability are marked as unsure
 
 export const isUnsure = ({ score }) => score < UNSURE;
 export const labelOf = (face) => (isUnsure(face) ? `${face.label}?` : face.label);

@@ -124,7 +124,7 @@ function drawBoxes() {
 }
 
 /** Returns the faces at a second; boxes move evenly between two classified frames. */
-export function facesAt(rows, second) {
+function facesAt(rows, second) {
   const after = rows.findIndex((row) => row.second > second + 1e-3);
   const before = rows[after < 0 ? rows.length - 1 : after - 1];
   const next = rows[after];
