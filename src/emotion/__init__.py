@@ -1,12 +1,12 @@
 """Facial emotion recognition: detects faces, classifies their expressions, trains the networks.
 
-recognizer = emotion.load()
-for face in recognizer.predict("photo.jpg"):
-print(face.label, face.score, face.box)
-
-film = emotion.analyze_video("film.mp4")
-for person in film.persons:
-print(person.number, person.seconds, person.shares)
+Examples:
+    >>> import emotion
+    >>> recognizer = emotion.load()
+    >>> [(face.label, face.score, face.box) for face in recognizer.predict("photo.jpg")]  # doctest: +SKIP
+    [('happy', 0.94, (154, 113, 220, 220))]
+    >>> film = emotion.analyze_video("film.mp4")  # doctest: +SKIP
+    >>> [(person.number, person.seconds, person.shares) for person in film.persons]  # doctest: +SKIP
 """
 
 from importlib import import_module

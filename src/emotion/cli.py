@@ -268,14 +268,14 @@ def predict(
             elif record.second is None:
                 images.append(record)
     except KeyboardInterrupt:
-        _show("interrupted: the results so far are complete")
+        _show("interrupted: these are the results so far, without the annotated copy and the timeline of this video")
         raise typer.Exit(130) from None
     finally:  # also after an error, the results so far are shown
         if writer is not None:
             writer.close()
         elif images:
             Console().print(to_table(images))
-        for film in prediction.films:
+        for film in filter(len, prediction.films):
             if writer is None or errors.is_terminal:
                 (Console() if writer is None else errors).print(to_summary(film))
     raise typer.Exit(2 if prediction.failed else 0)
@@ -291,7 +291,9 @@ def webcam(
         str, typer.Argument(help="Number of the camera, or a video file or address (rtsp://...) in its place.")
     ] = "0",
     ckpt: Checkpoints = None,
-    as_jsonl: Annotated[bool, typer.Option("--json", help="Print JSON Lines: an object for each frame.")] = False,
+    as_jsonl: Annotated[
+        bool, typer.Option("--json", "--jsonl", help="Print JSON Lines: an object for each frame.")
+    ] = False,
     min_face: MinFace = None,
     confidence: Confidence = CONFIDENCE,
     smooth: Smooth = SMOOTH,
@@ -318,14 +320,14 @@ def webcam(
         if as_jsonl:
             writer = JsonWriter(sys.stdout, lines=True)
             for frame in frames:
-                writer.write(Record(camera, frame.faces, frame.number, frame.second))
+                writer.write(Record(video.name, frame.faces, frame.number, frame.second))
         else:
             with Live(console=Console(), auto_refresh=False) as live:
                 for frame in frames:
                     live.update(to_live(frame), refresh=True)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    _show(f"{camera}: the video has ended")
+    _show(f"{video.name}: the video has ended")
 
 
 @app.command(rich_help_panel=USE)

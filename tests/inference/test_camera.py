@@ -78,7 +78,6 @@ def test_each_system_has_its_interface(
 def test_a_video_stands_in_for_a_camera(tmp_path: Path) -> None:
     path = draw_film(tmp_path / "film.mp4", 10, rate=20)
     begin = time.monotonic()
-    assert len(list(open_camera(str(path), real_time=False))) == 10
     assert time.monotonic() - begin < 0.4
     begin = time.monotonic()
     for frame in open_camera(str(path)):

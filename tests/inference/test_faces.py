@@ -142,7 +142,8 @@ def test_boxes_are_in_pixels_of_the_original_not_of_the_copy() -> None:
         ([[], [([20, 20, 33, 33], 0.9)], [([40, 40, 66, 66], 0.9)]], 3),
         ([[], [], [([40, 40, 9, 9], 0.9)]], 3),
         ([[([10, 10, 150, 150], 0.9), ([200, 10, 20, 20], 0.9)], [([20, 20, 300, 300], 0.9)]], 2),
-        ([[([10, 10, 34, 34], 0.87)], [], [], []], 4),  # one pass and three turns
+        ([[([10, 10, 34, 34], 0.87)], [([20, 20, 68, 68], 0.89)]], 2),  # large, but not sure
+        ([[([10, 10, 34, 34], 0.87)], [], [], [], [], []], 6),  # three passes and three turns
         ([[], [], [], [], [], []], 6),
     ],
 )
@@ -151,13 +152,24 @@ def test_larger_copies_follow_small_faces_and_turns_unsure_ones(calls, passes: i
     detector(np.zeros((1600, 2000, 3), np.uint8))
     assert len(spy.shown) == passes
     sides = [max(shape) for shape in spy.shown]
-    assert sides == {1: [320], 2: [320, 640], 3: [320, 640, 1280], 4: [320] + 3 * [640]}.get(
-        passes, [320, 640, 1280] + 3 * [640]
-    )
+    assert sides == ([320, 640, 1280] + 3 * [640])[:passes]
+
+
+def test_faces_of_all_passes_are_kept_once() -> None:
+    """A very large face is missed in the large copies, and a middle one is seen twice."""
+    first = [([10, 10, 200, 200], 0.9), ([250, 10, 30, 30], 0.91)]
+    detector, spy = spied(first, [([500, 20, 60, 60], 0.92), ([600, 100, 15, 15], 0.89)], [([900, 700, 15, 15], 0.95)])
+    faces = detector(np.zeros((960, 1280, 3), np.uint8))
+    assert len(spy.shown) == 3
+    assert [round(face.confidence or 0, 2) for face in faces] == [0.9, 0.95, 0.92, 0.89]  # from left to right
 
 
 def test_the_turn_with_the_surest_faces_counts() -> None:
-    weak, strong, pair = [([10, 10, 90, 90], 0.75)], [([10, 10, 90, 90], 0.8)], [([10, 10, 90, 90], 0.7)] * 2
+    weak, strong, pair = (
+        [([10, 10, 90, 90], 0.75)],
+        [([10, 10, 90, 90], 0.8)],
+        [([10, 10, 90, 90], 0.7), ([200, 10, 90, 90], 0.7)],
+    )
     for calls, chosen in (((weak, [], strong, []), 180), ((weak, [], strong, pair), -90), ((strong, [], weak, []), 0)):
         detector, _ = spied(*calls)
         faces = detector(np.zeros((320, 320, 3), np.uint8))

@@ -69,6 +69,7 @@ def test_two_faces_that_cross_keep_their_numbers(recognizer: Recognizer, head, o
     frames = list(Watcher(recognizer, frame_stride=2).watch(films(pictures)))
     assert [frame.number for frame in frames] == list(range(0, 80, 2))
     assert sum(len(frame.faces) == 2 for frame in frames) > 20
+    assert {face.person for frame in frames for face in frame.faces} == {1, 2}
     for frame in frames:
         for face in frame.faces:
             moves_right = abs(face.box[0] + face.box[2] / 2 - 85 - 6 * frame.number)
@@ -239,6 +240,17 @@ def test_a_lost_face_is_searched_for_in_the_whole_frame_at_once(head) -> None:
     assert moved.box[0] - face.box[0] == pytest.approx(430, abs=8)
 
 
+def test_small_faces_do_not_flicker(pixels: NDArray[np.uint8]) -> None:
+    """A search of the whole frame at 640 pixels does not see them; around their places they are found."""
+    small = shrunken(pixels, 110)  # faces of some 40 pixels
+    frame = scene((small, 300, 200), (small, 1500, 700), size=(1080, 1920))
+    follower, expected, counts = Follower(FaceDetector()), [], []
+    for number in range(20):
+        expected = [face.box for face in follower(frame, 0.2 * number, expected)]
+        counts.append(len(expected))
+    assert counts == [2] * 20
+
+
 def test_small_faces_can_be_left_out_of_films(head) -> None:
     follower = Follower(FaceDetector(), DetectionLimits(min_face=0.4))
     frame = scene((head, 20, 100))
@@ -272,6 +284,26 @@ def test_seconds_hold_means() -> None:
     assert first.raw["happy"] == pytest.approx(0.3)
     assert (first.label, second.label) == ("angry", "sad")
     assert first.box == (0, 0, 9, 9)
+
+
+def test_an_interruption_loses_no_second() -> None:
+    def frames():
+        for number in range(14):
+            yield FilmFrame(number, number / 5, [Face((0, 0, 9, 9), "happy", dict.fromkeys(CLASSES, 1 / 7), person=1)])
+        raise KeyboardInterrupt
+
+    seen: list[FilmFrame] = []
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(per_second(frames()))
+    assert [(row.second, len(row.faces)) for row in seen] == [(0, 1), (1, 1), (2, 1)]
+
+
+def test_a_damaged_film_is_analysed_as_far_as_it_can_be_read(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    path = draw_film(tmp_path / "film.avi", [pixels[:480, :480]] * 20, rate=10, codec="mjpeg")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.warns(UserWarning, match=r"film\.avi: damaged, \d+ of 20 frames"):
+        film = emotion.analyze_video(path, frame_stride=2)
+    assert [person.number for person in film.persons] == [1]
 
 
 def test_analyze_video(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -245,6 +246,7 @@ def test_the_film_is_no_file_that_others_can_find(
 @pytest.mark.parametrize("busy", [True, False])
 def test_frames_wait_for_photographs_but_not_for_long(busy: bool) -> None:
     begin = time.monotonic()
-    assert [*film_requests._giving_way(range(3), lambda: busy)] == [0, 1, 2]
+    frames = [SimpleNamespace(number=number) for number in range(6)]
+    assert [*film_requests._giving_way(frames, 2, lambda: busy)] == frames
     passed = time.monotonic() - begin
     assert 3 * PATIENCE_S <= passed < 5 * PATIENCE_S if busy else passed < PATIENCE_S

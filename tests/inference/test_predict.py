@@ -427,6 +427,37 @@ def test_an_annotated_file_that_cannot_be_written_costs_no_results(
     assert prediction.failed == 2
 
 
+def test_a_copy_that_cannot_be_written_costs_no_timeline(tmp_path: Path, video_file: Path, recognizer) -> None:
+    (tmp_path / "out" / video_file.name).mkdir(parents=True)
+    errors: list[str] = []
+    prediction = Prediction(
+        recognizer, out=tmp_path / "out", timeline=tmp_path / "new/line.html", on_error=errors.append
+    )
+    run(prediction, [video_file])
+    assert len(errors) == prediction.failed == 1
+    assert (tmp_path / "new/line.html").is_file()
+
+
+def test_timelines_of_equal_names_do_not_replace_each_other(tmp_path: Path, video_file: Path, recognizer) -> None:
+    for name in ("a/film.mp4", "b/film.mp4", "b/film.mov", "b/other.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(video_file, tmp_path / name)
+    run(Prediction(recognizer, frame_stride=6, timeline=tmp_path / "t.html"), [tmp_path / "a", tmp_path / "b"])
+    assert {path.name for path in tmp_path.glob("*.html")} == {
+        "t-film-1.html",
+        "t-film-2.html",
+        "t-film-3.html",
+        "t-other.html",
+    }
+
+
+def test_a_timeline_without_videos_is_noted(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+    noise(tmp_path / "a.png")
+    notes: list[str] = []
+    run(Prediction(recognizer, timeline=tmp_path / "t.html", on_note=notes.append), [tmp_path / "a.png"])
+    assert notes == [f"--timeline {tmp_path / 't.html'}: there are no videos"]
+
+
 def test_an_incomplete_annotated_video_costs_no_results_of_others(
     tmp_path: Path, video_file: Path, recognizer: Recognizer, monkeypatch
 ) -> None:

@@ -50,7 +50,15 @@ def test_a_face_that_stays_away_is_a_new_person() -> None:
     tracker = Tracker()
     assert tracker.update(0, [box(100)]) == [1]
     assert tracker.update(LONGEST_GAP, [box(100)]) == [1]
+    assert tracker.update(LONGEST_GAP + 0.1, []) == []
     assert tracker.update(2 * LONGEST_GAP + 0.01, [box(100)]) == [2]
+
+
+@pytest.mark.parametrize("step", [2.0, 30.0])
+def test_frames_far_apart_are_no_gaps(step: float) -> None:
+    """As with a large stride, or in a film of few frames a second."""
+    assert follow([[box(100), box(500)]] * 4, step) == [[1, 2]] * 4
+    assert follow([[box(100)], [], [box(100)]], step) == [[1], [], [2]]
 
 
 def test_after_a_cut_nobody_is_known() -> None:

@@ -21,7 +21,7 @@ SILENCE_S = 10.0
 """Seconds after which a connection that brings nothing is taken for broken."""
 
 
-def open_camera(name: str, real_time: bool = True) -> Video:
+def open_camera(name: str) -> Video:
     """Opens a camera, the address of a stream, or a video file in place of a camera.
 
     Frames of cameras and streams do not queue up: a consumer that is slower gets the newest one.
@@ -29,23 +29,21 @@ def open_camera(name: str, real_time: bool = True) -> Video:
     Args:
         name: number of a camera, from 0; its device, such as `/dev/video0`, on Linux; its name, such as
             `video=Integrated Camera`, on Windows; an address, such as `rtsp://...`; or the path of a video file.
-        real_time: True reads a video file as fast as it is shown, False as fast as the consumer takes its frames. All
-            its frames are read.
 
     Raises:
         BadImageError: there is no such camera, another program holds it, the user lacks the permission, or the stream
             or file cannot be read.
     """
-    if re.match(r"[a-z][a-z0-9+.-]+://", name):
-        shown = re.sub(r"//[^/@]*@", "//", name)  # without the password
+    if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
+        shown = re.sub(r"//[^/]*@", "//", name)  # without the password
         return _LiveVideo(_open_address(name, shown), shown)
     if name.isdecimal() or name.startswith(("/dev/", "video=")):
         return _LiveVideo(_open_device(name), f"camera {name}")
-    return (_PacedVideo if real_time else Video)(name)
+    return _PacedVideo(name)
 
 
 def _open_address(address: str, shown: str) -> InputContainer:
-    options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}
+    options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
     try:
         return av.open(address, "r", options=options, timeout=SILENCE_S, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:

@@ -16,10 +16,12 @@ CONFIDENCE = 0.7
 """Default of the lowest confidence of a face. This and the next two were chosen on the photographs that
 `benchmarks/photographs.py` names `tune`."""
 SURE = 0.88
-"""If no face is this confident, the image may be turned."""
+"""Confidence of a face that is sure; if none is, the image may be turned."""
 PASSES = ((320, 0.12), (640, 0.06), (1280, 0.0))
 """The passes over an image: pixels of its longer side, and the size, as a share of that side, from which on a face is
-large. If all faces that a pass detects are large, no further pass follows."""
+large. If all faces are large and one is sure, no further pass follows."""
+MOST_SHARED = 0.6
+"""Two detections are the same face if more than this share of the smaller one lies in the other one."""
 WELL_SEEN = 20
 """Pixels of a face that no pass misses for its size."""
 FACE_SHARE = 0.876
@@ -74,9 +76,9 @@ ANY_FACE = DetectionLimits()
 class FaceDetector:
     """Detects faces with `emotion.inference.yunet.YuNet`, from coarse to fine; several threads may call it.
 
-    The first pass searches a small copy of the image. Larger copies follow as long as no face is detected, or one that
-    is not large. If no face is sure, the image is turned by 90, 180 and 270 degrees, too, and the turn with the highest
-    sum of confidences counts.
+    The first pass searches a small copy of the image. Larger copies follow as long as no face is sure or one is not
+    large, and their faces are added. If no face is sure, the image is turned by 90, 180 and 270 degrees, too, and the
+    turn with the highest sum of confidences counts.
     """
 
     def __init__(self) -> None:
@@ -111,8 +113,10 @@ class FaceDetector:
         faces: list[Detection] = []
         for side, large in passes:
             found = self.look(picture, side, limits.confidence, turn)
-            faces = [face for face in found if face.box[2] >= limits.min_face * longer]
-            all_large = bool(faces) and min(face.box[2] for face in faces) >= large * longer
+            large_enough = [face for face in found if face.box[2] >= limits.min_face * longer]
+            faces = without_repetitions([*faces, *large_enough])  # a larger copy may be too large for the largest faces
+            sure = any((face.confidence or 0) >= SURE for face in faces)
+            all_large = sure and min(face.box[2] for face in faces) >= large * longer
             if all_large or side >= longer or side * limits.min_face >= WELL_SEEN:
                 break
         return faces
@@ -142,6 +146,23 @@ class FaceDetector:
             framed = _framed(x / scale, y / scale, math.sqrt(box[2] * box[3]) / scale, tilt)
             faces.append(Detection(framed, float(score), (tilt + 180) % 360 - 180))
         return faces
+
+
+def without_repetitions(faces: Sequence[Detection]) -> list[Detection]:
+    """Keeps the most confident of detections that lie in each other, since they are the same face."""
+    kept: list[Detection] = []
+    for face in sorted(faces, key=lambda face: -(face.confidence or 0)):
+        if all(_shared(face.box, other.box) <= MOST_SHARED for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _shared(box: Box, other: Box) -> float:
+    """Returns the share of the smaller of two squares that lies in the other one."""
+    across, down = (
+        max(0, min(box[axis] + box[2], other[axis] + other[2]) - max(box[axis], other[axis])) for axis in (0, 1)
+    )
+    return across * down / min(box[2], other[2]) ** 2
 
 
 def _shrunken(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference.crops import Box, center_square, crop_square
-from emotion.inference.faces import ANY_FACE, PASSES, Detection, DetectionLimits, FaceDetector
+from emotion.inference.faces import ANY_FACE, PASSES, Detection, DetectionLimits, FaceDetector, without_repetitions
 from emotion.inference.recognizer import Face, Recognizer, most_probable
 from emotion.inference.tracks import Tracker
 from emotion.inference.video import Frame
@@ -24,8 +23,6 @@ SEARCH_EVERY, THOROUGH_EVERY = 0.5, 2.0
 """Seconds after which a frame is searched for new faces, and after which small and turned ones are searched for."""
 AROUND, AROUND_SIDE = 2.5, 192
 """Side of the square that is searched around a followed face, in sides of the face and in pixels."""
-MOST_SHARED = 0.6
-"""Of two faces, see `_shared`."""
 PORTRAIT_SIDE = 72
 """Height and width of small copies of faces, pixels."""
 CUT_DIFFERENCE, CUT_CORRELATION = 20, 0.6
@@ -137,10 +134,10 @@ class Follower:
     def __call__(self, picture: NDArray[np.uint8], second: float, expected: Sequence[Box]) -> list[Detection]:
         """Returns the faces of a frame, RGB uint8 [H, W, 3], from left to right; `expected` are the followed ones."""
         faces: list[Detection] = []
-        if expected and second - self._searched < SEARCH_EVERY:
-            faces = self._around(picture, expected)
-        if len(faces) < max(1, len(expected)):
-            faces = self._search(picture, second)
+        if expected:
+            faces = self._around(picture, expected)  # also finds faces that are too small for a search of the frame
+        if len(faces) < max(1, len(expected)) or second - self._searched >= SEARCH_EVERY:
+            faces = without_repetitions([*faces, *self._search(picture, second)])
         return sorted(faces, key=lambda face: face.box)
 
     def _search(self, picture: NDArray[np.uint8], second: float) -> list[Detection]:
@@ -164,7 +161,7 @@ class Follower:
                 faces = self._detector.look(region, AROUND_SIDE, self._limits.confidence, self._turn)
                 found += [replace(face, box=(face.box[0] + x, face.box[1] + y, *face.box[2:])) for face in faces]
         smallest = self._limits.min_face * max(picture.shape[:2])
-        return _without_repetitions([face for face in found if face.box[2] >= smallest])
+        return without_repetitions([face for face in found if face.box[2] >= smallest])
 
 
 class _Smoother:
@@ -204,23 +201,6 @@ def _averaged(face: Face, window: Sequence[Face]) -> Face:
     return replace(face, label=most_probable(mean), probabilities=mean, raw=face.probabilities)
 
 
-def _without_repetitions(faces: Sequence[Detection]) -> list[Detection]:
-    """Keeps the most confident of detections that lie in each other, as of two squares that hold the same face."""
-    kept: list[Detection] = []
-    for face in sorted(faces, key=lambda face: -(face.confidence or 0)):
-        if all(_shared(face.box, other.box) <= MOST_SHARED for other in kept):
-            kept.append(face)
-    return kept
-
-
-def _shared(box: Box, other: Box) -> float:
-    """Returns the share of the smaller of two squares that lies in the other one."""
-    across, down = (
-        max(0, min(box[axis] + box[2], other[axis] + other[2]) - max(box[axis], other[axis])) for axis in (0, 1)
-    )
-    return across * down / min(box[2], other[2]) ** 2
-
-
 def with_faces(frames: Iterable[Frame], classified: Iterable[FilmFrame]) -> Iterator[tuple[Frame, list[Face]]]:
     """Yields all frames of a film with the faces of the classified frames; boxes move evenly between these."""
     following = iter(classified)
@@ -244,14 +224,30 @@ def _moved(face: Face, before: FilmFrame, after: FilmFrame | None, second: float
 def per_second(frames: Iterable[FilmFrame]) -> Iterator[FilmFrame]:
     """Yields a frame for each second of a film: the first one, with the mean of each person's probabilities.
 
-    Box, tilt and confidence are those of the person's first face in that second.
+    Box, tilt and confidence are those of the person's first face in that second. An exception is raised after the
+    second in which it happens.
     """
-    for second, group in groupby(frames, key=lambda frame: int(frame.second)):
-        members = list(group)
-        faces = [face for frame in members for face in frame.faces]
-        firsts = {face.person: face for face in reversed(faces)}
-        means = [_mean(face, [other for other in faces if other.person == person]) for person, face in firsts.items()]
-        yield FilmFrame(members[0].number, float(second), sorted(means, key=lambda face: face.box))
+    members: list[FilmFrame] = []
+    try:
+        for frame in frames:
+            if members and int(frame.second) != int(members[0].second):
+                yield _second(members)
+                members = []
+            members.append(frame)
+    except (Exception, KeyboardInterrupt):
+        if members:
+            yield _second(members)
+        raise
+    if members:
+        yield _second(members)
+
+
+def _second(frames: Sequence[FilmFrame]) -> FilmFrame:
+    """Returns the mean of the frames of a second."""
+    faces = [face for frame in frames for face in frame.faces]
+    firsts = {face.person: face for face in reversed(faces)}
+    means = [_mean(face, [other for other in faces if other.person == person]) for person, face in firsts.items()]
+    return FilmFrame(frames[0].number, float(int(frames[0].second)), sorted(means, key=lambda face: face.box))
 
 
 def _mean(face: Face, faces: Sequence[Face]) -> Face:

@@ -31,7 +31,7 @@ from emotion.inference.video import Frame, Video
 NAME = "video"
 """Field of forms that holds the film, and its name in messages."""
 PATIENCE_S, LOOK_S = 0.2, 0.005
-"""Before each frame, a film waits at most so long for photographs that are being classified, and looks so often."""
+"""Before each classified frame, a film waits at most so long for photographs, and looks so often."""
 FILM_ERRORS = {
     404: "the network does not exist",
     408: "the upload took too long",
@@ -150,7 +150,8 @@ async def answer_film(pipeline: Pipeline, request: Request, question: FilmQuesti
         held.callback(thread.shutdown, wait=False)
         video = await asyncio.get_running_loop().run_in_executor(thread, Video, file, NAME)
         held.callback(video.close)
-        lines = _lines(video, watcher, name, lambda: pipeline.running.taken > 0)
+        frames = _giving_way(video, question.frame_stride, lambda: pipeline.running.taken > 0)
+        lines = _lines(video, frames, watcher, name)
         return FilmResponse(lines, thread, held.pop_all().close)
 
 
@@ -202,11 +203,11 @@ async def _from_form(request: Request, limits: Limits) -> tuple[str, BinaryIO]:
     return upload.filename or NAME, upload.file
 
 
-def _lines(video: Video, watcher: Watcher, name: str, is_busy: Callable[[], bool]) -> Generator[bytes]:
-    """Classifies a film, and yields the lines of the answer."""
+def _lines(video: Video, frames: Iterable[Frame], watcher: Watcher, name: str) -> Generator[bytes]:
+    """Classifies the frames of a film, and yields the lines of the answer."""
     film, problem = Film(name), ""
     try:
-        for frame in watcher.watch(_giving_way(video, is_busy)):
+        for frame in watcher.watch(frames):
             film.add(frame)
             yield _line(_row(frame, video))
         video.require_whole()
@@ -220,11 +221,11 @@ def _lines(video: Video, watcher: Watcher, name: str, is_busy: Callable[[], bool
         yield _line({"detail": problem})
 
 
-def _giving_way(frames: Iterable[Frame], is_busy: Callable[[], bool]) -> Iterator[Frame]:
-    """Yields frames, each after the photographs that are being classified, so that these are not slowed down."""
+def _giving_way(frames: Iterable[Frame], stride: int, is_busy: Callable[[], bool]) -> Iterator[Frame]:
+    """Yields frames; each that will be classified waits for photographs, so that these are not slowed down."""
     for frame in frames:
         end = time.monotonic() + PATIENCE_S
-        while is_busy() and time.monotonic() < end:
+        while frame.number % stride == 0 and is_busy() and time.monotonic() < end:
             time.sleep(LOOK_S)
         yield frame
 

@@ -1,5 +1,6 @@
 """The persons of a film: their expressions over time, and a summary of each."""
 
+import warnings
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emotion.data.classes import CLASSES
+from emotion.data.decode import BadImageError
 from emotion.inference.film import FRAME_STRIDE, SMOOTH, FilmFrame, Watcher
 from emotion.inference.recognizer import Face, Recognizer, load, most_probable
 from emotion.inference.video import Video
@@ -225,7 +227,7 @@ def analyze_video(
         The frames with their faces, and a summary of each person.
 
     Raises:
-        UserError: the film cannot be read, or is damaged.
+        UserError: the film cannot be read. A film that is damaged is read as far as possible, with a warning.
 
     Examples:
         >>> import emotion
@@ -238,5 +240,8 @@ def analyze_video(
     film = Film(Path(path).name)
     for frame in watcher.watch(video):
         film.add(frame)
-    video.require_whole()
+    try:
+        video.require_whole()
+    except BadImageError as error:
+        warnings.warn(str(error), stacklevel=2)
     return film

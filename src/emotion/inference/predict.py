@@ -96,7 +96,7 @@ class Prediction:
 
         Raises:
             UserError: an annotated file would replace its original.
-            OSError: the disk is full.
+            OSError: the disk is full, or a folder cannot be made.
         """
         self.films, self.failed, self._animated = [], 0, []
         videos = dict.fromkeys(path for path in paths if is_video(path))
@@ -106,14 +106,23 @@ class Prediction:
         if self._animated:
             names = ", ".join(map(str, self._animated[:3])) + (", ..." if self._animated[3:] else "")
             self.on_note(f"{names}: only the first of several frames or pages is classified")
+        if self.timeline is not None:
+            self.timeline.parent.mkdir(parents=True, exist_ok=True)  # fails before anything is classified
+            if not videos:
+                self.on_note(f"--timeline {self.timeline}: there are no videos")
         for path in videos:
             film = Film(path.name)
             self.films.append(film)
             with self._reporting_errors():
                 yield from self._classify_video(path, film)
-            if len(film):
-                with self._reporting_errors():
-                    self._write_results(path, film, outputs.get(path), len(videos) > 1)
+            if not len(film):
+                continue
+            with self._reporting_errors():
+                if path in outputs:
+                    self._annotate_video(path, film, outputs[path])
+            with self._reporting_errors():
+                if self.timeline is not None:
+                    write_timeline(film, self._timeline_path(path, videos), outputs.get(path, path))
 
     def _classify_video(self, path: Path, film: Film) -> Iterator[Record]:
         video = Video(path)
@@ -137,17 +146,22 @@ class Prediction:
             yield Record(str(path), frame.faces, frame.number, frame.second)
         video.require_whole()
 
-    def _write_results(self, path: Path, film: Film, output: Path | None, several: bool) -> None:
-        """Writes the annotated video and the timeline of a film that was classified."""
-        if output is not None:
-            frames = self.progress(Video(path), total=len(film) * self.frame_stride)
-            with VideoFile(output, path) as file:
-                for frame, faces in with_faces(frames, film):
-                    file.write(np.asarray(draw_faces(frame.pixels, faces)), frame.second)
-            self._note_annotated(output)
-        if self.timeline is not None:
-            name = f"{self.timeline.stem}-{path.stem}" if several else self.timeline.stem
-            write_timeline(film, self.timeline.with_name(name + self.timeline.suffix), output or path)
+    def _annotate_video(self, path: Path, film: Film, output: Path) -> None:
+        """Writes the annotated copy of a film that was classified."""
+        frames = self.progress(Video(path), total=len(film) * self.frame_stride)
+        with VideoFile(output, path) as file:
+            for frame, faces in with_faces(frames, film):
+                file.write(np.asarray(draw_faces(frame.pixels, faces)), frame.second)
+        self._note_annotated(output)
+
+    def _timeline_path(self, path: Path, videos: Collection[Path]) -> Path:
+        """Returns the file for the timeline of a video; of several, names may be equal up to folder and suffix."""
+        assert self.timeline is not None
+        if len(videos) == 1:
+            return self.timeline
+        same = [other for other in videos if other.stem == path.stem]
+        number = f"-{same.index(path) + 1}" if len(same) > 1 else ""
+        return self.timeline.with_stem(f"{self.timeline.stem}-{path.stem}{number}")
 
     def _classify_images(self, paths: Iterable[Path], outputs: dict[Path, Path]) -> Iterator[Record]:
         if not outputs:

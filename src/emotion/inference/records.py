@@ -204,7 +204,8 @@ def to_frame(results: Any) -> "pandas.DataFrame":
     if isinstance(results, Film):
         records = [Record(results.name, frame.faces, frame.number, frame.second) for frame in results]
         return pandas.DataFrame((row for record in records for row in record.rows()), columns=FILM_COLUMNS)
-    images = results if not results or isinstance(results[0], list) else [results]
+    listed = list(results)
+    images = listed if not listed or isinstance(listed[0], list) else [listed]
     rows = (row | {"file": number} for number, faces in enumerate(images) for row in Record("", faces).rows())
     return pandas.DataFrame(rows, columns=IMAGE_COLUMNS)
 

@@ -72,7 +72,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self._tracks: list[_Track] = []
-        self._persons = 0
+        self._persons, self._last = 0, 0.0
 
     def expected(self, second: float) -> list[Box]:
         """Returns the boxes in which the faces of the last frames are expected at a time, in seconds."""
@@ -87,7 +87,10 @@ class Tracker:
 
     def update(self, second: float, boxes: Sequence[Box]) -> list[int]:
         """Returns the number of the person of each face, from the squares around the faces of the next frame."""
-        self._tracks = [track for track in self._tracks if second - track.second <= LONGEST_GAP]
+        # A face of the frame before has no gap, however long ago that frame is.
+        oldest = min(second - LONGEST_GAP, self._last)
+        self._tracks = [track for track in self._tracks if track.second >= oldest]
+        self._last = second
         places = [np.array([left + width / 2, top + height / 2]) for left, top, width, height in boxes]
         sides = [float(box[2]) for box in boxes]
         matched = self._match(second, places, sides)

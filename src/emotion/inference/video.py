@@ -33,11 +33,13 @@ class Frame:
     number: int
     second: float
     _image: av.VideoFrame = field(repr=False, compare=False)
+    _widening: float = field(default=1.0, repr=False, compare=False)  # width of a pixel as a multiple of its height
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """The frame upright, RGB uint8 [H, W, 3]; each access converts it anew."""
-        stored = self._image.reformat(format="rgb24", threads=1).to_ndarray()  # [H, W, 3]
+        """The frame upright and with square pixels, RGB uint8 [H, W, 3]; each access converts it anew."""
+        width = round(self._image.width * self._widening)
+        stored = self._image.reformat(width, format="rgb24", threads=1).to_ndarray()  # [H, W, 3]
         transposed, mirrored, flipped = _orientation(self._image)
         upright = stored.swapaxes(0, 1) if transposed else stored
         return np.ascontiguousarray(upright[:: -1 if flipped else 1, :: -1 if mirrored else 1], np.uint8)
@@ -68,9 +70,6 @@ class Video:
         rate: number of frames a second. Where it varies, this is its mean.
         frames: number of frames that the file states; it may be an estimate. 0 if the file states none.
         duration: seconds that the file states; None if it states none.
-        width: width of the upright first frame, pixels.
-        height: height of the upright first frame, pixels.
-        has_sound: whether there is sound, too.
 
     Args:
         source: path of the video, an open binary file that can seek, or a video that FFmpeg has opened.
@@ -103,8 +102,6 @@ class Video:
             self.close()
             raise
         self._images: Iterator[av.VideoFrame] = chain([first], images)
-        transposed, _, _ = _orientation(first)
-        self.width, self.height = (first.height, first.width) if transposed else (first.width, first.height)
 
     def _find_stream(self) -> VideoStream:
         stream = video_stream(self._container)
@@ -135,7 +132,8 @@ class Video:
         self.frames = min(stream.frames, in_index) or round((self.duration or 0) * self.rate)
         # Otherwise the number may follow from the length of the sound.
         self._is_stated = stream.frames > 0 or own is not None or len(container.streams) == 1
-        self.has_sound = bool(container.streams.audio)
+        ratio = stream.sample_aspect_ratio
+        self._widening = float(ratio) if ratio and 1 / 4 <= ratio <= 4 else 1.0
 
     def __iter__(self) -> Iterator[Frame]:
         """Yields the frames; a second iteration yields none."""
@@ -143,7 +141,7 @@ class Video:
             for image in self._images:
                 self._second = self._time(image)
                 self._read += 1
-                yield Frame(self._read - 1, self._second, image)
+                yield Frame(self._read - 1, self._second, image, self._widening)
         finally:
             self.close()
 

@@ -56,7 +56,7 @@ class YuNet:
             _decode(outputs[size::3], stride, padded.shape[1] // stride, confidence)
             for size, stride in enumerate(STRIDES)
         ]
-        return _without__overlaps(*(np.concatenate(parts) for parts in zip(*cells, strict=True)))
+        return _without_overlaps(*(np.concatenate(parts) for parts in zip(*cells, strict=True)))
 
 
 def _decode(
@@ -73,7 +73,7 @@ def _decode(
     return np.concatenate([centres - sizes / 2, sizes], axis=1), points, confidences[kept]
 
 
-def _without__overlaps(
+def _without_overlaps(
     boxes: NDArray[np.float32], landmarks: NDArray[np.float32], confidences: NDArray[np.float32]
 ) -> Candidates:
     """Keeps the most confident of the boxes that overlap."""
