@@ -29,9 +29,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from matplotlib.cbook import get_sample_data
+from PIL import Image
 
 import emotion
 from emotion.inference.crops import crop_faces
@@ -82,8 +82,8 @@ def warm() -> dict[str, float]:
     (face,) = recognizer.predict(image)
     crop = crop_faces(image, [face.box], 48)
     large = np.zeros((1200, 1600, 3), np.uint8)
-    faceless = cv2.resize(image[350:], (512, 600), interpolation=cv2.INTER_CUBIC)
-    large[500:700, 700:871] = cv2.resize(image, (171, 200), interpolation=cv2.INTER_AREA)
+    faceless = np.asarray(Image.fromarray(image[350:]).resize((512, 600), Image.Resampling.BICUBIC))
+    large[500:700, 700:871] = np.asarray(Image.fromarray(image).resize((171, 200), Image.Resampling.BOX))
     assert len(recognizer.predict(large)) == 1
     assert not recognizer.predict(faceless)
     network = OnnxNetwork(SHIPPED / "small.onnx")
