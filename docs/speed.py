@@ -116,6 +116,15 @@ def detector_kinds() -> str:
     return markdown(("Faces found", "MTCNN", "YuNet"), "lrr", rows)
 
 
+def levelling() -> str:
+    """Accuracy on turned images with and without turning the crops upright."""
+    rows = [
+        (f"{degrees}°", str(own["found"]), f"{own['as it is']:.4f}", f"{own['turned upright']:.4f}")
+        for degrees, own in _benchmark("detector")["PublicTest on a canvas, turned"].items()
+    ]
+    return markdown(("PublicTest, turned by", "Faces found", "Accuracy as it is", "Turned upright"), "lrrr", rows)
+
+
 def film() -> str:
     """How fast films are classified, and their memory."""
     measured = _benchmark("film")

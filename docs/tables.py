@@ -26,6 +26,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "load": speed.load,
     "detector": speed.detector,
     "detector-kinds": speed.detector_kinds,
+    "levelling": speed.levelling,
     "film-speed": speed.film,
     "batches": speed.batches,
     "eight-bits": speed.eight_bits,
