@@ -36,7 +36,7 @@ import psutil
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-CLIENTS, SECONDS = (1, 8, 32, 64), 20.0
+CLIENTS, SECONDS = (1, 8, 32, 64), 15.0
 SIZE, QUALITY = (910, 1137), 90
 DISTURBED, TRIES = 0.05, 3
 """Share of the processors from which on a run is repeated, and most runs."""

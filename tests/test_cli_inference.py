@@ -541,7 +541,8 @@ def test_stdout_holds_only_results_and_names_need_not_be_text(form: str, tmp_pat
     name = tmp_path / os.fsdecode(b"not\xfftext.png")
     Path(black).rename(name)
     command = [sys.executable, "-m", "emotion", "predict", str(name), form]
-    result = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"})
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "COLUMNS": "300"}  # room for the whole name
+    result = subprocess.run(command, capture_output=True, env=environment)
     assert (result.returncode, result.stderr) == (0, b"")
     text = result.stdout.decode()
     if form == "--json":

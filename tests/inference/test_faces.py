@@ -115,11 +115,11 @@ def spied(*calls: list[tuple[list[float], float]]) -> tuple[FaceDetector, Spy]:
 
 
 def test_the_frame_around_the_detectors_box() -> None:
-    """The detector's box is 0.876 of the frame, whose centre lies 0.1 % right of it and 1.9 % below."""
+    """The detector's box is 0.876 of the frame, whose centre lies 0.3 % right of it and 2.1 % below."""
     detector, _ = spied([([300, 400, 160, 250], 0.95)])
     (face,) = detector(np.zeros((320, 320, 3), np.uint8))
     side = (160 * 250) ** 0.5 / 0.876
-    centre = 300 + 80 + 0.001 * side, 400 + 125 + 0.019 * side
+    centre = 300 + 80 + 0.003 * side, 400 + 125 + 0.021 * side
     assert np.abs(np.subtract(face.box, [centre[0] - side / 2, centre[1] - side / 2, side, side])).max() <= 0.5
     assert face.confidence == pytest.approx(0.95)
 
@@ -129,7 +129,7 @@ def test_boxes_are_in_pixels_of_the_original_not_of_the_copy() -> None:
     (face,) = detector(np.zeros((640, 1280, 3), np.uint8))
     side = 240 / 0.876
     assert spy.shown == [(160, 320)]
-    assert np.abs(np.subtract(face.box[:2], [520 - 0.499 * side, 280 - 0.481 * side])).max() <= 0.5
+    assert np.abs(np.subtract(face.box[:2], [520 - 0.497 * side, 280 - 0.479 * side])).max() <= 0.5
     assert face.box[2:] == (274, 274)
 
 

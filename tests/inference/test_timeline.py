@@ -265,7 +265,7 @@ class TestPage:
             surprise = charts.last.locator(f"path[fill='{EXPRESSIONS['surprise']}']")
             corners = re.findall(r"M([\d.]+) 100.*?L([\d.]+) 0\.00V100Z", surprise.get_attribute("d") or "")
             assert corners == [("200.00", "400.00"), ("600.00", "900.00")]
-            expect(page.locator(".thumbnails").last.locator("img:visible")).to_have_count(4)
+            expect(page.locator(".thumbnails").last.locator("img:visible")).to_have_count(5)
             expect(page.locator(".axis span")).to_have_text([f"0:{second:02}" for second in range(11)])
             assert [address for address in addresses if not address.startswith("data:")] == [page.url]
             assert messages == []
