@@ -177,7 +177,10 @@ MinFace = Annotated[
         show_default="any size",
     ),
 ]
-Confidence = Annotated[float, typer.Option(help="Lowest confidence of the detector that a face is one, 0.1 to 1.")]
+Confidence = Annotated[
+    float,
+    typer.Option(help="Lowest confidence of the detector that a face is one, 0.1 to 1; clear faces get about 0.9."),
+]
 FrameStride = Annotated[
     int, typer.Option(min=1, help="Classify every Nth frame of a video.", metavar="N", rich_help_panel=VIDEOS)
 ]
@@ -254,6 +257,8 @@ def predict(
         on_error=partial(_show, kind="error"),
         on_note=_show,
     )
+    if by_second and not as_csv + as_json + as_jsonl:
+        _show("--per-second: the summary of a video stays the same; add --csv, --json or --jsonl")
     found = prediction.find(paths)
     images: list[Record] = []  # the table is printed at the end, since the width of its columns depends on all rows
     writer: Writer | None = None
@@ -268,7 +273,7 @@ def predict(
             elif record.second is None:
                 images.append(record)
     except KeyboardInterrupt:
-        _show("interrupted: these are the results so far, without the annotated copy and the timeline of this video")
+        _show("interrupted: these are the results so far")
         raise typer.Exit(130) from None
     finally:  # also after an error, the results so far are shown
         if writer is not None:
@@ -517,7 +522,7 @@ def serve(
         float,
         typer.Option(
             envvar="EMOTION_CONFIDENCE",
-            help="Lowest confidence of the detector that a face is one, 0.1 to 1.",
+            help="Lowest confidence of the detector that a face is one, 0.1 to 1; clear faces get about 0.9.",
             rich_help_panel=DETECTION,
         ),
     ] = CONFIDENCE,

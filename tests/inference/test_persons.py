@@ -35,7 +35,7 @@ def test_a_person_is_summarised_by_true_times() -> None:
     happy, sad = [face("happy")], [face("sad")]
     made = film((0.0, happy), (0.5, happy), (1.0, sad), (4.0, []), (4.5, sad), (5.0, happy), (5.5, []))
     (person,) = made.persons
-    assert (person.number, person.first, person.last) == (1, 0.0, 5.0)
+    assert (person.number, person.first, person.last) == (1, 0.0, 5.5)
     assert person.seconds == pytest.approx(5.0)
     assert person.shares["happy"] == pytest.approx(1.5 / 5)
     assert person.shares["sad"] == pytest.approx(3.5 / 5)
@@ -51,7 +51,7 @@ def test_a_person_is_summarised_by_true_times() -> None:
     assert person.as_dict() == {
         "person": 1,
         "first": 0.0,
-        "last": 5.0,
+        "last": 5.5,
         "seconds": 5.0,
         "shares": dict.fromkeys(CLASSES, 0.0) | {"happy": 0.3, "sad": 0.7},
         "changes": 2,

@@ -158,7 +158,7 @@ def test_faces_are_shown_and_turned_into_dictionaries(recognizer: Recognizer, pi
         f"{face.confidence:.4f}", str(round(face.confidence or 0, 4))
     )
     loaded = json.loads(json.dumps(face.as_dict()))
-    assert list(loaded) == ["box", "label", "score", "probabilities", "confidence", "tilt", "person", "raw"]
+    assert list(loaded) == ["box", "label", "score", "probabilities", "confidence", "tilt"]
     assert loaded["box"] == list(face.box)
     assert loaded["score"] == round(face.score, 4)
     assert loaded["probabilities"] == {name: round(value, 4) for name, value in face.probabilities.items()}

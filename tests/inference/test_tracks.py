@@ -61,6 +61,11 @@ def test_frames_far_apart_are_no_gaps(step: float) -> None:
     assert follow([[box(100)], [], [box(100)]], step) == [[1], [], [2]]
 
 
+def test_the_longer_out_of_sight_the_farther_a_face_may_be() -> None:
+    assert follow([[box(100)], [box(100)], [], [], [], [box(290)]]) == [[1], [1], [], [], [], [1]]
+    assert follow([[box(100)], [box(100)], [box(290)]]) == [[1], [1], [2]]
+
+
 def test_after_a_cut_nobody_is_known() -> None:
     tracker = Tracker()
     tracker.update(0, [box(100), box(500)])

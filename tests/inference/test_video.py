@@ -146,8 +146,22 @@ def test_what_is_no_video_gets_a_message(content: bytes | None, tmp_path: Path, 
     path.write_bytes(whole.read_bytes()[:400] if content is None else content)
     with pytest.raises(BadImageError) as error:
         Video(path)
-    assert str(error.value) == f"{path}: not a video that can be read"
+    cut_off = "a video that is cut off or damaged at its start or end"
+    assert str(error.value) == f"{path}: {cut_off if content is None else 'not a video that can be read'}"
     assert capfd.readouterr().err == ""
+
+
+def test_frames_that_the_decoder_made_up_are_reported(tmp_path: Path) -> None:
+    """FFmpeg fills damaged parts of a frame; all frames can be read, but do not show what was filmed."""
+    path = draw_film(tmp_path / "film.mp4", noise(30))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    path.write_bytes(content)
+    with pytest.raises(
+        BadImageError, match=r"film\.mp4: damaged, (some of its 30 frames do not show|\d+ of 30 frames)"
+    ):
+        read_all(path)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "AVIF"])

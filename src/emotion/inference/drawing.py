@@ -44,7 +44,7 @@ def draw_faces(image: NDArray[np.uint8], faces: Sequence[Face]) -> Image.Image:
 def _draw_label(pen: ImageDraw.ImageDraw, face: Face, font_size: int, image_size: tuple[int, int]) -> None:
     """Writes the label above the box, or inside it if there is no room; narrow images get no probability."""
     font, margin = ImageFont.load_default(font_size), font_size // 4
-    label = face.label if face.person is None else f"{face.person}: {face.label}"
+    label = face.title if face.person is None else f"{face.person}: {face.title}"
     text = f"{label} {face.score:.0%}"
     if pen.textlength(text, font) + 2 * margin > image_size[0]:
         text = label

@@ -41,7 +41,7 @@ class Person:
     Attributes:
         number: number of the person, from 1.
         first: when the person is seen first, seconds from the start of the film.
-        last: when the person is seen last.
+        last: when the person is seen last: the end of that frame.
         seconds: seconds for which the person is seen.
         shares: the share of these seconds for which each class is the most probable one, by class; the sum is 1.
         stretches: the expressions in order.
@@ -180,7 +180,7 @@ def _summary(
     return Person(
         number,
         float(seconds[frames[0]]),
-        float(seconds[frames[-1]]),
+        float(seconds[frames[-1]] + lengths[-1]),
         float(lengths.sum()),
         dict(zip(CLASSES, shares.tolist(), strict=True)),
         stretches,

@@ -122,7 +122,9 @@ class Prediction:
                     self._annotate_video(path, film, outputs[path])
             with self._reporting_errors():
                 if self.timeline is not None:
-                    write_timeline(film, self._timeline_path(path, videos), outputs.get(path, path))
+                    written = self._timeline_path(path, videos)
+                    write_timeline(film, written, outputs.get(path, path))
+                    self.on_note(f"timeline: {written}")
 
     def _classify_video(self, path: Path, film: Film) -> Iterator[Record]:
         video = Video(path)

@@ -17,6 +17,8 @@ from emotion.inference.faces import ANY_FACE, CONFIDENCE, Detection, DetectionLi
 from emotion.inference.images import ImageInput, read_image
 from emotion.inference.networks import FaceNetwork, load_networks
 
+UNSURE = 0.5
+"""A label of a lower probability gets a question mark."""
 BATCH_SIZE, READ_AHEAD = 64, 8
 """Most faces in one call of a network, and most images whose faces are classified together."""
 
@@ -49,9 +51,19 @@ class Face:
         """Probability of the label."""
         return self.probabilities[self.label]
 
+    @property
+    def title(self) -> str:
+        """The label, with a question mark if its probability is below `UNSURE`."""
+        return self.label if self.score >= UNSURE else f"{self.label}?"
+
     def as_dict(self) -> dict[str, Any]:
-        """Returns the attributes and the score, ready for JSON; numbers are rounded to four digits."""
+        """Returns the attributes and the score, ready for JSON; numbers are rounded to four digits.
+
+        `person` and `raw` are left out for images.
+        """
         rounded = {name: _rounded(value) for name, value in asdict(self).items()}
+        if self.person is None:
+            del rounded["person"], rounded["raw"]
         return {"box": rounded.pop("box"), "label": rounded.pop("label"), "score": _rounded(self.score)} | rounded
 
     def __repr__(self) -> str:

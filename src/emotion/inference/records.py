@@ -15,7 +15,7 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError, printable
 from emotion.inference.film import FilmFrame
 from emotion.inference.persons import BRIEF, Film
-from emotion.inference.recognizer import Face, most_probable
+from emotion.inference.recognizer import UNSURE, Face, most_probable
 
 if TYPE_CHECKING:
     import pandas
@@ -24,8 +24,6 @@ _FACE = ("left", "top", "width", "height", "confidence", "label", *CLASSES)
 IMAGE_COLUMNS = ("file", *_FACE)
 FILM_COLUMNS = ("file", "frame", "second", "person", *_FACE, "raw_label", *(f"raw_{name}" for name in CLASSES))
 """The columns of CSV if all files are images, and if there are films."""
-UNSURE = 0.5
-"""Labels of a lower probability are marked as unsure."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +127,11 @@ def to_table(records: Sequence[Record]) -> Table:
             table.add_row(name, "[dim]no face[/]")
         for face in record.faces:
             first, second = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
-            style = "bold" if first[1] >= UNSURE else "dim"
+            style = "bold" if face.score >= UNSURE else "dim"
             table.add_row(
                 name,
                 "{} {} {}x{}".format(*face.box),
-                f"[{style}]{face.label}{'' if first[1] >= UNSURE else '?'}[/]",
+                f"[{style}]{face.title}[/]",
                 f"{first[1]:4.0%}",
                 ProgressBar(1, first[1], finished_style="bar.complete"),
                 f"{second[0]} {second[1]:.0%}",

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from emotion.data.decode import BadImageError, open_image
 from emotion.errors import first_line
-from emotion.inference.containers import IMAGE_BRANDS
+from emotion.inference.containers import IMAGE_BRANDS, holds_video
 
 FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,mxf,"
@@ -53,7 +53,9 @@ def open_video(source: Path | str | BinaryIO, name: str) -> InputContainer:
     try:
         container = av.open(source, "r", options={"format_whitelist": FORMATS}, metadata_errors="replace")
     except (av.FFmpegError, ValueError):  # FFmpeg raises nearly any kind for damaged files
-        raise BadImageError(f"{name}: not a video that can be read") from None
+        damaged = isinstance(source, str) and holds_video(Path(source))
+        reason = "a video that is cut off or damaged at its start or end" if damaged else "not a video that can be read"
+        raise BadImageError(f"{name}: {reason}") from None
     if container.metadata.get("major_brand", "").encode() in IMAGE_BRANDS:
         raise BadImageError(f"{name}: not a video but a picture")
     return container

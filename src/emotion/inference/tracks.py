@@ -43,11 +43,13 @@ class _Track:
     def cost(self, place: NDArray[np.float64], side: float, second: float) -> float:
         """Returns how badly a detected face matches.
 
-        This is its distance from the expected place, in sides, plus half the logarithm of its growth. A face that was
+        This is its distance from the expected place, in sides (in twice the side after a second out of sight, and so
+        on), plus half the logarithm of its growth. A face that was
         hidden or outside the frame may also come back where it was seen last.
         """
         expected, last = math.dist(self.expected(second), place), math.dist(self._state[0], place)
-        distance = min(expected / max(self.side, side), BACK + last / max(self.side, side))
+        reach = max(self.side, side) * (1 + second - self.second)  # the longer out of sight, the less certain the place
+        distance = min(expected / reach, BACK + last / reach)
         growth = abs(math.log(side / self.side))
         return distance + growth / 2 if growth < MOST_GROWTH else 2 * LARGEST_COST
 

@@ -87,7 +87,7 @@ class Video:
         is_path = isinstance(source, Path | str)
         self.name = name or str(source if is_path else getattr(source, "name", "video"))
         self._container = source if isinstance(source, InputContainer) else open_video(source, self.name)
-        self._coded = self._read = self._errors = 0
+        self._coded = self._read = self._errors = self._concealed = 0
         self._second = 0.0
         try:
             stream = self._find_stream()
@@ -177,7 +177,7 @@ class Video:
                 self._errors += 1
                 continue
             for image in images:
-                self._errors += image.is_corrupt
+                self._concealed += image.is_corrupt
                 yield image
 
     def note_failure(self, error: Exception) -> None:
@@ -191,17 +191,19 @@ class Video:
         sound, or from a rate that the frames do not keep.
 
         Raises:
-            BadImageError: the video ends early, or some of its frames cannot be read.
+            BadImageError: the video ends early, or some of its frames cannot be read or are damaged.
         """
         reached = max(self._coded, round(self._second * self.rate) + 1)
         # The stated number is often an estimate: a tenth of it may be missing.
-        early = reached < 0.9 * self.frames and (self._is_stated or self._errors > 0)
+        early = reached < 0.9 * self.frames and (self._is_stated or self._errors + self._concealed > 0)
         expected = self.frames if early else reached
         missing = expected - self._read
-        if missing > 0 and (early or self._errors):
+        if missing > 0 and (early or self._errors or self._concealed):
             raise BadImageError(
                 f"{self.name}: damaged, {missing:,} of {expected:,} frames ({missing / self.rate:.1f} s) cannot be read"
             )
+        if self._concealed:
+            raise BadImageError(f"{self.name}: damaged, some of its {expected:,} frames do not show what was filmed")
 
 
 def _own_duration(stream: VideoStream) -> float | None:
