@@ -196,9 +196,14 @@ class _Smoother:
 
 def _averaged(face: Face, window: Sequence[Face]) -> Face:
     """Returns a face with the mean of its person's probabilities in a window of time."""
-    same = [[*other.probabilities.values()] for other in window if other.person == face.person]
-    mean = dict(zip(CLASSES, np.mean(same, axis=0).tolist(), strict=True))
+    mean = _mean([other.probabilities for other in window if other.person == face.person])
     return replace(face, label=most_probable(mean), probabilities=mean, raw=face.probabilities)
+
+
+def _mean(probabilities: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Returns the mean probability of each class."""
+    rows = [[*face.values()] for face in probabilities]  # [N, K]
+    return dict(zip(CLASSES, np.mean(rows, axis=0).tolist(), strict=True))
 
 
 def with_faces(frames: Iterable[Frame], classified: Iterable[FilmFrame]) -> Iterator[tuple[Frame, list[Face]]]:
@@ -244,13 +249,14 @@ def per_second(frames: Iterable[FilmFrame]) -> Iterator[FilmFrame]:
 
 def _second(frames: Sequence[FilmFrame]) -> FilmFrame:
     """Returns the mean of the frames of a second."""
-    faces = [face for frame in frames for face in frame.faces]
-    firsts = {face.person: face for face in reversed(faces)}
-    means = [_mean(face, [other for other in faces if other.person == person]) for person, face in firsts.items()]
-    return FilmFrame(frames[0].number, float(int(frames[0].second)), sorted(means, key=lambda face: face.box))
+    persons: dict[int | None, list[Face]] = {}
+    for face in (face for frame in frames for face in frame.faces):
+        persons.setdefault(face.person, []).append(face)
+    means = sorted(map(_mean_face, persons.values()), key=lambda face: face.box)
+    return FilmFrame(frames[0].number, float(int(frames[0].second)), means)
 
 
-def _mean(face: Face, faces: Sequence[Face]) -> Face:
-    smooth = {name: float(np.mean([other.probabilities[name] for other in faces])) for name in CLASSES}
-    raw = {name: float(np.mean([(other.raw or other.probabilities)[name] for other in faces])) for name in CLASSES}
-    return replace(face, label=most_probable(smooth), probabilities=smooth, raw=raw)
+def _mean_face(faces: Sequence[Face]) -> Face:
+    """Returns the first of a person's faces with the mean of their probabilities."""
+    mean, raw = _mean([face.probabilities for face in faces]), _mean([face.raw or face.probabilities for face in faces])
+    return replace(faces[0], label=most_probable(mean), probabilities=mean, raw=raw)

@@ -2,7 +2,7 @@
 
 import warnings
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from emotion.data.classes import CLASSES
 from emotion.data.decode import BadImageError
 from emotion.inference.film import FRAME_STRIDE, SMOOTH, FilmFrame, Watcher
-from emotion.inference.recognizer import Face, Recognizer, load, most_probable
+from emotion.inference.recognizer import Face, Recognizer, load, most_probable, rounded
 from emotion.inference.video import Video
 
 BRIEF = 1.0
@@ -66,13 +66,16 @@ class Person:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the summary, ready for JSON; numbers are rounded to three digits."""
-        return {
+        values = {
             "person": self.number,
-            **_rounded({"first": self.first, "last": self.last, "seconds": self.seconds}),
-            "shares": _rounded(self.shares),
+            "first": self.first,
+            "last": self.last,
+            "seconds": self.seconds,
+            "shares": self.shares,
             "changes": self.changes,
-            "longest": _rounded(asdict(self.longest)),
+            "longest": asdict(self.longest),
         }
+        return {name: rounded(value, 3) for name, value in values.items()}
 
 
 class Film:
@@ -141,14 +144,13 @@ class Film:
     @property
     def persons(self) -> list[Person]:
         """A summary of each person, in the order of their numbers."""
-        numbers = np.unique(self._table()[:, 1]).astype(int).tolist()
-        return [_summary(number, *self.series(number), self.seconds, self.durations) for number in numbers]
+        table, seconds, durations = self._table(), self.seconds, self.durations
+        numbers = np.unique(table[:, 1]).astype(int).tolist()
+        return [_summary(number, *_series(table, number), seconds, durations) for number in numbers]
 
     def series(self, person: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns the indices of the F frames that show a person, int64 [F], and the probabilities, float64 [F, K]."""
-        rows = self._table()
-        rows = rows[rows[:, 1] == person]
-        return rows[:, 0].astype(np.int64), rows[:, _PLACE : _PLACE + len(CLASSES)]
+        return _series(self._table(), person)
 
     def timeline(self, path: str | Path, video: str | Path | None = None) -> None:
         """Writes a timeline of the persons, see `emotion.inference.timeline.write_timeline`."""
@@ -158,6 +160,12 @@ class Film:
 
     def _table(self) -> NDArray[np.float64]:
         return np.array(self._faces).reshape(-1, _PLACE + 2 * len(CLASSES))  # [faces, numbers]
+
+
+def _series(table: NDArray[np.float64], person: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """See `Film.series`; `table` has a row for each face of the film."""
+    rows = table[table[:, 1] == person]
+    return rows[:, 0].astype(np.int64), rows[:, _PLACE : _PLACE + len(CLASSES)]
 
 
 def _summary(
@@ -185,10 +193,6 @@ def _summary(
         dict(zip(CLASSES, shares.tolist(), strict=True)),
         stretches,
     )
-
-
-def _rounded(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in numbers.items()}
 
 
 def _face(row: NDArray[np.float64]) -> Face:

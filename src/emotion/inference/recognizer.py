@@ -61,14 +61,14 @@ class Face:
 
         `person` and `raw` are left out for images.
         """
-        rounded = {name: _rounded(value) for name, value in asdict(self).items()}
+        values: dict[str, Any] = rounded(asdict(self))
         if self.person is None:
-            del rounded["person"], rounded["raw"]
-        return {"box": rounded.pop("box"), "label": rounded.pop("label"), "score": _rounded(self.score)} | rounded
+            del values["person"], values["raw"]
+        return {"box": values.pop("box"), "label": values.pop("label"), "score": rounded(self.score)} | values
 
     def __repr__(self) -> str:
         """Names the label, its probability and the place."""
-        details = {"box": self.box, "confidence": _rounded(self.confidence), "person": self.person}
+        details = {"box": self.box, "confidence": rounded(self.confidence), "person": self.person}
         shown = ", ".join(f"{name}={value}" for name, value in details.items() if value is not None)
         return f"Face({self.label} {self.score:.0%}, {shown})"
 
@@ -269,8 +269,8 @@ def most_probable(probabilities: Mapping[str, float]) -> str:
     return max(probabilities, key=probabilities.__getitem__)
 
 
-def _rounded(value: Any) -> Any:
-    """Rounds a number, or the numbers of a dictionary, to four digits."""
+def rounded(value: Any, digits: int = 4) -> Any:
+    """Rounds a float, or the floats in a dictionary; other values stay as they are."""
     if isinstance(value, dict):
-        return {name: _rounded(number) for name, number in value.items()}
-    return round(value, 4) if isinstance(value, float) else value
+        return {name: rounded(content, digits) for name, content in value.items()}
+    return round(value, digits) if isinstance(value, float) else value

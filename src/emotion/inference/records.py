@@ -15,7 +15,7 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError, printable
 from emotion.inference.film import FilmFrame
 from emotion.inference.persons import BRIEF, Film
-from emotion.inference.recognizer import UNSURE, Face, most_probable
+from emotion.inference.recognizer import UNSURE, Face, most_probable, rounded
 
 if TYPE_CHECKING:
     import pandas
@@ -37,19 +37,19 @@ class Record:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yields the values of `FILM_COLUMNS` for each face; without faces one row of the first columns."""
-        frame = {"file": self.file, "frame": self.frame, "second": _rounded(self.second, 3)}
+        frame = {"file": self.file, "frame": self.frame, "second": rounded(self.second, 3)}
         for face in self.faces:
             box = dict(zip(("left", "top", "width", "height"), face.box, strict=True))
-            named = {"person": face.person, **box, "confidence": _rounded(face.confidence), "label": face.label}
-            probabilities = {name: _rounded(value) for name, value in face.probabilities.items()}
-            raw = {f"raw_{name}": _rounded(value) for name, value in (face.raw or {}).items()}
-            yield frame | named | probabilities | ({"raw_label": most_probable(face.raw)} if face.raw else {}) | raw
+            named = {"person": face.person, **box, "confidence": rounded(face.confidence), "label": face.label}
+            raw = {f"raw_{name}": value for name, value in rounded(face.raw or {}).items()}
+            label = {"raw_label": most_probable(face.raw)} if face.raw else {}
+            yield frame | named | rounded(face.probabilities) | label | raw
         if not self.faces:
             yield frame
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the record, ready for JSON; `frame` and `second` are left out for images."""
-        frame = {} if self.second is None else {"frame": self.frame, "second": _rounded(self.second, 3)}
+        frame = {} if self.second is None else {"frame": self.frame, "second": rounded(self.second, 3)}
         return {"file": self.file, **frame, "faces": [face.as_dict() for face in self.faces]}
 
 
@@ -215,7 +215,3 @@ def _common_folder(files: Collection[str]) -> str:
         return os.path.commonpath(folders) if len(files) > 1 else ""
     except ValueError:  # some paths are absolute and others are not
         return ""
-
-
-def _rounded(value: float | None, digits: int = 4) -> float | None:
-    return None if value is None else round(value, digits)

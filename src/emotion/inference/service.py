@@ -224,20 +224,23 @@ def _add_endpoints(application: FastAPI, pipeline: Pipeline) -> None:
     errors = error_responses(PREDICT_ERRORS)
     errors[503]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
     by_default = "by default as the service was started"
+    network_name = Annotated[str, Query(description=f"one of: {', '.join(names)}")]
+    smallest_face = Annotated[
+        float | None,
+        Query(description=f"smallest face, as a share of the longer side, 0.01 to 1; {by_default}"),
+    ]
+    lowest_confidence = Annotated[
+        float | None, Query(description=f"lowest confidence of a detected face, 0.1 to 1; {by_default}")
+    ]
 
     @application.post("/predict", openapi_extra=REQUEST_BODY, responses=errors)
     async def predict(
         request: Request,
         detect: Annotated[bool, Query(description="false: the central square of the image is one face")] = True,
-        network: Annotated[str, Query(description=f"one of: {', '.join(names)}")] = names[0],
+        network: network_name = names[0],
         heatmap: Annotated[bool, Query(description="true: also a heatmap of each face for its label")] = False,
-        min_face: Annotated[
-            float | None,
-            Query(description=f"smallest face, as a share of the image's longer side, 0.01 to 1; {by_default}"),
-        ] = None,
-        confidence: Annotated[
-            float | None, Query(description=f"lowest confidence of a detected face, 0.1 to 1; {by_default}")
-        ] = None,
+        min_face: smallest_face = None,
+        confidence: lowest_confidence = None,
         max_faces: Annotated[
             int, Query(ge=1, le=limits.faces, description="most faces of an image; the largest are classified")
         ] = limits.faces,
@@ -276,18 +279,13 @@ def _add_endpoints(application: FastAPI, pipeline: Pipeline) -> None:
     )
     async def film(
         request: Request,
-        network: Annotated[str, Query(description=f"one of: {', '.join(names)}")] = names[0],
+        network: network_name = names[0],
         frame_stride: Annotated[int, Query(ge=1, description="every Nth frame is classified")] = FRAME_STRIDE,
         smooth: Annotated[
             float, Query(description="seconds over which the probabilities of a person are averaged; 0 for none")
         ] = SMOOTH,
-        min_face: Annotated[
-            float | None,
-            Query(description=f"smallest face, as a share of the frame's longer side, 0.01 to 1; {by_default}"),
-        ] = None,
-        confidence: Annotated[
-            float | None, Query(description=f"lowest confidence of a detected face, 0.1 to 1; {by_default}")
-        ] = None,
+        min_face: smallest_face = None,
+        confidence: lowest_confidence = None,
     ) -> Response:
         """Follows the persons of a film and classifies their expressions.
 

@@ -44,8 +44,8 @@ class _Track:
         """Returns how badly a detected face matches.
 
         This is its distance from the expected place, in sides (in twice the side after a second out of sight, and so
-        on), plus half the logarithm of its growth. A face that was
-        hidden or outside the frame may also come back where it was seen last.
+        on), plus half the logarithm of its growth. A face that was hidden or outside the frame may also come back where
+        it was seen last.
         """
         expected, last = math.dist(self.expected(second), place), math.dist(self._state[0], place)
         reach = max(self.side, side) * (1 + second - self.second)  # the longer out of sight, the less certain the place
