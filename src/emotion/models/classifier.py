@@ -1,9 +1,7 @@
 """Trained classifiers in one file: the weights, the arguments that build the network, and facts about its training."""
 
-import inspect
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +20,7 @@ from emotion.models.onnx import MAX_SIDE, METADATA, ViewsName
 from emotion.models.registry import build_network, require_integer
 from emotion.models.views import Views
 from emotion.models.weights import state_shapes, validate_state
+from emotion.settings import NetworkSettings
 from emotion.shipped import find_weights
 
 
@@ -30,7 +29,7 @@ class Card:
     """Describes a trained network.
 
     Attributes:
-        network: the arguments of `emotion.models.registry.build_network`.
+        network: the `emotion.settings.NetworkSettings`, as plain values.
         temperature: divisor of the logits, fitted on validation images, above 0.
         views: name of the test-time augmentation (see `emotion.models.views.Views`).
         side: height and width of the training images, pixels.
@@ -112,7 +111,7 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         with safe_open(path, "pt") as file:
             card = Card(**json.loads(file.metadata()[METADATA]))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        build = partial(build_network, **card.network)
+        build = partial(build_network, NetworkSettings.model_validate(card.network), len(CLASSES))
         validate_state(state_shapes(build), state)
         network = build()
         network.load_state_dict(state)
@@ -130,9 +129,3 @@ def save_pretrained(path: Path, network: Network, card: Card) -> None:
     state = {name: weights.get(name, value).contiguous().cpu() for name, value in network.state_dict().items()}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(state, {METADATA: json.dumps(vars(card))}))
-
-
-def network_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Selects the arguments of `build_network` among the hyperparameters of a task."""
-    legal = inspect.signature(build_network).parameters
-    return {key: value for key, value in hyperparameters.items() if key in legal}
