@@ -263,7 +263,7 @@ def predict(
     images: list[Record] = []  # the table is printed at the end, since the width of its columns depends on all rows
     writer: Writer | None = None
     if as_csv:
-        writer = CsvWriter(sys.stdout, any(map(is_video, found)))
+        writer = CsvWriter(sys.stdout, any(map(is_video, found)), prediction.recognizer.classes)
     elif as_json or as_jsonl:
         writer = JsonWriter(sys.stdout, lines=as_jsonl)
     try:
@@ -350,15 +350,12 @@ def explain(
 
     emotion explain photo.jpg --class fear --out why.png
     """
-    from emotion.data.classes import CLASSES
     from emotion.shipped import find_weights
 
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--out {out}: wrong suffix; use .png, .svg or .pdf")
     if not image.exists():
         raise UserError(f"{image}: no such file")
-    for label in classes or ():
-        require_choice("--class", label, CLASSES)
     find_weights(ckpt)
     require_extra("train", "emotion explain")
     from emotion.analysis.figures import save
@@ -368,7 +365,7 @@ def explain(
     figure, faces = explain_image(image, ckpt, classes or (), detect=detect, device=device)
     save(figure, out)
     for number, face in enumerate(faces, 1):
-        typer.echo(f"face {number}: {face.label} {face.probabilities[face.label]:.0%}")
+        typer.echo(printable(f"face {number}: {face.label} {face.score:.0%}"))
     if len(faces) > MOST_FACES:
         typer.echo(f"heatmaps show only the first {MOST_FACES} faces, from left to right")
     typer.echo(f"heatmaps: {out}")
@@ -629,6 +626,7 @@ def web_app(
 
     emotion app --ckpt runs/small/.../best.ckpt --compare small --compare other.onnx
     """
+    from emotion.inference.networks import require_same_classes
     from emotion.inference.recognizer import load
     from emotion.inference.service import run
 
@@ -637,6 +635,7 @@ def web_app(
         if name in names[:index]:
             raise UserError(f"--compare {name}: given twice; name another network")
     recognizers = {label: load(name) for label, name in zip(_labels(names), names, strict=True)}
+    require_same_classes(names, [*recognizers.values()])
     run(recognizers, host, port, page=True, open_browser=open_browser)
 
 

@@ -18,7 +18,7 @@ from emotion.errors import UserError, first_line, require_choice
 from emotion.files import atomic_write
 from emotion.models.device import find_device
 from emotion.models.network import Network
-from emotion.models.onnx import MAX_SIDE, METADATA, ViewsName
+from emotion.models.onnx import MAX_SIDE, METADATA, ViewsName, require_classes
 from emotion.models.registry import build_network, require_integer
 from emotion.models.views import Views
 from emotion.models.weights import state_shapes, validate_state
@@ -35,9 +35,11 @@ class Card:
         views: name of the test-time augmentation (see `emotion.models.views.Views`).
         side: height and width of the training images, pixels.
         facts: settings of the training and measured results.
+        classes: names of the K classes, in the order of the outputs; older files, which lack it, have the seven classes
+            of FER2013.
 
     Raises:
-        UserError: temperature, views or side have an illegal value.
+        UserError: temperature, views, side or classes have an illegal value.
     """
 
     network: dict[str, Any]
@@ -45,10 +47,12 @@ class Card:
     views: ViewsName = "none"
     side: int = FER_SIZE
     facts: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=lambda: list(CLASSES))
 
     def __post_init__(self) -> None:
         require_choice("views", self.views, get_args(ViewsName))
         require_integer("side", self.side, MAX_SIDE)
+        require_classes(self.classes)
         if type(self.temperature) not in (int, float) or not 0 < self.temperature < math.inf:
             raise UserError(f"temperature={self.temperature}: a number above 0 is needed")
 
@@ -57,7 +61,7 @@ class Classifier(nn.Module):
     """A trained network with test-time augmentation and calibration.
 
     Attributes:
-        classes: names of the K classes.
+        classes: names of the K classes, in the order of the probabilities.
         card: description of the network.
         network: maps images [B, C, H, W] to logits [B, K].
         averaged: maps images [B, C, H, W] to logits [B, K] averaged over the views, before the temperature.
@@ -65,7 +69,7 @@ class Classifier(nn.Module):
 
     def __init__(self, network: Network, card: Card) -> None:
         super().__init__()
-        self.card, self.classes = card, CLASSES
+        self.card, self.classes = card, tuple(card.classes)
         self.network, self.averaged = network, Views(network, card.views)
         self.eval()
 
@@ -112,7 +116,7 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         with safe_open(path, "pt") as file:
             card = Card(**json.loads(file.metadata()[METADATA]))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        build = partial(build_network, **card.network)
+        build = partial(_build, card)
         validate_state(state_shapes(build), state)
         network = build()
         network.load_state_dict(state)
@@ -120,6 +124,11 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         # A damaged or hostile file can make safetensors, json and PyTorch raise any exception.
         raise UserError(f"{path}: not a network of this project ({first_line(error)})") from None
     return Classifier(network, card).to(found_device)
+
+
+def _build(card: Card) -> Network:
+    """Builds the network of a card, with random weights."""
+    return build_network(**card.network)
 
 
 def save_pretrained(path: Path, network: Network, card: Card) -> None:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
 from emotion.data.decode import resized_square
 from emotion.errors import UserError
@@ -255,7 +254,8 @@ def _batches(images: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
 def _card(classifier: Classifier) -> dict[str, Any]:
     card = classifier.card
     views = str(classifier.averaged.views)
-    return {"classes": CLASSES, "side": card.side, "views": views, "temperature": card.temperature, "facts": card.facts}
+    shared = {"side": card.side, "views": views, "temperature": card.temperature, "facts": card.facts}
+    return {"classes": classifier.classes, **shared}
 
 
 def _averaging_head(network: Network) -> nn.Linear | None:

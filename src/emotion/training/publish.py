@@ -7,6 +7,7 @@ import torch
 
 from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.protocol import protocol_metrics, protocol_parts
+from emotion.data.classes import CLASSES
 from emotion.data.sources import FER_SIZE
 from emotion.models.classifier import Card, Classifier, load_pretrained, network_settings, save_pretrained
 from emotion.models.onnx import ViewsName
@@ -52,4 +53,5 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
 
 def _card(trained: Checkpoint) -> Card:
     side = trained.data["pack_size"] if trained.data["data"] == "folder" else FER_SIZE
-    return Card(network_settings(trained.task.hparams), side=side)
+    classes = list(getattr(trained.task, "classes", CLASSES))
+    return Card(network_settings(trained.task.hparams), side=side, classes=classes)
