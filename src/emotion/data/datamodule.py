@@ -13,14 +13,18 @@ from torch import Tensor
 
 from emotion.data.augment import Augmentation, RandomAffine
 from emotion.data.balance import class_weights, oversample
+from emotion.data.classes import CLASSES, FERPLUS, ClassRule
+from emotion.data.folders import FolderSource
+from emotion.data.labelled import Source
 from emotion.data.loader import BatchGroups, BatchLoader, OwnAugmentation
 from emotion.data.mix import Mix
 from emotion.data.packed import PackedImages, pack
-from emotion.data.sources import FolderSource, Source, open_source
+from emotion.data.sources import open_source
 from emotion.data.splits import Split, make_split
 from emotion.data.storage import Resident, Streamed, place
+from emotion.data.votes import read_votes, with_votes
 from emotion.errors import UserError
-from emotion.settings import FER_SIZE, AugmentationSettings, BatchSettings, DataSettings, RunSettings
+from emotion.settings import AugmentationSettings, BatchSettings, DataSettings, RunSettings
 
 Stage = Literal["train", "val", "test"]
 SOURCE_SETTINGS = (
@@ -92,18 +96,7 @@ class EmotionDataModule(LightningDataModule):
         Raises:
             UserError: the source is missing or unusable.
         """
-        asked = self.settings
-        return open_source(
-            asked.data,
-            asked.data_dir,
-            classes=asked.classes if self.network_classes is None else self.network_classes,
-            exclude=asked.exclude,
-            others="error" if self.network_classes is None else "skip",
-            pack_size=asked.pack_size or FER_SIZE,
-            channels=asked.channels or 1,
-            synthetic_images=asked.synthetic_images,
-            table=TableColumns.of(asked),
-        )
+        return open_source(self.settings)
 
     @cached_property
     def packed(self) -> PackedImages:
@@ -112,16 +105,18 @@ class EmotionDataModule(LightningDataModule):
         Raises:
             UserError: the source is missing or unusable, or an image is broken.
         """
-        asked, source = self.settings, self.source
-        packed = pack(source, asked.on_bad_image)
+        asked = self.settings
+        packed = pack(self.source, asked.on_bad_image)
         if asked.labels is not None:
-            packed = self._with_votes(packed)
+            votes = read_votes(Path(asked.votes).expanduser(), packed.names.tolist())
+            packed = with_votes(packed, votes, _vote_classes(asked.classes), soft=asked.soft_labels)
+        if self.network_classes is not None:
+            packed = packed.with_classes(self.network_classes)
         paths = [Path(path).expanduser() for path in asked.extra_data or ()]
         if not paths:
             return packed
-        others = [
-            FolderSource(path, source.size, source.channels, classes=packed.classes, others="skip") for path in paths
-        ]
+        rule = ClassRule(packed.classes, others="skip")
+        others = [FolderSource(path, self.source.size, self.source.channels, rule) for path in paths]
         return packed.extended([pack(other, asked.on_bad_image) for other in others])
 
     @property
@@ -363,3 +358,10 @@ class EmotionDataModule(LightningDataModule):
 def _class_ids(targets: Tensor) -> Tensor:
     """Returns the classes of targets, int64 [n]: class ids [n], or the largest of the shares [n, K]."""
     return targets.argmax(1) if targets.is_floating_point() else targets
+
+
+def _vote_classes(classes: str | Sequence[str | int]) -> Sequence[str]:
+    """Returns the classes that votes are counted for; `auto` are the seven of FER2013."""
+    if isinstance(classes, str):
+        return FERPLUS if classes == "ferplus" else CLASSES
+    return [str(name) for name in classes]

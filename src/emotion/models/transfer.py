@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import nn
@@ -15,7 +14,6 @@ from emotion.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from emotion.models.resnet import init_torchvision
 from emotion.settings import NetworkSettings
 
-Library = Literal["torchvision", "timm", "face"]
 HIDDEN_UNITS = 256
 
 

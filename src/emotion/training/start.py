@@ -106,4 +106,4 @@ def _read_published(name: str, path: Path) -> Start:
 def _last_layer(network: Network) -> str:
     """Returns the name of the layer that computes the logits."""
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    return names[-1]
+    return str(names[-1])
