@@ -27,7 +27,7 @@ class Fake:
     """A fake network: the probability of `angry` is the mean grey value of the face, 0 to 1, times the slope."""
 
     def __init__(self, side: int, slope: float = 1) -> None:
-        self.name, self.side, self.slope, self.calls = "fake", side, slope, []
+        self.name, self.side, self.slope, self.calls, self.classes = "fake", side, slope, [], CLASSES
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert faces.shape[1:] == (self.side, self.side)

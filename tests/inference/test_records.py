@@ -18,11 +18,10 @@ from emotion.inference.film import FilmFrame
 from emotion.inference.persons import Film
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import (
-    FILM_COLUMNS,
-    IMAGE_COLUMNS,
     CsvWriter,
     JsonWriter,
     Record,
+    columns_of,
     to_frame,
     to_live,
     to_summary,
@@ -49,7 +48,7 @@ NAMES = [
 
 def to_csv(records: Sequence[Record], films: bool = False) -> str:
     file = io.StringIO()
-    writer = CsvWriter(file, films)
+    writer = CsvWriter(file, films, CLASSES)
     for record in records:
         writer.write(record)
     writer.close()
@@ -111,7 +110,7 @@ def test_json_lines_are_an_object_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [lambda file: CsvWriter(file, films=True), JsonWriter, lambda file: JsonWriter(file, True)]
+    "kind", [lambda file: CsvWriter(file, True, CLASSES), JsonWriter, lambda file: JsonWriter(file, True)]
 )
 def test_each_record_is_in_the_file_before_the_next_one(kind, tmp_path: Path) -> None:
     """What was written survives when the process is killed."""
@@ -145,16 +144,16 @@ def test_csv_of_images() -> None:
     ]
     assert [float(rows[0][name]) for name in CLASSES] == [0.05, 0, 0, 0.8, 0.1, 0.05, 0]
     assert rows[1]["confidence"] == ""
-    assert tuple(rows[0]) == IMAGE_COLUMNS
+    assert tuple(rows[0]) == columns_of(CLASSES, films=False)
     assert all(None not in row and None not in row.values() for row in rows)  # each row has the cells of the header
-    assert list(csv.reader(io.StringIO(to_csv([])))) == [list(IMAGE_COLUMNS)]
+    assert list(csv.reader(io.StringIO(to_csv([])))) == [list(columns_of(CLASSES, films=False))]
 
 
 def test_csv_of_films() -> None:
     averaged = replace(HAPPY, person=2, raw=SAD.probabilities)
     records = [Record("film.mp4", [averaged], 0, 0.0), Record("film.mp4", [], 5, 0.2), Record("x.jpg", [SAD])]
     first, none, image = csv.DictReader(io.StringIO(to_csv(records, films=True)))
-    assert tuple(first) == FILM_COLUMNS
+    assert tuple(first) == columns_of(CLASSES, films=True)
     assert (first["frame"], first["second"], first["person"], first["label"]) == ("0", "0.0", "2", "happy")
     assert (first["raw_label"], float(first["raw_sad"]), float(first["sad"])) == ("sad", 1, 0.05)
     assert (none["frame"], none["second"], none["person"], none["label"]) == ("5", "0.2", "", "")
@@ -200,14 +199,14 @@ def test_data_frames() -> None:
     pandas = pytest.importorskip("pandas")
     one = to_frame([HAPPY, SAD])
     assert isinstance(one, pandas.DataFrame)
-    assert tuple(one.columns) == IMAGE_COLUMNS
+    assert tuple(one.columns) == columns_of(CLASSES, films=False)
     assert one["label"].tolist() == ["happy", "sad"]
     assert one["happy"].tolist() == [0.8, 0]
     several = to_frame([[HAPPY], [], [SAD, SAD]])
     assert several["file"].tolist() == [0, 1, 2, 2]
     assert several["label"].isna().tolist() == [False, True, False, False]
     made = to_frame(film((0.0, [replace(HAPPY, person=1)]), (0.2, [])))
-    assert tuple(made.columns) == FILM_COLUMNS
+    assert tuple(made.columns) == columns_of(CLASSES, films=True)
     assert made["second"].tolist() == [0.0, 0.2]
     assert made["file"].tolist() == ["film.mp4"] * 2
     assert len(to_frame([])) == 0

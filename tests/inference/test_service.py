@@ -60,7 +60,7 @@ class Stub(Recognizer):
 
     def __init__(self, seconds: float = 0) -> None:
         super().__init__([])
-        self.seconds = seconds
+        self.classes, self.seconds = CLASSES, seconds
 
     def detect(self, image, detect=True, max_faces=None, limits=None):
         time.sleep(self.seconds)
@@ -395,6 +395,7 @@ def test_health_and_metrics_answer_head_requests(stub: Client) -> None:
 def test_health_and_description(stub: Client) -> None:
     health = stub.get("/health").json()
     assert health.pop("colours") == EXPRESSIONS
+    assert health.pop("classes") == {"one": [*CLASSES], "two": [*CLASSES]}
     assert (health.pop("megabytes"), health.pop("film_megabytes")) == (15, 500)
     assert health == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"], "ink": INK}
     description = stub.get("/openapi.json").json()

@@ -38,7 +38,7 @@ LONGEST_NAME, MOST_CLASSES = 64, 1000
 SHOWN = 20
 """Largest number of names that a message lists."""
 
-ClassesSetting = str | Sequence[str]
+ClassesSetting = str | Sequence[str | int]
 """`auto`, `ferplus`, or the names in the order of the class ids."""
 Others = Literal["error", "skip"]
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from emotion.data.classes import AUTO, CSV_CLASSES, ClassRule
 from emotion.data.decode import BadImageError
-from emotion.data.labelled import FER_PARTS, FER_SIZE, LabelledImage, Source
+from emotion.data.labelled import FER_PARTS, LabelledImage, Source
 from emotion.data.lines import read_lines
 from emotion.errors import UserError
 from emotion.files import hide_home
+from emotion.settings import FER_SIZE
 
 CSV_FILES = ("fer2013.csv", "icml_face_data.csv")
 log = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ from PIL import Image, ImageOps
 
 from emotion.data.classes import AUTO, CLASSES, ClassRule, canonical, listed
 from emotion.data.decode import BadImageError, open_image, upright
-from emotion.data.labelled import FER_PARTS, FER_SIZE, PART_FOLDERS, LabelledImage, Part, Source
+from emotion.data.labelled import FER_PARTS, PART_FOLDERS, LabelledImage, Part, Source
 from emotion.errors import UserError
 from emotion.files import hide_home, is_hidden, visible_files
+from emotion.settings import FER_SIZE
 
 log = logging.getLogger(__name__)
 

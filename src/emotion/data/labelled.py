@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from emotion.data.classes import CLASSES, ClassMap, ClassRule
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
+from emotion.settings import FER_SIZE
 
 Part = Literal["train", "val", "test", "public", "private"]
 """The part of its source that an image belongs to; public and private are FER2013's two official test sets."""
 
-FER_SIZE = 48
 FER_PARTS: dict[str, Part] = {"Training": "train", "PublicTest": "public", "PrivateTest": "private"}
 PART_FOLDERS: dict[str, Part] = {
     **dict.fromkeys(("train", "training"), "train"),

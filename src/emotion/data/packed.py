@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from filelock import FileLock
@@ -15,13 +14,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from emotion.data.classes import CLASSES
+from emotion.data.classes import CLASSES, canonical, listed
 from emotion.data.decode import BadImageError
-from emotion.data.sources import LabelledImage, Source, fingerprint
+from emotion.data.labelled import LabelledImage, Source, fingerprint
 from emotion.errors import UserError
 from emotion.files import flush, hide_home, make_cache_folder
+from emotion.settings import OnBadImage
 
-OnBadImage = Literal["error", "skip"]
 FORMAT = 1
 PIXELS, INDEX = "images.u8", "index.npz"
 log = logging.getLogger(__name__)
@@ -74,6 +73,35 @@ class PackedImages:
         content = sorted(zip(self.hashes.tolist(), self.labels.tolist(), self.parts.tolist(), strict=True))
         text = repr(content) if self.classes == CLASSES else repr((self.classes, content))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def with_classes(self, classes: Sequence[str]) -> "PackedImages":
+        """Returns the images with the class ids of a network; those of other classes have part `unused`.
+
+        Names are the same class without regard to case and in any known spelling. The log names the classes that the
+        network lacks, with their numbers of images.
+
+        Args:
+            classes: names of the network's classes, in the order of its outputs.
+
+        Raises:
+            UserError: no class is common.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        places = {canonical(name): index for index, name in enumerate(classes)}
+        ids = np.array([places.get(canonical(name), -1) for name in self.classes])  # [K], -1: not the network's
+        if (ids < 0).all():
+            raise UserError(
+                f"the data has the classes {listed(self.classes)}; the network knows {listed(classes)}; none is common"
+            )
+        labels = np.where(self.labels < 0, -1, ids[self.labels])  # [N]
+        used = self.parts != "unused"
+        counts = np.bincount(self.labels[used], minlength=len(self.classes))
+        others = [f"{self.classes[index]} ({counts[index]:,})" for index in np.flatnonzero(ids < 0) if counts[index]]
+        if others:
+            log.warning("left out, since the network does not know their classes: images of %s", ", ".join(others))
+        parts = np.where(labels < 0, "unused", self.parts)
+        return replace(self, labels=labels, parts=parts, classes=tuple(classes), shares=None)
 
     def extended(self, others: Sequence["PackedImages"]) -> "PackedImages":
         """Returns these images followed by those of other sources as part `extra`, held in memory.

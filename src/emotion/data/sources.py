@@ -7,40 +7,22 @@ import inspect
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import assert_never
 
 import numpy as np
 
 from emotion.data import synthetic
-from emotion.data.classes import AUTO, CLASSES, CSV_CLASSES, ClassesSetting, ClassRule, Others
+from emotion.data.classes import AUTO, CLASSES, ClassRule
 from emotion.data.decode import BadImageError
 from emotion.data.fer_csv import Fer2013Csv
 from emotion.data.folders import Fer2013Folders, FolderSource
-from emotion.data.labelled import FER_PARTS, FER_SIZE, LabelledImage, Part, Source, digest, fingerprint
-from emotion.data.table import TableColumns, TableSource
+from emotion.data.labelled import LabelledImage, Source, digest
+from emotion.data.table import TableSource
 from emotion.errors import UserError
+from emotion.settings import FER_SIZE, DataSettings
 
-__all__ = [
-    "CSV_CLASSES",
-    "FER_PARTS",
-    "FER_SIZE",
-    "Fer2013Csv",
-    "Fer2013Folders",
-    "FolderSource",
-    "LabelledImage",
-    "Part",
-    "Source",
-    "SourceName",
-    "SyntheticFaces",
-    "TableColumns",
-    "TableSource",
-    "fingerprint",
-    "open_source",
-]
-SourceName = Literal["fer2013", "fer2013_csv", "folder", "table", "synthetic"]
-PLAIN_TABLE = TableColumns()
 log = logging.getLogger(__name__)
 
 
@@ -88,53 +70,30 @@ class SyntheticFaces(Source):
                 yield LabelledImage(pixels, label, part, f"drawn/{part}/{CLASSES[drawn]}_{index}")
 
 
-def open_source(
-    data: SourceName,
-    data_dir: str | None,
-    *,
-    classes: ClassesSetting = "auto",
-    exclude: Sequence[str | int] = (),
-    others: Others = "error",
-    pack_size: int = FER_SIZE,
-    channels: int = 1,
-    synthetic_images: int = 3500,
-    table: TableColumns = PLAIN_TABLE,
-) -> Source:
-    """Opens a source by name.
-
-    Args:
-        data: kind of source.
-        data_dir: path of the source; None is `$EMOTION_DATA`, or `data/fer2013` if that variable is not set.
-        classes: `auto`, `ferplus`, or class names in the order of the class ids (see `emotion.data.classes.ClassRule`).
-        exclude: labels that are left out.
-        others: what to do with labels that are none of the classes: `error`, or `skip` to leave them out with a warning
-            in the log.
-        pack_size: height and width to which images of `data=folder` and `data=table` are resized, pixels.
-        channels: 1 (grey) or 3 (RGB), for `data=folder` and `data=table`.
-        synthetic_images: number of images of `data=synthetic`.
-        table: the columns and images of `data=table`.
+def open_source(settings: DataSettings) -> Source:
+    """Opens the source that the settings name.
 
     Raises:
         UserError: the source is missing or unusable, or has labels that are none of the classes; the message names the
             alternatives.
     """
-    rule = ClassRule(classes, tuple(exclude), others)
-    if data == "synthetic":
-        return SyntheticFaces(synthetic_images, rule=rule)
-    path = Path(data_dir or os.environ.get("EMOTION_DATA") or "data/fer2013").expanduser()
+    rule = ClassRule(settings.classes, settings.exclude)
+    if settings.data == "synthetic":
+        return SyntheticFaces(settings.synthetic_images, rule=rule)
+    path = Path(settings.data_dir or os.environ.get("EMOTION_DATA") or "data/fer2013").expanduser()
     if not path.exists():
         raise UserError(
             f"data_dir: nothing at {path}; download FER2013 with `emotion data fetch`, name its path with "
             "data_dir=<path> or EMOTION_DATA, or use drawn faces with data=synthetic"
         )
-    match data:
+    match settings.data:
         case "fer2013":
             return Fer2013Folders(path, rule)
         case "fer2013_csv":
             return Fer2013Csv(path, rule)
         case "folder":
-            return FolderSource(path, pack_size, channels, rule)
+            return FolderSource(path, settings.pack_size or FER_SIZE, settings.channels or 1, rule)
         case "table":
-            return TableSource(path, table, pack_size, channels, rule)
+            return TableSource(path, settings, rule)
         case _:
-            assert_never(data)
+            assert_never(settings.data)

@@ -3,15 +3,14 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError
+from emotion.settings import SplitName
 
-SplitName = Literal["report", "official", "clean", "random", "test_only"]
 Indices = NDArray[np.int64]
 log = logging.getLogger(__name__)
 

@@ -6,15 +6,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from emotion.data.classes import AUTO, ClassRule, listed
 from emotion.data.folders import FilesSource, ImageFile, stat_of
-from emotion.data.labelled import FER_PARTS, FER_SIZE, PART_FOLDERS, Part
+from emotion.data.labelled import FER_PARTS, PART_FOLDERS, Part
 from emotion.data.lines import read_lines
 from emotion.errors import UserError
 from emotion.files import hide_home
+from emotion.settings import FER_SIZE, DataSettings
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 DELIMITERS = (",", "\t", ";", " ")
@@ -22,30 +23,6 @@ PARTS: dict[str, Part] = {**PART_FOLDERS, **{name.lower(): part for name, part i
 """The part that a value of the split column stands for, in lower case."""
 FIELD = re.compile(r"\{(path|name|stem)\}")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TableColumns:
-    """Where a table holds what.
-
-    Attributes:
-        path_column: column with the path of the image.
-        label_column: column with the label.
-        split_column: column with the part, one of `PARTS`. A table may lack the column `split`, but no other.
-        columns: names of the columns of a table without header, from the left; None: the first line is the header.
-        images: folder that the paths are relative to, or a template of the path of an image with `{path}`, `{name}`
-            (the file's name) or `{stem}` (the name without suffix), as `aligned/{stem}_aligned.jpg`. It is relative to
-            the folder of the table. None: that folder itself.
-    """
-
-    path_column: str = "path"
-    label_column: str = "label"
-    split_column: str = "split"
-    columns: Sequence[str] | None = None
-    images: str | None = None
-
-
-PLAIN = TableColumns()
 
 
 @dataclass(frozen=True)
@@ -137,9 +114,10 @@ class TableSource(FilesSource):
 
     Args:
         path: path of the table, or of a folder with tables `train`, `val` or `test` (.csv, .tsv or .txt).
-        columns: where the tables hold what.
-        size: height and width to which images are resized, pixels.
-        channels: 1 to convert to grey, 3 to convert to RGB.
+        settings: the columns of path, label and part (`split_column`, which a table may lack if it is `split`), one of
+            `PARTS`; the names of all `columns` of a table without header, from the left; and `images`: the folder that
+            the paths are relative to, or a template of the path of an image with `{path}`, `{name}` (the file's name)
+            or `{stem}` (the name without suffix), relative to the folder of the table. Also size and colour.
         rule: which classes the labels stand for. Labels that it skips are named in the log.
 
     Raises:
@@ -150,15 +128,13 @@ class TableSource(FilesSource):
     def __init__(
         self,
         path: Path,
-        columns: TableColumns = PLAIN,
-        size: int = FER_SIZE,
-        channels: int = 1,
+        settings: DataSettings = DataSettings(data="table"),  # noqa: B008, frozen
         rule: ClassRule = AUTO,
     ) -> None:
-        self.path, self.columns = path, columns
-        self._tables = [(part, Table(table, columns.columns, columns.path_column)) for part, table in _tables(path)]
-        root, self._template = _images(self._tables[0][1].path.parent, columns.images)
-        super().__init__(root, size, channels)
+        self.path, self.settings = path, settings
+        self._tables = [(part, Table(table, settings.columns, settings.path_column)) for part, table in _tables(path)]
+        root, self._template = _images(self._tables[0][1].path.parent, settings.images)
+        super().__init__(root, settings.pack_size or FER_SIZE, settings.channels or 1)
         rows = [row for part, table in self._tables for row, _ in self._rows(part, table)]
         if not rows:
             raise UserError(f"{path}: the table is empty")
@@ -187,8 +163,8 @@ class TableSource(FilesSource):
     @property
     def variant(self) -> tuple[object, ...]:
         """The classes and the columns."""
-        names = None if self.columns.columns is None else tuple(self.columns.columns)
-        return (self.classes, self.excluded, replace(self.columns, columns=names))
+        used = ("path_column", "label_column", "split_column", "columns", "images")
+        return (self.classes, self.excluded, *(getattr(self.settings, key) for key in used))
 
     def stamp(self) -> object:
         """Returns names, sizes and modification times of the tables and of all images."""
@@ -218,7 +194,7 @@ class TableSource(FilesSource):
 
     def _rows(self, part: Part | None, table: Table) -> Iterator[tuple[_Row, list[str]]]:
         """Yields the images of a table, each with all fields of its row."""
-        columns = self.columns
+        columns = self.settings
         paths, labels = (
             table.column(columns.path_column, "path_column"),
             table.column(columns.label_column, "label_column"),
@@ -236,7 +212,7 @@ class TableSource(FilesSource):
     def _name(self, path: str, place: str) -> str:
         """Returns the path of an image below the images' folder."""
         if not path:
-            raise UserError(f"{place}: no path in column {self.columns.path_column!r}")
+            raise UserError(f"{place}: no path in column {self.settings.path_column!r}")
         values = {"path": path, "name": os.path.basename(path), "stem": Path(path).stem}
         name = os.path.normpath(FIELD.sub(lambda field: values[field[1]], self._template))
         if Path(path).is_absolute() or "\0" in path or Path(name).parts[:1] == (os.pardir,):

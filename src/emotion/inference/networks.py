@@ -12,20 +12,30 @@ from emotion.extras import require_extra
 from emotion.models.onnx import OnnxNetwork, ViewsName
 from emotion.shipped import find_network
 
+MOST_LISTED = 12
+"""Classes that a message or a description names."""
 
-class FaceNetwork(Protocol):
+
+class HasClasses(Protocol):
+    """A network or a recogniser: `classes` are the names of its K classes."""
+
+    classes: tuple[str, ...]
+
+
+class FaceNetwork(HasClasses, Protocol):
     """A network that classifies the expressions of cropped faces.
 
     Attributes:
         name: name of its file, without folders and suffix.
         side: height and width of its input, pixels.
+        classes: names of the K classes, in the order of the probabilities.
     """
 
     name: str
     side: int
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps grey faces uint8 [N, side, side], N >= 1, to probabilities float32 [N, K] in the order of `CLASSES`."""
+        """Maps grey faces uint8 [N, side, side], N >= 1, to probabilities float32 [N, K] in the order of `classes`."""
 
     def heatmaps(self, faces: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns heatmaps, float32 [N, side, side], of the regions that raise the score of each face's class id [N].
@@ -47,14 +57,38 @@ def load_networks(names: Sequence[str | Path], views: str | None = None, device:
         device: `cpu`, `cuda` ...
 
     Raises:
-        UserError: `names` is empty, a network does not exist, a file is of another format, or an `.onnx` file holds
-            another test-time augmentation and has no `.safetensors` file beside it.
+        UserError: `names` is empty, a network does not exist, a file is of another format, an `.onnx` file holds
+            another test-time augmentation and has no `.safetensors` file beside it, or the classes differ.
     """
     if not names:
         raise UserError("name=[]: at least one network is needed")
     if views is not None:
         require_choice("tta", views, get_args(ViewsName))
-    return [_load(name, views, device) for name in names]
+    networks = [_load(name, views, device) for name in names]
+    require_same_classes(names, networks)
+    return networks
+
+
+def require_same_classes(names: Sequence[str | Path], networks: Sequence[HasClasses]) -> None:
+    """Checks that networks can be averaged or compared.
+
+    Args:
+        names: what the message calls each network.
+        networks: the networks.
+
+    Raises:
+        UserError: their classes, or the orders of these, differ.
+    """
+    for name, network in zip(names, networks, strict=True):
+        first = networks[0].classes
+        if network.classes != first:
+            raise UserError(f"{names[0]} and {name} have different classes: {listed(first)}; {listed(network.classes)}")
+
+
+def listed(classes: Sequence[str]) -> str:
+    """Returns the names of classes, and how many there are if they are too many to list."""
+    more = len(classes) - MOST_LISTED
+    return ", ".join(classes[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _load(name: str | Path, views: str | None, device: str) -> FaceNetwork:

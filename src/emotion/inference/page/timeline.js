@@ -8,6 +8,7 @@ const MOST_ROWS = 40; // of a table
 const THUMBNAIL = 32; // width of the portraits along a chart, pixels
 const [STEP, STEPS] = [1, 10]; // an arrow key moves by so many seconds; Page Up and Down by a tenth of the film
 const NAMED_FROM = 0.005; // smaller shares would read as 0 %
+const MOST_NAMED = 12; // classes in the legend: of more, those that are shown longest
 const NAME_HEIGHT = 0.2; // least height of an area with a name on it, of the height of its chart
 const TRIMS = [0.1, 0.2, 0.3, 0.4]; // shares at the ends of a stretch over which its name need not fit
 
@@ -75,8 +76,10 @@ function shape(name, attributes, ...content) {
   return created;
 }
 
-function legend({ classes, colours, ink }) {
-  const names = classes.map((name) => {
+function legend({ classes, colours, ink, persons }) {
+  const seconds = new Map(classes.map((name) => [name, persons.reduce((sum, person) => sum + person.shares[name] * person.seconds, 0)]));
+  const longest = [...classes].sort((one, other) => seconds.get(other) - seconds.get(one)).slice(0, MOST_NAMED);
+  const names = classes.filter((name) => longest.includes(name)).map((name) => {
     const entry = element("li", "", name);
     Object.assign(entry.style, { backgroundColor: colours[name], color: ink });
     return entry;
