@@ -10,15 +10,11 @@ from PIL import Image
 
 from emotion.data.classes import CLASSES, FERPLUS, ClassRule
 from emotion.data.decode import BadImageError
+from emotion.data.fer_csv import Fer2013Csv
+from emotion.data.folders import Fer2013Folders, FolderSource
+from emotion.data.labelled import fingerprint
 from emotion.data.packed import pack
-from emotion.data.sources import (
-    Fer2013Csv,
-    Fer2013Folders,
-    FolderSource,
-    SyntheticFaces,
-    fingerprint,
-    open_source,
-)
+from emotion.data.sources import SyntheticFaces, open_source
 from emotion.data.synthetic import draw_image
 from emotion.errors import UserError
 from emotion.settings import DataSettings
@@ -399,18 +395,18 @@ def test_folders_of_other_names_are_classes_of_their_own(tmp_path):
 def test_numbered_folders_are_named_by_a_list(tmp_path):
     root = make_tree(tmp_path, classes=[str(number) for number in range(1, 12)])
     names = [f"class {letter}" for letter in "abcdefghijk"]
-    source = open_source("folder", str(root), classes=names)
+    source = FolderSource(root, rule=ClassRule(names))
     assert source.classes == tuple(names)
     assert {item.name: item.label for item in source} == {f"{number}/face.png": number - 1 for number in range(1, 12)}
     with pytest.raises(UserError) as error:
-        open_source("folder", str(root))
+        FolderSource(root)
     assert message(error).startswith(f"{root / '1'}: the classes are numbers (1, 2, 3, ")
 
 
 def test_excluded_folders_are_left_out_without_a_warning(tmp_path, caplog):
     root = make_tree(tmp_path, classes=("happy", "sad", "contempt"))
     (root / "empty").mkdir()
-    source = open_source("folder", str(root), exclude=["contempt", "empty"])
+    source = FolderSource(root, rule=ClassRule(exclude=["contempt", "empty"]))
     assert source.classes == CLASSES
     assert [(item.name, item.label) for item in source] == [("happy/face.png", 3), ("sad/face.png", 5)]
     assert caplog.messages == []
@@ -423,10 +419,13 @@ def csv_of_seven(folder: Path) -> Path:
     return write_csv(folder / "fer2013.csv", *(f"{number},{PIXELS},Training" for number in (0, 1, 2, 3, 3, 4, 5, 6)))
 
 
-def open_seven(name: str, folder: Path, fer_tree: Path, **settings):
+def open_seven(name: str, folder: Path, fer_tree: Path, **rule):
     """Opens a source of the seven classes."""
-    path = {"fer2013": fer_tree, "fer2013_csv": csv_of_seven(folder), "synthetic": folder}[name]
-    return open_source(name, str(path), synthetic_images=140, **settings)
+    if name == "synthetic":
+        return SyntheticFaces(140, rule=ClassRule(**rule))
+    if name == "fer2013":
+        return Fer2013Folders(fer_tree, ClassRule(**rule))
+    return Fer2013Csv(csv_of_seven(folder), ClassRule(**rule))
 
 
 SEVEN = pytest.mark.parametrize("name", ["fer2013", "fer2013_csv", "synthetic"])
@@ -485,9 +484,21 @@ def test_the_seven_among_the_eight_of_ferplus(tmp_path, fer_tree, name):
     ]
 
 
+@pytest.mark.parametrize("name", ["folder", "fer2013", "fer2013_csv", "synthetic"])
+def test_open_source_hands_classes_and_exclusions_on(tmp_path, fer_tree, name):
+    path = csv_of_seven(tmp_path) if name == "fer2013_csv" else fer_tree
+    names = ["surprise", "sad", "happy", "angry"]
+    settings = DataSettings(
+        data=name, data_dir=str(path), classes=names, exclude=["neutral", "fear", "disgust"], synthetic_images=140
+    )
+    source = open_source(settings)
+    assert source.classes == tuple(names)
+    assert {item.label for item in source} == {0, 1, 2, 3}
+
+
 def test_broken_rows_of_a_csv_are_found_beside_excluded_classes(tmp_path):
     path = write_csv(tmp_path / "fer2013.csv", f"0,{PIXELS},Training", "9,,", f"3,{PIXELS},Training", "3,7,Training")
-    source = open_source("fer2013_csv", str(path), exclude=["angry"])
+    source = Fer2013Csv(path, ClassRule(exclude=["angry"]))
     items = list(source)
     assert len(source) == len(items) == 3
     assert [isinstance(item, BadImageError) for item in items] == [True, False, True]

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emotion.data.classes import CLASSES
+from emotion.data.classes import CLASSES, ClassRule
 from emotion.data.decode import BadImageError
+from emotion.data.labelled import fingerprint
 from emotion.data.packed import pack
-from emotion.data.sources import TableColumns, TableSource, fingerprint, open_source
+from emotion.data.sources import open_source
+from emotion.data.table import TableSource
 from emotion.errors import UserError
+from emotion.settings import DataSettings
 
 RAFDB = ["surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"]
 AFFECTNET = ["neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt"]
@@ -48,10 +51,8 @@ def tones(source) -> list[int]:
     return [int(item.pixels[0, 0, 0]) for item in source]
 
 
-def opened(path: Path, classes="auto", exclude=(), others="error", **columns):
-    return open_source(
-        "table", str(path), classes=classes, exclude=exclude, others=others, table=TableColumns(**columns)
-    )
+def opened(path: Path, **settings):
+    return open_source(DataSettings(data="table", data_dir=str(path), **settings))
 
 
 def refusal(path: Path, **settings) -> str:
@@ -264,7 +265,7 @@ def test_images_may_be_named_by_an_absolute_folder(tmp_path):
 def test_images_are_resized_and_keep_their_colour(tmp_path):
     Image.new("RGB", (60, 90), (200, 100, 0)).save(tmp_path / "a.png")
     path = write(tmp_path / "list.csv", "path,label", "a.png,happy")
-    (item,) = open_source("table", str(path), pack_size=24, channels=3)
+    (item,) = opened(path, pack_size=24, channels=3)
     assert item.pixels.shape == (3, 24, 24)
     assert item.pixels[:, 5, 5].tolist() == [200, 100, 0]
 
@@ -336,13 +337,13 @@ def test_a_label_outside_the_classes_is_named_with_its_first_line(tmp_path):
 def test_labels_that_are_skipped_are_counted_in_one_warning(tmp_path, caplog):
     photos(tmp_path, "a.png")
     path = write(tmp_path / "list.csv", "path,label", "a.png,happy", "b.png,tired", "c.png,tired", "d.png,calm")
-    source = opened(path, classes=["happy", "sad"], others="skip")
+    source = TableSource(path, rule=ClassRule(["happy", "sad"], others="skip"))
     assert items_of(source) == [("a.png", "happy", "train")]
     assert caplog.messages == [
         f"{path}: left out, since they are none of the classes happy, sad: tired (2 images), calm (1 image)"
     ]
     with pytest.raises(UserError, match="no images of the classes cold, warm"):
-        opened(path, classes=["cold", "warm"], others="skip")
+        TableSource(path, rule=ClassRule(["cold", "warm"], others="skip"))
 
 
 # Tables that are wrong
@@ -433,19 +434,17 @@ def test_fingerprint_depends_on_tables_images_and_columns(tmp_path):
     photos(tmp_path, "a.png", "b.png")
     rows = ["path,label,other", "a.png,happy,sad", "b.png,sad,happy"]
     path = write(tmp_path / "list.csv", *rows)
-    sources = [TableSource(path), TableSource(path, TableColumns(label_column="other")), TableSource(path, size=24)]
-    assert len({fingerprint(source)[0] for source in sources}) == 3
-    identity, content = fingerprint(sources[0])
-    assert fingerprint(TableSource(path, TableColumns())) == (identity, content)
-    listed, given = (TableColumns(columns=form(["path", "label", "other"])) for form in (list, tuple))
-    headless = write(tmp_path / "headless.csv", *rows[1:])
-    assert fingerprint(TableSource(headless, listed)) == fingerprint(TableSource(headless, given))
+    others = [{"label_column": "other"}, {"pack_size": 24}, {"exclude": ["sad"]}, {"images": "../" + tmp_path.name}]
+    assert len({fingerprint(opened(path, **settings))[0] for settings in ({}, *others)}) == 5
+    identity, content = fingerprint(opened(path))
+    assert fingerprint(opened(path)) == (identity, content)
     write(tmp_path / "list.csv", *rows[:2], "b.png,happy,happy")
-    assert fingerprint(TableSource(path))[0] == identity
-    assert fingerprint(TableSource(path))[1] != content
-    write(tmp_path / "list.csv", *rows)
+    assert fingerprint(opened(path))[0] == identity
+    assert fingerprint(opened(path))[1] != content
+    content = fingerprint(opened(path))[1]
     (tmp_path / "b.png").unlink()
-    assert fingerprint(TableSource(path))[1] != content
+    assert fingerprint(opened(path))[0] == identity
+    assert fingerprint(opened(path))[1] != content
 
 
 def test_labels_of_two_columns_are_packed_side_by_side(tmp_path, cache):
