@@ -111,7 +111,7 @@ def test_as_many_names_as_outputs_are_needed(
     made, path = make_classifier(THREE), tmp_path / "mine.safetensors"
     save_pretrained(path, made.network, replace(made.card, classes=list(classes)))
     with pytest.raises(
-        UserError, match=rf"mine.safetensors: not a network of this project \(it has head.3.weight \(3, 16\) instead of"
+        UserError, match=r"mine.safetensors: not a network of this project \(it has head.3.weight \(3, 16\) instead of"
     ):
         load_pretrained(path)
 
