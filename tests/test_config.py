@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from builders import make_network
 from lightning import Trainer
 from omegaconf import OmegaConf
 
@@ -79,7 +80,7 @@ def test_every_model_file_composes_and_builds(model):
     check(values)
     assert config.model == model
     names = inspect.signature(build_network).parameters
-    network = build_network(**{name: values[name] for name in names})
+    network = make_network(**{name: values[name] for name in names})
     assert network.count_parameters().trainable > 0
     if model.startswith("cnn"):
         assert values["blocks"] == BLOCKS[model]
@@ -130,7 +131,7 @@ def test_recipe_brings_its_model_and_the_command_line_wins():
 def test_the_pretrained_recipe_also_trains_vgg16():
     config = compose("recipe=best_pretrained", "model=vgg16_ft", "backbone=vgg16", "unfreeze=all")
     assert (config.family, config.backbone, config.image_size) == ("torchvision", "vgg16", 144)
-    network = build_network(**network_settings(settings(config)))
+    network = make_network(**network_settings(settings(config)))
     assert network.head[1].in_features == 512 * 4 * 4
     assert len(network.layers()) == 14
 
@@ -152,7 +153,7 @@ def test_a_search_has_one_seed_and_needs_its_extra(monkeypatch):
 def test_the_pretrained_recipe_pools_and_has_a_rate_for_each_layer():
     values = settings(compose("recipe=best_pretrained", "image_size=64"))
     keys = inspect.signature(build_network).parameters
-    network = build_network(**{key: values[key] for key in keys})
+    network = make_network(**{key: values[key] for key in keys})
     assert network.head[1].in_features == 2048
     assert len(network.layers()) > 10
 

@@ -394,15 +394,12 @@ def export(
     emotion export data=synthetic --out small.onnx
     """
     require_extra("export", "emotion export")
-    from emotion.config import check
     from emotion.overrides import parse_arguments
     from emotion.training.export import export_network
 
     if out.suffix != ".onnx":
         raise UserError(f"--out {out}: wrong suffix; use .onnx")
-    values = parse_arguments(settings or [])
-    check(values)
-    for line in export_network(ckpt, out, values, tta, int8):
+    for line in export_network(ckpt, out, parse_arguments(settings or []), tta, int8):
         typer.echo(line)
 
 
@@ -717,19 +714,17 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from emotion.data.classes import CLASSES
-
     require_extra("train", "emotion data info")
-    counts = _data_module(settings).counts()
+    images = _data_module(settings)
+    counts = images.counts()
     table = Table("class", *counts, "all")
-    for name, *row in zip((*CLASSES, "all"), *counts.values(), strict=True):
+    for name, *row in zip((*images.classes, "all"), *counts.values(), strict=True):
         table.add_row(name, *map(str, row), str(sum(row)))
     Console().print(table)
 
 
 def _data_module(arguments: list[str] | None, **defaults: str) -> "EmotionDataModule":
     """Builds the data of `key=value` arguments; an argument without `=` is the folder or file of the images."""
-    from emotion.config import check
     from emotion.data.datamodule import EmotionDataModule
     from emotion.overrides import parse_arguments
 
@@ -737,9 +732,7 @@ def _data_module(arguments: list[str] | None, **defaults: str) -> "EmotionDataMo
     if len(paths) > 1:
         raise UserError(f"{' '.join(paths)}: more than one folder or file; give one and settings as key=value")
     values = parse_arguments([argument for argument in arguments or [] if "=" in argument])
-    values = {**defaults, **values, **({"data_dir": paths[0]} if paths else {})}
-    check(values)
-    return EmotionDataModule(**values)
+    return EmotionDataModule.of({**defaults, **values, **({"data_dir": paths[0]} if paths else {})})
 
 
 def main() -> None:

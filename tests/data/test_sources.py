@@ -21,6 +21,7 @@ from emotion.data.sources import (
 )
 from emotion.data.synthetic import draw_image
 from emotion.errors import UserError
+from emotion.settings import DataSettings
 
 SPELLINGS = [
     CLASSES,
@@ -74,7 +75,7 @@ def write_csv(path: Path, *rows: str, header: str = HEADER) -> Path:
 
 
 def source_of(path: Path, name: str = "folder"):
-    return open_source(name, str(path), pack_size=48, channels=1, synthetic_images=140)
+    return open_source(DataSettings(data=name, data_dir=str(path), pack_size=48, channels=1, synthetic_images=140))
 
 
 # FER2013 as folders
@@ -618,7 +619,7 @@ def test_length_of_a_csv_with_blank_lines(tmp_path):
 def test_missing_default_path_names_the_alternatives(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
-        open_source(name, None, pack_size=48, channels=1, synthetic_images=140)
+        open_source(DataSettings(data=name, pack_size=48, channels=1, synthetic_images=140))
     assert message(error).startswith("data_dir: nothing at data/fer2013; ")
     for advice in ("`emotion data fetch`", "data_dir=", "EMOTION_DATA", "data=synthetic"):
         assert advice in message(error)
@@ -626,7 +627,7 @@ def test_missing_default_path_names_the_alternatives(tmp_path, monkeypatch, name
 
 def test_default_path_is_emotion_data_or_else_a_local_folder(tmp_path, monkeypatch):
     def location(data_dir=None):
-        return Path(open_source("folder", data_dir, pack_size=48, channels=1, synthetic_images=140).location)
+        return Path(open_source(DataSettings(data="folder", data_dir=data_dir)).location)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -644,9 +645,11 @@ def test_open_source_opens_every_kind(tmp_path, fer_tree):
     path = write_csv(tmp_path / "fer2013.csv", f"0,{PIXELS},Training")
     assert type(source_of(fer_tree, "fer2013")) is Fer2013Folders
     assert type(source_of(path, "fer2013_csv")) is Fer2013Csv
-    folder = open_source("folder", str(fer_tree), pack_size=64, channels=3, synthetic_images=140)
+    folder = open_source(DataSettings(data="folder", data_dir=str(fer_tree), pack_size=64, channels=3))
     assert (type(folder), folder.size, folder.channels) == (FolderSource, 64, 3)
-    drawn = open_source("synthetic", "/nowhere", pack_size=64, channels=3, synthetic_images=150)
+    drawn = open_source(
+        DataSettings(data="synthetic", data_dir="/nowhere", pack_size=64, channels=3, synthetic_images=150)
+    )
     assert (type(drawn), len(drawn), drawn.size, drawn.channels) == (SyntheticFaces, 150, 48, 1)
 
 
@@ -660,7 +663,7 @@ def test_drawn_faces_follow_their_labels():
 
 def test_too_few_drawn_faces_name_the_key(tmp_path):
     with pytest.raises(UserError) as error:
-        open_source("synthetic", None, pack_size=48, channels=1, synthetic_images=10)
+        open_source(DataSettings(data="synthetic", synthetic_images=10))
     assert message(error) == "synthetic_images=10: at least 140 images are needed"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import make_network
 from other_classes import FERPLUS, ODD, THREE, make_classifier, patch_build
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,7 +16,6 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.models.classifier import Card, Classifier, load_pretrained, network_settings, save_pretrained
 from emotion.models.network import Network
-from emotion.models.registry import build_network
 
 SETTINGS = {
     "family": "resnet",
@@ -31,7 +31,7 @@ SETTINGS = {
 def network() -> Network:
     """A small ResNet with random weights and statistics, residual branches included."""
     torch.manual_seed(0)
-    network = build_network(**SETTINGS)
+    network = make_network(**SETTINGS)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     network.train()

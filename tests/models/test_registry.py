@@ -1,10 +1,10 @@
 import pytest
 import torch
+from builders import make_network
 from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.registry import FAMILIES as REGISTERED
-from emotion.models.registry import build_network
 
 CNN = {"family": "cnn", "blocks": [1, 1]}
 RESNET = {"family": "resnet", "blocks": [1, 1], "width": 4, "stem_stride": 2}
@@ -18,7 +18,7 @@ RECIPE_KEYS = {"backbone": "vgg16", "unfreeze": 0, "blocks": [2, 2], "width": 4,
 
 
 def build(settings=CNN, **changes):
-    return build_network(**{"image_size": 32, "normalize": "unit"} | settings | changes)
+    return make_network(**{"image_size": 32, "normalize": "unit"} | settings | changes)
 
 
 @pytest.mark.parametrize("settings", FAMILIES, ids=NAMES)

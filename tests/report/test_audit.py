@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import data_module
 from PIL import Image
 from typer.testing import CliRunner
 
 from emotion.cli import app
-from emotion.data.datamodule import EmotionDataModule
 from emotion.data.synthetic import draw_image
 from emotion.report.audit import run_audit
 
@@ -45,7 +45,7 @@ def photos(tmp_path) -> Path:
 def audited(photos, tmp_path) -> Path:
     """The folder of the audit of `photos`."""
     folder = tmp_path / "out"
-    run_audit(EmotionDataModule(data="folder", data_dir=str(photos), on_bad_image="skip"), 0.99, folder)
+    run_audit(data_module(data="folder", data_dir=str(photos), on_bad_image="skip"), 0.99, folder)
     return folder
 
 
@@ -109,7 +109,7 @@ def test_csv_has_a_row_for_each_image_of_each_group(audited):
 def test_constant_duplicates_have_no_correlation(tmp_path):
     for name in ("a", "b"):
         save(tmp_path / "faces/happy" / f"{name}.png", np.full((48, 48), 9, np.uint8))
-    run_audit(EmotionDataModule(data="folder", data_dir=str(tmp_path / "faces")), 0.95, tmp_path / "out")
+    run_audit(data_module(data="folder", data_dir=str(tmp_path / "faces")), 0.95, tmp_path / "out")
     rows = list(csv.DictReader((tmp_path / "out/duplicates.csv").open(newline="")))
     assert [(row["kind"], row["nearest"], row["correlation"]) for row in rows] == [("exact", "", "")] * 2
 
@@ -136,14 +136,14 @@ def test_pages_give_advice_and_escape_names(audited):
 def test_split_clean_is_advised_where_it_works(own_fer_tree, tmp_path):
     test_image = next((own_fer_tree / "test/happy").glob("PrivateTest*"))
     (own_fer_tree / "train/happy/Training_900.jpg").write_bytes(test_image.read_bytes())
-    run_audit(EmotionDataModule(data_dir=str(own_fer_tree)), 0.999, tmp_path / "out")
+    run_audit(data_module(data_dir=str(own_fer_tree)), 0.999, tmp_path / "out")
     assert "split=clean leaves them out of training" in (tmp_path / "out/audit.md").read_text()
 
 
 def test_clean_data_gets_no_advice(tmp_path):
     for label, name in enumerate(("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")):
         save(tmp_path / "faces" / name / "0.png", draw_image(label, seed=0, index=label))
-    run_audit(EmotionDataModule(data="folder", data_dir=str(tmp_path / "faces")), 0.999, tmp_path / "out")
+    run_audit(data_module(data="folder", data_dir=str(tmp_path / "faces")), 0.999, tmp_path / "out")
     page = (tmp_path / "out/audit.md").read_text()
     assert "0 of 7 images are identical to an earlier image" in page
     assert "| no duplicates, unusable images or rare classes |  | nothing |" in page

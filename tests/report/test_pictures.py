@@ -7,13 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from builders import data_module, make_network
 from PIL import Image
 
 from emotion.analysis.document import Block, ImageBlock, Paragraph, Table
 from emotion.analysis.figures import confusion_matrix_figure
 from emotion.data.classes import CLASSES
-from emotion.data.datamodule import EmotionDataModule
-from emotion.models.registry import build_network
 from emotion.report import pictures
 from emotion.report.configurations import group
 from emotion.report.pictures import Album, configuration_blocks, mistakes
@@ -41,7 +40,7 @@ def paragraphs(blocks: list[Block]) -> list[str]:
 def drawn_run(make_run: MakeRun) -> Run:
     """A run on drawn faces, with predictions for images that the data contains."""
     run = make_run(*DRAWN, images=42)
-    data = EmotionDataModule(data="synthetic", synthetic_images=210)
+    data = data_module(data="synthetic", synthetic_images=210)
     return replace(run, test=replace(run.test, ids=data.packed.names[data.rows.test]))
 
 
@@ -114,7 +113,7 @@ def test_run_without_its_checkpoint_has_no_heatmaps(drawn_run: Run, tmp_path: Pa
 
 def test_heatmaps_explain_classes_and_mistakes(drawn_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    network = build_network(
+    network = make_network(
         family="cnn", backbone=None, blocks=[1, 1, 1], unfreeze=None, image_size=48, normalize="unit"
     )
     checkpoint = SimpleNamespace(task=SimpleNamespace(inference_network=network))

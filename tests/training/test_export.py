@@ -11,6 +11,7 @@ import onnx
 import onnx_ir
 import pytest
 import torch
+from builders import make_network
 from numpy.typing import NDArray
 from PIL import Image
 from pytorch_grad_cam import HiResCAM
@@ -23,7 +24,6 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.models.classifier import Card, Classifier, load_pretrained, save_pretrained
 from emotion.models.onnx import OnnxNetwork
-from emotion.models.registry import build_network
 from emotion.shipped import SHIPPED
 from emotion.training.export import _averaging_head, accuracy, export_network, export_onnx, quantize_onnx
 
@@ -38,7 +38,7 @@ TIMM = {"family": "timm", "backbone": "resnet10t", "unfreeze": "all", "image_siz
 
 def classifier_of(settings, views="none", temperature: float = 0.8) -> Classifier:
     torch.manual_seed(0)
-    network = build_network(**settings)
+    network = make_network(**settings)
     network.train()
     with torch.no_grad():
         for _ in range(3):  # so that the statistics are not those it begins with
@@ -112,7 +112,7 @@ def hirescams(classifier: Classifier, images: NDArray[np.uint8], classes: NDArra
     ],
 )
 def test_only_heads_that_average_and_are_linear_have_heatmaps(layers, averages: bool) -> None:
-    network = build_network(**RESNET)
+    network = make_network(**RESNET)
     network.head = nn.Sequential(*layers)
     assert _averaging_head(network) is (layers[-1] if averages else None)
 

@@ -14,8 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from emotion.data.classes import CLASSES
+from emotion.data.labelled import Part
 from emotion.data.packed import PackedImages
-from emotion.data.sources import Part
 from emotion.errors import UserError
 
 MIN_CONTRAST = 1.0

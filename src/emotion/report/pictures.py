@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,6 @@ from emotion.analysis.figures import confusion_matrix_figure, mistakes_figure, s
 from emotion.analysis.gradcam import heatmap_figure, heatmaps
 from emotion.analysis.predictions import Predictions, confident_mistakes, examples_per_class
 from emotion.analysis.summary import class_table
-from emotion.config import check
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
@@ -169,17 +169,16 @@ def mistakes(test: Predictions, count: int) -> NDArray[np.int64]:
 
 def _images(settings: Mapping[str, Any]) -> PackedImages:
     source = {key: settings[key] for key in SOURCE_SETTINGS if key in settings}
-    check(source)
     try:
-        return _packed(tuple(source.items()))
+        return _packed(json.dumps(source))
     except (OSError, RuntimeError) as error:
         # A run of another machine can name paths that are invalid here, for example another user's home folder.
         raise UserError(first_line(error)) from None
 
 
 @lru_cache
-def _packed(source: tuple[tuple[str, Any], ...]) -> PackedImages:
-    return EmotionDataModule(**dict(source)).packed
+def _packed(source: str) -> PackedImages:
+    return EmotionDataModule.of(json.loads(source)).packed
 
 
 def _select(packed: PackedImages, ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.uint8]:
