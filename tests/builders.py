@@ -15,7 +15,7 @@ def data_module(**settings: Any) -> EmotionDataModule:
 
 
 def make_network(num_classes: int = 7, **settings: Any) -> Network:
-    return build_network(NetworkSettings(**settings), num_classes)
+    return build_network(NetworkSettings.of(settings), num_classes)
 
 
 def make_augmentation(affine: RandomAffine | None = None, **changes: Any) -> Augmentation:

@@ -482,7 +482,7 @@ def _kind(option: Any, field: FieldInfo) -> str | None:
     if option is float:
         return f"a number {_range(limits)}"
     if option is int:
-        return f"a whole number from {limits['ge']}" + (f", at most {limits['le']}," if "le" in limits else "")
+        return f"a whole number from {limits['ge']}" + (f" to {limits['le']}" if "le" in limits else "")
     if option is str:
         return "a name or path"
     if get_origin(option) is list:
@@ -522,6 +522,8 @@ def _check_together(made: Settings) -> None:
             f"weights={weights}: models of family {network.family} have no backbone; use weights=none, or a model of "
             "family torchvision, timm or face"
         )
+    if network.unfreeze not in (None, "all") and network.backbone is None and made.training.init is None:
+        raise UserError(f"unfreeze={network.unfreeze}: would freeze random weights; start from trained ones with init=")
     if made.batches.balance == "offline":
         strength, zoom, shift = made.batches.offline_strength, made.augmentation.zoom, made.augmentation.shift
         check_zoom(strength, zoom, shift)
