@@ -7,13 +7,11 @@ from typing import Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from emotion.data.classes import listed
 from emotion.errors import UserError, require_choice
 from emotion.extras import require_extra
 from emotion.models.onnx import OnnxNetwork, ViewsName
 from emotion.shipped import find_network
-
-MOST_LISTED = 12
-"""Classes that a message names."""
 
 
 class FaceNetwork(Protocol):
@@ -76,13 +74,7 @@ def require_same_classes(names: Sequence[str | Path], classes: Sequence[tuple[st
     """
     for name, own in zip(names, classes, strict=True):
         if own != classes[0]:
-            raise UserError(f"{names[0]} and {name} have different classes: {_listed(classes[0])}; {_listed(own)}")
-
-
-def _listed(classes: Sequence[str]) -> str:
-    """Returns the names of classes, and how many there are if they are too many to list."""
-    more = len(classes) - MOST_LISTED
-    return ", ".join(classes[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+            raise UserError(f"{names[0]} and {name} have different classes: {listed(classes[0])}; {listed(own)}")
 
 
 def _load(name: str | Path, views: str | None, device: str) -> FaceNetwork:
