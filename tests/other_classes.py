@@ -14,7 +14,7 @@ from emotion.models.classifier import Card, Classifier
 THREE = ("engaged", "bored", "confused")
 """Not in alphabetical order."""
 FERPLUS = ("angry", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-ODD = (
+STRANGE = (
     "<img src=x onerror=alert(1)>",
     "=1+1",
     "日本語 😀",

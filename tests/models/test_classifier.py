@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import make_network
-from other_classes import FERPLUS, ODD, THREE, make_classifier
+from other_classes import FERPLUS, STRANGE, THREE, make_classifier
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -81,7 +81,7 @@ def test_grey_and_rgb_bytes_and_floats_of_any_size(network: Network, images: Ten
     assert classifier(torch.zeros(2, 3, 40, 60)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("classes", [THREE, FERPLUS, ODD, ("no", "yes")], ids=len)
+@pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE, ("no", "yes")], ids=len)
 def test_other_classes_are_kept_in_the_file(classes: tuple[str, ...], tmp_path: Path, images: Tensor) -> None:
     made, path = make_classifier(classes), tmp_path / "mine.safetensors"
     save_pretrained(path, made.network, made.card)
