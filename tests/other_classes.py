@@ -4,20 +4,17 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
+from builders import make_network
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from emotion.models import classifier
 from emotion.models.classifier import Card, Classifier
-from emotion.models.network import Network
-from emotion.models.registry import FAMILIES
 
 THREE = ("engaged", "bored", "confused")
 """Not in alphabetical order."""
 FERPLUS = ("angry", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-ODD = (
+STRANGE = (
     "<img src=x onerror=alert(1)>",
     "=1+1",
     "日本語 😀",
@@ -30,23 +27,12 @@ ODD = (
 SETTINGS = {"family": "resnet", "image_size": 48, "normalize": "unit", "blocks": [1, 1], "width": 8, "stem_stride": 2}
 
 
-def build(card: Card) -> Network:
-    """Builds the ResNet of a card, with an output for each of its classes."""
-    settings = {key: value for key, value in card.network.items() if key != "family"}
-    return FAMILIES["resnet"].build(num_classes=len(card.classes), **settings)
-
-
-def patch_build(patch: pytest.MonkeyPatch) -> None:
-    """Makes `load_pretrained` build networks with an output for each class."""
-    patch.setattr(classifier, "_build", build)
-
-
 def make_classifier(classes: tuple[str, ...], temperature: float = 1.3, views: str = "flip") -> Classifier:
     """A small ResNet with random weights, which tells faces apart; equal classes give equal weights."""
     card = Card(SETTINGS, temperature, views, classes=list(classes))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = build(card)
+        network = make_network(len(classes), **SETTINGS)
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         network.train()

@@ -632,7 +632,7 @@ def web_app(
         if name in names[:index]:
             raise UserError(f"--compare {name}: given twice; name another network")
     recognizers = {label: load(name) for label, name in zip(_labels(names), names, strict=True)}
-    require_same_classes(names, [*recognizers.values()])
+    require_same_classes(names, [recognizer.classes for recognizer in recognizers.values()])
     run(recognizers, host, port, page=True, open_browser=open_browser)
 
 
@@ -742,4 +742,5 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files can contain bytes that are not text
     # Pillow warns of damaged images, which the commands read or refuse with a message of their own.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # names of classes may be of any script
     app()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from other_classes import FERPLUS, STRANGE, THREE
 from rich.console import Console
 from rich.table import Table
 
@@ -46,9 +47,9 @@ NAMES = [
 ]
 
 
-def to_csv(records: Sequence[Record], films: bool = False) -> str:
+def to_csv(records: Sequence[Record], films: bool = False, classes: tuple[str, ...] = CLASSES) -> str:
     file = io.StringIO()
-    writer = CsvWriter(file, films, CLASSES)
+    writer = CsvWriter(file, films, classes)
     for record in records:
         writer.write(record)
     writer.close()
@@ -286,3 +287,81 @@ def test_a_narrow_table_can_still_be_read() -> None:
         "155511121218x1218"
     )
     assert "no face" in rows[half]
+
+
+def other(classes: tuple[str, ...], label: str) -> Face:
+    """A face that shows one class of others than the seven; the further ones share a tenth."""
+    rest = 0.1 / (len(classes) - 1)
+    probabilities = {name: 0.9 if name == label else rest for name in classes}
+    return Face((1, 2, 3, 3), label, probabilities, 0.8)
+
+
+@pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE])
+def test_columns_are_the_classes_in_their_order(classes: tuple[str, ...]) -> None:
+    own = tuple("class_label" if name == "label" else name for name in classes)
+    face = other(classes, classes[1])
+    film = replace(face, person=1, raw=other(classes, classes[0]).probabilities)
+    records = [Record("x.jpg", [face]), Record("y.mp4", [film], 0, 0.0)]
+    frame = ("file", "frame", "second", "person", "left", "top", "width", "height", "confidence", "label")
+    assert columns_of(classes, films=True) == (*frame, *own, "raw_label", *(f"raw_{name}" for name in own))
+    assert columns_of(classes, films=False) == ("file", *frame[4:], *own)
+    header, image, video = csv.reader(io.StringIO(to_csv(records, films=True, classes=classes)))
+    assert [float(value) for value in image[10 : 10 + len(classes)]] == pytest.approx(
+        [*face.probabilities.values()], abs=1e-4
+    )
+    assert [float(value) for value in video[-len(classes) :]] == pytest.approx([*(film.raw or {}).values()], abs=1e-4)
+    assert (image[9].removeprefix("'"), video[9].removeprefix("'")) == (classes[1], classes[1])
+    assert video[10 + len(classes)] == classes[0]
+    assert len(header) == len(image) == len(video)
+    entries = [json.loads(line)["faces"][0] for line in to_json(records, lines=True).splitlines()]
+    assert [tuple(entry["probabilities"]) for entry in entries] == [classes, classes]
+    assert tuple(entries[1]["raw"]) == classes
+
+
+def test_no_class_is_a_formula_of_a_spreadsheet() -> None:
+    classes = ("=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-2+3", "-1", "+0.5", "2", "a=b")
+    (_, *_, label), row = csv.reader(io.StringIO(to_csv([Record("x.jpg", [other(classes, "=1+1")])], classes=classes)))
+    header = next(csv.reader(io.StringIO(to_csv([], classes=classes))))
+    assert header[7:] == ["'=1+1", "'@SUM(A1)", "'+cmd|' /C calc'!A0", "'-2+3", "-1", "+0.5", "2", "a=b"]
+    assert label == "a=b"
+    assert row[6] == "'=1+1"
+
+
+def test_classes_with_the_names_of_columns_have_columns_of_their_own() -> None:
+    classes = ("left", "class_left", "frame", "x", "raw_x", "raw_label", "person")
+    columns = columns_of(classes, films=True)
+    assert len(set(columns)) == len(columns)
+    assert columns[10:17] == (
+        *("class_class_left", "class_left", "class_frame", "x", "class_raw_x", "class_raw_label", "class_person"),
+    )
+    (row,) = Record("x.mp4", [replace(other(classes, "left"), person=7)], 3, 0.5).rows()
+    assert (row["left"], row["person"], row["frame"], row["class_class_left"]) == (1, 7, 3, 0.9)
+    assert row["class_raw_x"] == pytest.approx(0.1 / 6, abs=1e-4)
+
+
+@pytest.mark.parametrize("classes", [THREE, STRANGE, tuple(f"class {number}" for number in range(40))])
+def test_tables_show_names_as_they_are(classes: tuple[str, ...]) -> None:
+    film = Film("x.mp4", classes)
+    for second in range(3):
+        film.add(FilmFrame(second, float(second), [replace(other(classes, classes[second]), person=1)]))
+    records = [Record("x.jpg", [other(classes, name)]) for name in classes]
+    shown = "\n".join(lines(to_table(records), 200))
+    assert all(f"{name[:25]}" in shown for name in classes)
+    (person,) = film.persons
+    assert person.shares == {name: (1 / 3 if name in classes[:3] else 0) for name in classes}
+    summary = " ".join("\n".join(lines(to_summary(film), 250)).split())
+    assert ", ".join(f"{name} 33%" for name in classes[:3]) in summary
+    live = lines(to_live(FilmFrame(0, 0.0, [replace(other(classes, classes[-1]), person=1)])), 120)
+    assert len(live) == 2 + min(len(classes), 12)
+    assert live[-1].split("━")[0].strip() == classes[-1]
+
+
+@pytest.mark.parametrize("classes", [THREE, STRANGE])
+def test_data_frames_of_other_classes(classes: tuple[str, ...]) -> None:
+    face, film = other(classes, classes[2]), Film("x.mp4", classes)
+    film.add(FilmFrame(0, 0.0, [replace(face, person=1)]))
+    one, made = to_frame([[], [face]]), to_frame(film)
+    assert tuple(one.columns) == columns_of(classes, films=False)
+    assert tuple(made.columns) == columns_of(classes, films=True)
+    assert one.iloc[-1, -len(classes) :].tolist() == pytest.approx(list(face.probabilities.values()), abs=1e-4)
+    assert tuple(to_frame(Film("empty.mp4", classes)).columns) == columns_of(classes, films=True)

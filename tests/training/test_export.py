@@ -13,6 +13,7 @@ import pytest
 import torch
 from builders import make_network
 from numpy.typing import NDArray
+from other_classes import FERPLUS, STRANGE, THREE, make_classifier
 from PIL import Image
 from pytorch_grad_cam import HiResCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -140,6 +141,29 @@ def test_the_file_contains_the_card(tmp_path: Path) -> None:
     assert [opset.version for opset in model.opset_import if opset.domain == ""] == [18]
     assert [value.name for value in model.graph.input] == ["images"]
     assert [value.name for value in model.graph.output] == ["probabilities", "evidence"]
+
+
+@pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE])
+@pytest.mark.parametrize("int8", [False, True])
+def test_other_classes_are_kept_in_their_order(classes: tuple[str, ...], int8: bool, tmp_path: Path) -> None:
+    made, path, images = make_classifier(classes), tmp_path / "own.onnx", drawn_faces(20)
+    assert export_onnx(made, images, path).difference < 1e-4
+    if int8:
+        path = tmp_path / "int8.onnx"
+        quantize_onnx(tmp_path / "own.onnx", images, path)
+    network = OnnxNetwork(path)
+    assert network.classes == classes
+    expected = made(torch.from_numpy(images)[:, None]).numpy()  # [20, K]
+    assert np.abs(network(images) - expected).max() < (0.2 if int8 else 1e-4)
+    ids = np.arange(20) % len(classes)
+    assert np.abs(network.heatmaps(images, ids) - heatmaps(made.network, images[:, None], ids)).max() < (
+        1 if int8 else 1e-3
+    )
+
+
+def drawn_faces(number: int) -> NDArray[np.uint8]:
+    """Images of noise, of the size of `make_classifier`."""
+    return np.random.default_rng(0).integers(0, 256, (number, 48, 48), np.uint8)
 
 
 def test_the_file_contains_no_path(tmp_path: Path) -> None:

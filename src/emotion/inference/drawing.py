@@ -43,12 +43,18 @@ def draw_faces(image: NDArray[np.uint8], faces: Sequence[Face]) -> Image.Image:
 
 
 def _draw_label(pen: ImageDraw.ImageDraw, face: Face, colour: str, font_size: int, image_size: tuple[int, int]) -> None:
-    """Writes the label above the box, or inside it if there is no room; narrow images get no probability."""
+    """Writes the label above the box, or inside it if there is no room.
+
+    Narrow images get no probability, and only the beginning of a label that is wider than the image.
+    """
     font, margin = ImageFont.load_default(font_size), font_size // 4
     label = face.title if face.person is None else f"{face.person}: {face.title}"
     text = f"{label} {face.score:.0%}"
     if pen.textlength(text, font) + 2 * margin > image_size[0]:
         text = label
+    while pen.textlength(text, font) + 2 * margin > image_size[0] and len(label) > 1:
+        label = label[:-1]
+        text = f"{label}..."
     left, top, right, bottom = pen.textbbox((0, 0), text, font)
     width, height = math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin
     x = max(0, min(face.box[0], image_size[0] - width))

@@ -22,8 +22,9 @@ FACE_SIDE = 192
 """Height and width of the drawn faces, pixels."""
 MOST_FACES = 20
 """Largest number of faces to draw; the title of the figure states if the image has more."""
-MOST_BARS, LONGEST_NAME = 12, 22
-"""Classes whose probabilities are drawn, the most probable ones, and characters of a class name that are."""
+MOST_BARS, LONGEST_NAME, LONGEST_TITLE = 12, 22, 9
+"""Classes whose probabilities are drawn, the most probable ones; characters of a class name that are drawn, and that
+have room beside the name of a method."""
 TITLES = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM"}
 
 
@@ -76,7 +77,8 @@ def _draw_row(
     row: SubFigure, pixels: NDArray[np.uint8], face: Face, label: str, heatmaps: Sequence[NDArray[np.float32]]
 ) -> None:
     panels = row.subplots(1, 5, width_ratios=(1, 1, 1, 1, 1.5))
-    titles = ("", *(f"{TITLES[method]}: {_short(label)}" for method in get_args(Method)))
+    between = " " if len(label) <= LONGEST_TITLE else "\n"
+    titles = ("", *(f"{TITLES[method]}:{between}{_short(label)}" for method in get_args(Method)))
     for axes, title, heatmap in zip(panels, titles, (None, *heatmaps), strict=False):
         axes.imshow(pixels)
         axes.set_title(title, fontsize=9, parse_math=False)

@@ -7,22 +7,14 @@ from typing import Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from emotion.data.classes import listed
 from emotion.errors import UserError, require_choice
 from emotion.extras import require_extra
 from emotion.models.onnx import OnnxNetwork, ViewsName
 from emotion.shipped import find_network
 
-MOST_LISTED = 12
-"""Classes that a message or a description names."""
 
-
-class HasClasses(Protocol):
-    """A network or a recogniser: `classes` are the names of its K classes."""
-
-    classes: tuple[str, ...]
-
-
-class FaceNetwork(HasClasses, Protocol):
+class FaceNetwork(Protocol):
     """A network that classifies the expressions of cropped faces.
 
     Attributes:
@@ -33,6 +25,7 @@ class FaceNetwork(HasClasses, Protocol):
 
     name: str
     side: int
+    classes: tuple[str, ...]
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Maps grey faces uint8 [N, side, side], N >= 1, to probabilities float32 [N, K] in the order of `classes`."""
@@ -65,30 +58,23 @@ def load_networks(names: Sequence[str | Path], views: str | None = None, device:
     if views is not None:
         require_choice("tta", views, get_args(ViewsName))
     networks = [_load(name, views, device) for name in names]
-    require_same_classes(names, networks)
+    require_same_classes(names, [network.classes for network in networks])
     return networks
 
 
-def require_same_classes(names: Sequence[str | Path], networks: Sequence[HasClasses]) -> None:
+def require_same_classes(names: Sequence[str | Path], classes: Sequence[tuple[str, ...]]) -> None:
     """Checks that networks can be averaged or compared.
 
     Args:
         names: what the message calls each network.
-        networks: the networks.
+        classes: the names of the classes of each network.
 
     Raises:
-        UserError: their classes, or the orders of these, differ.
+        UserError: the classes, or their orders, differ.
     """
-    for name, network in zip(names, networks, strict=True):
-        first = networks[0].classes
-        if network.classes != first:
-            raise UserError(f"{names[0]} and {name} have different classes: {listed(first)}; {listed(network.classes)}")
-
-
-def listed(classes: Sequence[str]) -> str:
-    """Returns the names of classes, and how many there are if they are too many to list."""
-    more = len(classes) - MOST_LISTED
-    return ", ".join(classes[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+    for name, own in zip(names, classes, strict=True):
+        if own != classes[0]:
+            raise UserError(f"{names[0]} and {name} have different classes: {listed(classes[0])}; {listed(own)}")
 
 
 def _load(name: str | Path, views: str | None, device: str) -> FaceNetwork:

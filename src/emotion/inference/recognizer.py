@@ -119,7 +119,7 @@ class Recognizer:
 
     def __init__(self, networks: Sequence[FaceNetwork], limits: DetectionLimits = ANY_FACE) -> None:
         self.networks, self.limits = tuple(networks), limits
-        require_same_classes([network.name for network in networks], networks)
+        require_same_classes([network.name for network in networks], [network.classes for network in networks])
         self.classes: tuple[str, ...] = networks[0].classes if networks else ()
 
     def __reduce__(self) -> tuple[type["Recognizer"], tuple[Sequence[FaceNetwork], DetectionLimits]]:

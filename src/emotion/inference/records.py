@@ -26,8 +26,8 @@ _FACE = (*_BOX, "confidence", "label")
 _FRAME = ("file", "frame", "second", "person")
 _FORMULA = re.compile(r"[=@]|[+-](?![\d.]+$)")
 """Begin of a text that a spreadsheet would take for a formula; -1 and +0.5 are numbers."""
-MOST_BARS = 12
-"""Classes of a live table: the most probable ones."""
+WIDEST, MOST_BARS = 26, 12
+"""Characters of the name of a class in a table, and classes of a live table: the most probable ones."""
 
 
 def columns_of(classes: Sequence[str], films: bool) -> tuple[str, ...]:
@@ -159,7 +159,7 @@ def to_table(records: Sequence[Record]) -> Table:
     folder = _common_folder({record.file for record in records})
     table = Table(Column("file", overflow="fold"), Column("face", overflow="fold"), box=None, pad_edge=False)
     table.title, table.title_justify = (Text(printable(f"in {folder}")) if folder else None), "left"
-    for header, width in (("expression", None), ("", None), ("", 6), ("next", None), ("detected", None)):
+    for header, width in (("expression", WIDEST), ("", None), ("", 6), ("next", WIDEST), ("detected", None)):
         table.add_column(header, no_wrap=True, max_width=width)
     for record in records:
         name = Text(printable(os.path.relpath(record.file, folder) if folder else record.file))

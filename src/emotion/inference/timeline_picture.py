@@ -30,7 +30,7 @@ MOST_TICKS = 10
 NAMED_FROM = 0.005
 """Smaller shares would read as 0 %."""
 MOST_NAMED = 12
-"""Classes in the legend: of more, those that are shown longest."""
+"""Classes in the legend: of more, those with the largest areas."""
 
 Portraits = Mapping[int, Sequence[tuple[float, NDArray[np.uint8]]]]
 """Of each person by number the portraits: the second and the pixels, RGB uint8 [P, P, 3]."""
@@ -68,6 +68,8 @@ def _draw_head(pen: ImageDraw.ImageDraw, data: Mapping[str, Any]) -> int:
     if not data["persons"]:
         return MARGIN + 76
     text = f"{_clock(data['duration'])} long. The height of a colour is the probability of the expression."
+    if len(data["classes"]) > MOST_NAMED:
+        text += f" Of {len(data['classes']):,} expressions, the {MOST_NAMED} with the largest areas are named."
     pen.text((MARGIN, MARGIN + 60), text, SOFT_TEXT, _font(SMALL))
     return _draw_legend(pen, data, MARGIN + 120) + 44
 
@@ -87,11 +89,9 @@ def _draw_legend(pen: ImageDraw.ImageDraw, data: Mapping[str, Any], top: int) ->
 
 def _named(data: Mapping[str, Any]) -> list[str]:
     """Returns the classes that the legend names, in their order."""
-    seconds = {
-        name: sum(person["shares"][name] * person["seconds"] for person in data["persons"]) for name in data["classes"]
-    }
-    longest = sorted(seconds, key=lambda name: -seconds[name])[:MOST_NAMED]
-    return [name for name in data["classes"] if name in longest]
+    areas = np.concatenate([person["probabilities"] for person in data["persons"]]).sum(axis=0)  # [K]
+    largest = np.argsort(-areas, stable=True)[:MOST_NAMED]
+    return [data["classes"][index] for index in sorted(largest)]
 
 
 def _draw_chart(data: Mapping[str, Any], person: Mapping[str, Any]) -> Image.Image:

@@ -115,7 +115,7 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         with safe_open(path, "pt") as file:
             card = Card(**json.loads(file.metadata()[METADATA]))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        build = partial(build_network, NetworkSettings.model_validate(card.network), len(card.classes))
+        build = partial(build_network, _settings(card), len(card.classes))
         validate_state(state_shapes(build), state)
         network = build()
         network.load_state_dict(state)
@@ -123,6 +123,12 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         # A damaged or hostile file can make safetensors, json and PyTorch raise any exception.
         raise UserError(f"{path}: not a network of this project ({first_line(error)})") from None
     return Classifier(network, card).to(found_device)
+
+
+def _settings(card: Card) -> NetworkSettings:
+    if not isinstance(card.network, dict) or not {*card.network} <= {*NetworkSettings.model_fields}:
+        raise UserError(f"network={str(card.network)[:100]}: not the settings of a network")
+    return NetworkSettings.of(card.network)
 
 
 def save_pretrained(path: Path, network: Network, card: Card) -> None:

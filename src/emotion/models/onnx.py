@@ -2,7 +2,6 @@
 
 import json
 import os
-import unicodedata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from emotion.data.classes import LONGEST_NAME, MOST_CLASSES
 from emotion.errors import UserError, first_line
 from emotion.privacy import import_onnxruntime
 
@@ -19,10 +19,6 @@ METADATA = "emotion"
 """The key of the card, as JSON, in the metadata of a file."""
 MAX_SIDE = 1024
 """Largest height and width of the input of a network, pixels."""
-FEWEST_CLASSES, MOST_CLASSES, LONGEST_NAME = 2, 1000, 64
-"""Smallest and largest number of classes of a network, and most characters in the name of a class."""
-_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
-"""Unicode categories of control characters, halves of characters, and line breaks."""
 
 
 class OnnxNetwork:
@@ -119,23 +115,19 @@ def require_classes(names: object) -> tuple[str, ...]:
     """Returns the class names of a file.
 
     Raises:
-        UserError: they are not a list of `FEWEST_CLASSES` to `MOST_CLASSES` different names of at most `LONGEST_NAME`
-            characters without line breaks.
+        UserError: they are not a list of 2 to `MOST_CLASSES` different names of 1 to `LONGEST_NAME` printable
+            characters.
     """
-    if not isinstance(names, list | tuple) or not FEWEST_CLASSES <= len(names) <= MOST_CLASSES:
+    if not isinstance(names, list | tuple) or not 2 <= len(names) <= MOST_CLASSES:
         given = f"{len(names):,}" if isinstance(names, list | tuple) else type(names).__name__
-        raise UserError(f"classes: {given}; a list of {FEWEST_CLASSES} to {MOST_CLASSES:,} names is needed")
+        raise UserError(f"classes: {given}; a list of 2 to {MOST_CLASSES:,} names is needed")
     for position, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not _is_printable(name):
-            legal = f"a text of 1 to {LONGEST_NAME} characters without line breaks"
+        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+            legal = f"a text of 1 to {LONGEST_NAME} printable characters"
             raise UserError(f"classes[{position}]={str(name)[:LONGEST_NAME]!r}: {legal} is needed")
     if repeated := [name for position, name in enumerate(names) if name in names[:position]]:
         raise UserError(f"classes: {repeated[0]!r} is named twice")
     return tuple(names)
-
-
-def _is_printable(name: str) -> bool:
-    return not any(unicodedata.category(char) in _UNPRINTABLE for char in name)
 
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:

@@ -66,6 +66,8 @@ function introduce() {
   byId("where").textContent = local ? "on this machine" : `at ${location.host}`;
   byId("version").textContent = about.version;
   for (const part of document.querySelectorAll(".of-small")) part.hidden = !about.networks.includes("small");
+  const longest = Math.max(...about.classes.map((name) => name.length));
+  if (longest > 9) document.documentElement.style.setProperty("--name", `${Math.min(0.5 * longest, 11)}rem`); // of the tables of cards
   const more = about.classes.length - MOST_LISTED;
   const classes = `${about.classes.slice(0, MOST_LISTED).join(", ")}${more > 0 ? ` and ${more} more` : ""}`;
   byId("used").textContent = `${about.networks.length > 1 ? `Networks: ${about.networks.join(", ")}. Films are classified by the first.`

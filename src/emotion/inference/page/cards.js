@@ -104,6 +104,7 @@ class Card {
     bar.style.backgroundColor = about.colours[name];
     const heading = element("th", "", name);
     heading.scope = "row";
+    heading.title = name;
     const values = members.length > 1 ? members.map((member) => element("td", "member", percent(member[name]))) : [];
     const cell = element("td", "gauge", bar);
     cell.setAttribute("aria-hidden", "true");
