@@ -35,13 +35,13 @@ def predictions_of(logits, labels, prefix="image"):
 @pytest.mark.parametrize("scale", [0.1, 3.0, 10.0])
 def test_loss_is_the_cross_entropy_of_the_logits(scale):
     logits, labels = draw_logits(scale=scale)
-    loss = predictions_of(logits, labels).metrics(CLASSES)["loss"]
+    loss = predictions_of(logits, labels).metrics()["loss"]
     assert loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
 
 
 def test_loss_of_a_certain_mistake_is_finite():
     probabilities = np.eye(7, dtype=np.float32)[[0, 1]]
-    loss = predictions(np.array(["a", "b"]), np.array([0, 2]), probabilities).metrics(CLASSES)["loss"]
+    loss = predictions(np.array(["a", "b"]), np.array([0, 2]), probabilities).metrics()["loss"]
     assert loss == pytest.approx(-np.log(np.finfo(np.float32).tiny) / 2)
 
 
@@ -53,13 +53,13 @@ def test_predicted_class_is_that_of_the_stored_half_precision():
     assert made.predicted.dtype == np.int64
     assert made.stored.dtype == np.float16
     assert made.matrix().tolist() == [[0, 0, 0], [2, 0, 0], [0, 0, 1]]
-    assert made.metrics(("x", "y", "z"))["acc"] == pytest.approx(1 / 3)
+    assert made.metrics()["acc"] == pytest.approx(1 / 3)
 
 
 def test_metrics_are_those_of_sklearn():
     logits, labels = draw_logits(1)
     made = predictions_of(logits, labels)
-    metrics = made.metrics(CLASSES)
+    metrics = made.metrics()
     chosen = made.stored.argmax(1)
     assert metrics["acc"] == pytest.approx(accuracy_score(labels, chosen))
     assert metrics["f1_macro"] == pytest.approx(f1_score(labels, chosen, average="macro"))
@@ -70,7 +70,7 @@ def test_metrics_are_those_of_sklearn():
 def test_loss_of_no_images_is_none():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        metrics = predictions_of(*draw_logits(size=0)).metrics(CLASSES)
+        metrics = predictions_of(*draw_logits(size=0)).metrics()
     assert metrics["num_images"] == 0
     assert metrics["loss"] is None
 
@@ -112,7 +112,7 @@ def test_file_holds_every_stage_without_pickles(tmp_path):
         "val": predictions_of(*draw_logits(0, 30), prefix="val"),
         "test": predictions_of(*draw_logits(1), prefix="é"),
     }
-    save_predictions(tmp_path / "predictions.npz", stages, CLASSES)
+    save_predictions(tmp_path / "predictions.npz", stages)
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as file:
         kinds = ("ids", "labels", "probabilities", "parts", "copied")
@@ -131,11 +131,11 @@ def test_file_holds_every_stage_without_pickles(tmp_path):
 
 def test_file_is_read_back(tmp_path):
     stages = {"val": predictions_of(*draw_logits(0, 30), prefix="é"), "test": predictions_of(*draw_logits(size=0))}
-    save_predictions(tmp_path / "predictions.npz", stages, CLASSES)
+    save_predictions(tmp_path / "predictions.npz", stages)
     read = load_predictions(tmp_path / "predictions.npz")
     assert list(read) == ["val", "test"]
     for stage, expected in stages.items():
-        assert read[stage].metrics(CLASSES)["acc"] == expected.metrics(CLASSES)["acc"]
+        assert read[stage].metrics()["acc"] == expected.metrics()["acc"]
         assert read[stage].labels.dtype == np.int64
         assert read[stage].probabilities.dtype == np.float32
         np.testing.assert_array_equal(read[stage].probabilities, expected.stored)
@@ -147,7 +147,7 @@ def test_file_is_read_back(tmp_path):
 def test_unusable_file_is_an_error_of_one_line(tmp_path, damage):
     path = tmp_path / "predictions.npz"
     if damage != "missing":
-        save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
+        save_predictions(path, {"test": predictions_of(*draw_logits(0))})
         arrays = dict(np.load(path))
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:500])
@@ -191,7 +191,7 @@ def test_unusable_file_is_an_error_of_one_line(tmp_path, damage):
 )
 def test_impossible_values_are_refused(tmp_path, name, change):
     path = tmp_path / "predictions.npz"
-    save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
+    save_predictions(path, {"test": predictions_of(*draw_logits(0))})
     arrays = dict(np.load(path))
     np.savez(path, **arrays | {f"test_{name}": change(arrays[f"test_{name}"])})
     with warnings.catch_warnings():
@@ -211,7 +211,7 @@ def test_subset_keeps_all_fields_of_some_images():
 
 def test_older_file_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch):
     path = tmp_path / "predictions.npz"
-    save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
+    save_predictions(path, {"test": predictions_of(*draw_logits(0))})
     before = path.read_bytes()
 
     def disk_full(*_, **__):
@@ -220,9 +220,9 @@ def test_older_file_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez_compressed", disk_full)
         with pytest.raises(OSError, match="disk full"):
-            save_predictions(path, {"test": predictions_of(*draw_logits(1))}, CLASSES)
+            save_predictions(path, {"test": predictions_of(*draw_logits(1))})
     assert path.read_bytes() == before
-    save_predictions(path, {"test": predictions_of(*draw_logits(1))}, CLASSES)
+    save_predictions(path, {"test": predictions_of(*draw_logits(1))})
     assert path.read_bytes() != before
 
 

@@ -16,6 +16,7 @@ from emotion.report.measures import (
     compare_pairs,
     cost_table,
     metrics_table,
+    parts_table,
     pairs_table,
     protocol_table,
 )
