@@ -12,7 +12,6 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from emotion.analysis.calibration import calibration, fit_temperature, reliability_figure, with_temperature
 from emotion.analysis.figures import save
 from emotion.analysis.predictions import Predictions
-from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 
 TINY = 2.0**-24  # the smallest float16 above 0

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ def draw_logits(seed=0, size=200, scale=3.0):
     return scale * torch.randn(size, 7, generator=generator), torch.randint(7, (size,), generator=generator)
 
 
-def predictions(ids, labels, probabilities):
-    return Predictions(ids, labels, probabilities, np.full(len(ids), "test"), np.arange(len(ids)) % 3 == 0)
+def predictions(ids, labels, probabilities, classes=CLASSES):
+    return Predictions(ids, labels, probabilities, np.full(len(ids), "test"), np.arange(len(ids)) % 3 == 0, classes)
 
 
 def predictions_of(logits, labels, prefix="image"):
@@ -48,7 +49,7 @@ def test_loss_of_a_certain_mistake_is_finite():
 def test_predicted_class_is_that_of_the_stored_half_precision():
     # In half precision both are 0.5, and of equal probabilities the first counts.
     probabilities = np.array([[0.49999, 0.50001, 0], [0.2, 0.3, 0.5], [0.9, 0.1, 0]], np.float32)
-    made = predictions(np.array(["a", "b", "c"]), np.array([1, 2, 1]), probabilities)
+    made = predictions(np.array(["a", "b", "c"]), np.array([1, 2, 1]), probabilities, ("x", "y", "z"))
     assert made.predicted.tolist() == [0, 2, 0]
     assert made.predicted.dtype == np.int64
     assert made.stored.dtype == np.float16
@@ -156,7 +157,7 @@ def test_unusable_file_is_an_error_of_one_line(tmp_path, damage):
     elif damage == "fields":
         del arrays["test_parts"]
     elif damage == "classes":
-        arrays["classes"] = arrays["classes"][::-1]
+        arrays["classes"] = arrays["classes"][:-1]
     elif damage == "shape":
         arrays["test_probabilities"] = arrays["test_probabilities"][:-1]
     elif damage == "pickle":
@@ -199,6 +200,70 @@ def test_impossible_values_are_refused(tmp_path, name, change):
         with pytest.raises(UserError, match="not a file of predictions") as caught:
             load_predictions(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("count", "kind"), [(2, np.uint8), (3, np.uint8), (256, np.uint8), (257, np.uint16)])
+def test_any_number_of_classes_is_kept(tmp_path, count, kind):
+    classes = tuple(f"class é {number}" for number in range(count))
+    labels = np.array([0, count - 1, 1])
+    probabilities = np.full((3, count), 0.1 / count, np.float32)
+    probabilities[[0, 1, 2], [0, count - 1, 0]] += np.float32(0.9)
+    made = predictions(np.array(["a", "b", "c"]), labels, probabilities, classes)
+    save_predictions(tmp_path / "predictions.npz", {"test": made})
+    with np.load(tmp_path / "predictions.npz") as file:
+        assert file["test_labels"].dtype == kind
+    read = load_predictions(tmp_path / "predictions.npz")["test"]
+    assert read.classes == classes
+    assert read.labels.tolist() == labels.tolist()
+    assert read.predicted.tolist() == [0, count - 1, 0]
+    assert read.matrix().shape == (count, count)
+    metrics = read.metrics()
+    assert metrics["acc"] == pytest.approx(2 / 3)
+    assert list(metrics["per_class"]) == list(classes)
+    assert metrics["per_class"][classes[1]]["recall"] == (0.5 if count == 2 else 0.0)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a", "b", "c", "d", "e", "f", " "],
+        ["a", "b", "c", "d", "e", "f", "g\nh"],
+        ["a", "b", "c", "d", "e", "f", "g" * 65],
+        ["a", "b", "c", "d", "e", "f", "a"],
+        [1, 2, 3, 4, 5, 6, 7],
+        [["a", "b", "c", "d", "e", "f", "g"]],
+    ],
+)
+def test_impossible_names_of_classes_are_refused(tmp_path, names):
+    path = tmp_path / "predictions.npz"
+    save_predictions(path, {"test": predictions_of(*draw_logits(0))})
+    np.savez(path, **dict(np.load(path)) | {"classes": np.array(names)})
+    with pytest.raises(UserError, match=r"not a file of predictions \(classes: ") as caught:
+        load_predictions(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_predictions_for_other_classes_are_other_predictions(tmp_path):
+    first = predictions_of(*draw_logits(0))
+    second = replace(first, classes=(*CLASSES[:-1], "contempt"))
+    assert first.same_images(first)
+    assert not first.same_images(second)
+    with pytest.raises(ValueError, match="cannot be joined"):
+        first.joined(second)
+    with pytest.raises(ValueError, match="too many values"):
+        save_predictions(tmp_path / "predictions.npz", {"val": first, "test": second})
+    with pytest.raises(UserError, match="classes"):
+        mean_predictions([first, second])
+    with pytest.raises(ValueError, match="for 6 classes"):
+        replace(first, classes=CLASSES[:-1])
+
+
+def test_joined_predictions_keep_order_and_classes():
+    whole = predictions_of(*draw_logits(0))
+    both = whole.subset(np.arange(50)).joined(whole.subset(np.arange(50, 200)))
+    assert both.classes == CLASSES
+    for field in ("ids", "labels", "probabilities", "parts", "copied"):
+        np.testing.assert_array_equal(getattr(both, field), getattr(whole, field))
 
 
 def test_subset_keeps_all_fields_of_some_images():

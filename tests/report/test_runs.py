@@ -10,7 +10,6 @@ import yaml
 from numpy.typing import NDArray
 
 from emotion.analysis.predictions import load_predictions, save_predictions
-from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.report.runs import find_runs
 from emotion.training.folder import RunFolder

@@ -34,6 +34,9 @@ class Predictions:
         parts: str [N], part of the source that each image comes from: train, val, test, public or private.
         copied: bool [N], whether the training part of the source holds another, pixel-identical image.
         classes: names of the K classes, in the order of the class ids.
+
+    Raises:
+        ValueError: the probabilities are for another number of classes.
     """
 
     ids: NDArray[np.str_]
@@ -42,6 +45,10 @@ class Predictions:
     parts: NDArray[np.str_]
     copied: NDArray[np.bool_]
     classes: tuple[str, ...] = CLASSES
+
+    def __post_init__(self) -> None:
+        if self.probabilities.shape[1:] != (len(self.classes),):
+            raise ValueError(f"probabilities {self.probabilities.shape} for {len(self.classes)} classes")
 
     def __len__(self) -> int:
         return len(self.labels)
