@@ -121,7 +121,7 @@ UNCHECKED = {
 }
 # What a value is legal beside, if not beside all defaults.
 BESIDE: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("unfreeze", "weights"), {"family": "timm", "backbone": "resnet18"}),
+    **{key: {"family": "timm", "backbone": "resnet18"} for key in ("unfreeze", "weights")},
     "trainer.check_val_every_n_epoch": {"trainer": {"max_epochs": -1}},
 }
 BLOCKS = {
