@@ -162,7 +162,10 @@ def _plugins(path: Path, content: dict[str, Any], network: str | None) -> Plugin
     if not isinstance(stored, str):
         return Plugins()
     if stored != network:
-        raise UserError(f"ckpt={path}: its network is code of a user; if you trust it, add network={stored[:200]}")
+        raise UserError(
+            f"ckpt={path}: its network is code of a user; if you trust it, evaluate.py and emotion export take "
+            f"network={stored[:200]}"
+        )
     return Plugins(load_plugin("network", stored))
 
 
