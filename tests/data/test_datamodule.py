@@ -592,6 +592,4 @@ def test_data_for_a_trained_network_has_its_classes(tones, tmp_path, caplog):
     assert data.packed.labels.tolist() == [-1, CLASSES.index("happy")]
     assert data.rows.test.tolist() == [1]
     assert data.packed.names[1] == "happy/photo.png"
-    assert caplog.messages == [
-        "left out, since the network does not know their classes: images of contempt (1)"
-    ]
+    assert caplog.messages == ["left out, since the network does not know their classes: images of contempt (1)"]
