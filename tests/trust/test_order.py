@@ -11,8 +11,7 @@ from PIL import Image
 from small_runs import differences, train
 
 from emotion.analysis.predictions import load_predictions
-from emotion.data.classes import CLASSES
-from emotion.data.sources import CSV_CLASSES
+from emotion.data.classes import CLASSES, CSV_CLASSES
 from emotion.data.synthetic import draw_image
 from emotion.inference.recognizer import load
 from emotion.training.checkpoint import load_checkpoint
