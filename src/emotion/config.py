@@ -78,9 +78,10 @@ def read(config: DictConfig) -> Settings:
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """Returns the values of a composed configuration, unchecked; size and colour of own images follow the network."""
-    values = OmegaConf.to_container(config, resolve=True)
+    # Without Hydra's own settings, one of which is the folder of the run, whose name depends on these values.
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    values = OmegaConf.to_container(own, resolve=True)
     assert isinstance(values, dict)
-    values.pop("hydra", None)
     own_files = values.get("data") in ("folder", "table")
     sizes = {"pack_size": values.get("image_size") if own_files else FER_SIZE}
     sizes["channels"] = 3 if own_files and values.get("backbone") else 1

@@ -22,8 +22,11 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Hydra's settings that are paths; Hydra does not expand `~` in them."""
 LISTS = (*lists(), "ckpt")
 """Settings whose values can be lists of paths."""
-PLAIN = {*texts(), *FOLDERS, *LISTS, "out"}
-"""Settings whose values are texts or lists of texts, even if they look like numbers or lists, as the folder `a,b`."""
+PLAIN = {*texts(), *FOLDERS, *LISTS, "out"} - {*CONFIG_GROUPS}
+"""Settings whose values are texts or lists of texts, even if they look like numbers or lists, as the folder `a,b`.
+
+The names of files in `conf/` are not among them: a comma separates two of them.
+"""
 _AFFINE = (lambda values: values["augment"] or values["balance"] == "offline", "augment=true or balance=offline")
 _AUGMENTED = [key for key in AugmentationSettings.model_fields if key not in ("rotation", "zoom", "shift", "shear")]
 _TABLE = ("path_column", "label_column", "split_column", "columns", "images")
@@ -186,11 +189,14 @@ def require_effect(arguments: Iterable[str], values: Mapping[str, Any]) -> None:
         UserError: a setting is changed from its default, but nothing uses it.
     """
     flat = flatten(values)
-    for key in (argument.partition("=")[0].lstrip("+") for argument in arguments):
-        if key in EFFECTS and flat[key] not in (fields()[key].default, 0, None):
-            has_effect, needed = EFFECTS[key]
-            if not has_effect(flat):
-                raise UserError(f"{key}={flat[key]}: has no effect; it needs {needed}")
+    for name, _, typed in (argument.partition("=") for argument in arguments):
+        key = name.lstrip("+")
+        if key not in EFFECTS or typed == "null":
+            continue
+        value, (has_effect, needed) = flat[key], EFFECTS[key]
+        is_off = value is None or (value == 0 and not isinstance(value, bool))
+        if value != fields()[key].default and not is_off and not has_effect(flat):
+            raise UserError(f"{key}={value}: has no effect; it needs {needed}")
 
 
 def parse_arguments(arguments: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:

@@ -453,8 +453,6 @@ def _explain(error: ValidationError, group: type[Group], values: Mapping[str, An
     """Returns the message for the first setting that is not legal."""
     key = str(error.errors()[0]["loc"][0])
     name = f"trainer.{key}" if group is TrainerSettings else key
-    if key not in group.model_fields:
-        return f"no setting {key!r}"
     return f"{name}={str(values[key])[:100]}: {_legal(group.model_fields[key])}"
 
 

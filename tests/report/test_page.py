@@ -27,7 +27,7 @@ SECTIONS = [
     "Table 4: feature extraction, oversampling",
     "Table 5: fine-tuning VGG16, oversampling",
     "Precision, recall and F1 of each class",
-    "Other runs",
+    "Runs",
     "Test images and their parts",
     "Comparison of every two runs",
     "Calibration",

@@ -10,7 +10,6 @@ import yaml
 from numpy.typing import NDArray
 
 from emotion.analysis.predictions import load_predictions, save_predictions
-from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.report.runs import find_runs
 from emotion.training.folder import RunFolder
@@ -117,7 +116,7 @@ def arrays(change: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]])
 def _keep_val(folder: RunFolder, other: str | None = None) -> None:
     stages = load_predictions(folder.predictions)
     kept = {"val": stages["val"]} | ({other: stages["test"]} if other else {})
-    save_predictions(folder.predictions, kept, CLASSES)
+    save_predictions(folder.predictions, kept)
 
 
 def failed(content: str) -> Damage:
@@ -186,7 +185,7 @@ def test_augmented_predictions_of_other_images_are_refused(make_run: MakeRun, tm
     folder = make_run(images=70).folder
     stored = load_predictions(folder.predictions)
     for views in ({"val_tta": stored["val"]}, {"val_tta": stored["val"], "test_tta": stored["val"]}):
-        save_predictions(folder.predictions, stored | views, CLASSES)
+        save_predictions(folder.predictions, stored | views)
         runs, skipped = find_runs([tmp_path])
         assert not runs
         assert skipped[0].reason.endswith(
