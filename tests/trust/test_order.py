@@ -112,6 +112,8 @@ def test_order_of_classes_is_kept(source: str, tmp_path: Path, record: Record) -
     assert not wrong
 
 
+CLOSE = 0.01
+"""A low temperature raises the differences that half precision of the weights makes; another order differs more."""
 OTHERS = {
     "three": THREE,
     "FER+": FERPLUS,
@@ -120,9 +122,10 @@ OTHERS = {
 
 
 def pattern(label: int, number: int) -> NDArray[np.uint8]:
-    """An image [48, 48] that shows its label: a bar of noise at a height of its own; the first pixel is the label."""
-    image = np.random.default_rng(100 * label + number).integers(90, 130, (48, 48), np.uint8)
-    image[5 * label + 3 : 5 * label + 8] += 100
+    """An image [48, 48] of noise, brighter at a height that tells its label; the first pixel is the label."""
+    rng = np.random.default_rng(100 * label + number)
+    image = rng.integers(40, 200, (48, 48), np.uint8)
+    image[5 * label + 3 : 5 * label + 8] += rng.integers(5, 50, dtype=np.uint8)
     image[0, 0] = label
     return image
 
@@ -140,7 +143,7 @@ def test_order_of_other_classes_is_kept(name: str, tmp_path: Path, record: Recor
             rows.append([path.name, own, "test" if number % 4 == 0 else "train"])
     with (place / "images.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["path", "label", "split"], *rows])
-    words = ["model=resnet_small", "width=4", "image_size=48", "balance=none", "trainer.max_epochs=8", "batch_size=16"]
+    words = ["model=resnet_small", "width=4", "image_size=48", "balance=none", "trainer.max_epochs=6", "batch_size=16"]
     words += ["optimizer=adam", "lr=0.01", "warmup_epochs=0", "augment=false", "data=table"]
     words += [f"data_dir={place / 'images.csv'}", "classes=[" + ",".join(f"'{own}'" for own in classes) + "]"]
     run = train(tmp_path / "run", *words)
@@ -152,7 +155,9 @@ def test_order_of_other_classes_is_kept(name: str, tmp_path: Path, record: Recor
     assert np.array_equal(images[:, 0, 0, 0], data.packed.labels)
     with torch.inference_mode():
         expected = trained.task.inference_network(torch.from_numpy(images[tested])).softmax(1).numpy()
-    assert (expected.argmax(1) == data.packed.labels[tested]).mean() > 1.5 / len(classes), "nothing is learnt"
+    assert (expected.argmax(1) == data.packed.labels[tested]).mean() > 1.5 / len(classes), (
+        f"of {name}, nothing is learnt"
+    )
     published, exported = tmp_path / "network.safetensors", tmp_path / "network.onnx"
     temperature = publish(run.best, published, "none").card.temperature
     list(
@@ -175,12 +180,13 @@ def test_order_of_other_classes_is_kept(name: str, tmp_path: Path, record: Recor
     told["service"] = (from_service(exported, files, classes), calibrated)
     if EXECUTABLE is not None:
         told["page"] = (from_page(exported, files, classes), calibrated)
-    wrong = {where: int((np.abs(own - wanted).max(1) > TOLERANCE).sum()) for where, (own, wanted) in told.items()}
+    wrong = {where: int((np.abs(own - wanted).max(1) > CLOSE).sum()) for where, (own, wanted) in told.items()}
     what = "probabilities of other classes from data to checkpoint, file, ONNX, CSV, service and page"
     record(what, len(told) * len(tested), sum(wrong.values()))
-    for axis, order in enumerate(("images", "classes")):
-        others = np.abs(calibrated - np.roll(calibrated, 1, axis)).max(1)
-        assert np.mean(others > TOLERANCE) > 0.9, f"probabilities are too alike to tell another order of {order}"
+    # The images lie by classes, so that an image is compared with one of the next class.
+    for axis, order, step in ((0, "images", len(tested) // len(classes)), (1, "classes", 1)):
+        others = np.abs(calibrated - np.roll(calibrated, step, axis)).max(1)
+        assert np.mean(others > CLOSE) > 0.9, f"probabilities are too alike to tell another order of {order}"
     assert not any(wrong.values()), wrong
 
 
