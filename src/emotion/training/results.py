@@ -48,9 +48,9 @@ def predict(
         outputs = [(network(batch.inputs.to(device)) / temperature).softmax(1).cpu() for batch in batches]  # of [B, K]
     packed = data.packed
     probabilities = torch.cat(outputs).numpy() if outputs else np.empty((0, len(packed.classes)), np.float32)  # [N, K]
-    images = (array[rows] for array in (packed.names, packed.labels, packed.parts, packed.copied))
-    ids, labels, parts, copied = images
-    return Predictions(ids, labels, probabilities, parts, copied, packed.classes)
+    return Predictions(
+        packed.names[rows], packed.labels[rows], probabilities, *data.origin(stage), classes=packed.classes
+    )
 
 
 def predict_stages(
