@@ -26,7 +26,7 @@ IMAGES_SHOWN = 8
 _COLOURS = {"train": BLUE, "val": GREEN, "test": ORANGE, "public": ORANGE, "private": PURPLE}
 _INCHES = 0.8  # width and height of an image, which is the unit of all other lengths on the sheet
 _WIDTH, CARD_HEIGHT, _GAP = 15.0, 1.72, 0.2
-_NAME = 15  # characters of the name of a class that fit under an image
+_NAME = 12  # characters of the name of a class that fit under an image
 
 
 @dataclass(frozen=True)
