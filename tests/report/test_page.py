@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from emotion.analysis.document import Block, Cell, Details, Document, Heading, Paragraph, Table, to_html
 from emotion.cli import app
+from emotion.data.classes import CLASSES
 from emotion.report import page
 from emotion.report.page import write_report
 from emotion.training.evaluate import evaluate
@@ -353,3 +354,18 @@ def test_evaluations_make_a_page_without_runs(make_run: MakeRun, tmp_path: Path)
     path, verdict = write_report([tmp_path / "run"], tmp_path / "out")
     assert verdict == "0 configurations, 0 runs, 1 evaluation."
     assert "| fer2013, split=report |" in path.with_suffix(".md").read_text()
+
+
+def test_evaluations_on_other_data_or_classes_share_no_table(make_run: MakeRun, tmp_path: Path) -> None:
+    for number, (data, classes) in enumerate((("fer2013", CLASSES), ("photos", CLASSES), ("photos", MOODS))):
+        folder = make_run("data_dir=gone", name=f"runs/{number}", images=42, classes=classes).folder
+        record = {"checkpoints": ["a.ckpt"], "data": data, "split": "test_only", "tta": "none", "seen": "not known"}
+        folder.config.unlink()
+        (folder.path / "evaluation.json").write_text(json.dumps(record))
+    path, _ = write_report([tmp_path / "runs"], tmp_path / "out")
+    text = path.with_suffix(".md").read_text()
+    for data in ("fer2013, split=test_only, 7 classes (1)", "photos, split=test_only, 7 classes (2)"):
+        assert f"### Evaluations on {data}" in text
+    assert "### Evaluations on photos, split=test_only, 3 classes (3)" in text
+    assert text.count("| Evaluation | Data |") == 3
+    assert len(list((tmp_path / "out/tables").glob("evaluations-*.csv"))) == 3

@@ -137,4 +137,4 @@ def _draw_card(axes: Axes, card: _Card, x: float, y: float, packed: PackedImages
         part = str(packed.parts[row])
         name = short_name(packed.classes[packed.labels[row]], _NAME)
         axes.text(left + 0.5, top + 1.11, name, color=TEXT, ha="center", **style)
-        axes.text(left + 0.5, top + 1.29, part, color=_COLOURS[part], ha="center", **style)
+        axes.text(left + 0.5, top + 1.29, part, color=_COLOURS.get(part, SOFT_TEXT), ha="center", **style)
