@@ -2,6 +2,7 @@ import inspect
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning import Trainer
@@ -9,23 +10,16 @@ from omegaconf import OmegaConf
 
 from emotion import overrides
 from emotion.config import (
-    AT_LEAST,
-    AT_MOST,
-    CHOICES,
-    NUMBERS,
-    OPTIONAL,
-    check,
     choice_names,
     compose,
     conf_dir,
     describe_settings,
+    read,
     register_resolvers,
     run_dir,
     settings,
 )
-from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
-from emotion.models.classifier import network_settings
 from emotion.models.registry import build_network
 from emotion.overrides import (
     EFFECTS,
@@ -37,18 +31,21 @@ from emotion.overrides import (
     quoted,
     require_effect,
 )
-from emotion.training.task import EmotionTask
+from emotion.settings import GROUPS, Settings, as_yaml, fields
 
 MODELS = choice_names("model")
 RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
-# Keys, legal numbers (with the ends of the range), and illegal numbers.
+# Keys, legal numbers (with the ends of the range), and illegal numbers. None of these may be null but `dropout`.
 RANGES = [
     (("val_fraction", "lr_factor"), (1e-6, 0.5, 0.999), (0, 1, -0.1, 1.5)),
     (("lr", "offline_strength"), (1e-9, 1, 10), (0, -1e-3)),
     (("layer_decay",), (1e-6, 0.75, 1), (0, 1.01, -0.5)),
     (("flip", "erase"), (0, 0.5, 1), (-0.01, 1.01)),
     (
-        ("zoom", "shift", "brightness", "contrast", "label_smoothing", "momentum", "ema_decay", "dropout"),
+        (
+            *("zoom", "shift", "brightness", "contrast", "label_smoothing", "momentum", "ema_decay", "dropout"),
+            "test_fraction",
+        ),
         (0, 0.5, 0.9999),
         (-0.01, 1, 1.5),
     ),
@@ -59,6 +56,74 @@ RANGES = [
         (-1e-9, -1),
     ),
 ]
+# Keys of whole numbers, the least, the largest (None where there is none), and what is legal beside them.
+WHOLE = [
+    (("seed",), 0, 4294967295, ()),
+    (("fold", "plain_epochs", "trainer.log_every_n_steps"), 0, None, ()),
+    (("split_seed", "memory_budget"), 0, None, (None,)),
+    (("feature_views",), 0, None, ("auto",)),
+    (("unfreeze",), 0, None, ("all", None)),
+    (("runs_per_gpu", "lr_patience"), 1, None, ()),
+    (("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches"), 1, None, ()),
+    (("patience",), 1, None, (None,)),
+    (("synthetic_images",), 1, 1_000_000, ()),
+    (("width",), 1, 1024, (None,)),
+    (("batch_size",), 2, None, ()),
+    (("folds",), 2, None, (None,)),
+    (("image_size",), 8, 1024, ()),
+    (("pack_size",), 8, 1024, (None,)),
+]
+# Settings of which nothing but these values is legal.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "logger": ("wandb", "mlflow", None),
+    "data": ("fer2013", "fer2013_csv", "folder", "table", "synthetic"),
+    "labels": ("ferplus", None),
+    "on_bad_image": ("error", "skip"),
+    "channels": (1, 3, None),
+    "split": ("report", "official", "clean", "random", "test_only"),
+    "balance": ("none", "class_weights", "weighted_sampler", "offline"),
+    "family": ("cnn", "resnet", "torchvision", "timm", "face", "custom"),
+    "stem_stride": (1, 2, None),
+    "normalize": ("imagenet", "unit", "keras_unit"),
+    "optimizer": ("adam", "adamw", "sgd"),
+    "schedule": ("none", "plateau", "cosine"),
+    "monitor": ("val/loss", "val/acc", "val/f1_macro"),
+    "tta": ("none", "flip", "shifts", "ten_crop"),
+    "trainer.profiler": ("simple", "advanced", "pytorch", None),
+    "trainer.benchmark": (True, False, None),
+    **dict.fromkeys(("compile", "cuda_graph"), ("auto", True, False)),
+    **dict.fromkeys(
+        ("overwrite", "soft_labels", "group_duplicates", "augment", "test"),
+        (True, False),
+    ),
+    **dict.fromkeys(("trainer.sync_batchnorm", "trainer.detect_anomaly"), (True, False)),
+}
+# Names and paths, which may be any text; whether they may be null.
+TEXTS = {
+    **dict.fromkeys(("model", "name", "path_column", "label_column", "split_column", "votes"), False),
+    **dict.fromkeys(("recipe", "resume", "data_dir", "images", "group_by", "augmentation", "backbone"), True),
+    **dict.fromkeys(("network", "loss", "weights", "init"), True),
+}
+# Legal lists and other legal values, and illegal values.
+LISTS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+    "classes": ((["happy", "sad"], ["0", 1], [], "auto", "ferplus"), (None, "happy", [["happy"]], [0.5], [True], 3)),
+    "exclude": ((["happy"], [3], []), (None, "happy", [None], [0.5], [True])),
+    "columns": ((["path", "label"], [], None), ("path", [1], [None])),
+    "extra_data": ((["photos", "~/more"], [], None), ("photos", [1], [None])),
+    "blocks": (([2, 2, 1], [1], None), ("2", 2, [1.5], ["2"])),
+}
+# Checked by Lightning's Trainer, in the messages of which they are named.
+UNCHECKED = {
+    *("trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator"),
+    *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.precision", "trainer.limit_train_batches"),
+    *("trainer.limit_val_batches", "trainer.overfit_batches", "trainer.gradient_clip_val", "trainer.deterministic"),
+    "trainer.gradient_clip_algorithm",
+}
+# What a value is legal beside, if not beside all defaults.
+BESIDE: dict[str, dict[str, Any]] = {
+    **{key: {"family": "timm", "backbone": "resnet18"} for key in ("unfreeze", "weights")},
+    "trainer.check_val_every_n_epoch": {"trainer": {"max_epochs": -1}},
+}
 BLOCKS = {
     "cnn": [2, 2, 1, 1],
     "cnn_111": [1, 1, 1],
@@ -74,24 +139,57 @@ BLOCKS = {
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_file_composes_and_builds(model):
     extra = ["backbone=resnet18"] if model == "timm" else []
-    config = compose(f"model={model}", *extra)
-    values = settings(config)
-    check(values)
-    assert config.model == model
-    names = inspect.signature(build_network).parameters
-    network = build_network(**{name: values[name] for name in names})
-    assert network.count_parameters().trainable > 0
+    made = read(compose(f"model={model}", *extra))
+    assert made.run.model == model
+    if model == "custom":
+        assert made.network.family == "custom"
+        return
+    assert build_network(made.network, 7).count_parameters().trainable > 0
     if model.startswith("cnn"):
-        assert values["blocks"] == BLOCKS[model]
+        assert made.network.blocks == BLOCKS[model]
 
 
-def test_every_setting_is_an_argument_of_a_class():
-    values = settings(compose())
-    arguments = {name for cls in (EmotionDataModule, EmotionTask) for name in inspect.signature(cls).parameters}
-    run = {"recipe", "name", "feature_views", "compile", "cuda_graph", "monitor", "patience", "min_delta", "tta"}
-    assert set(values) - run - {"trainer"} <= arguments
-    assert arguments - set(values) == {"class_weights", "class_shares"}
-    assert set(values["trainer"]) <= set(inspect.signature(Trainer).parameters)
+def test_every_setting_of_the_trainer_is_one_of_lightning():
+    assert set(GROUPS["trainer"].model_fields) <= set(inspect.signature(Trainer).parameters)
+
+
+def test_the_configuration_lists_the_settings_of_the_schema_with_their_defaults():
+    base = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
+    trainer = base.pop("trainer")
+    listed = {key: value for key, value in base.items() if key not in ("defaults", "hydra")}
+    listed |= {f"trainer.{key}": value for key, value in trainer.items()}
+    declared = {key: field.default for key, field in fields().items() if key != "model"}
+    assert [(key, value, type(value)) for key, value in listed.items()] == [
+        (key, value, type(value)) for key, value in declared.items()
+    ]
+    assert base["defaults"][1] == {"model": fields()["model"].default}
+
+
+def test_the_text_of_the_configuration_is_written_from_the_schema():
+    text = (conf_dir() / "config.yaml").read_text(encoding="utf-8")
+    start, end = text.index("\n# The run and its folder") + 1, text.index("\nhydra:") + 1
+    assert text[start:end] == as_yaml() + "\n", "write the output of emotion.settings.as_yaml() there"
+
+
+def test_the_composed_defaults_are_those_of_the_schema():
+    made, declared = read(compose()).flat(), Settings().flat()
+    # What depends on other settings: a model has blocks, and images of FER2013 a size.
+    derived = {"blocks": [2, 2, 1, 1], "pack_size": 48, "channels": 1}
+    assert made == declared | derived
+
+
+@pytest.mark.parametrize("values", [{}, {"lr": 1e-4, "seed": 3, "trainer": {"max_epochs": 5}, "exclude": ["sad"]}])
+def test_flat_settings_read_back_are_the_same(values):
+    made = Settings.of(values)
+    assert Settings.of(made.flat()) == made
+    assert made.flat() == Settings().flat() | values | {"trainer": made.trainer.flat()}
+    assert made.trainer.max_epochs == values.get("trainer", {}).get("max_epochs", 200)
+
+
+def test_every_setting_has_a_meaning_and_is_in_one_group():
+    names = [name for group in GROUPS.values() for name in group.model_fields]
+    assert len(names) == len(set(names)) == len(fields())
+    assert all(field.description for key, field in fields().items() if not key.startswith("trainer."))
 
 
 def test_model_files_repeat_no_defaults():
@@ -107,7 +205,7 @@ def test_model_files_repeat_no_defaults():
 def test_every_recipe_composes_to_legal_settings_and_repeats_no_defaults(recipe):
     config = compose(f"recipe={recipe}")
     stored = OmegaConf.load(conf_dir() / "recipe" / f"{recipe}.yaml")
-    check(settings(config))
+    read(config)
     assert config.recipe == config.name == stored.recipe == recipe
     model = compose(f"model={config.model}")
     assert set(settings(config)) == set(settings(model))
@@ -130,7 +228,7 @@ def test_recipe_brings_its_model_and_the_command_line_wins():
 def test_the_pretrained_recipe_also_trains_vgg16():
     config = compose("recipe=best_pretrained", "model=vgg16_ft", "backbone=vgg16", "unfreeze=all")
     assert (config.family, config.backbone, config.image_size) == ("torchvision", "vgg16", 144)
-    network = build_network(**network_settings(settings(config)))
+    network = build_network(read(config).network, 7)
     assert network.head[1].in_features == 512 * 4 * 4
     assert len(network.layers()) == 14
 
@@ -150,9 +248,7 @@ def test_a_search_has_one_seed_and_needs_its_extra(monkeypatch):
 
 
 def test_the_pretrained_recipe_pools_and_has_a_rate_for_each_layer():
-    values = settings(compose("recipe=best_pretrained", "image_size=64"))
-    keys = inspect.signature(build_network).parameters
-    network = build_network(**{key: values[key] for key in keys})
+    network = build_network(read(compose("recipe=best_pretrained", "image_size=64")).network, 7)
     assert network.head[1].in_features == 2048
     assert len(network.layers()) > 10
 
@@ -258,16 +354,25 @@ def test_right_arguments_pass():
         ("trainer.check_val_every_n_epoch=0", "whole number from 1"),
         ("trainer.accumulate_grad_batches=x", "whole number from 1"),
         ("trainer.benchmark=x", "true, false"),
-        ("seed=99999999999999999999", "at most 4294967295"),
-        ("synthetic_images=100000000000", "at most 1000000"),
-        ("data_dir=[1]", "a name or path is needed"),
-        ("weights=5", "a name or path is needed"),
-        ("extra_data=[1]", "a list of folders is needed"),
+        ("seed=99999999999999999999", "a whole number from 0 to 4294967295 is needed"),
+        ("synthetic_images=100000000000", "a whole number from 1 to 1000000 is needed"),
+        ("data_dir=[1]", "a name or path or null is needed"),
+        ("weights=5", "a name or path or null is needed"),
+        ("name=[1]", "a name or path is needed"),
+        ("extra_data=[1]", "a list of names, as [a,b], or null is needed"),
+        ("exclude=sad", "a list of names, as [a,b], is needed"),
+        ("classes=seven", "a list of names, as [a,b], or auto or ferplus is needed"),
+        ("pack_size=2000", "a whole number from 8 to 1024 or null is needed"),
+        ("blocks=[a]", "a list of whole numbers or null is needed"),
+        ("logger=neptune", "wandb, mlflow"),
+        ("test_fraction=1", "a number from 0, below 1, is needed"),
+        ("folds=1", "a whole number from 2 or null is needed"),
+        ("init=3", "a name or path or null is needed"),
     ],
 )
 def test_illegal_values_get_one_line_with_the_key_and_the_legal_ones(word, legal):
     with pytest.raises(UserError) as error:
-        check(settings(compose(word)))
+        read(compose(word))
     assert str(error.value).startswith(f"{word.split('=')[0]}=")
     assert "\n" not in str(error.value)
     assert legal in str(error.value)
@@ -275,46 +380,92 @@ def test_illegal_values_get_one_line_with_the_key_and_the_legal_ones(word, legal
 
 def test_oversampled_images_without_content_are_refused_before_training():
     for words in (["offline_strength=7"], ["balance=offline", "offline_strength=6"]):
-        check(settings(compose(*words)))
+        read(compose(*words))
     with pytest.raises(UserError, match=r"^zoom=1\.05 shift=0\.7, 7 times the settings"):
-        check(settings(compose("balance=offline", "offline_strength=7")))
+        read(compose("balance=offline", "offline_strength=7"))
 
 
 @pytest.mark.parametrize(("key", "legal", "illegal"), [(key, *rest) for keys, *rest in RANGES for key in keys])
 def test_numbers_are_legal_up_to_the_ends_of_their_range(key, legal, illegal):
     for value in legal:
-        check({key: value})
+        assert_accepted(key, value)
     for value in (*illegal, "few", True, float("inf"), float("nan")):
         assert_refused(key, value)
     if key == "dropout":
-        check({key: None})
+        assert_accepted(key, None)
     else:
         assert_refused(key, None)
 
 
-@pytest.mark.parametrize(("key", "least"), AT_LEAST.items())
-def test_whole_numbers_are_legal_from_the_least(key, least):
-    for value in (least, least + 1, AT_MOST.get(key, 10**6), *([OPTIONAL[key]] if key in OPTIONAL else [])):
-        check({key: value})
-    for value in (least - 1, least + 0.5, "few", True, *([] if key in OPTIONAL else [None])):
+@pytest.mark.parametrize(("key", "least", "largest", "others"), [(key, *rest) for keys, *rest in WHOLE for key in keys])
+def test_whole_numbers_are_legal_from_the_least_to_the_largest(key, least, largest, others):
+    for value in (least, least + 1, largest or 10**6, *others):
+        assert_accepted(key, value)
+    beyond = [] if largest is None else [largest + 1]
+    for value in (least - 1, least + 0.5, "few", True, *beyond, *([] if None in others else [None])):
         assert_refused(key, value)
 
 
 @pytest.mark.parametrize(("key", "legal"), CHOICES.items())
 def test_choices_are_legal_and_nothing_else(key, legal):
     for value in legal:
-        check({key: value})
-    for value in ("nonsense", 7, *([] if key in OPTIONAL else [None])):
+        assert_accepted(key, value)
+    booleans = [value for value in (True, False, 1, 0) if not any(value is one for one in legal)]
+    numbers = [value for value in booleans if value not in legal or type(value) is bool]
+    for value in ("nonsense", 7, *numbers, *([] if None in legal else [None])):
         assert_refused(key, value)
 
 
-def test_every_number_of_the_configuration_has_a_range():
-    assert {key for keys, *_ in RANGES for key in keys} == set(NUMBERS)
-    base = OmegaConf.load(conf_dir() / "config.yaml")
-    numbers = {key for key, value in base.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-    assert numbers <= {*NUMBERS, *AT_LEAST, *CHOICES}
-    keys = {*base, *(f"trainer.{key}" for key in base.trainer)}
-    assert set(NUMBERS) | set(AT_LEAST) | set(AT_MOST) | set(OPTIONAL) <= keys
+@pytest.mark.parametrize(("key", "optional"), TEXTS.items())
+def test_names_and_paths_are_any_text(key, optional):
+    for value in ("a", "/data/ü 😀", "2023", "true"):
+        assert_accepted(key, value)
+    for value in (5, 0.5, True, ["a"], {"a": "b"}):
+        assert_refused(key, value)
+    if optional:
+        assert_accepted(key, None)
+    else:
+        assert_refused(key, None)
+
+
+@pytest.mark.parametrize(("key", "legal", "illegal"), [(key, *values) for key, values in LISTS.items()])
+def test_lists_hold_names_or_whole_numbers(key, legal, illegal):
+    for value in legal:
+        assert_accepted(key, value)
+    for value in illegal:
+        assert_refused(key, value)
+
+
+def test_every_setting_has_a_tested_range():
+    tested = [key for keys, *_ in (*RANGES, *WHOLE) for key in keys] + [*CHOICES, *TEXTS, *LISTS, *UNCHECKED]
+    assert sorted(tested) == sorted(fields())
+
+
+def test_numbers_keep_the_type_that_they_are_written_in():
+    for value in (1, 1.0):
+        made = Settings.of({"lr": value, "layer_decay": value})
+        assert type(made.optimizer.lr) is type(made.optimizer.layer_decay) is type(value)
+
+
+def test_a_setting_that_does_not_exist_is_refused():
+    config = compose("+gama=3")
+    with pytest.raises(UserError, match=r"^gama: no such setting; --help lists all of them$"):
+        read(config)
+    with pytest.raises(UserError, match=r"^trainer\.max_epoch: no such setting; --help lists all of them$"):
+        read(compose("+trainer.max_epoch=3"))
+
+
+def test_settings_that_exclude_each_other_are_refused():
+    with pytest.raises(UserError, match=r"^fold=5: folds=5 has the folds 0 to 4$"):
+        Settings.of({"split": "random", "folds": 5, "fold": 5})
+    assert Settings.of({"split": "random", "folds": 5, "fold": 4}).data.fold == 4
+    with pytest.raises(UserError, match=r"^plain_epochs=2: needs a last epoch; set trainer.max_epochs$"):
+        Settings.of({"plain_epochs": 2, "trainer": {"max_epochs": -1}})
+    with pytest.raises(UserError, match=r"^trainer.min_epochs=9: at most trainer.max_epochs=5 is legal$"):
+        Settings.of({"trainer": {"max_epochs": 5, "min_epochs": 9}})
+    with pytest.raises(UserError, match=r"^unfreeze=3: would freeze random weights; .* init=$"):
+        Settings.of({"unfreeze": 3})
+    assert Settings.of({"unfreeze": 3, "init": "small"}).network.unfreeze == 3
 
 
 def test_run_folder_depends_on_the_settings_only():
@@ -380,10 +531,25 @@ def test_launcher_that_is_not_installed_names_its_extra(monkeypatch, name):
         check_overrides([f"hydra/launcher={name}"])
 
 
+def nested(key, value):
+    """Returns a value as a mapping of settings, beside what it needs."""
+    beside = BESIDE.get(key, {})
+    group, _, name = key.rpartition(".")
+    return beside | {group: beside.get(group, {}) | {name: value}} if group else beside | {name: value}
+
+
+def assert_accepted(key, value):
+    """Checks that the value is legal and kept as it is."""
+    made = Settings.of(nested(key, value)).flat()
+    group, _, name = key.rpartition(".")
+    kept = (made[group] if group else made)[name]
+    assert (kept, type(kept)) == (value, type(value))
+
+
 def assert_refused(key, value):
     """Checks that the value is refused in one line that names its key."""
     with pytest.raises(UserError) as error:
-        check({key: value})
+        Settings.of(nested(key, value))
     assert str(error.value).startswith(f"{key}={value}: ")
     assert "\n" not in str(error.value)
 
@@ -526,7 +692,19 @@ EFFECTIVE = {
     "pack_size": ("pack_size=96", "data=folder", "data=synthetic"),
     "synthetic_images": ("synthetic_images=140", "data=synthetic", "data=fer2013"),
     "val_fraction": ("val_fraction=0.3", "split=report", "split=official"),
+    "test_fraction": ("test_fraction=0.1", "split=random", "split=report"),
+    "folds": ("folds=5", "split=random", "split=official"),
+    "fold": ("fold=1", "split=random folds=5", "split=random"),
+    "group_by": ("group_by=person", "split=random", "split=report"),
+    "split_seed": ("split_seed=1", "split=random", "split=clean"),
     "group_duplicates": ("group_duplicates=true", "split=report", "split=clean"),
+    "path_column": ("path_column=file", "data=table", "data=folder"),
+    "label_column": ("label_column=emotion", "data=table", "data=folder"),
+    "split_column": ("split_column=part", "data=table", "data=fer2013_csv"),
+    "columns": ("columns=[path,label]", "data=table", "data=folder"),
+    "images": ("images=photos", "data=table", "data=folder"),
+    "votes": ("votes=votes.csv", "labels=ferplus", "labels=null"),
+    "soft_labels": ("soft_labels=false", "labels=ferplus", "labels=null"),
     "offline_strength": ("offline_strength=2", "balance=offline", "balance=none"),
     "rotation": ("rotation=20", "augment=true", "augment=false"),
     "zoom": ("zoom=0.3", "balance=offline augment=false", "augment=false"),
@@ -566,12 +744,12 @@ def test_a_setting_without_effect_is_refused(key):
 
 @pytest.mark.parametrize("model", ["cnn", "resnet18", "resnet_small"])
 def test_weights_need_a_backbone(model):
-    check(settings(compose(f"model={model}", "weights=none")))
+    read(compose(f"model={model}", "weights=none"))
     with pytest.raises(
         UserError,
         match=r"^weights=/does/not/exist.safetensors: models of family \w+ have no backbone; use ",
     ):
-        check(settings(compose(f"model={model}", "weights=/does/not/exist.safetensors")))
+        read(compose(f"model={model}", "weights=/does/not/exist.safetensors"))
 
 
 @pytest.mark.parametrize("argument", ["--data=synthetic", "-lr=1e-3", "--trainer.max_epochs=3"])

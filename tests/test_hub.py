@@ -12,9 +12,11 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError, RepositoryNotFoundError
+from other_classes import THREE, make_classifier, write_onnx
 
 import emotion
 from emotion.errors import UserError
+from emotion.models.classifier import save_pretrained
 from emotion.shipped import SHIPPED, find_network, find_weights
 from emotion.shipped.hub import push
 
@@ -202,3 +204,24 @@ def test_the_real_client_with_and_without_a_connection(server: ThreadingHTTPServ
     offline = {**online, "HF_HUB_OFFLINE": "1"}
     assert told("hf://me/faces", **offline) == str(path)
     assert "no connection to the hub" in told("hf://me/others", **offline)
+
+
+@pytest.mark.parametrize("suffixes", [(".onnx",), (".safetensors",), (".onnx", ".safetensors")])
+def test_the_card_lists_other_classes(suffixes: tuple[str, ...], hub: Hub, tmp_path: Path) -> None:
+    made, path = make_classifier(("`a`", "<b>", "[c](d)")), tmp_path / "own"
+    save_pretrained(path.with_suffix(".safetensors"), made.network, made.card)
+    write_onnx(path.with_suffix(".onnx"), made.classes)
+    push("me/faces", [path.with_suffix(suffix) for suffix in suffixes], "# A card\n")
+    assert (hub.folder / "me/faces/README.md").read_text() == (
+        "# A card\n\n## Classes\n\nIn the order of the probabilities:\n\n1. `` `a` ``\n2. ` <b> `\n3. ` [c](d) `\n"
+    )
+
+
+def test_networks_that_do_not_belong_together_or_are_damaged_are_not_pushed(hub: Hub, tmp_path: Path) -> None:
+    path, damaged = write_onnx(tmp_path / "own.onnx", THREE), tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"no network")
+    with pytest.raises(UserError, match=r"own.onnx and .*small.safetensors have different classes: engaged, bored"):
+        push("me/faces", [path, SHIPPED / "small.safetensors"], "")
+    with pytest.raises(UserError, match=r"damaged.safetensors: not a network of this project \("):
+        push("me/faces", [damaged], "")
+    assert hub.made == []

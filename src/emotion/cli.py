@@ -265,7 +265,7 @@ def predict(
     images: list[Record] = []  # the table is printed at the end, since the width of its columns depends on all rows
     writer: Writer | None = None
     if as_csv:
-        writer = CsvWriter(sys.stdout, any(map(is_video, found)))
+        writer = CsvWriter(sys.stdout, any(map(is_video, found)), prediction.recognizer.classes)
     elif as_json or as_jsonl:
         writer = JsonWriter(sys.stdout, lines=as_jsonl)
     try:
@@ -352,15 +352,12 @@ def explain(
 
     emotion explain photo.jpg --class fear --out why.png
     """
-    from emotion.data.classes import CLASSES
     from emotion.shipped import find_weights
 
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"--out {out}: wrong suffix; use .png, .svg or .pdf")
     if not image.exists():
         raise UserError(f"{image}: no such file")
-    for label in classes or ():
-        require_choice("--class", label, CLASSES)
     find_weights(ckpt)
     require_extra("train", "emotion explain")
     from emotion.analysis.figures import save
@@ -370,7 +367,7 @@ def explain(
     figure, faces = explain_image(image, ckpt, classes or (), detect=detect, device=device)
     save(figure, out)
     for number, face in enumerate(faces, 1):
-        typer.echo(f"face {number}: {face.label} {face.probabilities[face.label]:.0%}")
+        typer.echo(printable(f"face {number}: {face.label} {face.score:.0%}"))
     if len(faces) > MOST_FACES:
         typer.echo(f"heatmaps show only the first {MOST_FACES} faces, from left to right")
     typer.echo(f"heatmaps: {out}")
@@ -399,15 +396,12 @@ def export(
     emotion export data=synthetic --out small.onnx
     """
     require_extra("export", "emotion export")
-    from emotion.config import check
     from emotion.overrides import parse_arguments
     from emotion.training.export import export_network
 
     if out.suffix != ".onnx":
         raise UserError(f"--out {out}: wrong suffix; use .onnx")
-    values = parse_arguments(settings or [])
-    check(values)
-    for line in export_network(ckpt, out, values, tta, int8):
+    for line in export_network(ckpt, out, parse_arguments(settings or []), tta, int8):
         typer.echo(line)
 
 
@@ -631,6 +625,7 @@ def web_app(
 
     emotion app --ckpt runs/small/.../best.ckpt --compare small --compare other.onnx
     """
+    from emotion.inference.networks import require_same_classes
     from emotion.inference.recognizer import load
     from emotion.inference.service import run
 
@@ -639,6 +634,7 @@ def web_app(
         if name in names[:index]:
             raise UserError(f"--compare {name}: given twice; name another network")
     recognizers = {label: load(name) for label, name in zip(_labels(names), names, strict=True)}
+    require_same_classes(names, [recognizer.classes for recognizer in recognizers.values()])
     run(recognizers, host, port, page=True, open_browser=open_browser)
 
 
@@ -720,19 +716,17 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    from emotion.data.classes import CLASSES
-
     require_extra("train", "emotion data info")
-    counts = _data_module(settings).counts()
+    images = _data_module(settings)
+    counts = images.counts()
     table = Table("class", *counts, "all")
-    for name, *row in zip((*CLASSES, "all"), *counts.values(), strict=True):
+    for name, *row in zip((*images.classes, "all"), *counts.values(), strict=True):
         table.add_row(name, *map(str, row), str(sum(row)))
     Console().print(table)
 
 
 def _data_module(arguments: list[str] | None, **defaults: str) -> "EmotionDataModule":
     """Builds the data of `key=value` arguments; an argument without `=` is the folder or file of the images."""
-    from emotion.config import check
     from emotion.data.datamodule import EmotionDataModule
     from emotion.overrides import parse_arguments
 
@@ -740,9 +734,7 @@ def _data_module(arguments: list[str] | None, **defaults: str) -> "EmotionDataMo
     if len(paths) > 1:
         raise UserError(f"{' '.join(paths)}: more than one folder or file; give one and settings as key=value")
     values = parse_arguments([argument for argument in arguments or [] if "=" in argument])
-    values = {**defaults, **values, **({"data_dir": paths[0]} if paths else {})}
-    check(values)
-    return EmotionDataModule(**values)
+    return EmotionDataModule.of({**defaults, **values, **({"data_dir": paths[0]} if paths else {})})
 
 
 def main() -> None:
@@ -752,4 +744,5 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files can contain bytes that are not text
     # Pillow warns of damaged images, which the commands read or refuse with a message of their own.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # names of classes may be of any script
     app()

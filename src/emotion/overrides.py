@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,27 +13,42 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, Quote
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from emotion.config import GROUPS, LAUNCHERS, TEXTS, choice_names, conf_dir, flatten
-from emotion.data.datamodule import EmotionDataModule
+from emotion.config import CONFIG_GROUPS, LAUNCHERS, choice_names, conf_dir, flatten
 from emotion.errors import UserError
 from emotion.extras import require_extra
+from emotion.settings import AugmentationSettings, BatchSettings, DataSettings, fields, lists, texts
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Hydra's settings that are paths; Hydra does not expand `~` in them."""
-LISTS = ("extra_data", "ckpt")
+LISTS = (*lists(), "ckpt")
 """Settings whose values can be lists of paths."""
-PLAIN = {*TEXTS, *FOLDERS, *LISTS, "resume", "name", "out"}
-"""Settings whose values are texts or lists of texts, even if they look like numbers or lists, as the folder `a,b`."""
+PLAIN = {*texts(), *FOLDERS, *LISTS, "out"} - {*CONFIG_GROUPS}
+"""Settings whose values are texts or lists of texts, even if they look like numbers or lists, as the folder `a,b`.
+
+The names of files in `conf/` are not among them: a comma separates two of them.
+"""
 _AFFINE = (lambda values: values["augment"] or values["balance"] == "offline", "augment=true or balance=offline")
-_AUGMENTED = ("augment", "flip", "brightness", "contrast", "erase", "mixup", "cutmix")
+_AUGMENTED = [key for key in AugmentationSettings.model_fields if key not in ("rotation", "zoom", "shift", "shear")]
+_TABLE = ("path_column", "label_column", "split_column", "columns", "images")
+_RANDOM = ("test_fraction", "folds", "group_by")
 EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
     **dict.fromkeys(("data_dir", "on_bad_image"), (lambda values: values["data"] != "synthetic", "data of files")),
-    **dict.fromkeys(("channels", "pack_size"), (lambda values: values["data"] == "folder", "data=folder")),
+    **dict.fromkeys(("channels", "pack_size"), (lambda values: values["data"] in ("folder", "table"), "data=folder")),
+    **dict.fromkeys(_TABLE, (lambda values: values["data"] == "table", "data=table")),
+    **dict.fromkeys(("votes", "soft_labels"), (lambda values: values["labels"] is not None, "labels=ferplus")),
     "synthetic_images": (lambda values: values["data"] == "synthetic", "data=synthetic"),
-    **dict.fromkeys(("val_fraction", "group_duplicates"), (lambda values: values["split"] == "report", "split=report")),
+    **dict.fromkeys(
+        ("val_fraction", "group_duplicates", "split_seed"),
+        (lambda values: values["split"] in ("report", "random"), "split=report or split=random"),
+    ),
+    **dict.fromkeys(_RANDOM, (lambda values: values["split"] == "random", "split=random")),
+    "fold": (lambda values: values["folds"] is not None, "folds="),
     "offline_strength": (lambda values: values["balance"] == "offline", "balance=offline"),
     **dict.fromkeys(("rotation", "zoom", "shift", "shear"), _AFFINE),
-    "plain_epochs": (lambda values: any(values[key] for key in _AUGMENTED), "augmentation (augment=true, flip, mixup)"),
+    "plain_epochs": (
+        lambda values: any(values[key] for key in _AUGMENTED if key != "plain_epochs"),
+        "augmentation (augment=true, flip, mixup)",
+    ),
     "feature_views": (lambda values: values["backbone"] is not None, "a model that has a backbone"),
     "momentum": (lambda values: values["optimizer"] == "sgd", "optimizer=sgd"),
     "warmup_epochs": (lambda values: values["schedule"] == "cosine", "schedule=cosine"),
@@ -141,13 +155,15 @@ def check_overrides(arguments: Iterable[str]) -> None:
             raise UserError(f"{argument}: not a setting; settings have the form key=value")
     overrides = [_parse(quote_argument(argument, parsed.multirun)) for argument in parsed.overrides]
     tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
-    legal = list(dict.fromkeys([*GROUPS, *(key for key in _keys(tree) if not key.startswith(("defaults", "hydra")))]))
+    legal = list(
+        dict.fromkeys([*CONFIG_GROUPS, *(key for key in _keys(tree) if not key.startswith(("defaults", "hydra")))])
+    )
     folders = _choice_folders(parsed.config_dir, overrides)
     for override in overrides:
         key = override.get_key_element().lstrip("+~")
         if override.is_sweep_override() and not parsed.multirun:
             raise UserError(f"{override.input_line}: several values mean several runs; add -m to start them")
-        if key in GROUPS:
+        if key in CONFIG_GROUPS:
             for value in _values(override) if folders is not None else ():
                 require_known(value, choice_names(key, folders or ()), key)
         elif key == "resume":
@@ -173,12 +189,14 @@ def require_effect(arguments: Iterable[str], values: Mapping[str, Any]) -> None:
         UserError: a setting is changed from its default, but nothing uses it.
     """
     flat = flatten(values)
-    defaults = OmegaConf.load(conf_dir() / "config.yaml")
-    for key in (argument.partition("=")[0].lstrip("+") for argument in arguments):
-        if key in EFFECTS and flat[key] not in (OmegaConf.select(defaults, key), 0, None):
-            has_effect, needed = EFFECTS[key]
-            if not has_effect(flat):
-                raise UserError(f"{key}={flat[key]}: has no effect; it needs {needed}")
+    for name, _, typed in (argument.partition("=") for argument in arguments):
+        key = name.lstrip("+")
+        if key not in EFFECTS or typed == "null":
+            continue
+        value, (has_effect, needed) = flat[key], EFFECTS[key]
+        is_off = value is None or (value == 0 and not isinstance(value, bool))
+        if value != fields()[key].default and not is_off and not has_effect(flat):
+            raise UserError(f"{key}={value}: has no effect; it needs {needed}")
 
 
 def parse_arguments(arguments: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
@@ -191,7 +209,8 @@ def parse_arguments(arguments: Sequence[str], options: Sequence[str] = ()) -> di
     Raises:
         UserError: a key is not legal, or an argument is not `key=value`.
     """
-    legal = [*options, *inspect.signature(EmotionDataModule).parameters]
+    groups = (DataSettings, BatchSettings, AugmentationSettings)
+    legal = [*options, *(key for group in groups for key in group.model_fields), "seed"]
     values = {}
     for argument in arguments:
         key = argument.split("=", 1)[0]

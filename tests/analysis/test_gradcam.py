@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import make_network
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
@@ -11,7 +12,6 @@ from emotion.analysis.gradcam import heatmap_figure, heatmaps
 from emotion.errors import UserError
 from emotion.models.network import Network
 from emotion.models.preprocess import Preprocess
-from emotion.models.registry import build_network
 
 CNN = {"family": "cnn", "backbone": None, "blocks": [1, 1], "unfreeze": None}
 BACKBONES = {
@@ -45,7 +45,7 @@ class WorksInPlace(nn.Module):
 def build(**changes):
     torch.manual_seed(0)
     values = {**CNN, "image_size": 48, "normalize": "unit"} | changes
-    return build_network(**values)
+    return make_network(**values)
 
 
 def draw(number, channels=1):

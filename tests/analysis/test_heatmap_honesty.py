@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import make_network
 from scipy.stats import wilcoxon
 from torch import nn
 
 from emotion.analysis.gradcam import heatmaps
 from emotion.data.classes import CLASSES
 from emotion.data.synthetic import draw_face
-from emotion.models.registry import build_network
 
 SEED, TRAINING, EPOCHS, HELD_OUT = 0, 2100, 4, 420
 # The factor by which the mean share of the heatmaps' mass on the expression must exceed each level. With seeds 0 to 7
@@ -30,7 +30,7 @@ def draw(number, seed):
 
 
 def build():
-    network = build_network(
+    network = make_network(
         family="cnn", backbone=None, blocks=[1, 1, 1], unfreeze=None, image_size=48, normalize="unit"
     )
     for module in network.modules():

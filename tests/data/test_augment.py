@@ -3,12 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from builders import make_augmentation
 from scipy import ndimage, stats
 from torchvision.transforms.v2 import functional as tv
 
-from emotion.data.augment import Augmentation, RandomAffine, affine_matrices, warp
+from emotion.data.augment import RandomAffine, affine_matrices, warp
 
-EVERYTHING = Augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2, erase=0.5)
+EVERYTHING = make_augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2, erase=0.5)
 
 
 def noise(count, size=24, channels=1, low=0.0, high=1.0):
@@ -82,7 +83,7 @@ def test_same_generator_state_same_images():
 
 def test_flip_mirrors_its_share_of_the_images_and_leaves_the_others():
     levels = torch.randint(256, (2000, 1, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    flipped = (change(Augmentation(flip=0.25), levels.float() / 255) * 255).round().byte()
+    flipped = (change(make_augmentation(flip=0.25), levels.float() / 255) * 255).round().byte()
     same, mirrored = ((flipped == other).flatten(1).all(1) for other in (levels, levels.flip(-1)))
     assert (same ^ mirrored).all()
     # 2,000 images: 500 mirrored, with a standard deviation of 19.
@@ -91,7 +92,7 @@ def test_flip_mirrors_its_share_of_the_images_and_leaves_the_others():
 
 def test_flip_comes_after_the_affine_transform():
     images = noise(20)
-    moved, mirrored = (change(Augmentation(RandomAffine(), flip=flip), images) for flip in (0, 1))
+    moved, mirrored = (change(make_augmentation(RandomAffine(), flip=flip), images) for flip in (0, 1))
     torch.testing.assert_close(mirrored, moved.flip(-1), atol=1e-4, rtol=0)
 
 
@@ -100,7 +101,7 @@ def test_flip_comes_after_the_affine_transform():
 
 @pytest.mark.parametrize("name", ["brightness", "contrast"])
 def test_tone_of_each_image_is_changed_as_torchvision_does(name):
-    images, augmentation = noise(200), Augmentation(**{name: 0.4})
+    images, augmentation = noise(200), make_augmentation(**{name: 0.4})
     changed = change(augmentation, images)
     contrast, brightness = draws(augmentation, images).tones.T
     factors, others = (brightness, contrast) if name == "brightness" else (contrast, brightness)
@@ -115,7 +116,7 @@ def test_tone_of_each_image_is_changed_as_torchvision_does(name):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_contrast_comes_before_brightness_and_the_tones_stay_in_range(channels):
-    images, augmentation = noise(50, channels=channels), Augmentation(brightness=0.9, contrast=0.9)
+    images, augmentation = noise(50, channels=channels), make_augmentation(brightness=0.9, contrast=0.9)
     changed = change(augmentation, images).numpy()
     for image, result, (contrast, brightness) in zip(
         images.numpy(), changed, draws(augmentation, images).tones.numpy(), strict=True
@@ -128,7 +129,7 @@ def test_contrast_comes_before_brightness_and_the_tones_stay_in_range(channels):
 
 def test_tone_moves_no_pixel():
     images = noise(100, low=0.3, high=0.6)
-    changed = change(Augmentation(brightness=0.2, contrast=0.2), images)
+    changed = change(make_augmentation(brightness=0.2, contrast=0.2), images)
     for image, result in zip(images, changed, strict=True):
         assert np.corrcoef(image.flatten(), result.flatten())[0, 1] == pytest.approx(1, abs=1e-5)
 
@@ -150,7 +151,7 @@ def rectangles(erased):
 
 def test_erase_fills_a_rectangle_in_its_share_of_the_images():
     images = noise(2000)
-    changed = change(Augmentation(erase=0.25), images)
+    changed = change(make_augmentation(erase=0.25), images)
     erased = (changed != images)[:, 0]
     assert (changed[:, 0][erased] == 0.5).all()
     # 2,000 images: 500 of them, with a standard deviation of 19.
@@ -161,7 +162,9 @@ def test_erase_fills_a_rectangle_in_its_share_of_the_images():
 def test_erased_rectangles_have_areas_shapes_and_positions_of_random_erasing():
     side = 150
     images = noise(400, side)
-    first_rows, first_columns, heights, widths = rectangles((change(Augmentation(erase=1), images) != images)[:, 0])
+    first_rows, first_columns, heights, widths = rectangles(
+        (change(make_augmentation(erase=1), images) != images)[:, 0]
+    )
     # The ranges of Zhong et al.; a pixel more or less by rounding.
     assert stats.kstest(heights * widths / side**2, "uniform", (0.02, 1 / 3 - 0.02)).pvalue > 0.01
     assert stats.kstest(np.log(heights / widths), "uniform", (math.log(0.3), 2 * math.log(10 / 3))).pvalue > 0.01
@@ -172,7 +175,7 @@ def test_erased_rectangles_have_areas_shapes_and_positions_of_random_erasing():
 
 def test_erase_leaves_all_channels_grey():
     images = noise(50, channels=3)
-    erased = change(Augmentation(erase=1), images) != images
+    erased = change(make_augmentation(erase=1), images) != images
     assert (erased == erased[:, :1]).all()
     assert erased.flatten(1).any(1).all()
 
@@ -181,9 +184,9 @@ def test_erase_leaves_all_channels_grey():
 
 
 def test_nothing_is_on_by_default():
-    assert not Augmentation().changes
+    assert not make_augmentation().changes
     images = noise(5)
-    assert torch.equal(change(Augmentation(), images), images)
+    assert torch.equal(change(make_augmentation(), images), images)
 
 
 @pytest.mark.parametrize(
@@ -191,23 +194,23 @@ def test_nothing_is_on_by_default():
 )
 def test_each_augmentation_alone_changes_images(options):
     images = noise(20)
-    assert Augmentation(**options).changes
-    assert not torch.allclose(change(Augmentation(**options), images), images, atol=1e-3)
+    assert make_augmentation(**options).changes
+    assert not torch.allclose(change(make_augmentation(**options), images), images, atol=1e-3)
 
 
 def test_affine_alone_draws_the_recorded_values():
     images, generators = noise(3, 48), [torch.Generator().manual_seed(0) for _ in range(2)]
-    assert torch.equal(Augmentation(RandomAffine())(images, generators[0]), RandomAffine()(images, generators[1]))
+    assert torch.equal(make_augmentation(RandomAffine())(images, generators[0]), RandomAffine()(images, generators[1]))
     assert torch.equal(*(generator.get_state() for generator in generators))
     recorded = [[0.942226, 0.003363, 2.569765], [-0.001231, 1.040218, -3.953978]]
     torch.testing.assert_close(
-        draws(Augmentation(RandomAffine()), images).matrices[0], torch.tensor(recorded), atol=2e-6, rtol=0
+        draws(make_augmentation(RandomAffine()), images).matrices[0], torch.tensor(recorded), atol=2e-6, rtol=0
     )
 
 
 def test_affine_transforms_do_not_depend_on_other_augmentations():
     images = noise(50)
-    alone, among_others = (draws(kind, images).matrices for kind in (Augmentation(RandomAffine()), EVERYTHING))
+    alone, among_others = (draws(kind, images).matrices for kind in (make_augmentation(RandomAffine()), EVERYTHING))
     mirror = torch.tensor([1, -1, 1])
     assert all(
         torch.equal(other, expected) or torch.equal(other, expected * mirror)

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from builders import data_module, make_augmentation, make_mix
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 from emotion.data.augment import Augmentation, RandomAffine
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
-from emotion.data.mix import Mix
 from emotion.errors import UserError
 
 BALANCES = ["none", "class_weights", "weighted_sampler", "offline"]
@@ -46,7 +46,7 @@ VAL_TONES, TEST_TONES = (
 
 def tone_data(root: Path, **options) -> EmotionDataModule:
     settings = {"data": "folder", "data_dir": str(root), "split": "official", "batch_size": 8}
-    return EmotionDataModule(**settings | options)
+    return data_module(**settings | options)
 
 
 def in_process(data: EmotionDataModule, rank: int = 0, world_size: int = 1, max_epochs: int | None = 1):
@@ -73,13 +73,13 @@ def test_settings_are_plain_values_from_which_the_data_is_rebuilt(tones):
     assert options.items() <= dict(data.hparams).items()
     written = json.loads(json.dumps(dict(data.hparams)))
     assert written == dict(data.hparams)
-    rebuilt = EmotionDataModule(**written)
+    rebuilt = data_module(**written)
     assert drawn(rebuilt.train_dataloader()) == drawn(data.train_dataloader())
     assert drawn(rebuilt.val_dataloader()) == drawn(data.val_dataloader())
 
 
 def test_every_argument_is_a_setting():
-    assert dict(EmotionDataModule().hparams) == {
+    assert dict(data_module().hparams) == {
         name: parameter.default for name, parameter in inspect.signature(EmotionDataModule).parameters.items()
     }
 
@@ -136,9 +136,7 @@ def test_every_training_image_comes_once_an_epoch_in_a_new_order(tones, balance,
 
 def test_training_images_are_augmented_only_with_augment(fer_tree):
     def images(**options):
-        loader = EmotionDataModule(
-            data_dir=str(fer_tree), split="official", balance="none", **options
-        ).train_dataloader()
+        loader = data_module(data_dir=str(fer_tree), split="official", balance="none", **options).train_dataloader()
         batches = []
         for epoch in (0, 1):
             loader.set_epoch(epoch)
@@ -152,14 +150,14 @@ def test_training_images_are_augmented_only_with_augment(fer_tree):
 @pytest.mark.parametrize(
     ("options", "augmentation"),
     [
-        ({}, Augmentation(RandomAffine(10, 0.15, 0.1, 0.15))),
-        ({"rotation": 5, "zoom": 0.2, "shift": 0.3, "shear": 0.4}, Augmentation(RandomAffine(5, 0.2, 0.3, 0.4))),
+        ({}, make_augmentation(RandomAffine(10, 0.15, 0.1, 0.15))),
+        ({"rotation": 5, "zoom": 0.2, "shift": 0.3, "shear": 0.4}, make_augmentation(RandomAffine(5, 0.2, 0.3, 0.4))),
         ({"augment": False, "rotation": 5}, None),
-        ({"augment": False, "flip": 0.1}, Augmentation(flip=0.1)),
-        ({"augment": False, "brightness": 0.2}, Augmentation(brightness=0.2)),
-        ({"augment": False, "contrast": 0.3}, Augmentation(contrast=0.3)),
-        ({"augment": False, "erase": 0.4}, Augmentation(erase=0.4)),
-        ({"flip": 0.1, "erase": 0.4}, Augmentation(RandomAffine(), flip=0.1, erase=0.4)),
+        ({"augment": False, "flip": 0.1}, make_augmentation(flip=0.1)),
+        ({"augment": False, "brightness": 0.2}, make_augmentation(brightness=0.2)),
+        ({"augment": False, "contrast": 0.3}, make_augmentation(contrast=0.3)),
+        ({"augment": False, "erase": 0.4}, make_augmentation(erase=0.4)),
+        ({"flip": 0.1, "erase": 0.4}, make_augmentation(RandomAffine(), flip=0.1, erase=0.4)),
     ],
 )
 def test_settings_reach_the_augmentation(tones, options, augmentation):
@@ -171,9 +169,9 @@ def test_settings_reach_the_augmentation(tones, options, augmentation):
     ("options", "mix"),
     [
         ({}, None),
-        ({"mixup": 0.2}, Mix(mixup=0.2)),
-        ({"cutmix": 1.0}, Mix(cutmix=1.0)),
-        ({"mixup": 0.2, "cutmix": 1.0}, Mix(mixup=0.2, cutmix=1.0)),
+        ({"mixup": 0.2}, make_mix(mixup=0.2)),
+        ({"cutmix": 1.0}, make_mix(cutmix=1.0)),
+        ({"mixup": 0.2, "cutmix": 1.0}, make_mix(mixup=0.2, cutmix=1.0)),
     ],
 )
 def test_settings_reach_the_mix(tones, options, mix):
@@ -229,7 +227,7 @@ def test_seed_sets_split_and_order(tones):
 
 
 def test_counts_of_all_stages(fer_tree):
-    counts = EmotionDataModule(data_dir=str(fer_tree), split="official").counts()
+    counts = data_module(data_dir=str(fer_tree), split="official").counts()
     assert counts == {"train": [*TRAIN_COUNTS, 32], "val": [2] * 7 + [14], "test": [2] * 7 + [14]}
 
 
@@ -237,19 +235,19 @@ def test_settings_reach_split_and_source(tones, tmp_path):
     data = tone_data(tones, split="report", val_fraction=0.5, pack_size=24, channels=3)
     assert data.packed.images.shape == (60, 3, 24, 24)
     assert [len(rows) for rows in (data.rows.train, data.rows.val, data.rows.test)] == [23, 23, 14]
-    assert len(EmotionDataModule(data="synthetic", synthetic_images=150).packed) == 150
+    assert len(data_module(data="synthetic", synthetic_images=150).packed) == 150
     with pytest.raises(UserError, match=r"^group_duplicates=true: split=official is not random"):
         _ = tone_data(tones, split="official", group_duplicates=True).rows
     with pytest.raises(UserError, match=r"^data_dir: nothing at "):
-        _ = EmotionDataModule(data_dir=str(tmp_path / "nowhere")).packed
+        _ = data_module(data_dir=str(tmp_path / "nowhere")).packed
 
 
 def test_bad_images_are_errors_or_skipped(own_fer_tree):
     bad = own_fer_tree / "train" / "happy" / "Training_9.jpg"
     bad.write_text("no image")
     with pytest.raises(UserError, match=r"Training_9\.jpg: not an image"):
-        EmotionDataModule(data_dir=str(own_fer_tree)).prepare_data()
-    data = EmotionDataModule(data_dir=str(own_fer_tree), on_bad_image="skip", split="official")
+        data_module(data_dir=str(own_fer_tree)).prepare_data()
+    data = data_module(data_dir=str(own_fer_tree), on_bad_image="skip", split="official")
     data.prepare_data()
     assert data.counts()["train"] == [*TRAIN_COUNTS, 32]
     assert len(data.packed.skipped) == 1
@@ -350,9 +348,7 @@ def test_oversampling_brings_every_class_to_the_size_of_the_largest(tones, augme
 @pytest.mark.parametrize("augment", [False, True])
 def test_oversampled_images_differ_from_their_sources_and_depend_on_the_seed(fer_tree, augment):
     def train_images(seed):
-        data = EmotionDataModule(
-            data_dir=str(fer_tree), split="official", balance="offline", augment=augment, seed=seed
-        )
+        data = data_module(data_dir=str(fer_tree), split="official", balance="offline", augment=augment, seed=seed)
         images, _, rows = data.train_set
         assert rows.tolist() == list(range(56))
         np.testing.assert_array_equal(images[:32], data.packed.images[data.rows.train])
@@ -366,10 +362,10 @@ def test_oversampled_images_differ_from_their_sources_and_depend_on_the_seed(fer
 
 def test_oversampled_images_have_the_affine_transform_of_the_settings_only(fer_tree):
     def added(**options):
-        data = EmotionDataModule(data_dir=str(fer_tree), split="official", balance="offline", **options)
+        data = data_module(data_dir=str(fer_tree), split="official", balance="offline", **options)
         return data.train_set[0][32:]
 
-    originals = {image.tobytes() for image in EmotionDataModule(data_dir=str(fer_tree)).packed.images}
+    originals = {image.tobytes() for image in data_module(data_dir=str(fer_tree)).packed.images}
     unmoved = dict.fromkeys(("rotation", "zoom", "shift", "shear"), 0)
     assert all(image.tobytes() in originals for image in added(**unmoved, **AUGMENTATIONS))
     assert not any(image.tobytes() in originals for image in added())
@@ -379,14 +375,14 @@ def test_oversampled_images_have_the_affine_transform_of_the_settings_only(fer_t
 
 def test_offline_strength_scales_the_transform_of_oversampled_images(fer_tree):
     def training(**options):
-        return EmotionDataModule(data_dir=str(fer_tree), split="official", balance="offline", **options)
+        return data_module(data_dir=str(fer_tree), split="official", balance="offline", **options)
 
     stronger, wider = training(offline_strength=2), training(rotation=20, zoom=0.3, shift=0.2, shear=0.3)
     np.testing.assert_array_equal(stronger.train_set[0], wider.train_set[0])
-    assert stronger.augmentation == Augmentation(RandomAffine())
+    assert stronger.augmentation == make_augmentation(RandomAffine())
     with pytest.raises(UserError, match=r"^zoom=1.05 shift=0.7, 7 times the settings: values below 1 are needed"):
         _ = training(offline_strength=7).train_set
-    assert len(EmotionDataModule(data_dir=str(fer_tree), offline_strength=7, balance="none").train_set[2])
+    assert len(data_module(data_dir=str(fer_tree), offline_strength=7, balance="none").train_set[2])
 
 
 # Features
@@ -449,7 +445,7 @@ def test_seeds_share_the_pass_over_plain_images(tones):
 @pytest.mark.parametrize("balance", ["none", "class_weights"])
 def test_features_of_augmented_images_come_in_views(tones, balance):
     data, extract = with_features(tones, augment=True, balance=balance)
-    assert extract.calls == [(VAL_TONES, None, 1), (TRAIN_TONES, Augmentation(RandomAffine()), 3)]
+    assert extract.calls == [(VAL_TONES, None, 1), (TRAIN_TONES, make_augmentation(RandomAffine()), 3)]
     loader = data.train_dataloader()
     assert len(loader) == 4
     epochs = [features(loader, epoch) for epoch in range(10)]
@@ -460,7 +456,9 @@ def test_features_of_augmented_images_come_in_views(tones, balance):
     assert len({tuple(views) for _, views, _ in epochs}) == 10
 
 
-@pytest.mark.parametrize(("augment", "transform", "views"), [(False, None, 1), (True, Augmentation(RandomAffine()), 3)])
+@pytest.mark.parametrize(
+    ("augment", "transform", "views"), [(False, None, 1), (True, make_augmentation(RandomAffine()), 3)]
+)
 def test_features_of_oversampled_images(tones, augment, transform, views):
     data, extract = with_features(tones, augment=augment, balance="offline")
     (_, (taken, augmentation, passes)) = extract.calls
@@ -485,7 +483,7 @@ def test_class_weights_are_the_same_with_features(tones):
 
 def test_features_of_images_that_are_only_mirrored_come_in_views(tones):
     data, extract = with_features(tones, augment=False, flip=0.5, balance="none")
-    assert extract.calls[1:] == [(TRAIN_TONES, Augmentation(flip=0.5), 3)]
+    assert extract.calls[1:] == [(TRAIN_TONES, make_augmentation(flip=0.5), 3)]
     assert set(features(data.train_dataloader())[1]) == {0, 1, 2}
 
 
@@ -531,13 +529,13 @@ def test_processes_share_the_training_images(tones, balance):
     ],
 )
 def test_sizes_of_the_splits_of_real_fer2013(fer2013, real_packed, split, sizes):
-    counts = EmotionDataModule(data_dir=str(fer2013), split=split).counts()
+    counts = data_module(data_dir=str(fer2013), split=split).counts()
     assert [row[-1] for row in counts.values()] == sizes
 
 
 @pytest.mark.real
 def test_classes_of_real_fer2013(fer2013, real_packed):
-    counts = EmotionDataModule(data_dir=str(fer2013)).counts()
+    counts = data_module(data_dir=str(fer2013)).counts()
     assert np.add(counts["train"], counts["val"]).tolist() == [3995, 436, 4097, 7215, 4965, 4830, 3171, 28709]
     assert counts["test"] == [958, 111, 1024, 1774, 1233, 1247, 831, 7178]
 
@@ -575,4 +573,4 @@ def test_only_extra_data_may_have_other_classes(tones, tmp_path, caplog):
     assert data.packed.names[-1] == "extra0/happy/photo.png"
     assert "contempt (1 image)" in caplog.text
     with pytest.raises(UserError, match="class folder 'contempt'"):
-        _ = EmotionDataModule(data="folder", data_dir=str(tmp_path)).packed
+        _ = data_module(data="folder", data_dir=str(tmp_path)).packed

@@ -3,18 +3,18 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from builders import make_augmentation, make_mix
 
-from emotion.data.augment import Augmentation, RandomAffine, warp
+from emotion.data.augment import RandomAffine, warp
 from emotion.data.balance import class_weights
 from emotion.data.loader import Batch, BatchLoader
-from emotion.data.mix import Mix
 from emotion.data.storage import Resident, Streamed
 from emotion.data.synthetic import draw_image
 
 CPU = torch.device("cpu")
-AFFINE = Augmentation(RandomAffine())
-EVERYTHING = Augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2, erase=0.5)
-MIX = Mix(mixup=0.2, cutmix=1.0)
+AFFINE = make_augmentation(RandomAffine())
+EVERYTHING = make_augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2, erase=0.5)
+MIX = make_mix(mixup=0.2, cutmix=1.0)
 
 
 def numbered(count: int, batch_size: int = 4, rows: Sequence[int] | None = None, **options) -> BatchLoader:
@@ -116,7 +116,7 @@ def test_ranks_share_the_global_batches_of_one_process():
 def test_augmented_images_are_floats_from_0_to_1_and_plain_ones_bytes():
     (plain,) = epoch(faces(4))
     assert plain.dtype == torch.uint8
-    (unmoved,) = epoch(faces(4, augmentation=Augmentation(RandomAffine(rotation=0, zoom=0, shift=0, shear=0))))
+    (unmoved,) = epoch(faces(4, augmentation=make_augmentation(RandomAffine(rotation=0, zoom=0, shift=0, shear=0))))
     assert unmoved.dtype == torch.float32
     torch.testing.assert_close(unmoved, plain / 255, atol=1e-5, rtol=0)
     (moved,) = epoch(faces(4, augmentation=EVERYTHING, mix=MIX))
@@ -201,7 +201,9 @@ def test_no_images_give_no_batches_with_all_augmentations(pixels):
 def test_batches_are_mixed_after_their_images_are_augmented(pixels, augmentation):
     unmixed = different_faces(pixels, augmentation=augmentation)
     shares = []
-    for before, after in zip(unmixed, different_faces(pixels, augmentation=augmentation, mix=Mix(1.0)), strict=True):
+    for before, after in zip(
+        unmixed, different_faces(pixels, augmentation=augmentation, mix=make_mix(1.0)), strict=True
+    ):
         images, labels = before.inputs if augmentation else before.inputs.float() / 255, torch.eye(7)[before.labels]
         others = images.roll(1, 0)
         shares.append(float(((after.inputs - others) * (images - others)).sum() / (images - others).square().sum()))

@@ -1,9 +1,8 @@
 import pytest
 import torch
+from builders import make_mix
 from scipy import stats
 from torch.nn.functional import one_hot
-
-from emotion.data.mix import Mix
 
 
 def make_batch(count=8, size=12):
@@ -36,7 +35,7 @@ def test_mixup_blends_each_image_and_its_label_with_those_before():
     images, labels = make_batch()
     shares = []
     for seed in range(20):
-        mixed, mixed_labels = mix(Mix(mixup=1.0), (images, labels), seed)
+        mixed, mixed_labels = mix(make_mix(mixup=1.0), (images, labels), seed)
         share = blended_share(images, mixed)
         assert share is not None
         torch.testing.assert_close(mixed_labels, share * labels + (1 - share) * labels.roll(1, 0), atol=1e-5, rtol=0)
@@ -48,7 +47,7 @@ def test_cutmix_pastes_a_rectangle_and_labels_by_its_area():
     images, labels = make_batch()
     areas = set()
     for seed in range(20):
-        mixed, mixed_labels = mix(Mix(cutmix=1.0), (images, labels), seed)
+        mixed, mixed_labels = mix(make_mix(cutmix=1.0), (images, labels), seed)
         box = pasted(images, mixed)
         assert torch.equal(box, box.any(1)[:, None] & box.any(0))
         area = float(box.float().mean())
@@ -61,7 +60,7 @@ def test_cutmix_pastes_a_rectangle_and_labels_by_its_area():
 def test_shares_are_drawn_from_the_beta_distribution(alpha):
     images, labels = make_batch(2, 4)
     generator = torch.Generator().manual_seed(0)
-    shares = [blended_share(images, Mix(mixup=alpha)(images, labels, generator)[0]) for _ in range(300)]
+    shares = [blended_share(images, make_mix(mixup=alpha)(images, labels, generator)[0]) for _ in range(300)]
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
@@ -70,7 +69,7 @@ def test_with_both_on_each_batch_gets_one_of_them_at_equal_odds():
     generator = torch.Generator().manual_seed(0)
     blends = 0
     for _ in range(200):
-        mixed, _ = Mix(mixup=1.0, cutmix=1.0)(images, labels, generator)
+        mixed, _ = make_mix(mixup=1.0, cutmix=1.0)(images, labels, generator)
         if blended_share(images, mixed) is None:
             pasted(images, mixed)
         else:
@@ -79,7 +78,7 @@ def test_with_both_on_each_batch_gets_one_of_them_at_equal_odds():
     assert abs(blends - 100) < 35
 
 
-@pytest.mark.parametrize("kind", [Mix(mixup=0.2), Mix(cutmix=1), Mix(mixup=1, cutmix=1)])
+@pytest.mark.parametrize("kind", [make_mix(mixup=0.2), make_mix(cutmix=1), make_mix(mixup=1, cutmix=1)])
 def test_labels_stay_distributions_and_the_input_is_unchanged(kind):
     images, labels = batch = make_batch()
     kept = images.clone(), labels.clone()
@@ -92,7 +91,7 @@ def test_labels_stay_distributions_and_the_input_is_unchanged(kind):
     assert all(map(torch.equal, batch, kept))
 
 
-@pytest.mark.parametrize("kind", [Mix(mixup=1.0), Mix(cutmix=1.0), Mix(mixup=1.0, cutmix=1.0)])
+@pytest.mark.parametrize("kind", [make_mix(mixup=1.0), make_mix(cutmix=1.0), make_mix(mixup=1.0, cutmix=1.0)])
 def test_mixing_depends_on_its_generator_and_not_on_pytorchs(kind):
     batch = make_batch()
     torch.manual_seed(1)
@@ -106,6 +105,6 @@ def test_mixing_depends_on_its_generator_and_not_on_pytorchs(kind):
 
 
 def test_mixing_is_off_by_default():
-    assert not Mix().changes
-    assert Mix(mixup=0.2).changes
-    assert Mix(cutmix=0.2).changes
+    assert not make_mix().changes
+    assert make_mix(mixup=0.2).changes
+    assert make_mix(cutmix=0.2).changes

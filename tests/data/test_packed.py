@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emotion.data.classes import CLASSES, ClassRule
 from emotion.data.packed import PackedImages, pack
 from emotion.data.sources import Fer2013Csv, Fer2013Folders, FolderSource, LabelledImage, Source, SyntheticFaces
 from emotion.data.synthetic import draw_image
@@ -117,6 +118,48 @@ def test_digest_depends_on_images_labels_and_parts_alone(tree):
         other = getattr(packed, name).copy()
         other[0] = "val" if name == "parts" else other[0] + 1
         assert replace(packed, **{name: other}).digest != packed.digest, name
+
+
+def test_digest_depends_on_other_classes(tree):
+    packed = pack(FolderSource(tree))
+    other = replace(packed, classes=("a", "b", "c", "d", "e", "f"))
+    assert len({packed.digest, other.digest, replace(packed, classes=other.classes[::-1]).digest}) == 3
+
+
+def test_digest_of_the_seven_is_that_of_earlier_versions():
+    assert pack(SyntheticFaces(140)).digest == "34838aa0da11a1c2"
+
+
+def test_pack_has_the_classes_of_its_source(tree):
+    assert pack(FolderSource(tree)).classes == CLASSES
+    for _ in range(2):
+        packed = pack(FolderSource(tree, rule=ClassRule(["sad", "happy"])))
+        assert packed.classes == ("sad", "happy")
+        assert packed.labels.tolist() == [1, 1, 0]
+
+
+def test_packs_of_other_classes_stay(tree, cache, passes):
+    rules = [ClassRule(), ClassRule(["sad", "happy"]), ClassRule(["happy", "sad"]), ClassRule(exclude=["sad"])]
+    for rule in [*rules, *rules]:
+        packed = pack(FolderSource(tree, rule=rule))
+        assert [packed.classes[label] for label in packed.labels] == ["happy", "happy", "sad"][: len(packed)]
+    assert len(passes) == len(packs(cache)) == 4
+
+
+@pytest.mark.parametrize("shares", [None, np.array([[0.25, 0.75], [1, 0], [0, 0]], np.float32)])
+def test_images_of_other_sources_keep_classes_and_get_whole_shares(tree, tmp_path, shares):
+    save(tmp_path / "more" / "sad" / "new.bmp", draw_image(5, seed=1, index=1))
+    rule = ClassRule(["sad", "happy"])
+    packed = replace(pack(FolderSource(tree, rule=rule)), shares=shares)
+    extended = packed.extended([pack(FolderSource(tmp_path / "more", rule=rule))])
+    assert extended.classes == ("sad", "happy")
+    assert extended.labels.tolist() == [1, 1, 0, 0]
+    assert extended.parts.tolist() == ["train", "train", "train", "extra"]
+    if shares is None:
+        assert extended.shares is None
+    else:
+        assert extended.shares.dtype == np.float32
+        assert extended.shares.tolist() == [[0.25, 0.75], [1, 0], [0, 0], [1, 0]]
 
 
 def test_different_images_have_different_hashes():

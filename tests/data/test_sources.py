@@ -8,19 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emotion.data.classes import CLASSES
+from emotion.data.classes import CLASSES, FERPLUS, ClassRule
 from emotion.data.decode import BadImageError
+from emotion.data.fer_csv import Fer2013Csv
+from emotion.data.folders import Fer2013Folders, FolderSource
+from emotion.data.labelled import fingerprint
 from emotion.data.packed import pack
-from emotion.data.sources import (
-    Fer2013Csv,
-    Fer2013Folders,
-    FolderSource,
-    SyntheticFaces,
-    fingerprint,
-    open_source,
-)
+from emotion.data.sources import SyntheticFaces, open_source
 from emotion.data.synthetic import draw_image
 from emotion.errors import UserError
+from emotion.settings import DataSettings
 
 SPELLINGS = [
     CLASSES,
@@ -74,7 +71,7 @@ def write_csv(path: Path, *rows: str, header: str = HEADER) -> Path:
 
 
 def source_of(path: Path, name: str = "folder"):
-    return open_source(name, str(path), pack_size=48, channels=1, synthetic_images=140)
+    return open_source(DataSettings(data=name, data_dir=str(path), pack_size=48, channels=1, synthetic_images=140))
 
 
 # FER2013 as folders
@@ -191,19 +188,22 @@ def test_hidden_folders_are_ignored(tmp_path, name):
     assert [item.name for item in FolderSource(root)] == ["train/happy/face.png", "train/sad/face.png"]
 
 
-def test_other_classes_are_left_out_with_a_warning_if_requested(tmp_path, caplog):
-    root = make_tree(tmp_path, classes=("happy", "sad", "contempt", "Suprise"))
-    save(root / "contempt" / "second.png")
-    save(root / "contempt" / "@eaDir" / "third.png")
-    with pytest.raises(UserError, match=r"Suprise: class folder 'Suprise' is not one of the seven expressions"):
-        FolderSource(root)
-    assert [item.name for item in FolderSource(root, other_classes=True)] == ["happy/face.png", "sad/face.png"]
+def test_other_classes_are_left_out_with_one_warning_if_requested(tmp_path, caplog):
+    root = make_tree(tmp_path, ("train", "test"), ("happy", "sad", "contempt", "Suprise"))
+    save(root / "train" / "contempt" / "second.png")
+    save(root / "train" / "contempt" / "@eaDir" / "third.png")
+    shutil.rmtree(root / "test" / "Suprise")
+    source = FolderSource(root, rule=ClassRule(CLASSES, others="skip"))
+    assert source.classes == CLASSES
+    assert [item.name for item in source] == [
+        f"{part}/{name}/face.png" for part in ("test", "train") for name in ("happy", "sad")
+    ]
     assert caplog.messages == [
-        f"{root}: left out, since they are none of the seven classes: "
-        "Suprise (1 image; is it surprise?), contempt (2 images)"
+        f"{root}: left out, since they are none of the classes angry, disgust, fear, happy, neutral, sad, surprise: "
+        "contempt (3 images), Suprise (1 image; is it surprise?)"
     ]
     with pytest.raises(UserError, match="no class folders"):
-        FolderSource(make_tree(tmp_path / "other", classes=("contempt",)), other_classes=True)
+        FolderSource(make_tree(tmp_path / "other", classes=("contempt",)), rule=ClassRule(CLASSES, others="skip"))
 
 
 def test_hidden_files_and_files_of_file_managers_are_ignored(tmp_path):
@@ -372,11 +372,176 @@ def test_images_in_subfolders_belong_to_the_class(tmp_path):
 
 @pytest.mark.parametrize("part", ["", "test"])
 def test_unknown_class_folder_is_named_with_the_legal_ones(tmp_path, part):
-    save(make_tree(tmp_path, [part]) / part / "contempt" / "face.png")
+    save(make_tree(tmp_path, [part]) / part / "suprise" / "face.png")
     with pytest.raises(UserError) as error:
-        FolderSource(tmp_path)
-    assert message(error).startswith(f"{tmp_path / part / 'contempt'}: class folder 'contempt' is not one of the seven")
-    assert "disgust/disgusted" in message(error)
+        FolderSource(tmp_path, rule=ClassRule(CLASSES))
+    assert message(error) == (
+        f"{tmp_path / part / 'suprise'}: class 'suprise' is not one of angry, disgust, fear, happy, neutral, sad, "
+        "surprise (is it surprise?); exclude=[suprise] leaves it out"
+    )
+
+
+def test_folders_of_other_names_are_classes_of_their_own(tmp_path):
+    source = FolderSource(make_tree(tmp_path, ("train", "test"), ("tired", "awake")))
+    assert source.classes == ("awake", "tired")
+    assert [(item.name, item.label) for item in source] == [
+        ("test/awake/face.png", 0),
+        ("test/tired/face.png", 1),
+        ("train/awake/face.png", 0),
+        ("train/tired/face.png", 1),
+    ]
+
+
+def test_numbered_folders_are_named_by_a_list(tmp_path):
+    root = make_tree(tmp_path, classes=[str(number) for number in range(1, 12)])
+    names = [f"class {letter}" for letter in "abcdefghijk"]
+    source = FolderSource(root, rule=ClassRule(names))
+    assert source.classes == tuple(names)
+    assert {item.name: item.label for item in source} == {f"{number}/face.png": number - 1 for number in range(1, 12)}
+    with pytest.raises(UserError) as error:
+        FolderSource(root)
+    assert message(error).startswith(f"{root / '1'}: the classes are numbers (1, 2, 3, ")
+
+
+def test_excluded_folders_are_left_out_without_a_warning(tmp_path, caplog):
+    root = make_tree(tmp_path, classes=("happy", "sad", "contempt"))
+    (root / "empty").mkdir()
+    source = FolderSource(root, rule=ClassRule(exclude=["contempt", "empty"]))
+    assert source.classes == CLASSES
+    assert [(item.name, item.label) for item in source] == [("happy/face.png", 3), ("sad/face.png", 5)]
+    assert caplog.messages == []
+
+
+# Classes of the other sources
+
+
+def csv_of_seven(folder: Path) -> Path:
+    return write_csv(folder / "fer2013.csv", *(f"{number},{PIXELS},Training" for number in (0, 1, 2, 3, 3, 4, 5, 6)))
+
+
+def open_seven(name: str, folder: Path, fer_tree: Path, **rule):
+    """Opens a source of the seven classes."""
+    if name == "synthetic":
+        return SyntheticFaces(140, rule=ClassRule(**rule))
+    if name == "fer2013":
+        return Fer2013Folders(fer_tree, ClassRule(**rule))
+    return Fer2013Csv(csv_of_seven(folder), ClassRule(**rule))
+
+
+SEVEN = pytest.mark.parametrize("name", ["fer2013", "fer2013_csv", "synthetic"])
+
+
+@SEVEN
+def test_excluded_classes_leave_the_seven(tmp_path, fer_tree, name):
+    every = [item for item in open_seven(name, tmp_path, fer_tree) if CLASSES[item.label] != "sad"]
+    source = open_seven(name, tmp_path, fer_tree, exclude=["Sadness"])
+    assert source.classes == ("angry", "disgust", "fear", "happy", "neutral", "surprise")
+    items = list(source)
+    assert len(source) == len(items) == len(every)
+    assert [(item.name, item.part, source.classes[item.label]) for item in items] == [
+        (item.name, item.part, CLASSES[item.label]) for item in every
+    ]
+    for item, same in zip(items, every, strict=True):
+        np.testing.assert_array_equal(item.pixels, same.pixels)
+
+
+@SEVEN
+def test_fewer_classes_than_the_seven_need_exclude(tmp_path, fer_tree, name):
+    with pytest.raises(UserError) as error:
+        open_seven(name, tmp_path, fer_tree, classes=["happy", "sad"])
+    assert "class 'angry' is not one of happy, sad; exclude=[angry] leaves it out" in message(error)
+    rest = ["angry", "disgust", "fear", "neutral", "surprise"]
+    source = open_seven(name, tmp_path, fer_tree, classes=["sad", "happy"], exclude=rest)
+    every = Counter(CLASSES[item.label] for item in open_seven(name, tmp_path, fer_tree))
+    assert Counter(item.label for item in source) == {0: every["sad"], 1: every["happy"]}
+
+
+@SEVEN
+def test_other_classes_of_the_seven_are_skipped_with_one_warning(tmp_path, fer_tree, name, caplog):
+    every = Counter(CLASSES[item.label] for item in open_seven(name, tmp_path, fer_tree))
+    source = open_seven(name, tmp_path, fer_tree, classes=["sad", "happy"], others="skip")
+    items = list(source)
+    assert len(source) == len(items)
+    assert Counter(source.classes[item.label] for item in items) == {name: every[name] for name in ("happy", "sad")}
+    (warning,) = caplog.messages
+    for name in {*CLASSES} - {"happy", "sad"}:
+        assert f"{name} ({every[name]} image" in warning
+
+
+@SEVEN
+def test_the_seven_under_other_names_and_orders(tmp_path, fer_tree, name):
+    names = ["Surprised", "SAD", "neutrality", "happiness", "fearful", "disgusted", "anger"]
+    source = open_seven(name, tmp_path, fer_tree, classes=names)
+    assert source.classes == tuple(names)
+    assert [6 - item.label for item in source] == [item.label for item in open_seven(name, tmp_path, fer_tree)]
+
+
+@SEVEN
+def test_the_seven_among_the_eight_of_ferplus(tmp_path, fer_tree, name):
+    source = open_seven(name, tmp_path, fer_tree, classes="ferplus")
+    assert [FERPLUS[item.label] for item in source] == [
+        CLASSES[item.label] for item in open_seven(name, tmp_path, fer_tree)
+    ]
+
+
+@pytest.mark.parametrize("name", ["folder", "fer2013", "fer2013_csv", "synthetic"])
+def test_open_source_hands_classes_and_exclusions_on(tmp_path, fer_tree, name):
+    path = csv_of_seven(tmp_path) if name == "fer2013_csv" else fer_tree
+    names = ["surprise", "sad", "happy", "angry"]
+    settings = DataSettings(
+        data=name, data_dir=str(path), classes=names, exclude=["neutral", "fear", "disgust"], synthetic_images=140
+    )
+    source = open_source(settings)
+    assert source.classes == tuple(names)
+    assert {item.label for item in source} == {0, 1, 2, 3}
+
+
+def test_broken_rows_of_a_csv_are_found_beside_excluded_classes(tmp_path):
+    path = write_csv(tmp_path / "fer2013.csv", f"0,{PIXELS},Training", "9,,", f"3,{PIXELS},Training", "3,7,Training")
+    source = Fer2013Csv(path, ClassRule(exclude=["angry"]))
+    items = list(source)
+    assert len(source) == len(items) == 3
+    assert [isinstance(item, BadImageError) for item in items] == [True, False, True]
+
+
+def test_fer2013_has_no_eighth_class(own_fer_tree):
+    save(own_fer_tree / "train" / "contempt" / "Training_1.png")
+    with pytest.raises(UserError) as error:
+        Fer2013Folders(own_fer_tree)
+    assert message(error).startswith(f"{own_fer_tree / 'train' / 'contempt'}: class 'contempt' is not one of angry, ")
+    assert Fer2013Folders(own_fer_tree, ClassRule(exclude=["contempt"])).classes == CLASSES
+
+
+def test_classes_of_fer2013_that_are_not_excluded_are_needed(own_fer_tree):
+    shutil.rmtree(own_fer_tree / "test" / "sad")
+    with pytest.raises(UserError, match=r"test: no images of class sad$"):
+        Fer2013Folders(own_fer_tree, ClassRule(exclude=["happy"]))
+    assert len(Fer2013Folders(own_fer_tree, ClassRule(exclude=["sad"]))) == 60 - 4 - 4
+
+
+# Groups of images
+
+
+def test_groups_are_found_in_the_names_of_images(tmp_path):
+    source = FolderSource(make_tree(tmp_path))
+    names = ["happy/S005_001.png", "sad/S010_S005.png"]
+    assert source.groups(names, r"S\d+") == ["S005", "S010"]
+    assert source.groups(names, r"/(S\d)(\d+)") == ["S0", "S0"]
+    assert source.groups(names, "^[a-z]+") == ["happy", "sad"]
+
+
+@pytest.mark.parametrize("pattern", ["S[0-9]+", "(S[0-9]+)?", "S*"])
+def test_names_without_a_group_are_named(tmp_path, pattern):
+    source = FolderSource(make_tree(tmp_path))
+    with pytest.raises(UserError) as error:
+        source.groups(["S1.png", "a.png", "b.png"], pattern)
+    assert message(error) == f"group_by={pattern}: finds nothing in 2 names of images, as a.png"
+
+
+def test_a_broken_pattern_is_refused(tmp_path):
+    with pytest.raises(UserError) as error:
+        FolderSource(make_tree(tmp_path)).groups(["a.png"], "(S")
+    assert message(error).startswith("group_by=(S: not a regular expression (")
 
 
 def truncated(kind: str) -> bytes:
@@ -618,7 +783,7 @@ def test_length_of_a_csv_with_blank_lines(tmp_path):
 def test_missing_default_path_names_the_alternatives(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
-        open_source(name, None, pack_size=48, channels=1, synthetic_images=140)
+        open_source(DataSettings(data=name, pack_size=48, channels=1, synthetic_images=140))
     assert message(error).startswith("data_dir: nothing at data/fer2013; ")
     for advice in ("`emotion data fetch`", "data_dir=", "EMOTION_DATA", "data=synthetic"):
         assert advice in message(error)
@@ -626,7 +791,7 @@ def test_missing_default_path_names_the_alternatives(tmp_path, monkeypatch, name
 
 def test_default_path_is_emotion_data_or_else_a_local_folder(tmp_path, monkeypatch):
     def location(data_dir=None):
-        return Path(open_source("folder", data_dir, pack_size=48, channels=1, synthetic_images=140).location)
+        return Path(open_source(DataSettings(data="folder", data_dir=data_dir)).location)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -644,9 +809,11 @@ def test_open_source_opens_every_kind(tmp_path, fer_tree):
     path = write_csv(tmp_path / "fer2013.csv", f"0,{PIXELS},Training")
     assert type(source_of(fer_tree, "fer2013")) is Fer2013Folders
     assert type(source_of(path, "fer2013_csv")) is Fer2013Csv
-    folder = open_source("folder", str(fer_tree), pack_size=64, channels=3, synthetic_images=140)
+    folder = open_source(DataSettings(data="folder", data_dir=str(fer_tree), pack_size=64, channels=3))
     assert (type(folder), folder.size, folder.channels) == (FolderSource, 64, 3)
-    drawn = open_source("synthetic", "/nowhere", pack_size=64, channels=3, synthetic_images=150)
+    drawn = open_source(
+        DataSettings(data="synthetic", data_dir="/nowhere", pack_size=64, channels=3, synthetic_images=150)
+    )
     assert (type(drawn), len(drawn), drawn.size, drawn.channels) == (SyntheticFaces, 150, 48, 1)
 
 
@@ -660,7 +827,7 @@ def test_drawn_faces_follow_their_labels():
 
 def test_too_few_drawn_faces_name_the_key(tmp_path):
     with pytest.raises(UserError) as error:
-        open_source("synthetic", None, pack_size=48, channels=1, synthetic_images=10)
+        open_source(DataSettings(data="synthetic", synthetic_images=10))
     assert message(error) == "synthetic_images=10: at least 140 images are needed"
 
 
@@ -681,6 +848,27 @@ def test_fingerprint_depends_on_path_kind_and_settings(tmp_path):
         SyntheticFaces(140, seed=1),
     ]
     assert len({fingerprint(source)[0] for source in sources}) == len(sources)
+
+
+def test_fingerprint_depends_on_classes_and_exclusions(tmp_path):
+    root = make_tree(tmp_path, ("train", "test"), CLASSES)
+    rules = [
+        ClassRule(),
+        ClassRule("ferplus"),
+        ClassRule(CLASSES[::-1]),
+        ClassRule(exclude=["sad"]),
+        ClassRule(exclude=["happy"]),
+    ]
+    assert len({fingerprint(FolderSource(root, rule=rule))[0] for rule in rules}) == len(rules)
+    assert fingerprint(FolderSource(root, rule=ClassRule(CLASSES))) == fingerprint(FolderSource(root))
+    make_tree(tmp_path, ["train"], ["contempt"])
+    without = [FolderSource(root, rule=ClassRule(CLASSES, exclude=["contempt"])), FolderSource(root)]
+    assert fingerprint(without[0])[0] != fingerprint(without[1])[0]
+
+
+def test_fingerprint_of_the_seven_is_that_of_earlier_versions():
+    # Otherwise every user would pack the images anew.
+    assert fingerprint(SyntheticFaces(140))[0] == "fbfd9840ba4190aa"
 
 
 def test_fingerprint_does_not_depend_on_the_form_of_the_path(tmp_path, monkeypatch):

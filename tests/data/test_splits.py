@@ -1,8 +1,9 @@
+import hashlib
 from dataclasses import astuple
 
 import numpy as np
 import pytest
-from sklearn.model_selection import ShuffleSplit
+from sklearn.model_selection import ShuffleSplit, StratifiedGroupKFold, StratifiedKFold
 
 from emotion.data.packed import PackedImages
 from emotion.data.splits import Split, make_split
@@ -13,8 +14,8 @@ SMALL = {"train": 80, "public": 10, "private": 10}
 FOLDERS = {"train": 80, "val": 10, "test": 10}
 
 
-def fake(parts: dict[str, int], hashes=None, shuffled: bool = True) -> PackedImages:
-    """Returns black images with these parts and hashes, shuffled so that the parts mix."""
+def fake(parts: dict[str, int], hashes=None, shuffled: bool = True, labels=None) -> PackedImages:
+    """Returns black images with these parts, hashes and labels, shuffled so that the parts mix."""
     names = np.repeat(list(parts), list(parts.values()))
     if shuffled:
         names = np.random.default_rng(0).permutation(names)
@@ -22,7 +23,7 @@ def fake(parts: dict[str, int], hashes=None, shuffled: bool = True) -> PackedIma
     hashes = np.arange(count) if hashes is None else hashes
     return PackedImages(
         images=np.zeros((count, 1, 1, 1), np.uint8),
-        labels=np.zeros(count, np.int64),
+        labels=np.zeros(count, np.int64) if labels is None else np.asarray(labels, np.int64),
         parts=names,
         names=np.array([f"image {row}" for row in range(count)]),
         hashes=np.asarray(hashes, np.uint64),
@@ -30,8 +31,12 @@ def fake(parts: dict[str, int], hashes=None, shuffled: bool = True) -> PackedIma
     )
 
 
-def split(packed: PackedImages, name: str, *, val_fraction=0.2, seed=0, group_duplicates=False) -> Split:
-    return make_split(packed, name, val_fraction=val_fraction, seed=seed, group_duplicates=group_duplicates)
+def split(packed: PackedImages, name: str, *, val_fraction=0.2, seed=0, group_duplicates=False, **settings) -> Split:
+    return make_split(packed, name, val_fraction=val_fraction, seed=seed, group_duplicates=group_duplicates, **settings)
+
+
+def rows_of(divided: Split) -> list[list[int]]:
+    return [rows.tolist() for rows in astuple(divided)]
 
 
 def of_part(packed: PackedImages, *parts: str) -> list[int]:
@@ -219,3 +224,272 @@ def fake_without_extra(packed: PackedImages) -> PackedImages:
     kept = packed.parts != "extra"
     arrays = {name: getattr(packed, name)[kept] for name in ("images", "labels", "parts", "names", "hashes")}
     return PackedImages(**arrays, skipped=())
+
+
+def test_unused_images_are_in_no_split():
+    for name in ("report", "official", "clean", "random", "test_only"):
+        packed = fake({"train": 60, "val": 15, "test": 15, "unused": 10})
+        packed.labels[packed.parts == "unused"] = -1
+        used = set(range(100)) - set(of_part(packed, "unused"))
+        assert_disjoint_and_complete(split(packed, name), sorted(used))
+
+
+@pytest.mark.parametrize(
+    ("name", "group_duplicates", "digest"),
+    [
+        ("report", False, "ad0b417fdf6c3dec"),
+        ("report", True, "a10a324edddc50db"),
+        ("official", False, "1e3e72d79e4a224c"),
+        ("clean", False, "b661efc47b8d1b7b"),
+        ("test_only", False, "828e8810dcffd846"),
+    ],
+)
+def test_the_rows_of_a_seed_are_those_of_earlier_versions(name, group_duplicates, digest):
+    packed = fake(SMALL, np.random.default_rng(0).integers(150, size=100))
+    rows = repr(rows_of(split(packed, name, seed=3, group_duplicates=group_duplicates)))
+    assert hashlib.blake2b(rows.encode(), digest_size=8).hexdigest() == digest
+
+
+# split=random
+
+RARE = np.repeat(np.arange(7), [40, 4, 41, 72, 50, 48, 32])
+"""Labels of 287 images with FER2013's imbalance."""
+
+
+def labelled(labels=RARE, hashes=None) -> PackedImages:
+    return fake({"train": len(labels) - 20, "public": 10, "private": 10}, hashes, labels=labels)
+
+
+@pytest.mark.parametrize(("val_fraction", "test_fraction"), [(0.2, 0.2), (0.1, 0.35), (0.5, 0.0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_divides_every_class_alike_whatever_the_parts(val_fraction, test_fraction, seed):
+    packed = labelled()
+    division = split(packed, "random", val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    assert_disjoint_and_complete(division, list(range(287)))
+    assert [len(division.val), len(division.test)] == [round(287 * val_fraction), round(287 * test_fraction)]
+    sizes = np.bincount(RARE)
+    for rows, fraction in ((division.val, val_fraction), (division.test, test_fraction)):
+        # An image more or less, and for validation another, since it is drawn from what the test leaves.
+        assert (np.abs(np.bincount(packed.labels[rows], minlength=7) - sizes * fraction) <= 2).all()
+    assert {"train", "public", "private"} == set(packed.parts[division.train].tolist())
+
+
+def test_random_tests_a_fifth_by_default():
+    division = make_split(labelled(), "random", val_fraction=0.1, seed=0, group_duplicates=False)
+    assert [len(rows) for rows in astuple(division)] == [287 - 29 - 57, 29, 57]
+
+
+def test_random_depends_on_the_seed_alone():
+    first, again, other = (split(labelled(), "random", seed=seed) for seed in (3, 3, 4))
+    assert rows_of(first) == rows_of(again)
+    assert rows_of(first)[1] != rows_of(other)[1]
+    assert rows_of(first)[2] != rows_of(other)[2]
+
+
+def test_random_draws_each_image_equally_often():
+    # Also the first and the last of a class, so that nothing of the order of files stays.
+    counts = np.zeros(287)
+    for seed in range(400):
+        counts[split(labelled(), "random", seed=seed).test] += 1
+    # 400 draws with probability 0.2: mean 80, standard deviation 8; rare classes differ by rounding.
+    frequent = counts[packed_class_sizes() > 30]
+    assert 80 - 5 * 8 < frequent.min() <= frequent.max() < 80 + 5 * 8
+
+
+def packed_class_sizes() -> np.ndarray:
+    return np.bincount(RARE)[RARE]
+
+
+def persons(seed: int, number: int = 60) -> tuple[PackedImages, np.ndarray]:
+    """Returns images of persons with one to thirty images each, and the person of each image."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 31, number)
+    owners = np.repeat(np.arange(number), sizes)
+    labels = rng.choice(7, len(owners), p=np.bincount(RARE) / len(RARE))
+    return fake({"train": len(owners)}, labels=labels), np.array([f"S{owner}" for owner in owners])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_keeps_groups_together_and_classes_in_proportion(seed):
+    packed, owners = persons(seed)
+    division = split(packed, "random", seed=seed, groups=owners, val_fraction=0.1, test_fraction=0.2)
+    assert_disjoint_and_complete(division, list(range(len(packed))))
+    train, val, test = (set(owners[rows].tolist()) for rows in astuple(division))
+    assert not train & val
+    assert not (train | val) & test
+    for rows, fraction in ((division.val, 0.1), (division.test, 0.2)):
+        assert len(rows) / len(packed) == pytest.approx(fraction, abs=0.01)
+        counts = np.bincount(packed.labels[rows], minlength=7)
+        expected = np.bincount(packed.labels, minlength=7) * fraction
+        assert (np.abs(counts - expected) <= 8).all()  # of persons with up to 30 images
+
+
+def test_group_duplicates_keeps_identical_images_together_in_random():
+    hashes = np.random.default_rng(1).integers(200, size=287)
+    packed = labelled(hashes=hashes)
+    sides = [set(hashes[rows].tolist()) for rows in astuple(split(packed, "random", group_duplicates=True))]
+    assert not sides[0] & sides[1]
+    assert not (sides[0] | sides[1]) & sides[2]
+    plain = [set(hashes[rows].tolist()) for rows in astuple(split(packed, "random"))]
+    assert plain[0] & plain[1]
+    assert plain[0] & plain[2]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_chains_of_groups_and_duplicates_stay_together(seed):
+    # Persons a and b share an image, b and c another; d to m stand alone.
+    owners = np.array([*"aabbcc", *"ddeeffgghhiijjkkllmm"])
+    hashes = np.arange(26)
+    hashes[1], hashes[3] = hashes[2], hashes[4]
+    packed = fake({"train": 26}, hashes)
+    division = split(packed, "random", seed=seed, groups=owners, group_duplicates=True)
+    side = np.empty(26, int)
+    for number, rows in enumerate(astuple(division)):
+        side[rows] = number
+    assert len(set(side[:6].tolist())) == 1
+    assert all(side[row] == side[row + 1] for row in range(6, 26, 2))
+    assert set(side.tolist()) == {0, 1, 2}
+
+
+def test_every_part_gets_a_group():
+    # The first person has nearly all images.
+    owners = np.array(["a"] * 98 + ["b", "c"])
+    sides = rows_of(split(fake({"train": 100}), "random", groups=owners))
+    assert sides[0] == list(range(98))
+    assert sorted(sides[1] + sides[2]) == [98, 99]
+    assert sides[1]
+    assert sides[2]
+
+
+def test_groups_of_extra_images_do_not_count():
+    packed = fake({"train": 90, "extra": 10}, shuffled=False)
+    owners = np.array([f"S{row % 9}" for row in range(100)])
+    division = split(packed, "random", groups=owners)
+    assert set(range(90, 100)) <= set(division.train.tolist())
+    own = division.train[division.train < 90]
+    assert not set(owners[own].tolist()) & set(owners[division.test].tolist())
+
+
+def test_extra_images_train_beside_random_except_for_duplicates():
+    packed = fake(SMALL | {"extra": 6})
+    own = rows_of(split(fake_without_extra(packed), "random"))
+    rows = np.flatnonzero(packed.parts != "extra")
+    extra = of_part(packed, "extra")
+    packed.hashes[extra[0]] = packed.hashes[rows[own[2][3]]]
+    packed.hashes[extra[1]] = packed.hashes[rows[own[1][2]]]
+    packed.hashes[extra[2]] = packed.hashes[rows[own[0][1]]]
+    train, val, test = rows_of(split(packed, "random"))
+    assert train == [*rows[own[0]].tolist(), *extra[2:]]
+    assert [val, test] == [rows[own[1]].tolist(), rows[own[2]].tolist()]
+
+
+# Cross-validation
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_image_is_tested_in_exactly_one_fold(grouped):
+    packed, owners = persons(0)
+    settings = {"groups": owners} if grouped else {}
+    divisions = [split(packed, "random", folds=5, fold=fold, val_fraction=0.1, seed=7, **settings) for fold in range(5)]
+    count = len(packed)
+    assert sorted(np.concatenate([division.test for division in divisions]).tolist()) == list(range(count))
+    sizes = np.bincount(packed.labels, minlength=7)
+    for division in divisions:
+        assert_disjoint_and_complete(division, list(range(count)))
+        tested = np.bincount(packed.labels[division.test], minlength=7)
+        if grouped:
+            parts = [set(owners[rows].tolist()) for rows in astuple(division)]
+            assert not parts[0] & parts[1]
+            assert not (parts[0] | parts[1]) & parts[2]
+            assert len(division.test) / count == pytest.approx(0.2, abs=0.01)
+            assert len(division.val) / count == pytest.approx(0.1, abs=0.01)
+            assert (np.abs(tested - sizes / 5) <= 6).all()
+        else:
+            assert len(division.test) in (count // 5, count // 5 + 1)
+            assert len(division.val) == round(0.1 * count)
+            assert (np.abs(tested - sizes / 5) < 1).all()
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_folds_are_as_even_as_those_of_scikit_learn():
+    packed = labelled()
+    theirs = [
+        np.bincount(packed.labels[test], minlength=7).tolist()
+        for _, test in StratifiedKFold(5, shuffle=True, random_state=0).split(packed.labels, packed.labels)
+    ]
+    ours = [
+        np.bincount(packed.labels[split(packed, "random", folds=5, fold=fold).test], minlength=7).tolist()
+        for fold in range(5)
+    ]
+    assert np.sort(ours, 0).tolist() == np.sort(theirs, 0).tolist()
+    assert np.ptp(np.sum(ours, 1)) <= 1
+
+
+def test_folds_of_groups_are_more_even_than_those_of_scikit_learn():
+    ours, theirs = [], []
+    for seed in range(8):
+        packed, owners = persons(seed)
+        expected = np.bincount(packed.labels, minlength=7) / 5
+        folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(packed.labels, packed.labels, owners)
+        for fold, (_, test) in enumerate(folds):
+            own = split(packed, "random", folds=5, fold=fold, groups=owners, seed=seed).test
+            for differences, rows in ((ours, own), (theirs, test)):
+                differences.append(np.bincount(packed.labels[rows], minlength=7) - expected)
+    assert np.abs(ours).sum() < np.abs(theirs).sum()
+    assert np.abs(ours).max() < np.abs(theirs).max()
+    assert np.abs(np.sum(ours, 1)).max() < np.abs(np.sum(theirs, 1)).max()
+
+
+def test_folds_depend_on_the_seed():
+    tests = [rows_of(split(labelled(), "random", folds=4, fold=1, seed=seed))[2] for seed in (1, 1, 2)]
+    assert tests[0] == tests[1]
+    assert tests[0] != tests[2]
+
+
+def test_a_class_with_fewer_images_than_folds_is_named_in_the_log(caplog):
+    split(labelled(), "random", folds=5)
+    assert caplog.messages == ["folds=5: not every fold tests images of class disgust (4)"]
+    split(labelled(), "random", folds=4)
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"folds": 5, "fold": 5}, "folds=5 fold=5: folds is 2 or more, and fold from 0 to folds - 1"),
+        ({"folds": 5, "fold": -1}, "folds=5 fold=-1: folds is 2 or more"),
+        ({"folds": 1}, "folds=1 fold=0: folds is 2 or more"),
+        (
+            {"folds": 2, "val_fraction": 0.5},
+            "split=random: val_fraction=0.5 and 1 / folds=0.5 leave nothing to train on",
+        ),
+        (
+            {"val_fraction": 0.6, "test_fraction": 0.4},
+            "split=random: val_fraction=0.6 and test_fraction=0.4 leave nothing",
+        ),
+        ({"test_fraction": -0.1}, "split=random: val_fraction=0.2 and test_fraction=-0.1 leave nothing"),
+        ({"val_fraction": 0.0}, "split=random: val_fraction=0 and test_fraction=0.2 leave nothing"),
+        ({"groups": np.array(["a", "b"] * 50)}, "split=random: 2 groups are too few for 3 parts; give finer groups"),
+        ({"groups": np.array(["a"] * 50 + ["b"] * 50), "folds": 3}, "split=random: 2 groups are too few for 3 parts"),
+        ({"groups": np.array(["a"] * 50 + ["b"] * 50), "folds": 2}, "split=random: 1 groups are too few for 2 parts"),
+    ],
+)
+def test_random_refuses_what_cannot_be_divided(settings, message):
+    with pytest.raises(UserError) as caught:
+        split(fake(SMALL), "random", **settings)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("count", "settings"), [(2, {}), (0, {}), (2, {"folds": 2}), (4, {"folds": 5})])
+def test_random_refuses_too_few_images(count, settings):
+    with pytest.raises(UserError, match=r"^(split=random: \d+ images are too few|folds=5: 4 images are fewer)"):
+        split(fake({"train": count}), "random", **settings)
+    assert [len(rows) for rows in astuple(split(fake({"train": 3}), "random"))] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["report", "official", "clean", "test_only"])
+@pytest.mark.parametrize("settings", [{"groups": np.array(["a"] * 100)}, {"folds": 2}])
+def test_groups_and_folds_belong_to_random(name, settings):
+    with pytest.raises(UserError, match=f"^split={name}: group_by and folds belong to split=random$"):
+        split(fake(SMALL), name, **settings)

@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 import emotion
 from emotion.data.classes import CLASSES
 from emotion.inference.recognizer import Recognizer
-from emotion.inference.records import FILM_COLUMNS, IMAGE_COLUMNS, CsvWriter, Record
+from emotion.inference.records import CsvWriter, Record, columns_of
 from emotion.palette import EXPRESSIONS, INK
 from emotion.shipped import SHIPPED
 
@@ -358,10 +358,10 @@ def test_several_files_are_listed_and_saved_together(
     name, content = saved(page, "#csv")
     assert name == "faces.csv"
     expected = io.StringIO()
-    writer = CsvWriter(expected, films=False)
+    writer = CsvWriter(expected, False, CLASSES)
     for path in (group, portrait, paths[3]):
         writer.write(Record(path.name, recognizer.predict(path)))
-    assert content.decode().splitlines()[0].split(",") == list(IMAGE_COLUMNS)
+    assert content.decode().splitlines()[0].split(",") == list(columns_of(CLASSES, films=False))
     assert numbers(content.decode()) == numbers(expected.getvalue())
 
     name, content = saved(page, "#json")
@@ -453,9 +453,9 @@ def test_a_film_gets_progress_boxes_a_timeline_and_downloads(page: Page, film: P
 
     name, content = saved(page, "#film-csv")
     assert name == "walk.csv"
-    assert content.decode().splitlines()[0].split(",") == list(FILM_COLUMNS)
+    assert content.decode().splitlines()[0].split(",") == list(columns_of(CLASSES, films=True))
     text = io.StringIO()
-    writer = CsvWriter(text, films=True)
+    writer = CsvWriter(text, True, CLASSES)
     for frame in expected:
         writer.write(Record(film.name, frame.faces, frame.number, frame.second))
     assert numbers(content.decode()) == numbers(text.getvalue())
@@ -577,7 +577,7 @@ def test_the_webcam_records(page: Page) -> None:
     name, content = saved(page, "#live-csv")
     rows = list(csv.DictReader(io.StringIO(content.decode())))
     assert name == "webcam.csv"
-    assert content.decode().splitlines()[0].split(",") == list(FILM_COLUMNS)
+    assert content.decode().splitlines()[0].split(",") == list(columns_of(CLASSES, films=True))
     assert len(rows) == number > 2
     assert {row["person"] for row in rows} == {"1"}
     assert rows[0]["second"] == "0"

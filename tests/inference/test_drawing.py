@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from other_classes import FERPLUS, STRANGE, THREE
 from PIL import ImageDraw
 
 from emotion.data.classes import CLASSES
 from emotion.inference.drawing import draw_faces
 from emotion.inference.recognizer import Face
-from emotion.palette import EXPRESSIONS
+from emotion.palette import EXPRESSIONS, class_colours
 
 
 def face(box, label: str = "surprise") -> Face:
@@ -139,3 +140,22 @@ def test_each_face_has_its_own_box() -> None:
     drawn = np.asarray(draw_faces(image, [face((50, 50, 60, 60), "sad"), face((250, 80, 60, 60), "angry")]))
     assert tuple(drawn[80, 50]) == tuple(round(255 * value) for value in to_rgb(EXPRESSIONS["sad"]))
     assert tuple(drawn[110, 250]) == tuple(round(255 * value) for value in to_rgb(EXPRESSIONS["angry"]))
+
+
+@pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE])
+def test_other_classes_have_boxes_in_their_colours(classes: tuple[str, ...], labels) -> None:
+    for name in classes:
+        shown = Face((50, 50, 60, 60), name, {other: float(other == name) for other in classes})
+        drawn = np.asarray(draw_faces(np.zeros((200, 600, 3), np.uint8), [shown]))
+        assert tuple(drawn[80, 50]) == tuple(round(255 * value) for value in to_rgb(class_colours(classes)[name]))
+        assert labels[-1][2] == f"{name} 100%"
+
+
+def test_a_label_that_is_wider_than_the_image_is_shortened(labels) -> None:
+    name = "a name of sixty-four characters that has no room in a small one!"
+    draw_faces(np.zeros((300, 300, 3), np.uint8), [Face((20, 50, 200, 200), name, {name: 0.9, "b": 0.1})])
+    ((background, letters, text, _),) = labels
+    assert text.endswith("...")
+    assert name.startswith(text.removesuffix("..."))
+    assert len(text) > 15
+    assert letters[2] <= background[2] < 300

@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
+from other_classes import STRANGE, THREE, make_classifier
 from PIL import Image
 
 from emotion.data.classes import CLASSES
@@ -13,8 +15,11 @@ from emotion.inference.crops import crop_faces, crop_square
 from emotion.inference.explain import explain
 from emotion.inference.pytorch import TorchNetwork
 from emotion.inference.recognizer import Recognizer
+from emotion.models.classifier import save_pretrained
 from emotion.palette import ORANGE
 from emotion.shipped import SHIPPED
+
+MANY = tuple(f"class {number}" for number in range(40))
 
 
 def rows(figure) -> list[list[str]]:
@@ -112,3 +117,27 @@ def test_invalid_input_is_refused(portrait: Path, tmp_path: Path, pixels: NDArra
     network.write_bytes((SHIPPED / "small.onnx").read_bytes())
     with pytest.raises(UserError, match="PyTorch cannot run it"):
         explain(portrait, network)
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(THREE, THREE), (STRANGE, None), (MANY, None)])
+def test_other_classes(classes: tuple[str, ...], shown: tuple[str, ...] | None, tmp_path: Path) -> None:
+    made, path = make_classifier(classes), tmp_path / "own.safetensors"
+    save_pretrained(path, made.network, made.card)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8))
+    figure, (face,) = explain(picture, path, classes=[classes[1], classes[-1]], detect=False)
+    assert tuple(face.probabilities) == classes
+    explained = dict.fromkeys((face.label, classes[1], classes[-1]))
+    assert len(figure.axes) == 5 * len(explained)
+    for number, label in enumerate(explained):
+        title, bars = figure.axes[5 * number + 1].get_title(), figure.axes[5 * number + 4]
+        beginning = label if len(label) <= 22 else label[:19]
+        assert title.startswith(("Grad-CAM: " if len(label) < 10 else "Grad-CAM:\n") + beginning)
+        names = [text.get_text() for text in bars.get_yticklabels()]
+        assert len(names) == min(len(classes), 12)
+        assert shown is None or tuple(names) == shown
+        (marked,) = (index for index, bar in enumerate(bars.patches) if to_hex(bar.get_facecolor()) == ORANGE)
+        assert names[marked].startswith(beginning)
+        assert bars.patches[marked].get_width() == face.probabilities[label]
+    figure.savefig(tmp_path / "figure.png")  # a name between dollar signs is no formula
+    with pytest.raises(UserError, match=r"--class=happy: not one of " + re.escape(classes[0])):
+        explain(picture, path, classes=["happy"], detect=False)

@@ -16,6 +16,7 @@ from drawn_films import draw_film, noise
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
+from other_classes import STRANGE, THREE, write_onnx
 from PIL import Image
 
 import emotion
@@ -25,6 +26,7 @@ from emotion.inference.limits import Limits
 from emotion.inference.recognizer import DetectedFaces, Recognizer
 from emotion.inference.service import make_service
 from emotion.inference.timeline import timeline_data
+from emotion.palette import class_colours
 
 FRAMES, RATE = 40, 25
 
@@ -250,3 +252,19 @@ def test_frames_wait_for_photographs_but_not_for_long(busy: bool) -> None:
     assert [*film_requests._giving_way(frames, 2, lambda: busy)] == frames
     passed = time.monotonic() - begin
     assert 3 * PATIENCE_S <= passed < 5 * PATIENCE_S if busy else passed < PATIENCE_S
+
+
+@pytest.mark.parametrize("classes", [THREE, STRANGE])
+def test_films_of_other_classes(classes: tuple[str, ...], film_file: Path, tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "own.onnx", classes)
+    recognizer = emotion.load(path)
+    with TestClient(make_service({"own": recognizer})) as client:
+        *rows, end = lines(client.post("/film", files={"video": ("walk.mp4", film_file.read_bytes())}))
+        health = client.get("/health").json()
+    for row in rows:
+        (face,) = row["faces"]
+        assert tuple(face["probabilities"]) == tuple(face["raw"]) == classes
+    assert tuple(end["persons"][0]["shares"]) == classes
+    assert tuple(end["film"]["classes"]) == tuple(health["classes"]["own"]) == classes
+    assert end["film"]["colours"] == health["colours"] == class_colours(classes)
+    assert end["film"] == timeline_data(emotion.analyze_video(film_file, recognizer))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import data_module
 from numpy.typing import NDArray
 
 import emotion
-from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.inference.networks import load_networks
 from emotion.models.classifier import load_pretrained, save_pretrained
@@ -30,7 +30,7 @@ def task() -> EmotionTask:
     settings: dict[str, Any] = {"model": "test", "family": "cnn", "backbone": None, "blocks": [1], "unfreeze": None}
     settings |= {"image_size": 8, "normalize": "unit", "weights": "none", "class_weights": None, "ema_decay": 0.9}
     settings |= {"lr": 1e-3, "schedule": "none", "lr_factor": 0.5, "lr_patience": 3}
-    task = EmotionTask(**settings).eval()
+    task = EmotionTask.of(settings).eval()
     for parameter in task.network.parameters():  # so that the weights differ from their moving average
         torch.nn.init.normal_(parameter)
     return task
@@ -39,7 +39,7 @@ def task() -> EmotionTask:
 def save_checkpoint(path: Path, task: EmotionTask, **data: Any) -> Path:
     content = {
         "hyper_parameters": dict(task.hparams),
-        "datamodule_hyper_parameters": dict(EmotionDataModule(**data).hparams),
+        "datamodule_hyper_parameters": dict(data_module(**data).hparams),
         "state_dict": task.state_dict(),
         "epoch": 4,
     }

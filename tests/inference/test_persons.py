@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from other_classes import THREE
 
 from emotion.data.classes import CLASSES
 from emotion.inference.film import FilmFrame
@@ -95,3 +96,20 @@ def test_an_hour_of_two_faces_is_small() -> None:
         made.add(FilmFrame(5 * index, 0.2 * index, faces))
     assert made._faces.buffer_info()[1] * 8 < 10_000_000
     assert [round(person.seconds) for person in made.persons] == [3600, 3600]
+
+
+def test_films_of_other_classes() -> None:
+    def shown(label: str, raw: str) -> Face:
+        shares = [{name: 0.8 if name == own else 0.1 for name in THREE} for own in (label, raw)]
+        return Face((0, 0, 9, 9), label, shares[0], None, 0.0, 1, shares[1])
+
+    faces = [shown("confused", "engaged"), shown("engaged", "bored"), shown("engaged", "engaged")]
+    made = Film("three.mp4", THREE)
+    for second, own in enumerate(faces):
+        made.add(FilmFrame(second, float(second), [own]))
+    assert made.classes == THREE
+    assert [frame.faces for frame in made] == [[own] for own in faces]
+    (person,) = made.persons
+    assert [*person.shares.items()] == [("engaged", 2 / 3), ("bored", 0.0), ("confused", 1 / 3)]
+    assert [(part.label, part.seconds) for part in person.stretches] == [("confused", 1.0), ("engaged", 2.0)]
+    assert made.series(1)[1].tolist() == [[0.1, 0.1, 0.8], [0.8, 0.1, 0.1], [0.8, 0.1, 0.1]]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from other_classes import THREE, expected_shares, write_onnx
 from PIL import Image
 
 import emotion
@@ -19,7 +20,8 @@ from emotion.data.decode import BadImageError
 from emotion.errors import UserError
 from emotion.inference.crops import crop_faces
 from emotion.inference.faces import DetectionLimits
-from emotion.inference.recognizer import DetectedFaces, Recognizer
+from emotion.inference.recognizer import DetectedFaces, Face, Recognizer
+from emotion.models.onnx import OnnxNetwork
 from emotion.shipped import SHIPPED
 
 
@@ -27,7 +29,7 @@ class Fake:
     """A fake network: the probability of `angry` is the mean grey value of the face, 0 to 1, times the slope."""
 
     def __init__(self, side: int, slope: float = 1) -> None:
-        self.name, self.side, self.slope, self.calls = "fake", side, slope, []
+        self.name, self.side, self.slope, self.calls, self.classes = "fake", side, slope, [], CLASSES
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert faces.shape[1:] == (self.side, self.side)
@@ -277,3 +279,44 @@ def test_unreadable_images_are_refused(recognizer: Recognizer, tmp_path: Path) -
         recognizer.predict(tmp_path / "none.png")
     with pytest.raises(UserError, match="not an image"):
         recognizer.predict(b"nothing")
+
+
+def test_classes_are_those_of_the_networks(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "three.onnx", THREE)
+    recognizer = emotion.load(path)
+    assert recognizer.classes == THREE
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    (face,) = recognizer.predict(picture, detect=False)
+    assert tuple(face.probabilities) == THREE
+    assert list(face.probabilities.values()) == pytest.approx(expected_shares(picture, 3).tolist(), abs=1e-5)
+    assert emotion.load([path, path]).predict(picture, detect=False) == [face]
+    assert pickle.loads(pickle.dumps(recognizer)).classes == THREE
+    assert emotion.load().classes == CLASSES
+
+
+@pytest.mark.parametrize("classes", [("bored", "engaged", "confused"), THREE[:2], (*THREE, "asleep"), CLASSES])
+def test_networks_of_different_classes_are_not_averaged(classes: tuple[str, ...], tmp_path: Path) -> None:
+    one, two = write_onnx(tmp_path / "a.onnx", THREE), write_onnx(tmp_path / "b.onnx", classes)
+    with pytest.raises(UserError) as error:
+        emotion.load([one, one, two])
+    assert str(error.value) == f"{one} and {two} have different classes: {', '.join(THREE)}; {', '.join(classes)}"
+    with pytest.raises(UserError, match=r"^a and b have different classes: engaged, bored, confused; "):
+        Recognizer([OnnxNetwork(one), OnnxNetwork(two)])
+
+
+@pytest.mark.parametrize(
+    ("shares", "unsure"),
+    [
+        ((0.49, 0.31, 0.2), True),
+        ((0.51, 0.29, 0.2), False),
+        ((0.6, 0.4), True),
+        ((0.66, 0.34), True),
+        ((0.67, 0.33), False),
+        ((0.4, *[0.1] * 6), True),
+        ((0.5, *[0.5 / 999] * 999), False),
+    ],
+)
+def test_labels_are_unsure_that_are_rather_wrong_than_right(shares: tuple[float, ...], unsure: bool) -> None:
+    face = Face((0, 0, 9, 9), "0", {str(number): share for number, share in enumerate(shares)})
+    assert face.is_unsure is unsure
+    assert face.title == ("0?" if unsure else "0")

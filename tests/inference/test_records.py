@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from other_classes import FERPLUS, STRANGE, THREE
 from rich.console import Console
 from rich.table import Table
 
@@ -18,11 +19,10 @@ from emotion.inference.film import FilmFrame
 from emotion.inference.persons import Film
 from emotion.inference.recognizer import Face, Recognizer
 from emotion.inference.records import (
-    FILM_COLUMNS,
-    IMAGE_COLUMNS,
     CsvWriter,
     JsonWriter,
     Record,
+    columns_of,
     to_frame,
     to_live,
     to_summary,
@@ -47,9 +47,9 @@ NAMES = [
 ]
 
 
-def to_csv(records: Sequence[Record], films: bool = False) -> str:
+def to_csv(records: Sequence[Record], films: bool = False, classes: tuple[str, ...] = CLASSES) -> str:
     file = io.StringIO()
-    writer = CsvWriter(file, films)
+    writer = CsvWriter(file, films, classes)
     for record in records:
         writer.write(record)
     writer.close()
@@ -111,7 +111,7 @@ def test_json_lines_are_an_object_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [lambda file: CsvWriter(file, films=True), JsonWriter, lambda file: JsonWriter(file, True)]
+    "kind", [lambda file: CsvWriter(file, True, CLASSES), JsonWriter, lambda file: JsonWriter(file, True)]
 )
 def test_each_record_is_in_the_file_before_the_next_one(kind, tmp_path: Path) -> None:
     """What was written survives when the process is killed."""
@@ -145,16 +145,16 @@ def test_csv_of_images() -> None:
     ]
     assert [float(rows[0][name]) for name in CLASSES] == [0.05, 0, 0, 0.8, 0.1, 0.05, 0]
     assert rows[1]["confidence"] == ""
-    assert tuple(rows[0]) == IMAGE_COLUMNS
+    assert tuple(rows[0]) == columns_of(CLASSES, films=False)
     assert all(None not in row and None not in row.values() for row in rows)  # each row has the cells of the header
-    assert list(csv.reader(io.StringIO(to_csv([])))) == [list(IMAGE_COLUMNS)]
+    assert list(csv.reader(io.StringIO(to_csv([])))) == [list(columns_of(CLASSES, films=False))]
 
 
 def test_csv_of_films() -> None:
     averaged = replace(HAPPY, person=2, raw=SAD.probabilities)
     records = [Record("film.mp4", [averaged], 0, 0.0), Record("film.mp4", [], 5, 0.2), Record("x.jpg", [SAD])]
     first, none, image = csv.DictReader(io.StringIO(to_csv(records, films=True)))
-    assert tuple(first) == FILM_COLUMNS
+    assert tuple(first) == columns_of(CLASSES, films=True)
     assert (first["frame"], first["second"], first["person"], first["label"]) == ("0", "0.0", "2", "happy")
     assert (first["raw_label"], float(first["raw_sad"]), float(first["sad"])) == ("sad", 1, 0.05)
     assert (none["frame"], none["second"], none["person"], none["label"]) == ("5", "0.2", "", "")
@@ -200,14 +200,14 @@ def test_data_frames() -> None:
     pandas = pytest.importorskip("pandas")
     one = to_frame([HAPPY, SAD])
     assert isinstance(one, pandas.DataFrame)
-    assert tuple(one.columns) == IMAGE_COLUMNS
+    assert tuple(one.columns) == columns_of(CLASSES, films=False)
     assert one["label"].tolist() == ["happy", "sad"]
     assert one["happy"].tolist() == [0.8, 0]
     several = to_frame([[HAPPY], [], [SAD, SAD]])
     assert several["file"].tolist() == [0, 1, 2, 2]
     assert several["label"].isna().tolist() == [False, True, False, False]
     made = to_frame(film((0.0, [replace(HAPPY, person=1)]), (0.2, [])))
-    assert tuple(made.columns) == FILM_COLUMNS
+    assert tuple(made.columns) == columns_of(CLASSES, films=True)
     assert made["second"].tolist() == [0.0, 0.2]
     assert made["file"].tolist() == ["film.mp4"] * 2
     assert len(to_frame([])) == 0
@@ -287,3 +287,81 @@ def test_a_narrow_table_can_still_be_read() -> None:
         "155511121218x1218"
     )
     assert "no face" in rows[half]
+
+
+def other(classes: tuple[str, ...], label: str) -> Face:
+    """A face that shows one class of others than the seven; the further ones share a tenth."""
+    rest = 0.1 / (len(classes) - 1)
+    probabilities = {name: 0.9 if name == label else rest for name in classes}
+    return Face((1, 2, 3, 3), label, probabilities, 0.8)
+
+
+@pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE])
+def test_columns_are_the_classes_in_their_order(classes: tuple[str, ...]) -> None:
+    own = tuple("class_label" if name == "label" else name for name in classes)
+    face = other(classes, classes[1])
+    film = replace(face, person=1, raw=other(classes, classes[0]).probabilities)
+    records = [Record("x.jpg", [face]), Record("y.mp4", [film], 0, 0.0)]
+    frame = ("file", "frame", "second", "person", "left", "top", "width", "height", "confidence", "label")
+    assert columns_of(classes, films=True) == (*frame, *own, "raw_label", *(f"raw_{name}" for name in own))
+    assert columns_of(classes, films=False) == ("file", *frame[4:], *own)
+    header, image, video = csv.reader(io.StringIO(to_csv(records, films=True, classes=classes)))
+    assert [float(value) for value in image[10 : 10 + len(classes)]] == pytest.approx(
+        [*face.probabilities.values()], abs=1e-4
+    )
+    assert [float(value) for value in video[-len(classes) :]] == pytest.approx([*(film.raw or {}).values()], abs=1e-4)
+    assert (image[9].removeprefix("'"), video[9].removeprefix("'")) == (classes[1], classes[1])
+    assert video[10 + len(classes)] == classes[0]
+    assert len(header) == len(image) == len(video)
+    entries = [json.loads(line)["faces"][0] for line in to_json(records, lines=True).splitlines()]
+    assert [tuple(entry["probabilities"]) for entry in entries] == [classes, classes]
+    assert tuple(entries[1]["raw"]) == classes
+
+
+def test_no_class_is_a_formula_of_a_spreadsheet() -> None:
+    classes = ("=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-2+3", "-1", "+0.5", "2", "a=b")
+    (_, *_, label), row = csv.reader(io.StringIO(to_csv([Record("x.jpg", [other(classes, "=1+1")])], classes=classes)))
+    header = next(csv.reader(io.StringIO(to_csv([], classes=classes))))
+    assert header[7:] == ["'=1+1", "'@SUM(A1)", "'+cmd|' /C calc'!A0", "'-2+3", "-1", "+0.5", "2", "a=b"]
+    assert label == "a=b"
+    assert row[6] == "'=1+1"
+
+
+def test_classes_with_the_names_of_columns_have_columns_of_their_own() -> None:
+    classes = ("left", "class_left", "frame", "x", "raw_x", "raw_label", "person")
+    columns = columns_of(classes, films=True)
+    assert len(set(columns)) == len(columns)
+    assert columns[10:17] == (
+        *("class_class_left", "class_left", "class_frame", "x", "class_raw_x", "class_raw_label", "class_person"),
+    )
+    (row,) = Record("x.mp4", [replace(other(classes, "left"), person=7)], 3, 0.5).rows()
+    assert (row["left"], row["person"], row["frame"], row["class_class_left"]) == (1, 7, 3, 0.9)
+    assert row["class_raw_x"] == pytest.approx(0.1 / 6, abs=1e-4)
+
+
+@pytest.mark.parametrize("classes", [THREE, STRANGE, tuple(f"class {number}" for number in range(40))])
+def test_tables_show_names_as_they_are(classes: tuple[str, ...]) -> None:
+    film = Film("x.mp4", classes)
+    for second in range(3):
+        film.add(FilmFrame(second, float(second), [replace(other(classes, classes[second]), person=1)]))
+    records = [Record("x.jpg", [other(classes, name)]) for name in classes]
+    shown = "\n".join(lines(to_table(records), 200))
+    assert all(f"{name[:25]}" in shown for name in classes)
+    (person,) = film.persons
+    assert person.shares == {name: (1 / 3 if name in classes[:3] else 0) for name in classes}
+    summary = " ".join("\n".join(lines(to_summary(film), 250)).split())
+    assert ", ".join(f"{name} 33%" for name in classes[:3]) in summary
+    live = lines(to_live(FilmFrame(0, 0.0, [replace(other(classes, classes[-1]), person=1)])), 120)
+    assert len(live) == 2 + min(len(classes), 12)
+    assert live[-1].split("━")[0].strip() == classes[-1]
+
+
+@pytest.mark.parametrize("classes", [THREE, STRANGE])
+def test_data_frames_of_other_classes(classes: tuple[str, ...]) -> None:
+    face, film = other(classes, classes[2]), Film("x.mp4", classes)
+    film.add(FilmFrame(0, 0.0, [replace(face, person=1)]))
+    one, made = to_frame([[], [face]]), to_frame(film)
+    assert tuple(one.columns) == columns_of(classes, films=False)
+    assert tuple(made.columns) == columns_of(classes, films=True)
+    assert one.iloc[-1, -len(classes) :].tolist() == pytest.approx(list(face.probabilities.values()), abs=1e-4)
+    assert tuple(to_frame(Film("empty.mp4", classes)).columns) == columns_of(classes, films=True)

@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
+from other_classes import FERPLUS, STRANGE, THREE, write_onnx
 from PIL import Image
 
 import emotion
@@ -23,12 +24,12 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference import service
 from emotion.inference.access import LOCAL_HOSTS
-from emotion.inference.answers import Answer, Answers, Problem
+from emotion.inference.answers import FACE_EXAMPLE, Answer, Answers, Problem
 from emotion.inference.faces import Detection
 from emotion.inference.limits import Limits
-from emotion.inference.recognizer import DetectedFaces, Face, Recognizer
+from emotion.inference.recognizer import DetectedFaces, Face, Recognizer, load
 from emotion.inference.service import make_service, run
-from emotion.palette import EXPRESSIONS, INK
+from emotion.palette import EXPRESSIONS, INK, class_colours
 
 
 def encoded(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:
@@ -60,7 +61,7 @@ class Stub(Recognizer):
 
     def __init__(self, seconds: float = 0) -> None:
         super().__init__([])
-        self.seconds = seconds
+        self.classes, self.seconds = CLASSES, seconds
 
     def detect(self, image, detect=True, max_faces=None, limits=None):
         time.sleep(self.seconds)
@@ -395,6 +396,7 @@ def test_health_and_metrics_answer_head_requests(stub: Client) -> None:
 def test_health_and_description(stub: Client) -> None:
     health = stub.get("/health").json()
     assert health.pop("colours") == EXPRESSIONS
+    assert health.pop("classes") == {"one": [*CLASSES], "two": [*CLASSES]}
     assert (health.pop("megabytes"), health.pop("film_megabytes")) == (15, 500)
     assert health == {"status": "ok", "version": emotion.__version__, "networks": ["one", "two"], "ink": INK}
     description = stub.get("/openapi.json").json()
@@ -483,3 +485,31 @@ def test_the_service_listens_on_ipv6() -> None:
         answer = httpx.get(address.replace("/predict", "/health"))
         process.terminate()
     assert answer.json()["status"] == "ok"
+
+
+@pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE])
+def test_each_network_has_its_own_classes(classes: tuple[str, ...], tmp_path: Path) -> None:
+    own = load(write_onnx(tmp_path / "own.onnx", classes))
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    with Client(make_service({"own": own, "small": load()})) as client:
+        health = client.get("/health").json()
+        assert health["classes"] == {"own": [*classes], "small": [*CLASSES]}
+        assert {name: health["colours"][name] for name in classes} == class_colours(classes)
+        for name, recognizer in (("own", own), ("small", load())):
+            query = {"network": name, "detect": "false"}
+            (face,) = client.post("/predict", params=query, files={"image": encoded(picture)}).json()["faces"]
+            (expected,) = recognizer.predict(picture, detect=False)
+            assert tuple(face["probabilities"]) == recognizer.classes
+            assert face["probabilities"] == expected.as_dict()["probabilities"]
+            assert face["label"] == expected.label
+        (example,) = client.get("/openapi.json").json()["components"]["schemas"]["FaceAnswer"]["examples"]
+        assert tuple(example["probabilities"]) == classes
+        assert sum(example["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+        assert (example["label"], example["score"]) == (classes[0], example["probabilities"][classes[0]])
+        metrics = client.get("/metrics").text
+    assert not any(name in metrics for name in classes if name != "label")
+
+
+def test_the_description_of_the_seven_stays(stub: Client) -> None:
+    (example,) = stub.get("/openapi.json").json()["components"]["schemas"]["FaceAnswer"]["examples"]
+    assert example == FACE_EXAMPLE

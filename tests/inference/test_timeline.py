@@ -15,6 +15,7 @@ import pytest
 from browser import EXECUTABLE, chromium, new_page, watch
 from drawn_films import draw_film
 from numpy.typing import NDArray
+from other_classes import FERPLUS, STRANGE, THREE
 from PIL import Image, ImageColor
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -25,11 +26,12 @@ from emotion.inference.persons import Film
 from emotion.inference.recognizer import Face
 from emotion.inference.timeline import MOST_POINTS, timeline_data, write_timeline
 from emotion.inference.timeline_picture import CHART_HEIGHT, CHART_LEFT, CHART_WIDTH, MOST_PERSONS, WIDTH
-from emotion.palette import BAND, EXPRESSIONS, INK
+from emotion.palette import BAND, EXPRESSIONS, INK, class_colours
 
 HOSTILE = "</script><img src=x onerror=alert(1)> \"quoted\" 'film' & ü 映画.mp4"
 RATE = 4
 """Classified frames a second."""
+MANY = tuple(f"class {number}" for number in range(30))
 HEAD = 250
 """Title and legend of a picture end above this row."""
 
@@ -240,9 +242,89 @@ def where(track: Locator, share: float) -> tuple[float, float]:
     return box["x"] + share * box["width"], box["y"] + 50
 
 
+def film_of(classes: tuple[str, ...]) -> Film:
+    """A person who shows each class for two seconds, with 0.7 and the rest even."""
+    film = Film("others.mp4", classes)
+    for index in range(2 * RATE * len(classes)):
+        label = classes[index // (2 * RATE)]
+        shares = {name: 0.7 if name == label else 0.3 / (len(classes) - 1) for name in classes}
+        film.add(FilmFrame(index, index / RATE, [Face((0, 0, 9, 9), label, shares, 0.9, 0.0, 1)]))
+    return film
+
+
+@pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE, MANY])
+def test_data_of_other_classes(classes: tuple[str, ...]) -> None:
+    data = json.loads(json.dumps(timeline_data(film_of(classes))))
+    assert tuple(data["classes"]) == tuple(data["colours"]) == classes
+    assert data["colours"] == class_colours(classes)
+    (person,) = data["persons"]
+    assert tuple(person["shares"]) == classes
+    table = np.array(person["probabilities"])  # [P, K]
+    assert table.argmax(axis=1).tolist() == [index // (2 * RATE) for index in range(2 * RATE * len(classes))]
+    assert np.abs(table.sum(axis=1) - 1).max() < 0.01
+
+
+def test_a_thousand_probabilities_are_not_rounded_to_nothing() -> None:
+    film = Film("thousand.mp4", tuple(map(str, range(1000))))
+    shares = dict.fromkeys(film.classes, 0.0004) | {"7": 0.6004}
+    for second in range(3):
+        film.add(FilmFrame(second, float(second), [Face((0, 0, 9, 9), "7", shares, 0.9, 0.0, 1)]))
+    (person,) = timeline_data(film)["persons"]
+    assert set(person["probabilities"][0]) == {0.0004, 0.6004}
+
+
+@pytest.mark.parametrize("classes", [THREE, STRANGE, MANY, (64 * "W", 64 * "M")])
+def test_a_picture_of_other_classes(classes: tuple[str, ...], tmp_path: Path) -> None:
+    write_timeline(film_of(classes), tmp_path / "timeline.png")
+    pixels = np.asarray(Image.open(tmp_path / "timeline.png"))
+    assert pixels.shape[1] == WIDTH
+    for index, (name, colour) in enumerate(class_colours(classes).items()):
+        x = CHART_LEFT + round((index + 0.4) / len(classes) * CHART_WIDTH)
+        column = [tuple(pixel) for pixel in pixels[:, x].tolist()]
+        assert column.count(ImageColor.getrgb(colour)) > 0.6 * CHART_HEIGHT, name
+    legend = {tuple(pixel) for pixel in pixels[HEAD - 90 : HEAD - 40, :].reshape(-1, 3).tolist()}
+    shown = [colour for colour in class_colours(classes).values() if ImageColor.getrgb(colour) in legend]
+    assert len(shown) == min(len(classes), 12)
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium")
 class TestPage:
+    @pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE])
+    def test_other_classes(self, classes: tuple[str, ...], browser: Browser, tmp_path: Path) -> None:
+        page, addresses, messages = write_and_open(browser, tmp_path / "timeline.html", film_of(classes))
+        with page:
+            colours = class_colours(classes)
+            legend = page.locator(".legend li")
+            expect(legend).to_have_text([*classes])
+            shown = legend.evaluate_all("list => list.map(item => getComputedStyle(item).backgroundColor)")
+            assert shown == ["rgb({}, {}, {})".format(*ImageColor.getrgb(colour)) for colour in colours.values()]
+            paths = page.locator(".areas svg path[fill]").evaluate_all(
+                "list => list.map(path => path.getAttribute('fill'))"
+            )
+            assert paths == [*reversed(colours.values())]
+            share = f"{int(100 / len(classes) + 0.5)} %"
+            expect(page.locator(".shares")).to_have_text(", ".join(f"{name} {share}" for name in classes))
+            page.mouse.move(*where(page.get_by_role("slider"), 1.5 / len(classes)))
+            expect(page.locator(".readout")).to_contain_text(f"{classes[1]} 70 %")
+            page.locator("summary").click()
+            expect(page.locator("thead tr")).to_have_text("from" + "".join(classes))
+            assert [address for address in addresses if not address.startswith("data:")] == [page.url]
+            assert messages == []
+
+    def test_of_many_classes_those_with_the_largest_areas_are_named(self, browser: Browser, tmp_path: Path) -> None:
+        film = film_of(MANY)
+        for index in range(len(film), len(film) + 100):
+            shares = {name: 0.05 if name in MANY[:12] else 0.4 / 18 for name in MANY}
+            film.add(FilmFrame(index, index / RATE, [Face((0, 0, 9, 9), MANY[0], shares, 0.9, 0.0, 1)]))
+        page, _, messages = write_and_open(browser, tmp_path / "timeline.html", film)
+        with page:
+            expect(page.locator(".legend li")).to_have_text([*MANY[:12]])
+            expect(page.locator(".key .hint")).to_contain_text(
+                "Of 30 expressions, the 12 with the largest areas are named."
+            )
+            assert messages == []
+
     def test_charts_of_two_persons(self, browser: Browser, tmp_path: Path) -> None:
         page, addresses, messages = write_and_open(browser, tmp_path / "timeline.html", small_film())
         with page:

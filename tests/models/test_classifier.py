@@ -1,19 +1,21 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from builders import make_network
+from other_classes import FERPLUS, STRANGE, THREE, make_classifier
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import emotion
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
-from emotion.models.classifier import Card, Classifier, load_pretrained, network_settings, save_pretrained
+from emotion.models.classifier import Card, Classifier, load_pretrained, save_pretrained
 from emotion.models.network import Network
-from emotion.models.registry import build_network
 
 SETTINGS = {
     "family": "resnet",
@@ -29,7 +31,7 @@ SETTINGS = {
 def network() -> Network:
     """A small ResNet with random weights and statistics, residual branches included."""
     torch.manual_seed(0)
-    network = build_network(**SETTINGS)
+    network = make_network(**SETTINGS)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     network.train()
@@ -79,6 +81,35 @@ def test_grey_and_rgb_bytes_and_floats_of_any_size(network: Network, images: Ten
     assert classifier(torch.zeros(2, 3, 40, 60)).shape == (2, 7)
 
 
+@pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE, ("no", "yes")], ids=len)
+def test_other_classes_are_kept_in_the_file(classes: tuple[str, ...], tmp_path: Path, images: Tensor) -> None:
+    made, path = make_classifier(classes), tmp_path / "mine.safetensors"
+    save_pretrained(path, made.network, made.card)
+    loaded = load_pretrained(path)
+    assert loaded.classes == classes
+    assert loaded.card == made.card
+    assert loaded(images).shape == (5, len(classes))
+    assert torch.allclose(loaded(images), made(images), atol=0.02)
+
+
+def test_files_without_class_names_have_the_seven(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file(state, path, {"emotion": json.dumps({"network": SETTINGS})})
+    assert load_pretrained(path).classes == CLASSES
+    assert load_pretrained().classes == CLASSES
+
+
+@pytest.mark.parametrize("classes", [THREE[:2], FERPLUS])
+def test_as_many_names_as_outputs_are_needed(classes: tuple[str, ...], tmp_path: Path) -> None:
+    made, path = make_classifier(THREE), tmp_path / "mine.safetensors"
+    save_pretrained(path, made.network, replace(made.card, classes=list(classes)))
+    with pytest.raises(
+        UserError, match=r"mine.safetensors: not a network of this project \(it has head.3.weight \(3, 16\) instead of"
+    ):
+        load_pretrained(path)
+
+
 @pytest.mark.parametrize("content", ["nothing", "garbage", "other", "pickle", "settings", "weights"])
 def test_other_files_are_refused_in_one_line(content: str, network: Network, tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
@@ -113,7 +144,13 @@ def test_other_files_are_refused_in_one_line(content: str, network: Network, tmp
         ({"network": SETTINGS | {"width": 1024, "blocks": [1] * 10, "image_size": 1024}}, "it lacks"),
         ({"network": SETTINGS | {"blocks": [10**6]}}, "blocks=[1000000]"),
         ({"network": SETTINGS | {"image_size": 20_000}}, "image_size=20000"),
-        ({"network": [1]}, "mapping"),
+        ({"network": [1]}, "network=[1]: not the settings of a network"),
+        ({"network": SETTINGS | {"lr": 0.1}}, "not the settings of a network"),
+        ({"classes": None}, "classes: NoneType; a list of 2 to 1,000 names is needed"),
+        ({"classes": ["alone"]}, "classes: 1; a list of 2 to 1,000 names is needed"),
+        ({"classes": ["a", "b", "a"]}, "classes: 'a' is named twice"),
+        ({"classes": ["a", "b" * 65]}, f"classes[1]='{64 * 'b'}': a text of 1 to 64 printable characters"),
+        ({"classes": ["a", 2]}, "classes[1]='2': a text of 1 to 64 printable characters is needed"),
     ],
     ids=str,
 )
@@ -143,10 +180,6 @@ def test_outputs_that_are_not_finite_are_refused(network: Network, images: Tenso
     network.state_dict()["backbone.0.1.running_var"].fill_(-5)
     with pytest.raises(UserError, match="not finite"):
         classifier(images)
-
-
-def test_settings_of_the_network_are_selected_from_those_of_a_task() -> None:
-    assert network_settings({**SETTINGS, "lr": 0.1, "model": "mine"}) == SETTINGS
 
 
 def test_the_package_alone_does_not_import_pytorch() -> None:

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
+from builders import make_network
 from torch import nn
 
 from emotion.errors import UserError
-from emotion.models.cnn import build_cnn
 
 VARIANTS = [
     [1, 1, 1],
@@ -20,7 +20,7 @@ VARIANTS = [
 
 
 def build(blocks=(2, 2, 1, 1), image_size=48):
-    return build_cnn(blocks, image_size, "unit", 7)
+    return make_network(blocks=list(blocks), image_size=image_size)
 
 
 def keras_count(blocks, image_size):
@@ -69,7 +69,7 @@ def test_layers_follow_the_order_of_the_paper():
         "Flatten", "Linear", "ReLU", "BatchNorm1d", "Dropout", "Linear",
     ]  # fmt: skip
     assert [layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)] == [0.2, 0.2, 0.5]
-    other = build_cnn([3, 1], 48, "unit", 7, dropout=0.1)
+    other = make_network(blocks=[3, 1], dropout=0.1)
     assert [layer.p for layer in other.modules() if isinstance(layer, nn.Dropout)] == [0.2, 0.2, 0.1]
     pools = [layer for layer in network.modules() if isinstance(layer, nn.MaxPool2d)]
     assert all((pool.kernel_size, pool.stride) == (2, 2) for pool in pools)
@@ -124,4 +124,4 @@ def test_impossible_blocks_are_refused(blocks, image_size):
 @pytest.mark.parametrize("normalize", ["imagenet", "keras_unit"])
 def test_scaling_for_pretrained_weights_is_refused(normalize):
     with pytest.raises(UserError, match=f"normalize={normalize}.*unit"):
-        build_cnn([1], 48, normalize, 7)
+        make_network(blocks=[1], normalize=normalize)

@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import make_network
 from torch import nn
 from torchvision.models import resnet50
 
 from emotion.errors import UserError
 from emotion.models.face import FACE_BACKBONES, BgrConv2d, DlibBlock, DlibResNet, build_vggface2
 from emotion.models.inception_resnet import InceptionResNetV1
-from emotion.models.registry import build_network
 from emotion.models.weights import load_backbone
 
 
@@ -52,7 +52,7 @@ def test_block_pixel_by_pixel(inputs: int, outputs: int, down: bool, size: int) 
 
 
 def test_network_normalises_as_dlib_and_splits_anywhere() -> None:
-    network = build_network(
+    network = make_network(
         family="face", backbone="resnet29_dlib", unfreeze=2, image_size=103, normalize="imagenet"
     ).eval()
     image = torch.randint(256, (1, 3, 103, 103), dtype=torch.uint8)
@@ -66,7 +66,7 @@ def test_network_normalises_as_dlib_and_splits_anywhere() -> None:
 
 
 def test_the_head_gets_standardised_features() -> None:
-    network = build_network(family="face", backbone="resnet29_dlib", unfreeze=0, image_size=103, normalize="imagenet")
+    network = make_network(family="face", backbone="resnet29_dlib", unfreeze=0, image_size=103, normalize="imagenet")
     features = 5 + 0.1 * torch.randn(64, 256, 1, 1)
     standardised = network.head.train()[:2](features)
     assert torch.allclose(standardised.mean(0), torch.zeros(256), atol=1e-4)
@@ -79,14 +79,14 @@ def test_face_weights_come_from_a_file() -> None:
     with pytest.raises(
         UserError, match="backbone=vgg_face: not one of resnet29_dlib, inception_resnet_v1, resnet50_vggface2"
     ):
-        build_network(family="face", backbone="vgg_face", unfreeze=0, image_size=150, normalize="imagenet")
+        make_network(family="face", backbone="vgg_face", unfreeze=0, image_size=150, normalize="imagenet")
     with pytest.raises(UserError, match="image_size=102: does not fit resnet29_dlib"):
-        build_network(family="face", backbone="resnet29_dlib", unfreeze=0, image_size=102, normalize="imagenet")
+        make_network(family="face", backbone="resnet29_dlib", unfreeze=0, image_size=102, normalize="imagenet")
 
 
 @pytest.mark.parametrize("name", FACE_BACKBONES)
 def test_stages_compose_the_network_and_the_last_layers_train(name: str) -> None:
-    network = build_network(family="face", backbone=name, unfreeze=2, image_size=112, normalize="imagenet").eval()
+    network = make_network(family="face", backbone=name, unfreeze=2, image_size=112, normalize="imagenet").eval()
     image = torch.randint(256, (2, 3, 112, 112), dtype=torch.uint8)
     for first in (0, 3, network.frozen_stages):
         frozen, trained = network.split(first)
@@ -176,7 +176,7 @@ def test_bgr_convolution_expects_blue_first() -> None:
     ],
 )
 def test_pixels_are_scaled_as_published(name: str, expected: list[float]) -> None:
-    network = build_network(family="face", backbone=name, unfreeze=0, image_size=103, normalize="imagenet")
+    network = make_network(family="face", backbone=name, unfreeze=0, image_size=103, normalize="imagenet")
     red = torch.zeros(1, 3, 103, 103, dtype=torch.uint8)
     red[:, 0] = 255
     assert network.preprocess(red)[0, :, 0, 0].tolist() == pytest.approx(expected, abs=1e-3)

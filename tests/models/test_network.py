@@ -1,16 +1,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import make_network
 from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.network import Network, feature_count
 from emotion.models.preprocess import Preprocess
-from emotion.models.registry import build_network
 
 
 def torchvision(backbone, image_size=48):
-    return build_network(
+    return make_network(
         family="torchvision",
         backbone=backbone,
         blocks=None,
@@ -298,11 +298,11 @@ def test_network_can_be_split_before_any_stage(request, backbone):
 
 
 def timm(backbone):
-    return build_network(family="timm", backbone=backbone, unfreeze="all", image_size=32, normalize="imagenet")
+    return make_network(family="timm", backbone=backbone, unfreeze="all", image_size=32, normalize="imagenet")
 
 
 def scratch(family, **settings):
-    return build_network(family=family, image_size=32, normalize="unit", **settings)
+    return make_network(family=family, image_size=32, normalize="unit", **settings)
 
 
 LAYERED = {

@@ -18,6 +18,26 @@ from emotion.models.onnx import OnnxNetwork
 from emotion.shipped import SHIPPED
 
 SIDE = 6
+WRONG_CLASSES: list[tuple[object, str]] = [
+    (None, "classes: NoneType; a list of 2 to 1,000 names is needed"),
+    ("abcdefg", "classes: str; a list of 2 to 1,000 names is needed"),
+    ({"a": 0, "b": 1}, "classes: dict; a list of 2 to 1,000 names is needed"),
+    ([], "classes: 0; a list of 2 to 1,000 names is needed"),
+    (["alone"], "classes: 1; a list of 2 to 1,000 names is needed"),
+    ([str(number) for number in range(1001)], "classes: 1,001; a list of 2 to 1,000 names is needed"),
+    ([*CLASSES[:6], 6], "classes[6]='6': a text of 1 to 64 printable characters is needed"),
+    ([*CLASSES[:6], None], "classes[6]='None': a text of 1 to 64 printable characters"),
+    ([*CLASSES[:6], ["sad"]], "classes[6]=\"['sad']\": a text of 1 to 64 printable characters"),
+    ([*CLASSES[:6], ""], "classes[6]='': a text of 1 to 64 printable characters"),
+    ([*CLASSES[:6], "  "], "classes[6]='  ': a text of 1 to 64 printable characters"),
+    ([*CLASSES[:6], 65 * "a"], f"classes[6]='{64 * 'a'}': a text of 1 to 64 printable characters"),
+    ([*CLASSES[:6], "two\nlines"], r"classes[6]='two\nlines': a text of 1 to 64 printable characters"),
+    ([*CLASSES[:6], "two\u2028lines"], r"classes[6]='two\u2028lines': a text of 1 to 64 printable characters"),
+    ([*CLASSES[:6], "\x1b[31mred"], r"classes[6]='\x1b[31mred': a text of 1 to 64 printable characters"),
+    ([*CLASSES[:6], "half \ud800"], r"classes[6]='half \ud800': a text of 1 to 64 printable characters"),
+    ([*CLASSES[:6], "angry"], "classes: 'angry' is named twice"),
+]
+"""What the seven outputs of a network cannot be called, and the reason."""
 CARD = {"classes": CLASSES, "side": SIDE, "views": "shifts", "temperature": 1.0, "facts": {}}
 
 
@@ -27,6 +47,7 @@ def write(
     evidence: NDArray[np.float32] | None = None,
     last: int = 7,
     end: str = "Softmax",
+    side: int = SIDE,
 ) -> Path:
     """Writes a network whose probabilities depend on the first pixels of a face.
 
@@ -36,17 +57,18 @@ def write(
         evidence: class activation maps, the second output; None for none.
         last: number of pixels in use.
         end: operator that turns the pixels into probabilities.
+        side: height and width of the faces.
     """
     values = [
-        helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIDE, SIDE]),
+        helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", side, side]),
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", last]),
         helper.make_tensor_value_info("evidence", TensorProto.FLOAT, None),
     ]
-    constants = {"shape": np.array([0, SIDE * SIDE]), "first": np.array([0]), "last": np.array([last]), "axis": [1]}
+    constants = {"shape": np.array([0, side * side]), "first": np.array([0]), "last": np.array([last]), "axis": [1]}
     nodes = [
         helper.make_node("Reshape", ["images", "shape"], ["flat"]),
-        helper.make_node("Slice", ["flat", "first", "last", "axis"], ["seven"]),
-        helper.make_node("Cast", ["seven"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Slice", ["flat", "first", "last", "axis"], ["used"]),
+        helper.make_node("Cast", ["used"], ["numbers"], to=TensorProto.FLOAT),
         helper.make_node(end, ["numbers"], ["probabilities"]),
     ]
     if evidence is not None:
@@ -77,6 +99,25 @@ def test_faces_are_mapped_to_probabilities(number: int, tmp_path: Path) -> None:
 def test_name_side_and_views_are_read(tmp_path: Path) -> None:
     network = OnnxNetwork(write(tmp_path / "hand.made.onnx"))
     assert (network.name, network.side, network.views) == ("hand.made", SIDE, "shifts")
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("yes", "no"),
+        ("engaged", "bored", "confused"),
+        (*CLASSES[:3], "contempt", *CLASSES[3:]),
+        ("64 " * 21 + "!", "日本語 😀", "<b>&amp;</b>", "$\\alpha_1$", '=1+1,"'),
+        tuple(map(str, range(1000))),
+    ],
+)
+def test_classes_are_those_of_the_card_in_any_number(classes: tuple[str, ...], tmp_path: Path) -> None:
+    card = CARD | {"classes": classes, "side": 32}
+    network = OnnxNetwork(write(tmp_path / "net.onnx", card, last=len(classes), side=32))
+    assert network.classes == classes
+    faces = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+    pixels = torch.from_numpy(faces.reshape(3, -1)[:, : len(classes)])
+    assert np.allclose(network(faces), pixels.double().softmax(1), atol=1e-6)
 
 
 def test_heatmaps_are_the_positive_evidence_for_the_class_enlarged(tmp_path: Path) -> None:
@@ -116,9 +157,9 @@ def test_files_without_evidence_have_no_heatmaps(tmp_path: Path) -> None:
         (CARD | {"side": 0}, "side=0: a whole number from 1 to 1024"),
         (CARD | {"side": 40_000}, "side=40000: a whole number from 1 to 1024"),
         (CARD | {"side": SIDE + 1}, f"its faces are not {SIDE + 1} x {SIDE + 1}"),
-        (CARD | {"classes": None}, "NoneType"),
-        (CARD | {"classes": CLASSES[:6]}, f"its classes are {', '.join(CLASSES[:6])}"),
-        (CARD | {"classes": CLASSES[::-1]}, f"its classes are {', '.join(CLASSES[::-1])}"),
+        (CARD | {"classes": CLASSES[:6]}, "its outputs are not probabilities of its 6 classes"),
+        (CARD | {"classes": [*CLASSES, "contempt"]}, "its outputs are not probabilities of its 8 classes"),
+        *((CARD | {"classes": classes}, reason) for classes, reason in WRONG_CLASSES),
     ],
 )
 def test_other_cards_are_refused_in_one_line(card, reason: str, tmp_path: Path) -> None:

@@ -5,12 +5,16 @@ from torch import nn
 from emotion.errors import UserError
 from emotion.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from emotion.models.transfer import build_transfer
+from emotion.settings import NetworkSettings
 
 TIMM = ["resnet18", "tf_efficientnet_lite0", "vit_tiny_patch16_224", "convnext_atto"]
 
 
 def build(library, backbone, image_size=48, normalize="imagenet", **options):
-    return build_transfer(library, backbone, image_size, normalize, 7, **options)
+    settings = NetworkSettings(
+        family=library, backbone=backbone, image_size=image_size, normalize=normalize, unfreeze="all", **options
+    )
+    return build_transfer(settings, 7)
 
 
 def trained(network):

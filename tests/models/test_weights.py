@@ -11,6 +11,7 @@ from traps import Trap
 from emotion.errors import UserError
 from emotion.models.transfer import build_transfer
 from emotion.models.weights import file_stem, load_backbone, read_state, resolve_weights
+from emotion.settings import NetworkSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
@@ -100,7 +101,9 @@ def test_whole_torchvision_network_fits_the_backbone(tmp_path):
 
     state = resnet18().state_dict()
     assert "fc.weight" in state
-    backbone = build_transfer("torchvision", "resnet18", 48, "imagenet", 7).backbone
+    backbone = build_transfer(
+        NetworkSettings(family="torchvision", backbone="resnet18", normalize="imagenet"), 7
+    ).backbone
     load_backbone(backbone, write(tmp_path / "whole.pth", state), "torchvision", "resnet18", 48)
     loaded = backbone.state_dict()
     assert set(state) - set(loaded) == {"fc.weight", "fc.bias"}
@@ -247,7 +250,9 @@ class TestImagenet:
 
         state, addresses = resnet18().state_dict(), []
         monkeypatch.setattr(_api, "load_state_dict_from_url", lambda url, **_: addresses.append(url) or state)
-        backbone = build_transfer("torchvision", "resnet18", 48, "imagenet", 7).backbone
+        backbone = build_transfer(
+            NetworkSettings(family="torchvision", backbone="resnet18", normalize="imagenet"), 7
+        ).backbone
         load_backbone(backbone, "imagenet", "torchvision", "resnet18", 48)
         assert len(addresses) == 1
         assert re.search(r"/resnet18-\w+\.pth$", addresses[0])
@@ -295,7 +300,7 @@ class TestImagenet:
 
     @pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit"])
     def test_timm_download_is_loaded_at_any_image_size(self, hub, backbone):
-        body = build_transfer("timm", backbone, 48, "imagenet", 7).backbone
+        body = build_transfer(NetworkSettings(family="timm", backbone=backbone, normalize="imagenet"), 7).backbone
         load_backbone(body, "imagenet", "timm", backbone, 48)
         assert all((parameter == 0.125).all() for parameter in body.parameters())
 

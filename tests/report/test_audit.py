@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import data_module
 from PIL import Image
 from typer.testing import CliRunner
 
 from emotion.cli import app
 from emotion.data.audit import audit_images
 from emotion.data.classes import CLASSES
-from emotion.data.datamodule import EmotionDataModule
 from emotion.data.synthetic import draw_image
 from emotion.report.audit import audit_record, duplicates_csv, run_audit
 
@@ -48,7 +48,7 @@ def photos(tmp_path) -> Path:
 def audited(photos, tmp_path) -> Path:
     """The folder of the audit of `photos`."""
     folder = tmp_path / "out"
-    run_audit(EmotionDataModule(data="folder", data_dir=str(photos), on_bad_image="skip"), 0.99, folder)
+    run_audit(data_module(data="folder", data_dir=str(photos), on_bad_image="skip"), 0.99, folder)
     return folder
 
 
@@ -112,7 +112,7 @@ def test_csv_has_a_row_for_each_image_of_each_group(audited):
 def test_constant_duplicates_have_no_correlation(tmp_path):
     for name in ("a", "b"):
         save(tmp_path / "faces/happy" / f"{name}.png", np.full((48, 48), 9, np.uint8))
-    run_audit(EmotionDataModule(data="folder", data_dir=str(tmp_path / "faces")), 0.95, tmp_path / "out")
+    run_audit(data_module(data="folder", data_dir=str(tmp_path / "faces")), 0.95, tmp_path / "out")
     rows = list(csv.DictReader((tmp_path / "out/duplicates.csv").open(newline="")))
     assert [(row["kind"], row["nearest"], row["correlation"]) for row in rows] == [("exact", "", "")] * 2
 
@@ -139,14 +139,14 @@ def test_pages_give_advice_and_escape_names(audited):
 def test_split_clean_is_advised_where_it_works(own_fer_tree, tmp_path):
     test_image = next((own_fer_tree / "test/happy").glob("PrivateTest*"))
     (own_fer_tree / "train/happy/Training_900.jpg").write_bytes(test_image.read_bytes())
-    run_audit(EmotionDataModule(data_dir=str(own_fer_tree)), 0.999, tmp_path / "out")
+    run_audit(data_module(data_dir=str(own_fer_tree)), 0.999, tmp_path / "out")
     assert "split=clean leaves them out of training" in (tmp_path / "out/audit.md").read_text()
 
 
 def test_clean_data_gets_no_advice(tmp_path):
     for label, name in enumerate(("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")):
         save(tmp_path / "faces" / name / "0.png", draw_image(label, seed=0, index=label))
-    run_audit(EmotionDataModule(data="folder", data_dir=str(tmp_path / "faces")), 0.999, tmp_path / "out")
+    run_audit(data_module(data="folder", data_dir=str(tmp_path / "faces")), 0.999, tmp_path / "out")
     page = (tmp_path / "out/audit.md").read_text()
     assert "0 of 7 images are identical to an earlier image" in page
     assert "| no duplicates, unusable images or rare classes |  | nothing |" in page
@@ -158,7 +158,7 @@ def test_near_copies_that_a_random_split_would_divide_are_counted(tmp_path):
         image = draw_image(label, seed=0, index=label)
         for number, factor in enumerate(factors):
             save(tmp_path / "faces" / CLASSES[label] / f"{number}.png", (image * factor).astype(np.uint8))
-    run_audit(EmotionDataModule(data="folder", data_dir=str(tmp_path / "faces")), 0.99, tmp_path / "out")
+    run_audit(data_module(data="folder", data_dir=str(tmp_path / "faces")), 0.99, tmp_path / "out")
     page = (tmp_path / "out/audit.md").read_text()
     assert "1 of 6 images are identical to an earlier image, and 5 (83.3%) have another that correlates" in page
     # A random fifth holds 1.2 images: 2 * 0.2 * 0.8 + 3 * 0.2 * (1 - 0.04) = 0.9 of them have a copy in training.
@@ -172,13 +172,13 @@ def test_near_copies_that_a_random_split_would_divide_are_counted(tmp_path):
 def test_constant_copies_count_as_copies(tmp_path):
     for name in ("a", "b"):
         save(tmp_path / "faces/happy" / f"{name}.png", np.full((48, 48), 9, np.uint8))
-    run_audit(EmotionDataModule(data="folder", data_dir=str(tmp_path / "faces")), 0.95, tmp_path / "out")
+    run_audit(data_module(data="folder", data_dir=str(tmp_path / "faces")), 0.95, tmp_path / "out")
     page = (tmp_path / "out/audit.md").read_text()
     assert "| images with an identical or nearly identical other image | 2 | " in page
 
 
 def test_classes_are_those_of_the_data(tmp_path):
-    packed = EmotionDataModule(data="synthetic", synthetic_images=140).packed
+    packed = data_module(data="synthetic", synthetic_images=140).packed
     names = ("a", "contempt", "c", "d", "e", "f", "g", "no images")
     packed = replace(
         packed,

@@ -7,14 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from builders import data_module, make_network
 from PIL import Image
 
 from emotion.analysis.document import Block, ImageBlock, Paragraph, Table
 from emotion.analysis.figures import confusion_matrix_figure
 from emotion.analysis.predictions import confident_mistakes
 from emotion.data.classes import CLASSES
-from emotion.data.datamodule import EmotionDataModule
-from emotion.models.registry import build_network
 from emotion.report import pictures
 from emotion.report.configurations import group
 from emotion.report.pictures import Album, configuration_blocks, mistakes
@@ -42,7 +41,7 @@ def paragraphs(blocks: list[Block]) -> list[str]:
 def drawn_run(make_run: MakeRun) -> Run:
     """A run on drawn faces, with predictions for images that the data contains."""
     run = make_run(*DRAWN, images=42)
-    data = EmotionDataModule(data="synthetic", synthetic_images=210)
+    data = data_module(data="synthetic", synthetic_images=210)
     return replace(run, test=replace(run.test, ids=data.packed.names[data.rows.test]))
 
 
@@ -115,7 +114,7 @@ def test_run_without_its_checkpoint_has_no_heatmaps(drawn_run: Run, tmp_path: Pa
 
 def test_heatmaps_explain_classes_and_mistakes(drawn_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    network = build_network(
+    network = make_network(
         family="cnn", backbone=None, blocks=[1, 1, 1], unfreeze=None, image_size=48, normalize="unit"
     )
     checkpoint = SimpleNamespace(task=SimpleNamespace(inference_network=network))
@@ -176,7 +175,7 @@ def test_neutral_against_sad_is_found_by_name_not_by_position() -> None:
 def test_figures_of_other_classes(make_run: MakeRun, tmp_path: Path) -> None:
     classes = ("bored", "calm", "a very long name of a class that is engaged")
     run = make_run(*DRAWN, images=42, classes=classes)
-    data = EmotionDataModule(data="synthetic", synthetic_images=210)
+    data = data_module(data="synthetic", synthetic_images=210)
     run = replace(run, test=replace(run.test, ids=data.packed.names[data.rows.test]))
     blocks = show(run, tmp_path / "out")
     assert captions(blocks)[-1] == "The most confident mistakes"

@@ -53,7 +53,7 @@ def make_task() -> MakeTask:
             "lr_factor": 0.5,
             "lr_patience": 3,
         }
-        return EmotionTask(**values | changes)
+        return EmotionTask.of(values | changes)
 
     return make
 

@@ -4,10 +4,10 @@ import resource
 import numpy as np
 import pytest
 import torch
+from builders import data_module
 from lightning.pytorch.callbacks import ModelCheckpoint
 from traps import Trap
 
-from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.weights import state_shapes
 from emotion.training.checkpoint import ThrottledCheckpointIO, load_checkpoint
@@ -46,7 +46,7 @@ FIRST_VERSION = {
 def trained(tmp_path_factory, own_cache, make_task, make_trainer):
     """A task after two epochs, and its checkpoint."""
     folder = tmp_path_factory.mktemp("trained")
-    data = EmotionDataModule(**DATA)
+    data = data_module(**DATA)
     task = make_task(blocks=[2, 1], image_size=16, class_weights=data.class_weights, schedule="plateau")
     saver = ModelCheckpoint(
         folder / "saved", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -61,7 +61,7 @@ def averaged(tmp_path_factory, own_cache, make_task, make_trainer):
     folder = tmp_path_factory.mktemp("averaged")
     task = make_task(blocks=[1, 1], image_size=16, ema_decay=0.8, lr=0.01)
     trainer = make_trainer(folder)
-    trainer.fit(task, EmotionDataModule(**DATA | {"balance": "none"}))
+    trainer.fit(task, data_module(**DATA | {"balance": "none"}))
     trainer.save_checkpoint(folder / "last.ckpt")
     return task.eval(), folder / "last.ckpt"
 
@@ -137,7 +137,7 @@ def test_checkpoint_of_the_first_version_is_read(trained, change):
     labels = torch.arange(5)
     logits = torch.randn(5, 7)
     assert torch.equal(checkpoint.task.loss(logits, labels), task.loss(logits, labels))
-    data, original = checkpoint.data_module(), EmotionDataModule(**DATA)
+    data, original = checkpoint.data_module(), data_module(**DATA)
     assert dict(data.hparams) == dict(original.hparams)
     for stage in ("train", "val", "test"):
         assert np.array_equal(getattr(data.rows, stage), getattr(original.rows, stage))
@@ -148,7 +148,7 @@ def test_epoch_counts_from_one(trained):
 
 
 def test_data_is_rebuilt_with_its_split(trained):
-    data, original = load_checkpoint(trained[1]).data_module(), EmotionDataModule(**DATA)
+    data, original = load_checkpoint(trained[1]).data_module(), data_module(**DATA)
     assert dict(data.hparams) == dict(original.hparams)
     for stage in ("train", "val", "test"):
         assert np.array_equal(getattr(data.rows, stage), getattr(original.rows, stage))
@@ -172,7 +172,7 @@ def test_pretrained_weights_are_not_downloaded_again(make_task, make_trainer, tm
         family="torchvision", backbone="resnet18", blocks=None, unfreeze=2, image_size=32, weights="imagenet"
     )
     trainer = make_trainer(tmp_path, limit_train_batches=1, limit_val_batches=1)
-    trainer.fit(task, EmotionDataModule(**DATA | {"balance": "none", "batch_size": 8}))
+    trainer.fit(task, data_module(**DATA | {"balance": "none", "batch_size": 8}))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     again = load_checkpoint(tmp_path / "last.ckpt").task
     images = torch.rand(2, 1, 48, 48)
@@ -272,7 +272,7 @@ def test_tensors_take_no_memory_before_their_shapes_are_checked(change):
     def claim(content, honest):
         content["hyper_parameters"].update(claimed)
         if not honest:
-            shapes = state_shapes(lambda: EmotionTask(**content["hyper_parameters"]))
+            shapes = state_shapes(lambda: EmotionTask.of(content["hyper_parameters"]))
             content["state_dict"] = {key: torch.zeros(()).expand(value.shape) for key, value in shapes.items()}
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -11,7 +11,9 @@ import onnx
 import onnx_ir
 import pytest
 import torch
+from builders import make_network
 from numpy.typing import NDArray
+from other_classes import FERPLUS, STRANGE, THREE, make_classifier
 from PIL import Image
 from pytorch_grad_cam import HiResCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -23,7 +25,6 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.models.classifier import Card, Classifier, load_pretrained, save_pretrained
 from emotion.models.onnx import OnnxNetwork
-from emotion.models.registry import build_network
 from emotion.shipped import SHIPPED
 from emotion.training.export import _averaging_head, accuracy, export_network, export_onnx, quantize_onnx
 
@@ -38,7 +39,7 @@ TIMM = {"family": "timm", "backbone": "resnet10t", "unfreeze": "all", "image_siz
 
 def classifier_of(settings, views="none", temperature: float = 0.8) -> Classifier:
     torch.manual_seed(0)
-    network = build_network(**settings)
+    network = make_network(**settings)
     network.train()
     with torch.no_grad():
         for _ in range(3):  # so that the statistics are not those it begins with
@@ -112,7 +113,7 @@ def hirescams(classifier: Classifier, images: NDArray[np.uint8], classes: NDArra
     ],
 )
 def test_only_heads_that_average_and_are_linear_have_heatmaps(layers, averages: bool) -> None:
-    network = build_network(**RESNET)
+    network = make_network(**RESNET)
     network.head = nn.Sequential(*layers)
     assert _averaging_head(network) is (layers[-1] if averages else None)
 
@@ -140,6 +141,29 @@ def test_the_file_contains_the_card(tmp_path: Path) -> None:
     assert [opset.version for opset in model.opset_import if opset.domain == ""] == [18]
     assert [value.name for value in model.graph.input] == ["images"]
     assert [value.name for value in model.graph.output] == ["probabilities", "evidence"]
+
+
+@pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE])
+@pytest.mark.parametrize("int8", [False, True])
+def test_other_classes_are_kept_in_their_order(classes: tuple[str, ...], int8: bool, tmp_path: Path) -> None:
+    made, path, images = make_classifier(classes), tmp_path / "own.onnx", drawn_faces(20)
+    assert export_onnx(made, images, path).difference < 1e-4
+    if int8:
+        path = tmp_path / "int8.onnx"
+        quantize_onnx(tmp_path / "own.onnx", images, path)
+    network = OnnxNetwork(path)
+    assert network.classes == classes
+    expected = made(torch.from_numpy(images)[:, None]).numpy()  # [20, K]
+    assert np.abs(network(images) - expected).max() < (0.2 if int8 else 1e-4)
+    ids = np.arange(20) % len(classes)
+    assert np.abs(network.heatmaps(images, ids) - heatmaps(made.network, images[:, None], ids)).max() < (
+        1 if int8 else 1e-3
+    )
+
+
+def drawn_faces(number: int) -> NDArray[np.uint8]:
+    """Images of noise, of the size of `make_classifier`."""
+    return np.random.default_rng(0).integers(0, 256, (number, 48, 48), np.uint8)
 
 
 def test_the_file_contains_no_path(tmp_path: Path) -> None:

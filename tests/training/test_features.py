@@ -3,11 +3,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from builders import data_module, make_augmentation
 from lightning import seed_everything
 from torch import nn
 
-from emotion.data.augment import Augmentation, RandomAffine
-from emotion.data.datamodule import EmotionDataModule
+from emotion.data.augment import RandomAffine
 from emotion.errors import UserError
 from emotion.models.preprocess import Preprocess
 from emotion.training.features import FeatureCache
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
 CPU = torch.device("cpu")
-AFFINE = Augmentation(RandomAffine())
+AFFINE = make_augmentation(RandomAffine())
 
 
 class Frozen(nn.Sequential):
@@ -76,8 +76,8 @@ def test_features_are_computed_only_once():
         {"images": draw_images().flip(0)},
         {"augmentation": AFFINE},
         {"augmentation": AFFINE, "views": 2},
-        {"augmentation": Augmentation(RandomAffine(rotation=20.0)), "views": 2},
-        {"augmentation": Augmentation(RandomAffine(), flip=0.5), "views": 3},
+        {"augmentation": make_augmentation(RandomAffine(rotation=20.0)), "views": 2},
+        {"augmentation": make_augmentation(RandomAffine(), flip=0.5), "views": 3},
         {"augmentation": AFFINE, "views": 3, "seed": 1},
         {"precision": "bf16-mixed"},
     ],
@@ -131,9 +131,9 @@ def test_views_are_augmented_with_every_ingredient():
 
     images = draw_images(200)
     plain = extract(Pixels(), images)
-    mirrored = extract(Pixels(), images, Augmentation(flip=1.0))
+    mirrored = extract(Pixels(), images, make_augmentation(flip=1.0))
     torch.testing.assert_close(mirrored, plain.flip(-1), atol=1e-3, rtol=0)
-    erased = extract(Pixels(), images, Augmentation(erase=1.0), views=2)
+    erased = extract(Pixels(), images, make_augmentation(erase=1.0), views=2)
     assert ((erased == plain.repeat(2, 1, 1, 1)) | (erased == 0.5)).all()
 
 
@@ -240,7 +240,7 @@ def test_runs_that_start_together_compute_once():
 @pytest.mark.parametrize("unfreeze", [0, 3])
 def test_training_on_features_equals_training_on_images(make_task, make_trainer, tmp_path, unfreeze):
     def train(on_features):
-        data = EmotionDataModule(
+        data = data_module(
             data="synthetic", synthetic_images=140, balance="class_weights", augment=False, batch_size=32
         )
         task = make_task(
@@ -278,7 +278,7 @@ def test_training_on_features_equals_training_on_images(make_task, make_trainer,
 
 @pytest.mark.parametrize("balance", ["none", "weighted_sampler", "offline"])
 def test_augmented_training_draws_from_all_views(make_task, make_trainer, tmp_path, balance):
-    data = EmotionDataModule(data="synthetic", synthetic_images=140, balance=balance, augment=True, batch_size=32)
+    data = data_module(data="synthetic", synthetic_images=140, balance=balance, augment=True, batch_size=32)
     task = make_task(blocks=[1, 1])
     frozen, trained = task.network.split(task.network.frozen_stages)
     data.train_on_features(FeatureCache(frozen, CPU), views=3)

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from emotion.training.loss import EmotionLoss, LossSettings
+from emotion.settings import LossSettings
+from emotion.training.loss import EmotionLoss
 
 WEIGHTS = torch.tensor([0.5, 4.0, 0.1, 1.0, 2.0, 0.7, 3.0])
 SHARES = torch.tensor([0.14, 0.01, 0.15, 0.25, 0.17, 0.11, 0.17])

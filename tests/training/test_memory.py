@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import make_network
 from small_runs import finish, processes, train
 from torch import nn
 
 from emotion.errors import UserError
-from emotion.models.registry import build_network
 from emotion.training.memory import keep_freed_memory
 
 CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -45,7 +45,7 @@ def count_faults(keep: bool, file: Path) -> None:
     if keep:
         keep_freed_memory()
     network, images = (
-        build_network(family="cnn", image_size=48, normalize="unit", blocks=[1, 1]),
+        make_network(family="cnn", image_size=48, normalize="unit", blocks=[1, 1]),
         torch.rand(64, 1, 48, 48),
     )
 

@@ -4,12 +4,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from builders import make_network
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
-from emotion.models.registry import build_network
-from emotion.training.optimizer import OptimizerSettings, SharpnessAware, build_optimizer, cosine_factor
+from emotion.settings import OptimizerSettings
+from emotion.training.optimizer import SharpnessAware, build_optimizer, cosine_factor
 
 CNN = {"family": "cnn", "blocks": [2, 1]}
 RESNET = {"family": "resnet", "blocks": [1, 1], "width": 4, "stem_stride": 1}
@@ -17,7 +18,7 @@ VGG = {"family": "torchvision", "backbone": "vgg11", "unfreeze": 3}
 
 
 def make(settings=RESNET):
-    return build_network(image_size=32, normalize="unit", **settings)
+    return make_network(image_size=32, normalize="unit", **settings)
 
 
 def build(network, lr=0.1, fused=False, **settings):
@@ -118,7 +119,7 @@ class TestBuild:
     def test_sgd_steps_by_hand(self, fused):
         layer = nn.Linear(3, 2)
         first = nn.Linear(2, 2)
-        settings = OptimizerSettings("sgd", momentum=0.8, weight_decay=0.1, layer_decay=0.5)
+        settings = OptimizerSettings(optimizer="sgd", momentum=0.8, weight_decay=0.1, layer_decay=0.5)
         optimizer = build_optimizer([list(first.parameters()), list(layer.parameters())], 0.2, settings, fused)
         gradients = torch.rand(3, 2, 3), torch.rand(3, 2)
         expected = [parameter.detach().clone() for parameter in layer.parameters()]

@@ -3,13 +3,12 @@ import csv
 
 import pytest
 import torch
+from builders import data_module, make_mix
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from omegaconf import OmegaConf
 
 from emotion.config import conf_dir
-from emotion.data.datamodule import EmotionDataModule
 from emotion.data.loader import Batch, BatchGroups
-from emotion.data.mix import Mix
 from emotion.errors import UserError
 from emotion.training.callbacks import RandomState
 from emotion.training.recorded import WARM_UP, Outcome, RecordedStep, records_steps
@@ -131,7 +130,7 @@ INGREDIENTS = {
     "layer_decay": 0.5,
     "ema_decay": 0.8,
     "focal_gamma": 1.0,
-    "mix": Mix(mixup=0.2),
+    "mix": make_mix(mixup=0.2),
 }
 
 
@@ -283,7 +282,7 @@ def test_optimizer_of_an_older_checkpoint_takes_the_settings_of_this_run(make_fi
 @pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
 def test_cuda_graphs_train_as_the_trainer_does(make_task, make_trainer, tmp_path, schedule):
     def fit(groups):
-        data = EmotionDataModule(data="synthetic", synthetic_images=700, batch_size=32)
+        data = data_module(data="synthetic", synthetic_images=700, batch_size=32)
         task = make_task(blocks=[1, 1], image_size=48, schedule=schedule, lr=2**-13, lr_patience=1)
         if groups:
             task.record_steps()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from builders import make_network
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from omegaconf import OmegaConf
 from small_runs import SMALL, differences, epochs, resume, train, weights
@@ -19,7 +20,6 @@ from emotion.analysis.predictions import load_predictions
 from emotion.config import compose, settings
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
-from emotion.models.registry import build_network
 from emotion.models.views import Views
 from emotion.report.runs import find_runs
 from emotion.training.callbacks import TensorBoardFigures
@@ -132,7 +132,7 @@ def test_averaged_weights_are_tested_not_the_last_weights(tmp_path):
 def test_average_starts_with_the_pretrained_weights(tmp_path):
     torch.manual_seed(7)
     settings = {"family": "torchvision", "backbone": "resnet18", "unfreeze": 0, "image_size": 32}
-    pretrained = build_network(**settings, normalize="imagenet").backbone.state_dict()
+    pretrained = make_network(**settings, normalize="imagenet").backbone.state_dict()
     torch.save(pretrained, tmp_path / "weights.pt")
     words = ["model=resnet50_fe", "backbone=resnet18", "image_size=32", f"weights={tmp_path / 'weights.pt'}"]
     words += ["ema_decay=0.999", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "feature_views=0"]

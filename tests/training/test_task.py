@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import make_augmentation, make_mix
 from lightning import Callback
 from omegaconf import OmegaConf
 from sklearn.metrics import confusion_matrix, f1_score, recall_score
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emotion.data.augment import Augmentation, RandomAffine
+from emotion.data.augment import RandomAffine
 from emotion.data.classes import CLASSES
 from emotion.data.loader import BatchLoader
-from emotion.data.mix import Mix
 from emotion.data.storage import Resident
 from emotion.errors import UserError
 from emotion.models.network import Network
@@ -82,7 +82,7 @@ def test_loss_is_divided_by_the_number_of_images_as_in_keras(
     assert logged(tmp_path, "train/acc") == pytest.approx([float(right.float().mean())])
 
 
-@pytest.mark.parametrize("mix", [None, Mix(mixup=0.4)], ids=["labels", "mixed"])
+@pytest.mark.parametrize("mix", [None, make_mix(mixup=0.4)], ids=["labels", "mixed"])
 def test_training_loss_has_the_changes_of_the_settings(make_task, make_trainer, make_loader, tmp_path, mix):
     changes = {"label_smoothing": 0.2, "focal_gamma": 2.0, "logit_adjustment": 0.5}
     task = make_task(class_weights=WEIGHTS, class_shares=SHARES, **changes)
@@ -160,7 +160,7 @@ class TestHparams:
         task = make_task(blocks=[2, 1], class_weights=WEIGHTS, schedule="plateau")
         values = json.loads(json.dumps(dict(task.hparams)))
         assert values == dict(task.hparams)
-        again = EmotionTask(**values)
+        again = EmotionTask.of(values)
         again.load_state_dict(task.state_dict())
         images = torch.rand(3, 1, 8, 8)
         assert torch.equal(again.eval()(images), task.eval()(images))
@@ -174,7 +174,7 @@ class TestHparams:
         content = torch.load(tmp_path / "task.ckpt", weights_only=True)
         assert type(content["hyper_parameters"]) is dict
         assert type(content["hyper_parameters"]["blocks"]) is list
-        again = EmotionTask(**content["hyper_parameters"])
+        again = EmotionTask.of(content["hyper_parameters"])
         again.load_state_dict(content["state_dict"])
         images = torch.rand(3, 1, 8, 8)
         assert torch.equal(again.eval()(images), task.eval()(images))
@@ -610,7 +610,7 @@ class Waits(TorchDispatchMode):
     ids=["plain", "loss", "average", "sharpness-aware"],
 )
 def test_steps_do_not_wait_for_the_device(make_task, make_trainer, make_loader, tmp_path, changes):
-    augmentation = Augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2, erase=0.5)
+    augmentation = make_augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2, erase=0.5)
 
     def waits(batches):
         task = make_task(class_weights=WEIGHTS, **changes)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import data_module
 from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -256,7 +257,7 @@ def test_settings_that_a_checkpoint_holds(fuzz: Fuzz) -> None:
 
     def door(changed: dict[str, Any]) -> None:
         check(known | changed)
-        EmotionDataModule(**changed)
+        data_module(**changed)
 
     fuzz("values in YAML files", {"seed": 1, "flip": 0.5}, changes, door)
 

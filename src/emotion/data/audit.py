@@ -13,8 +13,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from emotion.data.labelled import Part
 from emotion.data.packed import PackedImages
-from emotion.data.sources import Part
 from emotion.errors import UserError
 
 MIN_CONTRAST = 1.0

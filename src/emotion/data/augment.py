@@ -4,14 +4,14 @@ The affine transforms are parametrised as in Keras, which the paper used.
 """
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emotion.errors import UserError
+from emotion.settings import AugmentationSettings, check_zoom
 
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 10 / 3)
 """Ranges of an erased rectangle: its area as a share of the image, and its height divided by its width."""
@@ -46,10 +46,13 @@ class RandomAffine:
         Raises:
             UserError: the scaled zoom or shift is 1 or more, which would move images out of sight.
         """
-        zoom, shift = factor * self.zoom, factor * self.shift
-        if max(zoom, shift) >= 1:
-            raise UserError(f"zoom={zoom:g} shift={shift:g}, {factor:g} times the settings: values below 1 are needed")
-        return RandomAffine(factor * self.rotation, zoom, shift, factor * self.shear)
+        check_zoom(factor, self.zoom, self.shift)
+        return RandomAffine(factor * self.rotation, factor * self.zoom, factor * self.shift, factor * self.shear)
+
+    @classmethod
+    def of(cls, settings: AugmentationSettings) -> "RandomAffine":
+        """Returns the transforms of these settings, whether they are on or off."""
+        return cls(settings.rotation, settings.zoom, settings.shift, settings.shear)
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Draws matrices [count, 2, 3] as in `affine_matrices` for images of this size, on the generator's device."""
@@ -94,50 +97,43 @@ class Augmentation:
     random erasing follows Zhong et al., AAAI 2020, with mid grey as fill.
 
     Attributes:
-        affine: the random affine transform, or None for none.
-        flip: share of the images that are mirrored left to right.
-        brightness: half-width of the range of brightness factors, 1 - brightness to 1 + brightness.
-        contrast: half-width of the range of factors on the distance from the image's mean tone.
-        erase: share of the images in which a rectangle is erased.
+        settings: ranges and probabilities; those of mixing (see `emotion.data.mix.Mix`) are not used here.
     """
 
-    affine: RandomAffine | None = None
-    _: KW_ONLY
-    flip: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    erase: float = 0.0
+    settings: AugmentationSettings
 
     @property
     def changes(self) -> bool:
         """Whether any augmentation is on."""
-        return self != Augmentation()
+        settings = self.settings
+        return any((settings.augment, settings.flip, settings.brightness, settings.contrast, settings.erase))
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Draws the parameters of `count` images of this size from a CPU generator."""
-        affine = self.affine or RandomAffine(0, 0, 0, 0)
+        settings = self.settings
+        affine = RandomAffine.of(settings) if settings.augment else RandomAffine(0, 0, 0, 0)
         matrices = affine.draw(count, height, width, generator)
-        if self.flip:
-            mirrored = torch.rand(count, generator=generator) < self.flip
+        if settings.flip:
+            mirrored = torch.rand(count, generator=generator) < settings.flip
             matrices[mirrored, :, 1] *= -1  # the column of the width
         tones, boxes = torch.ones(count, 2), torch.zeros(count, 4)
-        if self.brightness or self.contrast:
-            tones += torch.tensor([self.contrast, self.brightness]) * (
-                torch.rand(count, 2, generator=generator) * 2 - 1
-            )
-        if self.erase:
-            boxes = _draw_boxes(torch.rand(5, count, generator=generator), self.erase)
+        if settings.brightness or settings.contrast:
+            widths = torch.tensor([settings.contrast, settings.brightness])
+            tones += widths * (torch.rand(count, 2, generator=generator) * 2 - 1)
+        if settings.erase:
+            boxes = _draw_boxes(torch.rand(5, count, generator=generator), settings.erase)
         return Draws(matrices, tones, boxes)
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Applies the parameters of each image to float images [B, C, H, W] in 0..1."""
-        if self.affine or self.flip:
+        settings = self.settings
+        if settings.augment or settings.flip:
             images = warp(images, draws.matrices)
-        if self.brightness or self.contrast:
+        if settings.brightness or settings.contrast:
             contrast, brightness = draws.tones.to(images.dtype)[:, :, None, None, None].unbind(1)  # [B, 1, 1, 1] each
             mean = images.mean((1, 2, 3), keepdim=True)  # [B, 1, 1, 1]
             images = ((images - mean) * contrast + mean).mul_(brightness).clamp_(0, 1)
-        return erase(images, draws.boxes) if self.erase else images
+        return erase(images, draws.boxes) if settings.erase else images
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Augments float images [B, C, H, W] in 0..1 with parameters drawn from a CPU generator."""

@@ -1,14 +1,10 @@
 """Corrections for class imbalance: loss weights and oversampling."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from emotion.data.augment import RandomAffine
-
-BalanceName = Literal["none", "class_weights", "weighted_sampler", "offline"]
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:

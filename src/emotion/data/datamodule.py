@@ -1,9 +1,9 @@
 """The LightningDataModule, which packs, splits, balances and loads the images of a source."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -12,28 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emotion.data.augment import Augmentation, RandomAffine
-from emotion.data.balance import BalanceName, class_weights, oversample
-from emotion.data.classes import CLASSES
-from emotion.data.loader import BatchGroups, BatchLoader
+from emotion.data.balance import class_weights, oversample
+from emotion.data.classes import CLASSES, FERPLUS, ClassRule
+from emotion.data.folders import FolderSource
+from emotion.data.labelled import Source
+from emotion.data.loader import BatchGroups, BatchLoader, OwnAugmentation
 from emotion.data.mix import Mix
-from emotion.data.packed import OnBadImage, PackedImages, pack
-from emotion.data.sources import FolderSource, SourceName, open_source
-from emotion.data.splits import Split, SplitName, make_split
+from emotion.data.packed import PackedImages, pack
+from emotion.data.sources import open_source
+from emotion.data.splits import Split, make_split
 from emotion.data.storage import Resident, Streamed, place
-from emotion.errors import UserError, require_choice
+from emotion.data.votes import read_votes, with_votes
+from emotion.errors import UserError
+from emotion.settings import AugmentationSettings, BatchSettings, DataSettings, RunSettings
 
 Stage = Literal["train", "val", "test"]
-DATA_CHOICES: dict[str, Sequence[object]] = {
-    "data": get_args(SourceName),
-    "on_bad_image": get_args(OnBadImage),
-    "channels": (1, 3),
-    "split": get_args(SplitName),
-    "group_duplicates": (True, False),
-    "balance": get_args(BalanceName),
-    "augment": (True, False),
-}
-"""The legal values of the data settings that have only a few."""
-SOURCE_SETTINGS = ("data", "data_dir", "on_bad_image", "pack_size", "channels", "synthetic_images")
+SOURCE_SETTINGS = (
+    *("data", "data_dir", "classes", "exclude", "path_column", "label_column", "split_column", "columns", "images"),
+    *("on_bad_image", "pack_size", "channels", "synthetic_images"),
+)
 """The settings that define the source; the other settings define the use of its images."""
 Pixels = NDArray[np.uint8]
 Extract = Callable[[Pixels, NDArray[np.int64], Augmentation | None, int], NDArray[np.float16]]
@@ -42,126 +39,115 @@ Extract = Callable[[Pixels, NDArray[np.int64], Augmentation | None, int], NDArra
 class EmotionDataModule(LightningDataModule):
     """Images of facial expressions, split, balanced and loaded for training.
 
-    Every argument is a plain value and is saved in checkpoints, so that the data can be rebuilt from a checkpoint.
+    All settings are saved in checkpoints as flat, plain values, from which `of` builds the data again.
 
     Args:
-        data: kind of source.
-        data_dir: path of the source; None is the default path (see `emotion.data.sources.open_source`).
-        split: assignment of the images to training, validation and test (see `emotion.data.splits.make_split`).
-        val_fraction: share of the validation images in `split=report`, in (0, 1).
-        group_duplicates: whether `split=report` keeps identical images together.
-        balance: `none`; `class_weights`, a weighted loss; `weighted_sampler`, which draws all classes equally often;
-            `offline`, which oversamples the smaller classes with transformed training images.
-        offline_strength: factor on rotation, zoom, shift and shear of the oversampled images; 1 is the paper's value.
-        augment: whether training images get a random affine transform, drawn again in each epoch.
-        rotation: largest rotation, degrees (see `emotion.data.augment.RandomAffine`); oversampled images have it too,
-            as they have zoom, shift and shear.
-        zoom: half-width of the range of zoom factors of each axis.
-        shift: largest shift, as a share of height and width.
-        shear: largest shear angle, degrees.
-        flip: share of mirrored images (see `emotion.data.augment.Augmentation`).
-        brightness: half-width of the range of brightness factors.
-        contrast: half-width of the range of contrast factors.
-        erase: share of images with an erased rectangle.
-        mixup: alpha of mixup, 0 for none (see `emotion.data.mix.Mix`).
-        cutmix: alpha of CutMix, 0 for none.
-        plain_epochs: number of last epochs, before `trainer.max_epochs`, without augmentation and mixing (He et al.,
-            arXiv:1909.09148).
-        batch_size: number of images in a batch of one process.
-        seed: seed of split, oversampling, order and augmentation.
-        on_bad_image: `error` to stop at an unusable image, `skip` to leave it out.
-        pack_size: stored height and width of the images of `data=folder`, pixels.
-        channels: 1 (grey) or 3 (RGB), for `data=folder`.
-        synthetic_images: number of drawn faces of `data=synthetic`.
-        extra_data: folders of class folders whose images are added to training, resized like the others; folders of
-            other classes are left out with a warning in the log.
-        memory_budget: MiB that images may take on the device, None for half of the free memory (see
-            `emotion.data.storage.place`).
-
-    Raises:
-        UserError: an argument has an illegal value.
+        data: settings of the source, its labels and its split.
+        batches: settings of class imbalance and batches. With `weighted_sampler`, all classes are drawn equally often;
+            with `offline`, the smaller classes are oversampled with transformed training images.
+        augmentation: settings of the random changes of training images. `plain_epochs` follows He et al.,
+            arXiv:1909.09148.
+        seed: seed of oversampling, order and augmentation, and of the split unless `split_seed` is set.
+        network_classes: classes of a trained network that the data is for, in the order of its outputs; images of other
+            classes are left out with a line in the log. None takes the classes of the settings.
+        own_augmentation: the user's changes of training images (see `emotion.plugins.Plugins`).
     """
 
     def __init__(
         self,
-        *,
-        data: SourceName = "fer2013",
-        data_dir: str | None = None,
-        split: SplitName = "report",
-        val_fraction: float = 0.2,
-        group_duplicates: bool = False,
-        balance: BalanceName = "class_weights",
-        offline_strength: float = 1.0,
-        augment: bool = True,
-        rotation: float = 10.0,
-        zoom: float = 0.15,
-        shift: float = 0.1,
-        shear: float = 0.15,
-        flip: float = 0.0,
-        brightness: float = 0.0,
-        contrast: float = 0.0,
-        erase: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        plain_epochs: int = 0,
-        batch_size: int = 64,
+        data: DataSettings = DataSettings(),  # noqa: B008, frozen
+        batches: BatchSettings = BatchSettings(),  # noqa: B008
+        augmentation: AugmentationSettings = AugmentationSettings(),  # noqa: B008
         seed: int = 0,
-        on_bad_image: OnBadImage = "error",
-        pack_size: int = 48,
-        channels: int = 1,
-        synthetic_images: int = 3500,
-        extra_data: Sequence[str] | None = None,
-        memory_budget: int | None = None,
+        *,
+        network_classes: Sequence[str] | None = None,
+        own_augmentation: Callable[[], OwnAugmentation] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
-        for key, legal in DATA_CHOICES.items():
-            require_choice(key, self.hparams[key], legal)
-        self.balance, self.batch_size, self.seed = balance, batch_size, seed
-        self.affine = RandomAffine(rotation=rotation, zoom=zoom, shift=shift, shear=shear)
-        augmentation = Augmentation(
-            self.affine if augment else None, flip=flip, brightness=brightness, contrast=contrast, erase=erase
-        )
-        self.augmentation = augmentation if augmentation.changes else None
-        mix = Mix(mixup=mixup, cutmix=cutmix)
-        self.mix = mix if mix.changes else None
+        self.save_hyperparameters({**data.flat(), **batches.flat(), **augmentation.flat(), "seed": seed}, logger=False)
+        self.settings, self.batches, self.plain_epochs = data, batches, augmentation.plain_epochs
+        self.seed, self.network_classes = seed, network_classes
+        self.affine = RandomAffine.of(augmentation)
+        self.augmentation = changes if (changes := Augmentation(augmentation)).changes else None
+        self.own_augmentation = None if own_augmentation is None else own_augmentation()
+        self.mix = mix if (mix := Mix(augmentation)).changes else None
         self.group_size = 0
         self._features: dict[Stage, tuple[NDArray[np.float16], Tensor, Tensor]] = {}
         self._placed: dict[tuple[int, torch.device], Resident | Streamed] = {}
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any], **options: Any) -> Self:
+        """Builds the data from flat values, as in a checkpoint; absent settings have their defaults.
+
+        Args:
+            values: settings of the data, batches and augmentation, and `seed`; others are ignored.
+            options: `network_classes` and `own_augmentation`.
+
+        Raises:
+            UserError: a value is not legal.
+        """
+        groups = (DataSettings.of(values), BatchSettings.of(values), AugmentationSettings.of(values))
+        return cls(*groups, RunSettings.of(values).seed, **options)
+
+    @cached_property
+    def source(self) -> Source:
+        """The source of the images.
+
+        Raises:
+            UserError: the source is missing or unusable.
+        """
+        asked = self.settings
+        if asked.labels is not None:  # the classes are those of the votes, whatever the folders are called
+            asked = asked.model_copy(update={"classes": "auto", "exclude": []})
+        return open_source(asked)
+
     @cached_property
     def packed(self) -> PackedImages:
-        """All images of the source, followed by those of `extra_data`.
+        """All images of the source, followed by those of `extra_data`, with their labels or votes.
 
         Raises:
             UserError: the source is missing or unusable, or an image is broken.
         """
-        options = self.hparams
-        source = open_source(
-            options["data"],
-            options["data_dir"],
-            pack_size=options["pack_size"],
-            channels=options["channels"],
-            synthetic_images=options["synthetic_images"],
-        )
-        packed = pack(source, options["on_bad_image"])
-        paths = [Path(path).expanduser() for path in options["extra_data"] or ()]
+        asked = self.settings
+        packed = pack(self.source, asked.on_bad_image)
+        if asked.labels is not None:
+            votes = read_votes(Path(asked.votes).expanduser(), packed.names.tolist())
+            packed = with_votes(packed, votes, _vote_classes(asked), soft=asked.soft_labels)
+        if self.network_classes is not None:
+            packed = packed.with_classes(self.network_classes)
+        paths = [Path(path).expanduser() for path in asked.extra_data or ()]
         if not paths:
             return packed
-        others = [FolderSource(path, source.size, source.channels, other_classes=True) for path in paths]
-        return packed.extended([pack(other, options["on_bad_image"]) for other in others])
+        rule = ClassRule(packed.classes, others="skip")
+        others = [FolderSource(path, self.source.size, self.source.channels, rule) for path in paths]
+        return packed.extended([pack(other, asked.on_bad_image) for other in others])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes, in the order of their ids."""
+        return self.packed.classes
 
     @cached_property
     def rows(self) -> Split:
         """Rows of the training, validation and test images."""
-        options = self.hparams
+        asked = self.settings
         return make_split(
             self.packed,
-            options["split"],
-            val_fraction=options["val_fraction"],
-            seed=self.seed,
-            group_duplicates=options["group_duplicates"],
+            asked.split,
+            val_fraction=asked.val_fraction,
+            test_fraction=asked.test_fraction,
+            seed=self.seed if asked.split_seed is None else asked.split_seed,
+            group_duplicates=asked.group_duplicates,
+            groups=None if asked.group_by is None else self._groups(asked.group_by),
+            folds=asked.folds,
+            fold=asked.fold,
         )
+
+    def _groups(self, group_by: str) -> NDArray[np.str_]:
+        """Returns the group of each image, str [N]; images of `extra_data` have none, since they only train."""
+        names = self.packed.names[self.packed.parts != "extra"].tolist()
+        groups = self.source.groups(names, group_by)
+        return np.array([*groups, *[""] * (len(self.packed) - len(names))])
 
     @cached_property
     def labels(self) -> Tensor:
@@ -169,54 +155,82 @@ class EmotionDataModule(LightningDataModule):
         return torch.from_numpy(self.packed.labels)
 
     @cached_property
+    def targets(self) -> Tensor:
+        """What training images are to be classified as: class ids int64 [N], or shares of votes float32 [N, K]."""
+        return self.labels if self.packed.shares is None else torch.from_numpy(self.packed.shares)
+
+    @cached_property
     def train_set(self) -> tuple[Pixels, Tensor, Tensor]:
-        """Images uint8 [N, C, S, S], labels int64 [N] and training rows int64 [n], including oversampled images.
+        """Images uint8 [N, C, S, S], targets [N] or [N, K] and training rows int64 [n], with oversampled images.
 
         Raises:
             UserError: a class has no training image.
         """
         rows = torch.from_numpy(self.rows.train)
         labels = self.labels[rows]  # [n]
-        empty = [
-            name
-            for name, count in zip(CLASSES, torch.bincount(labels, minlength=len(CLASSES)), strict=True)
-            if not count
-        ]
-        if empty:
-            raise UserError(f"data={self.hparams['data']}: no training images of class {', '.join(empty)}; add some")
-        if self.balance != "offline":
-            return self.packed.images, self.labels, rows
+        self._require_all_classes(labels)
+        if self.batches.balance != "offline":
+            return self.packed.images, self.targets, rows
         images = torch.from_numpy(self.packed.images[self.rows.train])  # [n, C, S, S]
         # Added images are transformed even with augment=false: unchanged ones would only be a costlier sampler.
-        affine = self.affine.scaled(self.hparams["offline_strength"])
-        sources, added = oversample(images, labels, len(CLASSES), affine, self.seed)
-        labels = torch.cat([labels, labels[sources]])  # [n + m]
-        return torch.cat([images, added]).numpy(), labels, torch.arange(len(labels))
+        affine = self.affine.scaled(self.batches.offline_strength)
+        sources, added = oversample(images, labels, len(self.classes), affine, self.seed)
+        targets = self.targets[rows]
+        targets = torch.cat([targets, targets[sources]])  # [n + m] or [n + m, K]
+        return torch.cat([images, added]).numpy(), targets, torch.arange(len(targets))
+
+    def _require_all_classes(self, labels: Tensor) -> None:
+        counts = torch.bincount(labels, minlength=len(self.classes))
+        empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        if empty:
+            present = ",".join(name for name in self.classes if name not in empty)
+            raise UserError(
+                f"data={self.settings.data}: no training images of class {', '.join(empty)}; add some, or train "
+                f"without: classes=[{present}] exclude=[{','.join(empty)}]"
+            )
 
     @property
     def class_weights(self) -> list[float] | None:
         """The loss weight of each class, computed on the training images; None without `balance=class_weights`."""
-        if self.balance != "class_weights":
+        if self.batches.balance != "class_weights":
             return None
-        _, labels, rows = self.train_set
-        weights: list[float] = class_weights(labels[rows], len(CLASSES)).tolist()
+        weights: list[float] = class_weights(self._training_labels, len(self.classes)).tolist()
         return weights
 
     @property
+    def _training_labels(self) -> Tensor:
+        """Class ids of the training images, int64 [n]; those of votes are the classes with the most votes."""
+        _, targets, rows = self.train_set
+        return _class_ids(targets[rows])
+
+    @property
     def class_shares(self) -> list[float]:
-        """The share of each class in the training batches, in the order of `CLASSES`, sum 1."""
-        if self.balance == "weighted_sampler":
-            return [1 / len(CLASSES)] * len(CLASSES)
-        _, labels, rows = self.train_set
-        counts = torch.bincount(labels[rows], minlength=len(CLASSES))
+        """The share of each class in the training batches, in the order of `classes`, sum 1."""
+        if self.batches.balance == "weighted_sampler":
+            return [1 / len(self.classes)] * len(self.classes)
+        counts = torch.bincount(self._training_labels, minlength=len(self.classes))
         shares: list[float] = (counts / counts.sum()).tolist()
         return shares
+
+    def origin(self, stage: Stage) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
+        """Returns the part of each image of a stage, str [n], and whether a training image has its pixels, bool [n].
+
+        With `split=random` the parts of the source mean nothing: images of the test are `test`, all others `train`.
+        """
+        rows = getattr(self.rows, stage)
+        if self.settings.split != "random":
+            return self.packed.parts[rows], self.packed.copied[rows]
+        hashes = self.packed.hashes
+        return np.full(len(rows), "test" if stage == "test" else "train"), np.isin(
+            hashes[rows], hashes[self.rows.train]
+        )
 
     def counts(self) -> dict[Stage, list[int]]:
         """Returns the number of images of each class for each stage, followed by the total."""
         stages: tuple[Stage, ...] = ("train", "val", "test")
         labels = {stage: self.packed.labels[getattr(self.rows, stage)] for stage in stages}
-        return {stage: [*np.bincount(ids, minlength=len(CLASSES)).tolist(), len(ids)] for stage, ids in labels.items()}
+        number = len(self.classes)
+        return {stage: [*np.bincount(ids, minlength=number).tolist(), len(ids)] for stage, ids in labels.items()}
 
     def train_on_features(self, extract: Extract, views: int) -> None:
         """Switches training and validation from images to features.
@@ -229,38 +243,45 @@ class EmotionDataModule(LightningDataModule):
         Raises:
             UserError: a setting needs the images themselves in each epoch.
         """
-        if self.mix or (self.augmentation and self.hparams["plain_epochs"]):
-            raise UserError("feature_views: mixup, cutmix and plain_epochs need the images; set feature_views=0")
+        if self.mix or self.own_augmentation or (self.augmentation and self.plain_epochs):
+            raise UserError(
+                "feature_views: mixup, cutmix, augmentation= and plain_epochs need the images; set feature_views=0"
+            )
         inputs, labels, rows = self.train_set
-        changed = self.augmentation is not None or self.balance == "offline"
+        changed = self.augmentation is not None or self.batches.balance == "offline"
         # Without changes, training and validation images share one pass whose cached features serve the splits of all
         # seeds. With changes, features depend on the seed, and only the validation images are needed unchanged.
         pool = np.unique(self.rows.val) if changed else np.union1d(self.rows.train, self.rows.val)
-        plain, pool_labels = extract(self.packed.images, pool, None, 1), self.labels[torch.from_numpy(pool)]
+        plain, pool_rows = extract(self.packed.images, pool, None, 1), torch.from_numpy(pool)
         val = torch.from_numpy(np.searchsorted(pool, self.rows.val))  # positions in the pool
-        self._features["val"] = plain, pool_labels, val
+        self._features["val"] = plain, self.labels[pool_rows], val
         if changed:
             features = extract(inputs, rows.numpy(), self.augmentation, views if self.augmentation else 1)
             self._features["train"] = features, labels[rows], torch.arange(len(rows))
         else:
             train = torch.from_numpy(np.searchsorted(pool, self.rows.train))
-            self._features["train"] = plain, pool_labels, train
+            self._features["train"] = plain, self.targets[pool_rows], train
 
     def prepare_data(self) -> None:
         """Packs the images, once on each machine (called by Lightning)."""
         _ = self.packed
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state for checkpoints: image size [C, S, S] and hashes of the training images, int64 [n]."""
-        hashes = self.packed.hashes[self.rows.train]
-        return {"size": list(self.packed.images.shape[1:]), "hashes": torch.from_numpy(hashes.view(np.int64))}
+        """Returns the state for checkpoints: classes, image size [C, S, S], hashes of training images, int64 [n]."""
+        hashes = torch.from_numpy(self.packed.hashes[self.rows.train].view(np.int64))
+        return {"size": list(self.packed.images.shape[1:]), "hashes": hashes, "classes": list(self.classes)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Checks that a resumed run trains on the images it began with; checkpoints without hashes always pass.
+        """Checks that a resumed run trains on the images it began with; older checkpoints without the state pass.
 
         Raises:
-            UserError: the training images have changed, so earlier training images may validate or test now.
+            UserError: the classes have changed, or the training images, which may validate or test now.
         """
+        before = tuple(state_dict.get("classes", self.classes))
+        if before != self.classes:
+            raise UserError(
+                f"the run began with the classes {', '.join(before)}; now they are {', '.join(self.classes)}"
+            )
         hashes = self.state_dict()["hashes"]
         saved = state_dict.get("hashes", hashes)
         if not torch.equal(saved.sort().values, hashes.sort().values):
@@ -280,23 +301,28 @@ class EmotionDataModule(LightningDataModule):
     def train_dataloader(self) -> BatchLoader | BatchGroups:
         """Returns shuffled, balanced and augmented batches of the training images or of their features."""
         inputs, labels, rows = self._features.get("train", self.train_set)
-        sampled = self.balance == "weighted_sampler"
+        weights = None
+        if self.batches.balance == "weighted_sampler":
+            ids = _class_ids(labels[rows])
+            weights = class_weights(ids, len(self.classes))[ids]  # [n]
         loader = self._loader(
             inputs,
             labels,
             rows,
             shuffle=True,
             augmentation=None if self._features else self.augmentation,
+            own_augmentation=self.own_augmentation,
             mix=self.mix,
+            num_classes=len(self.classes),
             plain_from=self._plain_from(),
-            sampling_weights=class_weights(labels[rows], len(CLASSES))[labels[rows]] if sampled else None,
+            sampling_weights=weights,
             seed=self.seed,
         )
         return BatchGroups(loader, self.group_size) if self.group_size else loader
 
     def _plain_from(self) -> int | None:
         """Returns the first epoch (from 0) without augmentation, or None if there is none."""
-        epochs: int = self.hparams["plain_epochs"]
+        epochs = self.plain_epochs
         if not epochs or self.trainer is None:
             return None
         if self.trainer.max_epochs is None or self.trainer.max_epochs < 0:
@@ -336,14 +362,25 @@ class EmotionDataModule(LightningDataModule):
             device = self.trainer.strategy.root_device
             if shared:
                 options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return BatchLoader(self._place(inputs, device), labels, rows, self.batch_size, **options)
+        return BatchLoader(self._place(inputs, device), labels, rows, self.batches.batch_size, **options)
 
     def _place(self, inputs: NDArray[Any], device: torch.device) -> Resident | Streamed:
         """Places an array once for all loaders; `id` is a safe key, since the module keeps all its arrays alive."""
         key = id(inputs), device
         if key not in self._placed:
-            budget = self.hparams["memory_budget"]
+            budget: float | None = self.batches.memory_budget
             if budget is not None:
                 budget -= sum(storage.bytes_held for storage in self._placed.values()) / 2**20
             self._placed[key] = place(inputs, device, budget)
         return self._placed[key]
+
+
+def _class_ids(targets: Tensor) -> Tensor:
+    """Returns the classes of targets, int64 [n]: class ids [n], or the largest of the shares [n, K]."""
+    return targets.argmax(1) if targets.is_floating_point() else targets
+
+
+def _vote_classes(asked: DataSettings) -> Sequence[str]:
+    """Returns the classes that votes are counted for; `auto` are the seven of FER2013."""
+    rule = ClassRule(CLASSES if asked.classes == "auto" else asked.classes, asked.exclude)
+    return rule.resolve(dict.fromkeys(FERPLUS if asked.classes == "ferplus" else CLASSES, asked.votes)).names

@@ -1,6 +1,6 @@
 """Shuffled and augmented batches, assembled on the training device."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -10,12 +10,15 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from emotion.data.augment import Augmentation
-from emotion.data.classes import CLASSES
 from emotion.data.mix import Mix
 from emotion.data.storage import Storage
 
 CPU_CHUNK, DEVICE_CHUNK = 2 * 2**20, 128 * 2**20
 """Bytes gathered and augmented at once: about a CPU's cache, and on a GPU more, so that fewer kernels start."""
+
+
+OwnAugmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""Changes images float [B, C, S, S] in 0..1 with values drawn from a CPU generator."""
 
 
 class Batch(NamedTuple):
@@ -24,7 +27,7 @@ class Batch(NamedTuple):
     Attributes:
         inputs: images [B, C, S, S], uint8 (0..255), or float32 (0..1) if the run augments or mixes; or float16 features
             [B, ...].
-        labels: class ids, int64 [B], or if the run mixes, probabilities float32 [B, K].
+        labels: class ids, int64 [B], or if the run mixes or its labels are votes, probabilities float32 [B, K].
     """
 
     inputs: Tensor
@@ -40,12 +43,14 @@ class BatchLoader:
 
     Args:
         inputs: [N, ...], or [V * N, ...] if every input has V views: all inputs of the first view, of the second ...
-        labels: class ids, int64 [N].
+        labels: class ids, int64 [N], or probabilities, float32 [N, K].
         rows: the rows in use, int64 [n] in 0..N - 1.
         batch_size: number of inputs in a batch of one process.
         shuffle: whether each epoch has a new order; otherwise the order of `rows`.
         augmentation: random changes of single uint8 images.
+        own_augmentation: the user's changes of a batch, after the others (see `emotion.plugins.Plugins`).
         mix: random mixing of the images in this process's share of a batch.
+        num_classes: number of classes K; needed for `mix`.
         plain_from: first epoch (from 0) without augmentation and mixing; None for none.
         sampling_weights: float [n]; if given, an epoch is n draws with replacement in proportion to the weights.
         seed: seed of order, sampling and augmentation.
@@ -62,7 +67,9 @@ class BatchLoader:
         *,
         shuffle: bool = False,
         augmentation: Augmentation | None = None,
+        own_augmentation: OwnAugmentation | None = None,
         mix: Mix | None = None,
+        num_classes: int = 0,
         plain_from: int | None = None,
         sampling_weights: Tensor | None = None,
         seed: int = 0,
@@ -71,7 +78,8 @@ class BatchLoader:
     ) -> None:
         self.inputs, self.labels, self.rows = inputs, labels.to(inputs.device), rows
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.augmentation, self.mix, self.plain_from = augmentation, mix, plain_from
+        self.augmentation, self.own_augmentation = augmentation, own_augmentation
+        self.mix, self.num_classes, self.plain_from = mix, num_classes, plain_from
         self.sampling_weights, self.rank, self.world_size = sampling_weights, rank, world_size
         self.epoch = 0
 
@@ -94,7 +102,7 @@ class BatchLoader:
         rows = self._order(generator)  # [n]
         input_rows = rows + len(self.labels) * self._draw_views(generator)  # [n], rows of the drawn views
         plain = self.plain_from is not None and self.epoch >= self.plain_from
-        augmentation, mix = (None, None) if plain else (self.augmentation, self.mix)
+        augmentation, own, mix = (None,) * 3 if plain else (self.augmentation, self.own_augmentation, self.mix)
         height, width = self.inputs.shape[-2:] if augmentation else (0, 0)
         draws = augmentation.draw(len(rows), height, width, generator) if augmentation else None
         chunks = list(self._chunks())
@@ -106,17 +114,20 @@ class BatchLoader:
                 inputs = augmentation.apply(inputs, draws.select(positions, self.inputs.device))
             labels = self.labels[rows[positions].to(self.inputs.device)]  # [m]
             for batch in map(Batch, torch.split(inputs, sizes), torch.split(labels, sizes)):
-                yield self._mixed(batch, mix, generator)
+                changed = batch._replace(inputs=own(batch.inputs, generator)) if own else batch
+                yield self._mixed(changed, mix, generator)
 
     @property
     def _makes_floats(self) -> bool:
-        return self.augmentation is not None or self.mix is not None
+        return any(change is not None for change in (self.augmentation, self.own_augmentation, self.mix))
 
     def _mixed(self, batch: Batch, mix: Mix | None, generator: torch.Generator) -> Batch:
         """Mixes a batch; in epochs without mixing, only turns its labels into probabilities, as in all other epochs."""
         if self.mix is None:
             return batch
-        inputs, labels = batch.inputs, one_hot(batch.labels, len(CLASSES)).float()  # labels [B, K]
+        inputs, labels = batch
+        if not labels.is_floating_point():
+            labels = one_hot(labels, self.num_classes).float()  # [B, K]
         return Batch(*mix(inputs, labels, generator)) if mix else Batch(inputs, labels)
 
     def _epoch_seed(self) -> int:

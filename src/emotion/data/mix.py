@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from emotion.settings import AugmentationSettings
+
 
 @dataclass(frozen=True)
 class Mix:
@@ -14,23 +16,21 @@ class Mix:
     drawn from Beta(alpha, alpha) once per batch; torchvision does the mixing.
 
     Attributes:
-        mixup: alpha of mixup; 0 turns it off.
-        cutmix: alpha of CutMix; 0 turns it off.
+        settings: the alphas `mixup` and `cutmix`; 0 turns the one or the other off.
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    settings: AugmentationSettings
 
     @property
     def changes(self) -> bool:
         """Whether mixup or CutMix is on."""
-        return self != Mix()
+        return bool(self.settings.mixup or self.settings.cutmix)
 
     def __call__(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Mixes float images [B, C, H, W] and label probabilities [B, K] with values drawn from a CPU generator."""
         from torchvision.transforms.v2 import CutMix, MixUp, RandomChoice
 
-        kinds = {MixUp: self.mixup, CutMix: self.cutmix}
+        kinds = {MixUp: self.settings.mixup, CutMix: self.settings.cutmix}
         transform = RandomChoice([kind(alpha=float(alpha)) for kind, alpha in kinds.items() if alpha])
         seed = int(torch.randint(2**62, (), generator=generator))
         # torchvision draws from PyTorch's global generator; its state is kept, since dropout draws from it too.

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from filelock import FileLock
@@ -15,12 +14,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from emotion.data.classes import CLASSES, canonical, listed
 from emotion.data.decode import BadImageError
-from emotion.data.sources import LabelledImage, Source, fingerprint
+from emotion.data.labelled import LabelledImage, Source, fingerprint
 from emotion.errors import UserError
 from emotion.files import flush, hide_home, make_cache_folder
+from emotion.settings import OnBadImage
 
-OnBadImage = Literal["error", "skip"]
 FORMAT = 1
 PIXELS, INDEX = "images.u8", "index.npz"
 log = logging.getLogger(__name__)
@@ -32,11 +32,15 @@ class PackedImages:
 
     Attributes:
         images: uint8 [N, C, S, S], mapped from disk; changes would stay in memory.
-        labels: class ids, int64 [N].
-        parts: str [N], the part of the source that each image belongs to, or `extra` for images of other sources.
+        labels: class ids, int64 [N]; -1 for images of part `unused`.
+        parts: str [N], the part of the source that each image belongs to, `extra` for images of other sources, or
+            `unused` for images that are in no split.
         names: str [N], unique names of the images.
         hashes: uint64 [N], equal exactly for images with identical pixels.
         skipped: one message for each image that could not be used.
+        classes: class names in the order of the class ids.
+        shares: float32 [N, K], the share of each class in the votes on each image; rows sum to 1, but to 0 for images
+            of part `unused`. None without votes.
     """
 
     images: NDArray[np.uint8]
@@ -45,6 +49,8 @@ class PackedImages:
     names: NDArray[np.str_]
     hashes: NDArray[np.uint64]
     skipped: tuple[str, ...]
+    classes: tuple[str, ...] = CLASSES
+    shares: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,12 +69,46 @@ class PackedImages:
 
     @property
     def digest(self) -> str:
-        """Hash (hex) of the data: pixels, labels and parts, but neither order nor names."""
+        """Hash (hex) of the data: pixels, labels, parts and names of classes, but neither order nor names of images."""
         content = sorted(zip(self.hashes.tolist(), self.labels.tolist(), self.parts.tolist(), strict=True))
-        return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
+        text = repr(content) if self.classes == CLASSES else repr((self.classes, content))
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def with_classes(self, classes: Sequence[str]) -> "PackedImages":
+        """Returns the images with the class ids of a network; those of other classes have part `unused`.
+
+        Names are the same class without regard to case and in any known spelling. The log names the classes that the
+        network lacks, with their numbers of images.
+
+        Args:
+            classes: names of the network's classes, in the order of its outputs.
+
+        Raises:
+            UserError: no class is common.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        places = {canonical(name): index for index, name in enumerate(classes)}
+        ids = np.array([places.get(canonical(name), -1) for name in self.classes])  # [K], -1: not the network's
+        if (ids < 0).all():
+            raise UserError(
+                f"the data has the classes {listed(self.classes)}; the network knows {listed(classes)}; none is common"
+            )
+        labels = np.where(self.labels < 0, -1, ids[self.labels])  # [N]
+        used = self.parts != "unused"
+        counts = np.bincount(self.labels[used], minlength=len(self.classes))
+        others = [f"{self.classes[index]} ({counts[index]:,})" for index in np.flatnonzero(ids < 0) if counts[index]]
+        if others:
+            log.warning("left out, since the network does not know their classes: images of %s", ", ".join(others))
+        parts = np.where(labels < 0, "unused", self.parts)
+        return replace(self, labels=labels, parts=parts, classes=tuple(classes), shares=None)
 
     def extended(self, others: Sequence["PackedImages"]) -> "PackedImages":
-        """Returns these images followed by those of other sources [.., C, S, S] as part `extra`, held in memory."""
+        """Returns these images followed by those of other sources as part `extra`, held in memory.
+
+        Args:
+            others: images of the same size [.., C, S, S] and classes. Beside votes, the label of each gets the share 1.
+        """
         extra = [
             replace(
                 other,
@@ -81,7 +121,12 @@ class PackedImages:
             name: np.concatenate([getattr(packed, name) for packed in (self, *extra)])
             for name in ("images", "labels", "parts", "names", "hashes")
         }
-        return PackedImages(**arrays, skipped=(*self.skipped, *(line for packed in extra for line in packed.skipped)))
+        skipped = (*self.skipped, *(line for packed in extra for line in packed.skipped))
+        shares = None
+        if self.shares is not None:
+            one_hot = np.eye(len(self.classes), dtype=np.float32)  # [K, K]
+            shares = np.concatenate([self.shares, *(one_hot[packed.labels] for packed in extra)])
+        return PackedImages(**arrays, skipped=skipped, classes=self.classes, shares=shares)
 
 
 def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
@@ -105,7 +150,7 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
         if on_bad_image == "error":
             raise _with_advice(packed.skipped[0])
         log.warning("%d images skipped, the first: %s", len(packed.skipped), hide_home(packed.skipped[0]))
-    return packed
+    return replace(packed, classes=source.classes)
 
 
 def _write(source: Source, folder: Path, on_bad_image: OnBadImage) -> None:

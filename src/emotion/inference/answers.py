@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 import emotion
+from emotion.data.classes import CLASSES
 from emotion.inference.crops import LEVELLED_FROM
 from emotion.inference.recognizer import Face
-from emotion.palette import EXPRESSIONS, INK
+from emotion.palette import INK
 
 HEATMAP_SIDE = 24
 """Height and width of the heatmaps in answers."""
@@ -52,6 +53,15 @@ FACE_EXAMPLE: dict[str, JsonValue] = {
 }
 
 
+def face_example(classes: Sequence[str]) -> dict[str, JsonValue]:
+    """Returns an example of a face for /openapi.json: that of FER2013's classes, or one of other K classes."""
+    shares = np.exp2(-np.arange(len(classes)))  # [K]
+    probabilities: dict[str, JsonValue] = dict(zip(classes, np.round(shares / shares.sum(), 4).tolist(), strict=True))
+    if not classes or {*probabilities} == {*CLASSES}:
+        return FACE_EXAMPLE
+    return FACE_EXAMPLE | {"label": classes[0], "score": probabilities[classes[0]], "probabilities": probabilities}
+
+
 class FaceAnswer(BaseModel):
     """One classified face; numbers are rounded to four digits."""
 
@@ -60,7 +70,7 @@ class FaceAnswer(BaseModel):
     box: tuple[int, int, int, int] = Field(description="left, top, width and height in pixels of the upright image")
     label: str = Field(description="the most probable class")
     score: float = Field(description="probability of the label")
-    probabilities: dict[str, float]
+    probabilities: dict[str, float] = Field(description="by class, in the order of /health")
     confidence: float | None = Field(description="the detector's confidence, 0 to 1; null with detect=false")
     tilt: float = Field(description="angle by which the head leans to the right of the image, degrees")
     heatmap: list[list[float]] | None = Field(
@@ -114,9 +124,10 @@ class Health(BaseModel):
     status: str = "ok"
     version: str = emotion.__version__
     networks: list[str]
+    classes: dict[str, list[str]] = Field(description="names of the classes, by network, in the order of probabilities")
     megabytes: float = Field(description="most megabytes of a request")
     film_megabytes: float = Field(description="most megabytes of a film")
-    colours: dict[str, str] = Field(default=EXPRESSIONS, description="colours of boxes and curves, by class")
+    colours: dict[str, str] = Field(description="colours of boxes and curves, by class")
     ink: str = Field(default=INK, description="colour of text and outlines on these colours")
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from emotion.inference.images import ImageInput, read_image
 from emotion.inference.recognizer import Face
-from emotion.palette import EXPRESSIONS, INK
+from emotion.palette import INK, class_colours
 
 
 def draw(image: ImageInput, faces: Sequence[Face], *, bgr: bool = False) -> Image.Image:
@@ -36,21 +36,28 @@ def draw_faces(image: NDArray[np.uint8], faces: Sequence[Face]) -> Image.Image:
     line = max(2, round(max(annotated.size) / 400))
     for face in faces:
         left, top, width, height = face.box
-        pen.rectangle((left, top, left + width - 1, top + height - 1), outline=EXPRESSIONS[face.label], width=line)
-        _draw_label(pen, face, max(11, min(round(width / 7), 8 * line)), annotated.size)
+        colour = class_colours(tuple(face.probabilities))[face.label]
+        pen.rectangle((left, top, left + width - 1, top + height - 1), outline=colour, width=line)
+        _draw_label(pen, face, colour, max(11, min(round(width / 7), 8 * line)), annotated.size)
     return annotated
 
 
-def _draw_label(pen: ImageDraw.ImageDraw, face: Face, font_size: int, image_size: tuple[int, int]) -> None:
-    """Writes the label above the box, or inside it if there is no room; narrow images get no probability."""
+def _draw_label(pen: ImageDraw.ImageDraw, face: Face, colour: str, font_size: int, image_size: tuple[int, int]) -> None:
+    """Writes the label above the box, or inside it if there is no room.
+
+    Narrow images get no probability, and only the beginning of a label that is wider than the image.
+    """
     font, margin = ImageFont.load_default(font_size), font_size // 4
     label = face.title if face.person is None else f"{face.person}: {face.title}"
     text = f"{label} {face.score:.0%}"
     if pen.textlength(text, font) + 2 * margin > image_size[0]:
         text = label
+    while pen.textlength(text, font) + 2 * margin > image_size[0] and len(label) > 1:
+        label = label[:-1]
+        text = f"{label}..."
     left, top, right, bottom = pen.textbbox((0, 0), text, font)
     width, height = math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin
     x = max(0, min(face.box[0], image_size[0] - width))
     y = max(0, min(face.box[1] - height if face.box[1] >= height else face.box[1], image_size[1] - height))
-    pen.rectangle((x, y, x + width - 1, y + height - 1), fill=EXPRESSIONS[face.label])
+    pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
     pen.text((x + margin - left, y + margin - top), text, INK, font)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emotion.analysis.gradcam import Method
-from emotion.data.classes import CLASSES
 from emotion.errors import UserError, require_choice
 from emotion.inference.crops import crop_faces, crop_square
 from emotion.inference.images import ImageInput, read_image
@@ -23,6 +22,9 @@ FACE_SIDE = 192
 """Height and width of the drawn faces, pixels."""
 MOST_FACES = 20
 """Largest number of faces to draw; the title of the figure states if the image has more."""
+MOST_BARS, LONGEST_NAME, LONGEST_TITLE = 12, 22, 9
+"""Classes whose probabilities are drawn, the most probable ones; characters of a class name that are drawn, and that
+have room beside the name of a method."""
 TITLES = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++", "hirescam": "HiResCAM"}
 
 
@@ -50,9 +52,9 @@ def explain(
     Raises:
         UserError: the image is unreadable or has no face, or a class, the network or its feature maps do not exist.
     """
-    for label in classes:
-        require_choice("--class", label, CLASSES)
     network = TorchNetwork(find_weights(name), device=device)
+    for label in classes:
+        require_choice("--class", label, network.classes)
     pixels = read_image(image)
     faces = Recognizer([network]).predict(pixels, detect)
     if not faces:
@@ -60,7 +62,7 @@ def explain(
     rows = [(face, label) for face in faces[:MOST_FACES] for label in dict.fromkeys((face.label, *classes))]
     boxes, tilts = [face.box for face, _ in rows], [face.tilt for face, _ in rows]
     cropped = crop_faces(pixels, boxes, network.side, tilts)  # [N, side, side]
-    ids = np.array([CLASSES.index(label) for _, label in rows], np.int64)  # [N]
+    ids = np.array([network.classes.index(label) for _, label in rows], np.int64)  # [N]
     maps = [network.heatmaps(cropped, ids, method) for method in get_args(Method)]  # for each method [N, side, side]
     figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")
     if len(faces) > MOST_FACES:
@@ -75,10 +77,11 @@ def _draw_row(
     row: SubFigure, pixels: NDArray[np.uint8], face: Face, label: str, heatmaps: Sequence[NDArray[np.float32]]
 ) -> None:
     panels = row.subplots(1, 5, width_ratios=(1, 1, 1, 1, 1.5))
-    titles = ("", *(f"{TITLES[method]}: {label}" for method in get_args(Method)))
+    between = " " if len(label) <= LONGEST_TITLE else "\n"
+    titles = ("", *(f"{TITLES[method]}:{between}{_short(label)}" for method in get_args(Method)))
     for axes, title, heatmap in zip(panels, titles, (None, *heatmaps), strict=False):
         axes.imshow(pixels)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=9, parse_math=False)
         axes.set_axis_off()
         if heatmap is not None:
             enlarged = Image.fromarray(heatmap).resize((FACE_SIDE, FACE_SIDE), Image.Resampling.BICUBIC)
@@ -88,15 +91,22 @@ def _draw_row(
 
 
 def _draw_bars(axes: Any, face: Face, label: str) -> None:
-    values = [face.probabilities[name] for name in CLASSES]
-    colours = [ORANGE if name == label else LIGHT_BLUE for name in CLASSES]
-    bars = axes.barh(CLASSES, values, color=colours)
+    highest = sorted(face.probabilities, key=lambda name: (name != label, -face.probabilities[name]))[:MOST_BARS]
+    names = [name for name in face.probabilities if name in highest]
+    values = [face.probabilities[name] for name in names]
+    bars = axes.barh(range(len(names)), values, color=[ORANGE if name == label else LIGHT_BLUE for name in names])
+    axes.set_yticks(range(len(names)), [_short(name) for name in names], parse_math=False)
     axes.bar_label(bars, [f"{value:.0%}" for value in values], padding=3, fontsize=8)
     axes.set_xlim(0, 1.15)
     axes.invert_yaxis()
     axes.set_xticks([])
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)
+
+
+def _short(name: str) -> str:
+    """Shortens a class name, so that it leaves room for the pictures."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
 
 def _title(image: ImageInput) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference.crops import Box, center_square, crop_square
 from emotion.inference.faces import ANY_FACE, PASSES, Detection, DetectionLimits, FaceDetector, without_repetitions
@@ -203,7 +202,7 @@ def _averaged(face: Face, window: Sequence[Face]) -> Face:
 def _mean(probabilities: Sequence[dict[str, float]]) -> dict[str, float]:
     """Returns the mean probability of each class."""
     rows = [[*face.values()] for face in probabilities]  # [N, K]
-    return dict(zip(CLASSES, np.mean(rows, axis=0).tolist(), strict=True))
+    return dict(zip(probabilities[0], np.mean(rows, axis=0).tolist(), strict=True))
 
 
 def with_faces(frames: Iterable[Frame], classified: Iterable[FilmFrame]) -> Iterator[tuple[Frame, list[Face]]]:

@@ -137,8 +137,9 @@ async def answer_film(pipeline: Pipeline, request: Request, question: FilmQuesti
     """
     with ExitStack() as held:
         held.enter_context(pipeline.films.hold())
+        recognizer = pipeline.recognizers[question.network]
         watcher = Watcher(
-            pipeline.recognizers[question.network],
+            recognizer,
             frame_stride=question.frame_stride,
             smooth=question.smooth,
             portraits=True,
@@ -151,7 +152,7 @@ async def answer_film(pipeline: Pipeline, request: Request, question: FilmQuesti
         video = await asyncio.get_running_loop().run_in_executor(thread, Video, file, NAME)
         held.callback(video.close)
         frames = _giving_way(video, question.frame_stride, lambda: pipeline.running.taken > 0)
-        lines = _lines(video, frames, watcher, name)
+        lines = _lines(video, frames, watcher, Film(name, recognizer.classes))
         return FilmResponse(lines, thread, held.pop_all().close)
 
 
@@ -203,9 +204,9 @@ async def _from_form(request: Request, limits: Limits) -> tuple[str, BinaryIO]:
     return upload.filename or NAME, upload.file
 
 
-def _lines(video: Video, frames: Iterable[Frame], watcher: Watcher, name: str) -> Generator[bytes]:
-    """Classifies the frames of a film, and yields the lines of the answer."""
-    film, problem = Film(name), ""
+def _lines(video: Video, frames: Iterable[Frame], watcher: Watcher, film: Film) -> Generator[bytes]:
+    """Classifies the frames of a film, adds them to it, and yields the lines of the answer."""
+    problem = ""
     try:
         for frame in watcher.watch(frames):
             film.add(frame)

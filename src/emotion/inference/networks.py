@@ -7,6 +7,7 @@ from typing import Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from emotion.data.classes import listed
 from emotion.errors import UserError, require_choice
 from emotion.extras import require_extra
 from emotion.models.onnx import OnnxNetwork, ViewsName
@@ -19,13 +20,15 @@ class FaceNetwork(Protocol):
     Attributes:
         name: name of its file, without folders and suffix.
         side: height and width of its input, pixels.
+        classes: names of the K classes, in the order of the probabilities.
     """
 
     name: str
     side: int
+    classes: tuple[str, ...]
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps grey faces uint8 [N, side, side], N >= 1, to probabilities float32 [N, K] in the order of `CLASSES`."""
+        """Maps grey faces uint8 [N, side, side], N >= 1, to probabilities float32 [N, K] in the order of `classes`."""
 
     def heatmaps(self, faces: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns heatmaps, float32 [N, side, side], of the regions that raise the score of each face's class id [N].
@@ -47,14 +50,31 @@ def load_networks(names: Sequence[str | Path], views: str | None = None, device:
         device: `cpu`, `cuda` ...
 
     Raises:
-        UserError: `names` is empty, a network does not exist, a file is of another format, or an `.onnx` file holds
-            another test-time augmentation and has no `.safetensors` file beside it.
+        UserError: `names` is empty, a network does not exist, a file is of another format, an `.onnx` file holds
+            another test-time augmentation and has no `.safetensors` file beside it, or the classes differ.
     """
     if not names:
         raise UserError("name=[]: at least one network is needed")
     if views is not None:
         require_choice("tta", views, get_args(ViewsName))
-    return [_load(name, views, device) for name in names]
+    networks = [_load(name, views, device) for name in names]
+    require_same_classes(names, [network.classes for network in networks])
+    return networks
+
+
+def require_same_classes(names: Sequence[str | Path], classes: Sequence[tuple[str, ...]]) -> None:
+    """Checks that networks can be averaged or compared.
+
+    Args:
+        names: what the message calls each network.
+        classes: the names of the classes of each network.
+
+    Raises:
+        UserError: the classes, or their orders, differ.
+    """
+    for name, own in zip(names, classes, strict=True):
+        if own != classes[0]:
+            raise UserError(f"{names[0]} and {name} have different classes: {listed(classes[0])}; {listed(own)}")
 
 
 def _load(name: str | Path, views: str | None, device: str) -> FaceNetwork:

@@ -2,7 +2,7 @@
 
 import warnings
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -82,15 +82,17 @@ class Film:
     """The classified frames of a film; an hour of two faces at five frames a second takes less than 10 MB.
 
     Attributes:
+        classes: names of the K classes, in the order of the probabilities.
         portraits: of each person by number, up to `MOST_PORTRAITS` times in seconds with small copies of the face, RGB
             uint8 [P, P, 3], where the frames hold them.
 
     Args:
         name: name of the file.
+        classes: names of the K classes.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, classes: Sequence[str] = CLASSES) -> None:
+        self.name, self.classes = name, tuple(classes)
         self.portraits: dict[int, list[tuple[float, NDArray[np.uint8]]]] = {}
         self._times = array("d")  # number and second of each frame
         self._faces = array("d")  # of each face the `_PLACE` numbers and the probabilities, averaged and raw
@@ -128,7 +130,7 @@ class Film:
         table, times = self._table(), np.array(self._times).reshape(-1, 2)
         ends = np.searchsorted(table[:, 0], np.arange(len(times) + 1))
         for (number, second), start, end in zip(times, ends[:-1], ends[1:], strict=True):
-            yield FilmFrame(int(number), float(second), [_face(row) for row in table[start:end]])
+            yield FilmFrame(int(number), float(second), [self._face(row) for row in table[start:end]])
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -146,11 +148,11 @@ class Film:
         """A summary of each person, in the order of their numbers."""
         table, seconds, durations = self._table(), self.seconds, self.durations
         numbers = np.unique(table[:, 1]).astype(int).tolist()
-        return [_summary(number, *_series(table, number), seconds, durations) for number in numbers]
+        return [_summary(number, self.classes, *self._series(table, number), seconds, durations) for number in numbers]
 
     def series(self, person: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns the indices of the F frames that show a person, int64 [F], and the probabilities, float64 [F, K]."""
-        return _series(self._table(), person)
+        return self._series(self._table(), person)
 
     def timeline(self, path: str | Path, video: str | Path | None = None) -> None:
         """Writes a timeline of the persons, see `emotion.inference.timeline.write_timeline`."""
@@ -159,30 +161,53 @@ class Film:
         write_timeline(self, Path(path), None if video is None else Path(video))
 
     def _table(self) -> NDArray[np.float64]:
-        return np.array(self._faces).reshape(-1, _PLACE + 2 * len(CLASSES))  # [faces, numbers]
+        return np.array(self._faces).reshape(-1, _PLACE + 2 * len(self.classes))  # [faces, numbers]
 
+    def _series(self, table: NDArray[np.float64], person: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """See `series`; `table` has a row for each face of the film."""
+        rows = table[table[:, 1] == person]
+        return rows[:, 0].astype(np.int64), rows[:, _PLACE : _PLACE + len(self.classes)]
 
-def _series(table: NDArray[np.float64], person: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """See `Film.series`; `table` has a row for each face of the film."""
-    rows = table[table[:, 1] == person]
-    return rows[:, 0].astype(np.int64), rows[:, _PLACE : _PLACE + len(CLASSES)]
+    def _face(self, row: NDArray[np.float64]) -> Face:
+        _, person, left, top, width, height, confidence, tilt, *values = row.tolist()
+        probabilities = dict(zip(self.classes, values[: len(self.classes)], strict=True))
+        raw = dict(zip(self.classes, values[len(self.classes) :], strict=True))
+        return Face(
+            (int(left), int(top), int(width), int(height)),
+            most_probable(probabilities),
+            probabilities,
+            None if np.isnan(confidence) else confidence,
+            tilt,
+            int(person) or None,
+            raw,
+        )
 
 
 def _summary(
     number: int,
+    classes: tuple[str, ...],
     frames: NDArray[np.int64],
     probabilities: NDArray[np.float64],
     seconds: NDArray[np.float64],
     durations: NDArray[np.float64],
 ) -> Person:
-    """Summarises a person who is seen in F frames, int64 [F], with probabilities [F, K], of a film of T frames."""
+    """Summarises a person who is seen in F frames, int64 [F], with probabilities [F, K], of a film of T frames.
+
+    Args:
+        number: number of the person.
+        classes: names of the K classes.
+        frames: indices of the F frames, int64 [F].
+        probabilities: float64 [F, K].
+        seconds: when each frame of the film is shown, float64 [T].
+        durations: seconds until the next frame, float64 [T].
+    """
     labels, lengths = probabilities.argmax(axis=1), durations[frames]  # [F], [F]
-    totals = np.bincount(labels, lengths, minlength=len(CLASSES))  # [K]
-    shares = totals / totals.sum() if totals.any() else np.bincount(labels, minlength=len(CLASSES)) / len(labels)
+    totals = np.bincount(labels, lengths, minlength=len(classes))  # [K]
+    shares = totals / totals.sum() if totals.any() else np.bincount(labels, minlength=len(classes)) / len(labels)
     # A stretch ends where the label changes or a frame without the person follows.
     breaks = np.flatnonzero((np.diff(labels) != 0) | (np.diff(frames) != 1)) + 1
     stretches = [
-        Stretch(CLASSES[labels[part[0]]], float(seconds[frames[part[0]]]), float(lengths[part].sum()))
+        Stretch(classes[labels[part[0]]], float(seconds[frames[part[0]]]), float(lengths[part].sum()))
         for part in np.split(np.arange(len(frames)), breaks)
     ]
     return Person(
@@ -190,23 +215,8 @@ def _summary(
         float(seconds[frames[0]]),
         float(seconds[frames[-1]] + lengths[-1]),
         float(lengths.sum()),
-        dict(zip(CLASSES, shares.tolist(), strict=True)),
+        dict(zip(classes, shares.tolist(), strict=True)),
         stretches,
-    )
-
-
-def _face(row: NDArray[np.float64]) -> Face:
-    _, person, left, top, width, height, confidence, tilt, *values = row.tolist()
-    probabilities = dict(zip(CLASSES, values[: len(CLASSES)], strict=True))
-    raw = dict(zip(CLASSES, values[len(CLASSES) :], strict=True))
-    return Face(
-        (int(left), int(top), int(width), int(height)),
-        most_probable(probabilities),
-        probabilities,
-        None if np.isnan(confidence) else confidence,
-        tilt,
-        int(person) or None,
-        raw,
     )
 
 
@@ -240,8 +250,9 @@ def analyze_video(
         [(1, 'happy'), (2, 'neutral')]
     """
     video = Video(Path(path).expanduser())
-    watcher = Watcher(recognizer or load(), frame_stride=frame_stride, smooth=smooth, detect=detect, portraits=True)
-    film = Film(Path(path).name)
+    recognizer = recognizer or load()
+    watcher = Watcher(recognizer, frame_stride=frame_stride, smooth=smooth, detect=detect, portraits=True)
+    film = Film(Path(path).name, recognizer.classes)
     for frame in watcher.watch(video):
         film.add(frame)
     try:

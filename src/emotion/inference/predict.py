@@ -111,7 +111,7 @@ class Prediction:
             if not videos:
                 self.on_note(f"--timeline {self.timeline}: there are no videos")
         for path in videos:
-            film = Film(path.name)
+            film = Film(path.name, self.recognizer.classes)
             self.films.append(film)
             with self._reporting_errors():
                 yield from self._classify_video(path, film)

@@ -29,6 +29,7 @@ class TorchNetwork:
         classifier = load_classifier(path, device)
         classifier.set_views(views)
         self._classifier, self.name, self.side = classifier, path.stem, classifier.card.side
+        self.classes = classifier.classes
         self._loaded, self._process = (path.absolute(), views, device), os.getpid()
 
     def __reduce__(self) -> tuple[type["TorchNetwork"], tuple[Path, str | None, str]]:

@@ -10,15 +10,15 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.inference.crops import Box, center_square, crop_faces
 from emotion.inference.faces import ANY_FACE, CONFIDENCE, Detection, DetectionLimits, FaceDetector
 from emotion.inference.images import ImageInput, read_image
-from emotion.inference.networks import FaceNetwork, load_networks
+from emotion.inference.networks import FaceNetwork, load_networks, require_same_classes
 
-UNSURE = 0.5
-"""A label of a lower probability gets a question mark."""
+UNSURE, UNSURE_OF_TWO = 0.5, 2 / 3
+"""A label of a lower probability gets a question mark: it is rather wrong than right. Of two classes one always reaches
+the first value, so that the label has to be twice as probable as the other class."""
 BATCH_SIZE, READ_AHEAD = 64, 8
 """Most faces in one call of a network, and most images whose faces are classified together."""
 
@@ -31,7 +31,7 @@ class Face:
         box: left, top, width and height of the classified square, in pixels of the upright image; it may reach over the
             edges of the image.
         label: the most probable class.
-        probabilities: probability of each class, in the order of `emotion.data.classes.CLASSES`; they sum to 1.
+        probabilities: probability of each class, in the order of `Recognizer.classes`; they sum to 1.
         confidence: the detector's confidence that this is a face, 0 to 1; None if no detector ran.
         tilt: angle by which the head leans to the right of the image, degrees from -180 to 180.
         person: number of the person in a film, from 1; None in an image.
@@ -52,9 +52,14 @@ class Face:
         return self.probabilities[self.label]
 
     @property
+    def is_unsure(self) -> bool:
+        """Whether the probability of the label is below `UNSURE`, or `UNSURE_OF_TWO` if there are two classes."""
+        return self.score < (UNSURE_OF_TWO if len(self.probabilities) == 2 else UNSURE)
+
+    @property
     def title(self) -> str:
-        """The label, with a question mark if its probability is below `UNSURE`."""
-        return self.label if self.score >= UNSURE else f"{self.label}?"
+        """The label, with a question mark if it is unsure."""
+        return f"{self.label}?" if self.is_unsure else self.label
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the attributes and the score, ready for JSON; numbers are rounded to four digits.
@@ -94,22 +99,28 @@ class DetectedFaces:
 class Recognizer:
     """Detects the faces in images and classifies the expression of each.
 
+    Attributes:
+        classes: names of the K classes, in the order of the probabilities.
+
     Args:
-        networks: one network, or several whose probabilities are averaged.
+        networks: one network, or several of the same classes, whose probabilities are averaged.
         limits: which faces count as detected.
+
+    Raises:
+        UserError: the networks have different classes.
 
     Examples:
         >>> import emotion, numpy
         >>> recognizer = emotion.load()
         >>> (face,) = recognizer.predict(numpy.zeros((48, 48), numpy.uint8), detect=False)
-        >>> sorted(face.probabilities) == sorted(recognizer.classes)
+        >>> tuple(face.probabilities) == recognizer.classes
         True
     """
 
-    classes = CLASSES
-
     def __init__(self, networks: Sequence[FaceNetwork], limits: DetectionLimits = ANY_FACE) -> None:
         self.networks, self.limits = tuple(networks), limits
+        require_same_classes([network.name for network in networks], [network.classes for network in networks])
+        self.classes: tuple[str, ...] = networks[0].classes if networks else ()
 
     def __reduce__(self) -> tuple[type["Recognizer"], tuple[Sequence[FaceNetwork], DetectionLimits]]:
         """Pickles the networks' paths; the process that unpickles them loads networks and detector again."""
@@ -194,7 +205,12 @@ class Recognizer:
     def classify(self, images: Sequence[DetectedFaces]) -> list[list[Face]]:
         """Classifies the expressions of the faces of several images together; returns the faces of each image."""
         probabilities = iter(np.mean([_probabilities(network, images) for network in self.networks], axis=0))  # [N, K]
-        return [[_face(detection, next(probabilities)) for detection in image.detections] for image in images]
+        return [[self._face(detection, next(probabilities)) for detection in image.detections] for image in images]
+
+    def _face(self, detection: Detection, probabilities: NDArray[np.float32]) -> Face:
+        """Joins a face's place with its probabilities, float32 [K]."""
+        named = dict(zip(self.classes, map(float, probabilities), strict=True))
+        return Face(detection.box, most_probable(named), named, detection.confidence, detection.tilt)
 
     def heatmaps(self, detected: DetectedFaces, labels: Sequence[str]) -> NDArray[np.float32]:
         """Returns heatmaps of the regions that raise the score of a class, by the first network.
@@ -210,7 +226,7 @@ class Recognizer:
             UserError: the network gives no heatmaps.
         """
         network = self.networks[0]
-        classes = np.array([CLASSES.index(label) for label in labels], np.int64)  # [N]
+        classes = np.array([self.classes.index(label) for label in labels], np.int64)  # [N]
         return network.heatmaps(detected.faces[network.side], classes)
 
 
@@ -237,7 +253,8 @@ def load(
         confidence: lowest confidence of the detector that a face is one, 0.1 to 1.
 
     Raises:
-        UserError: a network, file, device or test-time augmentation does not exist, or a number is out of range.
+        UserError: a network, file, device or test-time augmentation does not exist, the networks have different
+            classes, or a number is out of range.
     """
     names = [name] if isinstance(name, str | Path) else name
     limits = DetectionLimits(0.0 if min_face is None else min_face, confidence)
@@ -255,13 +272,7 @@ def _probabilities(network: FaceNetwork, images: Sequence[DetectedFaces]) -> NDA
     """Returns the probabilities, float32 [N, K], of the N faces of all images, in batches of `BATCH_SIZE`."""
     faces = np.concatenate([image.faces[network.side] for image in images])  # [N, S, S]
     batches = [network(faces[start : start + BATCH_SIZE]) for start in range(0, len(faces), BATCH_SIZE)]
-    return np.concatenate([np.empty((0, len(CLASSES)), np.float32), *batches])
-
-
-def _face(detection: Detection, probabilities: NDArray[np.float32]) -> Face:
-    """Joins a face's place with its probabilities, float32 [K]."""
-    named = dict(zip(CLASSES, map(float, probabilities), strict=True))
-    return Face(detection.box, most_probable(named), named, detection.confidence, detection.tilt)
+    return np.concatenate([np.empty((0, len(network.classes)), np.float32), *batches])
 
 
 def most_probable(probabilities: Mapping[str, float]) -> str:

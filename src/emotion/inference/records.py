@@ -3,7 +3,8 @@
 import csv
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -15,15 +16,45 @@ from emotion.data.classes import CLASSES
 from emotion.errors import UserError, printable
 from emotion.inference.film import FilmFrame
 from emotion.inference.persons import BRIEF, Film
-from emotion.inference.recognizer import UNSURE, Face, most_probable, rounded
+from emotion.inference.recognizer import Face, most_probable, rounded
 
 if TYPE_CHECKING:
     import pandas
 
-_FACE = ("left", "top", "width", "height", "confidence", "label", *CLASSES)
-IMAGE_COLUMNS = ("file", *_FACE)
-FILM_COLUMNS = ("file", "frame", "second", "person", *_FACE, "raw_label", *(f"raw_{name}" for name in CLASSES))
-"""The columns of CSV if all files are images, and if there are films."""
+_BOX = ("left", "top", "width", "height")
+_FACE = (*_BOX, "confidence", "label")
+_FRAME = ("file", "frame", "second", "person")
+_FORMULA = re.compile(r"[=@]|[+-](?![\d.]+$)")
+"""Begin of a text that a spreadsheet would take for a formula; -1 and +0.5 are numbers."""
+WIDEST, MOST_BARS = 26, 12
+"""Characters of the name of a class in a table, and classes of a live table: the most probable ones."""
+
+
+def columns_of(classes: Sequence[str], films: bool) -> tuple[str, ...]:
+    """Returns the columns of CSV and data frames.
+
+    A column has the name of its class, with `class_` before it where a column of that name is there already.
+
+    Args:
+        classes: names of the K classes.
+        films: whether there are films, which have more columns.
+    """
+    own = [*_class_columns(classes).values()]
+    return (*_FRAME, *_FACE, *own, "raw_label", *(f"raw_{name}" for name in own)) if films else ("file", *_FACE, *own)
+
+
+def _class_columns(classes: Iterable[str]) -> dict[str, str]:
+    """Returns the columns of the probabilities, by class."""
+    names = list(classes)
+    taken = {*_FRAME, *_FACE, "raw_label"}
+    columns: dict[str, str] = {}
+    for name in names:
+        column = name
+        while column in taken or f"raw_{column}" in taken or (column != name and column in names):
+            column = f"class_{column}"
+        columns[name] = column
+        taken |= {column, f"raw_{column}"}
+    return columns
 
 
 @dataclass(frozen=True)
@@ -36,14 +67,16 @@ class Record:
     second: float | None = None
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yields the values of `FILM_COLUMNS` for each face; without faces one row of the first columns."""
+        """Yields the values of `columns_of` for each face; without faces one row of the first columns."""
         frame = {"file": self.file, "frame": self.frame, "second": rounded(self.second, 3)}
         for face in self.faces:
-            box = dict(zip(("left", "top", "width", "height"), face.box, strict=True))
+            columns = _class_columns(face.probabilities)
+            box = dict(zip(_BOX, face.box, strict=True))
             named = {"person": face.person, **box, "confidence": rounded(face.confidence), "label": face.label}
-            raw = {f"raw_{name}": value for name, value in rounded(face.raw or {}).items()}
+            own = {columns[name]: value for name, value in rounded(face.probabilities).items()}
+            raw = {f"raw_{columns[name]}": value for name, value in rounded(face.raw or {}).items()}
             label = {"raw_label": most_probable(face.raw)} if face.raw else {}
-            yield frame | named | rounded(face.probabilities) | label | raw
+            yield frame | named | own | label | raw
         if not self.faces:
             yield frame
 
@@ -69,17 +102,20 @@ class CsvWriter:
     Args:
         file: file to write to.
         films: whether there are films, which have more columns.
+        classes: names of the K classes. Where a spreadsheet would take one for a formula, `'` is put before it.
     """
 
-    def __init__(self, file: TextIO, films: bool) -> None:
-        columns = FILM_COLUMNS if films else IMAGE_COLUMNS
+    def __init__(self, file: TextIO, films: bool, classes: Sequence[str]) -> None:
+        columns = columns_of(classes, films)
         self._file = file
         self._rows = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        self._rows.writeheader()
+        self._rows.writerow({column: _no_formula(column) for column in columns})
 
     def write(self, record: Record) -> None:
         """Writes the rows of a record."""
-        self._rows.writerows(record.rows())
+        for row in record.rows():
+            labels = {name: _no_formula(row[name]) for name in ("label", "raw_label") if name in row}
+            self._rows.writerow(row | labels)
         self._file.flush()
 
     def close(self) -> None:
@@ -111,6 +147,10 @@ class JsonWriter:
             self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
 
 
+def _no_formula(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
 def to_table(records: Sequence[Record]) -> Table:
     """Returns a table with a row for each face of images, and for each image without faces.
 
@@ -119,7 +159,7 @@ def to_table(records: Sequence[Record]) -> Table:
     folder = _common_folder({record.file for record in records})
     table = Table(Column("file", overflow="fold"), Column("face", overflow="fold"), box=None, pad_edge=False)
     table.title, table.title_justify = (Text(printable(f"in {folder}")) if folder else None), "left"
-    for header, width in (("expression", None), ("", None), ("", 6), ("next", None), ("detected", None)):
+    for header, width in (("expression", WIDEST), ("", None), ("", 6), ("next", WIDEST), ("detected", None)):
         table.add_column(header, no_wrap=True, max_width=width)
     for record in records:
         name = Text(printable(os.path.relpath(record.file, folder) if folder else record.file))
@@ -127,14 +167,13 @@ def to_table(records: Sequence[Record]) -> Table:
             table.add_row(name, "[dim]no face[/]")
         for face in record.faces:
             first, second = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
-            style = "bold" if face.score >= UNSURE else "dim"
             table.add_row(
                 name,
                 "{} {} {}x{}".format(*face.box),
-                f"[{style}]{face.title}[/]",
+                Text(printable(face.title), "dim" if face.is_unsure else "bold"),
                 f"{first[1]:4.0%}",
                 ProgressBar(1, first[1], finished_style="bar.complete"),
-                f"{second[0]} {second[1]:.0%}",
+                Text(printable(f"{second[0]} {second[1]:.0%}")),
                 "" if face.confidence is None else f"{face.confidence:4.0%}",
             )
     return table
@@ -155,9 +194,9 @@ def to_summary(film: Film) -> Table:
         table.add_row(
             str(person.number),
             *(f"{seconds:.1f} s" for seconds in (person.first, person.last, person.seconds)),
-            ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005),
+            Text(printable(", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005))),
             str(person.changes),
-            f"{longest.label} {longest.seconds:.1f} s from {longest.start:.1f} s",
+            Text(printable(f"{longest.label} {longest.seconds:.1f} s from {longest.start:.1f} s")),
         )
     brief = len(persons) - len(shown)
     if shown and brief:
@@ -169,15 +208,22 @@ def to_summary(film: Film) -> Table:
 
 
 def to_live(frame: FilmFrame) -> Table:
-    """Returns a table of the faces in a frame of a camera, the largest first, with a bar for each class."""
+    """Returns a table of the faces in a frame of a camera, the largest first, with a bar for each class.
+
+    Of many classes, these are the `MOST_BARS` that are most probable for a face, in the order of the classes.
+    """
     table = Table(title=f"{frame.second:.1f} s", title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     faces = sorted(frame.faces, key=lambda face: -face.box[2])
     for face in faces:
         table.add_column(f"person {face.person}", no_wrap=True)
-    for name in CLASSES if faces else ():
+    highest = (
+        {name: max(face.probabilities[name] for face in faces) for name in faces[0].probabilities} if faces else {}
+    )
+    shown = {*sorted(highest, key=lambda name: -highest[name])[:MOST_BARS]}
+    for name in filter(shown.__contains__, highest):
         bars = (ProgressBar(1, face.probabilities[name], width=16, style="dim") for face in faces)
-        table.add_row(name, *bars)
+        table.add_row(Text(printable(name)), *bars)
     if not faces:
         table.add_row("[dim]no face[/]")
     return table
@@ -191,6 +237,7 @@ def to_frame(results: Any) -> "pandas.DataFrame":
 
     Returns:
         A data frame with the columns of CSV; `file` is the number of the image in the list, or the name of the film.
+        Without a face in any image, it has the columns of the network that ships with the package.
 
     Raises:
         UserError: pandas is not installed.
@@ -201,11 +248,13 @@ def to_frame(results: Any) -> "pandas.DataFrame":
         raise UserError("emotion.to_frame: pandas is missing; pip install pandas") from None
     if isinstance(results, Film):
         records = [Record(results.name, frame.faces, frame.number, frame.second) for frame in results]
-        return pandas.DataFrame((row for record in records for row in record.rows()), columns=FILM_COLUMNS)
+        rows = (row for record in records for row in record.rows())
+        return pandas.DataFrame(rows, columns=columns_of(results.classes, films=True))
     listed = list(results)
     images = listed if not listed or isinstance(listed[0], list) else [listed]
     rows = (row | {"file": number} for number, faces in enumerate(images) for row in Record("", faces).rows())
-    return pandas.DataFrame(rows, columns=IMAGE_COLUMNS)
+    classes = next((face.probabilities for faces in images for face in faces), CLASSES)
+    return pandas.DataFrame(rows, columns=columns_of(tuple(classes), films=False))
 
 
 def _common_folder(files: Collection[str]) -> str:

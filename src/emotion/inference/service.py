@@ -9,7 +9,7 @@ from asyncio import timeout
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
@@ -23,7 +23,15 @@ from starlette.requests import ClientDisconnect
 import emotion
 from emotion.errors import UserError, first_line, printable
 from emotion.inference.access import answered_hosts, is_of_other_site
-from emotion.inference.answers import ERRORS, PREDICT_ERRORS, Answer, Answers, Health, error_responses
+from emotion.inference.answers import (
+    ERRORS,
+    PREDICT_ERRORS,
+    Answer,
+    Answers,
+    Health,
+    error_responses,
+    face_example,
+)
 from emotion.inference.faces import DetectionLimits
 from emotion.inference.film import FRAME_STRIDE, SMOOTH
 from emotion.inference.film_requests import (
@@ -39,6 +47,7 @@ from emotion.inference.limits import Limits
 from emotion.inference.pipeline import Pipeline, Question
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.uploads import REQUEST_BODY, read_upload
+from emotion.palette import class_colours
 from emotion.shipped import SHIPPED
 
 if TYPE_CHECKING:
@@ -94,6 +103,7 @@ def make_service(
         responses=error_responses(ERRORS),
     )
     application.state.pipeline = pipeline
+    _describe_classes(application, pipeline)
     if origins:
         application.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], expose_headers=["Retry-After"]
@@ -168,6 +178,19 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _describe_classes(application: FastAPI, pipeline: Pipeline) -> None:
+    """Makes the example of a face in /openapi.json one of the default network."""
+    example = face_example(next(iter(pipeline.recognizers.values())).classes)
+    describe = application.openapi
+
+    def describe_with_classes() -> dict[str, Any]:
+        description = describe()
+        description["components"]["schemas"]["FaceAnswer"]["examples"] = [example]
+        return description
+
+    application.openapi = describe_with_classes  # type: ignore[method-assign]
+
+
 def _add_security_headers(application: FastAPI, pipeline: Pipeline, origins: Collection[str], access_log: bool) -> None:
     """Adds a middleware: sets `HEADERS`, refuses other sites, hides internal errors, counts and prints requests."""
     default = next(iter(pipeline.recognizers))
@@ -221,6 +244,11 @@ def _add_error_handlers(application: FastAPI) -> None:
 
 def _add_endpoints(application: FastAPI, pipeline: Pipeline) -> None:
     names, limits = list(pipeline.recognizers), pipeline.limits
+    classes = {name: list(recognizer.classes) for name, recognizer in pipeline.recognizers.items()}
+    # Where networks share a class, it has the colour that it has for the first of them, the default.
+    colours: dict[str, str] = {}
+    for own in classes.values():
+        colours = class_colours(own) | colours
     errors = error_responses(PREDICT_ERRORS)
     errors[503]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
     by_default = "by default as the service was started"
@@ -299,8 +327,14 @@ def _add_endpoints(application: FastAPI, pipeline: Pipeline) -> None:
     @application.head("/health", include_in_schema=False)
     @application.get("/health")
     async def health() -> Health:
-        """Returns the version and the names of the networks."""
-        return Health(networks=names, megabytes=limits.megabytes, film_megabytes=limits.film_megabytes)
+        """Returns the version, and the names of the networks and of their classes."""
+        return Health(
+            networks=names,
+            classes=classes,
+            megabytes=limits.megabytes,
+            film_megabytes=limits.film_megabytes,
+            colours=colours,
+        )
 
     @application.head("/metrics", include_in_schema=False)
     @application.get("/metrics", response_class=PlainTextResponse)

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emotion.data.classes import CLASSES
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError, disk_is_full
 from emotion.files import atomic_write
 from emotion.inference.persons import BRIEF, Film, Person
 from emotion.inference.timeline_picture import draw_picture
-from emotion.palette import EXPRESSIONS, INK
+from emotion.palette import INK, class_colours
 
 SUFFIXES = (".html", ".png")
 """Formats of a timeline."""
@@ -73,8 +72,8 @@ def timeline_data(film: Film) -> dict[str, Any]:
         on these. `duration`: end of the last frame, seconds. `seconds`: begin of each of the T points. `brief`, and
         `left_out`: number of persons who are seen for less than so many seconds. `persons`: of each other person the
         summary of `Person.as_dict`, and also `frames`: the P of the T points that show the person, as numbers from 0;
-        `probabilities`: [P, K], rounded to three digits; `portraits`: `second` and `image`, a JPEG file as a `data:`
-        address.
+        `probabilities`: [P, K], rounded to three digits, from 10 classes on to more; `portraits`: `second` and `image`,
+        a JPEG file as a `data:` address.
     """
     seconds, durations = film.seconds, film.durations
     duration = float(seconds[-1] + durations[-1]) if len(film) else 0.0
@@ -83,8 +82,8 @@ def timeline_data(film: Film) -> dict[str, Any]:
     shown = [person for person in persons if person.seconds >= BRIEF]
     return {
         "name": film.name,
-        "classes": list(CLASSES),
-        "colours": EXPRESSIONS,
+        "classes": list(film.classes),
+        "colours": class_colours(film.classes),
         "ink": INK,
         "duration": round(duration, 3),
         "seconds": np.round(seconds[firsts], 3).tolist(),
@@ -109,14 +108,15 @@ def _points(seconds: NDArray[np.float64], duration: float) -> tuple[NDArray[np.i
 
 def _person_data(film: Film, person: Person, points: NDArray[np.int64]) -> dict[str, Any]:
     frames, probabilities = film.series(person.number)  # [F], [F, K]
+    digits = max(3, len(str(len(film.classes))) + 2)  # the smallest of many probabilities must not become 0
     own, positions, counts = np.unique(points[frames], return_inverse=True, return_counts=True)  # [P], [F], [P]
-    sums = np.zeros((len(own), len(CLASSES)))  # [P, K]
+    sums = np.zeros((len(own), len(film.classes)))  # [P, K]
     np.add.at(sums, positions, probabilities)
     portraits = film.portraits.get(person.number, ())
     return {
         **person.as_dict(),
         "frames": own.tolist(),
-        "probabilities": np.round(sums / counts[:, np.newaxis], 3).tolist(),
+        "probabilities": np.round(sums / counts[:, np.newaxis], digits).tolist(),
         "portraits": [{"second": round(second, 3), "image": _jpeg(pixels)} for second, pixels in portraits],
     }
 

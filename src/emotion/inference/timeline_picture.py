@@ -29,6 +29,8 @@ TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 MOST_TICKS = 10
 NAMED_FROM = 0.005
 """Smaller shares would read as 0 %."""
+MOST_NAMED = 12
+"""Classes in the legend: of more, those with the largest areas."""
 
 Portraits = Mapping[int, Sequence[tuple[float, NDArray[np.uint8]]]]
 """Of each person by number the portraits: the second and the pixels, RGB uint8 [P, P, 3]."""
@@ -66,6 +68,8 @@ def _draw_head(pen: ImageDraw.ImageDraw, data: Mapping[str, Any]) -> int:
     if not data["persons"]:
         return MARGIN + 76
     text = f"{_clock(data['duration'])} long. The height of a colour is the probability of the expression."
+    if len(data["classes"]) > MOST_NAMED:
+        text += f" Of {len(data['classes']):,} expressions, the {MOST_NAMED} with the largest areas are named."
     pen.text((MARGIN, MARGIN + 60), text, SOFT_TEXT, _font(SMALL))
     return _draw_legend(pen, data, MARGIN + 120) + 44
 
@@ -73,7 +77,7 @@ def _draw_head(pen: ImageDraw.ImageDraw, data: Mapping[str, Any]) -> int:
 def _draw_legend(pen: ImageDraw.ImageDraw, data: Mapping[str, Any], top: int) -> int:
     """Writes the classes on their colours, and returns where the legend ends, pixels from the top."""
     left, height, font = MARGIN, 46, _font(SMALL)
-    for name in data["classes"]:
+    for name in _named(data):
         width = math.ceil(pen.textlength(name, font)) + 44
         if left + width > WIDTH - MARGIN:
             left, top = MARGIN, top + height + 12
@@ -81,6 +85,13 @@ def _draw_legend(pen: ImageDraw.ImageDraw, data: Mapping[str, Any], top: int) ->
         pen.text((left + width / 2, top + height / 2), name, data["ink"], font, "mm")
         left += width + 12
     return top + height
+
+
+def _named(data: Mapping[str, Any]) -> list[str]:
+    """Returns the classes that the legend names, in their order."""
+    areas = np.concatenate([person["probabilities"] for person in data["persons"]]).sum(axis=0)  # [K]
+    largest = np.argsort(-areas, stable=True)[:MOST_NAMED]
+    return [data["classes"][index] for index in sorted(largest)]
 
 
 def _draw_chart(data: Mapping[str, Any], person: Mapping[str, Any]) -> Image.Image:
@@ -144,7 +155,9 @@ def _describe(pen: ImageDraw.ImageDraw, classes: Sequence[str], person: Mapping[
     seen = f"seen {_length(person['seconds'])}, {_counted(person['changes'], 'change')}"
     pen.text((beside, top + 2 + MEDIUM * 0.74), seen, SOFT_TEXT, _font(SMALL), "ls")
     shares = sorted(((name, person["shares"][name]) for name in classes), key=lambda pair: -pair[1])
-    words = [f"{name} {share:.0%}".replace("%", " %") for name, share in shares if share >= NAMED_FROM]
+    words = [f"{name} {share:.0%}".replace("%", " %") for name, share in shares if share >= NAMED_FROM] or [
+        shares[0][0]
+    ]
     fitting = [text for text in accumulate(words, "{}, {}".format) if pen.textlength(text, _font(SMALL)) <= width]
     longest = person["longest"]
     lines = (
@@ -152,7 +165,8 @@ def _describe(pen: ImageDraw.ImageDraw, classes: Sequence[str], person: Mapping[
         f"longest: {longest['label']} {_length(longest['seconds'])} from {_clock(longest['start'])}",
     )
     for line, text in enumerate(lines):
-        pen.text((left, top + 58 + 42 * line), text, (TEXT, SOFT_TEXT)[line], _font(SMALL), "lt")
+        fitted = _fitted(pen, text, SMALL, width)
+        pen.text((left, top + 58 + 42 * line), fitted, (TEXT, SOFT_TEXT)[line], _font(SMALL), "lt")
 
 
 def _draw_axis(pen: ImageDraw.ImageDraw, duration: float, top: int) -> int:

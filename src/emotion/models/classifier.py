@@ -1,9 +1,7 @@
 """Trained classifiers in one file: the weights, the arguments that build the network, and facts about its training."""
 
-import inspect
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from emotion.data.classes import CLASSES
-from emotion.data.sources import FER_SIZE
 from emotion.errors import UserError, first_line, require_choice
 from emotion.files import atomic_write
 from emotion.models.device import find_device
 from emotion.models.network import Network
-from emotion.models.onnx import MAX_SIDE, METADATA, ViewsName
-from emotion.models.registry import build_network, require_integer
+from emotion.models.onnx import MAX_SIDE, METADATA, ViewsName, require_classes
+from emotion.models.registry import build_network
 from emotion.models.views import Views
 from emotion.models.weights import state_shapes, validate_state
+from emotion.settings import FER_SIZE, NetworkSettings
 from emotion.shipped import find_weights
 
 
@@ -30,14 +28,16 @@ class Card:
     """Describes a trained network.
 
     Attributes:
-        network: the arguments of `emotion.models.registry.build_network`.
+        network: the `emotion.settings.NetworkSettings`, as plain values.
         temperature: divisor of the logits, fitted on validation images, above 0.
         views: name of the test-time augmentation (see `emotion.models.views.Views`).
         side: height and width of the training images, pixels.
         facts: settings of the training and measured results.
+        classes: names of the K classes, in the order of the outputs; older files, which lack it, have the seven classes
+            of FER2013.
 
     Raises:
-        UserError: temperature, views or side have an illegal value.
+        UserError: temperature, views, side or classes have an illegal value.
     """
 
     network: dict[str, Any]
@@ -45,10 +45,13 @@ class Card:
     views: ViewsName = "none"
     side: int = FER_SIZE
     facts: dict[str, Any] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=lambda: list(CLASSES))
 
     def __post_init__(self) -> None:
         require_choice("views", self.views, get_args(ViewsName))
-        require_integer("side", self.side, MAX_SIDE)
+        if type(self.side) is not int or not 1 <= self.side <= MAX_SIDE:
+            raise UserError(f"side={self.side}: a whole number from 1 to {MAX_SIDE} is needed")
+        require_classes(self.classes)
         if type(self.temperature) not in (int, float) or not 0 < self.temperature < math.inf:
             raise UserError(f"temperature={self.temperature}: a number above 0 is needed")
 
@@ -57,7 +60,7 @@ class Classifier(nn.Module):
     """A trained network with test-time augmentation and calibration.
 
     Attributes:
-        classes: names of the K classes.
+        classes: names of the K classes, in the order of the probabilities.
         card: description of the network.
         network: maps images [B, C, H, W] to logits [B, K].
         averaged: maps images [B, C, H, W] to logits [B, K] averaged over the views, before the temperature.
@@ -65,7 +68,7 @@ class Classifier(nn.Module):
 
     def __init__(self, network: Network, card: Card) -> None:
         super().__init__()
-        self.card, self.classes = card, CLASSES
+        self.card, self.classes = card, tuple(card.classes)
         self.network, self.averaged = network, Views(network, card.views)
         self.eval()
 
@@ -112,7 +115,7 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         with safe_open(path, "pt") as file:
             card = Card(**json.loads(file.metadata()[METADATA]))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        build = partial(build_network, **card.network)
+        build = partial(build_network, _settings(card), len(card.classes))
         validate_state(state_shapes(build), state)
         network = build()
         network.load_state_dict(state)
@@ -120,6 +123,12 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         # A damaged or hostile file can make safetensors, json and PyTorch raise any exception.
         raise UserError(f"{path}: not a network of this project ({first_line(error)})") from None
     return Classifier(network, card).to(found_device)
+
+
+def _settings(card: Card) -> NetworkSettings:
+    if not isinstance(card.network, dict) or not {*card.network} <= {*NetworkSettings.model_fields}:
+        raise UserError(f"network={str(card.network)[:100]}: not the settings of a network")
+    return NetworkSettings.of(card.network)
 
 
 def save_pretrained(path: Path, network: Network, card: Card) -> None:
@@ -130,9 +139,3 @@ def save_pretrained(path: Path, network: Network, card: Card) -> None:
     state = {name: weights.get(name, value).contiguous().cpu() for name, value in network.state_dict().items()}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(state, {METADATA: json.dumps(vars(card))}))
-
-
-def network_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Selects the arguments of `build_network` among the hyperparameters of a task."""
-    legal = inspect.signature(build_network).parameters
-    return {key: value for key, value in hyperparameters.items() if key in legal}

@@ -1,20 +1,17 @@
 """The paper's scratch CNN."""
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.network import Network
-from emotion.models.preprocess import NormalizeName, Preprocess, require_unit
+from emotion.models.preprocess import Preprocess, require_unit
+from emotion.settings import NetworkSettings
 
 FIRST_FILTERS = 32
 HIDDEN_UNITS = 256
 
 
-def build_cnn(
-    blocks: Sequence[int], image_size: int, normalize: NormalizeName, num_classes: int, dropout: float = 0.5
-) -> Network:
+def build_cnn(settings: NetworkSettings, num_classes: int) -> Network:
     """Builds the scratch CNN of section 3.1 of the paper.
 
     The blocks consist of 3x3 convolutions with ReLU, with 32 filters in the first block and twice as many in each
@@ -24,21 +21,20 @@ def build_cnn(
     weights, momentum 0.99 (0.01 in PyTorch) and epsilon 1e-3.
 
     Args:
-        blocks: number of convolutions of each block; the paper's best network has [2, 2, 1, 1].
-        image_size: height and width of the input, pixels.
-        normalize: must be `unit`, as in the paper; the other values are for pretrained weights.
+        settings: `blocks` has the number of convolutions of each block; the paper's best network has [2, 2, 1, 1].
+            `normalize` must be `unit`, as in the paper; the other values are for pretrained weights.
         num_classes: number of logits.
-        dropout: probability of the dropout before the last layer; 0.5 in the paper.
 
     Raises:
         UserError: there are no blocks, a block is empty, or the blocks halve the image to nothing.
     """
+    blocks, image_size = settings.blocks, settings.image_size
     if not blocks or min(blocks) < 1 or image_size >> len(blocks) < 1:
         raise UserError(
-            f"blocks={list(blocks)}: one or more blocks of one or more convolutions are needed; each block halves the "
+            f"blocks={blocks}: one or more blocks of one or more convolutions are needed; each block halves the "
             f"image (image_size={image_size})"
         )
-    require_unit(normalize)
+    require_unit(settings.normalize)
     filters = [FIRST_FILTERS * 2**number for number in range(len(blocks))]
     backbone = nn.Sequential(
         *(
@@ -51,10 +47,10 @@ def build_cnn(
         nn.Linear(filters[-1] * (image_size >> len(blocks)) ** 2, HIDDEN_UNITS),
         nn.ReLU(),
         _batch_norm(nn.BatchNorm1d, HIDDEN_UNITS),
-        nn.Dropout(dropout),
+        nn.Dropout(0.5 if settings.dropout is None else settings.dropout),
         nn.Linear(HIDDEN_UNITS, num_classes),
     )
-    network = Network(Preprocess(1, image_size, normalize), backbone, head, list(backbone))
+    network = Network(Preprocess(1, image_size, settings.normalize), backbone, head, list(backbone))
     return network.apply(init_keras)
 
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from emotion.errors import UserError
 from emotion.models.preprocess import Preprocess
+from emotion.settings import Unfreeze
 
-Unfreeze = int | Literal["all"]
 COUNTED_LAYERS = (nn.Conv2d, nn.Linear)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emotion.data.classes import CLASSES
+from emotion.data.classes import LONGEST_NAME, MOST_CLASSES
 from emotion.errors import UserError, first_line
 from emotion.privacy import import_onnxruntime
 
@@ -32,6 +32,7 @@ class OnnxNetwork:
         name: name of the file without its suffix.
         side: height and width of the faces, pixels.
         views: name of the test-time augmentation inside the file.
+        classes: names of the K classes, in the order of the outputs.
 
     Raises:
         UserError: the file is of another kind, or the device does not exist.
@@ -54,8 +55,7 @@ class OnnxNetwork:
             content = path.read_bytes()
             self._session = onnxruntime.InferenceSession(content, options, providers=[provider], enable_fallback=0)
             card: dict[str, Any] = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA])
-            if tuple(card["classes"]) != CLASSES:
-                raise ValueError(f"its classes are {', '.join(card['classes'])}")
+            self.classes = require_classes(card["classes"])
             self.name, self.side, self.views = path.stem, int(card["side"]), str(card["views"])
             if not 1 <= self.side <= MAX_SIDE:
                 raise ValueError(f"side={self.side}: a whole number from 1 to {MAX_SIDE} is needed")
@@ -73,14 +73,15 @@ class OnnxNetwork:
         return OnnxNetwork, self._arguments
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps grey faces uint8 [N, side, side] to probabilities float32 [N, K] in the order of `CLASSES`.
+        """Maps grey faces uint8 [N, side, side] to probabilities float32 [N, K] in the order of `classes`.
 
         Raises:
-            UserError: the outputs of the network are not probabilities.
+            UserError: the outputs of the network are not a probability for each class.
         """
         outputs = np.asarray(self._session.run(["probabilities"], {"images": faces})[0])
-        valid = outputs.shape == (len(faces), len(CLASSES)) and bool((outputs >= 0).all())  # False for NaN
-        if not valid or not np.allclose(outputs.sum(1), 1, atol=1e-3):
+        if outputs.shape != (len(faces), len(self.classes)):
+            raise UserError(f"{self.name}: its outputs are not probabilities of its {len(self.classes)} classes")
+        if not (outputs >= 0).all() or not np.allclose(outputs.sum(1), 1, atol=1e-3):  # NaN is refused, too
             raise UserError(f"{self.name}: its outputs are not probabilities; export the network again")
         return outputs
 
@@ -108,6 +109,25 @@ class OnnxNetwork:
         maps -= maps.min(axis=(1, 2), keepdims=True)
         strongest = maps.max(axis=(1, 2), keepdims=True)  # [N, 1, 1]
         return np.asarray(maps / np.where(strongest > 0, strongest, 1))
+
+
+def require_classes(names: object) -> tuple[str, ...]:
+    """Returns the class names of a file.
+
+    Raises:
+        UserError: they are not a list of 2 to `MOST_CLASSES` different names of 1 to `LONGEST_NAME` printable
+            characters.
+    """
+    if not isinstance(names, list | tuple) or not 2 <= len(names) <= MOST_CLASSES:
+        given = f"{len(names):,}" if isinstance(names, list | tuple) else type(names).__name__
+        raise UserError(f"classes: {given}; a list of 2 to {MOST_CLASSES:,} names is needed")
+    for position, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+            legal = f"a text of 1 to {LONGEST_NAME} printable characters"
+            raise UserError(f"classes[{position}]={str(name)[:LONGEST_NAME]!r}: {legal} is needed")
+    if repeated := [name for position, name in enumerate(names) if name in names[:position]]:
+        raise UserError(f"classes: {repeated[0]!r} is named twice")
+    return tuple(names)
 
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:

@@ -1,15 +1,14 @@
 """Preprocessing of stored pixels for a network: range, colour channels, size, normalisation."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emotion.errors import UserError
+from emotion.settings import NormalizeName
 
-NormalizeName = Literal["imagenet", "unit", "keras_unit"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's conversion to grey

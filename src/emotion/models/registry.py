@@ -1,22 +1,19 @@
-"""The network families, and the construction of a network from plain values."""
+"""The network families, and the construction of a network from its settings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
+from torch import nn
 
-from emotion.data.classes import CLASSES
-from emotion.errors import UserError
+from emotion.errors import UserError, first_line
 from emotion.models.cnn import build_cnn
-from emotion.models.network import Network, Unfreeze
-from emotion.models.onnx import MAX_SIDE
-from emotion.models.preprocess import NormalizeName
+from emotion.models.network import Network
+from emotion.models.preprocess import Preprocess
 from emotion.models.resnet import build_resnet
 from emotion.models.transfer import build_transfer
-
-Family = Literal["cnn", "resnet", "torchvision", "timm", "face"]
+from emotion.settings import Family, NetworkSettings
 
 
 @dataclass(frozen=True)
@@ -24,13 +21,12 @@ class NetworkFamily:
     """A family of networks.
 
     Attributes:
-        build: function of the keyword arguments `image_size`, `normalize`, `num_classes`, `dropout` (only if it is
-            set) and the settings in `needs` except `unfreeze`.
+        build: makes a network from settings and the number of classes.
         needs: names of the settings that the family requires; the settings of other families must be None.
         title: name on the report page; empty for pretrained backbones, which are shown by their own names.
     """
 
-    build: Callable[..., Network]
+    build: Callable[[NetworkSettings, int], Network]
     needs: tuple[str, ...]
     title: str = ""
 
@@ -38,78 +34,73 @@ class NetworkFamily:
 FAMILIES: dict[Family, NetworkFamily] = {
     "cnn": NetworkFamily(build_cnn, ("blocks",), "CNN"),
     "resnet": NetworkFamily(build_resnet, ("blocks", "width", "stem_stride"), "ResNet"),
-    "torchvision": NetworkFamily(partial(build_transfer, "torchvision"), ("backbone", "unfreeze")),
-    "timm": NetworkFamily(partial(build_transfer, "timm"), ("backbone", "unfreeze")),
-    "face": NetworkFamily(partial(build_transfer, "face"), ("backbone", "unfreeze")),
+    "torchvision": NetworkFamily(build_transfer, ("backbone", "unfreeze")),
+    "timm": NetworkFamily(build_transfer, ("backbone", "unfreeze")),
+    "face": NetworkFamily(build_transfer, ("backbone", "unfreeze")),
 }
-"""The registered families; `conf/model` has settings for each of them."""
-assert {*FAMILIES} == {*get_args(Family)}, "FAMILIES and Family list different families"
-MAX_BLOCKS, MAX_FILTERS = 256, 1024
-"""Largest sum of `blocks` of a network, and largest number of filters in the first stage of a ResNet."""
+"""The families of the project; `conf/model` has settings for each of them. `custom` stands for a class of the user."""
+assert {*FAMILIES, "custom"} == {*get_args(Family)}, "FAMILIES and Family list different families"
+OPTIONAL = ("unfreeze",)
+"""Settings that every family accepts."""
+MAX_BLOCKS = 256
+"""Largest sum of `blocks` of a network."""
 
 
-def build_network(
-    *,
-    family: Family,
-    image_size: int,
-    normalize: NormalizeName,
-    backbone: str | None = None,
-    unfreeze: Unfreeze | None = None,
-    blocks: Sequence[int] | None = None,
-    width: int | None = None,
-    stem_stride: int | None = None,
-    dropout: float | None = None,
-) -> Network:
+def build_network(settings: NetworkSettings, num_classes: int, own: Callable[..., nn.Module] | None = None) -> Network:
     """Builds a network with random weights in the memory format channels last, which is fastest for convolutions.
 
     Args:
-        family: `cnn` (the paper's), `resnet` (for small images), or the library of `backbone`.
-        image_size: height and width of the network's input, 1 to `MAX_SIDE` pixels.
-        normalize: normalisation of the pixels (see `emotion.models.preprocess.Preprocess`).
-        backbone: name of the backbone in its library.
-        unfreeze: number of trainable last layers of the backbone, or `all`.
-        blocks: number of convolutions of each block of the CNN, or of residual blocks of each stage of the ResNet; the
-            sum is at most `MAX_BLOCKS`.
-        width: number of filters of the ResNet's first stage, at most `MAX_FILTERS`.
-        stem_stride: stride of the ResNet's first convolution, 1 or 2.
-        dropout: probability of the dropout before the last layer; None is the default of the family.
+        settings: family and size of the network.
+        num_classes: number of logits K.
+        own: the user's class that `settings.network` names (see `emotion.plugins`); never imported here, since the
+            settings can come from a stranger's file.
 
     Raises:
-        UserError: a value is out of range, or a setting is missing or belongs to another family.
+        UserError: a value is out of range, a setting is missing or belongs to another family, or the user's network
+            cannot be made or has outputs of another shape.
     """
-    given = {"backbone": backbone, "unfreeze": unfreeze, "blocks": blocks, "width": width, "stem_stride": stem_stride}
-    _check_settings(family, given)
-    require_integer("image_size", image_size, MAX_SIDE)
-    if width is not None:
-        require_integer("width", width, MAX_FILTERS)
-    if blocks is not None:
-        _check_blocks(blocks)
-    options: dict[str, object] = {key: value for key, value in given.items() if value is not None and key != "unfreeze"}
-    if dropout is not None:
-        options["dropout"] = dropout
-    network = FAMILIES[family].build(image_size=image_size, normalize=normalize, num_classes=len(CLASSES), **options)
-    if unfreeze is not None:
-        network.unfreeze(unfreeze)
+    if settings.family == "custom":
+        network = _wrap(settings, num_classes, own)
+    else:
+        _check_settings(settings)
+        network = FAMILIES[settings.family].build(settings, num_classes)
+    if settings.unfreeze is not None:
+        network.unfreeze(settings.unfreeze)
     return network.to(memory_format=torch.channels_last)
 
 
-def require_integer(key: str, value: object, maximum: int) -> None:
-    """Raises a `UserError` if a value is not an integer from 1 to `maximum`."""
-    if type(value) is not int or not 1 <= value <= maximum:
-        raise UserError(f"{key}={value}: a whole number from 1 to {maximum} is needed")
-
-
-def _check_blocks(blocks: Sequence[int]) -> None:
-    integers = isinstance(blocks, list | tuple) and all(type(block) is int for block in blocks)
-    if not integers or sum(blocks) > MAX_BLOCKS:
-        raise UserError(f"blocks={str(blocks)[:100]}: a list of whole numbers, sum at most {MAX_BLOCKS}, is needed")
-
-
-def _check_settings(family: Family, given: Mapping[str, object]) -> None:
-    needed = FAMILIES[family].needs
-    for key, value in given.items():
+def _check_settings(settings: NetworkSettings) -> None:
+    family, needed = settings.family, FAMILIES[settings.family].needs
+    for key in ("backbone", "unfreeze", "blocks", "width", "stem_stride", "network"):
+        value = getattr(settings, key)
         if value is None and key in needed:
             raise UserError(f"{key} is missing: a model of family {family} needs {' and '.join(needed)}")
-        if value is not None and key not in needed:
-            others = ", ".join(other for other, definition in FAMILIES.items() if key in definition.needs)
-            raise UserError(f"{key}: a setting of family {others}, not of family {family}; remove it")
+        if value is not None and key not in (*needed, *OPTIONAL):
+            others = [other for other, definition in FAMILIES.items() if key in definition.needs] or ["custom"]
+            raise UserError(f"{key}: a setting of family {', '.join(others)}, not of family {family}; remove it")
+    if settings.blocks is not None and sum(settings.blocks) > MAX_BLOCKS:
+        raise UserError(
+            f"blocks={str(settings.blocks)[:100]}: a list of whole numbers, sum at most {MAX_BLOCKS}, is needed"
+        )
+
+
+def _wrap(settings: NetworkSettings, num_classes: int, own: Callable[..., nn.Module] | None) -> Network:
+    """Gives the user's network the form of all others: pixels in, logits out."""
+    name = f"network={settings.network}"
+    if settings.network is None:
+        raise UserError("network is missing: model=custom needs network=<file>.py:<class>")
+    if own is None:
+        raise UserError(f"{name}: a class of a user, which is only imported where its name is given; add {name}")
+    channels, size = getattr(own, "channels", 1), settings.image_size
+    try:
+        body = own(num_classes=num_classes)
+        with torch.no_grad():
+            shape = tuple(body.eval()(torch.zeros(2, channels, size, size)).shape)
+    except Exception as error:
+        # The code of another person can raise any exception.
+        raise UserError(f"{name}: cannot be used ({type(error).__name__}: {first_line(error)})") from error
+    if shape != (2, num_classes):
+        raise UserError(
+            f"{name}: maps images [2, {channels}, {size}, {size}] to {list(shape)}, not to logits [2, {num_classes}]"
+        )
+    return Network(Preprocess(channels, size, settings.normalize), body.train(), nn.Identity(), [body])

@@ -1,23 +1,14 @@
 """Residual networks for small grey images, trained from scratch."""
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.network import Network
-from emotion.models.preprocess import NormalizeName, Preprocess, require_unit
+from emotion.models.preprocess import Preprocess, require_unit
+from emotion.settings import NetworkSettings
 
 
-def build_resnet(
-    blocks: Sequence[int],
-    width: int,
-    stem_stride: int,
-    image_size: int,
-    normalize: NormalizeName,
-    num_classes: int,
-    dropout: float = 0.0,
-) -> Network:
+def build_resnet(settings: NetworkSettings, num_classes: int) -> Network:
     """Builds a ResNet (He et al., CVPR 2016) whose stem is one 3x3 convolution, which keeps small images large.
 
     The stages consist of torchvision's basic blocks; each stage after the first halves height and width and doubles
@@ -25,24 +16,21 @@ def build_resnet(
     and each block begins as the identity. The head is global average pooling, dropout and the logits.
 
     Args:
-        blocks: number of blocks of each stage; [2, 2, 2, 2] with 64 filters is ResNet18.
-        width: number of filters of the first stage.
-        stem_stride: 1, or 2 to halve the image in the stem, at a quarter of the cost.
-        image_size: height and width of the input, pixels.
-        normalize: must be `unit`; the other values are for pretrained weights.
+        settings: `blocks` has the number of blocks of each stage, [2, 2, 2, 2] with `width` 64 is ResNet18;
+            `stem_stride` is 1, or 2 to halve the image in the stem, at a quarter of the cost; `normalize` must be
+            `unit`, since the other values are for pretrained weights.
         num_classes: number of logits.
-        dropout: probability of the dropout before the last layer.
 
     Raises:
-        UserError: width or stride is illegal, there are no stages, a stage is empty, or the stages halve the image to
-            nothing.
+        UserError: there are no stages, a stage is empty, or the stages halve the image to nothing.
     """
-    require_unit(normalize)
-    if width < 1 or stem_stride not in (1, 2):
-        raise UserError(f"width={width}, stem_stride={stem_stride}: filters from 1, and a stride of 1 or 2 are needed")
+    require_unit(settings.normalize)
+    blocks, width, stem_stride, image_size = settings.blocks, settings.width, settings.stem_stride, settings.image_size
+    assert width is not None
+    assert stem_stride is not None
     if not blocks or min(blocks) < 1 or image_size // stem_stride >> (len(blocks) - 1) < 1:
         raise UserError(
-            f"blocks={list(blocks)}: one or more stages of one or more blocks are needed; all but the first halve the "
+            f"blocks={blocks}: one or more stages of one or more blocks are needed; all but the first halve the "
             f"image (image_size={image_size}, stem_stride={stem_stride})"
         )
     filters = [width * 2**number for number in range(len(blocks))]
@@ -53,9 +41,9 @@ def build_resnet(
     ]
     backbone = nn.Sequential(stem, *stages)
     head = nn.Sequential(
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(filters[-1], num_classes)
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(settings.dropout or 0), nn.Linear(filters[-1], num_classes)
     )
-    network = Network(Preprocess(1, image_size, normalize), backbone, head, list(backbone))
+    network = Network(Preprocess(1, image_size, settings.normalize), backbone, head, list(backbone))
     return network.apply(init_torchvision).apply(_zero_residual)
 
 

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import nn
@@ -11,21 +10,14 @@ from emotion.errors import UserError
 from emotion.models.cnn import init_keras
 from emotion.models.face import face_backbone
 from emotion.models.network import Network, feature_count
-from emotion.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, NormalizeName, Preprocess
+from emotion.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from emotion.models.resnet import init_torchvision
+from emotion.settings import NetworkSettings
 
-Library = Literal["torchvision", "timm", "face"]
 HIDDEN_UNITS = 256
 
 
-def build_transfer(
-    library: Library,
-    backbone: str,
-    image_size: int,
-    normalize: NormalizeName,
-    num_classes: int,
-    dropout: float = 0.5,
-) -> Network:
+def build_transfer(settings: NetworkSettings, num_classes: int) -> Network:
     """Builds a backbone with the head of section 3.2 of the paper: flatten, 256 units, dropout 0.5, the logits.
 
     The backbone is initialised at random; `emotion.models.weights` loads pretrained weights into it. A torchvision
@@ -33,16 +25,14 @@ def build_transfer(
     face backbone are standardised first: they lie far from 0, where the head does not learn at the paper's rate.
 
     Args:
-        library: library of the backbone.
-        backbone: name of the backbone in its library.
-        image_size: height and width to which images are resized on the device, pixels.
-        normalize: normalisation of the pixels (see `Preprocess`).
+        settings: `family` is the library of the backbone, `backbone` its name there.
         num_classes: number of logits.
-        dropout: probability of the dropout before the last layer; 0.5 in the paper.
 
     Raises:
         UserError: the backbone is unknown, or the image size does not fit it.
     """
+    library, backbone, image_size = settings.family, settings.backbone, settings.image_size
+    assert backbone is not None
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     if library == "torchvision":
@@ -56,14 +46,14 @@ def build_transfer(
         body, stages = published.build()
         body.apply(init_torchvision)
         mean, std = published.mean, published.std
-    preprocess = Preprocess(3, image_size, normalize, mean, std)
+    preprocess = Preprocess(3, image_size, settings.normalize, mean, std)
     features = feature_count(body, torch.zeros(1, 3, image_size, image_size), backbone)
     head = nn.Sequential(
         nn.Flatten(),
         *([nn.BatchNorm1d(features, affine=False)] if library == "face" else []),
         nn.Linear(features, HIDDEN_UNITS),
         nn.ReLU(),
-        nn.Dropout(dropout),
+        nn.Dropout(0.5 if settings.dropout is None else settings.dropout),
         nn.Linear(HIDDEN_UNITS, num_classes),
     )
     return Network(preprocess, body, head.apply(init_keras), stages)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from emotion.errors import UserError, first_line
 from emotion.files import check_unpacked_size
-from emotion.models.transfer import Library, create_timm
+from emotion.models.transfer import create_timm
+from emotion.settings import Family
 
 State = Mapping[str, Tensor]
 CLASSIFIERS = ("classifier.", "fc.", "head.", "head_dist.", "last_linear.", "last_bn.", "logits.", "embedding.")
@@ -42,7 +43,7 @@ def resolve_weights(weights: str, name: str) -> str:
     return str(files[0])
 
 
-def load_backbone(backbone: nn.Module, weights: str, library: Library, name: str, image_size: int) -> None:
+def load_backbone(backbone: nn.Module, weights: str, library: Family, name: str, image_size: int) -> None:
     """Loads pretrained weights into a backbone.
 
     Args:
@@ -137,7 +138,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _imagenet_state(library: Library, name: str, image_size: int) -> State:
+def _imagenet_state(library: Family, name: str, image_size: int) -> State:
     try:
         if library == "torchvision":
             from torchvision.models import get_model_weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -19,7 +20,6 @@ from emotion.analysis.figures import confusion_matrix_figure, mistakes_figure, s
 from emotion.analysis.gradcam import heatmap_figure, heatmaps
 from emotion.analysis.predictions import Predictions, confident_mistakes, examples_per_class
 from emotion.analysis.summary import class_table
-from emotion.config import check
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError, first_line
@@ -198,20 +198,19 @@ def _confused(test: Predictions) -> list[int]:
 
 def _images(settings: Mapping[str, Any]) -> PackedImages:
     source = {key: settings[key] for key in SOURCE_SETTINGS if key in settings}
-    check(source)
     try:
         folder = settings.get("data_dir") if settings["data"] in OWN_DATA else None
         if folder and not Path(folder).expanduser().exists():
             raise UserError(f"{folder}: no such folder or file on this machine")
-        return _packed(tuple(source.items()))
+        return _packed(json.dumps(source))
     except (OSError, RuntimeError) as error:
         # A run of another machine can name paths that are invalid here, for example another user's home folder.
         raise UserError(first_line(error)) from None
 
 
 @lru_cache
-def _packed(source: tuple[tuple[str, Any], ...]) -> PackedImages:
-    return EmotionDataModule(**dict(source)).packed
+def _packed(source: str) -> PackedImages:
+    return EmotionDataModule.of(json.loads(source)).packed
 
 
 def _select(packed: PackedImages, ids: Sequence[str] | NDArray[np.str_]) -> NDArray[np.uint8]:

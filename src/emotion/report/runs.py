@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from emotion.analysis.figures import History, merge_histories, read_history
 from emotion.analysis.metrics import matrix_metrics
 from emotion.analysis.predictions import Predictions, load_predictions
-from emotion.config import AT_LEAST, AT_MOST
 from emotion.errors import UserError, first_line
 from emotion.files import hide_home
-from emotion.models.registry import Family
+from emotion.models.onnx import MAX_SIDE
+from emotion.settings import Family
 from emotion.training.folder import EVALUATION, RunFolder, is_run, read_yaml
 
 OWN_DATA = ("folder", "table")
@@ -69,8 +69,8 @@ class _Settings(BaseModel):
     weights: str
     data: str
     data_dir: str | None = None
-    pack_size: Annotated[int, Field(ge=AT_LEAST["pack_size"], le=AT_MOST["pack_size"])] = 48
-    synthetic_images: Annotated[int, Field(ge=AT_LEAST["synthetic_images"], le=AT_MOST["synthetic_images"])] = 1
+    pack_size: Annotated[int, Field(ge=8, le=MAX_SIDE)] = 48
+    synthetic_images: Annotated[int, Field(ge=1, le=10**6)] = 1
     split: str
     folds: Annotated[int, Field(ge=2, lt=2**31)] | None = None
     fold: Count | None = None

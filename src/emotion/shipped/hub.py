@@ -1,14 +1,21 @@
 """Download and upload of networks on the Hugging Face hub, over the internet."""
 
+import json
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
+from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
 from emotion.extras import require_extra
+from emotion.inference.networks import require_same_classes
+from emotion.models.onnx import METADATA, OnnxNetwork, require_classes
 
 CARD, SUFFIXES = "README.md", (".onnx", ".safetensors")
 """File names in a repository: the card, and `network.onnx`, `network.safetensors` or both."""
+MAX_HEADER = 10**8
+"""Most bytes of the header of a `.safetensors` file, as the format prescribes."""
 ADDRESS = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)(?:/(.+))?")
 
 
@@ -58,25 +65,52 @@ def push(repository: str, files: list[Path], card: str, private: bool = False) -
     Args:
         repository: `<owner>/<repository>`, created if it does not exist.
         files: an `.onnx` file, a `.safetensors` file, or one of each.
-        card: text of the card in Markdown.
+        card: text of the card in Markdown; a list of the classes is added if they are not the seven of FER2013.
         private: whether a created repository is visible to its owner only.
 
     Raises:
-        UserError: the files are of another kind, the permission to write is missing, or there is no connection.
+        UserError: the files are of another kind or have different classes, the permission to write is missing, or
+            there is no connection.
     """
     suffixes = [path.suffix for path in files]
     if not files or len(set(suffixes)) < len(files) or not set(suffixes) <= set(SUFFIXES):
         raise UserError(f"{', '.join(map(str, files))}: one .onnx or one .safetensors file is needed, or one of each")
+    classes = [_classes(path) for path in files]
+    require_same_classes(files, classes)
+    text = card if classes[0] == CLASSES else f"{card.rstrip()}\n\n## Classes\n\n{_numbered(classes[0])}"
     api = _hub().HfApi()
     try:
         page = api.create_repo(repository, private=private, exist_ok=True)
         for path in files:
             api.upload_file(path_or_fileobj=path, path_in_repo=f"network{path.suffix}", repo_id=repository)
-        api.upload_file(path_or_fileobj=card.encode(), path_in_repo=CARD, repo_id=repository)
+        api.upload_file(path_or_fileobj=text.encode(), path_in_repo=CARD, repo_id=repository)
     except Exception as error:
         # The client raises many kinds of exceptions for connections, permissions and names.
         raise UserError(f"{repository}: {first_line(error)}") from None
     return str(page)
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    """Returns the classes of a network without PyTorch."""
+    if path.suffix == ".onnx":
+        return OnnxNetwork(path).classes
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, MAX_HEADER)))
+        return require_classes(json.loads(header["__metadata__"][METADATA]).get("classes", CLASSES))
+    except Exception as error:
+        # A damaged file can make struct and json raise nearly any exception.
+        raise UserError(f"{path}: not a network of this project ({first_line(error)})") from None
+
+
+def _numbered(classes: tuple[str, ...]) -> str:
+    """Returns a list in Markdown, with the names as code, in which no character has a meaning."""
+    lines = []
+    for number, name in enumerate(classes, 1):
+        fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
+        lines.append(f"{number}. {fence} {name} {fence}")
+    return "In the order of the probabilities:\n\n" + "\n".join(lines) + "\n"
 
 
 def _hub() -> Any:

@@ -12,7 +12,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
 
 from emotion.analysis.figures import confusion_matrix_figure
-from emotion.data.classes import CLASSES
 from emotion.data.loader import Batch
 from emotion.training.task import EmotionTask
 
@@ -141,7 +140,7 @@ class TensorBoardFigures(Callback):
         if pl_module.val_matrix is None:
             return
         for writer in _writers(trainer):
-            figure = confusion_matrix_figure(pl_module.val_matrix, CLASSES, f"validation, epoch {epoch}")
+            figure = confusion_matrix_figure(pl_module.val_matrix, pl_module.classes, f"validation, epoch {epoch}")
             writer.add_figure("val/confusion_matrix", figure, trainer.global_step)
 
 

@@ -3,6 +3,7 @@
 import io
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,15 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emotion.config import check
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, check_unpacked_size
 from emotion.models.weights import describe_load_error, state_shapes, validate_state
+from emotion.plugins import Plugins, load_plugin
 from emotion.training.task import EmotionTask
+
+OF_ONE_DATA_SET = ("classes", "exclude", "columns", "images", "labels", "group_by", "folds", "fold")
+"""Settings that describe one data set; they do not hold for another one that a network is tested on."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Checkpoint:
     """The content of a checkpoint file.
 
     Attributes:
-        task: the trained task, in eval mode.
-        data: the settings of the data that it was trained on.
+        task: the trained task, in eval mode; a loss of the user's own is replaced by the cross-entropy.
+        data: the settings of the data that it was trained on, as flat values.
         epoch: the epoch after which the file was written, from 1.
         size: shape (C, S, S) of the training images; None in older files.
         hashes: hashes of the training images, uint64 [N]; see `emotion.data.packed.PackedImages`.
@@ -42,8 +46,24 @@ class Checkpoint:
     hashes: NDArray[np.uint64]
 
     def data_module(self, **changes: Any) -> EmotionDataModule:
-        """Returns the data that the task was trained on, with some settings changed."""
-        return EmotionDataModule(**(self.data | changes))
+        """Returns the data that the task was trained on, with some settings changed (see `data_for`)."""
+        return data_for(self.task.classes, self.data, changes)
+
+
+def data_for(classes: Sequence[str], stored: Mapping[str, Any], changes: Mapping[str, Any]) -> EmotionDataModule:
+    """Returns data for a trained network; images of other classes than its own are left out.
+
+    Args:
+        classes: classes of the network, in the order of its outputs.
+        stored: settings of the data that it was trained on. Those of labels hold for that data alone.
+        changes: settings that replace them.
+
+    Raises:
+        UserError: a value is not legal.
+    """
+    others = {"data", "data_dir"} & changes.keys()
+    kept = {key: value for key, value in stored.items() if not others or key not in OF_ONE_DATA_SET}
+    return EmotionDataModule.of({**kept, **changes}, network_classes=classes)
 
 
 class ThrottledCheckpointIO(TorchCheckpointIO):
@@ -75,7 +95,7 @@ class ThrottledCheckpointIO(TorchCheckpointIO):
             UserError: the file cannot be read, or contains more than tensors and plain values.
         """
         self._write()
-        return _read(Path(path))
+        return read_content(Path(path))
 
     def teardown(self) -> None:
         """Writes the pending checkpoints; Lightning calls this at the end of a run, even if the run fails."""
@@ -92,21 +112,26 @@ class ThrottledCheckpointIO(TorchCheckpointIO):
             self._written[path] = time.monotonic()
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint, without running any code that the file may contain.
+def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
+    """Reads a checkpoint, without running any code that the file may contain or name.
+
+    Args:
+        path: the file.
+        network: name of the user's network in the file (see `emotion.plugins`), if its code is trusted.
 
     Raises:
-        UserError: there is no such file, it contains more than tensors and plain values, or it is not a checkpoint of
-            this project.
+        UserError: there is no such file, it contains more than tensors and plain values, it is not a checkpoint of this
+            project, or its network is a user's that `network` does not name.
     """
     path = path.expanduser()
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file")
     if path.suffix != ".ckpt":
         raise UserError(f"ckpt={path}: wrong suffix; give a .ckpt file")
-    content = _read(path)
+    content = read_content(path)
+    plugins = _plugins(path, content, network)
     try:
-        task = _task(content["hyper_parameters"], content["state_dict"])
+        task = _task(content["hyper_parameters"], content["state_dict"], plugins)
         data = _data_settings(content["datamodule_hyper_parameters"])
         trained_on = content.get(EmotionDataModule.__qualname__, {})
         size = tuple(map(int, trained_on["size"])) if trained_on else None
@@ -124,34 +149,49 @@ def read_progress(path: Path) -> tuple[int, dict[str, Any]]:
         UserError: the file cannot be read, or is not a checkpoint.
     """
     try:
-        content = _read(path)
+        content = read_content(path)
         return int(content["epoch"]) + 1, dict(content.get(EmotionDataModule.__qualname__, {}))
     except Exception as error:
         raise UserError(f"{path}: cannot be resumed ({first_line(error)}); overwrite=true starts again") from None
 
 
-def _task(settings: dict[str, Any], state: dict[str, Tensor]) -> EmotionTask:
+def _plugins(path: Path, content: dict[str, Any], network: str | None) -> Plugins:
+    """Imports the user's network of a checkpoint if it is named by the caller, not only by the file."""
+    settings = content.get("hyper_parameters")
+    stored = settings.get("network") if isinstance(settings, dict) else None
+    if not isinstance(stored, str):
+        return Plugins()
+    if stored != network:
+        raise UserError(f"ckpt={path}: its network is code of a user; if you trust it, add network={stored[:200]}")
+    return Plugins(load_plugin("network", stored))
+
+
+def _task(settings: dict[str, Any], state: dict[str, Tensor], plugins: Plugins) -> EmotionTask:
     """Builds a task with its weights, after checking that the weights in the file fit the settings in the file."""
     if any(isinstance(value, Tensor) for value in settings.values()):
         raise ValueError("hyper_parameters: plain values are needed")
     # The average of the weights cannot be built on the meta device; its tensors have the shapes of the network's.
-    expected = dict(state_shapes(partial(EmotionTask, **settings | {"ema_decay": 0.0})))
+    settings = {**settings, "loss": None}  # only training needs a loss of the user's own
+    expected = dict(state_shapes(partial(EmotionTask.of, {**settings, "ema_decay": 0.0}, plugins)))
     if settings.get("ema_decay"):
         expected |= {key.replace("network.", "average.module.", 1): value for key, value in expected.items()}
     validate_state(expected, state)
-    task = EmotionTask(**settings)
+    task = EmotionTask.of(settings, plugins)
     task.load_state_dict(state)
     return task
 
 
 def _data_settings(stored: dict[str, Any]) -> dict[str, Any]:
     """Checks the settings of the data, and adds the defaults of settings that are newer than the file."""
-    given = {key: value for key, value in stored.items() if not key.startswith("_")}
-    check(given)
-    return dict(EmotionDataModule(**given).hparams)
+    return dict(EmotionDataModule.of(stored).hparams)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_content(path: Path) -> dict[str, Any]:
+    """Returns the content of a checkpoint: tensors and plain values, unchecked.
+
+    Raises:
+        UserError: the file cannot be read, or contains anything else.
+    """
     try:
         check_unpacked_size(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

@@ -16,13 +16,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from emotion.config import SAME_NAME, conf_dir, describe_settings, register_resolvers
+from emotion.config import SAME_NAME, choice_names, conf_dir, describe_settings, register_resolvers
 from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
 from emotion.files import hide_home
 from emotion.overrides import check_overrides, quote_arguments
 from emotion.privacy import keep_private
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
+from emotion.training.start import read_start
 from emotion.training.sweep import run_apart
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", SAME_NAME)
     register_resolvers()
     with exit_on_user_error():
+        sys.argv[1:] = with_implied_model(sys.argv[1:])
         check_overrides(sys.argv[1:])
         sys.argv[1:] = quote_arguments(sys.argv[1:])
         try:
@@ -51,6 +53,19 @@ def main() -> None:
         except (HydraException, OmegaConfBaseException) as error:
             lines = [first_line(cause).rstrip(".") for cause in (error, error.__cause__) if cause]
             raise UserError(": ".join(lines)) from None
+
+
+def with_implied_model(arguments: list[str]) -> list[str]:
+    """Adds the model that `network=` or `init=` stands for, where the command line names no model."""
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if {"model", "recipe", "experiment", "resume"} & given.keys():
+        return arguments
+    model = ""
+    if "network" in given:
+        model = "custom"
+    elif "init" in given and "," not in given["init"]:
+        model = read_start(given["init"]).model
+    return [*arguments, f"model={model}"] if model in choice_names("model") else arguments
 
 
 def _excepthook(arguments: threading.ExceptHookArgs) -> None:

@@ -3,37 +3,41 @@
 import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from emotion.analysis.predictions import Predictions, mean_predictions
-from emotion.config import check
 from emotion.data.datamodule import EmotionDataModule, Stage
-from emotion.errors import UserError, exit_on_user_error
+from emotion.errors import UserError, exit_on_user_error, require_choice
+from emotion.models.classifier import load_pretrained
 from emotion.models.device import find_device
 from emotion.models.onnx import ViewsName
 from emotion.overrides import parse_arguments
 from emotion.privacy import keep_private
-from emotion.training.checkpoint import Checkpoint, load_checkpoint
+from emotion.training.checkpoint import data_for, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
-from emotion.training.folder import EVALUATION, make_results_folder, write_json
+from emotion.training.folder import EVALUATION, RunFolder, make_results_folder, write_json
 from emotion.training.results import predict_stages, write_results
 
-OPTIONS = ("ckpt", "out", "device", "tta")
-USAGE = """usage: evaluate.py ckpt=<file> | ckpt=[a.ckpt,b.ckpt] [tta=flip] [out=<folder>] [device=cuda]
-                   [data=... split=...]
+OPTIONS = ("ckpt", "out", "device", "tta", "network")
+USAGE = """usage: evaluate.py ckpt=<network> | ckpt=[a.ckpt,b.ckpt] [tta=flip] [out=<folder>] [device=cuda]
+                   [data=... split=... exclude=[...]]
 
-Rebuilds network and data from a checkpoint and tests the network. Settings of the data on the command line replace
-those of the checkpoint; split=test_only tests on all images of a source. The probabilities of several checkpoints are
-averaged; a pattern in quotes, ckpt='runs/small/*/checkpoints/best.ckpt', stands for all files that match it.
-tta=flip, shifts or ten_crop also tests with test-time augmentation."""
+Rebuilds network and data and tests the network. A network is a checkpoint, the folder of a run, a published file or the
+name of a shipped one, as small. Settings of the data on the command line replace those of its training; split=test_only
+tests on all images of a source. Images of classes that the network does not have are left out, with a line that names
+them; exclude= leaves out further classes. The probabilities of several networks are averaged; a pattern in quotes,
+ckpt='runs/small/*/checkpoints/best.ckpt', stands for all files that match it. tta=flip, shifts or ten_crop also tests
+with test-time augmentation. network=<file>.py:<class> allows the code of a checkpoint that has a network of a user."""
 
 
 def main() -> None:
@@ -47,7 +51,7 @@ def main() -> None:
         patterns = options.pop("ckpt", None) or []
         patterns = patterns if isinstance(patterns, list) else [patterns]
         paths = [path for pattern in patterns for path in _matches(str(pattern))]
-        given = {key: options.pop(key) for key in ("out", "device", "tta") if key in options}
+        given = {key: options.pop(key) for key in ("out", "device", "tta", "network") if key in options}
         evaluate(paths, options, **given)
 
 
@@ -57,39 +61,43 @@ def evaluate(
     out: str | None = None,
     device: str | None = None,
     tta: ViewsName = "none",
+    network: str | None = None,
 ) -> dict[str, Any]:
-    """Tests checkpoints and writes `metrics.json`, `predictions.npz`, `evaluation.json`, figures and the report.
+    """Tests networks and writes `metrics.json`, `predictions.npz`, `evaluation.json`, figures and the report.
 
     Args:
-        paths: the checkpoints; the probabilities of several are averaged.
-        changes: settings of the data that replace those in the checkpoints.
+        paths: checkpoints, folders of runs, published files or names of shipped networks; the probabilities of several
+            are averaged.
+        changes: settings of the data that replace those of the training.
         out: folder for the results; None makes `runs/evaluations/<data>-<split>-<hash>`.
         device: `cpu` or `cuda`; None takes a GPU if there is one.
         tta: test-time augmentation, see `emotion.models.views.Views`; adds the stages `val_tta` and `test_tta`.
+        network: name of the user's network in a checkpoint, if its code is trusted (see `emotion.plugins`).
 
     Returns:
         The content of `metrics.json`: metrics by stage.
 
     Raises:
-        UserError: no checkpoint is given, one cannot be read, their test images differ, there is no such device, or
-            the folder cannot be made.
+        UserError: no network is given, one cannot be read, their classes or test images differ, there is no such
+            device, or the folder cannot be made.
     """
     if not paths:
         raise UserError(f"ckpt: missing; give a checkpoint\n{USAGE}")
-    check({**changes, "tta": tta})
+    require_choice("tta", tta, get_args(ViewsName))
     torch_device = find_device(device)
-    checkpoints = [load_checkpoint(path) for path in paths]
-    modules = [checkpoint.data_module(**changes) for checkpoint in checkpoints]
+    members = [read_member(path, network) for path in paths]
+    _require_same_classes(members, paths)
+    modules = [data_for(member.classes, member.data, changes) for member in members]
     first = modules[0]
     folder = Path(str(out)).expanduser() if out else _default_folder(first, paths, {**changes, "tta": tta})
     make_results_folder(folder)
-    stages = _predict(checkpoints, modules, torch_device, tta)
+    stages = _predict(members, modules, torch_device, tta)
     environment = describe_environment()
     facts = {
         "checkpoints": ", ".join(map(str, paths)),
         "data": str(first.hparams["data"]),
         "split": str(first.hparams["split"]),
-        "test images trained on": _describe_seen(checkpoints, first),
+        "test images trained on": _describe_seen(members, first),
         **({} if "val" in stages else {"validation images": "left out: not the same for all, or trained on"}),
         "hardware": describe_hardware(environment),
         "command": environment["command"],
@@ -101,7 +109,59 @@ def evaluate(
     return results
 
 
-def _stages(checkpoints: Sequence[Checkpoint], modules: Sequence[EmotionDataModule]) -> list[Stage]:
+@dataclass(frozen=True)
+class Member:
+    """A network to evaluate.
+
+    Attributes:
+        network: maps images [B, C, H, W] to logits [B, K].
+        classes: names of the K classes.
+        data: settings of the data that it was trained on, as flat values.
+        temperature: divisor of the logits; 1 for a checkpoint, which is not calibrated.
+        size: shape (C, S, S) of the training images; None if it is not known.
+        hashes: hashes of the training images, uint64 [N]; see `emotion.data.packed.PackedImages`.
+    """
+
+    network: nn.Module
+    classes: tuple[str, ...]
+    data: dict[str, Any]
+    temperature: float
+    size: tuple[int, ...] | None
+    hashes: NDArray[np.uint64]
+
+
+def read_member(path: Path, network: str | None = None) -> Member:
+    """Reads a network to evaluate.
+
+    Args:
+        path: a checkpoint, the folder of a run, a published file or the name of a shipped network.
+        network: name of the user's network in the checkpoint, if its code is trusted.
+
+    Raises:
+        UserError: there is no such network, or its file is of another kind.
+    """
+    folder = RunFolder(path.expanduser())
+    path = folder.best if folder.best.is_file() else path
+    if path.suffix == ".ckpt":
+        read = load_checkpoint(path, network)
+        task = read.task
+        return Member(task.inference_network, task.classes, read.data, 1.0, read.size, read.hashes)
+    published = load_pretrained(str(path))
+    data = {key: value for key, value in published.card.facts.items() if key in ("data", "split", "seed")}
+    none = np.empty(0, np.uint64)
+    return Member(published.network, published.classes, data, published.card.temperature, None, none)
+
+
+def _require_same_classes(members: Sequence[Member], paths: Sequence[Path]) -> None:
+    for member, path in zip(members, paths, strict=True):
+        if member.classes != members[0].classes:
+            raise UserError(
+                f"{paths[0]} and {path} have different classes ({', '.join(members[0].classes)}; "
+                f"{', '.join(member.classes)}); their probabilities cannot be averaged"
+            )
+
+
+def _stages(members: Sequence[Member], modules: Sequence[EmotionDataModule]) -> list[Stage]:
     """Returns the stages to evaluate: without validation if its images differ between checkpoints or were trained on.
 
     They differ between the seeds of `split=report`. They count as trained on if that is true of at least half of them:
@@ -109,33 +169,33 @@ def _stages(checkpoints: Sequence[Checkpoint], modules: Sequence[EmotionDataModu
     """
     rows = modules[0].rows.val
     shared = all(np.array_equal(rows, data.rows.val) for data in modules)
-    return ["val", "test"] if shared and 2 * _seen(checkpoints, modules[0], rows).sum() < len(rows) else ["test"]
+    return ["val", "test"] if shared and 2 * _seen(members, modules[0], rows).sum() < len(rows) else ["test"]
 
 
-def _seen(checkpoints: Sequence[Checkpoint], data: EmotionDataModule, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _seen(members: Sequence[Member], data: EmotionDataModule, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Returns a mask [len(rows)] of images that are, pixel for pixel, in the known training images of a checkpoint."""
-    return np.isin(data.packed.hashes[rows], np.concatenate([checkpoint.hashes for checkpoint in checkpoints]))
+    return np.isin(data.packed.hashes[rows], np.concatenate([member.hashes for member in members]))
 
 
-def _describe_seen(checkpoints: Sequence[Checkpoint], data: EmotionDataModule) -> str:
-    for checkpoint in checkpoints:
-        if checkpoint.size is None:
-            return "not known (older checkpoints do not keep it)"
-        if checkpoint.size != data.packed.images.shape[1:]:
+def _describe_seen(members: Sequence[Member], data: EmotionDataModule) -> str:
+    for member in members:
+        if member.size is None:
+            return "not known (published files and older checkpoints do not keep it)"
+        if member.size != data.packed.images.shape[1:]:
             return "not known (the sizes of the images differ)"
-    seen = _seen(checkpoints, data, data.rows.test)
+    seen = _seen(members, data, data.rows.test)
     return f"{seen.sum():,} of {len(seen):,}, pixel for pixel"
 
 
 def _predict(
-    checkpoints: Sequence[Checkpoint], modules: Sequence[EmotionDataModule], device: torch.device, tta: ViewsName
+    members: Sequence[Member], modules: Sequence[EmotionDataModule], device: torch.device, tta: ViewsName
 ) -> dict[str, Predictions]:
-    stages = _stages(checkpoints, modules)
-    members = [
-        predict_stages(checkpoint.task.inference_network, data, stages, device, tta)
-        for checkpoint, data in zip(checkpoints, modules, strict=True)
+    stages = _stages(members, modules)
+    predicted = [
+        predict_stages(member.network, data, stages, device, tta, member.temperature)
+        for member, data in zip(members, modules, strict=True)
     ]
-    return {stage: mean_predictions([member[stage] for member in members]) for stage in members[0]}
+    return {stage: mean_predictions([each[stage] for each in predicted]) for stage in predicted[0]}
 
 
 def _matches(pattern: str) -> list[Path]:

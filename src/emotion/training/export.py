@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
 from emotion.data.decode import resized_square
 from emotion.errors import UserError
@@ -25,8 +24,9 @@ from emotion.models.network import Network
 from emotion.models.onnx import METADATA, OnnxNetwork
 from emotion.models.preprocess import LUMA
 from emotion.privacy import import_onnxruntime
+from emotion.settings import DataSettings
 from emotion.shipped import find_weights
-from emotion.training.checkpoint import load_checkpoint
+from emotion.training.checkpoint import data_for, load_checkpoint
 from emotion.training.publish import uncalibrated
 
 OPSET = 18
@@ -213,7 +213,8 @@ def accuracy(network: OnnxNetwork, images: NDArray[np.uint8], labels: NDArray[np
 def _open(name: str, changes: Mapping[str, Any], int8: bool) -> tuple[Classifier, EmotionDataModule]:
     path = find_weights(name)
     if path.suffix == ".safetensors":
-        classifier, data = load_pretrained(path), EmotionDataModule(**{"split": "official", **changes})
+        classifier = load_pretrained(path)
+        data = data_for(classifier.classes, {"split": "official"}, changes)
     else:
         trained = load_checkpoint(path)
         classifier, data = uncalibrated(trained), trained.data_module(**changes)
@@ -222,7 +223,7 @@ def _open(name: str, changes: Mapping[str, Any], int8: bool) -> tuple[Classifier
     except UserError:
         if changes or int8:
             raise
-        data = EmotionDataModule(data="synthetic")
+        data = EmotionDataModule(DataSettings(data="synthetic"))
     return classifier, data
 
 
@@ -255,7 +256,8 @@ def _batches(images: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
 def _card(classifier: Classifier) -> dict[str, Any]:
     card = classifier.card
     views = str(classifier.averaged.views)
-    return {"classes": CLASSES, "side": card.side, "views": views, "temperature": card.temperature, "facts": card.facts}
+    shared = {"side": card.side, "views": views, "temperature": card.temperature, "facts": card.facts}
+    return {"classes": classifier.classes, **shared}
 
 
 def _averaging_head(network: Network) -> nn.Linear | None:

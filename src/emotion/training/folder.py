@@ -13,9 +13,10 @@ import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from emotion.config import flatten, same_settings, settings, with_defaults
+from emotion.config import distinguishing, flatten, same_settings, with_defaults
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, hide_home, remove_stale_temporaries
+from emotion.settings import Settings
 
 State = Literal["new", "unfinished", "finished"]
 LARGEST = 2**15
@@ -105,11 +106,11 @@ class RunFolder:
                 "(hydra.run.dir=)"
             ) from None
 
-    def holds(self, config: DictConfig) -> bool:
+    def holds(self, settings: Settings) -> bool:
         """Returns whether the folder holds a run with these settings; those newer than that run count as defaults."""
-        return self.config.is_file() and same_settings(read_yaml(self.config), settings(config))
+        return self.config.is_file() and same_settings(read_yaml(self.config), distinguishing(settings.flat()))
 
-    def require_same_run(self, config: DictConfig) -> None:
+    def require_same_run(self, settings: Settings) -> None:
         """Checks that a run with these settings can start or be resumed in this folder.
 
         Raises:
@@ -117,31 +118,32 @@ class RunFolder:
         """
         if self.config.is_file() and not is_run(read_yaml(self.config)):
             raise UserError(f"{self.config}: not the settings of a run; choose another folder (hydra.run.dir=)")
-        if self.config.is_file() and not self.holds(config):
+        if self.config.is_file() and not self.holds(settings):
             raise UserError(
                 f"{self.path}: holds a run with other settings; choose another folder (hydra.run.dir=), continue that "
                 "run (resume=), or replace it (overwrite=true)"
             )
 
-    def claim(self, config: DictConfig, environment: Mapping[str, Any], epochs: int) -> None:
+    def claim(self, settings: Settings, environment: Mapping[str, Any], epochs: int) -> None:
         """Writes the settings and the environment of a run that starts or is resumed in this folder.
 
         If a run is resumed with other settings, the changes and their epoch are added to the environment, and the
         metrics of the finished run are removed.
 
         Args:
-            config: the composed configuration.
+            settings: the settings of the run.
             environment: see `emotion.training.environment.describe_environment`.
             epochs: number of epochs that the run has been trained for.
         """
+        kept = distinguishing(settings.flat())
         changes = read_json(self.environment).get("changes", []) if self.environment.is_file() else []
         if self.config.is_file():
-            before, now = with_defaults(read_yaml(self.config)), flatten(settings(config))
+            before, now = with_defaults(read_yaml(self.config)), flatten(kept)
             changed = {key: [before.get(key), now[key]] for key in now if before.get(key) != now[key]}
             if changed:
                 changes = [*changes, {"after_epoch": epochs, "changed": changed}]
                 self.metrics.unlink(missing_ok=True)
-        write_text(self.config, OmegaConf.to_yaml(settings(config)))
+        write_text(self.config, OmegaConf.to_yaml(kept))
         write_json(self.environment, {**environment, **({"changes": changes} if changes else {})})
 
     def set_aside(self) -> None:

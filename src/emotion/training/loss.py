@@ -1,53 +1,53 @@
 """The training loss: cross-entropy, with variants for rare classes and doubtful labels."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """Changes of the cross-entropy; the defaults change nothing.
-
-    Attributes:
-        label_smoothing: share of every label that is spread over all classes, 0..1 (Szegedy et al., "Rethinking the
-            Inception Architecture", CVPR 2016).
-        focal_gamma: exponent of the focal loss (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017), which
-            weights an image by (1 - p) ** gamma, where p is the probability of its label; 0 is off.
-        logit_adjustment: tau of Menon et al., "Long-tail learning via logit adjustment", ICLR 2021: the training loss
-            adds tau times the logarithm of each class's share of the training images to its logit; 0 is off.
-    """
-
-    label_smoothing: float = 0.0
-    focal_gamma: float = 0.0
-    logit_adjustment: float = 0.0
+from emotion.errors import UserError, first_line
+from emotion.settings import LossSettings
 
 
 class EmotionLoss(nn.Module):
     """Cross-entropy, averaged over the images; as in Keras, class weights do not change the divisor.
 
     Args:
-        settings: changes of the cross-entropy.
+        settings: changes of the cross-entropy; the defaults change nothing. `label_smoothing` follows Szegedy et al.,
+            "Rethinking the Inception Architecture", CVPR 2016. `focal_gamma` is the exponent of the focal loss (Lin et
+            al., ICCV 2017), which weights an image by (1 - p) ** gamma, where p is the probability of its label.
+            `logit_adjustment` is the tau of Menon et al., "Long-tail learning via logit adjustment", ICLR 2021: the
+            loss adds tau times the logarithm of each class's share of the training images to its logit.
         class_weights: weight of each class, float [K]; None weights all classes equally.
         class_shares: share of each class among the training images, float [K], sum 1; needed for `logit_adjustment`.
+        own: the user's class that `settings.loss` names, in place of the cross-entropy; class weights apply to it if it
+            returns a loss for each image, the other changes do not.
+
+    Raises:
+        UserError: the user's loss cannot be made, or other changes of the loss are set beside it.
     """
 
     weights: Tensor | None
     offsets: Tensor
 
     def __init__(
-        self, settings: LossSettings, class_weights: Tensor | None = None, class_shares: Tensor | None = None
+        self,
+        settings: LossSettings,
+        class_weights: Tensor | None = None,
+        class_shares: Tensor | None = None,
+        own: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.own = settings, _make(settings, own)
         offsets = torch.zeros(()) if class_shares is None else settings.logit_adjustment * class_shares.log()
         self.register_buffer("weights", class_weights, persistent=False)
         self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Returns the loss (scalar) of logits [B, K] for labels, int64 [B] or float [B, K] with rows that sum to 1."""
+        if self.own is not None:
+            return self._own_loss(self.own, logits, labels)
         logits = logits + self.offsets
         losses = self._cross_entropy(logits, labels)  # [B]
         if self.settings.focal_gamma:
@@ -63,6 +63,36 @@ class EmotionLoss(nn.Module):
             return F.cross_entropy(logits, labels, self.weights, reduction="none", label_smoothing=smoothing)
         # The weight of an image is that of its label. PyTorch would weight each class's part of the smoothed label by
         # the weight of that class, which would push all predictions towards the rarest class.
-        weights = labels @ self.weights if labels.is_floating_point() else self.weights[labels]  # [B]
+        weights = self._image_weights(self.weights, labels)
         sharp = F.cross_entropy(logits, labels, self.weights, reduction="none")
         return (1 - smoothing) * sharp - smoothing * weights * logits.log_softmax(1).mean(1)
+
+    def _own_loss(self, own: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+        losses: Tensor = own(logits, labels)
+        if losses.shape == labels.shape[:1] and self.weights is not None:
+            losses = losses * self._image_weights(self.weights, labels)
+        if losses.shape not in (labels.shape[:1], ()):
+            raise UserError(
+                f"loss={self.settings.loss}: returns {list(losses.shape)}; losses [B] or their mean are needed"
+            )
+        return losses.mean()
+
+    @staticmethod
+    def _image_weights(weights: Tensor, labels: Tensor) -> Tensor:
+        """Returns the weight of each image's label, float [B]."""
+        return labels @ weights if labels.is_floating_point() else weights[labels]
+
+
+def _make(settings: LossSettings, own: Callable[[], nn.Module] | None) -> nn.Module | None:
+    if own is None:
+        return None
+    others = [key for key, value in settings.flat().items() if key != "loss" and value]
+    if others:
+        raise UserError(f"{others[0]}: a change of the cross-entropy, which loss={settings.loss} replaces; remove it")
+    try:
+        return own()
+    except Exception as error:
+        # The code of another person can raise any exception.
+        raise UserError(
+            f"loss={settings.loss}: cannot be made ({type(error).__name__}: {first_line(error)})"
+        ) from error

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 
 import torch
 from lightning.pytorch.utilities.memory import is_oom_error
-from omegaconf import DictConfig
 
 from emotion.errors import UserError
+from emotion.settings import Settings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of `mallopt` in glibc's malloc.h."""
 
 
 @contextmanager
-def explain_out_of_memory(config: DictConfig) -> Iterator[None]:
+def explain_out_of_memory(settings: Settings) -> Iterator[None]:
     """Turns an out-of-memory error of the block into advice on batch and image size.
 
     Raises:
@@ -27,7 +27,7 @@ def explain_out_of_memory(config: DictConfig) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        size, side = config.batch_size, config.image_size
+        size, side = settings.batches.batch_size, settings.network.image_size
         raise UserError(
             f"out of memory with batch_size={size} and image_size={side}: try batch_size={max(size // 2, 2)} (with "
             "trainer.accumulate_grad_batches=2 for the same updates), a smaller image_size= or trainer.precision="

@@ -1,7 +1,7 @@
 """Collects losses and logits of an epoch on the device, and computes metrics at its end."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,6 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from emotion.analysis.metrics import matrix_metrics
-from emotion.data.classes import CLASSES
 
 MERGE_EVERY = 64
 """Number of batches whose tensors are joined: many small tensors would fragment the memory that steps reuse."""
@@ -29,9 +28,13 @@ class EpochMeter:
     """Collects losses and logits of an epoch on the device, and computes the metrics once at its end.
 
     Steps thus never wait for the device. The logits of FER2013 take less than 1 MiB.
+
+    Args:
+        classes: names of the K classes, in the order of the logits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
         self._batches: list[_Outputs] = []
         self._joined: list[_Outputs] = []
 
@@ -59,9 +62,9 @@ class EpochMeter:
         self._batches, self._joined = [*self._joined, *self._batches], []
         self._join()
         ((total, logits, labels),) = self._joined
-        counts = multiclass_confusion_matrix(logits, labels, len(CLASSES), validate_args=False)
+        counts = multiclass_confusion_matrix(logits, labels, len(self.classes), validate_args=False)
         matrix = add_up(counts).cpu().numpy()
-        metrics = {"loss": float(add_up(total)) / matrix.sum(), **matrix_metrics(matrix, CLASSES)}
+        metrics = {"loss": float(add_up(total)) / matrix.sum(), **matrix_metrics(matrix, self.classes)}
         self._joined = []
         return metrics, matrix
 

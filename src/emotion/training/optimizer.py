@@ -3,37 +3,14 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from emotion.config import OptimizerName
+from emotion.settings import OptimizerSettings
 
 KERAS_EPSILON = 1e-7
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """Settings of the optimiser; the defaults are those of the paper, which are Keras's.
-
-    Attributes:
-        optimizer: `adam` (epsilon 1e-7 as in Keras); `adamw` (Loshchilov and Hutter, ICLR 2019; epsilon 1e-8);
-            `sgd`, with Nesterov's momentum (Sutskever et al., ICML 2013).
-        momentum: momentum of `sgd`, 0..1.
-        weight_decay: decay of weights with two or more dimensions; biases and normalisation have none.
-        layer_decay: ratio of a layer's learning rate to that of the next layer, 1 for equal rates (as in ELECTRA,
-            Clark et al., ICLR 2020).
-        sam_rho: radius of sharpness-aware minimisation (Foret et al., ICLR 2021), which takes the gradient at the
-            highest loss within this distance of the weights and needs a second pass; 0 is off.
-    """
-
-    optimizer: OptimizerName = "adam"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    layer_decay: float = 1.0
-    sam_rho: float = 0.0
 
 
 def build_optimizer(
@@ -44,7 +21,10 @@ def build_optimizer(
     Args:
         layers: the parameters of each layer, the first layer first.
         lr: learning rate of the last layer.
-        settings: settings of the optimiser.
+        settings: `adam` has epsilon 1e-7 as in Keras, `adamw` (Loshchilov and Hutter, ICLR 2019) 1e-8, and `sgd` has
+            Nesterov's momentum (Sutskever et al., ICML 2013). Weights with two or more dimensions decay, biases and
+            normalisation do not. `layer_decay` is the ratio of a layer's rate to that of the next layer (as in ELECTRA,
+            Clark et al., ICLR 2020).
         fused: whether one kernel updates all parameters.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
@@ -74,7 +54,7 @@ def cosine_factor(step: int, steps: int, warm_up: int = 0) -> float:
 
 
 class SharpnessAware:
-    """Moves the weights to the highest loss in their neighbourhood (to first order), and back.
+    """Moves the weights to the highest loss nearby (to first order), and back (Foret et al., ICLR 2021).
 
     Args:
         network: network whose trainable parameters are moved.

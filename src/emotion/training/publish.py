@@ -7,9 +7,9 @@ import torch
 
 from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.protocol import protocol_metrics, protocol_parts
-from emotion.data.sources import FER_SIZE
-from emotion.models.classifier import Card, Classifier, load_pretrained, network_settings, save_pretrained
+from emotion.models.classifier import Card, Classifier, load_pretrained, save_pretrained
 from emotion.models.onnx import ViewsName
+from emotion.settings import FER_SIZE, NetworkSettings
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.results import predict
 
@@ -51,5 +51,6 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
 
 
 def _card(trained: Checkpoint) -> Card:
-    side = trained.data["pack_size"] if trained.data["data"] == "folder" else FER_SIZE
-    return Card(network_settings(trained.task.hparams), side=side)
+    side = trained.data["pack_size"] if trained.data["data"] in ("folder", "table") else FER_SIZE
+    network = NetworkSettings.of(trained.task.hparams).flat()
+    return Card(network, side=side, classes=list(trained.task.classes))

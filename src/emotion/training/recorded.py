@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from emotion.data.loader import Batch
 from emotion.errors import UserError, first_line
+from emotion.settings import Settings
 
 WARM_UP = 3
 """Ordinary steps of each batch shape before its recording; in them, libraries choose kernels and allocate buffers."""
@@ -98,28 +98,28 @@ class RecordedStep:
             ) from error
 
 
-def records_steps(config: DictConfig, device: torch.device, precision: str) -> bool:
+def records_steps(settings: Settings, device: torch.device, precision: str) -> bool:
     """Returns whether the steps of a run are recorded.
 
     Args:
-        config: the composed configuration.
+        settings: the settings of the run.
         device: device of the run.
         precision: precision of the Trainer, in which `trainer.precision=auto` is resolved.
 
     Raises:
         UserError: `cuda_graph=true`, and the steps cannot be recorded.
     """
-    obstacle = _obstacle(config, device, precision)
-    if config.cuda_graph is True and obstacle:
+    obstacle, wanted = _obstacle(settings, device, precision), settings.training.cuda_graph
+    if wanted is True and obstacle:
         raise UserError(f"cuda_graph=true: steps cannot be recorded with {obstacle}; use cuda_graph=auto")
-    return config.cuda_graph is not False and not obstacle
+    return wanted is not False and not obstacle
 
 
-def _obstacle(config: DictConfig, device: torch.device, precision: str) -> str | None:
+def _obstacle(settings: Settings, device: torch.device, precision: str) -> str | None:
     """Returns the first setting that needs the Trainer or the CPU between two steps, or None."""
-    trainer = config.trainer
-    if config.sam_rho:
-        return f"sam_rho={config.sam_rho}"
+    trainer, rho = settings.trainer, settings.optimizer.sam_rho
+    if rho:
+        return f"sam_rho={rho}"
     plain = {
         "num_nodes": (1,),
         "max_steps": (-1,),
@@ -136,4 +136,5 @@ def _obstacle(config: DictConfig, device: torch.device, precision: str) -> str |
         return f"trainer.devices={trainer.devices}"
     if precision not in ("32-true", "bf16-mixed"):
         return f"trainer.precision={precision}"
-    return next((f"trainer.{key}={trainer[key]}" for key, legal in plain.items() if trainer[key] not in legal), None)
+    values = trainer.flat()
+    return next((f"trainer.{key}={values[key]}" for key, legal in plain.items() if values[key] not in legal), None)

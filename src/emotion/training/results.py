@@ -33,8 +33,10 @@ SHOWN_MISTAKES = 32
 log = logging.getLogger(__name__)
 
 
-def predict(network: nn.Module, data: EmotionDataModule, stage: Stage, device: torch.device) -> Predictions:
-    """Returns the predictions of a network for the images of a stage, in float32 and eval mode."""
+def predict(
+    network: nn.Module, data: EmotionDataModule, stage: Stage, device: torch.device, temperature: float = 1.0
+) -> Predictions:
+    """Returns the predictions of a network, whose logits are divided by `temperature`, for the images of a stage."""
     network.eval().to(device)
     rows = getattr(data.rows, stage)
     log.info("predicting %d %s images", len(rows), stage)
@@ -43,21 +45,37 @@ def predict(network: nn.Module, data: EmotionDataModule, stage: Stage, device: t
     loader, console = data.eval_loader(stage), Console(stderr=True)
     batches = track(loader, f"predicting {stage} images", console=console, disable=not console.is_terminal)
     with torch.inference_mode():
-        outputs = [network(batch.inputs.to(device)).softmax(1).cpu() for batch in batches]  # of [B, K]
+        outputs = [(network(batch.inputs.to(device)) / temperature).softmax(1).cpu() for batch in batches]  # of [B, K]
     packed = data.packed
     probabilities = torch.cat(outputs).numpy() if outputs else np.empty((0, len(packed.classes)), np.float32)  # [N, K]
-    images = (array[rows] for array in (packed.names, packed.labels, packed.parts, packed.copied))
-    ids, labels, parts, copied = images
-    return Predictions(ids, labels, probabilities, parts, copied, packed.classes)
+    return Predictions(
+        packed.names[rows], packed.labels[rows], probabilities, *data.origin(stage), classes=packed.classes
+    )
 
 
 def predict_stages(
-    network: nn.Module, data: EmotionDataModule, stages: Sequence[Stage], device: torch.device, tta: ViewsName = "none"
+    network: nn.Module,
+    data: EmotionDataModule,
+    stages: Sequence[Stage],
+    device: torch.device,
+    tta: ViewsName = "none",
+    temperature: float = 1.0,
 ) -> dict[str, Predictions]:
-    """Returns the predictions of each stage, and with `tta` those of test-time augmentation as `<stage>_tta`."""
+    """Returns the predictions of each stage, and with `tta` those of test-time augmentation as `<stage>_tta`.
+
+    Args:
+        network: maps images to logits; set to eval mode, in float32.
+        data: the images.
+        stages: the stages to predict.
+        device: device that computes.
+        tta: test-time augmentation.
+        temperature: divisor of the logits, above 0.
+    """
     networks = {"": network} if tta == "none" else {"": network, "_tta": Views(network, tta)}
     return {
-        f"{stage}{suffix}": predict(each, data, stage, device) for suffix, each in networks.items() for stage in stages
+        f"{stage}{suffix}": predict(each, data, stage, device, temperature)
+        for suffix, each in networks.items()
+        for stage in stages
     }
 
 

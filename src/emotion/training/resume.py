@@ -2,16 +2,13 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from emotion.config import GROUPS
+from emotion.config import CONFIG_GROUPS
 from emotion.errors import UserError
+from emotion.settings import FIXED, marked
 from emotion.training.folder import RunFolder
 
-KEPT = (
-    *GROUPS,
-    *("seed", "data", "split", "val_fraction", "group_duplicates", "synthetic_images", "pack_size", "channels"),
-    *("extra_data", "optimizer", "schedule"),
-)
-"""Settings that a resumed run cannot change, since its result would be that of neither setting."""
+NAMED_AGAIN = ("network", "loss", "augmentation")
+"""Settings that import code: a run's folder can come from a stranger, so they must be named again."""
 
 
 def resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
@@ -23,14 +20,19 @@ def resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]
         overrides: arguments of the command line, `<setting>=<value>`.
 
     Raises:
-        UserError: there is no run in the folder, its settings cannot be read, or an argument changes one of `KEPT` or
-            adds or removes a setting.
+        UserError: there is no run in the folder, its settings cannot be read, an argument changes a setting that is
+            fixed or adds or removes one, or one of `NAMED_AGAIN` in the folder is not named again.
     """
-    stored, changed = folder.read_config(), OmegaConf.create()
+    stored, changed, kept = folder.read_config(), OmegaConf.create(), [*CONFIG_GROUPS, *marked(FIXED)]
+    for key in NAMED_AGAIN:
+        if stored.get(key) is not None and OmegaConf.select(defaults, key) != stored[key]:
+            raise UserError(
+                f"resume={folder.path}: runs code of {key}={stored[key]}; add {key}={stored[key]} to allow it"
+            )
     for argument in (argument for argument in overrides if not argument.startswith("resume=")):
         key, _, value = argument.partition("=")
-        asked = value if key in GROUPS else OmegaConf.select(defaults, key)
-        if key[0] in "+~" or (key in KEPT and asked != stored.get(key)):
+        asked = value if key in CONFIG_GROUPS else OmegaConf.select(defaults, key)
+        if key[0] in "+~" or (key in kept and asked != stored.get(key)):
             raise UserError(
                 f"{argument}: a resumed run keeps its {key.lstrip('+~')}; other values can be changed, as lr= or "
                 "trainer.max_epochs="

@@ -1,10 +1,9 @@
 """One run: settings, data, network, training, test of the best checkpoint, results."""
 
-import inspect
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from emotion.analysis.figures import merge_histories, read_history
-from emotion.config import check, settings
+from emotion.config import distinguishing, read
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, first_line
 from emotion.models.network import feature_count
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.overrides import require_effect
+from emotion.plugins import Plugins
+from emotion.settings import Settings, TrainerSettings, TrainingSettings
 from emotion.training.checkpoint import load_checkpoint, read_progress
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
@@ -34,6 +35,7 @@ from emotion.training.memory import explain_out_of_memory, keep_freed_memory
 from emotion.training.recorded import records_steps
 from emotion.training.results import predict_stages, write_results
 from emotion.training.resume import resumed_config
+from emotion.training.start import read_start
 from emotion.training.task import EmotionTask
 from emotion.training.trainer import build_timer, build_trainer
 
@@ -88,20 +90,21 @@ def _without_expected_warnings() -> Iterator[None]:
         yield
 
 
-def _train_and_test(config: DictConfig, folder: RunFolder, resumes: bool) -> None:
+def _train_and_test(settings: Settings, folder: RunFolder, resumes: bool) -> None:
     """Trains and tests; changes no file of the folder before all settings and inputs have been checked."""
-    if not (config.overwrite or resumes):
-        folder.require_same_run(config)
-    with folder.keeping_failure(), explain_out_of_memory(config):
-        if not config.overwrite and folder.state == "finished" and folder.holds(config):
+    overwrite = settings.run.overwrite
+    if not (overwrite or resumes):
+        folder.require_same_run(settings)
+    with folder.keeping_failure(), explain_out_of_memory(settings):
+        if not overwrite and folder.state == "finished" and folder.holds(settings):
             folder.failure.unlink(missing_ok=True)
             log.info("finished already: %s (overwrite=true trains again)", folder.path)
             return
-        prepared = prepare(config, folder)
-        if config.overwrite:
+        prepared = prepare(settings, folder)
+        if overwrite:
             folder.set_aside()
         try:
-            test(config, folder, fit(prepared, folder))
+            test(prepared.settings, folder, fit(prepared, folder))
         finally:
             folder.settle()
     folder.failure.unlink(missing_ok=True)
@@ -116,7 +119,7 @@ class Prepared:
         epochs: number of epochs that a resumed run has been trained for; 0 for a new run.
     """
 
-    config: DictConfig
+    settings: Settings
     data: EmotionDataModule
     task: EmotionTask
     trainer: Trainer
@@ -136,56 +139,60 @@ class Trained:
     def images_per_epoch(self) -> int:
         """Number of training images per epoch, including oversampled images and repeated draws."""
         steps = int(self.trainer.num_training_batches) * max(self.data.group_size, 1)
-        shown = steps * self.data.batch_size * self.trainer.world_size
+        shown = steps * self.data.batches.batch_size * self.trainer.world_size
         return min(shown, len(self.data.train_set[2]))
 
 
-def train(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Trained:
+def train(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Trained:
     """Trains from the start or from `last.ckpt`, and writes checkpoints to the folder.
 
     Args:
-        config: the composed and checked configuration.
+        settings: the settings of the run.
         folder: folder of the run.
         callbacks: further callbacks, beside those of every run.
     """
     with _without_expected_warnings():
-        return fit(prepare(config, folder, callbacks), folder)
+        return fit(prepare(settings, folder, callbacks), folder)
 
 
-def prepare(config: DictConfig, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Prepared:
+def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Prepared:
     """Opens the data and builds network and Trainer; takes the arguments of `train`, and leaves the folder unchanged.
 
     Raises:
         UserError: settings, data, weights, a checkpoint or a device cannot be used.
     """
-    _resolve_weights(config)
+    settings, plugins = _with_weights_file(settings), Plugins.load(settings)
     # The Trainer sets both and does not reset them, and a sweep can train several runs in one process.
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
-    seed_everything(config.seed, verbose=False)
-    data = EmotionDataModule(**_arguments(EmotionDataModule, settings(config)))
-    task = build_task(config, data)
-    _log_sizes(config, task, data)
-    if config.backbone:
-        load_backbone(task.network.backbone, config.weights, config.family, config.backbone, config.image_size)
-        task.restart_average()
+    seed_everything(settings.run.seed, verbose=False)
+    data = EmotionDataModule(
+        settings.data,
+        settings.batches,
+        settings.augmentation,
+        settings.run.seed,
+        own_augmentation=plugins.augmentation,
+    )
+    task = build_task(settings, data, plugins)
+    _log_sizes(settings, task, data)
+    load_weights(settings, task)
     epochs = 0
-    if folder.state != "new" and not config.overwrite:
+    if folder.state != "new" and not settings.run.overwrite:
         epochs, data_state = read_progress(folder.last)
         data.load_state_dict(data_state)
-    timer, folder_updates = build_timer(config), _folder_updates(config, folder, epochs)
-    trainer = build_trainer(config, folder, [timer, folder_updates, *callbacks])
-    _require_whole_epoch(config, data, trainer)
-    _configure_speed(config, task, data, trainer)
-    return Prepared(config, data, task, trainer, timer, epochs)
+    timer, folder_updates = build_timer(settings.trainer), _folder_updates(settings, folder, epochs)
+    trainer = build_trainer(settings, folder, [timer, folder_updates, *callbacks])
+    _require_whole_epoch(settings.trainer, data, trainer)
+    _configure_speed(settings, task, data, trainer)
+    return Prepared(settings, data, task, trainer, timer, epochs)
 
 
 def fit(prepared: Prepared, folder: RunFolder) -> Trained:
     """Trains a prepared run, and writes checkpoints to the folder."""
     trainer, timer = prepared.trainer, prepared.timer
-    last = folder.last if folder.state != "new" and not prepared.config.overwrite else None
+    last = folder.last if folder.state != "new" and not prepared.settings.run.overwrite else None
     if last is None:
-        _claim(prepared.config, folder, prepared.epochs)
+        _claim(prepared.settings, folder, prepared.epochs)
     try:
         trainer.fit(prepared.task, prepared.data, ckpt_path=last, weights_only=True)
     except MisconfigurationException as error:
@@ -203,29 +210,29 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
         raise UserError(f"{last}: cannot be resumed ({first_line(error)}); overwrite=true starts again") from error
     if timer.start_time() is None:
         log.info("nothing is left to train after epoch %d", prepared.epochs)
-        _claim(prepared.config, folder, prepared.epochs)
+        _claim(prepared.settings, folder, prepared.epochs)
     return Trained(trainer, prepared.data, timer.time_elapsed("train"))
 
 
-def _folder_updates(config: DictConfig, folder: RunFolder, epochs: int) -> Callback:
+def _folder_updates(settings: Settings, folder: RunFolder, epochs: int) -> Callback:
     """Returns a callback that writes a resumed run's settings once its checkpoint is loaded; drops a replaced run."""
     return LambdaCallback(
-        on_train_start=lambda *_: _claim(config, folder, epochs) if epochs else None,
+        on_train_start=lambda *_: _claim(settings, folder, epochs) if epochs else None,
         on_train_epoch_start=lambda *_: folder.drop_replaced(),
     )
 
 
 @rank_zero_only
-def _claim(config: DictConfig, folder: RunFolder, epochs: int) -> None:
-    folder.claim(config, describe_environment(), epochs)
+def _claim(settings: Settings, folder: RunFolder, epochs: int) -> None:
+    folder.claim(settings, describe_environment(), epochs)
 
 
-def _require_whole_epoch(config: DictConfig, data: EmotionDataModule, trainer: Trainer) -> None:
+def _require_whole_epoch(settings: TrainerSettings, data: EmotionDataModule, trainer: Trainer) -> None:
     """Checks that training reaches a validation, since only a validation chooses a best checkpoint."""
-    batches = -(-len(data.train_set[2]) // (data.batch_size * trainer.world_size))
+    batches = -(-len(data.train_set[2]) // (data.batches.batch_size * trainer.world_size))
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    steps = -(-batches // trainer.accumulate_grad_batches) * config.trainer.check_val_every_n_epoch
+    steps = -(-batches // trainer.accumulate_grad_batches) * settings.check_val_every_n_epoch
     if 0 <= trainer.max_steps < steps:
         raise UserError(
             f"trainer.max_steps={trainer.max_steps}: at least {steps} are needed until the first validation, which "
@@ -233,44 +240,47 @@ def _require_whole_epoch(config: DictConfig, data: EmotionDataModule, trainer: T
         )
 
 
-def _configure_speed(config: DictConfig, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
+def _configure_speed(settings: Settings, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
     """Turns on the accelerations that settings and device allow: recorded steps, cached features, compilation."""
-    device = trainer.strategy.root_device
-    if records_steps(config, device, str(trainer.precision)):
+    device, wanted, interval = trainer.strategy.root_device, settings.training, settings.trainer.log_every_n_steps
+    if records_steps(settings, device, str(trainer.precision)):
         task.record_steps()
-        data.group_batches(config.trainer.log_every_n_steps or BATCHES_TOGETHER)
-        trainer.log_every_n_steps = min(config.trainer.log_every_n_steps, 1)  # type: ignore[attr-defined]
+        data.group_batches(interval or BATCHES_TOGETHER)
+        trainer.log_every_n_steps = min(interval, 1)  # type: ignore[attr-defined]
     if device.type == "cpu":
         keep_freed_memory()
-    views = _auto_feature_views(config, task, data, device) if config.feature_views == "auto" else config.feature_views
+    views = wanted.feature_views
+    if views == "auto":
+        views = _auto_feature_views(task, data, device)
     if views:
-        data.train_on_features(
-            FeatureCache(task.train_on_features(), device, config.seed, str(trainer.precision)), views
-        )
-    if _should_compile(config, device) if config.compile == "auto" else config.compile:
+        cache = FeatureCache(task.train_on_features(), device, settings.run.seed, str(trainer.precision))
+        data.train_on_features(cache, views)
+    if _should_compile(wanted, device) if wanted.compile == "auto" else wanted.compile:
         task.compile_network()
 
 
-def _auto_feature_views(config: DictConfig, task: EmotionTask, data: EmotionDataModule, device: torch.device) -> int:
+def _auto_feature_views(task: EmotionTask, data: EmotionDataModule, device: torch.device) -> int:
     """Returns 1 if the frozen part gets the same images in every epoch and its features are small enough, else 0."""
     frozen, _ = task.network.split(task.network.frozen_stages)
     if not any(True for _ in frozen.parameters()):
         return 0
-    if data.augmentation or data.mix:  # a few cached views would be less augmentation than new ones each epoch
+    if (
+        data.augmentation or data.mix or data.own_augmentation
+    ):  # a few cached views would be less augmentation than new ones each epoch
         if device.type == "cpu":
             log.info("feature_views=8 trains faster: the frozen layers run once, on 8 augmented views of an image")
         return 0
     side = task.network.preprocess.image_size
-    values = feature_count(frozen, torch.zeros(1, 1, side, side, dtype=torch.uint8), config.model)
+    values = feature_count(frozen, torch.zeros(1, 1, side, side, dtype=torch.uint8), "the network")
     return int(2 * values * len(data.packed) <= AUTO_FEATURES_BYTES)
 
 
-def _should_compile(config: DictConfig, device: torch.device) -> bool:
+def _should_compile(training: TrainingSettings, device: torch.device) -> bool:
     """Compiling takes up to a minute, too long for a run that may stop early; on CPUs, compiled steps were slower."""
-    return device.type == "cuda" and config.patience is None
+    return device.type == "cuda" and training.patience is None
 
 
-def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
+def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:
     """Tests the best checkpoint on the validation images and, unless `test=false`, the test images; writes the results.
 
     Raises:
@@ -280,10 +290,10 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
         raise UserError(
             f"{folder.path}: no best checkpoint, since no epoch was validated; change the settings trainer.*"
         )
-    best = load_checkpoint(folder.best)
-    device = trained.trainer.strategy.root_device
-    evaluated: tuple[Stage, ...] = ("val", "test") if config.test else ("val",)
-    stages = predict_stages(best.task.inference_network, trained.data, evaluated, device, config.tta)
+    best = load_checkpoint(folder.best, settings.network.network)
+    device, wanted = trained.trainer.strategy.root_device, settings.training
+    evaluated: tuple[Stage, ...] = ("val", "test") if wanted.test and len(trained.data.rows.test) else ("val",)
+    stages = predict_stages(best.task.inference_network, trained.data, evaluated, device, wanted.tta)
     environment = read_json(folder.environment)
     # `current_epoch` is one less if a run that had stopped early is resumed for its test.
     progress: Any = trained.trainer.fit_loop.epoch_progress.current
@@ -299,12 +309,12 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
         **({"changes": environment["changes"]} if "changes" in environment else {}),
         "data": trained.data.packed.digest,
     }
-    title = f"{config.model}, seed {config.seed}"
+    title = f"{settings.run.model}, seed {settings.run.seed}"
     history = merge_histories(read_history(path) for path in folder.csv_files())
     results = write_results(
-        folder.path, title, _facts(config, record), stages, trained.data, history, best.epoch, record
+        folder.path, title, _facts(settings, record), stages, trained.data, history, best.epoch, record
     )
-    _log_hparams(config, trained.trainer, {stage: results[stage] for stage in evaluated})
+    _log_hparams(settings, trained.trainer, {stage: results[stage] for stage in evaluated})
     last, metrics = evaluated[-1], results[evaluated[-1]]
     log.info(
         "%s accuracy %.4f, macro F1 %.4f on %d images", last, metrics["acc"], metrics["f1_macro"], metrics["num_images"]
@@ -312,44 +322,66 @@ def test(config: DictConfig, folder: RunFolder, trained: Trained) -> None:
     log.info("report: %s", folder.path / "report.html")
 
 
-def _resolve_weights(config: DictConfig) -> None:
-    if config.backbone:
-        config.weights = resolve_weights(config.weights, file_stem(config.family, config.backbone))
+def _with_weights_file(settings: Settings) -> Settings:
+    """Returns the settings with the file of weights in place of its folder."""
+    network, weights = settings.network, settings.training.weights
+    if network.backbone is None or weights is None:
+        return settings
+    file = resolve_weights(weights, file_stem(network.family, network.backbone))
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"weights": file})})
 
 
-def _validated(config: DictConfig, folder: RunFolder, overrides: list[str]) -> DictConfig:
+def _validated(config: DictConfig, folder: RunFolder, overrides: list[str]) -> Settings:
     if config.resume:
         config = resumed_config(config, folder, overrides)
-    check(settings(config))
-    require_effect(overrides, settings(config))
-    return config
+    settings = read(config)
+    require_effect(overrides, settings.flat())
+    return settings
 
 
-def build_task(config: DictConfig, data: EmotionDataModule) -> EmotionTask:
+def build_task(settings: Settings, data: EmotionDataModule, plugins: Plugins = Plugins()) -> EmotionTask:  # noqa: B008
     """Builds network, loss and optimiser settings; class weights and shares are those of the training images."""
     return EmotionTask(
-        **_arguments(EmotionTask, settings(config)), class_weights=data.class_weights, class_shares=data.class_shares
+        settings.network,
+        settings.loss,
+        settings.optimizer,
+        classes=data.classes,
+        class_weights=data.class_weights,
+        class_shares=data.class_shares,
+        model=settings.run.model,
+        weights=settings.training.weights,
+        plugins=plugins,
     )
 
 
-def _arguments(cls: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings that are arguments of a class; settings and arguments have the same names."""
-    return {key: values[key] for key in inspect.signature(cls).parameters if key in values}
+def load_weights(settings: Settings, task: EmotionTask) -> None:
+    """Loads the pretrained weights of the backbone, or of a whole trained network, that the settings name.
+
+    Raises:
+        UserError: the weights are missing or do not fit.
+    """
+    network, training = settings.network, settings.training
+    if network.backbone is not None and training.weights is not None:
+        load_backbone(task.network.backbone, training.weights, network.family, network.backbone, network.image_size)
+    if training.init is not None:
+        log.info("%s", read_start(training.init).load_into(task.network, task.classes))
+    task.restart_average()
 
 
-def _log_sizes(config: DictConfig, task: EmotionTask, data: EmotionDataModule) -> None:
+def _log_sizes(settings: Settings, task: EmotionTask, data: EmotionDataModule) -> None:
     count = task.network.count_parameters()
-    log.info("%s: %s parameters, %s of them trainable", config.model, f"{count.total:,}", f"{count.trainable:,}")
+    log.info("%s: %s parameters, %s of them trainable", settings.run.model, f"{count.total:,}", f"{count.trainable:,}")
     sizes = len(data.train_set[2]), len(data.rows.val), len(data.rows.test)
     log.info("images: %d to train on, %d to validate, %d to test", *sizes)
 
 
-def _facts(config: DictConfig, record: dict[str, Any]) -> dict[str, str]:
+def _facts(settings: Settings, record: dict[str, Any]) -> dict[str, str]:
+    values = settings.flat()
     keys = ("model", "data", "split", "balance", "seed", "batch_size", "lr")
     return (
-        {key: str(config[key]) for key in keys}
+        {key: str(values[key]) for key in keys}
         | {
-            "epochs": f"{record['epochs']}, best {record['best_epoch']} by {config.monitor}",
+            "epochs": f"{record['epochs']}, best {record['best_epoch']} by {settings.training.monitor}",
             "training time": f"{record['train_seconds']:.0f} s",
             "hardware": record["hardware"],
             "command": record["command"],
@@ -363,12 +395,12 @@ def _facts(config: DictConfig, record: dict[str, Any]) -> dict[str, str]:
     )
 
 
-def _log_hparams(config: DictConfig, trainer: Trainer, results: dict[str, Any]) -> None:
+def _log_hparams(settings: Settings, trainer: Trainer, results: dict[str, Any]) -> None:
     names = ("loss", "acc", "f1_macro")
     final = {f"final/{stage}/{name}": metrics[name] for stage, metrics in results.items() for name in names}
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            shown = {key: _utf8(value) for key, value in settings(config).items()}
+            shown = {key: _utf8(value) for key, value in distinguishing(settings.flat()).items()}
             logger.log_hyperparams(shown, final)
             logger.finalize("success")
 

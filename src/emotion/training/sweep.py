@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from emotion.config import check, settings
+from emotion.config import read
 from emotion.errors import UserError, exit_on_user_error, first_line
 from emotion.overrides import quote_argument, quoted, require_effect
+from emotion.settings import TrainerSettings
 from emotion.training.folder import RunFolder, read_json
 
 Compose = Callable[[list[str]], DictConfig]
@@ -99,14 +100,13 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
         config.hydra.job.num = number
         if config.resume:
             raise UserError(f"resume={config.resume}: continues only one run; leave out -m")
-        values = settings(config)
-        check(values)
-        require_effect(numbered, values)
-        _require_one_device(values["trainer"])
+        settings = read(config)
+        require_effect(numbered, settings.flat())
+        _require_one_device(settings.trainer)
         path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
         folder_override = f"hydra.sweep.subdir={quoted(str(config.hydra.sweep.subdir))}"
         folder = RunFolder(path)
-        same = folder.holds(config)
+        same = folder.holds(settings)
         finished = same and folder.state == "finished"
         blocked = folder.config.is_file() and not (same or config.overwrite)
         jobs.setdefault(path, Job(numbered, folder_override, folder, config.overwrite, finished, blocked))
@@ -150,10 +150,10 @@ def _key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~")
 
 
-def _require_one_device(trainer: dict[str, Any]) -> None:
-    if trainer["devices"] not in (1, "1") or trainer["num_nodes"] != 1:
+def _require_one_device(trainer: TrainerSettings) -> None:
+    if trainer.devices not in (1, "1") or trainer.num_nodes != 1:
         raise UserError(
-            f"trainer.devices={trainer['devices']} trainer.num_nodes={trainer['num_nodes']}: in a sweep (-m) every run "
+            f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}: in a sweep (-m) every run "
             "has one device; leave out -m to train one run on several"
         )
 

@@ -1,9 +1,10 @@
 """The LightningModule: a network, its loss, optimiser, schedule and epoch metrics."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -16,22 +17,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from emotion.config import OptimizerName, ScheduleName
 from emotion.data.classes import CLASSES
 from emotion.data.loader import Batch, BatchGroups, BatchLoader
 from emotion.errors import UserError
-from emotion.models.network import Network, Unfreeze
-from emotion.models.preprocess import NormalizeName
-from emotion.models.registry import Family, build_network
-from emotion.training.loss import EmotionLoss, LossSettings
+from emotion.models.network import Network
+from emotion.models.registry import build_network
+from emotion.plugins import Plugins
+from emotion.settings import LossSettings, NetworkSettings, OptimizerSettings
+from emotion.training.loss import EmotionLoss
 from emotion.training.meter import EpochMeter
-from emotion.training.optimizer import (
-    OptimizerSettings,
-    SharpnessAware,
-    build_optimizer,
-    cosine_factor,
-)
+from emotion.training.optimizer import SharpnessAware, build_optimizer, cosine_factor
 from emotion.training.recorded import Outcome, Record, RecordedStep, record_cuda_graph
+from emotion.training.statistics import estimate_statistics, slow_statistics
 
 if TYPE_CHECKING:
     from timm.utils.model_ema import ModelEmaV3
@@ -40,103 +37,68 @@ if TYPE_CHECKING:
 class EmotionTask(LightningModule):
     """Trains a network of any family to classify expressions.
 
-    Checkpoints contain all arguments as plain values, from which the network is rebuilt. Arguments with a default are
-    newer than the others; a checkpoint without them is read with the default.
+    Checkpoints contain all settings as flat, plain values, from which `of` rebuilds the task.
 
     Args:
-        model: name of the model in `conf/model`; stored, not used.
-        family: family of the network, see `emotion.models.registry.build_network`.
-        backbone: name of the backbone; None for a family without one.
-        blocks: number of convolutions in each block of the CNN, or of residual blocks in each stage of the ResNet.
-        unfreeze: number of trainable layers of the backbone, or `all`.
-        image_size: height and width of the network's input, in pixels.
-        normalize: scaling of the pixels.
-        weights: origin of the backbone's weights; stored, not used (`prepare` in `run.py` loads them).
+        network: settings of the network.
+        loss: settings of the loss.
+        optimizer: settings of the optimiser and of the schedule: `plateau` as in Keras, times `lr_factor` when val/loss
+            has not improved for `lr_patience` epochs; `cosine`: to zero over the whole training, step by step
+            (Loshchilov and Hutter, "SGDR", ICLR 2017), after a warm-up (arXiv:1706.02677). `ema_decay` is the decay per
+            step of the moving average of the weights (Polyak and Juditsky 1992; timm's `ModelEmaV3`), which validation,
+            test and inference use; during the first 1 / (1 - ema_decay) steps it restarts with each epoch, since it
+            would otherwise consist mostly of the initial weights.
+        classes: names of the K classes, in the order of the logits.
         class_weights: weight of each class in the training loss; None weights all classes equally.
-        lr: learning rate of the last layer.
-        schedule: `none`; `plateau`: times `lr_factor` when val/loss has not improved for `lr_patience` epochs;
-            `cosine`: to zero over the whole training, step by step (Loshchilov and Hutter, "SGDR", ICLR 2017).
-        lr_factor: factor of the schedule `plateau`.
-        lr_patience: patience of the schedule `plateau`, counted as in Keras: 3 acts on the third bad epoch.
-        warmup_epochs: epochs of rising learning rate before the schedule `cosine` (arXiv:1706.02677).
         class_shares: share of each class among the training images, sum 1; needed for `logit_adjustment`.
-        label_smoothing: share of every label that is spread over all classes, see `LossSettings`.
-        focal_gamma: exponent of the focal loss, see `LossSettings`.
-        logit_adjustment: tau of the logit adjustment, see `LossSettings`.
-        optimizer: name of the optimiser, see `OptimizerSettings`.
-        momentum: momentum of `sgd`.
-        weight_decay: decay of the weights, see `OptimizerSettings`.
-        layer_decay: ratio of the learning rates of neighbouring layers, see `OptimizerSettings`.
-        sam_rho: radius of sharpness-aware minimisation, see `OptimizerSettings`.
-        ema_decay: decay per step of the exponential moving average of the weights (Polyak and Juditsky 1992; timm's
-            `ModelEmaV3`), which validation, test and inference use; 0 is off. During the first 1 / (1 - ema_decay)
-            steps it restarts with each epoch, since it would otherwise consist mostly of the initial weights.
-        dropout: dropout before the last layer; None takes that of the family.
-        width: number of filters in the first stage of the ResNet.
-        stem_stride: stride of the first convolution of the ResNet, in pixels.
+        model: name of the model in `conf/model`; stored, not used.
+        weights: origin of the backbone's weights; stored, not used (`prepare` in `run.py` loads them).
+        plugins: the user's classes, if the settings name some.
     """
 
     def __init__(
         self,
+        network: NetworkSettings,
+        loss: LossSettings = LossSettings(),  # noqa: B008, frozen
+        optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008
         *,
-        model: str,
-        family: Family,
-        backbone: str | None,
-        blocks: Sequence[int] | None,
-        unfreeze: Unfreeze | None,
-        image_size: int,
-        normalize: NormalizeName,
-        weights: str,
-        class_weights: Sequence[float] | None,
-        lr: float,
-        schedule: ScheduleName,
-        lr_factor: float,
-        lr_patience: int,
-        warmup_epochs: float = 0.0,
+        classes: Sequence[str] = CLASSES,
+        class_weights: Sequence[float] | None = None,
         class_shares: Sequence[float] | None = None,
-        label_smoothing: float = 0.0,
-        focal_gamma: float = 0.0,
-        logit_adjustment: float = 0.0,
-        optimizer: OptimizerName = "adam",
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        layer_decay: float = 1.0,
-        sam_rho: float = 0.0,
-        ema_decay: float = 0.0,
-        dropout: float | None = None,
-        width: int | None = None,
-        stem_stride: int | None = None,
+        model: str = "",
+        weights: str | None = "none",
+        plugins: Plugins = Plugins(),  # noqa: B008
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.network = build_network(
-            family=family,
-            image_size=image_size,
-            normalize=normalize,
-            backbone=backbone,
-            unfreeze=unfreeze,
-            blocks=blocks,
-            width=width,
-            stem_stride=stem_stride,
-            dropout=dropout,
+        stored = {"model": model, "weights": weights, "classes": list(classes)}
+        balance = {"class_weights": class_weights, "class_shares": class_shares}
+        self.save_hyperparameters(
+            {**network.flat(), **loss.flat(), **optimizer.flat(), **stored, **balance}, logger=False
         )
-        self.average = _averaged(self.network, ema_decay) if ema_decay else None
-        self.lr, self.schedule, self.lr_factor, self.lr_patience = lr, schedule, lr_factor, lr_patience
-        self.warmup_epochs, self.ema_decay = warmup_epochs, ema_decay
-        self.optimizer_settings = OptimizerSettings(
-            optimizer=optimizer, momentum=momentum, weight_decay=weight_decay, layer_decay=layer_decay, sam_rho=sam_rho
-        )
-        changes = LossSettings(
-            label_smoothing=label_smoothing, focal_gamma=focal_gamma, logit_adjustment=logit_adjustment
-        )
-        self.loss = EmotionLoss(changes, _tensor(class_weights), _tensor(class_shares))
-        self.train_meter, self.val_meter = EpochMeter(), EpochMeter()
+        self.classes, self.optimizer_settings = tuple(classes), optimizer
+        self.network = build_network(network, len(self.classes), plugins.network)
+        self.average = _averaged(self.network, optimizer.ema_decay) if optimizer.ema_decay else None
+        self.loss = EmotionLoss(loss, _tensor(class_weights), _tensor(class_shares), plugins.loss)
+        self.train_meter, self.val_meter = EpochMeter(self.classes), EpochMeter(self.classes)
         self._val_loss: float | None = None
         self.val_matrix: NDArray[np.int64] | None = None
         # In tuples: as attributes of a module, the networks would be registered, and saved, a second time.
         self._trained: tuple[Callable[[Tensor], Tensor]] = (self.network,)
         self._validated: tuple[Callable[[Tensor], Tensor]] = (self.inference_network,)
         self._perturbed = self._rate_changed = False
+        self._slow: list[str] = []
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], plugins: Plugins = Plugins()) -> Self:  # noqa: B008
+        """Builds a task from flat values, as in a checkpoint; settings that are newer than it have their defaults.
+
+        Raises:
+            UserError: a value is not legal.
+        """
+        names = ("classes", "class_weights", "class_shares", "model", "weights")
+        others = {name: values[name] for name in names if name in values}
+        groups = (NetworkSettings.of(values), LossSettings.of(values), OptimizerSettings.of(values))
+        return cls(*groups, **others, plugins=plugins)
 
     @property
     def inference_network(self) -> Network:
@@ -261,6 +223,14 @@ class EmotionTask(LightningModule):
         self.trainer.fit_loop.epoch_loop._batches_that_stepped += len(batches) - 1
         return torch.stack(losses)  # [len(batches)]
 
+    def on_validation_epoch_start(self) -> None:
+        """Estimates the statistics of batch normalisation where an epoch is too short for their running mean."""
+        loader = self.trainer.train_dataloader
+        if self._slow and isinstance(loader, BatchLoader):
+            network, layers = self._validated[0], [self.inference_network.get_submodule(name) for name in self._slow]
+            batches = islice(loader, int(self.trainer.num_training_batches))
+            estimate_statistics(layers, network, (_floats(batch.inputs) for batch in batches))
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the validation metrics; as in Keras, the validation loss has no class weights."""
         logits = self._logits(self._validated[0], batch)
@@ -290,7 +260,8 @@ class EmotionTask(LightningModule):
         """Sets the values of this run in the schedule; returns its factor of the learning rate at this step."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.factor, scheduler.patience = self.lr_factor, self.lr_patience - 1
+            scheduler.factor = self.optimizer_settings.lr_factor
+            scheduler.patience = self.optimizer_settings.lr_patience - 1
         if not isinstance(scheduler, LambdaLR):
             return 1.0
         if self._rate_changed:
@@ -305,8 +276,10 @@ class EmotionTask(LightningModule):
             return
         same = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         loader.set_epoch(0 if same else self.current_epoch)
-        batches = self.current_epoch * len(loader.loader if isinstance(loader, BatchGroups) else loader)
-        if batches * (1 - self.ema_decay) < self.trainer.accumulate_grad_batches:
+        length = len(loader.loader if isinstance(loader, BatchGroups) else loader)
+        self._slow = slow_statistics(self.network, length)
+        batches = self.current_epoch * length
+        if batches * (1 - self.optimizer_settings.ema_decay) < self.trainer.accumulate_grad_batches:
             self.restart_average()
 
     def on_validation_epoch_end(self) -> None:
@@ -314,7 +287,7 @@ class EmotionTask(LightningModule):
         metrics, self.val_matrix = self.val_meter.finish(self._add_up)
         self._val_loss = metrics["loss"]
         self.log_dict({f"val/{name}": metrics[name] for name in ("loss", "acc", "f1_macro")}, prog_bar=True)
-        self.log_dict({f"val_recall/{name}": metrics["per_class"][name]["recall"] for name in CLASSES})
+        self.log_dict({f"val_recall/{name}": metrics["per_class"][name]["recall"] for name in self.classes})
 
     def on_train_epoch_end(self) -> None:
         """Logs loss and accuracy on the training images, and steps the plateau schedule."""
@@ -329,24 +302,25 @@ class EmotionTask(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimiser of the trainable parameters, and the schedule."""
-        if self.optimizer_settings.sam_rho and self.trainer.accumulate_grad_batches > 1:
+        settings = self.optimizer_settings
+        if settings.sam_rho and self.trainer.accumulate_grad_batches > 1:
             raise UserError("sam_rho: gradients cannot be accumulated; use trainer.accumulate_grad_batches=1")
-        optimizer = build_optimizer(self.network.layers(), self._rate(self.lr), self.optimizer_settings, self._fused)
+        optimizer = build_optimizer(self.network.layers(), self._rate(settings.lr), settings, self._fused)
         names = ("lr", "weight_decay", "momentum")
         # As numbers: a rate on the device is a tensor that the schedule changes in place.
         self._group_values = [
             {name: float(group[name]) for name in names if name in group} for group in optimizer.param_groups
         ]
-        if self.schedule == "none":
+        if settings.schedule == "none":
             return optimizer
-        if self.schedule == "cosine":
+        if settings.schedule == "cosine":
             steps, per_epoch = self._planned_steps()
-            warm_up = round(self.warmup_epochs * per_epoch)
+            warm_up = round(settings.warmup_epochs * per_epoch)
             cosine = LambdaLR(optimizer, partial(cosine_factor, steps=steps, warm_up=warm_up))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
         # PyTorch acts on the epoch after `patience` bad ones, Keras on the last of them; Keras's threshold is absolute.
         plateau = ReduceLROnPlateau(
-            optimizer, factor=self.lr_factor, patience=self.lr_patience - 1, threshold=1e-4, threshold_mode="abs"
+            optimizer, "min", settings.lr_factor, settings.lr_patience - 1, threshold=1e-4, threshold_mode="abs"
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val/loss", "strict": False}}
 
@@ -392,7 +366,12 @@ class EmotionTask(LightningModule):
 
     @staticmethod
     def _logits(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        return network(batch.inputs.float() if batch.inputs.dtype == torch.float16 else batch.inputs).float()
+        return network(_floats(batch.inputs)).float()
+
+
+def _floats(inputs: Tensor) -> Tensor:
+    """Returns features, which are stored in half precision, in full precision; images as they are."""
+    return inputs.float() if inputs.dtype == torch.float16 else inputs
 
 
 def _tensor(values: Sequence[float] | None) -> Tensor | None:

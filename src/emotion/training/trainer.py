@@ -13,10 +13,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig
 
-from emotion.config import settings
 from emotion.errors import UserError, first_line
+from emotion.settings import Settings, TrainerSettings, TrainingSettings
 from emotion.training.callbacks import (
     EpochLines,
     MovableCheckpoint,
@@ -36,13 +35,13 @@ CHECKPOINT_SECONDS = 30.0
 """Shortest time between two writes of the same checkpoint, in seconds."""
 
 
-def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callback] = ()) -> Trainer:
+def build_trainer(settings: Settings, folder: RunFolder, extra: Sequence[Callback] = ()) -> Trainer:
     """Builds the Trainer with loggers, checkpoints and early stopping; `extra` callbacks run before the others.
 
     Raises:
         UserError: Lightning refuses a setting of `trainer`.
     """
-    options = {str(key): value for key, value in settings(config)["trainer"].items() if value is not None}
+    options = {key: value for key, value in settings.trainer.flat().items() if value is not None}
     options.pop("max_time", None)  # `build_timer` uses it
     if (profiler := options.pop("profiler", None)) is not None:
         options["profiler"] = PROFILERS[profiler](folder.path, "profile")
@@ -53,7 +52,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
         CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"]),
     ]
     bar = sys.stderr.isatty()
-    callbacks = [*extra, *_callbacks(config, folder), *([ProgressBar()] if bar else [EpochLines()])]
+    callbacks = [*extra, *_callbacks(settings.training, folder), *([ProgressBar()] if bar else [EpochLines()])]
     try:
         trainer = Trainer(
             **options,
@@ -76,18 +75,16 @@ def build_trainer(config: DictConfig, folder: RunFolder, extra: Sequence[Callbac
     return trainer
 
 
-def build_timer(config: DictConfig) -> Timer:
+def build_timer(trainer: TrainerSettings) -> Timer:
     """Builds a timer over all starts of a run; it ends training after the epoch that reaches `trainer.max_time`.
 
     Raises:
         UserError: `trainer.max_time` is not a time.
     """
     try:
-        return Timer(config.trainer.max_time, interval="epoch", verbose=False)
+        return Timer(trainer.max_time, interval="epoch", verbose=False)
     except MisconfigurationException:
-        raise UserError(
-            f"trainer.max_time={config.trainer.max_time}: not a time; use DD:HH:MM:SS, as 01:12:00:00"
-        ) from None
+        raise UserError(f"trainer.max_time={trainer.max_time}: not a time; use DD:HH:MM:SS, as 01:12:00:00") from None
 
 
 def _plugins() -> list[Any]:
@@ -96,21 +93,21 @@ def _plugins() -> list[Any]:
     return [ThrottledCheckpointIO(CHECKPOINT_SECONDS), *slurm]
 
 
-def _callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
-    mode = "min" if config.monitor == "val/loss" else "max"
+def _callbacks(training: TrainingSettings, folder: RunFolder) -> list[Callback]:
+    mode = "min" if training.monitor == "val/loss" else "max"
     callbacks: list[Callback] = [
         FiniteLoss(folder.diverged),
         RandomState(),
         TensorBoardFigures(),
         LearningRateMonitor(logging_interval="epoch"),
-        _checkpoint(folder, "best", config.monitor, mode),
+        _checkpoint(folder, "best", training.monitor, mode),
     ]
-    if config.monitor != "val/acc":
+    if training.monitor != "val/acc":
         callbacks.append(_checkpoint(folder, "best_acc", "val/acc", "max"))
-    if config.patience is not None:
+    if training.patience is not None:
         # Not strict: a run that ends during its first epoch (trainer.max_steps) has no validation metric.
         callbacks.append(
-            Patience(config.monitor, config.min_delta, config.patience, mode=mode, strict=False, verbose=False)
+            Patience(training.monitor, training.min_delta, training.patience, mode=mode, strict=False, verbose=False)
         )
     return [*callbacks, _checkpoint(folder, "last")]
 

@@ -7,6 +7,8 @@ import { addSamples } from "./samples.js";
 import { about, loadAbout } from "./service.js";
 import * as webcam from "./webcam.js";
 
+const MOST_LISTED = 30; // classes
+
 const ready = loadAbout();
 
 /** Takes files in place of all that is on the page. */
@@ -63,8 +65,13 @@ function introduce() {
   const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
   byId("where").textContent = local ? "on this machine" : `at ${location.host}`;
   byId("version").textContent = about.version;
-  byId("used").textContent = about.networks.length > 1 ? `Networks: ${about.networks.join(", ")}. Films are classified by the first.`
-    : `Network: ${about.networks[0]}.`;
+  for (const part of document.querySelectorAll(".of-small")) part.hidden = !about.networks.includes("small");
+  const longest = Math.max(...about.classes.map((name) => name.length));
+  if (longest > 9) document.documentElement.style.setProperty("--name", `${Math.min(0.5 * longest, 11)}rem`); // of the tables of cards
+  const more = about.classes.length - MOST_LISTED;
+  const classes = `${about.classes.slice(0, MOST_LISTED).join(", ")}${more > 0 ? ` and ${more} more` : ""}`;
+  byId("used").textContent = `${about.networks.length > 1 ? `Networks: ${about.networks.join(", ")}. Films are classified by the first.`
+    : `Network: ${about.networks[0]}.`} Expressions: ${classes}.`;
 }
 
 listenForFiles(); // at once: a file may be dropped before the service has answered

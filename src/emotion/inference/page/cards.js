@@ -53,9 +53,11 @@ class Card {
     this.top = element("table", "bars");
     this.more = element("table", "bars");
     this.summary = element("summary");
+    this.details = element("details", "", this.summary, this.more);
+    this.details.addEventListener("toggle", () => this.unfold());
     const title = element("div", "title", element("h3", "", this.name, " ", this.share, this.unsure), this.confidence);
     this.item = element("li", "face", element("div", "card", element("div", "thumbnail", this.thumbnail, this.badge), title,
-      this.top, element("details", "", this.summary, this.more)));
+      this.top, this.details));
     this.item.tabIndex = 0;
     for (const name of ["pointerenter", "focusin"]) this.item.addEventListener(name, () => onPoint(this.face.number));
     for (const name of ["pointerleave", "focusout"]) this.item.addEventListener(name, () => onPoint(null));
@@ -74,10 +76,17 @@ class Card {
     this.item.setAttribute("aria-label", `Face ${face.number}`);
     this.confidence.textContent = face.confidence === null ? "cropped face" : `face ${percent(face.confidence)}`;
     this.confidence.title = face.confidence === null ? "" : "How sure the detector is that this is a face";
-    const rows = ranked(face.probabilities).map(([name]) => this.row(name));
-    this.fill(this.top, rows.slice(0, TOP));
-    this.fill(this.more, rows.slice(TOP));
-    this.summary.textContent = `${rows.length - TOP} more`;
+    const names = ranked(face.probabilities).map(([name]) => name);
+    this.fill(this.top, names.slice(0, TOP));
+    this.rest = names.slice(TOP);
+    this.unfold();
+    this.summary.textContent = `${this.rest.length} more`;
+    this.details.hidden = !this.rest.length;
+  }
+
+  /** Fills the table of the further expressions once it is seen: there may be hundreds. */
+  unfold() {
+    this.fill(this.more, this.details.open ? this.rest : []);
   }
 
   drawThumbnail(source, [left, top, width, height]) {
@@ -95,14 +104,15 @@ class Card {
     bar.style.backgroundColor = about.colours[name];
     const heading = element("th", "", name);
     heading.scope = "row";
+    heading.title = name;
     const values = members.length > 1 ? members.map((member) => element("td", "member", percent(member[name]))) : [];
     const cell = element("td", "gauge", bar);
     cell.setAttribute("aria-hidden", "true");
     return element("tr", "", heading, cell, element("td", "mean", percent(probabilities[name])), ...values);
   }
 
-  fill(table, rows) {
-    const parts = [element("tbody", "", ...rows)];
+  fill(table, classes) {
+    const parts = [element("tbody", "", ...classes.map((name) => this.row(name)))];
     if (this.face.members.length > 1) {
       const names = ["mean", ...about.networks].map((name) => Object.assign(element("th", "", name), { scope: "col", title: name }));
       parts.unshift(element("thead", "", element("tr", "", element("td"), element("td", "gauge"), ...names)));

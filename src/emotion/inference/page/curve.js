@@ -3,15 +3,20 @@
 import { element, percent } from "./elements.js";
 import { about } from "./service.js";
 
-const DASHES = { angry: [], disgust: [7, 3], fear: [2, 3], happy: [], neutral: [7, 3], sad: [], surprise: [10, 3, 2, 3] };
+const DASHES = [[], [7, 3], [2, 3], [10, 3, 2, 3]]; // tell lines apart whose colours look alike
+const OWN_DASHES = new Map(Object.entries({ angry: 0, disgust: 1, fear: 2, happy: 0, neutral: 1, sad: 0, surprise: 3 }));
 const [SHORTEST_S, LONGEST_S] = [10, 60];
+const MOST_LINES = 12; // of more classes, those that were most probable are drawn
+
+const dashesOf = (name) => DASHES[OWN_DASHES.get(name) ?? about.classes.indexOf(name) % DASHES.length];
 
 /**
  * Draws the curve, from the left edge on; once it is a minute long, it moves.
  *
  * @param history { second, probabilities } by time; `probabilities` is null without a face.
+ * @param names classes to draw.
  */
-export function drawCurve(canvas, history) {
+export function drawCurve(canvas, history, names) {
   const ratio = devicePixelRatio || 1;
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];
   Object.assign(canvas, { width: width * ratio, height: height * ratio });
@@ -22,7 +27,7 @@ export function drawCurve(canvas, history) {
   const end = history.at(-1).second;
   const from = Math.max(history[0].second, end - LONGEST_S);
   const span = Math.max(SHORTEST_S, end - from);
-  for (const name of Object.keys(about.colours)) {
+  for (const name of names) {
     drawLine(pen, name, history, (second) => (width * (second - from)) / span, (share) => height * (0.98 - 0.96 * share));
   }
 }
@@ -43,7 +48,7 @@ function drawLine(pen, name, history, x, y) {
   pen.lineWidth = 2;
   pen.lineJoin = "round";
   pen.strokeStyle = about.colours[name];
-  pen.setLineDash(DASHES[name] ?? []);
+  pen.setLineDash(dashesOf(name));
   pen.beginPath();
   let drawing = false;
   for (const { second, probabilities } of history) {
@@ -56,17 +61,24 @@ function drawLine(pen, name, history, x, y) {
   pen.stroke();
 }
 
-/** Fills a list with the names of the expressions, and a sample of the line of each. */
-export function addLegend(list) {
-  for (const [name, colour] of Object.entries(about.colours)) {
-    const value = element("b");
-    value.dataset.name = name;
-    list.append(element("li", "", swatch(colour, DASHES[name] ?? []), name, value));
-  }
+/** Returns the classes whose lines are worth drawing, in their order. */
+export function drawnClasses(history) {
+  if (about.classes.length <= MOST_LINES) return about.classes;
+  const seen = history.map(({ probabilities }) => probabilities).filter(Boolean);
+  const highest = new Map(about.classes.map((name) => [name, seen.reduce((most, shares) => Math.max(most, shares[name]), 0)]));
+  const first = [...about.classes].sort((one, other) => highest.get(other) - highest.get(one)).slice(0, MOST_LINES);
+  return about.classes.filter((name) => first.includes(name));
 }
 
-export function updateLegend(list, probabilities) {
-  for (const value of list.querySelectorAll("b")) value.textContent = probabilities ? percent(probabilities[value.dataset.name]) : "";
+/** Fills a list with names of expressions, a sample of the line of each, and the probabilities if there are any. */
+export function showLegend(list, names, probabilities) {
+  if (list.dataset.names !== JSON.stringify(names)) {
+    list.dataset.names = JSON.stringify(names);
+    list.replaceChildren(...names.map((name) => element("li", "", swatch(about.colours[name], dashesOf(name)), name, element("b"))));
+  }
+  list.querySelectorAll("b").forEach((value, index) => {
+    value.textContent = probabilities ? percent(probabilities[names[index]]) : "";
+  });
 }
 
 function swatch(colour, dashes) {

@@ -1,8 +1,11 @@
 // Results to take away.
 
+import { ranked } from "./faces.js";
 import { about } from "./service.js";
 
 const BOX = ["left", "top", "width", "height"];
+const FACE = [...BOX, "confidence", "label"];
+const FRAME = ["file", "frame", "second", "person"];
 
 /** Saves a text or a blob as a file. */
 export function save(name, content, type = "text/plain") {
@@ -29,23 +32,38 @@ export function imageTable(photos) {
  */
 export function filmTable(name, frames) {
   const rows = frames.flatMap(({ frame, second, faces }) => rowsOf({ file: name, frame, second }, faces));
-  const classes = Object.keys(about.colours);
-  return csv(["file", "frame", "second", "person", ...faceColumns(), "raw_label", ...classes.map((label) => `raw_${label}`)], rows);
+  const raw = [...classColumns().values()].map((column) => `raw_${column}`);
+  return csv([...FRAME, ...faceColumns(), "raw_label", ...raw], rows);
 }
 
-const faceColumns = () => [...BOX, "confidence", "label", ...Object.keys(about.colours)];
+const faceColumns = () => [...FACE, ...classColumns().values()];
+
+/** Returns the columns of the probabilities, by class, as `columns_of` in records.py names them. */
+function classColumns() {
+  const taken = new Set([...FRAME, ...FACE, "raw_label"]);
+  return new Map(about.classes.map((name) => {
+    let column = name;
+    while (taken.has(column) || taken.has(`raw_${column}`) || (column !== name && about.classes.includes(column))) column = `class_${column}`;
+    taken.add(column).add(`raw_${column}`);
+    return [name, column];
+  }));
+}
 
 function rowsOf(place, faces) {
-  if (!faces.length) return [place];
+  if (!faces.length) return [new Map(Object.entries(place))];
+  const columns = classColumns();
   return faces.map(({ box, person, confidence, label, probabilities, raw }) => {
-    const row = { ...place, person, confidence, label };
-    BOX.forEach((side, index) => (row[side] = box[index]));
-    for (const [name, value] of Object.entries(probabilities)) row[name] = rounded(value);
-    if (raw) row.raw_label = Object.keys(raw).reduce((best, name) => (raw[name] > raw[best] ? name : best));
-    for (const [name, value] of Object.entries(raw ?? {})) row[`raw_${name}`] = rounded(value);
+    const row = new Map(Object.entries({ ...place, person, confidence, label: noFormula(label) }));
+    BOX.forEach((side, index) => row.set(side, box[index]));
+    for (const [name, column] of columns) row.set(column, rounded(probabilities[name]));
+    if (raw) row.set("raw_label", noFormula(ranked(raw)[0][0]));
+    for (const [name, column] of raw ? columns : []) row.set(`raw_${column}`, rounded(raw[name]));
     return row;
   });
 }
+
+/** Keeps a spreadsheet from taking the name of a class for a formula; -1 and +0.5 are numbers. */
+const noFormula = (name) => (/^([=@]|[+-](?![\d.]+$))/.test(name) ? `'${name}` : name);
 
 /**
  * Returns the page of a film's timeline, as `emotion predict --timeline` writes it; it asks for the film.
@@ -73,8 +91,8 @@ async function digest(text) {
 const rounded = (value) => Math.round(1e4 * value) / 1e4;
 
 function csv(columns, rows) {
-  const lines = rows.map((row) => columns.map((column) => quoted(row[column])).join(","));
-  return [columns.join(","), ...lines, ""].join("\n");
+  const lines = rows.map((row) => columns.map((column) => quoted(row.get(column))).join(","));
+  return [columns.map((column) => quoted(noFormula(column))).join(","), ...lines, ""].join("\n");
 }
 
 function quoted(value) {

@@ -70,7 +70,8 @@ function drawLabel(pen, [canvasWidth], face, [left, top, width], whole) {
   const texts = whole ? [`${number}  ${titleOf(face)}`] : [`${number}  ${titleOf(face)}`, `${number}  ${labelOf(face)}`, number];
   pen.font = `600 ${FONT}px system-ui, sans-serif`;
   pen.textBaseline = "middle";
-  const text = texts.find((candidate) => pen.measureText(candidate).width + 10 <= width + 4) ?? texts.at(-1);
+  let text = texts.find((candidate) => pen.measureText(candidate).width + 10 <= width + 4) ?? texts.at(-1);
+  while (pen.measureText(text).width + 10 > canvasWidth && text.length > 2) text = `${text.slice(0, -2)}…`;
   const [labelWidth, labelHeight] = [pen.measureText(text).width + 10, FONT + 6];
   const x = Math.max(0, Math.min(left - 1, canvasWidth - labelWidth));
   const y = top >= labelHeight ? top - labelHeight : Math.max(0, top);

@@ -3,14 +3,16 @@
 import { percent } from "./elements.js";
 import { about } from "./service.js";
 
-const UNSURE = 0.5; // labels of a lower probability are marked as unsure
+const [UNSURE, UNSURE_OF_TWO] = [0.5, 2 / 3]; // labels of a lower probability are marked as unsure
 
-export const isUnsure = ({ score }) => score < UNSURE;
+export const isUnsure = ({ score }) => score < (about.classes.length === 2 ? UNSURE_OF_TWO : UNSURE);
 export const labelOf = (face) => (isUnsure(face) ? `${face.label}?` : face.label);
 export const titleOf = (face) => `${labelOf(face)} ${percent(face.score)}`;
 
 /** Returns [class, probability], the most probable first. */
-export const ranked = (probabilities) => Object.entries(probabilities).sort((one, other) => other[1] - one[1]);
+export function ranked(probabilities) {
+  return about.classes.map((name) => [name, probabilities[name]]).sort((one, other) => other[1] - one[1]);
+}
 
 /** Replaces the label of a face by that of its probabilities. */
 export function labelled(face) {
@@ -38,7 +40,7 @@ export function joined(answers) {
 const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 function mean(members) {
-  return Object.fromEntries(Object.keys(about.colours).map((name) => [name, average(members.map((member) => member[name]))]));
+  return Object.fromEntries(about.classes.map((name) => [name, average(members.map((member) => member[name]))]));
 }
 
 function meanMap(maps) {
@@ -60,10 +62,10 @@ export function summary({ faces, found }) {
 
 /** Returns [label, number of faces], the most frequent first; unsure labels are counted apart. */
 function counts(faces) {
-  const numbers = {};
+  const numbers = new Map();
   for (const face of faces) {
     const label = isUnsure(face) ? "unsure" : face.label;
-    numbers[label] = (numbers[label] ?? 0) + 1;
+    numbers.set(label, (numbers.get(label) ?? 0) + 1);
   }
-  return ranked(numbers);
+  return [...numbers].sort((one, other) => other[1] - one[1]);
 }

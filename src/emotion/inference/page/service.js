@@ -3,10 +3,11 @@
 const MILLION = 1e6;
 
 /** What the service says about itself; filled by `loadAbout`. */
-export const about = { networks: [], colours: {}, ink: "", version: "", megabytes: 0, film_megabytes: 0 };
+export const about = { networks: [], classes: [], colours: {}, ink: "", version: "", megabytes: 0, film_megabytes: 0 };
 
 export async function loadAbout() {
-  Object.assign(about, await (await fetch("/health")).json());
+  const told = await (await fetch("/health")).json();
+  Object.assign(about, told, { classes: told.classes[told.networks[0]] }); // `emotion app` has the same for all networks
 }
 
 /**

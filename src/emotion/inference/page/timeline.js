@@ -8,6 +8,7 @@ const MOST_ROWS = 40; // of a table
 const THUMBNAIL = 32; // width of the portraits along a chart, pixels
 const [STEP, STEPS] = [1, 10]; // an arrow key moves by so many seconds; Page Up and Down by a tenth of the film
 const NAMED_FROM = 0.005; // smaller shares would read as 0 %
+const MOST_NAMED = 12; // classes in the legend: of more, those with the largest areas
 const NAME_HEIGHT = 0.2; // least height of an area with a name on it, of the height of its chart
 const TRIMS = [0.1, 0.2, 0.3, 0.4]; // shares at the ends of a stretch over which its name need not fit
 
@@ -75,15 +76,19 @@ function shape(name, attributes, ...content) {
   return created;
 }
 
-function legend({ classes, colours, ink }) {
-  const names = classes.map((name) => {
+function legend({ classes, colours, ink, persons }) {
+  const points = persons.flatMap(({ probabilities }) => probabilities);
+  const areas = new Map(classes.map((name, index) => [name, points.reduce((sum, shares) => sum + shares[index], 0)]));
+  const largestAreas = [...classes].sort((one, other) => areas.get(other) - areas.get(one)).slice(0, MOST_NAMED);
+  const names = classes.filter((name) => largestAreas.includes(name)).map((name) => {
     const entry = element("li", "", name);
     Object.assign(entry.style, { backgroundColor: colours[name], color: ink });
     return entry;
   });
   const list = element("ul", "legend", ...names);
   list.setAttribute("aria-label", "Expressions");
-  const text = "The height of a colour is the probability of the expression. A chart is empty while the person is not seen.";
+  const few = classes.length > MOST_NAMED ? ` Of ${classes.length} expressions, the ${MOST_NAMED} with the largest areas are named.` : "";
+  const text = `The height of a colour is the probability of the expression.${few} A chart is empty while the person is not seen.`;
   return element("div", "key", list, element("p", "hint", text));
 }
 

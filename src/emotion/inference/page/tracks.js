@@ -1,6 +1,7 @@
 // Follows the faces of the webcam from picture to picture, and averages their probabilities over time.
 
 import { labelled } from "./faces.js";
+import { about } from "./service.js";
 
 const LONGEST_GAP_S = 1.5; // for which a face may be out of sight without becoming a new one
 const FARTHEST = 1; // a face moves at most so many of its sides between two pictures
@@ -25,7 +26,7 @@ export class Tracks {
       const track = nearest(face.box, free) ?? this.begin(face);
       free.delete(track);
       const weight = track.second === null || smooth === 0 ? 1 : 1 - Math.exp(-(second - track.second) / smooth);
-      const names = Object.keys(face.probabilities);
+      const names = about.classes;
       const mixed = names.map((name) => [name, track.probabilities[name] + weight * (face.probabilities[name] - track.probabilities[name])]);
       Object.assign(track, { second, box: face.box, probabilities: Object.fromEntries(mixed) });
       return labelled({ ...face, number: track.number, person: track.number, raw: face.probabilities, probabilities: track.probabilities });

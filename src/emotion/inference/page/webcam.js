@@ -1,6 +1,6 @@
 // The webcam: its pictures go to the service one after the other. It is shown as a mirror.
 
-import { addLegend, drawCurve, updateLegend } from "./curve.js";
+import { drawCurve, drawnClasses, showLegend } from "./curve.js";
 import { filmTable, save } from "./downloads.js";
 import { newCanvas } from "./drawing.js";
 import { byId, counted, element, scrollToResults, showMessage, showParts } from "./elements.js";
@@ -135,8 +135,8 @@ function showLive(answer, mirror, second) {
   const face = largest(answer.faces);
   history = history.filter((entry) => second - entry.second <= KEPT_S);
   history.push({ second, probabilities: face?.probabilities ?? null });
-  updateLegend(byId("legend"), face?.probabilities);
-  drawCurve(byId("curve"), history);
+  showLegend(byId("legend"), drawnClasses(history), face?.probabilities);
+  drawCurve(byId("curve"), history, drawnClasses(history));
 }
 
 /** Mirrors the places of faces, but no letters. */
@@ -173,7 +173,7 @@ function record(frame, second, faces) {
 }
 
 export function listen() {
-  addLegend(byId("legend"));
+  showLegend(byId("legend"), drawnClasses(history));
   byId("pause").addEventListener("click", () => setPaused(!paused));
   byId("record").addEventListener("click", toggleRecording);
   byId("live-csv").addEventListener("click", () => save("webcam.csv", filmTable("webcam", recorded), "text/csv"));
@@ -184,7 +184,7 @@ export function listen() {
     start(camera);
   });
   showSmooth();
-  new ResizeObserver(() => history.length && drawCurve(byId("curve"), history)).observe(byId("history"));
+  new ResizeObserver(() => history.length && drawCurve(byId("curve"), history, drawnClasses(history))).observe(byId("history"));
 }
 
 function showSmooth() {

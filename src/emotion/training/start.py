@@ -1,0 +1,109 @@
+"""Starts a training from a trained network: a shipped one, a checkpoint, a published file or the folder of a run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from emotion.data.classes import CLASSES, listed
+from emotion.errors import UserError, first_line
+from emotion.models.network import Network
+from emotion.models.onnx import METADATA
+from emotion.shipped import find_weights
+from emotion.training.checkpoint import read_content
+from emotion.training.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights of a trained network.
+
+    Attributes:
+        name: name or path that the user gave.
+        model: name of its model in `conf/model`; empty if it is not known.
+        classes: names of its classes, in the order of its outputs.
+        state: its tensors by name.
+    """
+
+    name: str
+    model: str
+    classes: tuple[str, ...]
+    state: dict[str, Tensor]
+
+    def load_into(self, network: Network, classes: Sequence[str]) -> str:
+        """Copies the tensors that fit into a network; the last layer fits only if the classes are the same.
+
+        Args:
+            network: the network to train.
+            classes: its classes, in the order of its outputs.
+
+        Returns:
+            One line that says what was taken and what is new.
+
+        Raises:
+            UserError: nothing of the backbone fits, or a number is not finite.
+        """
+        own, last = network.state_dict(), _last_layer(network) if self.classes != tuple(classes) else None
+        fits = {
+            key: value
+            for key, value in self.state.items()
+            if key in own and own[key].shape == value.shape and not (last and key.startswith(f"{last}."))
+        }
+        if not any(key.startswith("backbone.") for key in fits):
+            hint = f"; it is a {self.model}: model={self.model}" if self.model else ""
+            raise UserError(f"init={self.name}: none of its weights fits this model{hint}")
+        if not all(value.isfinite().all() for value in fits.values()):
+            raise UserError(f"init={self.name}: has numbers that are not finite")
+        network.load_state_dict(fits, strict=False)
+        new = sorted({key.rpartition(".")[0] for key in own if key not in fits})
+        kept = f"init={self.name}: {len(fits)} of {len(own)} tensors taken"
+        if not new:
+            return kept
+        return f"{kept}; new: {listed(new)}" + (f", for the classes {listed(classes)}" if last in new else "")
+
+
+def read_start(name: str) -> Start:
+    """Reads the weights of a trained network, without running code in its file.
+
+    Args:
+        name: name of a shipped network, path of a `.ckpt` or `.safetensors` file, or folder of a run.
+
+    Raises:
+        UserError: there is no such network, or its file is of another kind.
+    """
+    folder = RunFolder(Path(name).expanduser())
+    path = folder.best if folder.best.is_file() else find_weights(name)
+    if path.suffix == ".safetensors":
+        return _read_published(name, path)
+    content = read_content(path)
+    try:
+        settings = content["hyper_parameters"]
+        prefix = "average.module." if settings.get("ema_decay") else "network."
+        state = {
+            key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)
+        }
+        return Start(name, str(settings["model"]), tuple(settings.get("classes", CLASSES)), state)
+    except Exception as error:
+        # A file of another origin can hold anything.
+        raise UserError(f"init={name}: not a checkpoint of this project ({first_line(error)})") from None
+
+
+def _read_published(name: str, path: Path) -> Start:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            card = json.loads(file.metadata()[METADATA])
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        return Start(name, str(card["facts"].get("model", "")), tuple(card.get("classes", CLASSES)), state)
+    except Exception as error:
+        # A damaged or hostile file can make safetensors and json raise any exception.
+        raise UserError(f"init={name}: not a network of this project ({first_line(error)})") from None
+
+
+def _last_layer(network: Network) -> str:
+    """Returns the name of the layer that computes the logits."""
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return str(names[-1])

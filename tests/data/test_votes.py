@@ -1,0 +1,174 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emotion.data.classes import CLASSES, FERPLUS
+from emotion.data.packed import PackedImages
+from emotion.data.splits import make_split
+from emotion.data.votes import EMOTIONS, VOTED, Votes, read_votes, with_votes
+from emotion.errors import UserError
+
+HEADER = "image,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+
+
+def write(path: Path, *rows: str, header: str = HEADER) -> Path:
+    path.write_text("\n".join([header, *rows, ""]))
+    return path
+
+
+def ballot(**counts: int) -> list[int]:
+    return [counts.get(name, 0) for name in VOTED]
+
+
+def votes(*ballots: list[int]) -> Votes:
+    return Votes(np.array(ballots))
+
+
+def fake(names: list[str], labels=None) -> PackedImages:
+    count = len(names)
+    return PackedImages(
+        images=np.zeros((count, 1, 1, 1), np.uint8),
+        labels=np.zeros(count, np.int64) if labels is None else np.asarray(labels),
+        parts=np.array(["train", "public", "private"] * count)[:count],
+        names=np.array(names),
+        hashes=np.arange(count, dtype=np.uint64),
+        skipped=(),
+    )
+
+
+def named(labels, classes) -> list[str | None]:
+    return [classes[label] if label >= 0 else None for label in labels]
+
+
+def test_most_votes_win_in_every_class():
+    own = votes(*(ballot(**{name: 6, "unknown": 4}) for name in EMOTIONS))
+    names = ["neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt"]
+    labels = own.labels(FERPLUS)
+    assert labels.dtype == np.int64
+    assert named(labels, FERPLUS) == names
+    assert named(own.labels(CLASSES), CLASSES) == [*names[:-1], None]
+    assert named(own.labels(("Happiness", "Anger")), ("happy", "angry")) == [
+        *(None, "happy", None, None, "angry", None, None, None)
+    ]
+
+
+@pytest.mark.parametrize("counts", [{}, {"unknown": 6, "sadness": 4}, {"NF": 10}])
+def test_images_without_an_expression_cannot_be_used(counts):
+    own = votes(ballot(**counts))
+    assert own.labels(FERPLUS).tolist() == [-1]
+    assert own.shares(FERPLUS).tolist() == [[0] * 8]
+
+
+@pytest.mark.parametrize(
+    ("counts", "winner"),
+    [
+        ({"neutral": 4, "sadness": 4, "fear": 2}, "neutral"),
+        ({"anger": 5, "sadness": 5}, "sad"),
+        ({"contempt": 5, "fear": 5}, "fear"),
+        ({"contempt": 5, "unknown": 5}, "contempt"),
+        ({"disgust": 5, "NF": 5}, "disgust"),
+    ],
+)
+def test_of_equal_numbers_the_first_column_wins(counts, winner):
+    assert named(votes(ballot(**counts)).labels(FERPLUS), FERPLUS) == [winner]
+
+
+def test_shares_are_those_of_the_votes_for_the_classes():
+    own = votes(
+        ballot(happiness=6, neutral=2, unknown=2), ballot(anger=4, contempt=3, NF=3), ballot(contempt=9, fear=1)
+    )
+    eight = own.shares(FERPLUS)
+    assert eight.dtype == np.float32
+    assert eight.tolist() == [
+        [0, 0, 0, 0, 0.75, 0.25, 0, 0],
+        pytest.approx([4 / 7, 3 / 7, 0, 0, 0, 0, 0, 0]),
+        pytest.approx([0, 0.9, 0, 0.1, 0, 0, 0, 0]),
+    ]
+    assert own.shares(CLASSES).tolist() == [[0, 0, 0, 0.75, 0.25, 0, 0], [1, 0, 0, 0, 0, 0, 0], [0] * 7]
+
+
+def test_votes_are_found_by_the_names_of_files(tmp_path):
+    path = write(
+        tmp_path / "votes.csv", "a.jpg,0,10,0,0,0,0,0,0,0,0", "b.jpg,1,2,3,4,5,6,7,8,9,10", "c.jpg,9,0,0,0,0,0,0,0,1,0"
+    )
+    own = read_votes(path, ["train/angry/c.jpg", "x/a.jpg.jpg", "b.jpg", "test/happy/a.jpg"])
+    assert own.counts.dtype == np.int64
+    assert own.counts.tolist() == [
+        ballot(neutral=9, unknown=1),
+        [0] * 10,
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+        ballot(happiness=10),
+    ]
+
+
+def test_columns_may_have_another_order(tmp_path):
+    header = ",".join([*HEADER.split(",")[:0:-1], "Usage", "image"])
+    own = read_votes(write(tmp_path / "votes.csv", "10,9,8,7,6,5,4,3,2,1,Training,a.jpg", header=header), ["a.jpg"])
+    assert own.counts.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
+
+
+def test_labels_and_classes_are_replaced_and_unusable_images_unused():
+    packed = fake(["a", "b", "c", "d"], labels=[2, 2, 2, 2])
+    own = votes(ballot(sadness=6, fear=2), ballot(contempt=9), ballot(), ballot(anger=5))
+    hard = with_votes(packed, own, CLASSES, soft=False)
+    assert hard.labels.tolist() == [5, -1, -1, 0]
+    assert hard.parts.tolist() == ["train", "unused", "unused", "train"]
+    assert hard.classes == CLASSES
+    assert hard.shares is None
+    assert hard.digest != packed.digest
+    soft = with_votes(packed, own, list(FERPLUS), soft=True)
+    assert soft.labels.tolist() == [6, 1, -1, 0]
+    assert soft.parts.tolist() == ["train", "public", "unused", "train"]
+    assert soft.classes == FERPLUS
+    assert soft.shares[0].tolist() == [0, 0, 0, 0.25, 0, 0, 0.75, 0]
+    assert packed.labels.tolist() == [2, 2, 2, 2]
+    assert make_split(soft, "test_only", val_fraction=0.2, seed=0, group_duplicates=False).test.tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "text"),
+    [
+        (
+            "image,neutral,happy",
+            ["a.jpg,1,2"],
+            ": no column happiness, surprise, sadness, anger, disgust, fear, contempt",
+        ),
+        ("", [], ": no column image, neutral, "),
+        (HEADER, ["a.jpg,1,2,3"], " line 2: broken row (expected an image and ten whole numbers from 0)"),
+        (HEADER, ["a.jpg,0,0,0,0,0,0,0,0,0,0", "b.jpg,-1,0,0,0,0,0,0,0,0,0"], " line 3: broken row"),
+        (HEADER, ["a.jpg,0.5,0,0,0,0,0,0,0,0,0"], " line 2: broken row"),
+        (HEADER, ["a.jpg,0,0,0,0,0,0,0,0,0,0"] * 2, " line 3: a second row for a.jpg"),
+        (HEADER, ['"a.jpg'], " line 2: not CSV ("),
+        (
+            HEADER,
+            ["other.jpg,1,0,0,0,0,0,0,0,0,0"],
+            ": no votes on any of the 1 images, as train/sad/a.jpg; FER+ is for",
+        ),
+        (HEADER, [], ": no votes on any of the 1 images"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path, header, rows, text):
+    path = write(tmp_path / "votes.csv", *rows, header=header)
+    with pytest.raises(UserError) as caught:
+        read_votes(path, ["train/sad/a.jpg"])
+    assert str(caught.value).startswith(f"{path}{text}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(
+        UserError, match=r"none\.csv: no such file; the votes of FER\+ are a CSV file with image,neutral,"
+    ):
+        read_votes(tmp_path / "none.csv", ["a.jpg"])
+
+
+def test_classes_without_votes_are_named():
+    with pytest.raises(UserError) as caught:
+        votes(ballot(anger=1)).labels(["angry", "bored", "tired"])
+    assert str(caught.value).startswith("labels=ferplus: no votes for bored, tired; FER+ has neutral, happiness, ")
+
+
+def test_votes_that_leave_no_image_are_refused():
+    with pytest.raises(UserError, match="labels=ferplus: on no image one of the classes angry, sad has the most votes"):
+        with_votes(fake(["a", "b"]), votes(ballot(fear=1), ballot()), ("angry", "sad"), soft=False)
