@@ -103,13 +103,15 @@ def evaluate(context: typer.Context) -> None:
 @app.command(rich_help_panel=TRAIN)
 def report(
     paths: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that contain them at any depth.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and the figures.")] = Path(
-        "runs/report-page"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for report.html, report.md, the figures, and the tables as CSV and LaTeX.")
+    ] = Path("runs/report-page"),
 ) -> None:
-    """Write one page about runs: metrics, comparisons, calibration, and the paper's values beside runs that repeat it.
+    """Write one page about runs: metrics over seeds or folds, tests, curves, calibration, tables as CSV and LaTeX.
 
-    emotion report runs/report --out page
+    Runs on other data, splits or classes have sections of their own; runs that repeat the paper stand beside its values.
+
+    emotion report runs/mine --out page
     """
     for path in paths:
         if not path.exists():  # checked before PyTorch is imported, which takes seconds
@@ -663,7 +665,7 @@ def audit(
     ] = 0.95,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="runs/audit/<data>")] = None,
 ) -> None:
-    """Find duplicates within and across splits, contradicting labels, constant images and rare classes.
+    """Find copies within and across splits or that a random split would divide, wrong labels, rare classes.
 
     emotion audit photos data=folder
     """
