@@ -109,7 +109,7 @@ def report(
 ) -> None:
     """Write one page about runs: metrics over seeds or folds, tests, curves, calibration, tables as CSV and LaTeX.
 
-    Runs on other data, splits or classes have sections of their own; runs that repeat the paper stand beside its values.
+    Runs on other data, splits or classes have sections of their own; runs that repeat the paper are beside its values.
 
     emotion report runs/mine --out page
     """
