@@ -83,7 +83,8 @@ def test_the_same_photographs_at_another_size_are_the_same_data(make_run: MakeRu
 @pytest.mark.parametrize("only", [True, False])
 def test_names_of_a_section_are_left_out_where_there_is_one(make_run: MakeRun, only: bool) -> None:
     (alone,) = sections(make_run, ((*FOLDER, "data_dir=own/a"), {"classes": MOODS}))
-    section = Section(alone.name, alone.configurations, only)
+    section = Section(alone.name, alone.stem, alone.configurations, only)
     assert section.heading("Calibration") == ("Calibration" if only else "Calibration: own/a, split=report")
     assert section.file("pairs") == ("pairs" if only else "own-a-split-report-pairs")
-    assert section.facts == "own/a, split=report: 1 configuration, 1 run. 3 classes: bored, calm, engaged."
+    name = "own/a, split=report: " if only else ""
+    assert section.facts == f"{name}1 configuration, 1 run. 3 classes: bored, calm, engaged."

@@ -26,7 +26,7 @@ IMAGES_SHOWN = 8
 _COLOURS = {"train": BLUE, "val": GREEN, "test": ORANGE, "public": ORANGE, "private": PURPLE}
 _INCHES = 0.8  # width and height of an image, which is the unit of all other lengths on the sheet
 _WIDTH, CARD_HEIGHT, _GAP = 15.0, 1.72, 0.2
-_NAME = 15  # characters of the name of a class that fit under an image
+_NAME = 12  # characters of the name of a class that fit under an image
 
 
 @dataclass(frozen=True)
@@ -137,4 +137,4 @@ def _draw_card(axes: Axes, card: _Card, x: float, y: float, packed: PackedImages
         part = str(packed.parts[row])
         name = short_name(packed.classes[packed.labels[row]], _NAME)
         axes.text(left + 0.5, top + 1.11, name, color=TEXT, ha="center", **style)
-        axes.text(left + 0.5, top + 1.29, part, color=_COLOURS[part], ha="center", **style)
+        axes.text(left + 0.5, top + 1.29, part, color=_COLOURS.get(part, SOFT_TEXT), ha="center", **style)

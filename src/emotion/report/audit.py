@@ -257,7 +257,10 @@ def _image_remedies(packed: PackedImages, audit: Audit) -> Iterator[Remedy]:
     yield "constant images", len(audit.constant), "They show nothing: remove the files."
     yield "broken images", len(packed.skipped), "Training stops at them unless on_bad_image=skip is given."
     sizes = np.sum([*audit.class_counts.values()], axis=0)
-    advice = "Training needs images of every class; split=test_only evaluates on the other classes."
+    advice = (
+        "Training needs images of every class: exclude=[<class>,...] trains without them, split=test_only evaluates on "
+        "the other classes."
+    )
     yield "classes without images", int((sizes == 0).sum()), advice
     present = np.flatnonzero(sizes)
     rare, common = (present[index] for index in (sizes[present].argmin(), sizes[present].argmax()))

@@ -78,8 +78,22 @@ class Configuration:
     @property
     def subtitle(self) -> str:
         """The warning, and all settings that differ from the recipe."""
-        others = ", ".join(f"{key}={value}" for key, value in self.differences.items() if key != "weights")
-        return "; ".join(filter(None, (self.warning, others)))
+        return "; ".join(filter(None, (self.warning, self._changed)))
+
+    @property
+    def origin(self) -> str:
+        """The facts of `warning` that the name of a section does not tell."""
+        own = self.first.settings["data"] in OWN_DATA
+        return "; ".join(filter(None, ("" if own else self.data_folder, self._weights)))
+
+    @property
+    def note(self) -> str:
+        """The origin, and all settings that differ from the recipe: the subtitle inside a section."""
+        return "; ".join(filter(None, (self.origin, self._changed)))
+
+    @property
+    def _changed(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.differences.items() if key != "weights")
 
     @property
     def seeds(self) -> str:

@@ -60,7 +60,7 @@ def parts_table(configurations: Sequence[Configuration]) -> Table:
     parts = {name: part for name, part in _PARTS.items() if any(_has(shown, part) for shown in configurations)}
     rows = [
         (
-            name_cell(configuration, configuration.subtitle),
+            name_cell(configuration, configuration.note),
             *(_accuracy_cell(configuration, part) for part in parts.values()),
         )
         for configuration in configurations
@@ -145,7 +145,7 @@ def _metrics_row(configuration: Configuration, mark: str) -> Row:
         value_cell(configuration.scores(metric), configuration.test_interval(metric))
         for metric in ("acc", "f1_macro", "balanced_acc")
     )
-    name = name_cell(configuration, configuration.subtitle)
+    name = name_cell(configuration, configuration.note)
     return (name, replace(accuracy, mark=mark), macro, balanced, configuration.seeds)
 
 
@@ -160,7 +160,7 @@ def _protocol_rows(configuration: Configuration) -> Iterator[Row]:
 
 def _part_rows(configuration: Configuration, networks: str, seeds: Sequence[Metrics]) -> Iterator[Row]:
     """Yields a row for each part and test-time augmentation that all seeds have."""
-    name = name_cell(configuration, "; ".join(filter(None, (configuration.subtitle, networks))))
+    name = name_cell(configuration, "; ".join(filter(None, (configuration.note, networks))))
     for views, part in seeds[0]:
         if all((views, part) in metrics for metrics in seeds):
             tta = views if views == "none" else str(configuration.first.settings.get("tta"))
@@ -235,7 +235,7 @@ def _calibration_row(configuration: Configuration) -> Row:
     scaled = [with_temperature(run.test, temperature) for run, temperature in zip(runs, temperatures, strict=True)]
     after = [calibration(test.probabilities, test.labels) for test in scaled]
     values = [_over_seeds(errors, name) for name in ("nll", "ece", "brier") for errors in (before, after)]
-    return (name_cell(configuration, configuration.warning), value_cell(summarize(temperatures)), *values)
+    return (name_cell(configuration, configuration.origin), value_cell(summarize(temperatures)), *values)
 
 
 def _over_seeds(values: Sequence[Calibration], name: str) -> Cell:
@@ -264,7 +264,7 @@ def _p_text(p: float) -> str:
 def _cost_row(configuration: Configuration, run: Run) -> Row:
     record = run.record
     return (
-        name_cell(configuration, configuration.warning),
+        name_cell(configuration, configuration.origin),
         f"{run.seed}, fold {run.fold}" if run.folds else str(run.seed),
         format_number(record.epochs, "d"),
         format_number(record.best_epoch, "d"),

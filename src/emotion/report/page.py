@@ -157,11 +157,24 @@ def _tested(configurations: Sequence[Configuration], folder: Path) -> list[Block
     if _repeats_paper(configurations):
         blocks += [*_overview(configurations, folder), *published_tables(configurations)]
         blocks += [Heading("Precision, recall and F1 of each class"), *detailed_scores(configurations)]
-    for section in make_sections(configurations):
-        blocks += _section(section, folder)
+    sections = [block for section in make_sections(configurations) for block in _section(section, folder)]
+    blocks += _without_repeated_text(sections)
     if configurations:
         blocks += [Heading("Each configuration"), *_details(configurations, folder)]
     return blocks
+
+
+def _without_repeated_text(blocks: Sequence[Block]) -> list[Block]:
+    """Leaves out the explanations that an earlier section has given."""
+    told: set[str] = set()
+    kept: list[Block] = []
+    for block in blocks:
+        if isinstance(block, Paragraph):
+            if block.text in told:
+                continue
+            told.add(block.text)
+        kept.append(block)
+    return kept
 
 
 def _overview(configurations: Sequence[Configuration], folder: Path) -> list[Block]:

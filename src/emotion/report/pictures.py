@@ -25,7 +25,7 @@ from emotion.data.packed import PackedImages
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write
 from emotion.report.configurations import Configuration
-from emotion.report.runs import Run
+from emotion.report.runs import OWN_DATA, Run
 from emotion.training.checkpoint import load_checkpoint
 
 SHOWN_MISTAKES = 16
@@ -34,8 +34,8 @@ EXPLAINED_CLASSES = 32
 MAX_PIXELS = 10_000_000
 """Most pixels of a PNG file that is read; the figures of a run have fewer."""
 _FOLDS = (
-    "The table and the confusion matrix count the held-out images of all folds of seed {seed} together ({folds} in "
-    "all). The other figures are those of fold {fold}."
+    "{folds}. The table and the confusion matrix count the held-out images of all folds of seed {seed} together. The "
+    "other figures are those of fold {fold}."
 )
 _CONFUSED = ("neutral", "sad")
 """The two classes that the paper found hardest to tell apart; shown first where the data has both."""
@@ -199,6 +199,9 @@ def _confused(test: Predictions) -> list[int]:
 def _images(settings: Mapping[str, Any]) -> PackedImages:
     source = {key: settings[key] for key in SOURCE_SETTINGS if key in settings}
     try:
+        folder = settings.get("data_dir") if settings["data"] in OWN_DATA else None
+        if folder and not Path(folder).expanduser().exists():
+            raise UserError(f"{folder}: no such folder or file on this machine")
         return _packed(json.dumps(source))
     except (OSError, RuntimeError) as error:
         # A run of another machine can name paths that are invalid here, for example another user's home folder.

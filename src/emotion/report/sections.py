@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 
 from emotion.analysis.exports import file_stem
 from emotion.files import hide_home
 from emotion.report.configurations import Configuration
 from emotion.report.runs import OWN_DATA
 
-_NAMES = {"fer2013": "FER2013", "fer2013_csv": "FER2013", "synthetic": "drawn faces"}
+_NAMES = {"fer2013": "FER2013", "fer2013_csv": "FER2013 as CSV", "synthetic": "drawn faces"}
 _CLASSES_SHOWN = 30
 
 
@@ -21,11 +22,13 @@ class Section:
 
     Attributes:
         name: data and split as text, different for each section of a page.
+        stem: start of the names of its files, different for each section of a page.
         configurations: at least one, in the order of the page.
         only: whether the page has no other section, so that headings and files need not name the section.
     """
 
     name: str
+    stem: str
     configurations: Sequence[Configuration]
     only: bool = False
 
@@ -35,16 +38,17 @@ class Section:
 
     def file(self, name: str) -> str:
         """Returns the name of a file of this section, without suffix."""
-        return name if self.only else f"{file_stem(self.name)}-{name}"
+        return name if self.only else f"{self.stem}-{name}"
 
     @property
     def facts(self) -> str:
-        """The numbers of configurations and runs, and the classes, as text."""
+        """The numbers of configurations and runs, and the classes, as text; with the name if no heading tells it."""
         classes = self.configurations[0].classes
         names = ", ".join(classes[:_CLASSES_SHOWN]) + ", …" * (len(classes) > _CLASSES_SHOWN)
         runs = sum(len(configuration.runs) for configuration in self.configurations)
-        counts = f"{_count(len(self.configurations), 'configuration')}, {_count(runs, 'run')}"
-        return f"{self.name}: {counts}. {len(classes)} classes: {names}."
+        counts = f"{_counted(len(self.configurations), 'configuration')}, {_counted(runs, 'run')}"
+        name = f"{self.name}: " if self.only else ""
+        return f"{name}{counts}. {len(classes)} classes: {names}."
 
 
 def make_sections(configurations: Sequence[Configuration]) -> list[Section]:
@@ -57,8 +61,10 @@ def make_sections(configurations: Sequence[Configuration]) -> list[Section]:
                 break
         else:
             groups.append([configuration])
-    names = _unique_names([_name(members[0]) for members in groups], [len(members[0].classes) for members in groups])
-    return [Section(name, members, len(groups) == 1) for name, members in zip(names, groups, strict=True)]
+    names = _unique_names([members[0] for members in groups])
+    stems = _numbered([file_stem(name) for name in names], "-{}")
+    only = len(groups) == 1
+    return [Section(name, stem, members, only) for name, stem, members in zip(names, stems, groups, strict=True)]
 
 
 def belong_together(configuration: Configuration, other: Configuration) -> bool:
@@ -84,17 +90,27 @@ def _name(configuration: Configuration) -> str:
     return f"{shown}, split={configuration.first.settings['split']}"
 
 
-def _unique_names(names: Sequence[str], sizes: Sequence[int]) -> list[str]:
-    """Adds the number of classes to names that repeat, and to those that still repeat a number."""
+def _unique_names(firsts: Sequence[Configuration]) -> list[str]:
+    """Returns the names of sections by their first configurations, with the number of classes where names repeat."""
+    names = [_name(first) for first in firsts]
     counts = Counter(names)
-    named = [f"{name}, {size} classes" if counts[name] > 1 else name for name, size in zip(names, sizes, strict=True)]
-    seen: Counter[str] = Counter()
+    named = [
+        f"{name}, {len(first.classes)} classes" if counts[name] > 1 else name
+        for name, first in zip(names, firsts, strict=True)
+    ]
+    return _numbered(named, " ({})")
+
+
+def _numbered(texts: Sequence[str], form: str) -> list[str]:
+    """Adds a number from 2 to every text that repeats an earlier one."""
+    seen: set[str] = set()
     unique = []
-    for name in named:
-        seen[name] += 1
-        unique.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
+    for text in texts:
+        candidates = chain([text], (text + form.format(number) for number in count(2)))
+        unique.append(next(candidate for candidate in candidates if candidate not in seen))
+        seen.add(unique[-1])
     return unique
 
 
-def _count(number: int, noun: str) -> str:
+def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -83,7 +83,7 @@ def _folds_row(configuration: Configuration) -> Row:
         for metric in ("acc", "f1_macro")
     )
     return (
-        name_cell(configuration, configuration.subtitle),
+        name_cell(configuration, configuration.note),
         configuration.seeds,
         value_cell(configuration.scores("acc")),
         f"{len(configuration.pooled[0]):,}",

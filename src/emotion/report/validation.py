@@ -92,7 +92,7 @@ def _row(configuration: Configuration, base: Configuration) -> Row:
     named = base.differences if configuration is base else changes
     text = ", ".join(f"{key}={value}" for key, value in named.items() if key != "weights")
     return (
-        Cell(configuration.title, "; ".join(filter(None, (configuration.warning, text)))),
+        Cell(configuration.title, "; ".join(filter(None, (configuration.origin, text)))),
         value_cell(configuration.val_accuracy),
         Cell("baseline", tone="quiet") if configuration is base else _points(seed_differences(configuration, base)),
         value_cell(summarize([run.scores(run.val)["f1_macro"] for run in configuration.runs])),
