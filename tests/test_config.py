@@ -264,7 +264,7 @@ def test_ensemble_consists_of_the_best_recipes_and_every_seed():
 def test_help_lists_models_recipes_and_every_setting():
     text = describe_settings()
     (recipes,) = (line for line in text.splitlines() if line.startswith("recipes"))
-    assert recipes.endswith(": best_ensemble, best_pretrained, best_scratch, small")
+    assert recipes.endswith(": best_ensemble, best_pretrained, best_scratch, finetune, small")
     lines = [line.partition(":")[0] for line in text.splitlines()]
     assert set(settings(compose())) - {"model", "recipe"} <= set(lines)
 

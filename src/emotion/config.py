@@ -70,7 +70,7 @@ def read(config: DictConfig) -> Settings:
         UserError: a value is not legal, or there is no setting of that name.
     """
     values = plain(config)
-    unknown = [key for key in flatten(values) if key not in fields()]
+    unknown = [key for key in flatten(values) if key not in (*fields(), "trainer")]
     if unknown:
         raise UserError(f"{unknown[0]}: no such setting; --help lists all of them")
     return Settings.of(values)
