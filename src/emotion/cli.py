@@ -103,13 +103,15 @@ def evaluate(context: typer.Context) -> None:
 @app.command(rich_help_panel=TRAIN)
 def report(
     paths: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that contain them at any depth.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html, report.md and the figures.")] = Path(
-        "runs/report-page"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for report.html, report.md, the figures, and the tables as CSV and LaTeX.")
+    ] = Path("runs/report-page"),
 ) -> None:
-    """Write one page about runs: metrics, comparisons, calibration, and the paper's values beside runs that repeat it.
+    """Write one page about runs: metrics over seeds or folds, tests, curves, calibration, tables as CSV and LaTeX.
 
-    emotion report runs/report --out page
+    Runs on other data, splits or classes have sections of their own; runs that repeat the paper are beside its values.
+
+    emotion report runs/mine --out page
     """
     for path in paths:
         if not path.exists():  # checked before PyTorch is imported, which takes seconds
@@ -392,6 +394,8 @@ def export(
     emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8
 
     emotion export data=synthetic --out small.onnx
+
+    emotion export --ckpt runs/.../best.ckpt network=my_nets.py:TinyNet    (allows the code of your own network)
     """
     require_extra("export", "emotion export")
     from emotion.overrides import parse_arguments
@@ -399,7 +403,9 @@ def export(
 
     if out.suffix != ".onnx":
         raise UserError(f"--out {out}: wrong suffix; use .onnx")
-    for line in export_network(ckpt, out, parse_arguments(settings or []), tta, int8):
+    values = parse_arguments(settings or [], ["network"])
+    own = values.pop("network", None)
+    for line in export_network(ckpt, out, values, tta, int8, own):
         typer.echo(line)
 
 
@@ -659,7 +665,7 @@ def audit(
     ] = 0.95,
     out: Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="runs/audit/<data>")] = None,
 ) -> None:
-    """Find duplicates within and across splits, contradicting labels, constant images and rare classes.
+    """Find copies within and across splits or that a random split would divide, wrong labels, rare classes.
 
     emotion audit photos data=folder
     """

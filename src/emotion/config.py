@@ -70,7 +70,7 @@ def read(config: DictConfig) -> Settings:
         UserError: a value is not legal, or there is no setting of that name.
     """
     values = plain(config)
-    unknown = [key for key in flatten(values) if key not in fields() and key != "trainer"]
+    unknown = [key for key in flatten(values) if key not in fields()]
     if unknown:
         raise UserError(f"{unknown[0]}: no such setting; --help lists all of them")
     return Settings.of(values)
@@ -78,9 +78,9 @@ def read(config: DictConfig) -> Settings:
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """Returns the values of a composed configuration, unchecked; size and colour of own images follow the network."""
-    # Without Hydra's own settings, one of which is the folder of the run, named after these values.
-    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    values = OmegaConf.to_container(kept, resolve=True)
+    # Without Hydra's own settings, one of which is the folder of the run, whose name depends on these values.
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    values = OmegaConf.to_container(own, resolve=True)
     assert isinstance(values, dict)
     own_files = values.get("data") in ("folder", "table")
     sizes = {"pack_size": values.get("image_size") if own_files else FER_SIZE}

@@ -1,6 +1,7 @@
 """Tests of the figure that shows groups of duplicates."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,19 +14,19 @@ from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages
 
 
-def pack_up(images, labels, parts):
+def pack_up(images, labels, parts, classes=CLASSES):
     _, numbers = np.unique(images.reshape(len(images), -1), axis=0, return_inverse=True)
-    return PackedImages(
-        images, np.array(labels), np.array(parts), np.arange(len(images)).astype(str), numbers.astype(np.uint64), ()
-    )
+    names = np.arange(len(images)).astype(str)
+    hashes = numbers.astype(np.uint64)
+    return PackedImages(images, np.array(labels), np.array(parts), names, hashes, skipped=(), classes=classes)
 
 
 def noise(count, channels=1):
     return np.random.default_rng(0).integers(0, 200, (count, channels, 12, 12)).astype(np.uint8)
 
 
-def draw(images, labels, parts, threshold=0.9):
-    packed = pack_up(images, labels, parts)
+def draw(images, labels, parts, threshold=0.9, classes=CLASSES):
+    packed = pack_up(images, labels, parts, classes)
     figure = contact_sheet(packed, audit_images(packed, threshold))
     figure.draw_without_rendering()
     return figure.axes[0]
@@ -141,3 +142,12 @@ def test_colour_images_keep_their_colours():
 def test_sheet_of_data_without_duplicates_has_a_message():
     axes = draw(noise(3), [0, 1, 2], ["train"] * 3)
     assert texts(axes) == ["No two images are identical or nearly identical"]
+
+
+def test_long_names_of_classes_stay_beside_each_other():
+    classes = ("happily surprised 1", "happily surprised 2", "wide wide wide wide", "MMMMMMMMMM")
+    axes = draw(np.repeat(noise(1), 4, axis=0), [0, 1, 2, 3], ["train"] * 4, classes=classes)
+    names = [text for text in axes.texts if "…" in text.get_text() or text.get_text() == "MMMMMMMMMM"]
+    assert texts(axes)[2:9:2] == ["happily …d 1", "happily …d 2", "wide wid…ide", "MMMMMMMMMM"]
+    boxes = sorted((name.get_window_extent() for name in names[:3]), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))

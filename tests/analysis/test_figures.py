@@ -237,3 +237,73 @@ def test_history_is_sorted_by_epoch_after_a_resumed_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "epoch,step,val/loss\n"])
 def test_history_of_a_run_without_rows_is_empty(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, text) == {}
+
+
+def long_names(count: int) -> tuple[str, ...]:
+    return tuple(f"a compound emotion with the long name {number}" for number in range(count))
+
+
+def crowded(count: int) -> tuple[Any, Figure]:
+    """Returns a matrix of some classes, three quarters correct, and its figure."""
+    matrix = np.eye(count, dtype=np.int64) * 6 + np.roll(np.eye(count, dtype=np.int64), 1, axis=1) * 2
+    return matrix, figures.confusion_matrix_figure(matrix, long_names(count))
+
+
+def overlap(artists: Iterable[Text]) -> bool:
+    """Returns whether the boxes of some drawn texts overlap."""
+    boxes = [artist.get_window_extent() for artist in artists if artist.get_text()]
+    pairs = ((one, two) for place, one in enumerate(boxes) for two in boxes[place + 1 :])
+    return any(one.overlaps(two) for one, two in pairs)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 8, 12, 13, 26, 30])
+def test_cells_and_names_of_any_number_of_classes_stay_apart(count: int) -> None:
+    _, figure = crowded(count)
+    axes = drawn_axes(figure)[0]
+    assert not overlap(axes.texts)
+    assert not overlap(axes.get_yticklabels())
+    labels = texts(axes.get_yticklabels())
+    assert len(set(labels)) == count, "names that differ at their end only stay different"
+    assert max(map(len, labels)) <= 20
+    for label in (*axes.get_yticklabels(), *axes.get_xticklabels()):
+        box = label.get_window_extent()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+    recall = drawn_axes(figures.recall_figure(crowded(count)[0], long_names(count)))[0]
+    assert not overlap(recall.get_yticklabels())
+    assert not overlap(recall.texts)
+
+
+@pytest.mark.parametrize(("count", "lines"), [(12, ["75%", "6"]), (13, ["75%"]), (40, ["75%"]), (41, [])])
+def test_crowded_cells_lose_their_counts_and_then_their_percentages(count: int, lines: list[str]) -> None:
+    axes = drawn_axes(crowded(count)[1])[0]
+    cell = [text.get_text() for text in axes.texts if tuple(map(round, text.get_position())) == (0, 0)]
+    assert cell == lines
+
+
+def test_a_thousand_classes_make_figures_of_a_few_megapixels() -> None:
+    matrix, figure = crowded(1000)
+    width, height = figure.get_size_inches()
+    assert width * height * 120**2 < 10_000_000
+    axes = drawn_axes(figure)[0]
+    assert len(axes.get_yticklabels()) <= 60
+    matrix[500] = 0
+    matrix[500, 501] = 8
+    recall = drawn_axes(figures.recall_figure(matrix, long_names(1000)))[0]
+    assert len(recall.patches) == 60
+    assert 0.0 in [bar.get_width() for bar in recall.patches]
+    assert recall.get_title(loc="left") == "the 60 lowest of 1000 classes"
+
+
+def test_short_names_keep_their_start_and_end() -> None:
+    assert figures.short_name("happy", 5) == "happy"
+    assert figures.short_name("surprise", 7) == "surp…se"
+    assert figures.short_name("happily surprised 12") == "happily surprised 12"
+    assert figures.short_name("happily surprised 123") == "happily surpr…ed 123"
+
+
+def test_an_svg_file_is_the_same_whenever_it_is_written(tmp_path: Path) -> None:
+    for name in ("a.svg", "b.svg"):
+        figures.save(figures.recall_figure(MATRIX, NAMES), tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert b"<svg" in (tmp_path / "a.svg").read_bytes()

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ def draw_logits(seed=0, size=200, scale=3.0):
     return scale * torch.randn(size, 7, generator=generator), torch.randint(7, (size,), generator=generator)
 
 
-def predictions(ids, labels, probabilities):
-    return Predictions(ids, labels, probabilities, np.full(len(ids), "test"), np.arange(len(ids)) % 3 == 0)
+def predictions(ids, labels, probabilities, classes=CLASSES):
+    return Predictions(ids, labels, probabilities, np.full(len(ids), "test"), np.arange(len(ids)) % 3 == 0, classes)
 
 
 def predictions_of(logits, labels, prefix="image"):
@@ -35,31 +36,31 @@ def predictions_of(logits, labels, prefix="image"):
 @pytest.mark.parametrize("scale", [0.1, 3.0, 10.0])
 def test_loss_is_the_cross_entropy_of_the_logits(scale):
     logits, labels = draw_logits(scale=scale)
-    loss = predictions_of(logits, labels).metrics(CLASSES)["loss"]
+    loss = predictions_of(logits, labels).metrics()["loss"]
     assert loss == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
 
 
 def test_loss_of_a_certain_mistake_is_finite():
     probabilities = np.eye(7, dtype=np.float32)[[0, 1]]
-    loss = predictions(np.array(["a", "b"]), np.array([0, 2]), probabilities).metrics(CLASSES)["loss"]
+    loss = predictions(np.array(["a", "b"]), np.array([0, 2]), probabilities).metrics()["loss"]
     assert loss == pytest.approx(-np.log(np.finfo(np.float32).tiny) / 2)
 
 
 def test_predicted_class_is_that_of_the_stored_half_precision():
     # In half precision both are 0.5, and of equal probabilities the first counts.
     probabilities = np.array([[0.49999, 0.50001, 0], [0.2, 0.3, 0.5], [0.9, 0.1, 0]], np.float32)
-    made = predictions(np.array(["a", "b", "c"]), np.array([1, 2, 1]), probabilities)
+    made = predictions(np.array(["a", "b", "c"]), np.array([1, 2, 1]), probabilities, ("x", "y", "z"))
     assert made.predicted.tolist() == [0, 2, 0]
     assert made.predicted.dtype == np.int64
     assert made.stored.dtype == np.float16
     assert made.matrix().tolist() == [[0, 0, 0], [2, 0, 0], [0, 0, 1]]
-    assert made.metrics(("x", "y", "z"))["acc"] == pytest.approx(1 / 3)
+    assert made.metrics()["acc"] == pytest.approx(1 / 3)
 
 
 def test_metrics_are_those_of_sklearn():
     logits, labels = draw_logits(1)
     made = predictions_of(logits, labels)
-    metrics = made.metrics(CLASSES)
+    metrics = made.metrics()
     chosen = made.stored.argmax(1)
     assert metrics["acc"] == pytest.approx(accuracy_score(labels, chosen))
     assert metrics["f1_macro"] == pytest.approx(f1_score(labels, chosen, average="macro"))
@@ -70,7 +71,7 @@ def test_metrics_are_those_of_sklearn():
 def test_loss_of_no_images_is_none():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        metrics = predictions_of(*draw_logits(size=0)).metrics(CLASSES)
+        metrics = predictions_of(*draw_logits(size=0)).metrics()
     assert metrics["num_images"] == 0
     assert metrics["loss"] is None
 
@@ -112,7 +113,7 @@ def test_file_holds_every_stage_without_pickles(tmp_path):
         "val": predictions_of(*draw_logits(0, 30), prefix="val"),
         "test": predictions_of(*draw_logits(1), prefix="é"),
     }
-    save_predictions(tmp_path / "predictions.npz", stages, CLASSES)
+    save_predictions(tmp_path / "predictions.npz", stages)
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as file:
         kinds = ("ids", "labels", "probabilities", "parts", "copied")
@@ -131,11 +132,11 @@ def test_file_holds_every_stage_without_pickles(tmp_path):
 
 def test_file_is_read_back(tmp_path):
     stages = {"val": predictions_of(*draw_logits(0, 30), prefix="é"), "test": predictions_of(*draw_logits(size=0))}
-    save_predictions(tmp_path / "predictions.npz", stages, CLASSES)
+    save_predictions(tmp_path / "predictions.npz", stages)
     read = load_predictions(tmp_path / "predictions.npz")
     assert list(read) == ["val", "test"]
     for stage, expected in stages.items():
-        assert read[stage].metrics(CLASSES)["acc"] == expected.metrics(CLASSES)["acc"]
+        assert read[stage].metrics()["acc"] == expected.metrics()["acc"]
         assert read[stage].labels.dtype == np.int64
         assert read[stage].probabilities.dtype == np.float32
         np.testing.assert_array_equal(read[stage].probabilities, expected.stored)
@@ -147,7 +148,7 @@ def test_file_is_read_back(tmp_path):
 def test_unusable_file_is_an_error_of_one_line(tmp_path, damage):
     path = tmp_path / "predictions.npz"
     if damage != "missing":
-        save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
+        save_predictions(path, {"test": predictions_of(*draw_logits(0))})
         arrays = dict(np.load(path))
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:500])
@@ -156,7 +157,7 @@ def test_unusable_file_is_an_error_of_one_line(tmp_path, damage):
     elif damage == "fields":
         del arrays["test_parts"]
     elif damage == "classes":
-        arrays["classes"] = arrays["classes"][::-1]
+        arrays["classes"] = arrays["classes"][:-1]
     elif damage == "shape":
         arrays["test_probabilities"] = arrays["test_probabilities"][:-1]
     elif damage == "pickle":
@@ -191,7 +192,7 @@ def test_unusable_file_is_an_error_of_one_line(tmp_path, damage):
 )
 def test_impossible_values_are_refused(tmp_path, name, change):
     path = tmp_path / "predictions.npz"
-    save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
+    save_predictions(path, {"test": predictions_of(*draw_logits(0))})
     arrays = dict(np.load(path))
     np.savez(path, **arrays | {f"test_{name}": change(arrays[f"test_{name}"])})
     with warnings.catch_warnings():
@@ -199,6 +200,70 @@ def test_impossible_values_are_refused(tmp_path, name, change):
         with pytest.raises(UserError, match="not a file of predictions") as caught:
             load_predictions(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("count", "kind"), [(2, np.uint8), (3, np.uint8), (256, np.uint8), (257, np.uint16)])
+def test_any_number_of_classes_is_kept(tmp_path, count, kind):
+    classes = tuple(f"class é {number}" for number in range(count))
+    labels = np.array([0, count - 1, 1])
+    probabilities = np.full((3, count), 0.1 / count, np.float32)
+    probabilities[[0, 1, 2], [0, count - 1, 0]] += np.float32(0.9)
+    made = predictions(np.array(["a", "b", "c"]), labels, probabilities, classes)
+    save_predictions(tmp_path / "predictions.npz", {"test": made})
+    with np.load(tmp_path / "predictions.npz") as file:
+        assert file["test_labels"].dtype == kind
+    read = load_predictions(tmp_path / "predictions.npz")["test"]
+    assert read.classes == classes
+    assert read.labels.tolist() == labels.tolist()
+    assert read.predicted.tolist() == [0, count - 1, 0]
+    assert read.matrix().shape == (count, count)
+    metrics = read.metrics()
+    assert metrics["acc"] == pytest.approx(2 / 3)
+    assert list(metrics["per_class"]) == list(classes)
+    assert metrics["per_class"][classes[1]]["recall"] == (0.5 if count == 2 else 0.0)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a", "b", "c", "d", "e", "f", " "],
+        ["a", "b", "c", "d", "e", "f", "g\nh"],
+        ["a", "b", "c", "d", "e", "f", "g" * 65],
+        ["a", "b", "c", "d", "e", "f", "a"],
+        [1, 2, 3, 4, 5, 6, 7],
+        [["a", "b", "c", "d", "e", "f", "g"]],
+    ],
+)
+def test_impossible_names_of_classes_are_refused(tmp_path, names):
+    path = tmp_path / "predictions.npz"
+    save_predictions(path, {"test": predictions_of(*draw_logits(0))})
+    np.savez(path, **dict(np.load(path)) | {"classes": np.array(names)})
+    with pytest.raises(UserError, match=r"not a file of predictions \(classes: ") as caught:
+        load_predictions(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_predictions_for_other_classes_are_other_predictions(tmp_path):
+    first = predictions_of(*draw_logits(0))
+    second = replace(first, classes=(*CLASSES[:-1], "contempt"))
+    assert first.same_images(first)
+    assert not first.same_images(second)
+    with pytest.raises(ValueError, match="cannot be joined"):
+        first.joined(second)
+    with pytest.raises(ValueError, match="too many values"):
+        save_predictions(tmp_path / "predictions.npz", {"val": first, "test": second})
+    with pytest.raises(UserError, match="classes"):
+        mean_predictions([first, second])
+    with pytest.raises(ValueError, match="for 6 classes"):
+        replace(first, classes=CLASSES[:-1])
+
+
+def test_joined_predictions_keep_order_and_classes():
+    whole = predictions_of(*draw_logits(0))
+    both = whole.subset(np.arange(50)).joined(whole.subset(np.arange(50, 200)))
+    assert both.classes == CLASSES
+    for field in ("ids", "labels", "probabilities", "parts", "copied"):
+        np.testing.assert_array_equal(getattr(both, field), getattr(whole, field))
 
 
 def test_subset_keeps_all_fields_of_some_images():
@@ -211,7 +276,7 @@ def test_subset_keeps_all_fields_of_some_images():
 
 def test_older_file_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch):
     path = tmp_path / "predictions.npz"
-    save_predictions(path, {"test": predictions_of(*draw_logits(0))}, CLASSES)
+    save_predictions(path, {"test": predictions_of(*draw_logits(0))})
     before = path.read_bytes()
 
     def disk_full(*_, **__):
@@ -220,9 +285,9 @@ def test_older_file_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez_compressed", disk_full)
         with pytest.raises(OSError, match="disk full"):
-            save_predictions(path, {"test": predictions_of(*draw_logits(1))}, CLASSES)
+            save_predictions(path, {"test": predictions_of(*draw_logits(1))})
     assert path.read_bytes() == before
-    save_predictions(path, {"test": predictions_of(*draw_logits(1))}, CLASSES)
+    save_predictions(path, {"test": predictions_of(*draw_logits(1))})
     assert path.read_bytes() != before
 
 

@@ -15,6 +15,9 @@ from emotion.analysis.statistics import (
     _metric_values,
     _resample,
     bootstrap_interval,
+    compare_folds,
+    compare_seeds,
+    holm,
     paired_test,
     summarize,
 )
@@ -133,7 +136,7 @@ def test_paired_test_counts_by_hand():
 def test_difference_equals_that_of_the_metrics():
     labels, predicted = draw()
     runs = [predictions_of(labels, predicted), predictions_of(labels, draw(0)[1] % 5)]
-    first, second = (run.metrics(CLASSES)["acc"] for run in runs)
+    first, second = (run.metrics()["acc"] for run in runs)
     result = paired_test(*runs)
     assert first > second
     assert result.difference == pytest.approx(first - second)
@@ -240,3 +243,107 @@ def test_summary_of_one_value_has_no_deviation():
 def test_summary_of_no_values_is_refused():
     with pytest.raises(ValueError, match="no values"):
         summarize([])
+
+
+def test_holm_multiplies_by_the_number_of_tests_that_are_left():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def seeds(*accurate, images=400):
+    """Returns predictions by seed, each correct on its own random share of the images."""
+    return {
+        seed: predictions_correct_where(np.random.default_rng([seed, round(1000 * share)]).random(images) < share)
+        for seed, share in enumerate(accurate)
+    }
+
+
+def correct(run):
+    return (run.predicted == run.labels).astype(float)
+
+
+def test_one_seed_each_is_mcnemars_test():
+    first, second = seeds(0.6), seeds(0.7)
+    expected = paired_test(first[0], second[0])
+    found = compare_seeds(first, second)
+    assert (found.difference, found.p_value, found.runs) == (expected.difference, expected.p_value, (1, 1))
+    assert found.interval == expected.interval
+
+
+@pytest.mark.parametrize("others", [(0.52, 0.55, 0.58), (0.52, 0.6)])
+def test_seeds_add_their_variance_to_that_of_the_images(others):
+    first, second = seeds(0.6, 0.66, 0.63), seeds(*others)
+    found = compare_seeds(first, second)
+    values = np.array([correct(run) for run in first.values()]), np.array([correct(run) for run in second.values()])
+    by_image = values[0].mean(0) - values[1].mean(0)
+    own, theirs = (rows.mean(1) for rows in values)
+    if len(others) == 3:
+        seed_variance, freedom = np.var(own - theirs, ddof=1) / 3, 2
+    else:
+        freedom = 3
+        pooled = (2 * np.var(own, ddof=1) + np.var(theirs, ddof=1)) / freedom
+        seed_variance = pooled * (1 / 3 + 1 / 2)
+    image_variance = np.var(by_image) / 400
+    variance = seed_variance + image_variance
+    degrees = variance**2 / (seed_variance**2 / freedom + image_variance**2 / 399)
+    assert found.difference == pytest.approx(own.mean() - theirs.mean())
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(found.difference) / np.sqrt(variance), degrees))
+    half = stats.t.ppf(0.975, degrees) * np.sqrt(variance)
+    assert (found.interval.high - found.interval.low) / 2 == pytest.approx(half)
+    assert found.runs == (3, len(others))
+
+
+def test_one_of_the_configurations_may_have_a_single_seed():
+    found = compare_seeds(seeds(0.6, 0.66, 0.63), seeds(0.55))
+    assert found.runs == (3, 1)
+    assert 0 < found.p_value < 1
+
+
+def test_order_of_the_images_and_sides_does_not_matter():
+    first, second = seeds(0.6, 0.66), seeds(0.5, 0.55)
+    shuffled = {seed: run.subset(np.random.default_rng(seed).permutation(400)) for seed, run in first.items()}
+    found, backward = compare_seeds(shuffled, second), compare_seeds(second, first)
+    assert found == compare_seeds(first, second)
+    assert (backward.difference, backward.p_value) == pytest.approx((-found.difference, found.p_value))
+
+
+def test_seeds_with_other_images_are_refused():
+    first = seeds(0.6, 0.66)
+    with pytest.raises(UserError, match="different images"):
+        compare_seeds(first, {0: first[0].subset(np.arange(300))})
+
+
+def test_equal_runs_do_not_differ():
+    same = {seed: predictions_correct_where(np.arange(400) < 200) for seed in (0, 1)}
+    found = compare_seeds(same, same)
+    assert (found.difference, found.p_value, found.interval) == (0.0, 1.0, Interval(0.0, 0.0))
+
+
+def test_equally_good_methods_are_rarely_told_apart_although_their_networks_differ():
+    """Networks differ by seed, so McNemar's test of two of them calls equal methods different far too often."""
+    random = np.random.default_rng(0)
+    ease = random.normal(0, 2, 400)
+
+    def network():
+        return predictions_correct_where(random.random(400) < 1 / (1 + np.exp(-(ease + 0.7 + random.normal(0, 0.4)))))
+
+    over_seeds, over_networks = [], []
+    for _ in range(200):
+        first, second = ({seed: network() for seed in range(4)} for _ in range(2))
+        over_seeds.append(compare_seeds(first, second).p_value < 0.05)
+        over_networks.append(paired_test(first[0], second[0]).p_value < 0.05)
+    assert np.mean(over_seeds) < 0.09
+    assert np.mean(over_networks) > 0.2
+
+
+def test_folds_have_the_corrected_variance_of_nadeau_and_bengio():
+    differences = [0.02, 0.05, 0.01, 0.04, 0.03]
+    found = compare_folds(differences, 5)
+    error = np.sqrt(np.var(differences, ddof=1) * (1 / 5 + 1 / 4))
+    assert found.difference == pytest.approx(0.03)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(0.03 / error, 4))
+    assert found.p_value > stats.ttest_1samp(differences, 0).pvalue
+    half = stats.t.ppf(0.975, 4) * error
+    assert (found.interval.low, found.interval.high) == pytest.approx((0.03 - half, 0.03 + half))
+    assert found.runs == (5, 5)

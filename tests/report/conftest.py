@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,20 @@ def make_settings(*arguments: str) -> dict[str, Any]:
     return settings(compose(*arguments))
 
 
-def make_predictions(images: int, accuracy: float, seed: int = 0, part: str = "test") -> Predictions:
+def make_predictions(
+    images: int, accuracy: float, seed: int = 0, part: str = "test", classes: Sequence[str] = CLASSES
+) -> Predictions:
     """Returns predictions, `round(accuracy * images)` of them correct, half for PublicTest and half for PrivateTest."""
     generator = np.random.default_rng(seed)
-    labels = np.arange(images) % len(CLASSES)
+    labels = np.arange(images) % len(classes)
     correct = generator.permutation(images) < round(accuracy * images)
-    predicted = np.where(correct, labels, (labels + generator.integers(1, len(CLASSES), images)) % len(CLASSES))
-    probabilities = generator.dirichlet(np.ones(len(CLASSES)), images) / 2
+    predicted = np.where(correct, labels, (labels + generator.integers(1, len(classes), images)) % len(classes))
+    probabilities = generator.dirichlet(np.ones(len(classes)), images) / 2
     probabilities[np.arange(images), predicted] += 0.5
     parts = np.where(np.arange(images) < images // 2, "public", "private") if part == "test" else np.full(images, part)
     ids = np.array([f"{part}/{number}.jpg" for number in range(images)])
-    return Predictions(ids, labels, probabilities.astype(np.float32), parts, generator.random(images) < 0.1)
+    copied = generator.random(images) < 0.1
+    return Predictions(ids, labels, probabilities.astype(np.float32), parts, copied, tuple(classes))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,31 +79,38 @@ def make_run(tmp_path: Path) -> MakeRun:
         val_images: int = 350,
         prefix: str = "",
         data: str | None = None,
+        classes: Sequence[str] = CLASSES,
+        own: bool = False,
+        history: dict[str, Sequence[float]] | None = None,
     ) -> Run:
         folder = tmp_path / name
         folder.mkdir(parents=True)
         values = make_settings(*arguments) | (changes or {})
         (folder / "config.yaml").write_text(yaml.safe_dump(values))
         stages = {
-            "val": make_predictions(val_images, accuracy, seed=draw + 100, part="train"),
-            "test": make_predictions(images, accuracy, seed=draw),
+            "val": make_predictions(val_images, accuracy, seed=draw + 100, part="train", classes=classes),
+            "test": make_predictions(images, accuracy, seed=draw, classes=classes),
         }
+        if own:  # data without the parts and the duplicates of FER2013
+            plain = {"parts": np.full(images, "train"), "copied": np.zeros(images, np.bool_)}
+            stages["test"] = replace(stages["test"], **plain)
         for stage, predictions in stages.items():
             stages[stage] = replace(predictions, ids=np.char.add(prefix, predictions.ids))
         if not tested:
             del stages["test"]
-        save_predictions(folder / "predictions.npz", stages, CLASSES)
+        save_predictions(folder / "predictions.npz", stages)
         (folder / "metrics.json").write_text(json.dumps({"run": RECORD | ({"data": data} if data else {})}))
         if curves:
-            _write_curves(folder / "csv" / "version_0" / "metrics.csv")
+            _write_curves(folder / "csv" / "version_0" / "metrics.csv", history or {"train/acc": TRAIN_ACCURACIES})
         return find_runs([folder])[0][0]
 
     return make
 
 
-def _write_curves(file: Path) -> None:
+def _write_curves(file: Path, history: dict[str, Sequence[float]]) -> None:
     file.parent.mkdir(parents=True)
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["epoch", "step", "train/acc"])
-        writer.writerows([epoch, 10 * epoch, value] for epoch, value in enumerate(TRAIN_ACCURACIES))
+        writer.writerow(["epoch", "step", *history])
+        for epoch, values in enumerate(zip(*history.values(), strict=True)):
+            writer.writerow([epoch, 10 * epoch, *values])

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from emotion.cli import app
+from emotion.data.audit import audit_images
+from emotion.data.classes import CLASSES
 from emotion.data.synthetic import draw_image
-from emotion.report.audit import run_audit
+from emotion.report.audit import audit_record, duplicates_csv, run_audit
 
 FILES = {"audit.html", "audit.json", "audit.md", "contact_sheet.png", "duplicates.csv"}
 
@@ -147,6 +150,53 @@ def test_clean_data_gets_no_advice(tmp_path):
     page = (tmp_path / "out/audit.md").read_text()
     assert "0 of 7 images are identical to an earlier image" in page
     assert "| no duplicates, unusable images or rare classes |  | nothing |" in page
+
+
+def test_near_copies_that_a_random_split_would_divide_are_counted(tmp_path):
+    """Three photographs, of which one is there once, one in two copies and one three times with other brightness."""
+    for label, factors in ((0, (1.0,)), (3, (1.0, 1.0)), (5, (1.0, 0.9, 0.8))):
+        image = draw_image(label, seed=0, index=label)
+        for number, factor in enumerate(factors):
+            save(tmp_path / "faces" / CLASSES[label] / f"{number}.png", (image * factor).astype(np.uint8))
+    run_audit(data_module(data="folder", data_dir=str(tmp_path / "faces")), 0.99, tmp_path / "out")
+    page = (tmp_path / "out/audit.md").read_text()
+    assert "1 of 6 images are identical to an earlier image, and 5 (83.3%) have another that correlates" in page
+    # A random fifth holds 1.2 images: 2 * 0.2 * 0.8 + 3 * 0.2 * (1 - 0.04) = 0.9 of them have a copy in training.
+    (line,) = (line for line in page.splitlines() if "identical or nearly identical other image" in line)
+    assert line.startswith("| images with an identical or nearly identical other image | 5 | ")
+    assert "of a random fifth, 1 images would have a copy in training" in line
+    assert "group_duplicates=true" in line
+    assert "group_by=" in line
+
+
+def test_constant_copies_count_as_copies(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / "faces/happy" / f"{name}.png", np.full((48, 48), 9, np.uint8))
+    run_audit(data_module(data="folder", data_dir=str(tmp_path / "faces")), 0.95, tmp_path / "out")
+    page = (tmp_path / "out/audit.md").read_text()
+    assert "| images with an identical or nearly identical other image | 2 | " in page
+
+
+def test_classes_are_those_of_the_data(tmp_path):
+    packed = data_module(data="synthetic", synthetic_images=140).packed
+    names = ("a", "contempt", "c", "d", "e", "f", "g", "no images")
+    packed = replace(
+        packed,
+        images=np.concatenate([packed.images, packed.images[:1]]),
+        classes=names,
+        **{name: np.append(getattr(packed, name), getattr(packed, name)[0]) for name in ("labels", "parts", "hashes")},
+        names=np.append(packed.names, "again"),
+    )
+    packed.labels[-1] = 1
+    audit = audit_images(packed, 0.999)
+    record = audit_record(packed, audit)
+    assert [list(counts) for counts in record["class_counts"].values()] == [list(names)] * len(record["class_counts"])
+    assert all(counts["no images"] == 0 for counts in record["class_counts"].values())
+    rows = list(csv.DictReader(duplicates_csv(packed, audit).splitlines()))
+    assert {row["label"] for row in rows if row["name"] in ("again", packed.names[0])} == {
+        names[packed.labels[0]],
+        "contempt",
+    }
 
 
 def test_the_command_audits_a_path(photos, tmp_path, monkeypatch):

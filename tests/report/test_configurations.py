@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from sklearn.metrics import confusion_matrix
 
 from emotion.analysis.statistics import bootstrap_interval
+from emotion.data.classes import CLASSES
 from emotion.report.configurations import Configuration, group, interval
+from emotion.report.runs import Run
 
 from .conftest import MakeRun
 
@@ -142,6 +147,84 @@ def test_runs_that_the_paper_does_not_have_are_named_by_their_settings(make_run:
     )
     assert configuration.published is None
     assert configuration.title == "1. resnet50, unfreeze=all, weighted sampler"
+
+
+def make_folds(make_run: MakeRun, folds: int, accuracies: dict[int, float], seed: int = 0) -> list[Run]:
+    """Returns a run for each fold of `accuracies`, of 60 images each."""
+    return [
+        make_run(
+            *FOLDER,
+            "data_dir=own",
+            f"seed={seed}",
+            name=f"{seed}-{fold}",
+            images=60,
+            accuracy=accuracy,
+            draw=fold,
+            own=True,
+            prefix=f"fold{fold}/",
+            classes=("no", "yes", "perhaps"),
+            changes={"folds": folds, "fold": fold},
+        )
+        for fold, accuracy in accuracies.items()
+    ]
+
+
+def test_folds_are_one_configuration(make_run: MakeRun) -> None:
+    runs = make_folds(make_run, 5, {2: 0.5, 0: 0.6, 1: 0.7, 4: 0.8, 3: 0.9})
+    (configuration,), repeated = group(runs)
+    assert not repeated
+    assert [run.fold for run in configuration.runs] == [0, 1, 2, 3, 4]
+    assert (configuration.folds, configuration.seeds) == ("5 folds", "5 folds, seed 0")
+    accuracy = configuration.scores("acc")
+    assert accuracy.mean == pytest.approx(0.7)
+    assert accuracy.deviation == pytest.approx(np.std([0.5, 0.6, 0.7, 0.8, 0.9], ddof=1))
+    assert configuration.differences["folds"] == "5"
+    assert "fold" not in configuration.differences
+    (pooled,) = configuration.pooled
+    assert len(pooled) == 300
+    assert len(set(pooled.ids.tolist())) == 300
+    assert pooled.classes == ("no", "yes", "perhaps")
+    labels = np.concatenate([run.test.labels for run in configuration.runs])
+    predicted = np.concatenate([run.test.predicted for run in configuration.runs])
+    np.testing.assert_array_equal(pooled.matrix(), confusion_matrix(labels, predicted))
+    assert configuration.test_interval("acc") == bootstrap_interval(pooled.matrix(), "acc")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "folds", "seed_text"),
+    [((0,), "3 of 5 folds", "seed 0"), ((0, 1), "6 of 10 folds", "seeds 0, 1")],
+)
+def test_missing_folds_are_counted(make_run: MakeRun, seeds: tuple[int, ...], folds: str, seed_text: str) -> None:
+    runs = [run for seed in seeds for run in make_folds(make_run, 5, {0: 0.5, 1: 0.6, 4: 0.7}, seed)]
+    (configuration,), _ = group(runs)
+    assert (configuration.folds, configuration.seeds) == (folds, f"{folds}, {seed_text}")
+    assert [len(predictions) for predictions in configuration.pooled] == [180] * len(seeds)
+
+
+def test_folds_that_share_images_or_repeat_a_fold_are_left_out(make_run: MakeRun) -> None:
+    first, second = make_folds(make_run, 2, {0: 0.5, 1: 0.6})
+    shared = replace(second, test=second.test.subset(np.arange(30)).joined(first.test.subset(np.arange(30))))
+    (configuration,), (skipped,) = group([first, shared])
+    assert configuration.runs == (first,)
+    assert skipped.reason == f"fold 1 has test images of fold 0, {first.folder.path}"
+    again = make_folds(make_run, 2, {0: 0.7}, seed=0 + 10)[0]
+    again = replace(again, settings={**again.settings, "seed": 0})
+    _, (skipped,) = group([first, second, again])
+    assert skipped.reason == f"has the settings, data, seed and fold of {first.folder.path}"
+
+
+def test_runs_with_other_numbers_of_folds_are_separate(make_run: MakeRun) -> None:
+    runs = [make_folds(make_run, 2, {0: 0.5})[0], make_folds(make_run, 3, {0: 0.5}, seed=1)[0]]
+    assert [shown.folds for shown in group(runs)[0]] == ["1 of 2 folds", "1 of 3 folds"]
+
+
+def test_runs_with_other_classes_are_separate_and_repeat_no_run_of_the_paper(make_run: MakeRun) -> None:
+    moods = ("bored", "calm", "engaged")
+    runs = [
+        make_run(f"seed={seed}", name=str(seed), images=42, classes=names) for seed, names in ((0, CLASSES), (1, moods))
+    ]
+    configurations, _ = group(runs)
+    assert {shown.classes: shown.published is None for shown in configurations} == {CLASSES: False, moods: True}
 
 
 def make_configuration(make_run: MakeRun, *arguments: str, **options: int) -> Configuration:

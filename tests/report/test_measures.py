@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, false_discovery_control
+from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
 from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.document import Cell
 from emotion.analysis.predictions import Predictions
+from emotion.analysis.statistics import compare_folds, compare_seeds
 from emotion.report.configurations import group
 from emotion.report.measures import (
     calibration_table,
@@ -17,34 +20,53 @@ from emotion.report.measures import (
     cost_table,
     metrics_table,
     pairs_table,
+    parts_table,
     protocol_table,
+    significance_marks,
 )
-from emotion.report.runs import Record
+from emotion.report.runs import Record, Run
 
 from .conftest import MakeRun, texts
 
 
-def test_metrics_of_the_parts_of_the_test_images(make_run: MakeRun) -> None:
+def test_metrics_are_those_of_scikit_learn(make_run: MakeRun) -> None:
     run = make_run(images=700)
-    table = metrics_table(group([run])[0])
+    row = metrics_table(group([run])[0]).rows[0]
+    labels, predicted = run.test.labels, run.test.predicted
+    expected = [(predicted == labels).mean(), f1_score(labels, predicted, average="macro")]
+    expected += [balanced_accuracy_score(labels, predicted)]
+    assert texts(row)[1:4] == [f"{value:.4f}" for value in expected]
+    assert texts(row)[4] == "seed 0"
+    check_intervals(row[1:4], expected)
+
+
+def check_intervals(cells: Sequence[str | Cell], expected: Sequence[float]) -> None:
+    for cell, value in zip(cells, expected, strict=True):
+        assert isinstance(cell, Cell)
+        low, high = map(float, cell.note.split(" to "))
+        assert low < value < high
+        assert cell.numbers == pytest.approx({"": value, "low": low, "high": high}, abs=6e-4)
+
+
+def test_accuracy_on_the_parts_of_the_test_images(make_run: MakeRun) -> None:
+    run = make_run(images=700)
+    table = parts_table(group([run])[0])
     test = run.test
     correct = test.predicted == test.labels
     parts = [correct, correct[test.parts == "public"], correct[test.parts == "private"], correct[~test.copied]]
     expected = [part.mean() for part in parts]
-    expected += [f1_score(test.labels, test.predicted, average="macro")]
-    expected += [balanced_accuracy_score(test.labels, test.predicted)]
+    assert table.header == ("Run", "All test images", "PublicTest", "PrivateTest", "Without duplicates")
     assert texts(table.rows[0])[1:] == [f"{value:.4f}" for value in expected]
-    for cell, value in zip(table.rows[0][1:], expected, strict=True):
-        assert isinstance(cell, Cell)
-        low, high = map(float, cell.note.split(" to "))
-        assert low < value < high
+    check_intervals(table.rows[0][1:], expected)
 
 
-def test_part_without_images_has_a_message(make_run: MakeRun) -> None:
-    run = make_run(images=70)
-    run.test.parts[:] = "test"
-    row = metrics_table(group([run])[0]).rows[0]
-    assert texts(row)[2:4] == ["no images", "no images"]
+def test_parts_without_images_are_left_out(make_run: MakeRun) -> None:
+    own, official = make_run("lr=1e-4", name="own", images=70, own=True), make_run(name="halves", images=70)
+    assert parts_table(group([own])[0]).header == ("Run", "All test images")
+    official.test.parts[:] = "private"
+    table = parts_table(group([own, official])[0])
+    assert table.header == ("Run", "All test images", "PrivateTest", "Without duplicates")
+    assert {texts(row)[2] for row in table.rows} == {"no images", "0.6000"}
 
 
 def test_calibration_of_the_test_images(make_run: MakeRun) -> None:
@@ -72,10 +94,115 @@ def test_p_values_of_all_pairs_are_corrected(make_run: MakeRun) -> None:
         expected.append(binomtest(only_one[0], sum(only_one)).pvalue)
         assert pair.test.difference == pytest.approx(first.mean() - second.mean())
     assert [pair.test.p_value for pair in pairs] == pytest.approx(expected)
-    assert [pair.corrected for pair in pairs] == pytest.approx(false_discovery_control(expected, method="by"))
+    first, second, third = expected
+    assert second < third < first
+    assert [pair.corrected for pair in pairs] == pytest.approx([first, 3 * second, 2 * third])
     rows = [texts(row) for row in pairs_table(pairs).rows]
     assert [row[-1] for row in rows] == ["not significant", "second", "second"]
     assert rows[1][2] == "-0.2000"
+    assert rows[1][4] == "1 : 1"
+
+
+def seeds_of(make_run: MakeRun, *arguments: str, accuracies: Sequence[float], draw: int, **options: Any) -> list[Run]:
+    return [
+        make_run(
+            *arguments,
+            f"seed={seed}",
+            name=f"{draw}-{seed}",
+            images=700,
+            accuracy=accuracy,
+            draw=draw + seed,
+            **options,
+        )
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_all_seeds_are_compared(make_run: MakeRun) -> None:
+    first = seeds_of(make_run, "model=cnn_111", accuracies=(0.5, 0.52, 0.54), draw=0)
+    second = seeds_of(make_run, "model=cnn", accuracies=(0.7, 0.71, 0.69), draw=10)
+    (pair,) = compare_pairs(group([*first, *second])[0])
+    expected = compare_seeds(*({run.seed: run.test for run in runs} for runs in (first, second)))
+    assert pair.test == expected
+    assert pair.test.difference == pytest.approx(-0.18)
+    assert pair.test.runs == (3, 3)
+    assert pair.corrected == pair.test.p_value < 0.001
+    assert texts(pairs_table([pair]).rows[0])[4] == "3 : 3"
+
+
+def test_marks_stand_beside_what_is_significantly_worse_than_the_best(make_run: MakeRun) -> None:
+    best = seeds_of(make_run, "model=cnn", accuracies=(0.7, 0.71, 0.69), draw=0)
+    close = seeds_of(make_run, "model=cnn_111", accuracies=(0.69, 0.7, 0.68), draw=10)
+    worse = seeds_of(make_run, "model=cnn_1111", accuracies=(0.5, 0.52, 0.51), draw=20)
+    configurations, _ = group([*best, *close, *worse])
+    names = {shown.first.settings["model"]: shown.number for shown in configurations}
+    marks = significance_marks(configurations, compare_pairs(configurations))
+    assert marks == {names["cnn_1111"]: "***"}
+    cells = {
+        shown.number: row[1]
+        for shown, row in zip(configurations, metrics_table(configurations, marks).rows, strict=True)
+    }
+    assert {number: cell.mark for number, cell in cells.items()} == {number: marks.get(number, "") for number in cells}
+
+
+def test_a_dagger_marks_the_comparison_of_two_networks(make_run: MakeRun) -> None:
+    runs = [make_run(name="a", images=700, accuracy=0.7), make_run("lr=1e-4", name="b", images=700, accuracy=0.5)]
+    configurations, _ = group(runs)
+    assert significance_marks(configurations, compare_pairs(configurations)) == {2: "†"}
+
+
+def fold_runs(make_run: MakeRun, lr: str, accuracies: Sequence[float], seed: int = 0) -> list[Run]:
+    return [
+        make_run(
+            "data=folder",
+            "data_dir=own",
+            f"lr={lr}",
+            f"seed={seed}",
+            name=f"{lr}-{seed}-{fold}",
+            images=100,
+            accuracy=accuracy,
+            draw=fold,
+            own=True,
+            prefix=f"fold{fold}/",
+            changes={"folds": len(accuracies), "fold": fold},
+        )
+        for fold, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_folds_are_compared_fold_by_fold(make_run: MakeRun) -> None:
+    first = fold_runs(make_run, "1e-3", (0.7, 0.72, 0.69, 0.75, 0.71))
+    second = fold_runs(make_run, "1e-4", (0.6, 0.64, 0.61, 0.63, 0.6))
+    configurations, _ = group([*first, *second[:4]])
+    (pair,) = compare_pairs(configurations)
+    better = [1, -1][configurations[0].first.settings["lr"] == 1e-4]
+    expected = compare_folds([0.1 * better, 0.08 * better, 0.08 * better, 0.12 * better], 5)
+    assert pair.test.difference == pytest.approx(expected.difference)
+    assert pair.test.p_value == pytest.approx(expected.p_value)
+    assert pair.test.runs == (4, 4)
+
+
+def test_seeds_of_a_fold_are_averaged_before_the_folds_are_compared(make_run: MakeRun) -> None:
+    first = [run for seed in (0, 1) for run in fold_runs(make_run, "1e-3", (0.7 + 0.02 * seed, 0.74, 0.7), seed)]
+    second = fold_runs(make_run, "1e-4", (0.6, 0.6, 0.62))
+    configurations, _ = group([*first, *second])
+    (pair,) = compare_pairs(configurations)
+    sign = 1 if len(configurations[0].runs) == 6 else -1
+    assert pair.test.difference == pytest.approx(sign * np.mean([0.11, 0.14, 0.08]))
+    assert pair.test.runs == (3, 3)
+
+
+def test_one_common_fold_is_too_little_for_a_test(make_run: MakeRun) -> None:
+    first, second = fold_runs(make_run, "1e-3", (0.7, 0.7)), fold_runs(make_run, "1e-4", (0.6, 0.6))
+    assert compare_pairs(group([*first, second[0]])[0]) == []
+
+
+def test_runs_with_other_classes_are_not_compared(make_run: MakeRun) -> None:
+    runs = [
+        make_run("model=cnn_111", name="a", images=70, classes=("x", "y")),
+        make_run(name="b", images=70, classes=("x", "z")),
+    ]
+    assert compare_pairs(group(runs)[0]) == []
 
 
 def test_runs_of_different_images_are_not_compared(make_run: MakeRun) -> None:

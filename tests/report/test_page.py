@@ -1,23 +1,27 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from latex import parse_latex
 from small_runs import train
 from typer.testing import CliRunner
 
-from emotion.analysis.document import Details, Document, Heading, Paragraph, Table, to_html
+from emotion.analysis.document import Block, Cell, Details, Document, Heading, Paragraph, Table, to_html
 from emotion.cli import app
+from emotion.data.classes import CLASSES
 from emotion.report import page
 from emotion.report.page import write_report
 from emotion.training.evaluate import evaluate
 
-from .conftest import MakeRun
+from .conftest import MakeRun, texts
 
 SECTIONS = [
     "Table 1: CNNs from scratch, class weights",
@@ -27,7 +31,7 @@ SECTIONS = [
     "Table 4: feature extraction, oversampling",
     "Table 5: fine-tuning VGG16, oversampling",
     "Precision, recall and F1 of each class",
-    "Other runs",
+    "Runs",
     "Test images and their parts",
     "Comparison of every two runs",
     "Calibration",
@@ -91,6 +95,153 @@ def test_sections_without_content_are_left_out(make_run: MakeRun, tmp_path: Path
     ]
     assert "published" not in (tmp_path / "out" / "report.md").read_text()
     assert not (tmp_path / "out" / "published.png").exists()
+
+
+MOODS = ("bored", "calm", "engaged")
+EXPRESSIONS = ("angry", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+
+
+def own_runs(make_run: MakeRun, folder: str, classes: tuple[str, ...], models: dict[str, float]) -> None:
+    """Writes runs on one's own data, two seeds each, by the accuracy of their first seed."""
+    for draw, (model, accuracy) in enumerate(models.items()):
+        for seed in (0, 1):
+            make_run(
+                "data=folder",
+                f"data_dir='{folder}'",
+                f"model={model}",
+                f"seed={seed}",
+                name=f"runs/{folder}/{model}{seed}",
+                images=360,
+                accuracy=accuracy + seed / 50,
+                draw=10 * draw + seed,
+                classes=classes,
+                own=True,
+                history={"val/acc": (0.3, 0.4), "val/loss": (2.0, 1.0)},
+            )
+
+
+def test_a_study_of_ones_own_says_nothing_of_the_paper(
+    make_run: MakeRun, tmp_path: Path, documents: list[Document]
+) -> None:
+    own_runs(make_run, "moods", MOODS, {"cnn": 0.6, "cnn_111": 0.3})
+    path, verdict = write_report([tmp_path / "runs"], tmp_path / "out")
+    assert verdict == "2 configurations, 4 runs, 0 evaluations."
+    text = path.with_suffix(".md").read_text()
+    for word in ("paper", "FER2013", "PublicTest", "PrivateTest", "published", "not run", "neutral against sad"):
+        assert word not in text
+    assert [block.text for block in documents[0].blocks if isinstance(block, Heading)] == [
+        "Runs",
+        "Learning curves",
+        "Comparison of every two runs",
+        "Calibration",
+        "Time and hardware",
+        "Each configuration",
+        "How to read this page",
+    ]
+    assert "moods, split=report: 2 configurations, 4 runs. 3 classes: bored, calm, engaged." in text
+
+
+def test_runs_on_other_data_or_classes_share_no_table(
+    make_run: MakeRun, tmp_path: Path, documents: list[Document]
+) -> None:
+    own_runs(make_run, "moods", MOODS, {"cnn": 0.6, "cnn_111": 0.3})
+    own_runs(make_run, "faces", EXPRESSIONS, {"cnn": 0.6, "cnn_111": 0.5})
+    write_report([tmp_path / "runs"], tmp_path / "out")
+    blocks = documents[0].blocks
+    headings = [block.text for block in blocks if isinstance(block, Heading)]
+    titles = ["Runs", "Learning curves", "Comparison of every two runs", "Calibration", "Time and hardware"]
+    assert headings == [
+        *(name for data in ("faces", "moods") for name in section_headings(f"{data}, split=report", titles)),
+        "Each configuration",
+        "How to read this page",
+    ]
+    numbers = {name: numbers_below(blocks, f"Runs: {name}, split=report") for name in ("faces", "moods")}
+    assert sorted(numbers["faces"] + numbers["moods"]) == ["1", "2", "3", "4"]
+    for name, own in numbers.items():
+        assert len(own) == 2
+        for title in ("Calibration", "Time and hardware"):
+            assert set(numbers_below(blocks, f"{title}: {name}, split=report")) == set(own)
+    pairs = [block.summary for block in blocks if isinstance(block, Details) and block.summary.startswith("Table of")]
+    assert [summary.split(",")[0] for summary in pairs] == ["Table of 1 pair"] * 2
+
+
+def section_headings(name: str, titles: list[str]) -> list[str]:
+    return [name, *(f"{title}: {name}" for title in titles)]
+
+
+def numbers_below(blocks: Sequence[Block], heading: str) -> list[str]:
+    """Returns the numbers of the configurations in the first table below a heading."""
+    start = next(row for row, block in enumerate(blocks) if isinstance(block, Heading) and block.text == heading)
+    table = next(block for block in blocks[start:] if isinstance(block, Table))
+    return [row[0].text.split(".")[0] for row in table.rows if isinstance(row[0], Cell)]
+
+
+def test_tables_are_files_named_after_them(make_run: MakeRun, tmp_path: Path) -> None:
+    own_runs(make_run, "my moods & more", MOODS, {"cnn": 0.6, "cnn_111": 0.3})
+    write_report([tmp_path / "runs"], tmp_path / "out")
+    files = {file.name for file in (tmp_path / "out/tables").iterdir()}
+    names = ("results", "pairs", "calibration", "cost", "01-classes", "02-classes")
+    assert files == {f"{name}.{suffix}" for name in names for suffix in ("csv", "tex")}
+    rows = list(csv.DictReader((tmp_path / "out/tables/results.csv").open(newline="", encoding="utf-8")))
+    assert [float(row["Test accuracy"]) for row in rows] == pytest.approx([0.61, 0.31], abs=1e-3)
+    assert [float(row["Test accuracy sd"]) for row in rows] == pytest.approx([0.02 / 2**0.5] * 2, abs=1e-3)
+    text = (tmp_path / "out/tables/results.tex").read_text(encoding="utf-8")
+    assert r"\caption{my moods \& more, split=report. Results on the test images." in text
+    assert "(*), 0.01 (**) or 0.001 (***)" in text
+    body = text.split(r"\midrule")[1]
+    assert [line.count(r"\textbf") for line in body.strip().splitlines()[:2]] == [3, 0]
+    assert "$^{*" in body.splitlines()[2]
+    for file in (tmp_path / "out/tables").glob("*.tex"):
+        parse_latex(file.read_text(encoding="utf-8"))
+
+
+def test_files_of_sections_do_not_replace_each_other(make_run: MakeRun, tmp_path: Path) -> None:
+    own_runs(make_run, "moods", MOODS, {"cnn": 0.6, "cnn_111": 0.3})
+    own_runs(make_run, "faces", EXPRESSIONS, {"cnn": 0.6, "cnn_111": 0.5})
+    write_report([tmp_path / "runs"], tmp_path / "out")
+    for name in ("moods", "faces"):
+        for file in ("pairs.png", "curves.png", "curves.svg"):
+            assert (tmp_path / "out" / f"{name}-split-report-{file}").is_file()
+        assert (tmp_path / "out/tables" / f"{name}-split-report-results.csv").is_file()
+    classes = list(csv.DictReader((tmp_path / "out/tables/01-classes.csv").open(newline="", encoding="utf-8")))
+    assert {row["Class"] for row in classes} > set(EXPRESSIONS)
+
+
+def test_names_that_differ_in_their_signs_only_make_separate_files(make_run: MakeRun, tmp_path: Path) -> None:
+    own_runs(make_run, "a-b", MOODS, {"cnn": 0.6})
+    own_runs(make_run, "a b", MOODS, {"cnn": 0.3})
+    write_report([tmp_path / "runs"], tmp_path / "out")
+    assert len(list((tmp_path / "out/tables").glob("*results*.csv"))) == 2
+    assert len(list((tmp_path / "out").glob("*curves.png"))) == 2
+
+
+def test_folds_have_a_table_and_a_matrix_of_all_images(
+    make_run: MakeRun, tmp_path: Path, documents: list[Document]
+) -> None:
+    for fold, accuracy in ((0, 0.5), (1, 0.6), (4, 0.7)):
+        make_run(
+            "data=folder",
+            "data_dir=moods",
+            name=f"runs/{fold}",
+            images=60,
+            accuracy=accuracy,
+            draw=fold,
+            classes=MOODS,
+            own=True,
+            prefix=f"fold{fold}/",
+            changes={"folds": 5, "fold": fold},
+        )
+    write_report([tmp_path / "runs"], tmp_path / "out")
+    blocks = documents[0].blocks
+    table = blocks[blocks.index(Heading("Cross-validation")) + 2]
+    assert isinstance(table, Table)
+    assert texts(table.rows[0])[1:5] == ["3 of 5 folds, seed 0", "0.6000 ± 0.1000", "180", "0.6000"]
+    (details,) = (block for block in blocks if isinstance(block, Details))
+    classes = details.blocks[2]
+    assert isinstance(classes, Table)
+    assert [texts(row)[4] for row in classes.rows] == ["60", "60", "60"]
+    assert classes.footer[0][4] == "180"
+    assert (tmp_path / "out/tables/cross-validation.tex").is_file()
 
 
 def test_failed_runs_are_listed_with_their_error(runs: Path, tmp_path: Path, documents: list[Document]) -> None:
@@ -203,3 +354,18 @@ def test_evaluations_make_a_page_without_runs(make_run: MakeRun, tmp_path: Path)
     path, verdict = write_report([tmp_path / "run"], tmp_path / "out")
     assert verdict == "0 configurations, 0 runs, 1 evaluation."
     assert "| fer2013, split=report |" in path.with_suffix(".md").read_text()
+
+
+def test_evaluations_on_other_data_or_classes_share_no_table(make_run: MakeRun, tmp_path: Path) -> None:
+    for number, (data, classes) in enumerate((("fer2013", CLASSES), ("photos", CLASSES), ("photos", MOODS))):
+        folder = make_run("data_dir=gone", name=f"runs/{number}", images=42, classes=classes).folder
+        record = {"checkpoints": ["a.ckpt"], "data": data, "split": "test_only", "tta": "none", "seen": "not known"}
+        folder.config.unlink()
+        (folder.path / "evaluation.json").write_text(json.dumps(record))
+    path, _ = write_report([tmp_path / "runs"], tmp_path / "out")
+    text = path.with_suffix(".md").read_text()
+    for data in ("fer2013, split=test_only, 7 classes (1)", "photos, split=test_only, 7 classes (2)"):
+        assert f"### Evaluations on {data}" in text
+    assert "### Evaluations on photos, split=test_only, 3 classes (3)" in text
+    assert text.count("| Evaluation | Data |") == 3
+    assert len(list((tmp_path / "out/tables").glob("evaluations-*.csv"))) == 3

@@ -12,6 +12,7 @@ from PIL import Image
 
 from emotion.analysis.document import Block, ImageBlock, Paragraph, Table
 from emotion.analysis.figures import confusion_matrix_figure
+from emotion.analysis.predictions import confident_mistakes
 from emotion.data.classes import CLASSES
 from emotion.report import pictures
 from emotion.report.configurations import group
@@ -156,3 +157,37 @@ def test_quantized_figures_are_small_and_look_the_same(tmp_path: Path) -> None:
         difference = np.abs(np.asarray(full.convert("RGB"), int) - np.asarray(small.convert("RGB"), int))
     assert difference.mean() < 2
     assert block.file.stat().st_size < 0.5 * (tmp_path / "full.png").stat().st_size
+
+
+@pytest.mark.parametrize("classes", [("bored", "calm", "engaged"), ("happy", "neutral", "surprise")])
+def test_data_without_neutral_or_sad_has_no_such_question(classes: tuple[str, ...]) -> None:
+    test = make_predictions(90, 0.4, classes=classes)
+    assert mistakes(test, 8).tolist() == confident_mistakes(test, 8).tolist()
+
+
+def test_neutral_against_sad_is_found_by_name_not_by_position() -> None:
+    classes = ("sad", "x", "y", "z", "neutral")
+    test = make_predictions(500, 0.3, classes=classes)
+    shown = mistakes(test, 8)[:4]
+    assert {classes[label] for label in (*test.labels[shown], *test.predicted[shown])} == {"sad", "neutral"}
+
+
+def test_figures_of_other_classes(make_run: MakeRun, tmp_path: Path) -> None:
+    classes = ("bored", "calm", "a very long name of a class that is engaged")
+    run = make_run(*DRAWN, images=42, classes=classes)
+    data = data_module(data="synthetic", synthetic_images=210)
+    run = replace(run, test=replace(run.test, ids=data.packed.names[data.rows.test]))
+    blocks = show(run, tmp_path / "out")
+    assert captions(blocks)[-1] == "The most confident mistakes"
+    table = blocks[1]
+    assert isinstance(table, Table)
+    assert [row[0] for row in table.rows] == list(classes)
+    assert pictures._titles(run.test)[2].count("a very long name o…s engaged") >= 1
+
+
+def test_missing_folder_of_own_data_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("data=folder", f"data_dir={tmp_path / 'gone'}", images=70)
+    message = paragraphs(show(run, tmp_path / "out"))[-1]
+    assert message == (
+        f"No images are shown, since the data is missing: {tmp_path / 'gone'}: no such folder or file on this machine"
+    )

@@ -10,7 +10,6 @@ import yaml
 from numpy.typing import NDArray
 
 from emotion.analysis.predictions import load_predictions, save_predictions
-from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.report.runs import find_runs
 from emotion.training.folder import RunFolder
@@ -117,7 +116,7 @@ def arrays(change: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]])
 def _keep_val(folder: RunFolder, other: str | None = None) -> None:
     stages = load_predictions(folder.predictions)
     kept = {"val": stages["val"]} | ({other: stages["test"]} if other else {})
-    save_predictions(folder.predictions, kept, CLASSES)
+    save_predictions(folder.predictions, kept)
 
 
 def failed(content: str) -> Damage:
@@ -144,6 +143,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "blocks": (setting(blocks=5), "config.yaml: blocks: "),
     "balance": (setting(balance=["x"]), "config.yaml: balance: "),
     "backbone": (setting(backbone="**/"), "config.yaml: backbone: "),
+    "folds": (setting(folds=1, fold=0), "config.yaml: folds: "),
+    "fold": (setting(folds=3, fold=3), "config.yaml: fold=3 of folds=3"),
+    "negative fold": (setting(folds=3, fold=-1), "config.yaml: fold: "),
     "faces": (setting(synthetic_images=10**12), "config.yaml: synthetic_images: "),
     "yaml": (text("config.yaml", "model: [cnn\ndata: {"), "config.yaml: cannot be read"),
     "aliases": (text("config.yaml", "a: &a [x]\nb: [*a, *a]"), "config.yaml: cannot be read (it contains aliases"),
@@ -186,7 +188,7 @@ def test_augmented_predictions_of_other_images_are_refused(make_run: MakeRun, tm
     folder = make_run(images=70).folder
     stored = load_predictions(folder.predictions)
     for views in ({"val_tta": stored["val"]}, {"val_tta": stored["val"], "test_tta": stored["val"]}):
-        save_predictions(folder.predictions, stored | views, CLASSES)
+        save_predictions(folder.predictions, stored | views)
         runs, skipped = find_runs([tmp_path])
         assert not runs
         assert skipped[0].reason.endswith(

@@ -7,7 +7,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from emotion.analysis.document import Cell, Heading, Table
 from emotion.data.classes import CLASSES
 from emotion.report.configurations import Configuration, group
-from emotion.report.tables import NOT_RUN, detailed_scores, other_table, published_tables
+from emotion.report.tables import NOT_RUN, detailed_scores, published_tables
 
 from .conftest import TRAIN_ACCURACIES, MakeRun, texts
 
@@ -95,11 +95,3 @@ def test_scores_of_each_class_equal_those_of_scikit_learn(make_run: MakeRun) -> 
         expected_average = precision_recall_fscore_support(labels, run.test.predicted, average=average)[:3]
         assert averages[f"{average} avg"] == pytest.approx(expected_average, abs=5e-5)
     assert texts(tables[0].rows[0]) == ["angry", "0.57", "not run", "0.56", "not run", "0.56", "not run"]
-
-
-def test_other_runs_are_listed_with_their_differences(make_run: MakeRun) -> None:
-    configurations, _ = group([make_run("balance=none", "lr=1e-4", images=700)])
-    (row,) = other_table(configurations).rows
-    title = "1. CNN 2-2-1-1, no balancing"
-    assert row[0] == Cell(title, "lr=0.0001", target=title)
-    assert texts(row)[1] == "0.6000"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emotion.analysis.document import Cell, Table
+from emotion.analysis.document import Cell, Heading, Table
 from emotion.report.configurations import Configuration, group
 from emotion.report.page import write_report
 from emotion.report.validation import baseline, seed_differences, validation_blocks
@@ -78,7 +78,9 @@ def test_runs_with_other_validation_images_have_a_separate_table(make_run: MakeR
     first, second = tables(group(runs)[0])
     assert sorted(len(table.rows) for table in (first, second)) == [1, 2]
     (drawn,) = min(first.rows, second.rows, key=len)
-    assert note(drawn).startswith("drawn faces")
+    assert note(drawn) == ""
+    headings = [block.text for block in validation_blocks(group(runs)[0]) if isinstance(block, Heading)]
+    assert headings == ["Validation: FER2013, split=official", "Validation: drawn faces, split=official"]
 
 
 def test_without_a_seed_on_the_same_images_there_is_no_difference(make_run: MakeRun) -> None:
@@ -113,3 +115,41 @@ def test_a_page_of_untested_runs_alone_has_no_published_tables(make_run: MakeRun
     assert "## Validation results" in text
     assert "## Table 1" not in text
     assert "## Calibration" not in text
+
+
+def test_runs_with_other_classes_have_a_separate_table(make_run: MakeRun) -> None:
+    runs = [
+        make_run("recipe=small", name=str(number), tested=False, classes=classes)
+        for number, classes in enumerate((("a", "b"), ("a", "c"), ("a", "b", "c")))
+    ]
+    blocks = validation_blocks(group(runs)[0])
+    assert [block.text for block in blocks if isinstance(block, Heading)] == [
+        "Validation: FER2013, split=official, 2 classes",
+        "Validation: FER2013, split=official, 3 classes",
+        "Validation: FER2013, split=official, 2 classes (2)",
+    ]
+    found = [block for block in blocks if isinstance(block, Table)]
+    assert [len(table.rows) for table in found] == [1, 1, 1]
+    assert len({table.name for table in found}) == 3
+
+
+def test_folds_are_compared_fold_by_fold(make_run: MakeRun) -> None:
+    runs = [
+        make_run(
+            "recipe=small",
+            f"flip={flip}",
+            name=f"{flip}{fold}",
+            tested=False,
+            accuracy=accuracy + fold / 10,
+            prefix=f"{fold}/",
+            changes={"folds": 2, "fold": fold},
+        )
+        for flip, accuracy in ((0, 0.5), (0.5, 0.54))
+        for fold in (0, 1)
+    ]
+    configurations, _ = group(runs)
+    assert [shown.folds for shown in configurations] == ["2 folds", "2 folds"]
+    difference = seed_differences(configurations[1], configurations[0])
+    assert difference is not None
+    assert (abs(difference.mean), difference.deviation) == pytest.approx((0.04, 0), abs=0.003)
+    assert difference.count == 2

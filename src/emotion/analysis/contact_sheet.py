@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from numpy.typing import NDArray
 
+from emotion.analysis.figures import short_name
 from emotion.data.audit import Audit, Group
-from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages
 from emotion.palette import BAND, BLUE, GREEN, ORANGE, PURPLE, SOFT_TEXT, TEXT
 
@@ -26,6 +26,7 @@ IMAGES_SHOWN = 8
 _COLOURS = {"train": BLUE, "val": GREEN, "test": ORANGE, "public": ORANGE, "private": PURPLE}
 _INCHES = 0.8  # width and height of an image, which is the unit of all other lengths on the sheet
 _WIDTH, CARD_HEIGHT, _GAP = 15.0, 1.72, 0.2
+_NAME = 12  # characters of the name of a class that fit under an image
 
 
 @dataclass(frozen=True)
@@ -134,5 +135,6 @@ def _draw_card(axes: Axes, card: _Card, x: float, y: float, packed: PackedImages
         pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)  # [S, S, 3]
         axes.imshow(pixels, extent=(left, left + 1, top + 1, top), aspect="auto", zorder=2)
         part = str(packed.parts[row])
-        axes.text(left + 0.5, top + 1.11, CLASSES[packed.labels[row]], color=TEXT, ha="center", **style)
-        axes.text(left + 0.5, top + 1.29, part, color=_COLOURS[part], ha="center", **style)
+        name = short_name(packed.classes[packed.labels[row]], _NAME)
+        axes.text(left + 0.5, top + 1.11, name, color=TEXT, ha="center", **style)
+        axes.text(left + 0.5, top + 1.29, part, color=_COLOURS.get(part, SOFT_TEXT), ha="center", **style)

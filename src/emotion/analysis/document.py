@@ -10,8 +10,8 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -38,12 +38,17 @@ class Cell:
         note: a line in smaller letters under the text.
         tone: `plain`, or the colour that shows the text as a label: `good`, `high`, `low`, `quiet`.
         target: the text of the heading or summary that the cell links to; empty for no link.
+        mark: a sign above the line after the text, such as `*`, which a text beside the table explains.
+        numbers: the exact numbers behind text and note, for files: the main one under the key "", others under names
+            such as `sd`, `low` and `high`.
     """
 
     text: str
     note: str = ""
     tone: Tone = "plain"
     target: str = ""
+    mark: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 Row = Sequence[str | Cell]
@@ -74,6 +79,10 @@ class Table:
         columns: one letter for each column, as in LaTeX: `l` aligns left and sorts as text, `r` right and as numbers.
         rows: the cells of each row.
         footer: rows that stay at the end when the others are sorted.
+        name: name of the files that `emotion.analysis.exports` writes the table to; empty for none.
+        caption: what a reader of such a file must know.
+        best: one letter for each column: `+` if the highest number is the best, `-` if the lowest is, `.` if neither;
+            empty if there is no best number in any column.
 
     Raises:
         ValueError: the header, a row and `columns` differ in length.
@@ -83,10 +92,15 @@ class Table:
     columns: str
     rows: Sequence[Row]
     footer: Sequence[Row] = ()
+    name: str = ""
+    caption: str = ""
+    best: str = ""
 
     def __post_init__(self) -> None:
         if {len(row) for row in (self.header, *self.rows, *self.footer)} != {len(self.columns)}:
             raise ValueError(f"columns={self.columns!r}: the header and every row must have {len(self.columns)} cells")
+        if len(self.best) not in (0, len(self.columns)):
+            raise ValueError(f"best={self.best!r}: {len(self.columns)} letters are needed")
 
 
 @dataclass(frozen=True)
@@ -173,9 +187,9 @@ def _page() -> Template:
         trim_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
-        finalize=lambda value: _printable(value) if type(value) is str else value,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    filters = {"kind": _kind, "as_cell": _as_cell, "base64": _base64, "group_images": _group_images}
+    filters = {"kind": _kind, "as_cell": as_cell, "base64": _base64, "group_images": _group_images}
     environment.filters.update(filters)
     return environment.get_template(module.with_suffix(".html").name)
 
@@ -217,7 +231,7 @@ def _anchors(document: Document) -> dict[str, str]:
     anchors: dict[str, str] = {}
     seen: Counter[str] = Counter()
     for text in _targets(document.blocks):
-        anchor = re.sub(r"[^\w\- ]", "", _printable(text).lower()).replace(" ", "-")
+        anchor = re.sub(r"[^\w\- ]", "", printable(text).lower()).replace(" ", "-")
         anchors[text] = f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor
         seen[anchor] += 1
     return anchors
@@ -227,18 +241,19 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _as_cell(cell: str | Cell) -> Cell:
+def as_cell(cell: str | Cell) -> Cell:
+    """Returns a cell that shows a text, or the cell itself."""
     return cell if isinstance(cell, Cell) else Cell(cell)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Returns text without the home folder's path and with escapes for bytes that UTF-8 cannot express."""
     return hide_home(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _markdown_text(text: str) -> str:
     """Returns text on one line, with every character escaped that means something in markdown, HTML or a table."""
-    line = " ".join(_printable(text).split())
+    line = " ".join(printable(text).split())
     escaped = _MARKDOWN_SPECIAL.sub(lambda match: "".join(f"\\{character}" for character in match[0]), line)
     return re.sub("[&<>$]", lambda match: _MARKDOWN_ENTITIES[match[0]], escaped)
 
@@ -259,7 +274,7 @@ def _markdown_block(block: Block, folder: Path, anchors: dict[str, str]) -> str:
         case Details(summary, inner):
             parts = [_markdown_block(part, folder, anchors) for part in inner]
             # The summary is one line, since a blank line would end the HTML block of markdown.
-            line = f'{escape(_printable(" ".join(summary.split())))}</summary><a id="{escape(anchors[summary])}"></a>'
+            line = f'{escape(printable(" ".join(summary.split())))}</summary><a id="{escape(anchors[summary])}"></a>'
             return "\n\n".join([f"<details><summary>{line}", *parts, "</details>"])
         case Table():
             return _markdown_table(block, anchors)
@@ -267,11 +282,11 @@ def _markdown_block(block: Block, folder: Path, anchors: dict[str, str]) -> str:
 
 def _markdown_table(table: Table, anchors: dict[str, str]) -> str:
     rule = ["---:" if column == "r" else "---" for column in table.columns]
-    rows = [[_markdown_cell(_as_cell(cell), anchors) for cell in row] for row in (*table.rows, *table.footer)]
+    rows = [[_markdown_cell(as_cell(cell), anchors) for cell in row] for row in (*table.rows, *table.footer)]
     lines = [[_markdown_text(name) for name in table.header], rule, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _markdown_cell(cell: Cell, anchors: dict[str, str]) -> str:
-    text = _markdown_link(cell.text, cell.target, anchors)
+    text = _markdown_link(cell.text, cell.target, anchors) + _markdown_text(cell.mark)
     return f"{text}<br>{_markdown_text(cell.note)}" if cell.note else text

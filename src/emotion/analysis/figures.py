@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -25,7 +26,11 @@ History = dict[str, list[tuple[int, float]]]
 
 _DPI = 120
 _MAX_NAME = 20  # characters of a class name; longer names are cut
-_MAX_HORIZONTAL_NAME = 9  # characters of a name under a column; longer names are drawn at an angle
+_CHARACTERS = 10.6  # characters of a name that fit beside each other in an inch
+_MAX_COUNTED = 12  # classes of a confusion matrix with percentage and count in each cell
+_MAX_NUMBERED = 40  # classes of a confusion matrix with percentages; more cells are only coloured
+_MATRIX_INCHES = 20.0  # largest height and width of the cells of a confusion matrix
+_MAX_BARS = 60
 _MAX_TITLE_LINE = 20  # characters of a line above an image
 _MAX_MARKED_EPOCHS = 25
 
@@ -39,18 +44,23 @@ def confusion_matrix_figure(matrix: NDArray[np.int64], class_names: Sequence[str
         title: text above the matrix.
 
     Returns:
-        A figure whose cells show the percentage of their row and the count. Rows without images stay blank.
+        A figure whose cells show the percentage of their row, up to 12 classes above the count; from 41 classes on
+        cells are only coloured. Rows without images stay blank.
 
     Raises:
         ValueError: `matrix` is not [K, K] for K class names.
     """
     shares = _row_shares(matrix, class_names)
     size = len(class_names)
-    figure = _figure(2.6 + 0.85 * size, 1.7 + 0.75 * size)
+    # Two classes are drawn as large as three, so that the axes have room for their names.
+    width, height = (0.85, 0.75) if size <= _MAX_COUNTED else (0.5, 0.42)  # of a cell, inches
+    width, height = min(width, _MATRIX_INCHES / size), min(height, _MATRIX_INCHES / size)
+    figure = _figure(2.6 + width * max(size, 3), 1.7 + height * max(size, 3))
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
-    _write_cells(axes, matrix, shares)
-    _matrix_axes(axes, class_names)
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+    if size <= _MAX_NUMBERED:
+        _write_cells(axes, matrix, shares)
+    _matrix_axes(axes, class_names, width)
     axes.set_title(title, parse_math=False, pad=12)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, aspect=28, format=PercentFormatter(xmax=1.0))
     bar.set_label("share of the actual class")
@@ -67,22 +77,28 @@ def recall_figure(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figu
 
     Returns:
         A figure with one bar for each class, labelled with the class's number of images, and a dashed line at the
-        mean recall of the classes that have images.
+        mean recall of the classes that have images. Of more than 60 classes, the 60 with the lowest recall are drawn.
 
     Raises:
         ValueError: `matrix` is not [K, K] for K class names.
     """
     recalls = _row_shares(matrix, class_names).diagonal()
-    figure = _figure(7.5, 1.5 + 0.45 * len(class_names))
+    # Sorting puts the masked recalls of classes without images last.
+    drawn = np.sort(recalls.argsort(kind="stable")[:_MAX_BARS])
+    figure = _figure(7.5, 1.5 + (0.45 if len(drawn) <= _MAX_COUNTED else 0.3) * len(drawn))
     axes = figure.add_subplot()
-    positions = np.arange(len(class_names))
-    axes.barh(positions, recalls.filled(0.0), height=0.68, color=BLUE)
-    for position, recall in zip(positions, recalls.filled(np.nan), strict=True):
+    positions = np.arange(len(drawn))
+    axes.barh(positions, recalls[drawn].filled(0.0), height=0.68, color=BLUE)
+    for position, recall in zip(positions, recalls[drawn].filled(np.nan), strict=True):
         _write_recall(axes, float(position), float(recall))
-    labels = [f"{_short(name)} ({support})" for name, support in zip(class_names, matrix.sum(axis=1), strict=True)]
+    support = matrix.sum(axis=1)
+    labels = [f"{short_name(class_names[row])} ({support[row]})" for row in drawn]
     axes.set_yticks(positions, labels, parse_math=False)
+    axes.set_ylim(-0.6, len(drawn) - 0.4)
     _recall_axes(axes)
     _mean_line(axes, recalls.compressed())
+    if len(drawn) < len(class_names):
+        axes.set_title(f"the {len(drawn)} lowest of {len(class_names)} classes", loc="left", fontsize=10)
     return figure
 
 
@@ -147,6 +163,17 @@ def mistakes_figure(
     return _gallery(images, titles, min(columns, count))
 
 
+def short_name(name: str, length: int = _MAX_NAME) -> str:
+    """Returns a name of at most `length` characters; a longer one loses its middle, since names often end in a number.
+
+    Args:
+        name: the name of a class.
+        length: the largest number of characters, at least 4.
+    """
+    tail = (length - 1) // 3
+    return name if len(name) <= length else f"{name[: length - 1 - tail]}…{name[-tail:]}"
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure in the format of the file's suffix, at 120 dots per inch.
 
@@ -154,8 +181,11 @@ def save(figure: Figure, path: Path) -> None:
         figure: the figure to write.
         path: the .png, .svg or .pdf file; a missing folder is made, an existing file is replaced.
     """
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=_DPI)
+    kind = path.suffix[1:].lower()
+    # Without a date and with fixed identifiers an SVG file is the same whenever it is written.
+    metadata = {"Date": None} if kind == "svg" else None
+    with atomic_write(path) as temporary, rc_context({"svg.hashsalt": "emotion"}):
+        figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
 
 
 def read_history(csv_path: Path) -> History:
@@ -196,10 +226,6 @@ def _message_figure(message: str) -> Figure:
     return figure
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
-
-
 def _percent(share: float) -> str:
     """Returns a share as a percentage, with a decimal below 1 and above 99 %, so that few images are not shown as 0."""
     return f"{share:.1%}" if 0.0 < share < 0.01 or 0.99 < share < 1.0 else f"{share:.0%}"
@@ -216,30 +242,38 @@ def _row_shares(matrix: NDArray[np.int64], class_names: Sequence[str]) -> np.ma.
 
 
 def _write_cells(axes: Axes, matrix: NDArray[np.int64], shares: np.ma.MaskedArray[Any, Any]) -> None:
+    counted = len(matrix) <= _MAX_COUNTED
     for row, column in np.argwhere(~np.ma.getmaskarray(shares)):
         share = float(shares[row, column])
         colour = "white" if share > 0.55 else TEXT
         style: dict[str, Any] = {"ha": "center", "color": colour, "alpha": 1.0 if matrix[row, column] else 0.45}
-        axes.text(column, row, _percent(share), va="bottom", fontsize=11, **style)
-        axes.text(column, row + 0.08, str(matrix[row, column]), va="top", fontsize=8, **style)
+        if counted:
+            axes.text(column, row, _percent(share), va="bottom", fontsize=11, **style)
+            axes.text(column, row + 0.08, str(matrix[row, column]), va="top", fontsize=8, **style)
+        elif matrix[row, column]:
+            axes.text(column, row, _percent(share), va="center", fontsize=7.5, **style)
 
 
-def _matrix_axes(axes: Axes, class_names: Sequence[str]) -> None:
-    positions = np.arange(len(class_names))
-    labels = [_short(name) for name in class_names]
+def _matrix_axes(axes: Axes, class_names: Sequence[str], width: float) -> None:
+    """Names the classes on both axes, of so many classes that names would overlap only every second, third, ..."""
+    positions = range(0, len(class_names), math.ceil(len(class_names) / _MAX_BARS))
+    labels = [short_name(class_names[position]) for position in positions]
     axes.set_xticks(positions, labels, parse_math=False)
-    if max(map(len, labels)) > _MAX_HORIZONTAL_NAME:
-        axes.tick_params(axis="x", labelrotation=30)
+    if max(map(len, labels)) > _CHARACTERS * width:
+        axes.tick_params(axis="x", labelrotation=30 if width > 0.5 else 55)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
     axes.set_yticks(positions, labels, parse_math=False)
+    if len(class_names) > _MAX_NUMBERED:
+        axes.tick_params(labelsize=7)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     edges = np.arange(len(class_names) + 1) - 0.5
-    axes.hlines(edges, edges[0], edges[-1], color="white", linewidth=2)
-    axes.vlines(edges, edges[0], edges[-1], color="white", linewidth=2)
+    line = 2.0 if len(class_names) <= _MAX_COUNTED else 1.0 if len(class_names) <= _MAX_NUMBERED else 0.0
+    axes.hlines(edges, edges[0], edges[-1], color="white", linewidth=line)
+    axes.vlines(edges, edges[0], edges[-1], color="white", linewidth=line)
 
 
 def _write_recall(axes: Axes, position: float, recall: float) -> None:
@@ -295,7 +329,7 @@ def _tidy(axes: Axes, grid_axis: Literal["both", "x"]) -> None:
 
 
 def _mistake_title(actual: str, predicted: str, confidence: float) -> str:
-    actual, predicted = _short(actual), _short(predicted)
+    actual, predicted = short_name(actual), short_name(predicted)
     gap = " " if len(actual) + len(predicted) + 3 <= _MAX_TITLE_LINE else "\n"
     return f"{actual}{gap}→ {predicted}\n{_percent(confidence)}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from emotion.files import atomic_write, check_unpacked_size
 
 _KINDS = {"ids": "U", "labels": "iu", "probabilities": "f", "parts": "U", "copied": "b"}
 """NumPy's codes of the kinds of dtype that each field may have in a file."""
+_MAX_CLASSES = 1000
+_MAX_NAME = 64  # characters of the name of a class
 _ROUNDING = 0.01
 """Largest accepted distance of a sum of probabilities from 1; rounding to half precision causes less."""
 
@@ -31,6 +33,10 @@ class Predictions:
         probabilities: float32 [N, K], rows sum to 1.
         parts: str [N], part of the source that each image comes from: train, val, test, public or private.
         copied: bool [N], whether the training part of the source holds another, pixel-identical image.
+        classes: names of the K classes, in the order of the class ids.
+
+    Raises:
+        ValueError: the probabilities are for another number of classes.
     """
 
     ids: NDArray[np.str_]
@@ -38,22 +44,35 @@ class Predictions:
     probabilities: NDArray[np.float32]
     parts: NDArray[np.str_]
     copied: NDArray[np.bool_]
+    classes: tuple[str, ...] = CLASSES
+
+    def __post_init__(self) -> None:
+        if self.probabilities.shape[1:] != (len(self.classes),):
+            raise ValueError(f"probabilities {self.probabilities.shape} for {len(self.classes)} classes")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Predictions:
         """Returns the predictions for some of the images, chosen by a mask bool [N] or by row numbers int64 [n]."""
-        return Predictions(*(getattr(self, field.name)[kept] for field in fields(self)))
+        arrays: dict[str, Any] = {name: getattr(self, name)[kept] for name in _KINDS}
+        return replace(self, **arrays)
 
     def same_images(self, other: Predictions) -> bool:
         """Returns whether other predictions are for the same images in the same order, with equal labels and parts."""
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("ids", "labels", "parts"))
+        same = (np.array_equal(getattr(self, name), getattr(other, name)) for name in ("ids", "labels", "parts"))
+        return self.classes == other.classes and all(same)
 
     def joined(self, other: Predictions) -> Predictions:
-        """Returns these predictions followed by predictions for other images."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
-        return Predictions(*(np.concatenate(pair) for pair in pairs))
+        """Returns these predictions followed by predictions for other images.
+
+        Raises:
+            ValueError: the predictions are for other classes.
+        """
+        if self.classes != other.classes:
+            raise ValueError(f"predictions for {self.classes} and {other.classes} cannot be joined")
+        arrays: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _KINDS}
+        return replace(self, **arrays)
 
     @property
     def stored(self) -> NDArray[np.float16]:
@@ -67,9 +86,9 @@ class Predictions:
 
     def matrix(self) -> NDArray[np.int64]:
         """Returns the confusion matrix, int64 [K, K]; rows are true classes."""
-        return confusion_matrix(self.labels, self.predicted, self.probabilities.shape[1])
+        return confusion_matrix(self.labels, self.predicted, len(self.classes))
 
-    def metrics(self, class_names: Sequence[str]) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """Returns `loss` and the metrics of `matrix_metrics`.
 
         The loss is the mean negative natural logarithm of the true class's probability, None without images. One image
@@ -78,7 +97,7 @@ class Predictions:
         true = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
         losses = -np.log(np.maximum(true, np.finfo(np.float32).tiny))
         loss = float(losses.mean()) if len(losses) else None
-        return {"loss": loss, **matrix_metrics(self.matrix(), class_names)}
+        return {"loss": loss, **matrix_metrics(self.matrix(), self.classes)}
 
 
 def examples_per_class(predictions: Predictions) -> NDArray[np.int64]:
@@ -110,16 +129,26 @@ def mean_predictions(members: Sequence[Predictions]) -> Predictions:
     """
     first = members[0]
     if not all(map(first.same_images, members)):
-        raise UserError("ckpt: the checkpoints use different data or splits: give data= and split= for all of them")
+        raise UserError(
+            "ckpt: the checkpoints use different data, splits or classes: give data= and split= for all of them"
+        )
     return replace(first, probabilities=np.mean([member.probabilities for member in members], axis=0))
 
 
-def save_predictions(path: Path, stages: Mapping[str, Predictions], class_names: Sequence[str]) -> None:
-    """Writes the array `classes` and, as `<stage>_<field>`, the fields of `Predictions`; probabilities as float16."""
-    arrays: dict[str, Any] = {"classes": np.array(class_names)}
+def save_predictions(path: Path, stages: Mapping[str, Predictions]) -> None:
+    """Writes the array `classes` and, as `<stage>_<field>`, the other fields of `Predictions`.
+
+    Probabilities are written as float16, labels in one byte (two from 257 classes on).
+
+    Raises:
+        ValueError: there are no stages, or they have different classes.
+    """
+    (classes,) = {predictions.classes for predictions in stages.values()}
+    arrays: dict[str, Any] = {"classes": np.array(classes)}
     for stage, predictions in stages.items():
-        compact = {"labels": predictions.labels.astype(np.uint8), "probabilities": predictions.stored}
-        arrays |= {f"{stage}_{name}": value for name, value in (vars(predictions) | compact).items()}
+        labels = predictions.labels.astype(np.min_scalar_type(len(classes) - 1))
+        arrays |= {f"{stage}_{name}": getattr(predictions, name) for name in _KINDS}
+        arrays |= {f"{stage}_labels": labels, f"{stage}_probabilities": predictions.stored}
     with atomic_write(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
@@ -128,7 +157,7 @@ def load_predictions(path: Path) -> dict[str, Predictions]:
     """Returns the predictions of each stage in a file, and runs no code from the file.
 
     Raises:
-        UserError: the file does not exist, was not written by `save_predictions`, or has other classes than `CLASSES`.
+        UserError: the file does not exist, or was not written by `save_predictions`.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file of predictions")
@@ -136,11 +165,9 @@ def load_predictions(path: Path) -> dict[str, Predictions]:
         check_unpacked_size(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        if arrays["classes"].tolist() != list(CLASSES):
-            others = ", ".join(map(str, arrays["classes"]))
-            raise UserError(f"{path}: predictions for other classes ({others}): must be {', '.join(CLASSES)}")
+        classes = _read_classes(arrays["classes"])
         stages = [key.removesuffix("_ids") for key in arrays if key.endswith("_ids")]
-        return {stage: _read_stage(arrays, stage) for stage in stages}
+        return {stage: _read_stage(arrays, stage, classes) for stage in stages}
     except UserError:
         raise
     except Exception as error:
@@ -148,17 +175,29 @@ def load_predictions(path: Path) -> dict[str, Predictions]:
         raise UserError(f"{path}: not a file of predictions ({first_line(error)})") from None
 
 
-def _read_stage(arrays: Mapping[str, NDArray[Any]], stage: str) -> Predictions:
+def _read_classes(names: NDArray[Any]) -> tuple[str, ...]:
+    """Returns the names of the classes; files of other people can hold names that would spoil a page."""
+    if names.dtype.kind != "U" or names.ndim != 1 or not 2 <= len(names) <= _MAX_CLASSES:
+        raise ValueError(f"classes: {names.dtype} {list(names.shape)}, must be 2 to {_MAX_CLASSES} names")
+    classes = tuple(map(str, names))
+    if not all(name.strip() and len(name.splitlines()) == 1 and len(name) <= _MAX_NAME for name in classes):
+        raise ValueError(f"classes: each name must be one line of 1 to {_MAX_NAME} characters")
+    if len(set(classes)) < len(classes):
+        raise ValueError("classes: two classes have the same name")
+    return classes
+
+
+def _read_stage(arrays: Mapping[str, NDArray[Any]], stage: str, classes: tuple[str, ...]) -> Predictions:
     stored = {name: arrays[f"{stage}_{name}"] for name in _KINDS}
     images = len(stored["labels"])
     for name, values in stored.items():
-        shape = (images, len(CLASSES)) if name == "probabilities" else (images,)
+        shape = (images, len(classes)) if name == "probabilities" else (images,)
         if values.dtype.kind not in _KINDS[name] or values.shape != shape:
             raise ValueError(f"{stage}_{name}: {values.dtype} {list(values.shape)}, must be {list(shape)}")
     labels, probabilities = stored["labels"].astype(np.int64), stored["probabilities"].astype(np.float32)
-    if not np.isin(labels, np.arange(len(CLASSES))).all():
-        raise ValueError(f"{stage}_labels: must be from 0 to {len(CLASSES) - 1}")
+    if not np.isin(labels, np.arange(len(classes))).all():
+        raise ValueError(f"{stage}_labels: must be from 0 to {len(classes) - 1}")
     # NaN is refused too, since it is not >= 0.
     if not ((probabilities >= 0).all() and np.allclose(probabilities.sum(1), 1, atol=_ROUNDING)):
         raise ValueError(f"{stage}_probabilities: must be from 0 to 1 and sum to 1")
-    return Predictions(**stored | {"labels": labels, "probabilities": probabilities})
+    return Predictions(**stored | {"labels": labels, "probabilities": probabilities}, classes=classes)

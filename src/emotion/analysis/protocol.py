@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 
 from emotion.analysis.calibration import calibration, fit_temperature, with_temperature
 from emotion.analysis.predictions import Predictions
-from emotion.data.classes import CLASSES
 
 METRICS = {"acc": "Accuracy", "f1_macro": "Macro F1", "nll": "NLL", "ece": "ECE"}
 """The metrics of each part, and their headings in tables."""
@@ -37,7 +36,7 @@ def protocol_parts(stages: Mapping[str, Predictions]) -> dict[str, Predictions]:
 
 def protocol_metrics(predictions: Predictions, temperature: float = 1.0) -> dict[str, float]:
     """Returns the `METRICS` of some predictions; a temperature divides the logits for NLL and ECE only."""
-    metrics = predictions.metrics(CLASSES)
+    metrics = predictions.metrics()
     scaled = calibration(with_temperature(predictions, temperature).probabilities, predictions.labels)
     return {"acc": metrics["acc"], "f1_macro": metrics["f1_macro"], "nll": scaled.nll, "ece": scaled.ece}
 

@@ -1,8 +1,8 @@
-"""Uncertainty of metrics: bootstrap intervals, paired tests of two runs, means over seeds."""
+"""Uncertainty of metrics: bootstrap intervals, tests of two runs, seeds or folds, means over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +44,23 @@ class PairedTest:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Two configurations compared, each with one or several runs.
+
+    Attributes:
+        difference: mean accuracy of the first minus that of the second, -1..1.
+        interval: the confidence interval of `difference`.
+        p_value: two-sided p-value of the hypothesis that both are equally good.
+        runs: number of runs of the first and of the second.
+    """
+
+    difference: float
+    interval: Interval
+    p_value: float
+    runs: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Summary:
     """Mean, sample standard deviation (None for a single value) and number of a metric's values over seeds."""
 
@@ -78,7 +95,7 @@ def paired_test(
 ) -> PairedTest:
     """Compares the accuracy of two runs on the same images, in any order.
 
-    The p-values of many tests need a correction, for example `scipy.stats.false_discovery_control`.
+    The p-values of many tests need a correction, for example `holm`.
 
     Args:
         first: predictions of one run.
@@ -108,6 +125,70 @@ def paired_test(
     )
 
 
+def compare_seeds(
+    first: Mapping[int, Predictions], second: Mapping[int, Predictions], *, level: float = 0.95
+) -> Difference:
+    """Compares the mean accuracy of two configurations over their seeds, on the same images.
+
+    The squared standard error of the difference is the variance of a mean over images plus that of a mean over seeds:
+    other images and other seeds would both have given another difference. Student's t distribution with the degrees of
+    freedom of Welch and Satterthwaite gives p-value and interval, so that two or three seeds say little where seeds
+    matter. Differences are taken seed by seed if both have the same seeds; otherwise the deviation over seeds is
+    pooled. With one run each there is no deviation: then the test is `paired_test`, which compares two networks
+    and not the methods that trained them.
+
+    Args:
+        first: predictions of one configuration by seed.
+        second: predictions of the other configuration by seed.
+        level: probability of the interval, 0..1.
+
+    Raises:
+        UserError: the runs differ in their images or in the labels of their images.
+        ValueError: there are no images.
+    """
+    counts = len(first), len(second)
+    if counts == (1, 1):
+        test = paired_test(*first.values(), *second.values(), level=level)
+        return Difference(test.difference, test.interval, test.p_value, counts)
+    reference = next(iter(first.values()))
+    pairs = {seed: _correct_on_same_images(run, reference)[0] for seed, run in first.items()}
+    others = {seed: _correct_on_same_images(run, reference)[0] for seed, run in second.items()}
+    by_image = np.mean([*pairs.values()], axis=0) - np.mean([*others.values()], axis=0)  # [N]
+    accuracies = ({seed: float(run.mean()) for seed, run in runs.items()} for runs in (pairs, others))
+    over_seeds = _seed_variance(*accuracies)
+    over_images = _Variance(float(by_image.var()) / len(by_image), len(by_image) - 1)
+    return _t_test(float(by_image.mean()), [over_seeds, over_images], counts, level)
+
+
+def compare_folds(differences: Sequence[float], folds: int, *, level: float = 0.95) -> Difference:
+    """Compares two configurations by their differences in accuracy on the folds of a cross-validation.
+
+    This is the corrected t-test of Nadeau and Bengio (Machine Learning 52, 2003): the training images of two folds
+    overlap, so the variance over n folds is multiplied by 1/n + 1/(folds - 1) and not by 1/n alone.
+
+    Args:
+        differences: accuracy of the first minus that of the second, on the same held-out images, for n >= 2 folds.
+        folds: number of folds of the cross-validation, at least 2.
+        level: probability of the interval, 0..1.
+    """
+    count = len(differences)
+    variance = float(np.var(differences, ddof=1)) * (1 / count + 1 / (folds - 1))
+    return _t_test(float(np.mean(differences)), [_Variance(variance, count - 1)], (count, count), level)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrects the p-values of several tests by Holm's method, which holds for tests that depend on each other.
+
+    The smallest p of n is multiplied by n, the next by n - 1, and so on; none becomes smaller than one before it.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
 def summarize(values: Sequence[float]) -> Summary:
     """Computes the mean and the sample standard deviation of a metric's values over seeds.
 
@@ -118,6 +199,39 @@ def summarize(values: Sequence[float]) -> Summary:
         raise ValueError("no values to summarize")
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return Summary(float(np.mean(values)), deviation, len(values))
+
+
+@dataclass(frozen=True)
+class _Variance:
+    """An estimated variance of a mean, and the degrees of freedom of the estimate."""
+
+    value: float
+    freedom: int
+
+
+def _seed_variance(first: Mapping[int, float], second: Mapping[int, float]) -> _Variance:
+    """Returns the variance of the difference of two means over seeds, of accuracies by seed; one has several."""
+    if first.keys() == second.keys():
+        count = len(first)
+        return _Variance(float(np.var([first[seed] - second[seed] for seed in first], ddof=1)) / count, count - 1)
+    groups = [np.array([*values.values()]) for values in (first, second)]
+    freedom = sum(map(len, groups)) - 2
+    pooled = sum(float(((values - values.mean()) ** 2).sum()) for values in groups) / freedom
+    return _Variance(pooled * sum(1 / len(values) for values in groups), freedom)
+
+
+def _t_test(difference: float, variances: Sequence[_Variance], runs: tuple[int, int], level: float) -> Difference:
+    """Tests a difference whose variance is the sum of some variances, with the degrees of freedom of Satterthwaite."""
+    from scipy.stats import t
+
+    variance = sum(part.value for part in variances)
+    if not variance:
+        return Difference(difference, Interval(difference, difference), float(difference == 0), runs)
+    error = variance**0.5
+    freedom = variance**2 / sum(part.value**2 / part.freedom for part in variances if part.value)
+    half = float(t.ppf((1 + level) / 2, freedom)) * error
+    p_value = float(2 * t.sf(abs(difference) / error, freedom))
+    return Difference(difference, Interval(difference - half, difference + half), p_value, runs)
 
 
 def _resample(counts: NDArray[np.int64], seed: int, resamples: int) -> NDArray[np.int64]:

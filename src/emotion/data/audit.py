@@ -13,7 +13,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from emotion.data.classes import CLASSES
 from emotion.data.labelled import Part
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError
@@ -130,12 +129,13 @@ def audit_images(packed: PackedImages, threshold: float, track: Track = iter) ->
     return Audit(
         threshold,
         class_counts={
-            part: np.bincount(packed.labels[mask], minlength=len(CLASSES)).tolist() for part, mask in masks.items()
+            part: np.bincount(packed.labels[mask], minlength=len(packed.classes)).tolist()
+            for part, mask in masks.items()
         },
         redundant={part: int(mask.sum()) - len(np.unique(pixel_ids[mask])) for part, mask in masks.items()},
         exact=_groups(pixel_ids, packed),
         near=[group for group in _groups(neighbours.group, packed) if len(np.unique(pixel_ids[group.rows])) > 1],
-        duplicates=list(_count_duplicates(masks, pixel_ids, packed.labels, neighbours, threshold)),
+        duplicates=list(_count_duplicates(masks, pixel_ids, packed, neighbours, threshold)),
         constant=np.flatnonzero(constant),
         correlation=neighbours.correlation[best_part, rows],
         nearest=neighbours.row[best_part, rows],
@@ -218,9 +218,10 @@ def _groups(numbers: Rows, packed: PackedImages) -> list[Group]:
 
 
 def _count_duplicates(
-    masks: dict[str, Mask], pixel_ids: Rows, labels: Rows, neighbours: Neighbours, threshold: float
+    masks: dict[str, Mask], pixel_ids: Rows, packed: PackedImages, neighbours: Neighbours, threshold: float
 ) -> Iterator[Duplicates]:
-    pixel_label_ids = pixel_ids * len(CLASSES) + labels  # [N], equal for identical images of the same label
+    # Equal for identical images of the same label.
+    pixel_label_ids = pixel_ids * len(packed.classes) + packed.labels  # [N]
     for part, mask in masks.items():
         for (within, within_mask), correlation in zip(masks.items(), neighbours.correlation, strict=True):
             yield Duplicates(

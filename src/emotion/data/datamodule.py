@@ -96,7 +96,10 @@ class EmotionDataModule(LightningDataModule):
         Raises:
             UserError: the source is missing or unusable.
         """
-        return open_source(self.settings)
+        asked = self.settings
+        if asked.labels is not None:  # the classes are those of the votes, whatever the folders are called
+            asked = asked.model_copy(update={"classes": "auto", "exclude": []})
+        return open_source(asked)
 
     @cached_property
     def packed(self) -> PackedImages:
@@ -109,7 +112,7 @@ class EmotionDataModule(LightningDataModule):
         packed = pack(self.source, asked.on_bad_image)
         if asked.labels is not None:
             votes = read_votes(Path(asked.votes).expanduser(), packed.names.tolist())
-            packed = with_votes(packed, votes, _vote_classes(asked.classes), soft=asked.soft_labels)
+            packed = with_votes(packed, votes, _vote_classes(asked), soft=asked.soft_labels)
         if self.network_classes is not None:
             packed = packed.with_classes(self.network_classes)
         paths = [Path(path).expanduser() for path in asked.extra_data or ()]
@@ -127,9 +130,7 @@ class EmotionDataModule(LightningDataModule):
     @cached_property
     def rows(self) -> Split:
         """Rows of the training, validation and test images."""
-        asked, groups = self.settings, None
-        if asked.group_by is not None:
-            groups = np.array(self.source.groups(self.packed.names.tolist(), asked.group_by))  # [N]
+        asked = self.settings
         return make_split(
             self.packed,
             asked.split,
@@ -137,10 +138,16 @@ class EmotionDataModule(LightningDataModule):
             test_fraction=asked.test_fraction,
             seed=self.seed if asked.split_seed is None else asked.split_seed,
             group_duplicates=asked.group_duplicates,
-            groups=groups,
+            groups=None if asked.group_by is None else self._groups(asked.group_by),
             folds=asked.folds,
             fold=asked.fold,
         )
+
+    def _groups(self, group_by: str) -> NDArray[np.str_]:
+        """Returns the group of each image, str [N]; images of `extra_data` have none, since they only train."""
+        names = self.packed.names[self.packed.parts != "extra"].tolist()
+        groups = self.source.groups(names, group_by)
+        return np.array([*groups, *[""] * (len(self.packed) - len(names))])
 
     @cached_property
     def labels(self) -> Tensor:
@@ -204,6 +211,19 @@ class EmotionDataModule(LightningDataModule):
         counts = torch.bincount(self._training_labels, minlength=len(self.classes))
         shares: list[float] = (counts / counts.sum()).tolist()
         return shares
+
+    def origin(self, stage: Stage) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
+        """Returns the part of each image of a stage, str [n], and whether a training image has its pixels, bool [n].
+
+        With `split=random` the parts of the source mean nothing: images of the test are `test`, all others `train`.
+        """
+        rows = getattr(self.rows, stage)
+        if self.settings.split != "random":
+            return self.packed.parts[rows], self.packed.copied[rows]
+        hashes = self.packed.hashes
+        return np.full(len(rows), "test" if stage == "test" else "train"), np.isin(
+            hashes[rows], hashes[self.rows.train]
+        )
 
     def counts(self) -> dict[Stage, list[int]]:
         """Returns the number of images of each class for each stage, followed by the total."""
@@ -360,8 +380,7 @@ def _class_ids(targets: Tensor) -> Tensor:
     return targets.argmax(1) if targets.is_floating_point() else targets
 
 
-def _vote_classes(classes: str | Sequence[str | int]) -> Sequence[str]:
+def _vote_classes(asked: DataSettings) -> Sequence[str]:
     """Returns the classes that votes are counted for; `auto` are the seven of FER2013."""
-    if isinstance(classes, str):
-        return FERPLUS if classes == "ferplus" else CLASSES
-    return [str(name) for name in classes]
+    rule = ClassRule(CLASSES if asked.classes == "auto" else asked.classes, asked.exclude)
+    return rule.resolve(dict.fromkeys(FERPLUS if asked.classes == "ferplus" else CLASSES, asked.votes)).names

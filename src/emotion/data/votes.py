@@ -36,7 +36,8 @@ class Votes:
 
         That is an image without votes, one on which `unknown`, `NF` or an expression outside `classes` has the most
         votes. Of equal numbers the first of `VOTED` wins, as in the published program of FER+, which takes the argmax
-        of the columns: so an expression wins against `unknown` and `NF`, and each expression against contempt.
+        of the columns: so an expression wins against `unknown` and `NF`, and each expression against contempt. Other
+        than there, the most votes need not be more than half.
 
         Args:
             classes: class names in the order of the class ids, each a spelling of one of `EMOTIONS`.

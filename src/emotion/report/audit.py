@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emotion.analysis.contact_sheet import contact_sheet
 from emotion.analysis.document import Block, Document, Heading, ImageBlock, Paragraph, Table, to_html, to_markdown
 from emotion.analysis.figures import save
 from emotion.data.audit import MIN_CONTRAST, Audit, Group, Track, audit_images
-from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
 from emotion.training.folder import make_results_folder, write_json, write_text
@@ -25,6 +25,7 @@ COLUMNS = ("kind", "group", "part", "label", "name", "nearest", "correlation")
 Remedy = tuple[str, int, str]
 """A finding, its count, and the advice for it."""
 
+_FIFTH = 0.2  # share of the images that a random split holds out by default
 _MAX_IMBALANCE = 2  # ratio of the most to the least frequent class that needs no advice
 _PARTS_NOTE = (
     "The number of images of one part that have a duplicate in another part or, within a part, among its other images. "
@@ -67,7 +68,9 @@ def audit_record(packed: PackedImages, audit: Audit) -> dict[str, Any]:
     return {
         "images": len(packed),
         "near_threshold": audit.threshold,
-        "class_counts": {part: dict(zip(CLASSES, counts, strict=True)) for part, counts in audit.class_counts.items()},
+        "class_counts": {
+            part: dict(zip(packed.classes, counts, strict=True)) for part, counts in audit.class_counts.items()
+        },
         "exact": _counts(audit.exact),
         "near": _counts(audit.near),
         "redundant": audit.redundant,
@@ -94,7 +97,7 @@ def duplicates_csv(packed: PackedImages, audit: Audit) -> str:
 
 
 def _cells(packed: PackedImages, audit: Audit, row: int) -> tuple[str, ...]:
-    image = (str(packed.parts[row]), CLASSES[packed.labels[row]], str(packed.names[row]))
+    image = (str(packed.parts[row]), packed.classes[packed.labels[row]], str(packed.names[row]))
     nearest = audit.nearest[row]
     return (*image, str(packed.names[nearest]), f"{audit.correlation[row]:.4f}") if nearest >= 0 else (*image, "", "")
 
@@ -115,7 +118,7 @@ def _summary(packed: PackedImages, audit: Audit) -> list[Block]:
     return [
         Paragraph(_headline(packed, audit), lead=True),
         Heading("Images of each class"),
-        _class_table(audit),
+        _class_table(packed, audit),
         Heading("Duplicates"),
         Paragraph(_duplicates_note(audit)),
         _groups_table(audit),
@@ -130,7 +133,11 @@ def _summary(packed: PackedImages, audit: Audit) -> list[Block]:
 def _headline(packed: PackedImages, audit: Audit) -> str:
     leaks = [duplicates for duplicates in audit.duplicates if duplicates.within == "train" != duplicates.part]
     if not leaks:
-        return f"{_counts(audit.exact)['extra_images']:,} of {len(packed):,} images are identical to an earlier image."
+        exact, copied = _counts(audit.exact)["extra_images"], len(_copied(audit))
+        return (
+            f"{exact:,} of {len(packed):,} images are identical to an earlier image, and {copied:,} "
+            f"({copied / len(packed):.1%}) have another that correlates with them at {audit.threshold:g} or more."
+        )
     held_out = sum(sum(audit.class_counts[leak.part]) for leak in leaks)
     exact, near = sum(leak.exact for leak in leaks), sum(leak.near for leak in leaks)
     return (
@@ -139,10 +146,10 @@ def _headline(packed: PackedImages, audit: Audit) -> str:
     )
 
 
-def _class_table(audit: Audit) -> Table:
+def _class_table(packed: PackedImages, audit: Audit) -> Table:
     counts = [*audit.class_counts.values()]
     counts = [*counts, [sum(column) for column in zip(*counts, strict=True)]]
-    rows = [(name, *(f"{count:,}" for count in row)) for name, *row in zip(CLASSES, *counts, strict=True)]
+    rows = [(name, *(f"{count:,}" for count in row)) for name, *row in zip(packed.classes, *counts, strict=True)]
     total = ("all", *(f"{sum(count):,}" for count in counts))
     return Table(("class", *audit.class_counts, "all"), "l" + "r" * len(counts), rows, footer=[total])
 
@@ -214,23 +221,52 @@ def _duplicate_remedies(packed: PackedImages, audit: Audit) -> Iterator[Remedy]:
         "split=report with group_duplicates=true puts all images of a group into training, or all into validation.",
     )
     yield (
+        "images with an identical or nearly identical other image",
+        len(_copied(audit)),
+        f"A random split puts copies on both sides, and metrics are too high: of a random fifth, "
+        f"{_split_copies(audit):,.0f} images would have a copy in training. group_duplicates=true keeps identical "
+        "images together, group_by=<pattern of names> all images of a person or film.",
+    )
+    yield (
         "groups of identical images with different labels",
         _counts(audit.exact)["groups_with_different_labels"],
         "At most one label is right, and no setting can choose it: correct the files that duplicates.csv lists.",
     )
 
 
+def _copied(audit: Audit) -> NDArray[np.int64]:
+    """Returns the rows, int64 [n], of the images that have an identical or nearly identical other image."""
+    exact = np.zeros(len(audit.correlation), bool)  # [N]; constant images have no correlation, but can be identical
+    for group in audit.exact:
+        exact[group.rows] = True
+    return np.flatnonzero(exact | (audit.correlation >= audit.threshold))
+
+
+def _split_copies(audit: Audit) -> float:
+    """Returns how many images of a random fifth are expected to have a copy among the other images.
+
+    An image of a group of n is in the fifth with probability 0.2, and all other n - 1 are there with 0.2 ** (n - 1).
+    Groups count as if each two of their images were copies.
+    """
+    near = np.concatenate([np.empty(0, np.int64), *(group.rows for group in audit.near)])
+    groups = [*audit.near, *(group for group in audit.exact if not np.isin(group.rows, near).any())]
+    return sum(_FIFTH * len(group.rows) * (1 - _FIFTH ** (len(group.rows) - 1)) for group in groups)
+
+
 def _image_remedies(packed: PackedImages, audit: Audit) -> Iterator[Remedy]:
     yield "constant images", len(audit.constant), "They show nothing: remove the files."
     yield "broken images", len(packed.skipped), "Training stops at them unless on_bad_image=skip is given."
     sizes = np.sum([*audit.class_counts.values()], axis=0)
-    advice = "Training needs images of every class; split=test_only evaluates on the other classes."
+    advice = (
+        "Training needs images of every class: exclude=[<class>,...] trains without them, split=test_only evaluates on "
+        "the other classes."
+    )
     yield "classes without images", int((sizes == 0).sum()), advice
     present = np.flatnonzero(sizes)
     rare, common = (present[index] for index in (sizes[present].argmin(), sizes[present].argmax()))
     ratio = round(sizes[common] / sizes[rare])
     yield (
-        f"times as many images of {CLASSES[common]} as of {CLASSES[rare]}",
+        f"times as many images of {packed.classes[common]} as of {packed.classes[rare]}",
         ratio if ratio > _MAX_IMBALANCE else 0,
         "Read macro F1 beside accuracy; the setting balance compensates for rare classes.",
     )

@@ -1,21 +1,24 @@
-"""Configurations: runs that differ only in the seed, and the run of the paper that they repeat."""
+"""Configurations: runs that differ only in seed and fold, and the run of the paper that they repeat."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emotion.analysis.predictions import Predictions
 from emotion.analysis.statistics import Interval, Metric, Summary, bootstrap_interval, summarize
+from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS
 from emotion.files import hide_home
 from emotion.models.registry import FAMILIES
 from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
 from emotion.report.recipes import RECIPE_KEYS, differences, published_run, weights_name
-from emotion.report.runs import Run, SkippedRun, images_digest
+from emotion.report.runs import OWN_DATA, Run, SkippedRun, images_digest
 
 BALANCES = {
     "class_weights": "class weights",
@@ -27,12 +30,12 @@ BALANCES = {
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs with the same settings, data and test images.
+    """Runs with the same settings, data, classes and test images; in a cross-validation, each fold has its own images.
 
     Attributes:
         number: position on the page, from 1.
         published: the run of the paper that the configuration repeats, if any.
-        runs: one run for each seed, the lowest seed first.
+        runs: one run for each seed and fold, in this order.
         differences: settings that differ from the recipe, with values as on the command line.
         data: identifier of the data, as in `Run.data`; None if no run kept it.
         data_folder: the folder of the data, if it must be shown to distinguish configurations; otherwise empty.
@@ -47,7 +50,7 @@ class Configuration:
 
     @property
     def first(self) -> Run:
-        """The run with the lowest seed, which the figures show."""
+        """The run with the lowest seed and fold, which the figures show."""
         return self.runs[0]
 
     @property
@@ -75,13 +78,37 @@ class Configuration:
     @property
     def subtitle(self) -> str:
         """The warning, and all settings that differ from the recipe."""
-        others = ", ".join(f"{key}={value}" for key, value in self.differences.items() if key != "weights")
-        return "; ".join(filter(None, (self.warning, others)))
+        return "; ".join(filter(None, (self.warning, self._changed)))
+
+    @property
+    def origin(self) -> str:
+        """The facts of `warning` that the name of a section does not tell."""
+        own = self.first.settings["data"] in OWN_DATA
+        return "; ".join(filter(None, ("" if own else self.data_folder, self._weights)))
+
+    @property
+    def note(self) -> str:
+        """The origin, and all settings that differ from the recipe: the subtitle inside a section."""
+        return "; ".join(filter(None, (self.origin, self._changed)))
+
+    @property
+    def _changed(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.differences.items() if key != "weights")
 
     @property
     def seeds(self) -> str:
-        """The seeds of the runs as text."""
-        return f"seed{'s' * (len(self.runs) > 1)} {', '.join(str(run.seed) for run in self.runs)}"
+        """The seeds of the runs as text, after the number of folds in a cross-validation."""
+        numbers = sorted({run.seed for run in self.runs})
+        seeds = f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+        return ", ".join(filter(None, (self.folds, seeds)))
+
+    @property
+    def folds(self) -> str:
+        """The number of folds that were run, as text; empty without cross-validation."""
+        if not self.first.folds:
+            return ""
+        wanted = self.first.folds * len({run.seed for run in self.runs})
+        return f"{wanted} folds" if len(self.runs) == wanted else f"{len(self.runs)} of {wanted} folds"
 
     @property
     def not_comparable_because(self) -> str:
@@ -99,6 +126,11 @@ class Configuration:
         return {"fer2013": "", "synthetic": "drawn faces"}.get(data, f"data={data}")
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of the data."""
+        return self.first.classes
+
+    @property
     def _weights(self) -> str:
         if self.first.settings.get("backbone") is None:
             return ""
@@ -107,25 +139,31 @@ class Configuration:
 
     @cached_property
     def test_scores(self) -> list[dict[str, Any]]:
-        """`matrix_metrics` on the test images, for each seed."""
+        """`matrix_metrics` on the test images, for each run."""
         return [run.scores(run.test) for run in self.runs]
 
+    @cached_property
+    def pooled(self) -> list[Predictions]:
+        """The predictions of each seed for its test images, those of all folds together."""
+        seeds = {run.seed: [other.test for other in self.runs if other.seed == run.seed] for run in self.runs}
+        return [reduce(Predictions.joined, folds) for folds in seeds.values()]
+
     def scores(self, metric: str) -> Summary:
-        """Returns a metric of `matrix_metrics` on the test images, summarized over the seeds."""
+        """Returns a metric of `matrix_metrics` on the test images, summarized over seeds and folds."""
         return summarize([scores[metric] for scores in self.test_scores])
 
     def test_interval(self, metric: Metric) -> Interval:
-        """Returns the `interval` of a metric on the test images."""
-        return interval([run.test for run in self.runs], metric)
+        """Returns the `interval` of a metric on the test images, those of all folds together."""
+        return interval(self.pooled, metric)
 
     @property
     def val_accuracy(self) -> Summary:
-        """The accuracy on the validation images, over the seeds."""
+        """The accuracy on the validation images, over seeds and folds."""
         return summarize([run.scores(run.val)["acc"] for run in self.runs])
 
     @property
     def train_accuracy(self) -> Summary | None:
-        """The training accuracy in the best epoch, over the seeds; None if a run did not keep it."""
+        """The training accuracy in the best epoch, over seeds and folds; None if a run did not keep it."""
         values = [run.train_accuracy() for run in self.runs]
         return None if None in values else summarize([value for value in values if value is not None])
 
@@ -134,6 +172,7 @@ def interval(tests: Sequence[Predictions], metric: Metric) -> Interval:
     """Computes the 95 % interval of a metric's mean over seeds, by bootstrap over images.
 
     The bounds of the seeds' intervals are averaged: the seeds share their images, so more seeds do not narrow it.
+    The folds of a cross-validation do not, so their images count together.
 
     Args:
         tests: the predictions of each seed for the test images.
@@ -145,26 +184,40 @@ def interval(tests: Sequence[Predictions], metric: Metric) -> Interval:
 
 
 def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[SkippedRun]]:
-    """Groups runs that differ only in their seed, in the order of the paper.
+    """Groups runs that differ only in seed and fold, in the order of the paper.
 
-    Runs with the same settings but different data or test images are separate configurations.
+    Runs with the same settings but different data, classes or test images are separate configurations.
 
     Returns:
-        The configurations, and the skipped runs: those with the settings, data and seed of another run.
+        The configurations, and the skipped runs: those with the settings, data, seed and fold of another run, and
+        those of a fold whose test images another fold has too.
     """
-    groups: dict[tuple[Any, ...], dict[int, Run]] = {}
+    groups: dict[tuple[Any, ...], dict[tuple[int, int], Run]] = {}
     repeated = []
     data = _data_of(runs)
     # Of runs that repeat each other, one with a checkpoint comes first, since its heatmaps can be drawn.
     for run in sorted(runs, key=lambda run: not run.folder.best.is_file()):
-        key = (*_key(run), data[run.folder.path], images_digest(run.test))
-        seeds = groups.setdefault(key, {})
-        if run.seed in seeds:
-            other = seeds[run.seed].folder.path
-            repeated.append(SkippedRun(run.folder.path, f"has the settings, data and seed of {other}"))
-        seeds.setdefault(run.seed, run)
+        # The folds of a cross-validation have different test images.
+        images = b"" if run.folds and run.tested else images_digest(run.test)
+        members = groups.setdefault((*_key(run), run.classes, data[run.folder.path], images), {})
+        reason = _repeats(run, members)
+        if reason:
+            repeated.append(SkippedRun(run.folder.path, reason))
+        else:
+            members[run.seed, run.fold] = run
     ordered = sorted(groups.items(), key=lambda item: _order(*item))
     return [_configuration(number, *item, groups) for number, item in enumerate(ordered, 1)], repeated
+
+
+def _repeats(run: Run, members: Mapping[tuple[int, int], Run]) -> str:
+    """Returns why a run cannot join others with its settings and data; empty if it can."""
+    if same := members.get((run.seed, run.fold)):
+        unit = ", seed and fold" if run.folds else " and seed"
+        return f"has the settings, data{unit} of {same.folder.path}"
+    for (seed, fold), other in members.items():
+        if seed == run.seed and np.isin(run.test.ids, other.test.ids).any():
+            return f"fold {run.fold} has test images of fold {fold}, {other.folder.path}"
+    return ""
 
 
 def _data_of(runs: Sequence[Run]) -> dict[Path, str | None]:
@@ -182,25 +235,28 @@ def _source(run: Run) -> tuple[str, ...]:
 
 
 def _configuration(
-    number: int, key: tuple[Any, ...], seeds: Mapping[int, Run], groups: Iterable[tuple[Any, ...]]
+    number: int,
+    key: tuple[Any, ...],
+    members: Mapping[tuple[int, int], Run],
+    groups: Iterable[tuple[Any, ...]],
 ) -> Configuration:
-    published, *_, changed, data, _ = key
-    runs = tuple(seeds[seed] for seed in sorted(seeds))
+    published, *_, changed, _, data, _ = key
+    runs = tuple(members[unit] for unit in sorted(members))
     settings = runs[0].settings
     same_data = len({other[-2] for other in groups if other[:-2] == key[:-2]}) == 1
-    shown = settings["data"] == "folder" or not same_data
+    shown = settings["data"] in OWN_DATA or not same_data
     data_folder = hide_home(str(settings.get("data_dir") or "the default folder")) if shown else ""
     return Configuration(number, published, runs, dict(changed), data, data_folder)
 
 
 def _key(run: Run) -> tuple[Any, ...]:
-    published = published_run(run.settings)
+    published = published_run(run.settings) if run.classes == CLASSES else None
     changed = tuple(differences(run.settings, published).items())
     return (published, *(str(run.settings.get(key)) for key in RECIPE_KEYS), changed)
 
 
-def _order(key: tuple[Any, ...], seeds: Mapping[int, Run]) -> tuple[Any, ...]:
+def _order(key: tuple[Any, ...], members: Mapping[tuple[int, int], Run]) -> tuple[Any, ...]:
     """Returns a sort key: the order of the paper, then FER2013 first, then the fewest differences from the recipe."""
-    published, *given, changed, data, images = key
+    published, *given, changed, classes, data, images = key
     position = RUNS.index(published) if published else len(RUNS)
-    return position, given[1] != "fer2013", len(changed), given, changed, data or "", min(seeds), images
+    return position, given[1] != "fer2013", len(changed), given, changed, classes, data or "", min(members), images

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from emotion.analysis.document import Cell, Row, Table
+from emotion.analysis.document import Block, Cell, Heading, Row, Table
 from emotion.analysis.predictions import Predictions, load_predictions
-from emotion.analysis.statistics import bootstrap_interval
-from emotion.data.classes import CLASSES
+from emotion.analysis.statistics import bootstrap_interval, summarize
 from emotion.errors import UserError, first_line
 from emotion.report.runs import SkippedRun, read_record
-from emotion.report.tables import interval_text
+from emotion.report.tables import value_cell
 from emotion.training.folder import EVALUATION
 
 
@@ -57,12 +56,28 @@ def find_evaluations(paths: Sequence[Path]) -> tuple[list[Evaluation], list[Skip
     return found, skipped
 
 
-def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
-    """Builds a table of test metrics, with a row for each evaluation with and without test-time augmentation."""
+def evaluation_blocks(evaluations: Sequence[Evaluation]) -> list[Block]:
+    """Builds a table of test metrics for each data, split and set of classes.
+
+    A table has a row for each evaluation with and without test-time augmentation.
+    """
+    groups: dict[tuple[str, str, tuple[str, ...]], list[Evaluation]] = {}
+    for evaluation in evaluations:
+        key = (evaluation.record.data, evaluation.record.split, evaluation.stages["test"].classes)
+        groups.setdefault(key, []).append(evaluation)
+    blocks: list[Block] = []
+    for number, ((data, split, classes), members) in enumerate(groups.items(), 1):
+        title = f"Evaluations on {data}, split={split}, {len(classes)} classes ({number})"
+        name = "evaluations" if len(groups) == 1 else f"evaluations-{number}"
+        blocks += [Heading(title, 3)] if len(groups) > 1 else []
+        blocks.append(_table(members, name, f"Evaluations of checkpoints on {data}, split={split}."))
+    return blocks
+
+
+def _table(evaluations: Sequence[Evaluation], name: str, caption: str) -> Table:
     header = ("Evaluation", "Data", "Test images", "Test-time augmentation", "Accuracy", "Macro F1", "Trained on")
-    return Table(
-        header, "llrlrrl", [_row(evaluation, stage) for evaluation in evaluations for stage in evaluation.stages]
-    )
+    rows = [_row(evaluation, stage) for evaluation in evaluations for stage in evaluation.stages]
+    return Table(header, "llrlrrl", rows, name=name, caption=caption, best="....++.")
 
 
 def _read(file: Path) -> Evaluation:
@@ -75,7 +90,7 @@ def _read(file: Path) -> Evaluation:
 
 def _row(evaluation: Evaluation, stage: str) -> Row:
     record, predictions = evaluation.record, evaluation.stages[stage]
-    matrix, metrics = predictions.matrix(), predictions.metrics(CLASSES)
+    matrix, metrics = predictions.matrix(), predictions.metrics()
     networks = ", ".join(record.checkpoints[:2]) if len(record.checkpoints) <= 2 else f"{record.checkpoints[0]}, ..."
     averaged = f"mean of {len(record.checkpoints)} networks: " if len(record.checkpoints) > 1 else ""
     return (
@@ -83,7 +98,7 @@ def _row(evaluation: Evaluation, stage: str) -> Row:
         f"{record.data}, split={record.split}",
         f"{len(predictions):,}",
         record.tta if stage == "test_tta" else "none",
-        Cell(f"{metrics['acc']:.4f}", interval_text(bootstrap_interval(matrix, "acc"))),
-        Cell(f"{metrics['f1_macro']:.4f}", interval_text(bootstrap_interval(matrix, "f1_macro"))),
+        value_cell(summarize([metrics["acc"]]), bootstrap_interval(matrix, "acc")),
+        value_cell(summarize([metrics["f1_macro"]]), bootstrap_interval(matrix, "f1_macro")),
         record.seen,
     )

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emotion.analysis.calibration import Calibration, calibration, fit_temperature, with_temperature
 from emotion.analysis.document import Cell, Row, Table
 from emotion.analysis.predictions import Predictions, mean_predictions
 from emotion.analysis.protocol import METRICS, protocol_rows
-from emotion.analysis.statistics import PairedTest, paired_test, summarize
+from emotion.analysis.statistics import Difference, compare_folds, compare_seeds, holm, summarize
 from emotion.analysis.summary import format_number
 from emotion.report.configurations import Configuration, interval
-from emotion.report.runs import Run, SkippedRun
-from emotion.report.tables import interval_text, name_cell, value_cell
+from emotion.report.runs import Run, SkippedRun, images_digest
+from emotion.report.sections import belong_together
+from emotion.report.tables import MEANS, interval_text, name_cell, value_cell
 
 SIGNIFICANT = 0.05
+_PARTS = {"All test images": "all", "PublicTest": "public", "PrivateTest": "private", "Without duplicates": "distinct"}
+"""Headings of the parts of the test images; `distinct` are those without an identical training image."""
 
 Metrics = Mapping[tuple[str, str], Mapping[str, float]]
 """Metrics of the protocol by test-time augmentation and part of the held-out images, as in `protocol_rows`."""
@@ -28,7 +31,7 @@ class Pair:
 
     first: Configuration
     second: Configuration
-    test: PairedTest
+    test: Difference
     corrected: float
 
     @property
@@ -37,11 +40,34 @@ class Pair:
         return self.corrected < SIGNIFICANT
 
 
-def metrics_table(configurations: Sequence[Configuration]) -> Table:
-    """Builds a table of accuracy on parts of the test images, macro F1 and balanced accuracy, with intervals."""
-    parts = ("All test images", "PublicTest", "PrivateTest", "Without duplicates")
-    header = ("Run", *parts, "Macro F1", "Balanced accuracy")
-    return Table(header, "lrrrrrr", [_metrics_row(configuration) for configuration in configurations])
+def metrics_table(configurations: Sequence[Configuration], marks: Mapping[int, str] | None = None) -> Table:
+    """Builds a table of accuracy, macro F1 and balanced accuracy on the test images, with intervals.
+
+    Args:
+        configurations: the rows.
+        marks: signs beside the accuracy of a configuration, by its number.
+    """
+    header = ("Run", "Test accuracy", "Macro F1", "Balanced accuracy", "Seeds")
+    rows = [
+        _metrics_row(configuration, (marks or {}).get(configuration.number, "")) for configuration in configurations
+    ]
+    caption = f"Results on the test images. {MEANS}"
+    return Table(header, "lrrrl", rows, name="results", caption=caption, best=".+++.")
+
+
+def parts_table(configurations: Sequence[Configuration]) -> Table:
+    """Builds a table of the accuracy on parts of the test images, with intervals, for the parts that have images."""
+    parts = {name: part for name, part in _PARTS.items() if any(_has(shown, part) for shown in configurations)}
+    rows = [
+        (
+            name_cell(configuration, configuration.note),
+            *(_accuracy_cell(configuration, part) for part in parts.values()),
+        )
+        for configuration in configurations
+    ]
+    columns = len(parts)
+    caption = f"Accuracy on parts of the test images. {MEANS}"
+    return Table(("Run", *parts), "l" + "r" * columns, rows, name="parts", caption=caption, best="." + "+" * columns)
 
 
 def calibration_table(configurations: Sequence[Configuration]) -> Table:
@@ -51,7 +77,9 @@ def calibration_table(configurations: Sequence[Configuration]) -> Table:
         "Temperature",
         *(f"{name}, {when}" for name in ("NLL", "ECE", "Brier") for when in ("before", "after")),
     ]
-    return Table(header, "lrrrrrrr", [_calibration_row(configuration) for configuration in configurations])
+    rows = [_calibration_row(configuration) for configuration in configurations]
+    caption = "Calibration on the test images before and after the temperature fitted on the validation images."
+    return Table(header, "lrrrrrrr", rows, name="calibration", caption=caption, best="..------")
 
 
 def protocol_table(configurations: Sequence[Configuration]) -> Table:
@@ -62,39 +90,49 @@ def protocol_table(configurations: Sequence[Configuration]) -> Table:
     """
     held_out = [configuration for configuration in configurations if (configuration.first.val.parts == "public").all()]
     rows = [row for configuration in held_out for row in _protocol_rows(configuration)]
-    return Table(("Run", "Test-time augmentation", "Images", *METRICS.values()), "lllrrrr", rows)
+    header = ("Run", "Test-time augmentation", "Images", *METRICS.values())
+    return Table(header, "lllrrrr", rows, name="protocol", caption="PublicTest and PrivateTest.")
 
 
 def compare_pairs(configurations: Sequence[Configuration]) -> list[Pair]:
-    """Compares the first seeds of every two configurations that have the same test images.
+    """Compares every two configurations that have the same classes, data and test images, over all seeds or folds.
 
-    The p-values get the correction of Benjamini and Yekutieli, which is valid for tests that depend on each other.
+    The p-values get Holm's correction for the number of pairs.
     """
-    from scipy.stats import false_discovery_control
+    pairs = [(*pair, _compare(*pair)) for pair in itertools.combinations(configurations, 2)]
+    tested = [(first, second, test) for first, second, test in pairs if test]
+    corrected = holm([test.p_value for _, _, test in tested])
+    return [Pair(*pair, p) for pair, p in zip(tested, corrected, strict=True)]
 
-    pairs = [
-        (first, second)
-        for first, second in itertools.combinations(configurations, 2)
-        if first.data == second.data and first.first.test.same_images(second.first.test)
-    ]
-    tests = [paired_test(first.first.test, second.first.test) for first, second in pairs]
-    if not tests:
-        return []
-    corrected = false_discovery_control([test.p_value for test in tests], method="by")
-    return [Pair(*pair, test, float(p)) for pair, test, p in zip(pairs, tests, corrected, strict=True)]
+
+def significance_marks(configurations: Sequence[Configuration], pairs: Sequence[Pair]) -> dict[int, str]:
+    """Returns a mark for each configuration whose accuracy is significantly below the best, by its number.
+
+    The best is the configuration with the highest mean accuracy. `*`, `**` and `***`: corrected p below 0.05, 0.01 and
+    0.001, over several seeds or folds. `†`: corrected p below 0.05, between one network each.
+    """
+    best = max(configurations, key=lambda configuration: configuration.scores("acc").mean)
+    marks = {}
+    for pair in pairs:
+        if best.number in (pair.first.number, pair.second.number) and pair.significant:
+            other = pair.second if pair.first.number == best.number else pair.first
+            stars = "*" * sum(pair.corrected < limit for limit in (0.05, 0.01, 0.001))
+            marks[other.number] = "†" if pair.test.runs == (1, 1) else stars
+    return marks
 
 
 def pairs_table(pairs: Sequence[Pair]) -> Table:
     """Builds a table with a row for each pair."""
-    header = ("First", "Second", "Difference", "95 % interval", "Correct alone", "p", "p, corrected", "Better")
-    return Table(header, "llrrrrrl", [_pair_row(pair) for pair in pairs])
+    header = ("First", "Second", "Difference", "95 % interval", "Runs", "p", "p, corrected", "Better")
+    caption = "Differences in accuracy, first minus second; p corrected by Holm for the number of pairs."
+    return Table(header, "llrrrrrl", [_pair_row(pair) for pair in pairs], name="pairs", caption=caption)
 
 
 def cost_table(configurations: Sequence[Configuration]) -> Table:
     """Builds a table with a row for each run: time, epochs, images per second and hardware."""
     header = ("Run", "Seed", "Epochs", "Best epoch", "Minutes", "Images per second", "Hardware")
     rows = [_cost_row(configuration, run) for configuration in configurations for run in configuration.runs]
-    return Table(header, "lrrrrrl", rows)
+    return Table(header, "lrrrrrl", rows, name="cost", caption="Time and hardware of each run.")
 
 
 def skipped_table(skipped: Sequence[SkippedRun]) -> Table:
@@ -102,21 +140,19 @@ def skipped_table(skipped: Sequence[SkippedRun]) -> Table:
     return Table(("Run", "Reason"), "ll", [(str(run.path), run.reason) for run in skipped])
 
 
-def _metrics_row(configuration: Configuration) -> Row:
-    tests = [run.test for run in configuration.runs]
-    parts = [[_part(test, part) for test in tests] for part in ("all", "public", "private", "without duplicates")]
-    macro, balanced = (
+def _metrics_row(configuration: Configuration, mark: str) -> Row:
+    accuracy, macro, balanced = (
         value_cell(configuration.scores(metric), configuration.test_interval(metric))
-        for metric in ("f1_macro", "balanced_acc")
+        for metric in ("acc", "f1_macro", "balanced_acc")
     )
-    name = name_cell(configuration, configuration.subtitle)
-    return (name, *(_accuracy_cell(configuration, part) for part in parts), macro, balanced)
+    name = name_cell(configuration, configuration.note)
+    return (name, replace(accuracy, mark=mark), macro, balanced, configuration.seeds)
 
 
 def _protocol_rows(configuration: Configuration) -> Iterator[Row]:
     runs = configuration.runs
     yield from _part_rows(configuration, configuration.seeds, [_protocol_metrics(run.stages) for run in runs])
-    if len(runs) > 1 and _all_same_images(runs):
+    if len(runs) > 1 and not runs[0].folds and _all_same_images(runs):
         shared = [stage for stage in runs[0].stages if all(stage in run.stages for run in runs)]
         ensemble = {stage: mean_predictions([run.stages[stage] for run in runs]) for stage in shared}
         yield from _part_rows(configuration, f"ensemble of {len(runs)} seeds", [_protocol_metrics(ensemble)])
@@ -124,11 +160,11 @@ def _protocol_rows(configuration: Configuration) -> Iterator[Row]:
 
 def _part_rows(configuration: Configuration, networks: str, seeds: Sequence[Metrics]) -> Iterator[Row]:
     """Yields a row for each part and test-time augmentation that all seeds have."""
-    name = name_cell(configuration, "; ".join(filter(None, (configuration.subtitle, networks))))
+    name = name_cell(configuration, "; ".join(filter(None, (configuration.note, networks))))
     for views, part in seeds[0]:
         if all((views, part) in metrics for metrics in seeds):
             tta = views if views == "none" else str(configuration.first.settings.get("tta"))
-            values = (str(summarize([metrics[views, part][key] for metrics in seeds])) for key in METRICS)
+            values = (value_cell(summarize([metrics[views, part][key] for metrics in seeds])) for key in METRICS)
             yield (name, tta, part, *values)
 
 
@@ -141,17 +177,55 @@ def _all_same_images(runs: Sequence[Run]) -> bool:
     return all(first.val.same_images(run.val) and first.test.same_images(run.test) for run in runs)
 
 
+def _compare(first: Configuration, second: Configuration) -> Difference | None:
+    """Compares two configurations; None if they have no common images, or too few folds with the same images."""
+    if not belong_together(first, second) or first.first.folds != second.first.folds:
+        return None
+    if first.first.folds:
+        differences = _fold_differences(first, second)
+        return compare_folds(differences, first.first.folds) if len(differences) > 1 else None
+    if images_digest(first.first.test) != images_digest(second.first.test):
+        return None
+    return compare_seeds(*({run.seed: run.test for run in shown.runs} for shown in (first, second)))
+
+
+def _fold_differences(first: Configuration, second: Configuration) -> list[float]:
+    """Returns the difference in accuracy on each fold with the same images, as mean over seeds where all share them."""
+    differences = []
+    for fold in sorted({run.fold for run in first.runs} & {run.fold for run in second.runs}):
+        sides = [[run for run in shown.runs if run.fold == fold] for shown in (first, second)]
+        if len({images_digest(run.test) for side in sides for run in side}) == 1:
+            means = [sum(run.scores(run.test)["acc"] for run in side) / len(side) for side in sides]
+            differences.append(means[0] - means[1])
+        else:
+            differences += [
+                run.scores(run.test)["acc"] - other.scores(other.test)["acc"]
+                for run, other in itertools.product(*sides)
+                if run.seed == other.seed and images_digest(run.test) == images_digest(other.test)
+            ]
+    return differences
+
+
+def _has(configuration: Configuration, part: str) -> bool:
+    """Returns whether some test images are in a part, or for `distinct` whether some are not in it."""
+    if part == "distinct":
+        return any(test.copied.any() for test in configuration.pooled)
+    return any(len(_part(test, part)) for test in configuration.pooled)
+
+
 def _part(test: Predictions, part: str) -> Predictions:
     if part == "all":
         return test
-    return test.subset(~test.copied if part == "without duplicates" else test.parts == part)
+    return test.subset(~test.copied if part == "distinct" else test.parts == part)
 
 
-def _accuracy_cell(configuration: Configuration, tests: Sequence[Predictions]) -> Cell:
-    if not all(map(len, tests)):
+def _accuracy_cell(configuration: Configuration, part: str) -> Cell:
+    pooled = [_part(test, part) for test in configuration.pooled]
+    own = [_part(run.test, part) for run in configuration.runs]
+    if not all(map(len, (*pooled, *own))):
         return Cell("no images", tone="quiet")
-    accuracy = summarize([run.scores(test)["acc"] for run, test in zip(configuration.runs, tests, strict=True)])
-    return value_cell(accuracy, interval(tests, "acc"))
+    accuracy = summarize([float((test.predicted == test.labels).mean()) for test in own])
+    return value_cell(accuracy, interval(pooled, "acc"))
 
 
 def _calibration_row(configuration: Configuration) -> Row:
@@ -161,11 +235,11 @@ def _calibration_row(configuration: Configuration) -> Row:
     scaled = [with_temperature(run.test, temperature) for run, temperature in zip(runs, temperatures, strict=True)]
     after = [calibration(test.probabilities, test.labels) for test in scaled]
     values = [_over_seeds(errors, name) for name in ("nll", "ece", "brier") for errors in (before, after)]
-    return (name_cell(configuration, configuration.warning), str(summarize(temperatures)), *values)
+    return (name_cell(configuration, configuration.origin), value_cell(summarize(temperatures)), *values)
 
 
-def _over_seeds(values: Sequence[Calibration], name: str) -> str:
-    return str(summarize([getattr(value, name) for value in values]))
+def _over_seeds(values: Sequence[Calibration], name: str) -> Cell:
+    return value_cell(summarize([getattr(value, name) for value in values]))
 
 
 def _pair_row(pair: Pair) -> Row:
@@ -174,11 +248,11 @@ def _pair_row(pair: Pair) -> Row:
     return (
         name_cell(pair.first),
         name_cell(pair.second),
-        f"{test.difference:+.4f}",
-        interval_text(test.interval),
-        f"{test.only_first} : {test.only_second}",
-        _p_text(test.p_value),
-        _p_text(pair.corrected),
+        Cell(f"{test.difference:+.4f}", numbers={"": test.difference}),
+        Cell(interval_text(test.interval), numbers={"low": test.interval.low, "high": test.interval.high}),
+        f"{test.runs[0]} : {test.runs[1]}",
+        Cell(_p_text(test.p_value), numbers={"": test.p_value}),
+        Cell(_p_text(pair.corrected), numbers={"": pair.corrected}),
         Cell(better, tone="good") if pair.significant else Cell("not significant", tone="quiet"),
     )
 
@@ -190,8 +264,8 @@ def _p_text(p: float) -> str:
 def _cost_row(configuration: Configuration, run: Run) -> Row:
     record = run.record
     return (
-        name_cell(configuration, configuration.warning),
-        str(run.seed),
+        name_cell(configuration, configuration.origin),
+        f"{run.seed}, fold {run.fold}" if run.folds else str(run.seed),
         format_number(record.epochs, "d"),
         format_number(record.best_epoch, "d"),
         format_number(None if record.train_seconds is None else record.train_seconds / 60, ".1f"),

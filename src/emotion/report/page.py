@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
-from emotion.analysis.document import Block, Details, Document, Heading, ImageBlock, Paragraph, to_html, to_markdown
+from emotion.analysis.document import (
+    Block,
+    Details,
+    Document,
+    Heading,
+    ImageBlock,
+    Paragraph,
+    Table,
+    to_html,
+    to_markdown,
+)
+from emotion.analysis.exports import find_tables, to_csv, to_latex
 from emotion.analysis.figures import save
 from emotion.report import measures
 from emotion.report.configurations import Configuration, group
-from emotion.report.evaluations import evaluations_table, find_evaluations
+from emotion.report.curves import MAX_CURVES, comparison_figure
+from emotion.report.evaluations import evaluation_blocks, find_evaluations
 from emotion.report.figures import pairs_figure, published_figure
 from emotion.report.pictures import configuration_blocks
 from emotion.report.runs import find_runs
-from emotion.report.tables import detailed_scores, other_table, published_tables
+from emotion.report.sections import Section, make_sections
+from emotion.report.tables import detailed_scores, folds_table, published_tables
 from emotion.report.validation import validation_blocks
 from emotion.report.verdict import overall
 from emotion.training.folder import make_results_folder, write_text
@@ -29,14 +43,21 @@ MAX_COMPARED = 30
 _READING = [
     "All metrics of our runs are computed from their saved predictions. A value is the mean over seeds ± their sample "
     "standard deviation; with one seed there is no deviation. Runs that differ in more than the seed, or in their test "
-    "images, have separate rows. A row names the settings that differ from the recipe, and the data folder if the data "
-    "is not FER2013.",
+    "images, have separate rows. A row names the settings that differ from the recipe. Data, split and classes divide "
+    "the page into sections; runs of different sections are never compared.",
     "A 95 % interval shows how much a metric would vary on other images of the same kind (percentile bootstrap over "
     "the test images, 2,000 resamples). The variation over seeds is not in it, but in the standard deviation. With "
     "several seeds the bounds are the means of the seeds' bounds.",
     "Train accuracy was logged during training in the best epoch, with augmentation and dropout, as in Keras. "
     "Validation images chose that epoch and the temperature; test images chose nothing.",
+    "The folder tables beside this page has its tables as CSV, with exact numbers, and as LaTeX for the package "
+    "booktabs.",
 ]
+_FOLDS = (
+    "Every image is in one fold and is a test image there. The deviation is over folds (and seeds, if there are "
+    "several); folds share training images, so it is too small for a standard error. “All images” counts the "
+    "predictions of all folds that were run together."
+)
 _VERDICT = (
     "The paper is “Emotion detection from images”, Università di Pisa, 2022/23. The verdict compares the 95 % interval "
     "with the published test accuracy, which is rounded to two decimals and so stands for a range: they agree if "
@@ -45,8 +66,12 @@ _VERDICT = (
 )
 _UNTESTED = "These runs were not evaluated on the test images, so only their validation metrics can be compared."
 _DUPLICATES = (
-    "FER2013 contains duplicates. The column “Without duplicates” leaves out the test images that are pixel-identical "
-    "to an image of the training part. PublicTest and PrivateTest are the two halves of the test images."
+    "“Without duplicates” leaves out the test images that are pixel-identical to an image of the training part."
+)
+_HALVES = "PublicTest and PrivateTest are the two halves of the test images of FER2013."
+_CURVES = (
+    "Mean over the runs of a configuration, with their sample standard deviation as a band, up to the last epoch that "
+    "all of them reached."
 )
 _PROTOCOL = (
     "Runs with split=official or split=clean: PublicTest chose the epoch, and the temperature for NLL and ECE. "
@@ -59,15 +84,23 @@ _CALIBRATION = (
     "the temperature that has the lowest NLL on the validation images."
 )
 _PAIRS = (
-    "Both runs classify the same images, so McNemar's exact test counts the images that only one of them classifies "
-    "correctly. The p-values of all pairs are corrected by Benjamini and Yekutieli; the better run is named if its "
-    "corrected p is below 0.05. The first seed of each configuration is compared. The figure shows the accuracy of the "
-    "row minus that of the column, in percentage points: blue where the row is better, red where it is worse."
+    "Both configurations classify the same images. With several seeds, the difference is that of the mean accuracies "
+    "over all seeds, and its standard error adds the variance over images and the variance over seeds (Student's t, "
+    "degrees of freedom of Welch and Satterthwaite). With one seed each it is McNemar's exact test, which "
+    "compares two networks and not two methods: another seed can turn the result. Over folds it is the corrected "
+    "t-test of Nadeau and Bengio. The p-values of all pairs are corrected by Holm; the better one is named if its "
+    "corrected p is below 0.05. The figure shows the accuracy of the row minus that of the column, in percentage "
+    "points: blue where the row is better, red where it is worse."
+)
+_MARKS = (
+    "Marks beside the accuracy: significantly below the highest accuracy of the table, over all seeds or folds, with p "
+    "below 0.05 (*), 0.01 (**) or 0.001 (***), corrected by Holm for all pairs. A dagger (†, corrected p below 0.05) "
+    "compares one network each by McNemar's test, and says nothing about other seeds."
 )
 
 
 def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
-    """Writes `report.md`, its figures and `report.html`.
+    """Writes `report.md`, its figures, `report.html`, and the tables as CSV and LaTeX into the folder `tables`.
 
     Args:
         paths: folders that are runs or contain runs at any depth.
@@ -87,9 +120,9 @@ def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
     verdict = _verdict(tested, validated, len(evaluations))
     blocks = [Paragraph(verdict, lead=True), *_tested(tested, folder)]
     if validated:
-        blocks += [Heading("Validation results"), *validation_blocks(validated)]
+        blocks += [Heading("Validation results"), *validation_blocks(validated), *_curves(validated, folder)]
     if evaluations:
-        blocks += [Heading("Evaluations of checkpoints"), evaluations_table(evaluations)]
+        blocks += [Heading("Evaluations of checkpoints"), *evaluation_blocks(evaluations)]
     if left_out := [*skipped, *skipped_evaluations, *repeated_tested, *repeated_validated]:
         blocks += [Heading("Skipped runs"), measures.skipped_table(left_out)]
     repeats = _repeats_paper(tested)
@@ -98,6 +131,9 @@ def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
     document = Document(TITLE if repeats else OWN_TITLE, blocks, contents=True)
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
+    for table in find_tables(blocks):
+        write_text(folder / "tables" / f"{table.name}.csv", to_csv(table))
+        write_text(folder / "tables" / f"{table.name}.tex", to_latex(table))
     return folder / "report.html", verdict
 
 
@@ -117,18 +153,28 @@ def _verdict(tested: Sequence[Configuration], validated: Sequence[Configuration]
 
 
 def _tested(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
-    repeats = _repeats_paper(configurations)
-    others = [configuration for configuration in configurations if not (repeats and configuration.published)]
     blocks: list[Block] = []
-    if repeats:
+    if _repeats_paper(configurations):
         blocks += [*_overview(configurations, folder), *published_tables(configurations)]
         blocks += [Heading("Precision, recall and F1 of each class"), *detailed_scores(configurations)]
-    if others:
-        blocks += [Heading("Other runs" if repeats else "Runs"), other_table(others)]
+    sections = [block for section in make_sections(configurations) for block in _section(section, folder)]
+    blocks += _without_repeated_text(sections)
     if configurations:
-        blocks += _measures(configurations, folder)
         blocks += [Heading("Each configuration"), *_details(configurations, folder)]
     return blocks
+
+
+def _without_repeated_text(blocks: Sequence[Block]) -> list[Block]:
+    """Leaves out the explanations that an earlier section has given."""
+    told: set[str] = set()
+    kept: list[Block] = []
+    for block in blocks:
+        if isinstance(block, Paragraph):
+            if block.text in told:
+                continue
+            told.add(block.text)
+        kept.append(block)
+    return kept
 
 
 def _overview(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
@@ -138,39 +184,93 @@ def _overview(configurations: Sequence[Configuration], folder: Path) -> list[Blo
     return [_image("Test accuracy, published and ours", published_figure(comparable), folder / "published.png")]
 
 
-def _measures(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
-    return [
-        *_protocol(configurations),
-        Heading("Test images and their parts"),
-        Paragraph(_DUPLICATES),
-        measures.metrics_table(configurations),
-        *_pairs(configurations, folder),
-        Heading("Calibration"),
-        Paragraph(_CALIBRATION),
-        measures.calibration_table(configurations),
-        Heading("Time and hardware"),
-        measures.cost_table(configurations),
-    ]
+def _section(section: Section, folder: Path) -> Iterator[Block]:
+    """Yields the tables and figures of a section, with its own heading if the page has several sections."""
+    if not section.only:
+        yield Heading(section.name)
+    for title, content in _measures(section, folder):
+        if content:
+            yield Heading(section.heading(title), 2 if section.only else 3)
+            yield from (_named(block, section) for block in content)
+
+
+def _named(block: Block, section: Section) -> Block:
+    """Gives the files of a section's tables names that differ from those of other sections, and the data as caption."""
+    if isinstance(block, Details):
+        return replace(block, blocks=[_named(part, section) for part in block.blocks])
+    if isinstance(block, Table) and block.name:
+        return replace(block, name=section.file(block.name), caption=f"{section.name}. {block.caption}")
+    return block
+
+
+def _measures(section: Section, folder: Path) -> Iterator[tuple[str, Sequence[Block]]]:
+    """Yields the title and the blocks of each part of a section; a part without blocks is left out."""
+    shown = section.configurations
+    compared = shown[:MAX_COMPARED]
+    pairs = measures.compare_pairs(compared)
+    marks = measures.significance_marks(compared, pairs)
+    results = measures.metrics_table(shown, marks)
+    results = replace(results, caption=f"{results.caption} {_MARKS}") if marks else results
+    yield "Runs", [Paragraph(section.facts), results, *([Paragraph(_MARKS)] if marks else [])]
+    folds = folds_table(shown)
+    yield "Cross-validation", [Paragraph(_FOLDS), folds] if folds.rows else []
+    yield "PublicTest chooses, PrivateTest is read once", _protocol(shown)
+    yield "Test images and their parts", _parts(shown)
+    yield "Learning curves", _section_curves(section, folder)
+    yield "Comparison of every two runs", _pairs(section, pairs, folder)
+    yield "Calibration", [Paragraph(_CALIBRATION), measures.calibration_table(shown)]
+    yield "Time and hardware", [measures.cost_table(shown)]
+
+
+def _parts(configurations: Sequence[Configuration]) -> list[Block]:
+    table = measures.parts_table(configurations)
+    halves, distinct = "PublicTest" in table.header, "Without duplicates" in table.header
+    notes = [*([_DUPLICATES] if distinct else []), *([_HALVES] if halves else [])]
+    return [Paragraph(" ".join(notes)), table] if notes else []
 
 
 def _protocol(configurations: Sequence[Configuration]) -> list[Block]:
     table = measures.protocol_table(configurations)
-    if not table.rows:
+    return [Paragraph(_PROTOCOL), table] if table.rows else []
+
+
+def _curves(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
+    """Builds the learning curves of runs without test images, under a heading for each section."""
+    blocks: list[Block] = []
+    for section in make_sections(configurations):
+        if curves := _section_curves(section, folder, "validation-curves"):
+            blocks += [Heading(section.heading("Learning curves of the validation results"), 3), *curves]
+    return blocks
+
+
+def _section_curves(section: Section, folder: Path, name: str = "curves") -> list[Block]:
+    """Draws the learning curves of a section, as PNG for the page and as SVG."""
+    several = sum(len(configuration.runs) for configuration in section.configurations) > 1
+    figure = comparison_figure(section.configurations[:MAX_CURVES]) if several else None
+    if figure is None:
         return []
-    return [Heading("PublicTest chooses, PrivateTest is read once"), Paragraph(_PROTOCOL), table]
+    path = folder / f"{section.file(name)}.png"
+    save(figure, path.with_suffix(".svg"))
+    hidden = len(section.configurations) > MAX_CURVES
+    limit = f" Only the first {MAX_CURVES} of {len(section.configurations)} configurations are drawn." * hidden
+    caption = "Validation accuracy and loss over the epochs"
+    return [Paragraph(f"{_CURVES}{limit}"), _image(section.heading(caption), figure, path)]
 
 
-def _pairs(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
-    pairs = measures.compare_pairs(configurations[:MAX_COMPARED])
+def _pairs(section: Section, pairs: Sequence[measures.Pair], folder: Path) -> list[Block]:
     if not pairs:
         return []
-    figure = _image("Difference of every two runs, in percentage points", pairs_figure(pairs), folder / "pairs.png")
+    file = folder / f"{section.file('pairs')}.png"
+    blocks: list[Block] = [
+        Paragraph(_PAIRS),
+        _image(section.heading("Difference of every two runs, in percentage points"), pairs_figure(pairs), file),
+    ]
+    shown = len(section.configurations)
+    if shown > MAX_COMPARED:
+        blocks.append(Paragraph(f"Only the first {MAX_COMPARED} of {shown} configurations are compared."))
     significant = sum(pair.significant for pair in pairs)
-    blocks: list[Block] = [Heading("Comparison of every two runs"), Paragraph(_PAIRS), figure]
-    if len(configurations) > MAX_COMPARED:
-        blocks.append(Paragraph(f"Only the first {MAX_COMPARED} of {len(configurations)} configurations are compared."))
     summary = f"Table of {len(pairs)} pair{'s' * (len(pairs) != 1)}, {significant} with a significant difference"
-    return [*blocks, Details(summary, [measures.pairs_table(pairs)])]
+    return [*blocks, Details(section.heading(summary), [measures.pairs_table(pairs)])]
 
 
 def _details(configurations: Sequence[Configuration], folder: Path) -> Iterable[Block]:

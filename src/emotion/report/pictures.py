@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,29 @@ from PIL import Image
 
 from emotion.analysis.calibration import fit_temperature, reliability_figure
 from emotion.analysis.document import Block, ImageBlock, Paragraph, Table
-from emotion.analysis.figures import confusion_matrix_figure, mistakes_figure, save
+from emotion.analysis.figures import confusion_matrix_figure, mistakes_figure, save, short_name
 from emotion.analysis.gradcam import heatmap_figure, heatmaps
 from emotion.analysis.predictions import Predictions, confident_mistakes, examples_per_class
 from emotion.analysis.summary import class_table
-from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write
 from emotion.report.configurations import Configuration
-from emotion.report.runs import Run
+from emotion.report.runs import OWN_DATA, Run
 from emotion.training.checkpoint import load_checkpoint
 
 SHOWN_MISTAKES = 16
 EXPLAINED_MISTAKES = 8
+EXPLAINED_CLASSES = 32
 MAX_PIXELS = 10_000_000
 """Most pixels of a PNG file that is read; the figures of a run have fewer."""
-_CONFUSED = [CLASSES.index("neutral"), CLASSES.index("sad")]
+_FOLDS = (
+    "{folds}. The table and the confusion matrix count the held-out images of all folds of seed {seed} together. The "
+    "other figures are those of fold {fold}."
+)
+_CONFUSED = ("neutral", "sad")
+"""The two classes that the paper found hardest to tell apart; shown first where the data has both."""
 
 
 def configuration_blocks(configuration: Configuration, folder: Path) -> list[Block]:
@@ -50,14 +56,23 @@ def configuration_blocks(configuration: Configuration, folder: Path) -> list[Blo
         ("Command", run.record.command),
     ]
     blocks: list[Block] = [Table(("Fact", "Value"), "ll", facts)]
-    if len(configuration.runs) > 1:
+    if configuration.folds:
+        blocks.append(Paragraph(_FOLDS.format(folds=configuration.folds, seed=run.seed, fold=run.fold)))
+    elif len(configuration.runs) > 1:
         blocks.append(Paragraph(f"The following tables and figures are those of seed {run.seed}."))
-    blocks += [class_table(configuration.test_scores[0], CLASSES), _curves(run, album)]
-    matrix = confusion_matrix_figure(run.test.matrix(), CLASSES)
+    pooled = configuration.pooled[0]
+    blocks += [_classes(configuration, pooled, album), _curves(run, album)]
+    matrix = confusion_matrix_figure(pooled.matrix(), pooled.classes)
     blocks.append(album.draw("Confusion matrix, test images", "confusion", matrix))
     reliability = reliability_figure(run.test, fit_temperature(run.val))
     blocks.append(album.draw("Reliability before and after the temperature, test images", "reliability", reliability))
     return [*blocks, *_image_blocks(run, album)]
+
+
+def _classes(configuration: Configuration, predictions: Predictions, album: Album) -> Table:
+    table = class_table(predictions.metrics(), predictions.classes)
+    caption = f"Classification report on the test images: {configuration.title}, seed {configuration.first.seed}."
+    return replace(table, name=f"{album.prefix}-classes", caption=caption)
 
 
 class Album:
@@ -125,9 +140,10 @@ def _image_blocks(run: Run, album: Album) -> list[Block]:
 
 def _gallery(run: Run, packed: PackedImages, album: Album) -> ImageBlock:
     shown = run.test.subset(mistakes(run.test, SHOWN_MISTAKES))
-    actual, predicted = ([CLASSES[label] for label in labels] for labels in (shown.labels, shown.predicted))
+    actual, predicted = ([shown.classes[label] for label in ids] for ids in (shown.labels, shown.predicted))
     figure = mistakes_figure(_select(packed, shown.ids), actual, predicted, shown.probabilities.max(1).tolist())
-    return album.draw("The most confident mistakes, neutral against sad first", "mistakes", figure)
+    order = f", {' against '.join(_CONFUSED)} first" if _confused(run.test) else ""
+    return album.draw(f"The most confident mistakes{order}", "mistakes", figure)
 
 
 def _heatmaps(run: Run, packed: PackedImages, album: Album) -> list[Block]:
@@ -136,8 +152,12 @@ def _heatmaps(run: Run, packed: PackedImages, album: Album) -> list[Block]:
         raise UserError(f"{run.folder.best}: the checkpoint is missing")
     network = load_checkpoint(run.folder.best).task.inference_network
     correct, wrong = examples_per_class(run.test), mistakes(run.test, EXPLAINED_MISTAKES)
+    which = "each class" if len(correct) <= EXPLAINED_CLASSES else f"the first {EXPLAINED_CLASSES} classes"
     shown = {
-        "classes": ("Grad-CAM (HiResCAM): the most confident correct prediction of each class", correct),
+        "classes": (
+            f"Grad-CAM (HiResCAM): the most confident correct prediction of {which}",
+            correct[:EXPLAINED_CLASSES],
+        ),
         "explained-mistakes": ("Grad-CAM (HiResCAM): mistakes, for the predicted class", wrong),
     }
     blocks: list[Block] = []
@@ -150,7 +170,8 @@ def _heatmaps(run: Run, packed: PackedImages, album: Album) -> list[Block]:
 
 
 def _titles(test: Predictions) -> list[str]:
-    pairs = [(CLASSES[label], CLASSES[predicted]) for label, predicted in zip(test.labels, test.predicted, strict=True)]
+    names = [short_name(name, 28) for name in test.classes]
+    pairs = [(names[label], names[predicted]) for label, predicted in zip(test.labels, test.predicted, strict=True)]
     return [
         actual if actual == predicted else f"actual: {actual}\npredicted: {predicted}" for actual, predicted in pairs
     ]
@@ -159,17 +180,28 @@ def _titles(test: Predictions) -> list[str]:
 def mistakes(test: Predictions, count: int) -> NDArray[np.int64]:
     """Returns the rows, int64 [n], of the most confident mistakes, with confusions of neutral and sad first.
 
-    These confusions, which the paper found to be the hardest, are at most half of the rows.
+    These confusions, which the paper found to be the hardest, are at most half of the rows. Data without both classes
+    has none.
     """
     wrong = confident_mistakes(test, len(test))
-    confused = np.isin(test.labels[wrong], _CONFUSED) & np.isin(test.predicted[wrong], _CONFUSED)
+    classes = _confused(test)
+    confused = np.isin(test.labels[wrong], classes) & np.isin(test.predicted[wrong], classes)
     front = wrong[confused][: count // 2]
     return np.concatenate([front, wrong[~np.isin(wrong, front)]])[:count]
+
+
+def _confused(test: Predictions) -> list[int]:
+    """Returns the ids of `_CONFUSED`, none if the data lacks one of them."""
+    known = set(_CONFUSED) <= set(test.classes)
+    return [test.classes.index(name) for name in _CONFUSED] if known else []
 
 
 def _images(settings: Mapping[str, Any]) -> PackedImages:
     source = {key: settings[key] for key in SOURCE_SETTINGS if key in settings}
     try:
+        folder = settings.get("data_dir") if settings["data"] in OWN_DATA else None
+        if folder and not Path(folder).expanduser().exists():
+            raise UserError(f"{folder}: no such folder or file on this machine")
         return _packed(json.dumps(source))
     except (OSError, RuntimeError) as error:
         # A run of another machine can name paths that are invalid here, for example another user's home folder.

@@ -5,23 +5,27 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from emotion.analysis.figures import merge_histories, read_history
+from emotion.analysis.figures import History, merge_histories, read_history
 from emotion.analysis.metrics import matrix_metrics
 from emotion.analysis.predictions import Predictions, load_predictions
-from emotion.data.classes import CLASSES
 from emotion.errors import UserError, first_line
 from emotion.files import hide_home
 from emotion.models.onnx import MAX_SIDE
 from emotion.settings import Family
 from emotion.training.folder import EVALUATION, RunFolder, is_run, read_yaml
+
+OWN_DATA = ("folder", "table")
+"""Values of `data` that mean images of one's own, which `data_dir` names."""
 
 _STAGES = ("val", "test")
 _MAX_JSON_BYTES = 2**20  # the metrics.json of a run has about 10,000
@@ -68,6 +72,8 @@ class _Settings(BaseModel):
     pack_size: Annotated[int, Field(ge=8, le=MAX_SIDE)] = 48
     synthetic_images: Annotated[int, Field(ge=1, le=10**6)] = 1
     split: str
+    folds: Annotated[int, Field(ge=2, lt=2**31)] | None = None
+    fold: Count | None = None
     balance: str
     recipe: str | None = None
     seed: Count
@@ -94,6 +100,21 @@ class Run:
     augmented: Mapping[str, Predictions]
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of the data."""
+        return self.val.classes
+
+    @property
+    def folds(self) -> int:
+        """Number of folds of the cross-validation; 0 without one."""
+        return int(self.settings.get("folds") or 0)
+
+    @property
+    def fold(self) -> int:
+        """The fold whose images are the test images, from 0."""
+        return int(self.settings.get("fold") or 0) if self.folds else 0
+
+    @property
     def tested(self) -> bool:
         """Whether the run has predictions for test images."""
         return len(self.test) > 0
@@ -111,24 +132,28 @@ class Run:
 
     @property
     def data(self) -> str | None:
-        """Identifier of the data: `PackedImages.digest`, or the data folder of an older run with data=folder.
+        """Identifier of the data: `PackedImages.digest`, or the data folder of an older run on own data.
 
         None if unknown: older runs on FER2013 did not keep the digest, and FER2013's folder can have any name.
         """
-        folder = self.settings.get("data_dir") if self.settings["data"] == "folder" else None
+        folder = self.settings.get("data_dir") if self.settings["data"] in OWN_DATA else None
         return self.record.data or (os.path.normpath(hide_home(folder)) if folder else None)
 
     def scores(self, predictions: Predictions) -> dict[str, Any]:
         """Returns the `matrix_metrics` of predictions."""
-        return matrix_metrics(predictions.matrix(), CLASSES)
+        return matrix_metrics(predictions.matrix(), predictions.classes)
+
+    @cached_property
+    def history(self) -> History:
+        """The learning curves, as `read_history` returns them; empty if they cannot be read."""
+        try:
+            return merge_histories(read_history(path) for path in self.folder.csv_files())
+        except (OSError, ValueError, OverflowError, csv.Error):
+            return {}
 
     def train_accuracy(self) -> float | None:
         """Returns the training accuracy in the best epoch, 0..1, or None without readable learning curves."""
-        try:
-            history = merge_histories(read_history(path) for path in self.folder.csv_files())
-        except (OSError, ValueError, OverflowError, csv.Error):
-            return None
-        return dict(history.get("train/acc", ())).get(self.record.best_epoch or 0)
+        return dict(self.history.get("train/acc", ())).get(self.record.best_epoch or 0)
 
 
 @dataclass(frozen=True)
@@ -208,6 +233,8 @@ def _read_finished(folder: RunFolder) -> Run:
     for stage in required:
         if not len(stages.get(stage, ())):
             raise UserError(f"{folder.predictions}: no predictions for {stage} images")
+    if not (settings.get("fold") or 0) < (settings.get("folds") or sys.maxsize):
+        raise UserError(f"{folder.config}: fold={settings['fold']} of folds={settings['folds']}")
     augmented = {stage: stages[f"{stage}_tta"] for stage in required if f"{stage}_tta" in stages}
     if augmented and not all(stage in augmented and augmented[stage].same_images(stages[stage]) for stage in required):
         raise UserError(f"{folder.predictions}: predictions with test-time augmentation are for other images")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from emotion.analysis.document import Block, Cell, Heading, Paragraph, Row, Table
+from emotion.analysis.exports import file_stem
 from emotion.analysis.statistics import Interval, Summary, summarize
 from emotion.data.classes import CLASSES
 from emotion.report.configurations import BALANCES, Configuration
@@ -14,13 +16,15 @@ from emotion.report.verdict import best_match, verdict_cell
 
 NOT_RUN = Cell("not run", tone="quiet")
 _SCORES = ("precision", "recall", "f1")
+MEANS = "Mean ± sample standard deviation over seeds and folds."
 
 
 def published_tables(configurations: Sequence[Configuration]) -> list[Block]:
     """Builds each table of the paper under a heading, with a row for each configuration that repeats a run."""
     blocks: list[Block] = []
     for table in TABLES:
-        blocks += [Heading(table.title), _published_table(table, configurations)]
+        rows = _published_table(table, configurations)
+        blocks += [Heading(table.title), replace(rows, name=file_stem(table.title), caption=f"{table.title}.")]
     return blocks
 
 
@@ -32,22 +36,22 @@ def detailed_scores(configurations: Sequence[Configuration]) -> list[Block]:
         blocks.append(Heading(f"{published.run.network}, {BALANCES[published.run.balance]}", 3))
         facts = ", ".join(filter(None, (match.subtitle, match.seeds))) if match else ""
         source = f"Ours: {match.title} ({facts})." if match else "Not run."
-        blocks += [Paragraph(source), _scores_table(published, match)]
+        scores = _scores_table(published, match)
+        title = f"{published.run.network}, {BALANCES[published.run.balance]}"
+        caption = f"Precision, recall and F1 of each class: {title}."
+        blocks += [Paragraph(source), replace(scores, name=file_stem(f"published {title}"), caption=caption)]
     return blocks
 
 
-def other_table(configurations: Sequence[Configuration]) -> Table:
-    """Builds a table of the configurations that repeat no run of the paper."""
-    rows = [
-        (
-            name_cell(configuration, configuration.subtitle),
-            value_cell(configuration.scores("acc"), configuration.test_interval("acc")),
-            str(configuration.scores("f1_macro")),
-            configuration.seeds,
-        )
-        for configuration in configurations
-    ]
-    return Table(("Network", "Test accuracy", "Macro F1", "Seeds"), "lrrl", rows)
+def folds_table(configurations: Sequence[Configuration]) -> Table:
+    """Builds a table of the cross-validated configurations: accuracy over the folds, and on all images together."""
+    rows = [_folds_row(configuration) for configuration in configurations if configuration.folds]
+    header = ("Run", "Folds", "Accuracy, over folds", "Held-out images", "Accuracy, all images", "Macro F1, all images")
+    caption = (
+        f"Cross-validation. {MEANS} All images: the predictions for the held-out images of all folds, counted "
+        "together, as mean over seeds."
+    )
+    return Table(header, "llrrrr", rows, name="cross-validation", caption=caption, best="..+.++")
 
 
 def name_cell(configuration: Configuration, note: str = "") -> Cell:
@@ -59,12 +63,32 @@ def value_cell(summary: Summary | None, bounds: Interval | None = None) -> Cell:
     """Returns a cell with a mean and its deviation above the interval, or "not kept" for a missing value."""
     if summary is None:
         return Cell("not kept", tone="quiet")
-    return Cell(str(summary), interval_text(bounds) if bounds else "")
+    numbers = {"": summary.mean}
+    if summary.deviation is not None:
+        numbers["sd"] = summary.deviation
+    if bounds:
+        numbers |= {"low": bounds.low, "high": bounds.high}
+    return Cell(str(summary), interval_text(bounds) if bounds else "", numbers=numbers)
 
 
 def interval_text(bounds: Interval) -> str:
     """Returns an interval as text."""
     return f"{bounds.low:.3f} to {bounds.high:.3f}"
+
+
+def _folds_row(configuration: Configuration) -> Row:
+    scores = [predictions.metrics() for predictions in configuration.pooled]
+    together = (
+        value_cell(summarize([score[metric] for score in scores]), configuration.test_interval(metric))
+        for metric in ("acc", "f1_macro")
+    )
+    return (
+        name_cell(configuration, configuration.note),
+        configuration.seeds,
+        value_cell(configuration.scores("acc")),
+        f"{len(configuration.pooled[0]):,}",
+        *together,
+    )
 
 
 def _published_table(table: PublishedTable, configurations: Sequence[Configuration]) -> Table:
@@ -84,7 +108,7 @@ def _compared_row(published: PublishedRun, configuration: Configuration) -> Row:
     test = (
         Cell(published.network, configuration.subtitle, target=configuration.title),
         f"{published.test:.2f}",
-        Cell(str(accuracy), configuration.seeds),
+        replace(value_cell(accuracy), note=configuration.seeds),
         "" if configuration.not_comparable_because else f"{accuracy.mean - published.test:+.3f}",
         interval_text(configuration.test_interval("acc")),
         verdict_cell(configuration, published),
@@ -94,7 +118,7 @@ def _compared_row(published: PublishedRun, configuration: Configuration) -> Row:
     return (
         *test,
         f"{published.val:.4f}",
-        str(configuration.val_accuracy),
+        value_cell(configuration.val_accuracy),
         f"{published.train:.4f}",
         value_cell(configuration.train_accuracy),
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
-from emotion.analysis.document import Block, Cell, Paragraph, Row, Table
+from emotion.analysis.document import Block, Cell, Heading, Paragraph, Row, Table
 from emotion.analysis.statistics import Summary, summarize
 from emotion.report.configurations import Configuration
 from emotion.report.recipes import typed_settings
 from emotion.report.runs import Run, images_digest
+from emotion.report.sections import Section, belong_together, make_sections
+from emotion.report.tables import value_cell
 
 _READING = (
     "Runs with test=false, the best first. The validation images also chose the epochs, so accuracy on other images is "
@@ -24,11 +27,14 @@ def validation_blocks(configurations: Sequence[Configuration]) -> list[Block]:
     """Builds one table for each set of validation images, after a note on how to read it.
 
     Args:
-        configurations: configurations without predictions for test images.
+        configurations: configurations without predictions for test images, of any data.
     """
-    ordered = sorted(configurations, key=_images)
-    tables = [_table(list(same)) for _, same in groupby(ordered, key=_images)]
-    return [Paragraph(_READING), *tables] if tables else []
+    sections = make_sections(configurations)
+    blocks: list[Block] = [Paragraph(_READING)] if sections else []
+    for section in sections:
+        blocks += [] if section.only else [Heading(section.heading("Validation"), 3)]
+        blocks += _section_tables(section)
+    return blocks
 
 
 def baseline(configurations: Sequence[Configuration]) -> Configuration:
@@ -45,14 +51,18 @@ def baseline(configurations: Sequence[Configuration]) -> Configuration:
 
 
 def seed_differences(configuration: Configuration, base: Configuration) -> Summary | None:
-    """Returns a configuration's validation accuracy minus that of the baseline, over the seeds that both have.
+    """Returns a configuration's validation accuracy minus that of the baseline, over the seeds and folds of both.
 
     Returns:
         Differences of accuracies, -1..1; None without a seed for which both have the same validation images.
     """
-    base_runs = {run.seed: run for run in base.runs}
-    same_data = configuration.data == base.data
-    pairs = [(run, base_runs[run.seed]) for run in configuration.runs if same_data and run.seed in base_runs]
+    base_runs = {(run.seed, run.fold): run for run in base.runs}
+    together = belong_together(configuration, base)
+    pairs = [
+        (run, base_runs[run.seed, run.fold])
+        for run in configuration.runs
+        if together and (run.seed, run.fold) in base_runs
+    ]
     values = [
         _accuracy(run) - _accuracy(base_run)
         for run, base_run in pairs
@@ -61,11 +71,19 @@ def seed_differences(configuration: Configuration, base: Configuration) -> Summa
     return summarize(values) if values else None
 
 
+def _section_tables(section: Section) -> list[Table]:
+    ordered = sorted(section.configurations, key=_images)
+    tables = [_table(list(same)) for _, same in groupby(ordered, key=_images)]
+    names = ["validation", *(f"validation-{number}" for number in range(2, len(tables) + 1))]
+    caption = f"Validation results: {section.name}. Mean ± sample standard deviation over seeds and folds."
+    return [replace(table, name=section.file(name), caption=caption) for name, table in zip(names, tables, strict=True)]
+
+
 def _table(configurations: Sequence[Configuration]) -> Table:
     base = baseline(configurations)
     header = ("Run", "Validation accuracy", "Difference", "Macro F1", "Seeds", "Folder of the first seed")
     ranked = sorted(configurations, key=lambda configuration: configuration.val_accuracy.mean, reverse=True)
-    return Table(header, "lrrrll", [_row(configuration, base) for configuration in ranked])
+    return Table(header, "lrrrll", [_row(configuration, base) for configuration in ranked], best=".+.+..")
 
 
 def _row(configuration: Configuration, base: Configuration) -> Row:
@@ -74,10 +92,10 @@ def _row(configuration: Configuration, base: Configuration) -> Row:
     named = base.differences if configuration is base else changes
     text = ", ".join(f"{key}={value}" for key, value in named.items() if key != "weights")
     return (
-        Cell(configuration.title, "; ".join(filter(None, (configuration.warning, text)))),
-        str(configuration.val_accuracy),
+        Cell(configuration.title, "; ".join(filter(None, (configuration.origin, text)))),
+        value_cell(configuration.val_accuracy),
         Cell("baseline", tone="quiet") if configuration is base else _points(seed_differences(configuration, base)),
-        str(summarize([run.scores(run.val)["f1_macro"] for run in configuration.runs])),
+        value_cell(summarize([run.scores(run.val)["f1_macro"] for run in configuration.runs])),
         configuration.seeds,
         str(configuration.first.folder.path),
     )

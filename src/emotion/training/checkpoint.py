@@ -163,7 +163,10 @@ def _plugins(path: Path, content: dict[str, Any], network: str | None) -> Plugin
     if not isinstance(stored, str):
         return Plugins()
     if stored != network:
-        raise UserError(f"ckpt={path}: its network is code of a user; if you trust it, add network={stored[:200]}")
+        raise UserError(
+            f"ckpt={path}: its network is code of a user; if you trust it, evaluate.py and emotion export take "
+            f"network={stored[:200]}"
+        )
     return Plugins(load_plugin("network", stored))
 
 
@@ -191,7 +194,7 @@ def _data_settings(stored: dict[str, Any]) -> dict[str, Any]:
 
 def _require_known(stored: Mapping[str, Any], *others: str) -> None:
     """Checks that a file has no setting of a newer version, without which its network or data would be other ones."""
-    unknown = [str(key) for key in stored if key not in fields() and key not in others]
+    unknown = [str(key) for key in stored if key not in fields() and key not in others and not key.startswith("_")]
     if unknown:
         raise ValueError(f"no setting {', '.join(unknown)} in this version")
 

@@ -24,7 +24,6 @@ from emotion.analysis.figures import (
 from emotion.analysis.predictions import Predictions, confident_mistakes, save_predictions
 from emotion.analysis.protocol import protocol_rows
 from emotion.analysis.summary import run_document
-from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.models.onnx import ViewsName
 from emotion.models.views import Views
@@ -47,9 +46,11 @@ def predict(
     batches = track(loader, f"predicting {stage} images", console=console, disable=not console.is_terminal)
     with torch.inference_mode():
         outputs = [(network(batch.inputs.to(device)) / temperature).softmax(1).cpu() for batch in batches]  # of [B, K]
-    probabilities = torch.cat(outputs).numpy() if outputs else np.empty((0, len(CLASSES)), np.float32)
     packed = data.packed
-    return Predictions(packed.names[rows], packed.labels[rows], probabilities, packed.parts[rows], packed.copied[rows])
+    probabilities = torch.cat(outputs).numpy() if outputs else np.empty((0, len(packed.classes)), np.float32)  # [N, K]
+    return Predictions(
+        packed.names[rows], packed.labels[rows], probabilities, *data.origin(stage), classes=packed.classes
+    )
 
 
 def predict_stages(
@@ -104,11 +105,11 @@ def write_results(
         The content of `metrics.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = {stage: predictions.metrics(CLASSES) for stage, predictions in stages.items()}
-    save_predictions(folder / "predictions.npz", stages, CLASSES)
+    metrics = {stage: predictions.metrics() for stage, predictions in stages.items()}
+    save_predictions(folder / "predictions.npz", stages)
     shown: Stage = "test" if "test" in stages else "val"
     figures = _write_figures(folder, shown, stages[shown], data, history, best_epoch)
-    document = run_document(title, facts, metrics, CLASSES, figures, protocol_rows(stages))
+    document = run_document(title, facts, metrics, stages[shown].classes, figures, protocol_rows(stages))
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
     content = {**metrics, "run": dict(record)} if record else metrics
@@ -124,10 +125,10 @@ def _write_figures(
     history: History | None,
     best_epoch: int | None,
 ) -> Sequence[tuple[str, Path]]:
-    matrix = predictions.matrix()
+    matrix, classes = predictions.matrix(), predictions.classes
     figures = {
-        "confusion_matrix": (f"Confusion matrix, {stage}", confusion_matrix_figure(matrix, CLASSES)),
-        "recall": (f"Recall of each class, {stage}", recall_figure(matrix, CLASSES)),
+        "confusion_matrix": (f"Confusion matrix, {stage}", confusion_matrix_figure(matrix, classes)),
+        "recall": (f"Recall of each class, {stage}", recall_figure(matrix, classes)),
         "mistakes": (f"The most confident mistakes, {stage}", _mistakes(predictions, data, getattr(data.rows, stage))),
     }
     if history:
@@ -138,10 +139,10 @@ def _write_figures(
 
 
 def _mistakes(predictions: Predictions, data: EmotionDataModule, rows: NDArray[np.int64]) -> Any:
-    shown = confident_mistakes(predictions, SHOWN_MISTAKES)
+    shown, names = confident_mistakes(predictions, SHOWN_MISTAKES), predictions.classes
     return mistakes_figure(
         data.packed.images[rows[shown]],
-        [CLASSES[label] for label in predictions.labels[shown]],
-        [CLASSES[label] for label in predictions.predicted[shown]],
+        [names[label] for label in predictions.labels[shown]],
+        [names[label] for label in predictions.predicted[shown]],
         predictions.probabilities[shown].max(1).tolist(),
     )

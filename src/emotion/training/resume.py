@@ -26,9 +26,7 @@ def resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]
     stored, changed, kept = folder.read_config(), OmegaConf.create(), [*CONFIG_GROUPS, *marked(FIXED)]
     for key in NAMED_AGAIN:
         if stored.get(key) is not None and OmegaConf.select(defaults, key) != stored[key]:
-            raise UserError(
-                f"resume={folder.path}: runs code of {key}={stored[key]}; add {key}={stored[key]} to allow it"
-            )
+            raise UserError(f"resume={folder.path}: runs your own code; add {key}={stored[key]} to allow it")
     for argument in (argument for argument in overrides if not argument.startswith("resume=")):
         key, _, value = argument.partition("=")
         asked = value if key in CONFIG_GROUPS else OmegaConf.select(defaults, key)

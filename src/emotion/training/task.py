@@ -226,11 +226,11 @@ class EmotionTask(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Estimates the statistics of batch normalisation where an epoch is too short for their running mean."""
         loader, count = self.trainer.train_dataloader, int(self.trainer.num_training_batches)
-        if isinstance(loader, BatchGroups):  # recorded steps, of which every epoch has all
-            loader, count = loader.loader, len(loader.loader)
-        if self._slow and isinstance(loader, BatchLoader):
+        single, size = (loader.loader, loader.size) if isinstance(loader, BatchGroups) else (loader, 1)
+        if self._slow and isinstance(single, BatchLoader):
             network, layers = self._validated[0], [self.inference_network.get_submodule(name) for name in self._slow]
-            estimate_statistics(layers, network, (_floats(batch.inputs) for batch in islice(loader, count)))
+            batches = islice(single, count * size)
+            estimate_statistics(layers, network, (_floats(batch.inputs) for batch in batches))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the validation metrics; as in Keras, the validation loss has no class weights."""

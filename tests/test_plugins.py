@@ -1,0 +1,151 @@
+"""Classes of one's own are imported only where the user names them."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from emotion.errors import UserError
+from emotion.models.registry import build_network
+from emotion.plugins import Plugins, load_plugin
+from emotion.settings import LossSettings, NetworkSettings, Settings
+from emotion.training.loss import EmotionLoss
+
+CODE = """
+from pathlib import Path
+from torch import nn
+
+Path(__file__).with_name("canary").touch()
+
+
+class TinyNet(nn.Module):
+    channels = 3
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, num_classes))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+class Short(TinyNet):
+    def forward(self, images):
+        return self.layers(images)[:, :2]
+
+
+class NeedsMore(nn.Module):
+    def __init__(self, num_classes, depth):
+        super().__init__()
+
+
+class Distance(nn.Module):
+    def forward(self, logits, labels):
+        return (logits - nn.functional.one_hot(labels, logits.shape[1])).abs().sum(1)
+
+
+class Wrong(nn.Module):
+    def forward(self, logits, labels):
+        return logits
+
+
+def broken(num_classes):
+    raise RuntimeError("no such thing")
+
+
+number = 7
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(textwrap.dedent(CODE))
+    return path
+
+
+def test_a_class_is_imported_from_a_file_or_a_module(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_plugin("network", f"{file}:TinyNet").__name__ == "TinyNet"
+    monkeypatch.syspath_prepend(file.parent)
+    assert load_plugin("network", "mine:TinyNet").__name__ == "TinyNet"
+    assert (file.parent / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{file}", "<file>.py:<class> or <module>:<class> is needed"),
+        ("{file}:", "<file>.py:<class> or <module>:<class> is needed"),
+        ("{file}:Tiny Net", "<file>.py:<class> or <module>:<class> is needed"),
+        ("{file}x.py:TinyNet", "no file"),
+        ("{file}:Tinynet", "no class Tinynet .* it has TinyNet, Short, NeedsMore"),
+        ("{file}:number", "no class number"),
+        ("no_such_module:TinyNet", "cannot be imported .ModuleNotFoundError"),
+    ],
+)
+def test_a_name_that_is_wrong_is_one_line(file: Path, name: str, message: str) -> None:
+    given = name.format(file=file)
+    with pytest.raises(UserError, match=message) as error:
+        load_plugin("network", given)
+    assert str(error.value).startswith(f"network={given}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_of_the_code_is_one_line(file: Path) -> None:
+    file.write_text("1 / 0\n")
+    with pytest.raises(UserError, match=r"cannot be imported \(ZeroDivisionError: division by zero\)$"):
+        load_plugin("loss", f"{file}:Loss")
+
+
+def settings(name: str) -> NetworkSettings:
+    return NetworkSettings(family="custom", network=name, image_size=16)
+
+
+def test_a_network_of_ones_own_takes_pixels_and_gives_logits(file: Path) -> None:
+    name = f"{file}:TinyNet"
+    plugins = Plugins.load(Settings.of({"family": "custom", "network": name, "image_size": 16}))
+    network = build_network(settings(name), 5, plugins.network).eval()
+    grey = torch.randint(256, (2, 1, 20, 20), dtype=torch.uint8)
+    assert network(grey).shape == (2, 5)
+    torch.testing.assert_close(network(grey), network(grey.expand(-1, 3, -1, -1)))
+    assert plugins.loss is plugins.augmentation is None
+
+
+def test_a_network_is_never_imported_from_settings_alone(file: Path) -> None:
+    with pytest.raises(UserError, match=f"^network={file}:TinyNet: a class of a user"):
+        build_network(settings(f"{file}:TinyNet"), 5)
+    assert not (file.parent / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Short", r"maps images \[2, 3, 16, 16\] to \[2, 2\], not to logits \[2, 5\]"),
+        ("NeedsMore", "cannot be used .TypeError: .*depth"),
+        ("broken", "cannot be used .RuntimeError: no such thing"),
+    ],
+)
+def test_a_network_that_does_not_work_is_one_line(file: Path, name: str, message: str) -> None:
+    given = f"{file}:{name}"
+    with pytest.raises(UserError, match=message) as error:
+        build_network(settings(given), 5, load_plugin("network", given))
+    assert str(error.value).startswith(f"network={given}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_of_ones_own_has_class_weights(file: Path) -> None:
+    name = f"{file}:Distance"
+    own, weights = load_plugin("loss", name), torch.tensor([1.0, 2.0, 4.0])
+    logits, labels = torch.zeros(2, 3), torch.tensor([1, 2])
+    assert EmotionLoss(LossSettings(loss=name), None, None, own)(logits, labels) == 1
+    assert EmotionLoss(LossSettings(loss=name), weights, None, own)(logits, labels) == 3  # (2 * 1 + 4 * 1) / 2
+
+
+def test_a_loss_that_does_not_work_is_one_line(file: Path) -> None:
+    wrong = EmotionLoss(LossSettings(loss="x:Wrong"), None, None, load_plugin("loss", f"{file}:Wrong"))
+    with pytest.raises(UserError, match=r"^loss=x:Wrong: returns \[2, 3\]; losses \[B\] or their mean are needed$"):
+        wrong(torch.zeros(2, 3), torch.tensor([1, 2]))
+    with pytest.raises(UserError, match=r"^label_smoothing: a change of the cross-entropy, which loss=x:L replaces"):
+        EmotionLoss(LossSettings(loss="x:L", label_smoothing=0.1), None, None, nn.Identity)

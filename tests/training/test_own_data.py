@@ -1,0 +1,254 @@
+"""Runs on one's own images: other classes, tables, folds, votes, a network of one's own, a trained network as start."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_runs import SMALL, train
+
+from emotion.analysis.predictions import load_predictions
+from emotion.config import compose, read
+from emotion.data.classes import CLASSES
+from emotion.data.synthetic import draw_image
+from emotion.errors import UserError
+from emotion.overrides import quote_argument
+from emotion.training.checkpoint import load_checkpoint
+from emotion.training.evaluate import evaluate
+from emotion.training.folder import RunFolder
+from emotion.training.resume import resumed_config
+from emotion.training.run import run
+
+pytestmark = pytest.mark.training
+
+THREE = ("engaged", "bored", "confused")
+"""Not in alphabetical order."""
+QUICK = ("trainer.max_epochs=1", "trainer.accelerator=cpu", "batch_size=16", "model=cnn_111")
+NETWORK = """
+from torch import nn
+from pathlib import Path
+
+Path(__file__).with_name("canary").touch()
+
+
+class TinyNet(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, num_classes))
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with 30 drawn faces of each of `THREE`: 10 images of each of 9 persons; and a table of them."""
+    root = tmp_path_factory.mktemp("own") / "photos"
+    rows = ["path,label,person"]
+    for label, name in enumerate(THREE):
+        (root / name).mkdir(parents=True)
+        for index in range(30):
+            person = (index + label) % 9
+            path = Path(name, f"p{person}_{index}.png")
+            Image.fromarray(draw_image(2 * label, 0, index)).save(root / path)
+            rows.append(f"{path.as_posix()},{name},{person}")
+    (root.parent / "labels.csv").write_text("\n".join(rows))
+    return root
+
+
+def start(folder: Path, *words: str) -> RunFolder:
+    run(compose(*map(quote_argument, (*QUICK, *words))), folder, [*QUICK, *words])
+    return RunFolder(folder)
+
+
+def own(photos: Path, *words: str) -> list[str]:
+    return ["data=folder", f"data_dir={photos}", f"classes=[{','.join(THREE)}]", "split=random", *words]
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return start(tmp_path_factory.mktemp("run"), *own(photos, r"group_by=p(\d+)_"))
+
+
+def test_classes_are_in_everything_that_a_run_writes(finished: RunFolder) -> None:
+    metrics = json.loads(finished.metrics.read_text())
+    assert list(metrics["test"]["per_class"]) == list(THREE)
+    predictions = load_predictions(finished.predictions)
+    assert all(stage.classes == THREE for stage in predictions.values())
+    checkpoint = load_checkpoint(finished.best)
+    assert checkpoint.task.classes == THREE
+    assert checkpoint.task.network.head[-1].out_features == 3
+    header = finished.csv_files()[0].read_text().splitlines()[0].split(",")
+    assert {f"val_recall/{name}" for name in THREE} <= {*header}
+
+
+def test_persons_are_on_one_side_of_a_random_split(finished: RunFolder) -> None:
+    data = load_checkpoint(finished.best).data_module()
+    persons = [{name.split("/p")[1][0] for name in data.packed.names[rows]} for rows in vars(data.rows).values()]
+    assert [len(side) for side in persons] == [len(side - set().union(*persons[:i])) for i, side in enumerate(persons)]
+    assert sum(map(len, persons)) == 9
+    assert {len(rows) for rows in (data.rows.val, data.rows.test)} <= {*range(15, 23)}  # a fifth of 90 images each
+
+
+def test_a_network_is_tested_on_the_common_classes_of_other_data(
+    finished: RunFolder, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ids of the network hold, in whatever order the folders are, and in any spelling."""
+    for name, folder in (("Confused", "confused"), ("engaged", "engaged"), ("asleep", "bored")):
+        target = tmp_path / "other" / name
+        target.mkdir(parents=True)
+        for path in sorted((photos / folder).iterdir())[:4]:
+            (target / path.name).write_bytes(path.read_bytes())
+    changes = {"data": "folder", "data_dir": str(tmp_path / "other"), "split": "test_only"}
+    with caplog.at_level("WARNING"):
+        results = evaluate([finished.path], changes, str(tmp_path / "out"), "cpu")
+    assert "left out, since the network does not know their classes: images of asleep (4)" in caplog.text
+    assert {name: values["support"] for name, values in results["test"]["per_class"].items()} == {
+        "engaged": 4,
+        "bored": 0,
+        "confused": 4,
+    }
+    predictions = load_predictions(tmp_path / "out" / "predictions.npz")["test"]
+    task = load_checkpoint(finished.best).task
+    images = np.stack([np.asarray(Image.open(tmp_path / "other" / name)) for name in predictions.ids])
+    with torch.no_grad():
+        expected = task(torch.from_numpy(images)[:, None]).softmax(1)
+    np.testing.assert_allclose(predictions.probabilities, expected, atol=2e-3)
+    assert [THREE[label] for label in predictions.labels] == [name.split("/")[0].lower() for name in predictions.ids]
+
+
+def test_no_common_class_is_one_line(finished: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the network knows engaged, bored, confused; none is common$"):
+        evaluate([finished.path], {"data": "synthetic", "synthetic_images": 140}, str(tmp_path), "cpu")
+
+
+def test_the_shipped_network_is_evaluated_by_its_name(tmp_path: Path) -> None:
+    results = evaluate([Path("small")], {"data": "synthetic", "synthetic_images": 140}, str(tmp_path), "cpu", "flip")
+    assert list(results["test_tta"]["per_class"]) == list(CLASSES)
+
+
+def test_members_of_an_ensemble_have_the_same_classes(finished: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"have different classes \(engaged, bored, confused; angry, .*averaged$"):
+        evaluate([finished.path, Path("small")], {}, str(tmp_path), "cpu")
+
+
+def test_folds_test_every_image_once(photos: Path, tmp_path: Path) -> None:
+    tested = []
+    for fold in range(3):
+        folder = start(tmp_path / str(fold), *own(photos, "folds=3", f"fold={fold}", r"group_by=p(\d+)_"))
+        tested += load_predictions(folder.predictions)["test"].ids.tolist()
+    assert len(tested) == len({*tested}) == 90
+
+
+def test_a_table_gives_the_same_run_as_its_folders(photos: Path, tmp_path: Path) -> None:
+    table = ["data=table", f"data_dir={photos.parent / 'labels.csv'}", "images=photos", "group_by=person"]
+    folder = start(tmp_path, *own(photos)[2:], *table)
+    data = load_checkpoint(folder.best).data_module()
+    assert data.classes == THREE
+    assert len(data.packed) == 90
+
+
+def test_runs_without_test_images_have_validation_metrics_only(photos: Path, tmp_path: Path) -> None:
+    folder = start(tmp_path, *own(photos, "test_fraction=0"))
+    assert "test" not in json.loads(folder.metrics.read_text())
+
+
+def test_split_seed_fixes_the_split_of_all_seeds(photos: Path, tmp_path: Path) -> None:
+    folders = [start(tmp_path / str(seed), *own(photos, f"seed={seed}", "split_seed=7")) for seed in (0, 1)]
+    first, second = (load_predictions(folder.predictions)["test"] for folder in folders)
+    assert first.same_images(second)
+    assert not np.array_equal(first.probabilities, second.probabilities)
+
+
+def test_a_resumed_run_keeps_its_classes(finished: RunFolder, photos: Path) -> None:
+    state = load_checkpoint(finished.best).data_module().state_dict()
+    other = load_checkpoint(finished.best).data_module(classes=["bored", "confused", "engaged"])
+    other.network_classes = None
+    with pytest.raises(UserError, match=r"^the run began with the classes engaged, bored, confused; now they are b"):
+        other.load_state_dict(state)
+
+
+def test_a_class_without_images_is_named_with_the_way_out(photos: Path, tmp_path: Path) -> None:
+    words = own(photos)
+    words[2] = f"classes=[{','.join(THREE)},asleep]"
+    with pytest.raises(UserError, match=r"no training images of class asleep; add some, or train without: classes="):
+        start(tmp_path, *words)
+
+
+def test_colour_and_size_of_own_images_follow_the_network(photos: Path) -> None:
+    words = own(photos)
+    assert (read(compose(*words)).data.pack_size, read(compose(*words)).data.channels) == (48, 1)
+    vgg = read(compose(*words, "model=vgg16_ft", "image_size=96")).data
+    assert (vgg.pack_size, vgg.channels) == (96, 3)
+    given = read(compose(*words, "model=vgg16_ft", "image_size=96", "pack_size=64", "channels=1")).data
+    assert (given.pack_size, given.channels) == (64, 1)
+    fer = read(compose("model=vgg16_ft", "image_size=96")).data
+    assert (fer.pack_size, fer.channels) == (48, 1)
+
+
+def test_votes_replace_the_labels_and_soften_the_targets(tmp_path: Path) -> None:
+    """Drawn faces with votes: a face of every class has nine votes for it and one for neutral."""
+    names = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+    columns = {"angry": "anger", "happy": "happiness", "sad": "sadness"}
+    from builders import data_module
+
+    plain = data_module(data="synthetic", synthetic_images=140).packed
+    lines = [f"image,{','.join(names)}"]
+    for name, label in zip(plain.names, plain.labels, strict=True):
+        counts = dict.fromkeys(names, 0) | {"neutral": 1}
+        counts[columns.get(CLASSES[label], CLASSES[label])] += 9
+        lines.append(f"{name.split('/')[-1]},{','.join(map(str, counts.values()))}")
+    (tmp_path / "votes.csv").write_text("\n".join(lines))
+    words = ["labels=ferplus", f"votes={tmp_path / 'votes.csv'}", "balance=class_weights", "mixup=0.2"]
+    folder = train(tmp_path / "run", *words, "trainer.max_epochs=1", "synthetic_images=140")
+    data = load_checkpoint(folder.best).data_module()
+    assert np.array_equal(data.packed.labels, plain.labels)
+    happy, neutral = CLASSES.index("happy"), CLASSES.index("neutral")
+    row = int(np.flatnonzero(plain.labels == happy)[0])
+    assert data.targets[row].tolist() == pytest.approx([0.9 * (i == happy) + 0.1 * (i == neutral) for i in range(7)])
+    hard = load_checkpoint(folder.best).data_module(soft_labels=False)
+    assert torch.equal(hard.targets, torch.from_numpy(plain.labels))
+
+
+def test_a_checkpoint_with_a_network_of_ones_own_imports_nothing_until_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(NETWORK)
+    canary, name = tmp_path / "canary", f"{tmp_path / 'mine.py'}:TinyNet"
+    words = ["model=custom", f"network={name}", "trainer.max_epochs=1", "synthetic_images=140"]
+    folder = train(tmp_path / "run", *words)
+    canary.unlink()
+    for refused in (
+        lambda: load_checkpoint(folder.best),
+        lambda: load_checkpoint(folder.best, f"{tmp_path / 'other.py'}:TinyNet"),
+        lambda: evaluate([folder.path], {}, str(tmp_path / "out"), "cpu"),
+    ):
+        with pytest.raises(UserError, match=rf"if you trust it, .* take network={name}$"):
+            refused()
+    resume = [f"resume={folder.path}"]
+    with pytest.raises(UserError, match=rf"runs your own code; add network={name} to allow it$"):
+        resumed_config(compose(*resume), folder, resume)
+    assert not canary.exists()
+    assert load_checkpoint(folder.best, name).task.classes == CLASSES
+    assert "test" in evaluate([folder.path], {}, str(tmp_path / "out"), "cpu", network=name)
+    assert resumed_config(compose(*resume, f"network={name}"), folder, [*resume, f"network={name}"]).network == name
+
+
+def test_a_run_starts_from_the_shipped_network_for_other_classes(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["recipe=finetune", *own(photos), "trainer.max_epochs=3", "unfreeze=1"]
+    with caplog.at_level("INFO"):
+        run(compose(*words, "trainer.accelerator=cpu"), tmp_path, words)
+    assert "tensors taken; new: head.3, for the classes engaged, bored, confused" in caplog.text
+    task = load_checkpoint(tmp_path / "checkpoints" / "best.ckpt").task
+    from emotion.training.start import read_start
+
+    shipped = read_start("small").state
+    assert torch.equal(task.network.backbone[0][0].weight, shipped["backbone.0.0.weight"])  # frozen
+    assert not torch.equal(task.network.backbone[3][1].conv2.weight, shipped["backbone.3.1.conv2.weight"])
+
+
+def test_small_sets_learn_with_the_defaults(tmp_path: Path) -> None:
+    """Seven steps an epoch; with Keras's slow statistics alone, macro F1 would be 0.04, one class for all images."""
+    words = ["balance=none", "augment=false", "trainer.max_epochs=5", "synthetic_images=350", "batch_size=32"]
+    folder = RunFolder(tmp_path)
+    run(compose(*SMALL, *words), tmp_path, words)
+    assert json.loads(folder.metrics.read_text())["val"]["f1_macro"] > 0.15

@@ -1,0 +1,88 @@
+"""Training from a trained network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from builders import make_network
+from safetensors.torch import load_file, save_file
+
+from emotion.data.classes import CLASSES
+from emotion.errors import UserError
+from emotion.shipped import SHIPPED
+from emotion.training.command import with_implied_model
+from emotion.training.start import read_start
+
+SMALL = {"family": "resnet", "blocks": [2, 2, 2], "width": 48, "stem_stride": 2}
+
+
+def test_the_shipped_network_is_taken_whole_for_its_own_classes() -> None:
+    start, network = read_start("small"), make_network(**SMALL)
+    assert (start.model, start.classes) == ("resnet_small", CLASSES)
+    count = len(network.state_dict())
+    assert start.load_into(network, CLASSES) == f"init=small: {count} of {count} tensors taken"
+    stored = load_file(SHIPPED / "small.safetensors")
+    assert all(torch.equal(value.float(), stored[key].float()) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("classes", [("bored", "engaged"), ("a", "b", "c", "d", "e", "f", "g"), CLASSES[::-1]])
+def test_other_classes_get_a_new_last_layer(classes: tuple[str, ...]) -> None:
+    network = make_network(len(classes), **SMALL)
+    before = network.head[3].weight.detach().clone()
+    message = read_start("small").load_into(network, classes)
+    count = len(network.state_dict())
+    assert message == (
+        f"init=small: {count - 2} of {count} tensors taken; new: head.3, for the classes {', '.join(classes)}"
+    )
+    assert torch.equal(network.head[3].weight, before)
+    stored = load_file(SHIPPED / "small.safetensors")
+    assert torch.equal(network.backbone[0][0].weight, stored["backbone.0.0.weight"].float())
+
+
+def test_a_wider_network_takes_nothing_and_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^init=small: none of its weights fits this model; .* model=resnet_small$"):
+        read_start("small").load_into(make_network(blocks=[1, 1]), CLASSES)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(SHIPPED / "small.safetensors", "pt") as file:
+        metadata = file.metadata()
+    state = load_file(SHIPPED / "small.safetensors")
+    state["backbone.0.0.weight"][0] = torch.inf
+    save_file(state, tmp_path / "bad.safetensors", metadata)
+    with pytest.raises(UserError, match="not finite"):
+        read_start(str(tmp_path / "bad.safetensors")).load_into(make_network(**SMALL), CLASSES)
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.ckpt", "photo.png"])
+def test_a_network_that_does_not_exist_is_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file") as error:
+        read_start(str(tmp_path / name))
+    assert "\n" not in str(error.value)
+
+
+def test_files_of_other_content_are_one_line(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="not a network of this project"):
+        read_start(str(tmp_path / "x.safetensors"))
+    torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        read_start(str(tmp_path / "x.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        (["init=small"], ["model=resnet_small"]),
+        (["lr=1e-3", "init=small"], ["model=resnet_small"]),
+        (["network=my_nets.py:TinyNet"], ["model=custom"]),
+        (["init=small", "model=cnn"], []),
+        (["init=small", "recipe=finetune"], []),
+        (["network=my_nets.py:TinyNet", "experiment=table1"], []),
+        (["seed=1"], []),
+    ],
+)
+def test_a_start_or_a_network_of_ones_own_implies_its_model(words: list[str], added: list[str]) -> None:
+    assert with_implied_model(words) == [*words, *added]
