@@ -8,10 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-from emotion.data.classes import CLASSES
-from emotion.data.synthetic import draw_image
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "docs/extending.md").read_text(), re.M | re.S))
@@ -28,17 +24,6 @@ def apply(diff: str, root: Path) -> None:
             assert not old or text.count(old) == 1, (name, old)
             text = text.replace(old, new) if old else new
         path.write_text(text)
-
-
-def labels(folder: Path) -> None:
-    """Images beside a table, as the example of a data source reads them."""
-    folder.mkdir()
-    rows = []
-    for index in range(42):
-        label, part = index % 7, ("train", "train", "test")[index // 14]
-        Image.fromarray(draw_image(label, seed=0, index=index)).save(folder / f"{index}.png")
-        rows.append(f"{index}.png,{CLASSES[label]},{part}\n")
-    (folder / "labels.csv").write_text("".join(rows))
 
 
 @pytest.fixture(params=SECTIONS)
@@ -63,7 +48,6 @@ def test_the_changes_fit_the_code(section: str, tmp_path: Path) -> None:
 @pytest.mark.check
 def test_the_changes_work(section: str, tmp_path: Path) -> None:
     shutil.copy(ROOT / "train.py", tmp_path)
-    labels(tmp_path / "labels")
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "COLUMNS": "200"}
     for line in blocks(section)["sh"].splitlines():
         words = line.replace("python ", f"{sys.executable} ").replace("emotion ", f"{sys.executable} -m emotion ")
@@ -73,7 +57,7 @@ def test_the_changes_work(section: str, tmp_path: Path) -> None:
         "A network": ("runs/default/plain-*/config.yaml", "family: plain"),
         "A loss": ("runs/default/*/config.yaml", "poly_epsilon: 1"),
         "An augmentation": ("runs/default/*/config.yaml", "gamma: 0.3"),
-        "A data source": ("runs/default/*/report.md", "| labels |"),
+        "A data source": ("runs/default/*/report.md", "| digits |"),
         "A column of the report page": ("runs/report-page/report.md", "Weighted F1"),
     }
     pattern, content = expected[section]

@@ -41,9 +41,10 @@ def estimate_statistics(
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.reset_running_stats()
-        layer.momentum = None  # the mean over all batches since the reset
         layer.train()
-    for batch in inputs:
+    for number, batch in enumerate(inputs, 1):
+        for layer in norms:
+            layer.momentum = 1 / number  # the mean over all batches; with None, the CPU would wait for the device
         forward(batch)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
