@@ -138,13 +138,13 @@ def resolve_precision(precision: str) -> str:
     """Returns the precision, for `auto` that of the Trainer; 32-true if that is not in `PRECISIONS`."""
     if precision != "auto":
         return precision
-    from emotion.config import compose
+    from emotion.config import compose, read
     from emotion.training.folder import RunFolder
     from emotion.training.trainer import build_trainer
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with TemporaryDirectory() as folder:
-        chosen = str(build_trainer(compose(), RunFolder(Path(folder))).precision)
+        chosen = str(build_trainer(read(compose()), RunFolder(Path(folder))).precision)
     return chosen if chosen in PRECISIONS else "32-true"
 
 

@@ -22,7 +22,7 @@ from lightning import Callback, LightningModule, Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from emotion.config import compose
+from emotion.config import compose, read
 from emotion.errors import exit_on_user_error
 from emotion.training import run
 from emotion.training.environment import describe_environment
@@ -47,7 +47,7 @@ def train(arguments: Sequence[str]) -> list[float]:
     """Trains as `train.py` does with these arguments, and returns the validation accuracy after each epoch."""
     accuracies = Accuracies()
     with tempfile.TemporaryDirectory() as folder:
-        run.train(compose(*arguments), RunFolder(Path(folder)), [accuracies])
+        run.train(read(compose(*arguments)), RunFolder(Path(folder)), [accuracies])
     return accuracies.values
 
 

@@ -31,6 +31,7 @@ from emotion.inference.film import Follower
 from emotion.inference.images import read_image
 from emotion.inference.yunet import YuNet
 from emotion.models.onnx import OnnxNetwork
+from emotion.settings import DataSettings
 from emotion.shipped import SHIPPED
 
 Detector = Callable[[NDArray[np.uint8]], Sequence[Detection]]
@@ -160,7 +161,7 @@ def _frame(portrait: NDArray[np.uint8], left: int) -> NDArray[np.uint8]:
 
 def accuracy(detectors: dict[str, Detector]) -> dict[str, Any]:
     """Measures the shipped network on PublicTest images, enlarged on a canvas, through the crops of each detector."""
-    packed = EmotionDataModule(data="fer2013").packed
+    packed = EmotionDataModule(DataSettings(data="fer2013")).packed
     rows = np.flatnonzero(packed.parts == "public")
     network = OnnxNetwork(SHIPPED / "small.onnx")
     crops: dict[str, dict[int, NDArray[np.uint8]]] = {name: {} for name in detectors}
@@ -183,7 +184,7 @@ def accuracy(detectors: dict[str, Detector]) -> dict[str, Any]:
 
 def levelling(detector: Detector) -> dict[int, dict[str, float]]:
     """Measures the network on turned PublicTest images with and without turning the crops upright, by degrees."""
-    packed = EmotionDataModule(data="fer2013").packed
+    packed = EmotionDataModule(DataSettings(data="fer2013")).packed
     rows = np.flatnonzero(packed.parts == "public")
     network = OnnxNetwork(SHIPPED / "small.onnx")
     results = {}
@@ -204,7 +205,7 @@ def levelling(detector: Detector) -> dict[int, dict[str, float]]:
 
 def framing() -> dict[str, Any]:
     """Returns how FER2013 frames faces: medians over random training images, see `emotion.inference.faces.SHIFT`."""
-    packed = EmotionDataModule(data="fer2013").packed
+    packed = EmotionDataModule(DataSettings(data="fer2013")).packed
     rows = np.random.default_rng(0).choice(np.flatnonzero(packed.parts == "train"), 3000, replace=False)
     network, frames = YuNet(), []
     for row in rows:

@@ -11,6 +11,7 @@ from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
 from emotion.data.synthetic import MIN_IMAGES
 from emotion.errors import UserError
+from emotion.settings import DataSettings
 
 DataName = Literal["fer2013", "synthetic"]
 
@@ -32,7 +33,7 @@ def write_folders(root: Path, data: DataName, data_dir: Path, images: int) -> di
     """
     parts = {"train": images, "val": images // 4, "test": len(CLASSES)}
     drawn = max(2 * sum(parts.values()), MIN_IMAGES)
-    packed = EmotionDataModule(data=data, data_dir=str(data_dir), synthetic_images=drawn).packed
+    packed = EmotionDataModule(DataSettings(data=data, data_dir=str(data_dir), synthetic_images=drawn)).packed
     rows = np.random.default_rng(0).permutation(len(packed))
     for part, size in parts.items():
         chosen = _choose(packed.labels[rows], size)

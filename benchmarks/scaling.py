@@ -42,7 +42,7 @@ def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any
     """Trains two epochs in this process, as `train.py` does, on repeated drawn faces, and returns the measurement."""
     from lightning import Callback
 
-    from emotion.config import compose
+    from emotion.config import compose, read
     from emotion.data.datamodule import EmotionDataModule
     from emotion.training import run
     from emotion.training.folder import RunFolder
@@ -60,13 +60,13 @@ def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any
     clock, process, memory = Clock(time.time()), psutil.Process(), []
     arguments = [f"model={model}", "data=synthetic", f"synthetic_images={2 * images}", "split=official"]
     limits = ["trainer.max_epochs=2", "trainer.limit_val_batches=2", f"memory_budget={BUDGETS[storage]}"]
-    config = compose(*arguments, *limits)
-    source = EmotionDataModule(data="synthetic", synthetic_images=2 * images).packed
+    settings = read(compose(*arguments, *limits))
+    source = EmotionDataModule(settings.data).packed
     before = process.memory_info().rss
     with tempfile.TemporaryDirectory() as folder:
         repeated = repeat(source, images, factor, Path(folder))
         with patch.object(EmotionDataModule, "packed", repeated):
-            run.train(config, RunFolder(Path(folder)), [Epochs()])
+            run.train(settings, RunFolder(Path(folder)), [Epochs()])
     return {
         "storage": storage,
         "factor": factor,

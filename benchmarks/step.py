@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback
-from omegaconf import DictConfig
 
-from emotion.config import compose
+from emotion.config import compose, read
 from emotion.data.datamodule import EmotionDataModule
+from emotion.settings import Settings
 from emotion.training.environment import describe_environment
 from emotion.training.folder import RunFolder
 from emotion.training.run import build_task
@@ -69,12 +69,12 @@ class Clock(Callback):
             self.measured = self.network
 
 
-def measure(config: DictConfig, data: EmotionDataModule) -> tuple[float, float]:
+def measure(settings: Settings, data: EmotionDataModule) -> tuple[float, float]:
     """Returns the seconds of a step, and those of the network's computations in it."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(config, RunFolder(Path(folder)), [clock])
-        trainer.fit(build_task(config, data), data)
+        trainer = build_trainer(settings, RunFolder(Path(folder)), [clock])
+        trainer.fit(build_task(settings, data), data)
     return clock.total / STEPS, clock.measured / STEPS
 
 
@@ -85,16 +85,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     limits = ["trainer.max_epochs=1", f"trainer.limit_train_batches={WARM_UP + STEPS}", "trainer.limit_val_batches=2"]
-    config = compose("data=synthetic", "synthetic_images=12000", "balance=none", *limits, *options.settings)
+    settings = read(compose("data=synthetic", "synthetic_images=12000", "balance=none", *limits, *options.settings))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    data = EmotionDataModule(data=config.data, data_dir=config.data_dir, synthetic_images=12000, balance="none")
-    rounds = [measure(config, data) for _ in range(options.rounds)]
+    data = EmotionDataModule(settings.data, settings.batches, settings.augmentation, settings.run.seed)
+    rounds = [measure(settings, data) for _ in range(options.rounds)]
     result = {
-        "batch_size": config.batch_size,
-        "precision": config.trainer.precision,
+        "batch_size": settings.batches.batch_size,
+        "precision": settings.trainer.precision,
         "step_ms": [round(1e3 * total, 2) for total, _ in rounds],
         "network_ms": [round(1e3 * network, 2) for _, network in rounds],
-        "images_per_second": round(config.batch_size / statistics.median(total for total, _ in rounds), 1),
+        "images_per_second": round(settings.batches.batch_size / statistics.median(total for total, _ in rounds), 1),
         "overhead_share": round(statistics.median(1 - network / total for total, network in rounds), 4),
         "peak_memory_above_imports_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024,
         "environment": describe_environment(),

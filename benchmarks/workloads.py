@@ -43,11 +43,11 @@ class Workload:
         return 3 if self.backbone else 1
 
     def network_settings(self) -> dict[str, Any]:
-        """Returns the arguments of `emotion.models.registry.build_network`."""
+        """Returns the values of `emotion.settings.NetworkSettings`."""
         return {
             "family": "torchvision" if self.backbone else "cnn",
             "backbone": self.backbone,
-            "blocks": self.blocks,
+            "blocks": list(self.blocks) if self.blocks else None,
             "unfreeze": self.unfreeze,
             "image_size": IMAGE_SIZE,
             "normalize": "imagenet" if self.backbone else "unit",

@@ -1,23 +1,26 @@
 """Names of networks in `emotion app`."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from emotion.cli import app
+from emotion.data.classes import CLASSES
 
 
 def test_networks_have_the_names_of_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr("emotion.inference.service.run", lambda recognizers, *_, **options: given.update(recognizers))
-    monkeypatch.setattr("emotion.inference.recognizer.load", str)
+    loaded = lambda name: SimpleNamespace(name=name, classes=CLASSES)  # noqa: E731
+    monkeypatch.setattr("emotion.inference.recognizer.load", loaded)
     names = ["runs/one/best.ckpt", "runs/two/best.ckpt", "small", "best (2).onnx", "hf://owner/faces", "/x/best.onnx"]
     first, *others = names
     words = [word for name in others for word in ("--compare", name)]
     result = CliRunner().invoke(app, ["app", "--ckpt", first, *words])
     assert result.exit_code == 0, result.output
-    assert given == {
+    assert {label: network.name for label, network in given.items()} == {
         "best": "runs/one/best.ckpt",
         "best (2)": "runs/two/best.ckpt",
         "small": "small",

@@ -121,7 +121,8 @@ UNCHECKED = {
 }
 # What a value is legal beside, if not beside all defaults.
 BESIDE: dict[str, dict[str, Any]] = {
-    **{key: {"family": "timm", "backbone": "resnet18"} for key in ("unfreeze", "weights")},
+    "unfreeze": {"family": "timm", "backbone": "resnet18"},
+    "weights": {"family": "timm", "backbone": "resnet18"},
     "trainer.check_val_every_n_epoch": {"trainer": {"max_epochs": -1}},
 }
 BLOCKS = {

@@ -14,7 +14,8 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from emotion.cli import app
-from emotion.config import check, compose, run_dir, settings
+from emotion.config import compose, read, run_dir, settings
+from emotion.data.datamodule import EmotionDataModule
 from emotion.overrides import check_overrides, parse_arguments, require_effect
 from emotion.report.configurations import Configuration
 from emotion.training.evaluate import OPTIONS
@@ -91,16 +92,14 @@ def test_commands_are_legal(words: list[str]) -> None:
     if command.name == "train":
         check_overrides(arguments)
         overrides = [word for word in arguments if not word.startswith(("-", "hydra", "resume")) and "," not in word]
-        values = settings(compose(*overrides))
-        check(values)
-        require_effect(overrides, values)
+        require_effect(overrides, read(compose(*overrides)).flat())
     elif command.name == "evaluate":
-        check(parse_arguments(arguments, OPTIONS))
+        EmotionDataModule.of(parse_arguments(arguments, OPTIONS))
     elif isinstance(command, TyperGroup):
         assert set(arguments) < {"--help", *(name for option in command.params for name in option.opts)}
     elif arguments:  # without, it is only mentioned
         context = command.make_context(command.name, arguments)  # an option that it does not have would be an error
-        check(parse_arguments([word for word in context.params.get("settings") or () if "=" in word]))
+        EmotionDataModule.of(parse_arguments([word for word in context.params.get("settings") or () if "=" in word]))
 
 
 def test_every_command_is_shown() -> None:

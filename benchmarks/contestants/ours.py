@@ -1,6 +1,5 @@
 """Ours: the training of `python train.py` with logging, checkpoints and TensorBoard, and a clock as a callback."""
 
-import inspect
 import os
 import tempfile
 from pathlib import Path
@@ -9,13 +8,13 @@ from unittest.mock import patch
 
 from lightning import Callback, LightningModule, Trainer
 from measurement import Clock, run_contestant
-from omegaconf import DictConfig
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from workloads import Job
 
 from contestants.pytorch import measured, start_clock
-from emotion.config import compose, settings
+from emotion.config import compose, read
 from emotion.data.datamodule import EmotionDataModule
+from emotion.settings import Settings
 from emotion.training import run
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder
@@ -47,7 +46,7 @@ def main(job: Job) -> dict[str, Any]:
     register_optimizer_step_post_hook(clock.step_ends)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EMOTION_CACHE"] = f"{folder}/cache"
-        trained = _train(compose_config(job), RunFolder(Path(folder, "run")), clock)
+        trained = _train(compose_settings(job), RunFolder(Path(folder, "run")), clock)
     note = "as in train.py; the first epoch, which is not measured, includes the first checkpoint and figures"
     if job.network.features:
         note += f"; the frozen part ran once, on {job.feature_views} augmented views of each image"
@@ -56,8 +55,8 @@ def main(job: Job) -> dict[str, Any]:
     return measured(clock, task.network, note, ["torchvision", "lightning"])
 
 
-def compose_config(job: Job) -> DictConfig:
-    """Returns the configuration that `train.py` would compose."""
+def compose_settings(job: Job) -> Settings:
+    """Returns the settings that `train.py` would compose."""
     arguments = [
         f"model={job.network.model}",
         "weights=none",
@@ -69,14 +68,13 @@ def compose_config(job: Job) -> DictConfig:
         f"trainer.max_epochs={job.epochs}",
         f"trainer.precision={job.precision}",
     ]
-    return compose(*arguments)
+    return read(compose(*arguments))
 
 
-def _train(config: DictConfig, folder: RunFolder, clock: Clock) -> run.Trained:
+def _train(settings: Settings, folder: RunFolder, clock: Clock) -> run.Trained:
     """Trains with the clock, which measures packing and the pass through the frozen part as preparation."""
-    values, arguments = settings(config), inspect.signature(EmotionDataModule).parameters
     with clock.preparing():
-        EmotionDataModule(**{key: values[key] for key in arguments if key in values}).prepare_data()
+        EmotionDataModule(settings.data).prepare_data()
     extract = FeatureCache.__call__
 
     def timed_extract(*arguments: Any, **options: Any) -> Any:
@@ -84,7 +82,7 @@ def _train(config: DictConfig, folder: RunFolder, clock: Clock) -> run.Trained:
             return extract(*arguments, **options)
 
     with patch.object(FeatureCache, "__call__", timed_extract):
-        return run.train(config, folder, [ClockCallback(clock)])
+        return run.train(settings, folder, [ClockCallback(clock)])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ from measurement import Clock, measurement
 from torch import Tensor, nn
 from workloads import EPSILON, LEARNING_RATE, Job, Workload
 
+from emotion.data.classes import CLASSES
 from emotion.models.network import Network
 from emotion.models.registry import build_network
+from emotion.settings import NetworkSettings
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ON_GPU = DEVICE.type == "cuda"
@@ -23,7 +25,7 @@ def start_clock(job: Job) -> Clock:
 def build(workload: Workload) -> Network:
     """Returns the project's network on the device, with random weights."""
     torch.manual_seed(0)
-    return build_network(**workload.network_settings()).to(DEVICE)
+    return build_network(NetworkSettings.of(workload.network_settings()), len(CLASSES)).to(DEVICE)
 
 
 def autocast(job: Job) -> torch.autocast:
@@ -40,7 +42,6 @@ def build_adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
 def loss_weights(labels: Tensor) -> Tensor:
     """Returns the loss weight of each class, float32 [K], for labels int64 [N]."""
     from emotion.data.balance import class_weights
-    from emotion.data.classes import CLASSES
 
     return class_weights(labels, len(CLASSES)).to(DEVICE)
 

@@ -394,6 +394,8 @@ def export(
     emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8
 
     emotion export data=synthetic --out small.onnx
+
+    emotion export --ckpt runs/.../best.ckpt network=my_nets.py:TinyNet    (allows the code of your own network)
     """
     require_extra("export", "emotion export")
     from emotion.overrides import parse_arguments
@@ -401,7 +403,9 @@ def export(
 
     if out.suffix != ".onnx":
         raise UserError(f"--out {out}: wrong suffix; use .onnx")
-    for line in export_network(ckpt, out, parse_arguments(settings or []), tta, int8):
+    values = parse_arguments(settings or [], ["network"])
+    own = values.pop("network", None)
+    for line in export_network(ckpt, out, values, tta, int8, own):
         typer.echo(line)
 
 

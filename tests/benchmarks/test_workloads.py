@@ -2,30 +2,30 @@ from dataclasses import replace
 
 import pytest
 from contestants.limit import batch_sizes
-from contestants.ours import compose_config
+from contestants.ours import compose_settings
 from contestants.pytorch import build
 from workloads import EPSILON, IMAGE_SIZE, LEARNING_RATE, ROTATION, SHEAR, SHIFT, WORKLOADS, ZOOM, Job
 
 from emotion.data.augment import RandomAffine
+from emotion.settings import NetworkSettings
 from emotion.training.optimizer import KERAS_EPSILON
 
 AFFINE = ROTATION, ZOOM, SHIFT, SHEAR
-IMAGE_SETTINGS = ("flip", "brightness", "contrast", "erase", "mixup", "cutmix", "plain_epochs")
-LOSS_SETTINGS = ("label_smoothing", "focal_gamma", "logit_adjustment")
+IMAGE_SETTINGS = ("flip", "brightness", "contrast", "erase", "mixup", "cutmix", "plain_epochs", "augmentation")
+LOSS_SETTINGS = ("label_smoothing", "focal_gamma", "logit_adjustment", "loss")
 STEP_SETTINGS = ("weight_decay", "sam_rho", "ema_decay", "warmup_epochs")
 JOB = Job("cnn", "faces", batch_size=64, epochs=3, precision="32-true", workers=0, feature_views=0)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_workloads_match_the_configuration(name: str) -> None:
-    config = compose_config(replace(JOB, workload=name))
-    for key, value in WORKLOADS[name].network_settings().items():
-        assert (list(value) if key == "blocks" and value else value) == config[key], key
-    assert (config.optimizer, config.lr) == ("adam", LEARNING_RATE)
-    assert (config.augment, config.rotation, config.zoom, config.shift, config.shear) == (True, *AFFINE)
-    assert not any(config[key] for key in (*IMAGE_SETTINGS, *LOSS_SETTINGS, *STEP_SETTINGS))
-    assert config.dropout is None
-    assert config.balance == "class_weights"
+    settings = compose_settings(replace(JOB, workload=name))
+    values = settings.flat()
+    assert settings.network == NetworkSettings.of(WORKLOADS[name].network_settings())
+    assert (values["optimizer"], values["lr"]) == ("adam", LEARNING_RATE)
+    assert tuple(values[key] for key in ("augment", "rotation", "zoom", "shift", "shear")) == (True, *AFFINE)
+    assert not any(values[key] for key in (*IMAGE_SETTINGS, *LOSS_SETTINGS, *STEP_SETTINGS))
+    assert values["balance"] == "class_weights"
 
 
 @pytest.mark.parametrize(("name", "trainable"), [("cnn", 1_027_559), ("vgg16_ft", 13_112_327), ("vgg16_fe", 133_127)])

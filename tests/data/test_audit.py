@@ -9,8 +9,8 @@ from scipy.ndimage import gaussian_filter
 
 from emotion.data import audit as module
 from emotion.data.audit import Audit, audit_images, contrast
+from emotion.data.labelled import FER_PARTS
 from emotion.data.packed import PackedImages
-from emotion.data.sources import FER_PARTS
 from emotion.errors import UserError
 
 NEAR = 0.95

@@ -1,5 +1,5 @@
-import inspect
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -16,6 +16,7 @@ from emotion.data.augment import Augmentation, RandomAffine
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
+from emotion.settings import AugmentationSettings, BatchSettings, DataSettings
 
 BALANCES = ["none", "class_weights", "weighted_sampler", "offline"]
 AUGMENTATIONS = {"flip": 0.5, "brightness": 0.2, "contrast": 0.2, "erase": 0.5, "mixup": 0.2, "cutmix": 1.0}
@@ -78,10 +79,10 @@ def test_settings_are_plain_values_from_which_the_data_is_rebuilt(tones):
     assert drawn(rebuilt.val_dataloader()) == drawn(data.val_dataloader())
 
 
-def test_every_argument_is_a_setting():
-    assert dict(data_module().hparams) == {
-        name: parameter.default for name, parameter in inspect.signature(EmotionDataModule).parameters.items()
-    }
+def test_every_setting_is_stored():
+    groups = (DataSettings, BatchSettings, AugmentationSettings)
+    defaults = {name: field.default for group in groups for name, field in group.model_fields.items()}
+    assert dict(data_module().hparams) == dict(EmotionDataModule().hparams) == defaults | {"seed": 0}
 
 
 @pytest.mark.parametrize("balance", BALANCES)
@@ -302,7 +303,9 @@ def test_class_without_training_images_is_named(tmp_path, tones, balance):
             if part != "train" or name not in ("fear", "sad"):
                 shutil.copytree(tones / part / name, tmp_path / part / name)
     data = tone_data(tmp_path, balance=balance)
-    with pytest.raises(UserError, match=r"^data=folder: no training images of class fear, sad; add some$"):
+    without = "classes=[angry,disgust,happy,neutral,surprise] exclude=[fear,sad]"
+    expected = f"data=folder: no training images of class fear, sad; add some, or train without: {without}"
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
         _ = data.train_set
     with pytest.raises(UserError, match="no training images"):
         data.train_dataloader()
@@ -490,7 +493,8 @@ def test_features_of_images_that_are_only_mirrored_come_in_views(tones):
 @pytest.mark.parametrize("options", [{"mixup": 0.2}, {"cutmix": 1.0}, {"augment": True, "plain_epochs": 2}])
 def test_settings_that_need_images_are_refused_with_features(tones, options):
     data, extract = tone_data(tones, **{"augment": False, **options}), Extractor()
-    with pytest.raises(UserError, match=r"^feature_views: mixup, cutmix and plain_epochs need the images") as error:
+    expected = r"^feature_views: mixup, cutmix, augmentation= and plain_epochs need the images"
+    with pytest.raises(UserError, match=expected) as error:
         data.train_on_features(extract, views=1)
     assert "\n" not in str(error.value)
     assert not extract.calls
@@ -565,12 +569,27 @@ def test_missing_extra_data_is_refused(tones, tmp_path):
         _ = tone_data(tones, extra_data=[str(tmp_path / "none")]).packed
 
 
-def test_only_extra_data_may_have_other_classes(tones, tmp_path, caplog):
+def test_other_classes_of_extra_data_are_left_out(tones, tmp_path, caplog):
     for name in ("happy", "contempt"):
         (tmp_path / name).mkdir()
         Image.new("L", (48, 48), 250).save(tmp_path / name / "photo.png")
     data = tone_data(tones, extra_data=[str(tmp_path)])
     assert data.packed.names[-1] == "extra0/happy/photo.png"
     assert "contempt (1 image)" in caplog.text
-    with pytest.raises(UserError, match="class folder 'contempt'"):
-        _ = data_module(data="folder", data_dir=str(tmp_path)).packed
+
+
+def test_data_for_a_trained_network_has_its_classes(tones, tmp_path, caplog):
+    for name in ("happy", "contempt"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (48, 48), 250).save(tmp_path / name / "photo.png")
+    values = {"data": "folder", "data_dir": str(tmp_path), "split": "test_only"}
+    own = data_module(**values)
+    assert own.classes == ("contempt", "happy")
+    assert own.packed.labels.tolist() == [0, 1]
+    assert not caplog.messages
+    data = EmotionDataModule.of(values, network_classes=CLASSES)
+    assert data.classes == CLASSES
+    assert data.packed.labels.tolist() == [-1, CLASSES.index("happy")]
+    assert data.rows.test.tolist() == [1]
+    assert data.packed.names[1] == "happy/photo.png"
+    assert caplog.messages == ["left out, since the network does not know their classes: images of contempt (1)"]

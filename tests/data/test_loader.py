@@ -26,7 +26,8 @@ def numbered(count: int, batch_size: int = 4, rows: Sequence[int] | None = None,
 def faces(count: int, batch_size: int = 4, **options) -> BatchLoader:
     """Loads the same face `count` times, so that images differ only by augmentation."""
     images = np.tile(draw_image(3, seed=0, index=0), (count, 1, 1, 1))
-    return BatchLoader(Resident(images, CPU), torch.zeros(count).long(), torch.arange(count), batch_size, **options)
+    labels, rows = torch.zeros(count).long(), torch.arange(count)
+    return BatchLoader(Resident(images, CPU), labels, rows, batch_size, num_classes=7, **options)
 
 
 def epoch(loader: BatchLoader, number: int = 0) -> list[torch.Tensor]:
@@ -161,7 +162,7 @@ def pixels(tmp_path) -> np.memmap:
 @pytest.mark.parametrize("chunk", [1, 40_000, 10**9])
 def test_batches_do_not_depend_on_storage_and_chunk_size(pixels, storage, chunk, monkeypatch):
     def batches() -> list[torch.Tensor]:
-        options = {"shuffle": True, "augmentation": EVERYTHING, "mix": MIX, "seed": 3}
+        options = {"shuffle": True, "augmentation": EVERYTHING, "mix": MIX, "num_classes": 7, "seed": 3}
         loader = BatchLoader(storage(pixels, CPU), torch.arange(50) % 7, torch.arange(48), 4, **options)
         loader.set_epoch(2)
         return [value for batch in loader for value in batch]
@@ -174,7 +175,7 @@ def test_batches_do_not_depend_on_storage_and_chunk_size(pixels, storage, chunk,
 
 def different_faces(pixels: np.ndarray, number: int = 0, **options) -> list[Batch]:
     """One epoch of the 50 faces, shuffled, of seven classes."""
-    options = {"shuffle": True, "seed": 3, **options}
+    options = {"shuffle": True, "seed": 3, "num_classes": 7, **options}
     loader = BatchLoader(Resident(pixels, CPU), torch.arange(50) % 7, torch.arange(50), 8, **options)
     loader.set_epoch(number)
     return list(loader)

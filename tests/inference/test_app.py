@@ -21,6 +21,7 @@ import pytest
 from browser import EXECUTABLE, chromium, new_page, watch
 from drawn_films import draw_film, noise
 from numpy.typing import NDArray
+from other_classes import STRANGE, THREE, write_onnx
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
@@ -28,7 +29,7 @@ import emotion
 from emotion.data.classes import CLASSES
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.records import CsvWriter, Record, columns_of
-from emotion.palette import EXPRESSIONS, INK
+from emotion.palette import EXPRESSIONS, INK, class_colours
 from emotion.shipped import SHIPPED
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium")]
@@ -145,8 +146,8 @@ def test_a_photograph_gets_a_numbered_box_and_a_card(page: Page, portrait: Path)
     assert card.locator("tr").first.locator("i").evaluate("bar => bar.style.backgroundColor") == rgb("neutral")
 
 
-def rgb(name: str) -> str:
-    return "rgb({}, {}, {})".format(*bytes.fromhex(EXPRESSIONS[name][1:]))
+def rgb(name: str, classes: tuple[str, ...] = CLASSES) -> str:
+    return "rgb({}, {}, {})".format(*bytes.fromhex(class_colours(classes)[name][1:]))
 
 
 def test_boxes_have_the_colours_of_the_palette(page: Page, portrait: Path, recognizer: Recognizer) -> None:
@@ -742,3 +743,73 @@ def test_the_page_says_where_files_go(browser: Browser, host: str, where: str) -
     with app("--host", host) as address, browser.new_page() as page:
         page.goto(address)
         expect(page.locator("#where")).to_have_text(where.format(port=address.rsplit(":", 1)[1]))
+
+
+MANY = tuple(f"class {number}" for number in range(30))
+
+
+@pytest.mark.parametrize("classes", [THREE, ("2", "10", "1"), STRANGE, MANY])
+def test_other_classes(browser: Browser, classes: tuple[str, ...], portrait: Path, film: Path, tmp_path: Path) -> None:
+    """Photographs, films and the webcam of a network whose probabilities are all but even."""
+    path = write_onnx(tmp_path / "own.onnx", classes)
+    recognizer = emotion.load(path)
+    (face,) = recognizer.predict(portrait)
+    ranked = sorted(classes, key=lambda name: -face.probabilities[name])
+    with app("--ckpt", str(path)) as address, open_app(browser, address) as page:
+        _, messages = watch(page)
+        upload(page, portrait)
+        expect(page.locator(".face .name")).to_have_text(face.title)
+        bars = page.locator(".face .bars").first
+        expect(bars.locator("th")).to_have_text(ranked[:2])
+        colours = bars.locator("i").evaluate_all("list => list.map(bar => getComputedStyle(bar).backgroundColor)")
+        assert colours == [rgb(name, classes) for name in ranked[:2]]
+        expect(page.locator(".face summary")).to_have_text(f"{len(classes) - 2} more")
+        expect(page.locator(".face details th")).to_have_count(0 if len(classes) > 26 else len(classes) - 2)
+        page.locator(".face summary").click()
+        expect(page.locator(".face details th")).to_have_text(ranked[2:])
+        expect(page.locator("#used")).to_contain_text(f"Expressions: {', '.join(classes)}.")
+        expect(page.locator("a", has_text="Model card")).to_be_hidden()
+        _, content = saved(page, "#csv")
+        expected = io.StringIO()
+        writer = CsvWriter(expected, False, classes)
+        writer.write(Record(portrait.name, [face]))
+        assert numbers(content.decode()) == numbers(expected.getvalue())
+        upload(page, film)
+        expect(page.locator("#timeline .person")).to_have_count(1)
+        if len(classes) <= 12:
+            expect(page.locator("#timeline .legend li")).to_have_text([*classes])
+        _, content = saved(page, "#film-csv")
+        expected = io.StringIO()
+        writer = CsvWriter(expected, True, classes)
+        for frame in emotion.analyze_video(film, recognizer):
+            writer.write(Record(film.name, frame.faces, frame.number, frame.second))
+        assert numbers(content.decode()) == numbers(expected.getvalue())
+        page.click("#webcam")
+        expect(page.locator(".face")).to_have_count(1)
+        expect(page.locator("#legend li")).to_have_count(min(len(classes), 12))
+        if len(classes) <= 12:
+            shown = page.locator("#legend li").all_inner_texts()
+            assert [re.sub(r"\s*\d+ %$", "", text) for text in shown] == [*classes]
+        page.click("#webcam")
+        assert messages == []
+
+
+def test_two_classes_are_unsure_unless_one_is_twice_as_probable(
+    browser: Browser, portrait: Path, tmp_path: Path
+) -> None:
+    path = write_onnx(tmp_path / "two.onnx", ("yes", "no"))
+    (face,) = emotion.load(path).predict(portrait)
+    assert 0.5 < face.score < 0.66
+    with app("--ckpt", str(path)) as address, open_app(browser, address) as page:
+        upload(page, portrait)
+        expect(page.locator(".face .name")).to_have_text(f"{face.label}?")
+        expect(page.locator(".face .unsure")).to_be_visible()
+        expect(page.locator(".face details")).to_be_hidden()
+
+
+def test_networks_of_different_classes_are_not_compared(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "own.onnx", THREE)
+    command = [sys.executable, "-m", "emotion", "app", "--no-open", "--ckpt", str(path), "--compare", "small"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    expected = f"error: {path} and small have different classes: {', '.join(THREE)}; {', '.join(CLASSES)}\n"
+    assert (result.returncode, result.stderr) == (2, expected)

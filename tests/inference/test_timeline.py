@@ -282,7 +282,7 @@ def test_a_picture_of_other_classes(classes: tuple[str, ...], tmp_path: Path) ->
         x = CHART_LEFT + round((index + 0.4) / len(classes) * CHART_WIDTH)
         column = [tuple(pixel) for pixel in pixels[:, x].tolist()]
         assert column.count(ImageColor.getrgb(colour)) > 0.6 * CHART_HEIGHT, name
-    legend = {tuple(pixel) for pixel in pixels[HEAD - 90 : HEAD - 40, :].reshape(-1, 3).tolist()}
+    legend = {tuple(pixel) for pixel in pixels[HEAD - 70 : HEAD + 20, :].reshape(-1, 3).tolist()}
     shown = [colour for colour in class_colours(classes).values() if ImageColor.getrgb(colour) in legend]
     assert len(shown) == min(len(classes), 12)
 

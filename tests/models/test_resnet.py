@@ -79,7 +79,7 @@ def test_parameters_by_hand(blocks, width):
     ],
 )
 def test_stages_halve_the_image_and_double_the_filters(stem_stride, image_size, sides):
-    network = build([1, 2, 1, 1], 4, stem_stride, image_size)
+    network = build([1, 2, 1, 1], 4, stem_stride, image_size=image_size)
     shapes = []
     for stage in network.backbone:
         stage.register_forward_hook(lambda *arguments: shapes.append(tuple(arguments[-1].shape[1:])))

@@ -86,6 +86,6 @@ def make_loader() -> MakeLoader:
         random = np.random.default_rng(seed)
         images = Resident(random.integers(256, size=(size, 1, 8, 8), dtype=np.uint8), torch.device("cpu"))
         labels = torch.from_numpy(random.integers(7, size=size))
-        return BatchLoader(images, labels, torch.arange(size), batch_size, **options)
+        return BatchLoader(images, labels, torch.arange(size), batch_size, num_classes=7, **options)
 
     return make

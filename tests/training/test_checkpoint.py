@@ -8,8 +8,10 @@ from builders import data_module
 from lightning.pytorch.callbacks import ModelCheckpoint
 from traps import Trap
 
+from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 from emotion.models.weights import state_shapes
+from emotion.settings import NEW, fields, marked
 from emotion.training.checkpoint import ThrottledCheckpointIO, load_checkpoint
 from emotion.training.task import EmotionTask
 
@@ -122,15 +124,26 @@ class TestAverage:
         refused(tmp_path / "part.ckpt", "not a checkpoint of this project", f"it lacks {part}.")
 
 
-def test_checkpoint_of_the_first_version_is_read(trained, change):
-    """Newer arguments have defaults that change nothing."""
+@pytest.mark.parametrize(
+    "kept",
+    [
+        FIRST_VERSION,
+        {"hyper_parameters": {*fields(), "class_weights", "class_shares"} - {*marked(NEW)}}
+        | {"datamodule_hyper_parameters": {*fields()} - {*marked(NEW)}},
+    ],
+    ids=["first version", "seven classes only"],
+)
+def test_older_checkpoints_are_read(trained, change, kept):
+    """Newer settings have defaults that change nothing."""
 
     def age(content):
-        for part, first in FIRST_VERSION.items():
+        for part, first in kept.items():
             content[part] = {key: value for key, value in content[part].items() if key in first}
+        del content["EmotionDataModule"]["classes"]
 
     task, checkpoint = trained[0], load_checkpoint(change(age))
-    assert set(checkpoint.task.hparams) > FIRST_VERSION["hyper_parameters"]
+    assert checkpoint.task.hparams == task.hparams
+    assert checkpoint.task.classes == checkpoint.data_module().classes == CLASSES
     images = torch.rand(5, 1, 48, 48)
     with torch.no_grad():
         assert torch.equal(checkpoint.task(images), task(images))
@@ -237,7 +250,7 @@ def test_file_that_is_not_a_checkpoint_is_refused(tmp_path, value):
 @pytest.mark.parametrize(
     ("action", "part"),
     [
-        (lambda content: content["hyper_parameters"].pop("lr"), "lr"),
+        (lambda content: content["hyper_parameters"].pop("blocks"), "blocks is missing"),
         (lambda content: content["hyper_parameters"].update(novelty=1), "novelty"),
         (lambda content: content["hyper_parameters"].update(blocks=[]), "blocks=[]"),
         (lambda content: content["hyper_parameters"].update(blocks=[1, 1]), "network.backbone"),
@@ -350,7 +363,7 @@ class TestThrottledCheckpointIO:
         options = {"enable_checkpointing": True, "callbacks": [saver], "plugins": [ThrottledCheckpointIO(30.0)]}
         trainer = make_trainer(tmp_path, max_epochs=5, **options)
         try:
-            trainer.fit(Failing(**make_task().hparams), make_loader(), make_loader(8))
+            trainer.fit(Failing.of(make_task().hparams), make_loader(), make_loader(8))
         except RuntimeError:
             assert fails
         assert load_checkpoint_epoch(tmp_path / "last.ckpt") == (3 if fails else 5)

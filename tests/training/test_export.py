@@ -146,7 +146,7 @@ def test_the_file_contains_the_card(tmp_path: Path) -> None:
 @pytest.mark.parametrize("classes", [THREE, FERPLUS, STRANGE])
 @pytest.mark.parametrize("int8", [False, True])
 def test_other_classes_are_kept_in_their_order(classes: tuple[str, ...], int8: bool, tmp_path: Path) -> None:
-    made, path, images = make_classifier(classes), tmp_path / "own.onnx", drawn_faces(20)
+    made, path, images = make_classifier(classes), tmp_path / "own.onnx", drawn(20, 48)
     assert export_onnx(made, images, path).difference < 1e-4
     if int8:
         path = tmp_path / "int8.onnx"
@@ -159,11 +159,6 @@ def test_other_classes_are_kept_in_their_order(classes: tuple[str, ...], int8: b
     assert np.abs(network.heatmaps(images, ids) - heatmaps(made.network, images[:, None], ids)).max() < (
         1 if int8 else 1e-3
     )
-
-
-def drawn_faces(number: int) -> NDArray[np.uint8]:
-    """Images of noise, of the size of `make_classifier`."""
-    return np.random.default_rng(0).integers(0, 256, (number, 48, 48), np.uint8)
 
 
 def test_the_file_contains_no_path(tmp_path: Path) -> None:

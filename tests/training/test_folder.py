@@ -7,8 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 from small_runs import SMALL
 
-from emotion.config import compose, settings
+from emotion.config import compose, read, settings
 from emotion.errors import UserError
+from emotion.settings import Settings
 from emotion.training import folder as folder_module
 from emotion.training.folder import (
     LARGEST,
@@ -32,6 +33,10 @@ OTHER_FILES = [
 ]
 
 
+def settings_of(*overrides: str) -> Settings:
+    return read(compose(*SMALL, *overrides))
+
+
 def fill(folder: Path, names: list[str]) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +55,7 @@ def contents(root: Path) -> dict[str, str]:
 @pytest.fixture(params=[RUN_FILES, ["checkpoints/last.ckpt"], []], ids=["finished", "interrupted", "begun"])
 def old_run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path)
-    folder.claim(compose(*SMALL), {}, 0)
+    folder.claim(settings_of(), {}, 0)
     fill(tmp_path, [*request.param, *OTHER_FILES, ".lock"])
     return folder
 
@@ -65,7 +70,7 @@ def test_only_the_files_of_a_run_are_set_aside(old_run: RunFolder) -> None:
 def test_a_run_comes_back_unless_its_successor_has_a_checkpoint(old_run: RunFolder) -> None:
     before = contents(old_run.path)
     old_run.set_aside()
-    old_run.claim(compose(*SMALL, "seed=5"), {}, 0)
+    old_run.claim(settings_of("seed=5"), {}, 0)
     fill(old_run.path, ["csv/version_7/metrics.csv", "checkpoints/best.ckpt"])
     old_run.drop_replaced()
     old_run.settle()
@@ -131,14 +136,14 @@ def test_a_new_folder_has_nothing_to_set_aside(tmp_path: Path) -> None:
 
 def test_changes_of_settings_are_recorded(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.claim(compose(*SMALL), {"command": "first"}, 0)
+    folder.claim(settings_of(), {"command": "first"}, 0)
     folder.metrics.write_text("{}")
-    folder.claim(compose(*SMALL), {"command": "again"}, 4)
+    folder.claim(settings_of(), {"command": "again"}, 4)
     assert read_json(folder.environment) == {"command": "again"}
     assert folder.state == "finished"
-    folder.claim(compose(*SMALL, "lr=0.5", "trainer.max_epochs=7"), {"command": "other"}, 5)
+    folder.claim(settings_of("lr=0.5", "trainer.max_epochs=7"), {"command": "other"}, 5)
     assert not folder.metrics.exists()
-    folder.claim(compose(*SMALL, "lr=0.5", "trainer.max_epochs=8"), {"command": "last"}, 7)
+    folder.claim(settings_of("lr=0.5", "trainer.max_epochs=8"), {"command": "last"}, 7)
     assert read_json(folder.environment) == {
         "command": "last",
         "changes": [
@@ -151,7 +156,7 @@ def test_changes_of_settings_are_recorded(tmp_path: Path) -> None:
 def test_settings_of_another_program_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: my program\n")
     with pytest.raises(UserError, match=r"config.yaml: not the settings of a run"):
-        RunFolder(tmp_path).require_same_run(compose(*SMALL))
+        RunFolder(tmp_path).require_same_run(settings_of())
     assert (tmp_path / "config.yaml").read_text() == "name: my program\n"
 
 
@@ -179,9 +184,9 @@ def test_settings_are_plain_values(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
     folder = RunFolder(tmp_path)
     folder.config.write_text(text)
-    for read in (lambda: read_yaml(folder.config), folder.read_config):
+    for reader in (lambda: read_yaml(folder.config), folder.read_config):
         with pytest.raises(UserError, match=message) as caught:
-            read()
+            reader()
         assert str(folder.config) in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "hunter2" not in str(caught.value)
@@ -190,7 +195,7 @@ def test_settings_are_plain_values(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_settings_of_a_run_are_read_back(tmp_path: Path) -> None:
     config = compose(*SMALL, "data_dir='a &b *c'")
     folder = RunFolder(tmp_path)
-    folder.claim(config, {}, 0)
+    folder.claim(read(config), {}, 0)
     assert read_yaml(folder.config) == settings(config)
     assert OmegaConf.to_container(folder.read_config()) == settings(config)
     assert settings(config)["blocks"] == [1, 1, 1]
@@ -219,7 +224,7 @@ def test_a_name_that_is_not_utf8_gets_one_line(tmp_path: Path) -> None:
 
 
 def test_other_results_do_not_replace_those_of_a_run(tmp_path: Path) -> None:
-    RunFolder(tmp_path).claim(compose(*SMALL), {}, 0)
+    RunFolder(tmp_path).claim(settings_of(), {}, 0)
     before = files(tmp_path)
     with pytest.raises(UserError, match=r"holds a run, .*; name another folder$"):
         make_results_folder(tmp_path)

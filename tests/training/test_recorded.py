@@ -5,9 +5,8 @@ import pytest
 import torch
 from builders import data_module, make_mix
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from omegaconf import OmegaConf
 
-from emotion.config import conf_dir
+from emotion.config import compose, read
 from emotion.data.loader import Batch, BatchGroups
 from emotion.errors import UserError
 from emotion.training.callbacks import RandomState
@@ -207,8 +206,7 @@ def test_half_precision_weights_are_cast_again_in_every_step(make_fit, make_task
 
 
 def settings(**changes):
-    config = OmegaConf.load(conf_dir() / "config.yaml")
-    return OmegaConf.merge(config, OmegaConf.from_dotlist([f"{key}={value}" for key, value in changes.items()]))
+    return read(compose(*(f"{key}={value}" for key, value in changes.items())))
 
 
 def test_steps_are_recorded_on_one_cuda_device():

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.analysis.predictions import load_predictions
-from emotion.config import compose, settings
+from emotion.config import compose, read, settings
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.views import Views
@@ -478,7 +478,7 @@ def test_a_few_steps_on_the_real_data(tmp_path, fer2013):
     "word", ["model=cnn", "recipe=small", "experiment=table1", "seed=1", "optimizer=sgd", "schedule=cosine", "+x=1"]
 )
 def test_resume_refuses_settings_that_would_make_another_run(tmp_path, word):
-    RunFolder(tmp_path).claim(compose(*SMALL, "seed=0"), {}, 0)
+    RunFolder(tmp_path).claim(read(compose(*SMALL, "seed=0")), {}, 0)
     words = [f"resume={tmp_path}", word]
     key = word.lstrip("+").split("=")[0]
     with pytest.raises(UserError, match=f"^{re.escape(word)}: a resumed run keeps its {key};"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from emotion.config import compose, conf_dir, run_dir
+from emotion.config import compose, conf_dir, read, run_dir
 from emotion.errors import UserError
 from emotion.training.folder import RunFolder
 from emotion.training.sweep import plan, run_apart, sweep
@@ -135,7 +135,7 @@ class Launcher:
             self.launched.append(seed)
             config = compose_run([word])
             folder = RunFolder(Path(run_dir(config)))
-            folder.claim(config, {}, 0)
+            folder.claim(read(config), {}, 0)
             self.end_run(folder, self.outcomes.get(seed, "finish"))
 
     def end_run(self, folder, outcome):
@@ -172,7 +172,7 @@ def test_finished_runs_are_skipped_and_failed_ones_tried_again(launcher, capsys,
 def test_a_run_with_other_settings_in_the_folder_counts_as_failed(launcher, capsys):
     config = compose_run(["seed=0"])
     folder = RunFolder(Path(run_dir(config)))
-    folder.claim(compose_run(["seed=0", "lr=0.5"]), {}, 0)
+    folder.claim(read(compose_run(["seed=0", "lr=0.5"])), {}, 0)
     launcher.end_run(folder, "finish")
 
     with pytest.raises(SystemExit):
@@ -186,7 +186,7 @@ def test_every_run_keeps_its_number_in_the_sweep(launcher, done):
     jobs = plan(words, compose_run)
     assert [job.folder.path for job in jobs] == [Path(f"numbered/{number}") for number in range(6)]
     for number in done:
-        jobs[number].folder.claim(compose_run(jobs[number].overrides), {}, 0)
+        jobs[number].folder.claim(read(compose_run(jobs[number].overrides)), {}, 0)
         launcher.end_run(jobs[number].folder, "finish")
     started = []
 

@@ -504,7 +504,7 @@ class TestFreezing:
     def task(self, make_task, monkeypatch):
         """A task whose backbone has a convolution, a batch normalisation and a dropout on either side of the cut."""
 
-        def build_network(**_):
+        def build_network(*_):
             backbone = nn.Sequential(
                 *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)),
                 *(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)),
@@ -625,7 +625,7 @@ def test_steps_do_not_wait_for_the_device(make_task, make_trainer, make_loader, 
 
 class TestEpochMeter:
     def test_weights_batches_by_their_images_and_is_cleared(self):
-        meter = EpochMeter()
+        meter = EpochMeter(CLASSES)
         assert meter.empty
         for _ in range(2):
             logits = torch.eye(7)[[0, 1, 2, 0]]
@@ -641,7 +641,7 @@ class TestEpochMeter:
 
     @pytest.mark.parametrize("batches", [1, MERGE_EVERY - 1, MERGE_EVERY, MERGE_EVERY + 1, 3 * MERGE_EVERY + 5])
     def test_counts_any_number_of_batches(self, batches):
-        generator, meter = torch.Generator().manual_seed(batches), EpochMeter()
+        generator, meter = torch.Generator().manual_seed(batches), EpochMeter(CLASSES)
         logits, labels, losses = [], [], []
         for number in range(batches):
             size = 1 + number % 3
@@ -656,7 +656,7 @@ class TestEpochMeter:
         assert meter.empty
 
     def test_of_mixed_images_the_greatest_share_is_the_label(self):
-        meter = EpochMeter()
+        meter = EpochMeter(CLASSES)
         labels = torch.zeros(3, 7)
         labels[0, [1, 2]] = torch.tensor([0.6, 0.4])
         labels[1, [1, 2]] = torch.tensor([0.3, 0.7])
@@ -669,14 +669,14 @@ class TestEpochMeter:
         assert found == {(1, 1): 1, (2, 1): 1, (5, 5): 1, (3, 3): 1}
 
     def test_keeps_no_graph(self):
-        meter = EpochMeter()
+        meter = EpochMeter(CLASSES)
         logits = torch.zeros(2, 7, requires_grad=True)
         meter.update(logits.sum(), logits, torch.tensor([0, 1]))
         assert not meter.empty
         assert not any(value.requires_grad for kept in vars(meter).values() for batch in kept for value in batch)
 
     def test_loss_of_a_diverged_epoch_is_infinite(self):
-        meter = EpochMeter()
+        meter = EpochMeter(CLASSES)
         losses = torch.tensor([0.5, math.nan])
         for loss in losses:
             meter.update(loss, torch.zeros(2, 7), torch.tensor([0, 1]))

@@ -30,7 +30,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from emotion.analysis.predictions import load_predictions
-from emotion.config import check, compose
+from emotion.config import compose, read
 from emotion.config import settings as plain
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
@@ -47,6 +47,7 @@ from emotion.report import measures
 from emotion.report.configurations import group
 from emotion.report.runs import Run, SkippedRun, find_runs
 from emotion.report.tables import detailed_scores, other_table, published_tables
+from emotion.settings import Settings
 from emotion.shipped import SHIPPED
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder, read_json, read_yaml
@@ -245,18 +246,18 @@ def test_settings_on_the_command_line(fuzz: Fuzz) -> None:
             config = compose(quote_argument(word))
         except (HydraException, OmegaConfBaseException, SystemExit) as error:
             raise UserError(str(error)) from None  # Hydra and argparse say these without a traceback
-        check(plain(config))
+        read(config)
 
     fuzz("settings on the command line", "lr=0.01", words, door)
 
 
 def test_settings_that_a_checkpoint_holds(fuzz: Fuzz) -> None:
     known = plain(compose())
-    names = list(EmotionDataModule.__init__.__kwdefaults__ or {})
+    names = [*EmotionDataModule().hparams]
     changes = st.dictionaries(st.sampled_from(names), values, min_size=1, max_size=2)
 
     def door(changed: dict[str, Any]) -> None:
-        check(known | changed)
+        Settings.of(known | changed)
         data_module(**changed)
 
     fuzz("values in YAML files", {"seed": 1, "flip": 0.5}, changes, door)
@@ -326,8 +327,9 @@ def test_settings_of_a_run_that_goes_on(fuzz: Fuzz, finished: RunFolder, tmp_pat
     def door(content: bytes | Made) -> None:
         folder.path.mkdir(exist_ok=True)
         folder.config.write_bytes(bytes(content))
-        folder.require_same_run(folder.read_config())
-        folder.claim(folder.read_config(), {}, 0)
+        kept = read(folder.read_config())
+        folder.require_same_run(kept)
+        folder.claim(kept, {}, 0)
 
     content = finished.config.read_bytes()
     fuzz("config.yaml of a run that goes on", content, damaged(content) | st.binary(max_size=60), door)

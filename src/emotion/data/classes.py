@@ -4,6 +4,7 @@ A label is the text in the data: the name of a folder, or a value in the label c
 the data, in the order of the class ids.
 """
 
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +39,7 @@ LONGEST_NAME, MOST_CLASSES = 64, 1000
 SHOWN = 20
 """Largest number of names that a message lists."""
 
+log = logging.getLogger(__name__)
 ClassesSetting = str | Sequence[str | int]
 """`auto`, `ferplus`, or the names in the order of the class ids."""
 Others = Literal["error", "skip"]
@@ -166,6 +168,9 @@ class ClassRule:
                 f"{found[labels[0]]}: the classes are numbers ({listed(labels)}); name them in this order with "
                 "classes=[<name>,<name>,...]"
             )
+        for label in labels:
+            if (near := closest(label, CLASSES)) and canonical(label) not in FERPLUS:
+                log.warning("%s: %s is a class of its own; is it %s?", found[label], label, near)
         spellings: dict[str, list[str]] = {}
         for label in labels:
             spellings.setdefault(canonical(label), []).append(label.strip())

@@ -21,6 +21,7 @@ from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, check_unpacked_size
 from emotion.models.weights import describe_load_error, state_shapes, validate_state
 from emotion.plugins import Plugins, load_plugin
+from emotion.settings import fields
 from emotion.training.task import EmotionTask
 
 OF_ONE_DATA_SET = ("classes", "exclude", "columns", "images", "labels", "group_by", "folds", "fold")
@@ -157,12 +158,15 @@ def read_progress(path: Path) -> tuple[int, dict[str, Any]]:
 
 def _plugins(path: Path, content: dict[str, Any], network: str | None) -> Plugins:
     """Imports the user's network of a checkpoint if it is named by the caller, not only by the file."""
-    settings = content.get("hyper_parameters")
+    settings = content.get("hyper_parameters") if isinstance(content, dict) else None
     stored = settings.get("network") if isinstance(settings, dict) else None
     if not isinstance(stored, str):
         return Plugins()
     if stored != network:
-        raise UserError(f"ckpt={path}: its network is code of a user; if you trust it, add network={stored[:200]}")
+        raise UserError(
+            f"ckpt={path}: its network is code of a user; if you trust it, evaluate.py and emotion export take "
+            f"network={stored[:200]}"
+        )
     return Plugins(load_plugin("network", stored))
 
 
@@ -170,6 +174,7 @@ def _task(settings: dict[str, Any], state: dict[str, Tensor], plugins: Plugins) 
     """Builds a task with its weights, after checking that the weights in the file fit the settings in the file."""
     if any(isinstance(value, Tensor) for value in settings.values()):
         raise ValueError("hyper_parameters: plain values are needed")
+    _require_known(settings, "class_weights", "class_shares")
     # The average of the weights cannot be built on the meta device; its tensors have the shapes of the network's.
     settings = {**settings, "loss": None}  # only training needs a loss of the user's own
     expected = dict(state_shapes(partial(EmotionTask.of, {**settings, "ema_decay": 0.0}, plugins)))
@@ -183,7 +188,15 @@ def _task(settings: dict[str, Any], state: dict[str, Tensor], plugins: Plugins) 
 
 def _data_settings(stored: dict[str, Any]) -> dict[str, Any]:
     """Checks the settings of the data, and adds the defaults of settings that are newer than the file."""
+    _require_known(stored)
     return dict(EmotionDataModule.of(stored).hparams)
+
+
+def _require_known(stored: Mapping[str, Any], *others: str) -> None:
+    """Checks that a file has no setting of a newer version, without which its network or data would be other ones."""
+    unknown = [str(key) for key in stored if key not in fields() and key not in others]
+    if unknown:
+        raise ValueError(f"no setting {', '.join(unknown)} in this version")
 
 
 def read_content(path: Path) -> dict[str, Any]:

@@ -72,7 +72,12 @@ class _Graph(nn.Module):
 
 
 def export_network(
-    name: str, out: Path, changes: Mapping[str, Any], views: str | None = None, int8: bool = False
+    name: str,
+    out: Path,
+    changes: Mapping[str, Any],
+    views: str | None = None,
+    int8: bool = False,
+    own: str | None = None,
 ) -> Iterator[str]:
     """Writes a network as ONNX, with `int8` in 8-bit integers too; yields a line on the size and error of each file.
 
@@ -85,11 +90,12 @@ def export_network(
         changes: settings of the data that replace those of the checkpoint.
         views: test-time augmentation of the exported network; None keeps that of the file.
         int8: whether to write the file in 8-bit integers too.
+        own: name of the user's network in a checkpoint, if its code is trusted (see `emotion.plugins`).
 
     Raises:
         UserError: there is no such network or data, or the network cannot be written.
     """
-    classifier, data = _open(name, changes, int8)
+    classifier, data = _open(name, changes, int8, own)
     classifier.set_views(views)
     side = classifier.card.side
     images, labels = _faces(data, data.rows.val, side)
@@ -210,13 +216,13 @@ def accuracy(network: OnnxNetwork, images: NDArray[np.uint8], labels: NDArray[np
     return float((_run(network, images).argmax(1) == labels).mean())
 
 
-def _open(name: str, changes: Mapping[str, Any], int8: bool) -> tuple[Classifier, EmotionDataModule]:
+def _open(name: str, changes: Mapping[str, Any], int8: bool, own: str | None) -> tuple[Classifier, EmotionDataModule]:
     path = find_weights(name)
     if path.suffix == ".safetensors":
         classifier = load_pretrained(path)
         data = data_for(classifier.classes, {"split": "official"}, changes)
     else:
-        trained = load_checkpoint(path)
+        trained = load_checkpoint(path, own)
         classifier, data = uncalibrated(trained), trained.data_module(**changes)
     try:
         data.prepare_data()

@@ -30,7 +30,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
         views: test-time augmentation of the published network.
 
     Raises:
-        UserError: there is no such checkpoint, or its data is missing.
+        UserError: there is no such checkpoint, its network is code of a user, or its data is missing.
     """
     trained = load_checkpoint(checkpoint)
     network, data = trained.task.inference_network, trained.data_module()

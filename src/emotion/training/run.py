@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from emotion.analysis.figures import merge_histories, read_history
 from emotion.config import distinguishing, read
+from emotion.data.classes import listed
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, first_line
 from emotion.models.network import feature_count
@@ -373,6 +374,7 @@ def _log_sizes(settings: Settings, task: EmotionTask, data: EmotionDataModule) -
     log.info("%s: %s parameters, %s of them trainable", settings.run.model, f"{count.total:,}", f"{count.trainable:,}")
     sizes = len(data.train_set[2]), len(data.rows.val), len(data.rows.test)
     log.info("images: %d to train on, %d to validate, %d to test", *sizes)
+    log.info("classes: %s", listed(data.classes))
 
 
 def _facts(settings: Settings, record: dict[str, Any]) -> dict[str, str]:

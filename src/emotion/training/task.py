@@ -225,11 +225,12 @@ class EmotionTask(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Estimates the statistics of batch normalisation where an epoch is too short for their running mean."""
-        loader = self.trainer.train_dataloader
+        loader, count = self.trainer.train_dataloader, int(self.trainer.num_training_batches)
+        if isinstance(loader, BatchGroups):  # recorded steps, of which every epoch has all
+            loader, count = loader.loader, len(loader.loader)
         if self._slow and isinstance(loader, BatchLoader):
             network, layers = self._validated[0], [self.inference_network.get_submodule(name) for name in self._slow]
-            batches = islice(loader, int(self.trainer.num_training_batches))
-            estimate_statistics(layers, network, (_floats(batch.inputs) for batch in batches))
+            estimate_statistics(layers, network, (_floats(batch.inputs) for batch in islice(loader, count)))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the validation metrics; as in Keras, the validation loss has no class weights."""

@@ -6,6 +6,7 @@ import { isUnsure, labelOf, ranked } from "./faces.js";
 import { about } from "./service.js";
 
 const TOP = 2; // expressions that are not folded
+const MOST_FOLDED = 24; // expressions that are folded; of more, none are in the page until they are unfolded
 const THUMBNAIL = 112; // pixels, shown at half the size
 
 /**
@@ -84,9 +85,9 @@ class Card {
     this.details.hidden = !this.rest.length;
   }
 
-  /** Fills the table of the further expressions once it is seen: there may be hundreds. */
+  /** Fills the table of the further expressions; hundreds of them only once they are seen. */
   unfold() {
-    this.fill(this.more, this.details.open ? this.rest : []);
+    this.fill(this.more, this.details.open || this.rest.length <= MOST_FOLDED ? this.rest : []);
   }
 
   drawThumbnail(source, [left, top, width, height]) {

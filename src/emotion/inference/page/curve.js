@@ -74,11 +74,13 @@ export function drawnClasses(history) {
 export function showLegend(list, names, probabilities) {
   if (list.dataset.names !== JSON.stringify(names)) {
     list.dataset.names = JSON.stringify(names);
-    list.replaceChildren(...names.map((name) => element("li", "", swatch(about.colours[name], dashesOf(name)), name, element("b"))));
+    list.replaceChildren(...names.map((name) => {
+      const value = element("b");
+      value.dataset.name = name;
+      return element("li", "", swatch(about.colours[name], dashesOf(name)), name, value);
+    }));
   }
-  list.querySelectorAll("b").forEach((value, index) => {
-    value.textContent = probabilities ? percent(probabilities[names[index]]) : "";
-  });
+  for (const value of list.querySelectorAll("b")) value.textContent = probabilities ? percent(probabilities[value.dataset.name]) : "";
 }
 
 function swatch(colour, dashes) {
