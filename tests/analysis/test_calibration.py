@@ -12,6 +12,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from emotion.analysis.calibration import calibration, fit_temperature, reliability_figure, with_temperature
 from emotion.analysis.figures import save
 from emotion.analysis.predictions import Predictions
+from emotion.data.classes import CLASSES
 from emotion.errors import UserError
 
 TINY = 2.0**-24  # the smallest float16 above 0
@@ -29,7 +30,8 @@ def draw(seed=0, size=2000, sharpness=1.0):
 def predictions_of(probabilities, labels):
     size = len(labels)
     ids = np.array([f"image_{number}" for number in range(size)], np.str_)
-    return Predictions(ids, labels, probabilities, parts=np.full(size, "val"), copied=np.zeros(size, np.bool_))
+    parts, copied = np.full(size, "val"), np.zeros(size, np.bool_)
+    return Predictions(ids, labels, probabilities, parts, copied, CLASSES[: probabilities.shape[1]])
 
 
 def brute_force_error(probabilities, labels, bins):

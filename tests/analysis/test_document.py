@@ -250,3 +250,19 @@ def test_image_must_exist_and_be_in_the_folder_of_the_markdown(tmp_path: Path) -
         page(missing)
     with pytest.raises(ValueError, match="not in the subpath"):
         markdown(missing, folder=tmp_path / "other")
+
+
+def test_marks_stand_above_the_line_and_are_escaped(tmp_path: Path) -> None:
+    document = Document(
+        "t", [Table(("a",), "r", [(Cell("0.5", mark="**", target="none"),), (Cell("0.6", mark="<†"),)])]
+    )
+    html = to_html(document)
+    assert "0.5<sup>**</sup>" in html
+    assert "0.6<sup>&lt;†</sup>" in html
+    assert r"| 0.5\*\* |" in to_markdown(document, tmp_path)
+
+
+@pytest.mark.parametrize("best", ["+", "+++"])
+def test_best_needs_a_letter_for_each_column(best: str) -> None:
+    with pytest.raises(ValueError, match="2 letters are needed"):
+        Table(("a", "b"), "lr", [], best=best)

@@ -88,3 +88,22 @@ def test_names_of_a_section_are_left_out_where_there_is_one(make_run: MakeRun, o
     assert section.file("pairs") == ("pairs" if only else "own-a-split-report-pairs")
     name = "own/a, split=report: " if only else ""
     assert section.facts == f"{name}1 configuration, 1 run. 3 classes: bored, calm, engaged."
+
+
+def test_other_labels_are_another_section_without_a_run_of_the_paper(make_run: MakeRun) -> None:
+    votes = {"changes": {"labels": "ferplus", "votes": "votes.csv"}, "data": "2"}
+    plain, voted = sections(make_run, ((), {"data": "1"}), ((), votes))
+    assert (plain.name, voted.name) == ("FER2013, split=report", "FER2013, labels=ferplus, split=report")
+    assert [section.configurations[0].published is None for section in (plain, voted)] == [False, True]
+    assert voted.configurations[0].note == ""
+
+
+def test_seeds_with_test_images_of_their_own_say_so(make_run: MakeRun) -> None:
+    arguments = (*FOLDER, "data_dir=own/a")
+    (section,) = sections(
+        make_run, ((*arguments, "seed=0"), {"prefix": "a/", "data": "1"}), ((*arguments, "seed=1"), {"data": "1"})
+    )
+    notes = [shown.note for shown in section.configurations]
+    assert notes == ["other test images: split_seed=<number> gives all seeds the same"] * 2
+    (alone,) = sections(make_run, (arguments, {"name": "alone"}))
+    assert alone.configurations[0].note == ""

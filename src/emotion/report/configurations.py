@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
@@ -20,6 +20,10 @@ from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
 from emotion.report.recipes import RECIPE_KEYS, differences, published_run, weights_name
 from emotion.report.runs import OWN_DATA, Run, SkippedRun, images_digest
 
+_DEFINE_DATA = (
+    *("classes", "exclude", "labels", "votes"),
+    *("path_column", "label_column", "split_column", "columns", "images"),
+)
 BALANCES = {
     "class_weights": "class weights",
     "weighted_sampler": "weighted sampler",
@@ -39,6 +43,7 @@ class Configuration:
         differences: settings that differ from the recipe, with values as on the command line.
         data: identifier of the data, as in `Run.data`; None if no run kept it.
         data_folder: the folder of the data, if it must be shown to distinguish configurations; otherwise empty.
+        same_images: False if another configuration differs in nothing but its test images.
     """
 
     number: int
@@ -47,6 +52,7 @@ class Configuration:
     differences: Mapping[str, str]
     data: str | None = None
     data_folder: str = ""
+    same_images: bool = True
 
     @property
     def first(self) -> Run:
@@ -78,22 +84,22 @@ class Configuration:
     @property
     def subtitle(self) -> str:
         """The warning, and all settings that differ from the recipe."""
-        return "; ".join(filter(None, (self.warning, self._changed)))
+        return "; ".join(filter(None, (self.warning, self._changed())))
 
     @property
     def origin(self) -> str:
         """The facts of `warning` that the name of a section does not tell."""
         own = self.first.settings["data"] in OWN_DATA
-        return "; ".join(filter(None, ("" if own else self.data_folder, self._weights)))
+        images = "" if self.same_images else "other test images: split_seed=<number> gives all seeds the same"
+        return "; ".join(filter(None, ("" if own else self.data_folder, self._weights, images)))
 
     @property
     def note(self) -> str:
-        """The origin, and all settings that differ from the recipe: the subtitle inside a section."""
-        return "; ".join(filter(None, (self.origin, self._changed)))
+        """The origin, and the settings that differ from the recipe, without those that define the section."""
+        return "; ".join(filter(None, (self.origin, self._changed(hidden={"weights", *_DEFINE_DATA}))))
 
-    @property
-    def _changed(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in self.differences.items() if key != "weights")
+    def _changed(self, hidden: Collection[str] = ("weights",)) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.differences.items() if key not in hidden)
 
     @property
     def seeds(self) -> str:
@@ -246,7 +252,8 @@ def _configuration(
     same_data = len({other[-2] for other in groups if other[:-2] == key[:-2]}) == 1
     shown = settings["data"] in OWN_DATA or not same_data
     data_folder = hide_home(str(settings.get("data_dir") or "the default folder")) if shown else ""
-    return Configuration(number, published, runs, dict(changed), data, data_folder)
+    same_images = sum(other[:-1] == key[:-1] for other in groups) == 1
+    return Configuration(number, published, runs, dict(changed), data, data_folder, same_images)
 
 
 def _key(run: Run) -> tuple[Any, ...]:

@@ -71,7 +71,7 @@ _DUPLICATES = (
 _HALVES = "PublicTest and PrivateTest are the two halves of the test images of FER2013."
 _CURVES = (
     "Mean over the runs of a configuration, with their sample standard deviation as a band, up to the last epoch that "
-    "all of them reached."
+    "all of them reached. Losses far above most others are cut off; runs without readable curves are not drawn."
 )
 _PROTOCOL = (
     "Runs with split=official or split=clean: PublicTest chose the epoch, and the temperature for NLL and ECE. "

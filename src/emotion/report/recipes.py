@@ -34,7 +34,7 @@ RECIPE_KEYS = ("model", "data", "balance", "unfreeze", "recipe")
 
 def published_run(values: Mapping[str, Any]) -> PublishedRun | None:
     """Returns the run of the paper with the model, unfreezing and balance of these settings, or None."""
-    if values["data"] not in PAPER_DATA or values.get("folds"):
+    if values["data"] not in PAPER_DATA or values.get("folds") or values.get("labels"):
         return None
     chosen = (values["model"], values.get("unfreeze"), values["balance"])
     return next((run for run in RUNS if (run.model, run.unfreeze, run.balance) == chosen), None)

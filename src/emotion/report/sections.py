@@ -14,6 +14,8 @@ from emotion.report.runs import OWN_DATA
 
 _NAMES = {"fer2013": "FER2013", "fer2013_csv": "FER2013 as CSV", "synthetic": "drawn faces"}
 _CLASSES_SHOWN = 30
+_PIXELS = ("pack_size", "channels", "image_size", "backbone")
+"""Settings that decide on size and colours of the stored images."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,22 @@ def belong_together(configuration: Configuration, other: Configuration) -> bool:
     if configuration.data == other.data:
         return own["data"] == theirs["data"] or configuration.data is not None
     # The identifier counts pixels, so the same photographs at another size or in grey have another one.
-    sizes = [(values.get("pack_size"), values.get("channels")) for values in (own, theirs)]
+    sizes = [[values.get(name) for name in _PIXELS] for values in (own, theirs)]
     return sizes[0] != sizes[1] and _place(configuration) == _place(other)
 
 
-def _place(configuration: Configuration) -> tuple[str, str]:
+def _place(configuration: Configuration) -> tuple[str, str, str]:
+    """Returns kind and folder of the data, and the source of its labels, empty for the data itself."""
     settings = configuration.first.settings
-    return str(settings["data"]), hide_home(str(settings.get("data_dir") or "")).rstrip("/")
+    folder = hide_home(str(settings.get("data_dir") or "")).rstrip("/")
+    return str(settings["data"]), folder, str(settings.get("labels") or "")
 
 
 def _name(configuration: Configuration) -> str:
-    data, folder = _place(configuration)
+    data, folder, labels = _place(configuration)
     shown = folder or "the default folder" if data in OWN_DATA else _NAMES.get(data, data)
-    return f"{shown}, split={configuration.first.settings['split']}"
+    source = f", labels={labels}" if labels else ""
+    return f"{shown}{source}, split={configuration.first.settings['split']}"
 
 
 def _unique_names(firsts: Sequence[Configuration]) -> list[str]:
