@@ -29,6 +29,8 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "fetch": ("kagglehub",),
     "heic": ("pillow_heif",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
     "joblib": ("hydra_plugins.hydra_joblib_launcher",),
     "ray": ("hydra_plugins.hydra_ray_launcher",),
     "slurm": ("hydra_plugins.hydra_submitit_launcher",),

@@ -12,6 +12,8 @@ NO_TELEMETRY = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime: an identifier in the home folder, and a report of each session
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray: a report of each cluster
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub: versions and an identifier with each request
+    "WANDB_ERROR_REPORTING": "false",  # wandb: reports of its own errors and of its use
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # MLflow: a report of each session
 }
 """Environment variables that switch telemetry off; they override the user's values."""
 

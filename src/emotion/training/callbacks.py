@@ -16,6 +16,14 @@ from emotion.data.loader import Batch
 from emotion.training.task import EmotionTask
 
 log = logging.getLogger(__name__)
+CHARTS = {
+    "training and validation": {
+        "loss": ["Multiline", ["^(train|val)/loss$"]],
+        "accuracy": ["Multiline", ["^(train|val)/acc$"]],
+        "recall of each class, validation": ["Multiline", ["^val_recall/"]],
+    }
+}
+"""Charts of several curves: names of groups, names of charts, regular expressions on the names of the curves."""
 
 
 class RandomState(Callback):
@@ -102,7 +110,7 @@ class Patience(EarlyStopping):
 
 
 class TensorBoardFigures(Callback):
-    """Writes augmented batches and confusion matrices of the validation images to TensorBoard.
+    """Writes augmented batches and confusion matrices to TensorBoard, and its charts of training beside validation.
 
     Args:
         every: number of epochs between figures; on a fast device, drawing them takes longer than an epoch.
@@ -111,6 +119,11 @@ class TensorBoardFigures(Callback):
 
     def __init__(self, every: int = 10, images: int = 64) -> None:
         self.every, self.images = every, images
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes which curves share a chart; TensorBoard shows these charts under Custom Scalars."""
+        for writer in _writers(trainer):
+            writer.add_custom_scalars(CHARTS)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch | list[Batch], batch_idx: int

@@ -30,8 +30,12 @@ _WRITTEN = (
     "metrics.json",
     "checkpoints/*.ckpt",
     "csv/version_*",
+    "events.out.tfevents.*",
     "tensorboard/events.out.*",
     "tensorboard/hparams.yaml",
+    "wandb/*",
+    "mlflow/*",
+    "loggers.json",
     "environment.json",
     "predictions.npz",
     "diverged.safetensors",
@@ -61,8 +65,9 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
-        self.tensorboard = path / "tensorboard"
         self.csv = path / "csv"
+        self.mlflow = path / "mlflow"
+        self.loggers = path / "loggers.json"
         self.predictions = path / "predictions.npz"
         self.metrics = path / "metrics.json"
         self.failure = path / "failure.json"
@@ -77,6 +82,12 @@ class RunFolder:
         if self.metrics.is_file():
             return "finished"
         return "unfinished" if self.last.is_file() else "new"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's files: the run's, after which TensorBoard names it; that of older runs."""
+        older = self.path / "tensorboard"
+        return older if older.is_dir() else self.path
 
     def csv_files(self) -> list[Path]:
         """Returns the CSV logs, one for each start of the run, in order of the starts."""

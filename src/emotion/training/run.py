@@ -13,13 +13,12 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LambdaCallback, Timer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from emotion.analysis.figures import merge_histories, read_history
-from emotion.config import distinguishing, read
+from emotion.config import read
 from emotion.data.classes import listed
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, first_line
@@ -32,6 +31,7 @@ from emotion.training.checkpoint import load_checkpoint, read_progress
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json
+from emotion.training.loggers import log_results
 from emotion.training.memory import explain_out_of_memory, keep_freed_memory
 from emotion.training.recorded import records_steps
 from emotion.training.results import predict_stages, write_results
@@ -399,14 +399,5 @@ def _facts(settings: Settings, record: dict[str, Any]) -> dict[str, str]:
 
 def _log_hparams(settings: Settings, trainer: Trainer, results: dict[str, Any]) -> None:
     names = ("loss", "acc", "f1_macro")
-    final = {f"final/{stage}/{name}": metrics[name] for stage, metrics in results.items() for name in names}
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            shown = {key: _utf8(value) for key, value in distinguishing(settings.flat()).items()}
-            logger.log_hyperparams(shown, final)
-            logger.finalize("success")
-
-
-def _utf8(value: Any) -> Any:
-    """Escapes characters that UTF-8 cannot encode, as in names of folders: TensorBoard accepts UTF-8 only."""
-    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+    final = {f"{stage}/{name}": metrics[name] for stage, metrics in results.items() for name in names}
+    log_results(trainer.loggers, settings, final)

@@ -10,7 +10,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, Timer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -28,6 +28,7 @@ from emotion.training.checkpoint import ThrottledCheckpointIO
 from emotion.training.divergence import FiniteLoss
 from emotion.training.environment import cpu_flags
 from emotion.training.folder import RunFolder
+from emotion.training.loggers import TensorBoard, build_trackers, run_name
 
 PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 """Lightning's profilers by their names in `trainer.profiler`; each writes `fit-profile.txt` to the run's folder."""
@@ -39,7 +40,7 @@ def build_trainer(settings: Settings, folder: RunFolder, extra: Sequence[Callbac
     """Builds the Trainer with loggers, checkpoints and early stopping; `extra` callbacks run before the others.
 
     Raises:
-        UserError: Lightning refuses a setting of `trainer`.
+        UserError: Lightning refuses a setting of `trainer`, or the package of `logger` is not installed.
     """
     options = {key: value for key, value in settings.trainer.flat().items() if value is not None}
     options.pop("max_time", None)  # `build_timer` uses it
@@ -48,11 +49,16 @@ def build_trainer(settings: Settings, folder: RunFolder, extra: Sequence[Callbac
     if options["precision"] == "auto":
         options["precision"] = _best_precision(options["accelerator"])
     loggers = [
-        TensorBoardLogger(folder.tensorboard, name="", version="", default_hp_metric=False),
+        TensorBoard(folder.tensorboard, run_name(settings, folder)),
         CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"]),
     ]
     bar = sys.stderr.isatty()
-    callbacks = [*extra, *_callbacks(settings.training, folder), *([ProgressBar()] if bar else [EpochLines()])]
+    callbacks = [
+        *extra,
+        *build_trackers(settings, folder),
+        *_callbacks(settings.training, folder),
+        *([ProgressBar()] if bar else [EpochLines()]),
+    ]
     try:
         trainer = Trainer(
             **options,
