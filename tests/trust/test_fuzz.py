@@ -46,7 +46,7 @@ from emotion.overrides import check_overrides, quote_argument
 from emotion.report import measures
 from emotion.report.configurations import group
 from emotion.report.runs import Run, SkippedRun, find_runs
-from emotion.report.tables import detailed_scores, other_table, published_tables
+from emotion.report.tables import detailed_scores, folds_table, published_tables
 from emotion.settings import Settings
 from emotion.shipped import SHIPPED
 from emotion.training.checkpoint import load_checkpoint
@@ -314,7 +314,7 @@ def test_runs_whose_values_are_others(fuzz: Fuzz, finished: RunFolder, tmp_path:
         measures.pairs_table(measures.compare_pairs(configurations))
         for table in ("protocol", "metrics", "calibration", "cost"):
             getattr(measures, f"{table}_table")(configurations)
-        for blocks in (published_tables, detailed_scores, other_table):
+        for blocks in (published_tables, detailed_scores, folds_table):
             blocks(configurations)
         require_used((runs, unused))
 
