@@ -31,7 +31,7 @@ from emotion.overrides import (
     quoted,
     require_effect,
 )
-from emotion.settings import GROUPS, Settings, as_yaml, fields
+from emotion.settings import CONTROL, GROUPS, NEW, Settings, as_yaml, fields, marked
 
 MODELS = choice_names("model")
 RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
@@ -476,6 +476,15 @@ def test_run_folder_depends_on_the_settings_only():
     assert run_dir(compose("seed=3", "lr=2e-3")) != first
     assert run_dir(compose("name=../../x", "model=cnn")).startswith("runs/.._.._x/cnn-")
     assert run_dir(compose("resume=some/folder")) == "some/folder"
+
+
+@pytest.mark.parametrize("key", marked(NEW))
+def test_a_new_setting_changes_the_name_of_a_run_only_when_it_is_set(key):
+    config = compose()
+    older = OmegaConf.masked_copy(config, [str(name) for name in config if name != key])
+    assert run_dir(older) == run_dir(config) == "runs/default/cnn-seed0-2ab08c0c"
+    changed = OmegaConf.merge(older, {key: "another"})
+    assert (run_dir(changed) == run_dir(config)) == (key in marked(CONTROL))
 
 
 def test_hydra_places_the_run_in_that_folder():

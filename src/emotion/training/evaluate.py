@@ -84,6 +84,7 @@ def evaluate(
     if not paths:
         raise UserError(f"ckpt: missing; give a checkpoint\n{USAGE}")
     require_choice("tta", tta, get_args(ViewsName))
+    EmotionDataModule.of(changes)  # refuses illegal settings before any file is read
     torch_device = find_device(device)
     members = [read_member(path, network) for path in paths]
     _require_same_classes(members, paths)
