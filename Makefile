@@ -56,7 +56,7 @@ best: $(INSTALLED)
 			tta=shifts out=runs/ensembles/$$part || exit; done
 	$(BIN)/emotion report runs/$(NAME) runs/$(NAME)-clean runs/ensembles
 
-# Writes every table of README and docs from results/ and benchmarks/results/.
+# Writes every table of README and docs from results/ and benchmarks/results/, and the settings of conf/config.yaml.
 tables: $(INSTALLED)
 	$(BIN)/python docs/tables.py
 

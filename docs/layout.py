@@ -4,13 +4,16 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from emotion.analysis.document import Cell
+
 ROOT = Path(__file__).parents[1]
 
 
-def markdown(header: Sequence[str], columns: str, rows: Iterable[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], columns: str, rows: Iterable[Sequence[str | Cell]]) -> str:
     """Lays out a table; a letter a column as in LaTeX, `l` or `r`."""
     rule = ["---:" if column == "r" else "---" for column in columns]
-    return "\n".join(re.sub(r"\| (?= \|)", "|", f"| {' | '.join(row)} |") for row in (header, rule, *rows))
+    texts = ([str(cell) for cell in row] for row in (header, rule, *rows))
+    return "\n".join(re.sub(r"\| (?= \|)", "|", f"| {' | '.join(row)} |") for row in texts)
 
 
 def span(values: Iterable[float], form: str) -> str:

@@ -1,7 +1,8 @@
-"""Writes the tables of README.md and docs/ from what was measured: `make tables`.
+"""Writes the tables of README.md and docs/ from what was measured, and the list of settings: `make tables`.
 
 A page holds a table between `<!-- table: NAME -->` and `<!-- end -->`. What stands between the two lines is replaced by
-the answer of the function NAME in `TABLES`, which counts it from results/ and benchmarks/results/.
+the answer of the function NAME in `TABLES`, which counts it from results/ and benchmarks/results/. The settings in
+conf/config.yaml, with their comments, are written from `emotion.settings`.
 """
 
 import re
@@ -12,6 +13,9 @@ import speed
 import trials
 from layout import ROOT
 
+from emotion.settings import as_yaml
+
+CONFIG = ROOT / "conf/config.yaml"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TABLES: dict[str, Callable[[], str]] = {
@@ -46,6 +50,13 @@ def write_tables(text: str) -> str:
     return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
 
 
+def write_settings(text: str) -> str:
+    """Replaces the settings of a configuration, which lie between the list of defaults and the settings of Hydra."""
+    start, end = text.index("\n\n") + 2, text.index("\nhydra:")
+    return f"{text[:start]}{as_yaml()}{text[end:]}"
+
+
 if __name__ == "__main__":
+    CONFIG.write_text(write_settings(CONFIG.read_text(encoding="utf-8")), encoding="utf-8")
     for page in PAGES:
         page.write_text(write_tables(page.read_text(encoding="utf-8")), encoding="utf-8")

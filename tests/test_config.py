@@ -169,7 +169,7 @@ def test_the_configuration_lists_the_settings_of_the_schema_with_their_defaults(
 def test_the_text_of_the_configuration_is_written_from_the_schema():
     text = (conf_dir() / "config.yaml").read_text(encoding="utf-8")
     start, end = text.index("\n# The run and its folder") + 1, text.index("\nhydra:") + 1
-    assert text[start:end] == as_yaml() + "\n", "write the output of emotion.settings.as_yaml() there"
+    assert text[start:end] == as_yaml() + "\n", "make tables"
 
 
 def test_the_composed_defaults_are_those_of_the_schema():

@@ -50,6 +50,9 @@ class Cell:
     mark: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict, compare=False)
 
+    def __str__(self) -> str:
+        return self.text
+
 
 Row = Sequence[str | Cell]
 

@@ -65,6 +65,8 @@ class Configuration:
         values = self.first.settings
         if self.published:
             return self.published.network
+        if values["family"] == "custom":
+            return Path(str(values.get("network"))).name
         title = FAMILIES[values["family"]].title
         if title:
             return f"{title} {'-'.join(map(str, values.get('blocks') or []))}".rstrip()
