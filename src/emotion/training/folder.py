@@ -35,7 +35,7 @@ _WRITTEN = (
     "tensorboard/hparams.yaml",
     "wandb/*run-*",
     "wandb/debug*.log",
-    "mlflow/*",
+    "mlflow",
     "loggers.json",
     "environment.json",
     "predictions.npz",
