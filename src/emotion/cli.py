@@ -22,13 +22,66 @@ from emotion.privacy import keep_private
 if TYPE_CHECKING:
     from emotion.data.datamodule import EmotionDataModule
 
-USE, TRAIN, DATA, VIDEOS = "Use a network", "Train a network", "Inspect data", "Videos"
-"""Groups of commands and options in the help."""
+USE, TRAIN, DATA = "Use a network", "Train a network", "Inspect data"
+"""Groups of commands in the help."""
+VIDEOS, NETWORKS, ADDRESS, LIMITS = "Videos", "Networks", "Address", "Limits"
+DETECTION = "Detection, unless a request says otherwise"
+"""Groups of options in the help, the last four of `emotion serve`."""
 CONFIDENCE, FRAME_STRIDE, SMOOTH = 0.7, 5, 1.0
 """Defaults of options; tests compare them with those of the modules, which take long to import."""
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 RENAMED = {"--every": "--frame-stride", "--smallest": "--min-face", "--near": "--threshold"}
 """Old names of options, which still work, and their new names."""
+ADDRESS_HELP = "Address to listen on; 0.0.0.0 accepts other machines."
+CONFIDENCE_HELP = "Lowest confidence of the detector that a face is one, 0.1 to 1; clear faces get about 0.9."
+
+# Options of several commands.
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ckpt",
+        metavar="FILE",
+        help="A .ckpt, .safetensors or .onnx file, hf://owner/repository, or `small`, the network of the package. "
+        "Repeat it to average several networks.",
+        show_default="small",
+    ),
+]
+Weights = Annotated[str, typer.Option(help="A .ckpt or .safetensors file, or small.")]
+Tta = Annotated[
+    str | None,
+    typer.Option(
+        help="Test-time augmentation: none, flip, shifts, ten_crop. Another one than the file's needs PyTorch.",
+        show_default="that of the file",
+    ),
+]
+Detect = Annotated[
+    bool,
+    typer.Option(
+        "--detect/--no-detect", help="Detect faces, or classify the central square of each image as one face."
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or cuda:1 for the second GPU.")]
+MinFace = Annotated[
+    float | None,
+    typer.Option(
+        help="Size of the smallest face to detect, as a share of the image's longer side, 0.01 to 1: 0.1 stands for "
+        "400 pixels in an image of 4000 x 3000.",
+        show_default="any size",
+    ),
+]
+Confidence = Annotated[float, typer.Option(help=CONFIDENCE_HELP)]
+Smooth = Annotated[
+    float,
+    typer.Option(
+        min=0, help="Seconds over which a person's probabilities are averaged; 0 for none.", rich_help_panel=VIDEOS
+    ),
+]
+OutFile = Annotated[Path, typer.Option(help="The file to write.")]
+
+
+def _served(panel: str, variable: str, text: str, *names: str, **options: Any) -> Any:
+    """Returns an option of `emotion serve` that the environment variable `EMOTION_<variable>` sets, too."""
+    return typer.Option(*names, envvar=f"EMOTION_{variable}", help=text, rich_help_panel=panel, **options)
 
 
 class CommandLine(typer.core.TyperGroup):
@@ -126,7 +179,7 @@ def report(
 @app.command(rich_help_panel=TRAIN)
 def publish(
     checkpoint: Annotated[Path, typer.Argument(help="A best.ckpt.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.safetensors"),
+    out: OutFile = Path("network.safetensors"),
     tta: Annotated[
         str, typer.Option(help="Test-time augmentation of the file: none, flip, shifts, ten_crop.")
     ] = "flip",
@@ -147,53 +200,6 @@ def publish(
     typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
 
 
-Checkpoints = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--ckpt",
-        metavar="FILE",
-        help="A .ckpt, .safetensors or .onnx file, hf://owner/repository, or `small`, the network of the package. "
-        "Repeat it to average several networks.",
-        show_default="small",
-    ),
-]
-Tta = Annotated[
-    str | None,
-    typer.Option(
-        help="Test-time augmentation: none, flip, shifts, ten_crop. Another one than the file's needs PyTorch.",
-        show_default="that of the file",
-    ),
-]
-Detect = Annotated[
-    bool,
-    typer.Option(
-        "--detect/--no-detect", help="Detect faces, or classify the central square of each image as one face."
-    ),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or cuda:1 for the second GPU.")]
-MinFace = Annotated[
-    float | None,
-    typer.Option(
-        help="Size of the smallest face to detect, as a share of the image's longer side, 0.01 to 1: 0.1 stands for "
-        "400 pixels in an image of 4000 x 3000.",
-        show_default="any size",
-    ),
-]
-Confidence = Annotated[
-    float,
-    typer.Option(help="Lowest confidence of the detector that a face is one, 0.1 to 1; clear faces get about 0.9."),
-]
-FrameStride = Annotated[
-    int, typer.Option(min=1, help="Classify every Nth frame of a video.", metavar="N", rich_help_panel=VIDEOS)
-]
-Smooth = Annotated[
-    float,
-    typer.Option(
-        min=0, help="Seconds over which a person's probabilities are averaged; 0 for none.", rich_help_panel=VIDEOS
-    ),
-]
-
-
 @app.command(rich_help_panel=USE)
 def predict(
     paths: Annotated[
@@ -210,7 +216,9 @@ def predict(
     ] = None,
     min_face: MinFace = None,
     confidence: Confidence = CONFIDENCE,
-    frame_stride: FrameStride = FRAME_STRIDE,
+    frame_stride: Annotated[
+        int, typer.Option(min=1, help="Classify every Nth frame of a video.", metavar="N", rich_help_panel=VIDEOS)
+    ] = FRAME_STRIDE,
     smooth: Smooth = SMOOTH,
     by_second: Annotated[
         bool, typer.Option("--per-second", help="Give the mean of each second of a video.", rich_help_panel=VIDEOS)
@@ -343,7 +351,7 @@ def explain(
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Explain this class too; may be repeated.")
     ] = None,
-    ckpt: Annotated[str, typer.Option(help="A .ckpt or .safetensors file, or small.")] = "small",
+    ckpt: Weights = "small",
     detect: Detect = True,
     out: Annotated[Path, typer.Option(help="The figure to write: .png, .svg or .pdf.")] = Path("explained.png"),
     device: Device = "cpu",
@@ -381,15 +389,15 @@ def export(
             help="Images for the comparison with PyTorch, by default those of the training: data=synthetic ..."
         ),
     ] = None,
-    ckpt: Annotated[str, typer.Option(help="A .ckpt or .safetensors file, or small.")] = "small",
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("network.onnx"),
+    ckpt: Weights = "small",
+    out: OutFile = Path("network.onnx"),
     tta: Tta = None,
     int8: Annotated[
         bool,
         typer.Option("--int8", help="Also write <out>-int8.onnx in 8-bit integers, and measure the loss of accuracy."),
     ] = False,
 ) -> None:
-    """Write a network as ONNX: grey pixels in, probabilities out; `emotion predict --ckpt` runs it without PyTorch.
+    """Write a network as ONNX: pixels in, probabilities out; `emotion predict --ckpt` runs it without PyTorch.
 
     emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8
 
@@ -432,26 +440,17 @@ def push(
     typer.echo(push_files(repository, files, text, private))
 
 
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]
-
-
-NETWORKS, ADDRESS, DETECTION, LIMITS = "Networks", "Address", "Detection, unless a request says otherwise", "Limits"
-"""Panels of `emotion serve --help`."""
-
-
 @app.command(rich_help_panel=USE)
 def serve(
     ckpt: Annotated[
         list[str] | None,
-        typer.Option(
-            "--ckpt",
-            envvar="EMOTION_CKPT",
-            metavar="FILE",
-            help="A .ckpt, .safetensors or .onnx file, hf://owner/repository, or `small`. Repeat it (spaces in the "
+        _served(
+            NETWORKS,
+            "CKPT",
+            "A .ckpt, .safetensors or .onnx file, hf://owner/repository, or `small`. Repeat it (spaces in the "
             "variable) to average several networks.",
+            metavar="FILE",
             show_default="small",
-            rich_help_panel=NETWORKS,
         ),
     ] = None,
     network: Annotated[
@@ -471,106 +470,64 @@ def serve(
             rich_help_panel=NETWORKS,
         ),
     ] = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            envvar="EMOTION_HOST",
-            help="Address to listen on; 0.0.0.0 accepts other machines.",
-            rich_help_panel=ADDRESS,
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int,
-        typer.Option(
-            envvar="EMOTION_PORT", min=0, max=65535, help="Port to listen on; 0 takes one.", rich_help_panel=ADDRESS
-        ),
-    ] = 8000,
+    host: Annotated[str, _served(ADDRESS, "HOST", ADDRESS_HELP)] = "127.0.0.1",
+    port: Annotated[int, _served(ADDRESS, "PORT", "Port to listen on; 0 takes one.", min=0, max=65535)] = 8000,
     hosts: Annotated[
         str,
-        typer.Option(
-            envvar="EMOTION_HOSTS",
-            help="Host names that are answered, with commas between; those of this machine always are.",
+        _served(
+            ADDRESS,
+            "HOSTS",
+            "Host names that are answered, with commas between; those of this machine always are.",
             show_default="every name; only those of this machine if no other can connect",
-            rich_help_panel=ADDRESS,
         ),
     ] = "",
     cors: Annotated[
         str,
-        typer.Option(
-            envvar="EMOTION_CORS",
-            help="Origins of other sites whose pages may ask: https://a.example,https://b.example, or * for all.",
+        _served(
+            ADDRESS,
+            "CORS",
+            "Origins of other sites whose pages may ask: https://a.example,https://b.example, or * for all.",
             show_default="none",
-            rich_help_panel=ADDRESS,
         ),
     ] = "",
     access_log: Annotated[
-        bool,
-        typer.Option(
-            "--access-log", envvar="EMOTION_ACCESS_LOG", help="Print a line for each request.", rich_help_panel=ADDRESS
-        ),
+        bool, _served(ADDRESS, "ACCESS_LOG", "Print a line for each request.", "--access-log")
     ] = False,
     min_face: Annotated[
         float | None,
-        typer.Option(
-            envvar="EMOTION_MIN_FACE",
-            help="Size of the smallest face to detect, as a share of the image's longer side, 0.01 to 1.",
+        _served(
+            DETECTION,
+            "MIN_FACE",
+            "Size of the smallest face to detect, as a share of the image's longer side, 0.01 to 1.",
             show_default="any size",
-            rich_help_panel=DETECTION,
         ),
     ] = None,
-    confidence: Annotated[
-        float,
-        typer.Option(
-            envvar="EMOTION_CONFIDENCE",
-            help="Lowest confidence of the detector that a face is one, 0.1 to 1; clear faces get about 0.9.",
-            rich_help_panel=DETECTION,
-        ),
-    ] = CONFIDENCE,
+    confidence: Annotated[float, _served(DETECTION, "CONFIDENCE", CONFIDENCE_HELP)] = CONFIDENCE,
     max_faces: Annotated[
         int,
-        typer.Option(
-            envvar="EMOTION_MAX_FACES",
-            min=1,
-            help="Classified faces of an image, the largest; requests may ask for fewer.",
-            rich_help_panel=LIMITS,
-        ),
+        _served(LIMITS, "MAX_FACES", "Classified faces of an image, the largest; requests may ask for fewer.", min=1),
     ] = Limits.faces,
-    max_images: Annotated[
-        int, typer.Option(envvar="EMOTION_MAX_IMAGES", min=1, help="Images in a request.", rich_help_panel=LIMITS)
-    ] = Limits.images,
-    max_mb: Annotated[
-        float,
-        typer.Option(envvar="EMOTION_MAX_MB", min=0.001, help="Megabytes of a request.", rich_help_panel=LIMITS),
-    ] = Limits.megabytes,
+    max_images: Annotated[int, _served(LIMITS, "MAX_IMAGES", "Images in a request.", min=1)] = Limits.images,
+    max_mb: Annotated[float, _served(LIMITS, "MAX_MB", "Megabytes of a request.", min=0.001)] = Limits.megabytes,
     timeout: Annotated[
-        float,
-        typer.Option(
-            envvar="EMOTION_TIMEOUT",
-            min=0.1,
-            help="Seconds from the last byte of a request to its answer.",
-            rich_help_panel=LIMITS,
-        ),
+        float, _served(LIMITS, "TIMEOUT", "Seconds from the last byte of a request to its answer.", min=0.1)
     ] = Limits.seconds,
     max_wait: Annotated[
         float,
-        typer.Option(
-            envvar="EMOTION_MAX_WAIT",
+        _served(
+            LIMITS,
+            "MAX_WAIT",
+            "Seconds; a request that would wait longer for the requests before it is refused at once.",
             min=0,
-            help="Seconds; a request that would wait longer for the requests before it is refused at once.",
-            rich_help_panel=LIMITS,
         ),
     ] = Limits.wait,
     max_film_mb: Annotated[
-        float,
-        typer.Option(envvar="EMOTION_MAX_FILM_MB", min=0.001, help="Megabytes of a film.", rich_help_panel=LIMITS),
+        float, _served(LIMITS, "MAX_FILM_MB", "Megabytes of a film.", min=0.001)
     ] = Limits.film_megabytes,
     max_requests: Annotated[
         int,
-        typer.Option(
-            envvar="EMOTION_MAX_REQUESTS",
-            min=1,
-            help="Uploads that arrive, and requests that are processed, at the same time.",
-            rich_help_panel=LIMITS,
+        _served(
+            LIMITS, "MAX_REQUESTS", "Uploads that arrive, and requests that are processed, at the same time.", min=1
         ),
     ] = Limits.requests,
 ) -> None:
@@ -621,8 +578,8 @@ def web_app(
     compare: Annotated[
         list[str] | None, typer.Option(help="A further network to show beside the first; repeat it for more.")
     ] = None,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
+    host: Annotated[str, typer.Option(help=ADDRESS_HELP)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:
     """Open a page for photographs, films and the webcam; they stay on the machine that runs it.

@@ -58,6 +58,15 @@ def test_each_box_gives_its_own_face(pixels: NDArray[np.uint8]) -> None:
         assert np.array_equal(face, grey[np.ix_(rows, columns)])
 
 
+def test_faces_for_colour_networks_are_rgb(pixels: NDArray[np.uint8]) -> None:
+    boxes, tilts = [(155, 112, 218, 218), (-10, 500, 48, 48)], [30.0, 0.0]
+    faces = crop_faces(pixels, boxes, 40, tilts, channels=3)
+    assert (faces.shape, faces.dtype) == ((2, 40, 40, 3), np.uint8)
+    for face, box, tilt in zip(faces, boxes, tilts, strict=True):
+        assert np.array_equal(face, crop_square(pixels, box, 40, tilt))
+    assert crop_faces(pixels, [], 48, channels=3).shape == (0, 48, 48, 3)
+
+
 @pytest.mark.parametrize(
     "box", [(20, 3, 5, 5), (9, 3, 5, 5), (-5, 3, 5, 5), (3, -5, 5, 5), (3, 9, 5, 5), (-50, -50, 5, 5)]
 )

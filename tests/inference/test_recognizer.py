@@ -29,7 +29,8 @@ class Fake:
     """A fake network: the probability of `angry` is the mean grey value of the face, 0 to 1, times the slope."""
 
     def __init__(self, side: int, slope: float = 1) -> None:
-        self.name, self.side, self.slope, self.calls, self.classes = "fake", side, slope, [], CLASSES
+        self.name, self.side, self.channels, self.classes = "fake", side, 1, CLASSES
+        self.slope, self.calls = slope, []
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert faces.shape[1:] == (self.side, self.side)
@@ -98,7 +99,8 @@ def test_faces_are_classified_in_batches() -> None:
     recognizer = Recognizer([network])
     (first, second) = (recognizer.detect(image, detect=False) for image in images)
     many = [
-        DetectedFaces(one.detections * n, {4: one.faces[4].repeat(n, 0)}) for one, n in ((first, 50), (second, 100))
+        DetectedFaces(one.detections * n, {(4, 1): one.faces[4, 1].repeat(n, 0)})
+        for one, n in ((first, 50), (second, 100))
     ]
     classified = recognizer.classify(many)
     assert network.calls == [64, 64, 22]
@@ -238,14 +240,14 @@ def test_of_many_faces_the_largest_are_kept(recognizer: Recognizer, pixels: NDAr
     assert len(boxes) == 3
     assert [detection.box for detection in kept.detections] == [boxes[0], boxes[2]]
     assert kept.omitted == 1
-    assert kept.faces[48].shape == (2, 48, 48)
+    assert kept.faces[48, 1].shape == (2, 48, 48)
 
 
 def test_heatmaps_are_of_the_named_classes() -> None:
     recognizer = Recognizer([Fake(4)])
     detected = recognizer.detect(np.zeros((9, 9, 3), np.uint8), detect=False)
     maps = recognizer.heatmaps(
-        DetectedFaces(detected.detections * 2, {4: detected.faces[4].repeat(2, 0)}), ["fear", "sad"]
+        DetectedFaces(detected.detections * 2, {(4, 1): detected.faces[4, 1].repeat(2, 0)}), ["fear", "sad"]
     )
     assert maps.shape == (2, 4, 4)
     both = Recognizer([Fake(4), Fake(9)])

@@ -140,17 +140,21 @@ def test_other_files_are_refused_in_one_line(content: str, network: Network, tmp
         ),
         *(({"views": value}, f"views={value}") for value in ("x", None, ["flip"])),
         *(({"side": value}, f"side={value}") for value in (0, -3, 40_000, 48.5, "x", None)),
+        *(
+            ({"channels": value}, f"channels={value}: 1 (grey) or 3 (RGB) is needed")
+            for value in (0, 2, True, "3", None)
+        ),
         ({"network": SETTINGS | {"width": 600}}, "instead of (600,"),
         ({"network": SETTINGS | {"width": 1024, "blocks": [1] * 10, "image_size": 1024}}, "it lacks"),
         ({"network": SETTINGS | {"blocks": [10**6]}}, "blocks=[1000000]"),
         ({"network": SETTINGS | {"image_size": 20_000}}, "image_size=20000"),
         ({"network": [1]}, "network=[1]: not the settings of a network"),
         ({"network": SETTINGS | {"lr": 0.1}}, "not the settings of a network"),
-        ({"classes": None}, "classes: NoneType; a list of 2 to 1,000 names is needed"),
-        ({"classes": ["alone"]}, "classes: 1; a list of 2 to 1,000 names is needed"),
-        ({"classes": ["a", "b", "a"]}, "classes: 'a' is named twice"),
-        ({"classes": ["a", "b" * 65]}, f"classes[1]='{64 * 'b'}': a text of 1 to 64 printable characters"),
-        ({"classes": ["a", 2]}, "classes[1]='2': a text of 1 to 64 printable characters is needed"),
+        ({"classes": None}, "classes: NoneType; a list of names is needed"),
+        ({"classes": ["alone"]}, "classes: 1 (alone); 2 to 1,000 are legal"),
+        ({"classes": ["a", "b", "a"]}, "classes: a, a are the same class; name each once"),
+        ({"classes": ["a", "b" * 65]}, "is no class name; one has 1 to 64 printable characters"),
+        ({"classes": ["a", 2]}, "classes: 2 is no class name; one has 1 to 64 printable characters"),
     ],
     ids=str,
 )

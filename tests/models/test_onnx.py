@@ -18,24 +18,27 @@ from emotion.models.onnx import OnnxNetwork
 from emotion.shipped import SHIPPED
 
 SIDE = 6
+LEGAL = "is no class name; one has 1 to 64 printable characters"
 WRONG_CLASSES: list[tuple[object, str]] = [
-    (None, "classes: NoneType; a list of 2 to 1,000 names is needed"),
-    ("abcdefg", "classes: str; a list of 2 to 1,000 names is needed"),
-    ({"a": 0, "b": 1}, "classes: dict; a list of 2 to 1,000 names is needed"),
-    ([], "classes: 0; a list of 2 to 1,000 names is needed"),
-    (["alone"], "classes: 1; a list of 2 to 1,000 names is needed"),
-    ([str(number) for number in range(1001)], "classes: 1,001; a list of 2 to 1,000 names is needed"),
-    ([*CLASSES[:6], 6], "classes[6]='6': a text of 1 to 64 printable characters is needed"),
-    ([*CLASSES[:6], None], "classes[6]='None': a text of 1 to 64 printable characters"),
-    ([*CLASSES[:6], ["sad"]], "classes[6]=\"['sad']\": a text of 1 to 64 printable characters"),
-    ([*CLASSES[:6], ""], "classes[6]='': a text of 1 to 64 printable characters"),
-    ([*CLASSES[:6], "  "], "classes[6]='  ': a text of 1 to 64 printable characters"),
-    ([*CLASSES[:6], 65 * "a"], f"classes[6]='{64 * 'a'}': a text of 1 to 64 printable characters"),
-    ([*CLASSES[:6], "two\nlines"], r"classes[6]='two\nlines': a text of 1 to 64 printable characters"),
-    ([*CLASSES[:6], "two\u2028lines"], r"classes[6]='two\u2028lines': a text of 1 to 64 printable characters"),
-    ([*CLASSES[:6], "\x1b[31mred"], r"classes[6]='\x1b[31mred': a text of 1 to 64 printable characters"),
-    ([*CLASSES[:6], "half \ud800"], r"classes[6]='half \ud800': a text of 1 to 64 printable characters"),
-    ([*CLASSES[:6], "angry"], "classes: 'angry' is named twice"),
+    (None, "classes: NoneType; a list of names is needed"),
+    ("abcdefg", "classes: str; a list of names is needed"),
+    ({"a": 0, "b": 1}, "classes: dict; a list of names is needed"),
+    ([], "classes: 0 (none); 2 to 1,000 are legal"),
+    (["alone"], "classes: 1 (alone); 2 to 1,000 are legal"),
+    ([str(number) for number in range(1001)], " and 981 more); 2 to 1,000 are legal"),
+    ([*CLASSES[:6], 6], f"classes: 6 {LEGAL}"),
+    ([*CLASSES[:6], None], f"classes: None {LEGAL}"),
+    ([*CLASSES[:6], ["sad"]], f"classes: ['sad'] {LEGAL}"),
+    ([*CLASSES[:6], ""], f"classes: '' {LEGAL}"),
+    ([*CLASSES[:6], "  "], f"classes: '  ' {LEGAL}"),
+    ([*CLASSES[:6], 65 * "a"], f"classes: '{65 * 'a'} {LEGAL}"),
+    ([*CLASSES[:6], [*range(10**4)]], f"classes: {str([*range(10**4)])[:66]} {LEGAL}"),
+    ([*CLASSES[:6], "two\nlines"], rf"classes: 'two\nlines' {LEGAL}"),
+    ([*CLASSES[:6], "two\u2028lines"], rf"classes: 'two\u2028lines' {LEGAL}"),
+    ([*CLASSES[:6], "\x1b[31mred"], rf"classes: '\x1b[31mred' {LEGAL}"),
+    ([*CLASSES[:6], "half \ud800"], rf"classes: 'half \ud800' {LEGAL}"),
+    ([*CLASSES[:6], "angry"], "classes: angry, angry are the same class; name each once"),
+    ([*CLASSES[:6], "Anger"], "classes: angry, Anger are the same class; name each once"),
 ]
 """What the seven outputs of a network cannot be called, and the reason."""
 CARD = {"classes": CLASSES, "side": SIDE, "views": "shifts", "temperature": 1.0, "facts": {}}

@@ -137,7 +137,8 @@ def test_the_file_contains_the_card(tmp_path: Path) -> None:
     assert len(model.graph.initializer) < 40, "the weights lie in it once"
     card = json.loads({entry.key: entry.value for entry in model.metadata_props}["emotion"])
     facts = {"model": "mine", "figures": {"All": {"acc": 0.5}}}
-    assert card == {"classes": [*CLASSES], "side": 20, "views": "flip", "temperature": 1.3, "facts": facts}
+    inputs = {"side": 20, "channels": 1}
+    assert card == {"classes": [*CLASSES], **inputs, "views": "flip", "temperature": 1.3, "facts": facts}
     assert [opset.version for opset in model.opset_import if opset.domain == ""] == [18]
     assert [value.name for value in model.graph.input] == ["images"]
     assert [value.name for value in model.graph.output] == ["probabilities", "evidence"]

@@ -118,7 +118,7 @@ class ClassRule:
             raise self._outside(skipped[0], found[skipped[0]], names, bool(numbers))
         gone = {*self.excluded, *(canonical(numbers[label] or "") for label in left_out if label in numbers)}
         names = tuple(name for name in names if canonical(name) not in gone)
-        _check_names(names)
+        require_classes(names)
         ids = {label: names.index(name) if name is not None else None for label, name in wanted.items()}
         return ClassMap(names, ids | dict.fromkeys(left_out), skipped)
 
@@ -133,8 +133,7 @@ class ClassRule:
                 raise UserError(f"classes={self.classes}: not auto, ferplus or a list of names, as [happy,sad]")
             return FERPLUS if self.classes == "ferplus" else ()
         names = tuple(str(name).strip() for name in self.classes)
-        _check_names(names)
-        return names
+        return require_classes(names)
 
     def _numbers(self, found: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str | None]:
         """Returns the name of each label if all labels are numbers that count along the list, None beyond it."""
@@ -205,16 +204,26 @@ def closest(label: str, names: Sequence[str]) -> str | None:
     return spellings[near[0]] if near else None
 
 
-def _check_names(names: Sequence[str]) -> None:
+def require_classes(names: object) -> tuple[str, ...]:
+    """Returns class names, of a setting or of a file, which may hold anything.
+
+    Raises:
+        UserError: they are not a list of 2 to `MOST_CLASSES` texts of 1 to `LONGEST_NAME` printable characters, or two
+            of them are the same class (see `canonical`).
+    """
+    if not isinstance(names, list | tuple):
+        raise UserError(f"classes: {type(names).__name__}; a list of names is needed")
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+            legal = f"one has 1 to {LONGEST_NAME} printable characters"
+            raise UserError(f"classes: {repr(name)[: LONGEST_NAME + 2]} is no class name; {legal}")
     if not 2 <= len(names) <= MOST_CLASSES:
         raise UserError(f"classes: {len(names):,} ({listed(names) or 'none'}); 2 to {MOST_CLASSES:,} are legal")
-    for name in names:
-        if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
-            raise UserError(f"classes: {name!r} is no class name; one has 1 to {LONGEST_NAME} printable characters")
     forms = [canonical(name) for name in names]
     twice = [name for name, form in zip(names, forms, strict=True) if forms.count(form) > 1]
     if twice:
         raise UserError(f"classes: {listed(twice)} are the same class; name each once")
+    return tuple(names)
 
 
 def _is_number(label: str) -> bool:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emotion.data.decode import resized_square
+from emotion.models.onnx import face_shape
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels of the upright image; a box may reach over the edges of the image."""
@@ -16,22 +17,24 @@ LEVELLED_FROM = 10
 
 
 def crop_faces(
-    picture: NDArray[np.uint8], boxes: Sequence[Box], side: int, tilts: Sequence[float] | None = None
+    picture: NDArray[np.uint8], boxes: Sequence[Box], side: int, tilts: Sequence[float] | None = None, channels: int = 1
 ) -> NDArray[np.uint8]:
-    """Crops faces from an image.
+    """Crops faces from an image for a network.
 
     Args:
         picture: RGB uint8 [H, W, 3].
         boxes: N squares to crop. Beyond the image its edge is repeated; a square that lies wholly outside is black.
         side: height and width of the crops, pixels.
         tilts: N angles in degrees, see `crop_square`; None crops upright squares.
+        channels: 1 for grey faces, 3 for RGB.
 
     Returns:
-        Grey uint8 [N, side, side].
+        uint8 [N, side, side] with 1 channel, [N, side, side, 3] with 3.
     """
-    faces = np.empty((len(boxes), side, side), np.uint8)  # [N, side, side]
+    faces = np.empty((len(boxes), *face_shape(side, channels)), np.uint8)
+    mode = "L" if channels == 1 else "RGB"
     for face, box, tilt in zip(faces, boxes, tilts or [0.0] * len(boxes), strict=True):
-        face[:] = np.asarray(_crop(picture, box, side, tilt, "L"))
+        face[:] = np.asarray(_crop(picture, box, side, tilt, mode))
     return faces
 
 

@@ -61,7 +61,7 @@ def explain(
         raise UserError(f"{_title(image)}: no face detected; --no-detect classifies the central square as one face")
     rows = [(face, label) for face in faces[:MOST_FACES] for label in dict.fromkeys((face.label, *classes))]
     boxes, tilts = [face.box for face, _ in rows], [face.tilt for face, _ in rows]
-    cropped = crop_faces(pixels, boxes, network.side, tilts)  # [N, side, side]
+    cropped = crop_faces(pixels, boxes, network.side, tilts, network.channels)
     ids = np.array([network.classes.index(label) for _, label in rows], np.int64)  # [N]
     maps = [network.heatmaps(cropped, ids, method) for method in get_args(Method)]  # for each method [N, side, side]
     figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")

@@ -20,15 +20,21 @@ class FaceNetwork(Protocol):
     Attributes:
         name: name of its file, without folders and suffix.
         side: height and width of its input, pixels.
+        channels: 1 if it takes grey faces, 3 if RGB.
         classes: names of the K classes, in the order of the probabilities.
     """
 
     name: str
     side: int
+    channels: int
     classes: tuple[str, ...]
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps grey faces uint8 [N, side, side], N >= 1, to probabilities float32 [N, K] in the order of `classes`."""
+        """Maps N >= 1 faces to probabilities float32 [N, K] in the order of `classes`.
+
+        Args:
+            faces: uint8 [N, side, side] for 1 channel, [N, side, side, 3] for 3.
+        """
 
     def heatmaps(self, faces: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns heatmaps, float32 [N, side, side], of the regions that raise the score of each face's class id [N].

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from emotion.analysis.gradcam import Method, heatmaps
-from emotion.models.classifier import Classifier, load_pretrained
+from emotion.models.classifier import Classifier, load_pretrained, to_planes
 from emotion.models.device import find_device
 
 
@@ -28,8 +28,8 @@ class TorchNetwork:
     def __init__(self, path: Path, views: str | None = None, device: str = "cpu") -> None:
         classifier = load_classifier(path, device)
         classifier.set_views(views)
-        self._classifier, self.name, self.side = classifier, path.stem, classifier.card.side
-        self.classes = classifier.classes
+        self._classifier, self.name, self.classes = classifier, path.stem, classifier.classes
+        self.side, self.channels = classifier.card.side, classifier.card.channels
         self._loaded, self._process = (path.absolute(), views, device), os.getpid()
 
     def __reduce__(self) -> tuple[type["TorchNetwork"], tuple[Path, str | None, str]]:
@@ -39,23 +39,21 @@ class TorchNetwork:
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `emotion.inference.networks.FaceNetwork`."""
         self._limit_threads_after_fork()
-        return np.asarray(self._classifier(self._tensor(faces)).cpu())
+        device = next(self._classifier.parameters()).device
+        return np.asarray(self._classifier(to_planes(torch.from_numpy(faces)).to(device)).cpu())
 
     def heatmaps(
         self, faces: NDArray[np.uint8], classes: NDArray[np.int64], method: Method = "hirescam"
     ) -> NDArray[np.float32]:
         """See `emotion.inference.networks.FaceNetwork` and, for the method, `emotion.analysis.gradcam.heatmaps`."""
         self._limit_threads_after_fork()
-        return heatmaps(self._classifier.network, faces[:, np.newaxis], classes, method)  # faces [N, 1, side, side]
+        return heatmaps(self._classifier.network, to_planes(torch.from_numpy(faces)).numpy(), classes, method)
 
     def _limit_threads_after_fork(self) -> None:
         """Uses one thread in a forked process; PyTorch would wait forever for threads that only its parent has."""
         if os.getpid() != self._process:
             torch.set_num_threads(1)
             self._process = os.getpid()
-
-    def _tensor(self, faces: NDArray[np.uint8]) -> torch.Tensor:
-        return torch.from_numpy(faces)[:, None].to(next(self._classifier.parameters()).device)  # [N, 1, side, side]
 
 
 def load_classifier(path: Path, device: str = "cpu") -> Classifier:

@@ -84,12 +84,13 @@ class DetectedFaces:
 
     Attributes:
         detections: the N faces, from left to right.
-        faces: the crops, grey uint8 [N, S, S], by the input side S of the networks.
+        faces: the crops, by the input side and the channels of the networks: grey uint8 [N, side, side] for 1 channel,
+            RGB [N, side, side, 3] for 3.
         omitted: number of further detected faces, which are smaller and not cropped.
     """
 
     detections: list[Detection]
-    faces: dict[int, NDArray[np.uint8]]
+    faces: dict[tuple[int, int], NDArray[np.uint8]]
     omitted: int = 0
 
     def __len__(self) -> int:
@@ -197,9 +198,10 @@ class Recognizer:
         return self.crop(image, sorted(largest, key=lambda face: face.box), len(faces) - len(largest))
 
     def crop(self, image: NDArray[np.uint8], faces: list[Detection], omitted: int = 0) -> DetectedFaces:
-        """Crops faces from an image, RGB uint8 [H, W, 3], for each input side of the networks."""
+        """Crops faces from an image, RGB uint8 [H, W, 3], for each kind of input of the networks."""
         boxes, tilts = [face.box for face in faces], [face.tilt for face in faces]
-        crops = {network.side: crop_faces(image, boxes, network.side, tilts) for network in self.networks}
+        inputs = {(network.side, network.channels) for network in self.networks}
+        crops = {(side, channels): crop_faces(image, boxes, side, tilts, channels) for side, channels in inputs}
         return DetectedFaces(faces, crops, omitted)
 
     def classify(self, images: Sequence[DetectedFaces]) -> list[list[Face]]:
@@ -227,7 +229,7 @@ class Recognizer:
         """
         network = self.networks[0]
         classes = np.array([self.classes.index(label) for label in labels], np.int64)  # [N]
-        return network.heatmaps(detected.faces[network.side], classes)
+        return network.heatmaps(detected.faces[network.side, network.channels], classes)
 
 
 def load(
@@ -270,7 +272,8 @@ def _is_single_image(images: object) -> bool:
 
 def _probabilities(network: FaceNetwork, images: Sequence[DetectedFaces]) -> NDArray[np.float32]:
     """Returns the probabilities, float32 [N, K], of the N faces of all images, in batches of `BATCH_SIZE`."""
-    faces = np.concatenate([image.faces[network.side] for image in images])  # [N, S, S]
+    # [N, side, side] or [N, side, side, 3]
+    faces = np.concatenate([image.faces[network.side, network.channels] for image in images])
     batches = [network(faces[start : start + BATCH_SIZE]) for start in range(0, len(faces), BATCH_SIZE)]
     return np.concatenate([np.empty((0, len(network.classes)), np.float32), *batches])
 

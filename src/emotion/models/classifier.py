@@ -10,12 +10,12 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from emotion.data.classes import CLASSES
+from emotion.data.classes import CLASSES, require_classes
 from emotion.errors import UserError, first_line, require_choice
 from emotion.files import atomic_write
 from emotion.models.device import find_device
 from emotion.models.network import Network
-from emotion.models.onnx import MAX_SIDE, METADATA, ViewsName, require_classes
+from emotion.models.onnx import MAX_SIDE, METADATA, ViewsName, require_channels
 from emotion.models.registry import build_network
 from emotion.models.views import Views
 from emotion.models.weights import state_shapes, validate_state
@@ -32,18 +32,20 @@ class Card:
         temperature: divisor of the logits, fitted on validation images, above 0.
         views: name of the test-time augmentation (see `emotion.models.views.Views`).
         side: height and width of the training images, pixels.
+        channels: 1 for grey training images, 3 for RGB; older files, which lack it, have 1.
         facts: settings of the training and measured results.
         classes: names of the K classes, in the order of the outputs; older files, which lack it, have the seven classes
             of FER2013.
 
     Raises:
-        UserError: temperature, views, side or classes have an illegal value.
+        UserError: temperature, views, side, channels or classes have an illegal value.
     """
 
     network: dict[str, Any]
     temperature: float = 1.0
     views: ViewsName = "none"
     side: int = FER_SIZE
+    channels: int = 1
     facts: dict[str, Any] = field(default_factory=dict)
     classes: list[str] = field(default_factory=lambda: list(CLASSES))
 
@@ -51,6 +53,7 @@ class Card:
         require_choice("views", self.views, get_args(ViewsName))
         if type(self.side) is not int or not 1 <= self.side <= MAX_SIDE:
             raise UserError(f"side={self.side}: a whole number from 1 to {MAX_SIDE} is needed")
+        require_channels(self.channels)
         require_classes(self.classes)
         if type(self.temperature) not in (int, float) or not 0 < self.temperature < math.inf:
             raise UserError(f"temperature={self.temperature}: a number above 0 is needed")
@@ -123,6 +126,11 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         # A damaged or hostile file can make safetensors, json and PyTorch raise any exception.
         raise UserError(f"{path}: not a network of this project ({first_line(error)})") from None
     return Classifier(network, card).to(found_device)
+
+
+def to_planes(faces: Tensor) -> Tensor:
+    """Turns faces, as `OnnxNetwork` takes them, [N, S, S] or [N, S, S, 3], into images [N, C, S, S]."""
+    return faces[:, None] if faces.ndim == 3 else faces.permute(0, 3, 1, 2)
 
 
 def _settings(card: Card) -> NetworkSettings:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from emotion.data.classes import LONGEST_NAME, MOST_CLASSES
+from emotion.data.classes import require_classes
 from emotion.errors import UserError, first_line
 from emotion.privacy import import_onnxruntime
 
@@ -31,6 +31,7 @@ class OnnxNetwork:
     Attributes:
         name: name of the file without its suffix.
         side: height and width of the faces, pixels.
+        channels: 1 for grey faces, 3 for RGB.
         views: name of the test-time augmentation inside the file.
         classes: names of the K classes, in the order of the outputs.
 
@@ -59,9 +60,11 @@ class OnnxNetwork:
             self.name, self.side, self.views = path.stem, int(card["side"]), str(card["views"])
             if not 1 <= self.side <= MAX_SIDE:
                 raise ValueError(f"side={self.side}: a whole number from 1 to {MAX_SIDE} is needed")
-            if self._session.get_inputs()[0].shape[1:] != [self.side, self.side]:
-                raise ValueError(f"its faces are not {self.side} x {self.side}")
-            self(np.zeros((1, self.side, self.side), np.uint8))
+            self.channels = require_channels(int(card.get("channels", 1)))
+            shape = face_shape(self.side, self.channels)
+            if tuple(self._session.get_inputs()[0].shape[1:]) != shape:
+                raise ValueError(f"its faces are not {' x '.join(map(str, shape))}")
+            self(np.zeros((1, *shape), np.uint8))
         except Exception as error:
             # A damaged or foreign file can make onnxruntime and json raise any exception.
             raise UserError(f"{path}: not a network that `emotion export` wrote ({first_line(error)})") from None
@@ -73,7 +76,7 @@ class OnnxNetwork:
         return OnnxNetwork, self._arguments
 
     def __call__(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps grey faces uint8 [N, side, side] to probabilities float32 [N, K] in the order of `classes`.
+        """Maps faces, uint8 [N, side, side] or RGB [N, side, side, 3], to probabilities float32 [N, K].
 
         Raises:
             UserError: the outputs of the network are not a probability for each class.
@@ -92,7 +95,7 @@ class OnnxNetwork:
         with views other than `ten_crop`. For these networks HiResCAM and Grad-CAM are equal to them.
 
         Args:
-            faces: grey faces, uint8 [N, side, side].
+            faces: as in `__call__`.
             classes: class id of each map, int64 [N].
 
         Raises:
@@ -111,23 +114,20 @@ class OnnxNetwork:
         return np.asarray(maps / np.where(strongest > 0, strongest, 1))
 
 
-def require_classes(names: object) -> tuple[str, ...]:
-    """Returns the class names of a file.
+def require_channels(channels: object) -> int:
+    """Returns a number of colour channels.
 
     Raises:
-        UserError: they are not a list of 2 to `MOST_CLASSES` different names of 1 to `LONGEST_NAME` printable
-            characters.
+        UserError: it is neither 1 nor 3.
     """
-    if not isinstance(names, list | tuple) or not 2 <= len(names) <= MOST_CLASSES:
-        given = f"{len(names):,}" if isinstance(names, list | tuple) else type(names).__name__
-        raise UserError(f"classes: {given}; a list of 2 to {MOST_CLASSES:,} names is needed")
-    for position, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
-            legal = f"a text of 1 to {LONGEST_NAME} printable characters"
-            raise UserError(f"classes[{position}]={str(name)[:LONGEST_NAME]!r}: {legal} is needed")
-    if repeated := [name for position, name in enumerate(names) if name in names[:position]]:
-        raise UserError(f"classes: {repeated[0]!r} is named twice")
-    return tuple(names)
+    if type(channels) is not int or channels not in (1, 3):
+        raise UserError(f"channels={str(channels)[:100]}: 1 (grey) or 3 (RGB) is needed")
+    return channels
+
+
+def face_shape(side: int, channels: int) -> tuple[int, ...]:
+    """Returns the shape of a face for networks: (side, side) with 1 channel, (side, side, 3) with 3."""
+    return (side, side) if channels == 1 else (side, side, channels)
 
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Writes networks as ONNX files, which turn grey pixels into calibrated probabilities without further code."""
+"""Writes networks as ONNX files, which turn pixels into calibrated probabilities without further code."""
 
 import json
 import warnings
@@ -19,10 +19,9 @@ from emotion.data.decode import resized_square
 from emotion.errors import UserError
 from emotion.extras import require_extra
 from emotion.files import atomic_write
-from emotion.models.classifier import Classifier, load_pretrained
+from emotion.models.classifier import Card, Classifier, load_pretrained, to_planes
 from emotion.models.network import Network
-from emotion.models.onnx import METADATA, OnnxNetwork
-from emotion.models.preprocess import LUMA
+from emotion.models.onnx import METADATA, OnnxNetwork, face_shape
 from emotion.privacy import import_onnxruntime
 from emotion.settings import DataSettings
 from emotion.shipped import find_weights
@@ -59,9 +58,9 @@ class _Graph(nn.Module):
             self.linear = _averaging_head(classifier.network)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps images uint8 [B, S, S] to probabilities [B, K] and the image's class activation maps [B, K, h, w]."""
+        """Maps faces uint8 [B, S, S] or [B, S, S, 3] to probabilities [B, K] and class activation maps [B, K, h, w]."""
         # All V views in one pass, so that the graph contains weights and operations once.
-        views = torch.stack(list(self.averaged.make(images[:, None])))  # [V, B, 1, S, S]
+        views = torch.stack(list(self.averaged.make(to_planes(images))))  # [V, B, C, S, S]
         maps = self.network.backbone(self.network.preprocess(views.flatten(0, 1)))  # [V * B, F, h, w]
         by_view = self.network.head(maps).softmax(1).unflatten(0, views.shape[:2])  # [V, B, K]
         probabilities = (by_view.mean(0).log() / self.temperature).softmax(1)  # [B, K]
@@ -97,8 +96,7 @@ def export_network(
     """
     classifier, data = _open(name, changes, int8, own)
     classifier.set_views(views)
-    side = classifier.card.side
-    images, labels = _faces(data, data.rows.val, side)
+    images, labels = _faces(data, data.rows.val, classifier.card)
     exported = export_onnx(classifier, images, out)
     yield (
         f"{out}: {_mebibytes(out)}; on {len(images):,} validation images of {data.hparams['data']} the probabilities "
@@ -107,7 +105,7 @@ def export_network(
     if int8:
         quantized = out.with_name(f"{out.stem}-int8.onnx")
         rows = data.rows.train[:: max(1, len(data.rows.train) // CALIBRATION)]
-        quantize_onnx(out, _faces(data, rows, side)[0], quantized)
+        quantize_onnx(out, _faces(data, rows, classifier.card)[0], quantized)
         before, after = (accuracy(OnnxNetwork(path), images, labels) for path in (out, quantized))
         yield f"{quantized}: {_mebibytes(quantized)}; validation accuracy {after:.4f}, {before:.4f} in float32"
 
@@ -115,14 +113,15 @@ def export_network(
 def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) -> Exported:
     """Writes a classifier to an ONNX file with a free batch size, and compares both on some images.
 
-    The file's input is `images` uint8 [B, S, S]. Its outputs are `probabilities` float32 [B, K], with the views and the
-    temperature of the card applied, and `evidence` float32 [B, K, h, w], class activation maps (arXiv:1512.04150),
-    unless the views are `ten_crop` or the network's head is not the mean over a feature map and one linear layer.
+    The file's input is `images`, uint8 [B, S, S] or, if the card has 3 channels, RGB [B, S, S, 3]. Its outputs are
+    `probabilities` float32 [B, K], with the views and the temperature of the card applied, and `evidence` float32
+    [B, K, h, w], class activation maps (arXiv:1512.04150), unless the views are `ten_crop` or the network's head is not
+    the mean over a feature map and one linear layer.
     The file contains no path of this machine.
 
     Args:
         classifier: the classifier to write.
-        images: grey images uint8 [N, S, S] for the comparison.
+        images: images for the comparison, uint8 [N, S, S] or [N, S, S, 3].
         out: the `.onnx` file.
 
     Raises:
@@ -130,7 +129,7 @@ def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) ->
     """
     require_extra("export", "emotion export")
     graph = _Graph(classifier).eval()
-    example = torch.zeros(2, classifier.card.side, classifier.card.side, dtype=torch.uint8)
+    example = torch.zeros(2, *face_shape(classifier.card.side, classifier.card.channels), dtype=torch.uint8)
     names = ["probabilities", "evidence"][: 1 if graph.linear is None else 2]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -169,7 +168,7 @@ def quantize_onnx(path: Path, calibration: NDArray[np.uint8], out: Path) -> None
 
     Args:
         path: the exported file.
-        calibration: training images, grey uint8 [N, S, S], from which the ranges of the activations are taken.
+        calibration: training images for the ranges of the activations, uint8 [N, S, S] or [N, S, S, 3].
         out: the file to write.
     """
     require_extra("export", "emotion export")
@@ -212,7 +211,7 @@ def _first_convolution(path: Path) -> str:
 
 
 def accuracy(network: OnnxNetwork, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
-    """Returns the share (0..1) of images, grey uint8 [N, S, S], whose most probable class is their label, int64 [N]."""
+    """Returns the share (0..1) of images, uint8 [N, S, S] or [N, S, S, 3], whose most probable class is their label."""
     return float((_run(network, images).argmax(1) == labels).mean())
 
 
@@ -220,7 +219,8 @@ def _open(name: str, changes: Mapping[str, Any], int8: bool, own: str | None) ->
     path = find_weights(name)
     if path.suffix == ".safetensors":
         classifier = load_pretrained(path)
-        data = data_for(classifier.classes, {"split": "official"}, changes)
+        images = {"split": "official", "pack_size": classifier.card.side, "channels": classifier.card.channels}
+        data = data_for(classifier.classes, images, changes)
     else:
         trained = load_checkpoint(path, own)
         classifier, data = uncalibrated(trained), trained.data_module(**changes)
@@ -233,11 +233,12 @@ def _open(name: str, changes: Mapping[str, Any], int8: bool, own: str | None) ->
     return classifier, data
 
 
-def _faces(data: EmotionDataModule, rows: NDArray[np.int64], side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Returns grey images uint8 [N, side, side], scaled as in `emotion.inference.crops`, and labels int64 [N]."""
+def _faces(data: EmotionDataModule, rows: NDArray[np.int64], card: Card) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Returns images for a network, as `emotion.inference.crops` makes them, and labels int64 [N]."""
     images = data.packed.images[rows]  # [N, C, S, S]
-    grey = images[:, 0] if images.shape[1] == 1 else np.tensordot(images, LUMA, (1, 0)).round().astype(np.uint8)
-    resized = [np.asarray(resized_square(Image.fromarray(face), side)) for face in grey]
+    pixels = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)  # [N, S, S] or [N, S, S, 3]
+    mode = "L" if card.channels == 1 else "RGB"
+    resized = [np.asarray(resized_square(Image.fromarray(face).convert(mode), card.side)) for face in pixels]
     return np.stack(resized), data.packed.labels[rows]
 
 
@@ -247,7 +248,7 @@ def _mebibytes(path: Path) -> str:
 
 def _compare(classifier: Classifier, network: OnnxNetwork, images: NDArray[np.uint8]) -> Exported:
     exported = _run(network, images)  # [N, K]
-    pytorch = np.concatenate([classifier(torch.from_numpy(part)[:, None]).numpy() for part in _batches(images)])
+    pytorch = np.concatenate([classifier(to_planes(torch.from_numpy(part))).numpy() for part in _batches(images)])
     return Exported(float(np.abs(pytorch - exported).max()), float((pytorch.argmax(1) == exported.argmax(1)).mean()))
 
 
@@ -262,8 +263,8 @@ def _batches(images: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
 def _card(classifier: Classifier) -> dict[str, Any]:
     card = classifier.card
     views = str(classifier.averaged.views)
-    shared = {"side": card.side, "views": views, "temperature": card.temperature, "facts": card.facts}
-    return {"classes": classifier.classes, **shared}
+    shared = {"side": card.side, "channels": card.channels, "temperature": card.temperature, "facts": card.facts}
+    return {"classes": classifier.classes, "views": views, **shared}
 
 
 def _averaging_head(network: Network) -> nn.Linear | None:

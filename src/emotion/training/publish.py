@@ -51,6 +51,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
 
 
 def _card(trained: Checkpoint) -> Card:
-    side = trained.data["pack_size"] if trained.data["data"] in ("folder", "table") else FER_SIZE
+    own = trained.data if trained.data["data"] in ("folder", "table") else {}  # other images are grey, 48 x 48
+    side, channels = own.get("pack_size") or FER_SIZE, own.get("channels") or 1
     network = NetworkSettings.of(trained.task.hparams).flat()
-    return Card(network, side=side, classes=list(trained.task.classes))
+    return Card(network, side=side, channels=channels, classes=list(trained.task.classes))
