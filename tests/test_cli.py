@@ -93,7 +93,7 @@ def test_multirun_gives_every_run_its_own_folder(tmp_path):
         (["train.py", "unfreez=6"], ["unfreez", "unfreeze"]),
         (["train.py", "model=nonsense"], ["nonsense", "vgg16_ft"]),
         (["train.py", "data_dir=/nowhere"], ["/nowhere", "emotion data fetch", "data_dir=", "data=synthetic"]),
-        (["train.py", "model=cnn", "unfreeze=3", *SMALL], ["unfreeze", "not of family cnn", "torchvision"]),
+        (["train.py", "model=cnn", "unfreeze=3", *SMALL], ["unfreeze=3", "random weights", "init="]),
         (["train.py", "recipe=smal"], ["'smal'", "did you mean small?", "best_scratch"]),
         (["train.py", "recipe=best_ensemble"], ["recipe=best_ensemble", "several runs", "-m"]),
         (["train.py", "hydra/sweeper=search", "seed=0"], ["hydra/sweeper=search", "several runs", "-m"]),
@@ -128,7 +128,7 @@ def test_info_counts_splits_and_classes():
     [
         (["--help"], "evaluate"),
         (["data", "info", "--help"], "data_dir=photos"),
-        (["train", "--help"], "lr: 1e-3                     # learning rate"),
+        (["train", "--help"], "lr: 0.001                    # learning rate"),
         (["evaluate", "--help"], "split=test_only"),
     ],
 )

@@ -16,7 +16,7 @@ from typer.main import get_command
 from emotion.cli import app
 from emotion.config import compose, read, run_dir, settings
 from emotion.data.datamodule import EmotionDataModule
-from emotion.overrides import check_overrides, parse_arguments, require_effect
+from emotion.overrides import check_overrides, parse_arguments, quote_argument, require_effect
 from emotion.report.configurations import Configuration
 from emotion.training.evaluate import OPTIONS
 
@@ -92,7 +92,7 @@ def test_commands_are_legal(words: list[str]) -> None:
     if command.name == "train":
         check_overrides(arguments)
         overrides = [word for word in arguments if not word.startswith(("-", "hydra", "resume")) and "," not in word]
-        require_effect(overrides, read(compose(*overrides)).flat())
+        require_effect(overrides, read(compose(*map(quote_argument, overrides))).flat())
     elif command.name == "evaluate":
         EmotionDataModule.of(parse_arguments(arguments, OPTIONS))
     elif isinstance(command, TyperGroup):

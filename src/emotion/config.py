@@ -77,7 +77,10 @@ def read(config: DictConfig) -> Settings:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Returns the values of a composed configuration, unchecked; size and colour of own images follow the network."""
+    """Returns the values of a composed configuration, unchecked, with the home folder as `~`.
+
+    Size and colour of images of one's own follow the network unless they are given.
+    """
     # Without Hydra's own settings, one of which is the folder of the run, whose name depends on these values.
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values = OmegaConf.to_container(own, resolve=True)
@@ -86,7 +89,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     sizes = {"pack_size": values.get("image_size") if own_files else FER_SIZE}
     sizes["channels"] = 3 if own_files and values.get("backbone") else 1
     derived = {key: value for key, value in sizes.items() if key in values and values[key] is None}
-    return {str(key): value for key, value in (values | derived).items()}
+    return {str(key): _portable(value) for key, value in (values | derived).items()}
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
@@ -95,9 +98,9 @@ def settings(config: DictConfig) -> dict[str, Any]:
 
 
 def distinguishing(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of all settings that distinguish runs, as plain values, with the home folder as `~`."""
+    """Returns those of all settings that distinguish runs."""
     control = marked(CONTROL)
-    return {key: _portable(value) for key, value in values.items() if key not in control}
+    return {key: value for key, value in values.items() if key not in control}
 
 
 def same_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:

@@ -87,10 +87,10 @@ def test_moved_run_keeps_its_best_epoch(tmp_path, killer, monkeypatch):
     with pytest.raises(KilledError):
         train(tmp_path / "killed", "trainer.max_epochs=3")
     monkeypatch.undo()
-    assert load_checkpoint(RunFolder(tmp_path / "killed").best).epoch == 1
+    assert load_checkpoint(RunFolder(tmp_path / "killed").best).epoch == 2
     (tmp_path / "killed").rename(tmp_path / "moved")
     moved = train(tmp_path / "moved", "trainer.max_epochs=3")
-    assert load_checkpoint(moved.best).epoch == 1
+    assert load_checkpoint(moved.best).epoch == 2
     assert not differences(undisturbed, moved)
 
 
@@ -415,7 +415,7 @@ def test_run_that_ends_before_its_first_validation_is_refused(tmp_path):
 def test_slurm_does_not_save_in_mid_epoch(tmp_path, monkeypatch):
     for name, value in {"NTASKS": "1", "JOB_NAME": "array", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    trainer = build_trainer(compose(*SMALL), RunFolder(tmp_path))
+    trainer = build_trainer(read(compose(*SMALL)), RunFolder(tmp_path))
     environment = trainer._accelerator_connector.cluster_environment
     assert isinstance(environment, SLURMEnvironment)
     assert not environment.auto_requeue

@@ -231,6 +231,9 @@ class EmotionTask(LightningModule):
             network, layers = self._validated[0], [self.inference_network.get_submodule(name) for name in self._slow]
             batches = islice(single, count * size)
             estimate_statistics(layers, network, (_floats(batch.inputs) for batch in batches))
+            for values in (value for layer in layers for value in (layer.running_mean, layer.running_var)):
+                assert isinstance(values, Tensor)
+                values.copy_(self.trainer.strategy.reduce(values, reduce_op="mean"))  # over all processes
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the validation metrics; as in Keras, the validation loss has no class weights."""
