@@ -137,7 +137,7 @@ def test_heatmaps_of_an_onnx_file_for_colour_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "reason"), [(1, f"its faces are not {SIDE} x {SIDE}"), (2, r"channels=2: 1 \(grey\) or 3 \(RGB\)")]
+    ("channels", "reason"), [(1, rf"its faces are not {SIDE} x {SIDE}\)"), (2, r"channels=2: 1 \(grey\) or 3 \(RGB\)")]
 )
 def test_other_channels_than_those_of_the_file_are_refused(
     channels: int, reason: str, files: dict[str, Path], tmp_path: Path

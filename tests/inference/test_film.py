@@ -106,7 +106,7 @@ def test_motion_noise_and_light_are_no_cuts(recognizer: Recognizer, head) -> Non
 class Sequenced:
     """A fake network: gives the probabilities of the next row at each call."""
 
-    name, side, classes = "sequenced", 48, CLASSES
+    name, side, channels, classes = "sequenced", 48, 1, CLASSES
 
     def __init__(self, rows: Sequence[Sequence[float]]) -> None:
         self._rows = iter(rows)

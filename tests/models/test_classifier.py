@@ -92,11 +92,12 @@ def test_other_classes_are_kept_in_the_file(classes: tuple[str, ...], tmp_path: 
     assert torch.allclose(loaded(images), made(images), atol=0.02)
 
 
-def test_files_without_class_names_have_the_seven(network: Network, tmp_path: Path) -> None:
+def test_files_without_class_names_have_the_seven_and_grey_images(network: Network, tmp_path: Path) -> None:
     path = tmp_path / "old.safetensors"
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
     save_file(state, path, {"emotion": json.dumps({"network": SETTINGS})})
     assert load_pretrained(path).classes == CLASSES
+    assert load_pretrained(path).card.channels == 1
     assert load_pretrained().classes == CLASSES
 
 

@@ -102,6 +102,7 @@ def test_faces_are_mapped_to_probabilities(number: int, tmp_path: Path) -> None:
 def test_name_side_and_views_are_read(tmp_path: Path) -> None:
     network = OnnxNetwork(write(tmp_path / "hand.made.onnx"))
     assert (network.name, network.side, network.views) == ("hand.made", SIDE, "shifts")
+    assert network.channels == 1, "older files do not say it"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +161,9 @@ def test_files_without_evidence_have_no_heatmaps(tmp_path: Path) -> None:
         (CARD | {"side": 0}, "side=0: a whole number from 1 to 1024"),
         (CARD | {"side": 40_000}, "side=40000: a whole number from 1 to 1024"),
         (CARD | {"side": SIDE + 1}, f"its faces are not {SIDE + 1} x {SIDE + 1}"),
+        (CARD | {"channels": 2}, "channels=2: 1 (grey) or 3 (RGB) is needed"),
+        (CARD | {"channels": [3]}, "int() argument must be"),
+        (CARD | {"channels": 3}, f"its faces are not {SIDE} x {SIDE} x 3"),
         (CARD | {"classes": CLASSES[:6]}, "its outputs are not probabilities of its 6 classes"),
         (CARD | {"classes": [*CLASSES, "contempt"]}, "its outputs are not probabilities of its 8 classes"),
         *((CARD | {"classes": classes}, reason) for classes, reason in WRONG_CLASSES),
