@@ -82,15 +82,15 @@ def test_killed_run_continues_as_if_undisturbed(tmp_path, killer, monkeypatch, o
 
 
 def test_moved_run_keeps_its_best_epoch(tmp_path, killer, monkeypatch):
-    undisturbed = train(tmp_path / "undisturbed", "trainer.max_epochs=3")
+    undisturbed = train(tmp_path / "undisturbed", "trainer.max_epochs=3", "lr=0.5")
     killer(2)
     with pytest.raises(KilledError):
-        train(tmp_path / "killed", "trainer.max_epochs=3")
+        train(tmp_path / "killed", "trainer.max_epochs=3", "lr=0.5")
     monkeypatch.undo()
-    assert load_checkpoint(RunFolder(tmp_path / "killed").best).epoch == 2
+    assert load_checkpoint(RunFolder(tmp_path / "killed").best).epoch == 1
     (tmp_path / "killed").rename(tmp_path / "moved")
-    moved = train(tmp_path / "moved", "trainer.max_epochs=3")
-    assert load_checkpoint(moved.best).epoch == 2
+    moved = train(tmp_path / "moved", "trainer.max_epochs=3", "lr=0.5")
+    assert load_checkpoint(moved.best).epoch == 1
     assert not differences(undisturbed, moved)
 
 
