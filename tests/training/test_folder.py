@@ -25,7 +25,7 @@ RUN_FILES = [
     *("metrics.json", "predictions.npz", "environment.json", "diverged.safetensors"),
     *("report.md", "report.html", "curves.png", "confusion_matrix.png", "mistakes.png", "recall.png"),
     *("checkpoints/best.ckpt", "checkpoints/best_acc.ckpt", "checkpoints/last.ckpt", "csv/version_0/metrics.csv"),
-    *("tensorboard/events.out.tfevents.1", "tensorboard/hparams.yaml"),
+    *("tensorboard/events.out.tfevents.1", "tensorboard/hparams.yaml", "events.out.tfevents.1", "loggers.json"),
 ]
 OTHER_FILES = [
     *("README.md", "package.json", "photo.png", "weights.safetensors", "notes.yaml", "run.log"),

@@ -1,13 +1,18 @@
 """Runs on one's own images: other classes, tables, folds, votes, a network of one's own, a trained network as start."""
 
 import json
+import os
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import SMALL, train
+from small_runs import ROOT, SMALL, train
 
 from emotion.analysis.predictions import load_predictions
 from emotion.config import compose, read
@@ -252,3 +257,19 @@ def test_small_sets_learn_with_the_defaults(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     run(compose(*SMALL, *words), tmp_path, words)
     assert json.loads(folder.metrics.read_text())["val"]["f1_macro"] > 0.15
+
+
+@pytest.mark.check
+def test_the_page_on_fine_tuning_works(tmp_path: Path) -> None:
+    """Its Python and its commands, with fewer epochs."""
+    text = (ROOT / "docs/finetuning.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert len(list((tmp_path / "lab").rglob("*.png"))) == 300
+    commands = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)).splitlines()
+    for line in (line for line in commands if "predict" not in line):
+        words = shlex.split(line.replace("python train.py", "emotion train"))[1:]
+        words += ["trainer.max_epochs=1"] if words[0] == "train" else []
+        subprocess.run([sys.executable, "-m", "emotion", *words], cwd=tmp_path, env=environment, check=True)
+    assert "5 folds" in (tmp_path / "runs/report-page/report.md").read_text()

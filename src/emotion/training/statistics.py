@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+ENOUGH_IMAGES = 4096
+"""Number of images from which statistics are estimated, if an epoch has more (arXiv:2105.07576: 1,000 to 10,000)."""
+
 
 def slow_statistics(network: nn.Module, batches: int) -> list[str]:
     """Returns the names of the layers in training mode whose running statistics remember more steps than an epoch has.

@@ -28,7 +28,7 @@ from emotion.training.loss import EmotionLoss
 from emotion.training.meter import EpochMeter
 from emotion.training.optimizer import SharpnessAware, build_optimizer, cosine_factor
 from emotion.training.recorded import Outcome, Record, RecordedStep, record_cuda_graph
-from emotion.training.statistics import estimate_statistics, slow_statistics
+from emotion.training.statistics import ENOUGH_IMAGES, estimate_statistics, slow_statistics
 
 if TYPE_CHECKING:
     from timm.utils.model_ema import ModelEmaV3
@@ -225,11 +225,12 @@ class EmotionTask(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Estimates the statistics of batch normalisation where an epoch is too short for their running mean."""
-        loader, count = self.trainer.train_dataloader, int(self.trainer.num_training_batches)
+        loader = self.trainer.train_dataloader
         single, size = (loader.loader, loader.size) if isinstance(loader, BatchGroups) else (loader, 1)
         if self._slow and isinstance(single, BatchLoader):
             network, layers = self._validated[0], [self.inference_network.get_submodule(name) for name in self._slow]
-            batches = islice(single, count * size)
+            count = min(int(self.trainer.num_training_batches) * size, -(-ENOUGH_IMAGES // single.batch_size))
+            batches = islice(single, count)
             estimate_statistics(layers, network, (_floats(batch.inputs) for batch in batches))
             for values in (value for layer in layers for value in (layer.running_mean, layer.running_var)):
                 assert isinstance(values, Tensor)
