@@ -36,7 +36,7 @@ def test_it_loads_without_a_download_or_code() -> None:
     with safe_open(FILE, "pt") as file:
         card = json.loads(file.metadata()["emotion"])
     classifier = emotion.load_pretrained()
-    assert vars(classifier.card) == {"side": 48, "classes": [*CLASSES]} | card
+    assert vars(classifier.card) == {"side": 48, "channels": 1, "classes": [*CLASSES]} | card
     probabilities = classifier(torch.randint(256, (3, 1, 48, 48), dtype=torch.uint8))
     assert torch.allclose(probabilities.sum(1), torch.ones(3), atol=1e-5)
 

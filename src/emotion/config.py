@@ -87,7 +87,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
     assert isinstance(values, dict)
     own_files = values.get("data") in ("folder", "table")
     sizes = {"pack_size": values.get("image_size") if own_files else FER_SIZE}
-    sizes["channels"] = 3 if own_files and values.get("backbone") else 1
+    # A network of the user's own takes colour images too, and turns them grey if it wants grey ones.
+    sizes["channels"] = 3 if own_files and (values.get("backbone") or values.get("family") == "custom") else 1
     derived = {key: value for key, value in sizes.items() if key in values and values[key] is None}
     return {str(key): _portable(value) for key, value in (values | derived).items()}
 

@@ -18,6 +18,8 @@ SYSTEM_NAMES = (
     *("system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
 )
 """Names, in lower case, of files and folders that systems, archivers and network drives create."""
+_FORMULA = re.compile(r"[=@]|[+-](?![\d.]+$)")
+"""Begin of a text that a spreadsheet would take for a formula; -1 and +0.5 are numbers."""
 
 
 def is_hidden(name: str) -> bool:
@@ -112,3 +114,8 @@ def check_unpacked_size(path: Path) -> None:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > max(MAX_UNPACKED, 2 * path.stat().st_size):
             raise ValueError(f"it would unpack to {size / 2**20:,.0f} MiB")
+
+
+def no_formula(text: str) -> str:
+    """Returns a cell of a CSV file, with `'` before a text that a spreadsheet would take for a formula."""
+    return f"'{text}" if _FORMULA.match(text) else text

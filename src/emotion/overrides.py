@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from emotion.config import CONFIG_GROUPS, LAUNCHERS, choice_names, conf_dir, flatten
 from emotion.errors import UserError
 from emotion.extras import require_extra
-from emotion.settings import AugmentationSettings, BatchSettings, DataSettings, fields, lists, texts
+from emotion.settings import TABLE_SETTINGS, AugmentationSettings, BatchSettings, DataSettings, fields, lists, texts
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Hydra's settings that are paths; Hydra does not expand `~` in them."""
@@ -29,12 +29,11 @@ The names of files in `conf/` are not among them: a comma separates two of them.
 """
 _AFFINE = (lambda values: values["augment"] or values["balance"] == "offline", "augment=true or balance=offline")
 _AUGMENTED = [key for key in AugmentationSettings.model_fields if key not in ("rotation", "zoom", "shift", "shear")]
-_TABLE = ("path_column", "label_column", "split_column", "columns", "images")
-_RANDOM = ("test_fraction", "folds", "group_by")
+_RANDOM = ("folds", "group_by")
 EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
     **dict.fromkeys(("data_dir", "on_bad_image"), (lambda values: values["data"] != "synthetic", "data of files")),
     **dict.fromkeys(("channels", "pack_size"), (lambda values: values["data"] in ("folder", "table"), "data=folder")),
-    **dict.fromkeys(_TABLE, (lambda values: values["data"] == "table", "data=table")),
+    **dict.fromkeys(TABLE_SETTINGS, (lambda values: values["data"] == "table", "data=table")),
     **dict.fromkeys(("votes", "soft_labels"), (lambda values: values["labels"] is not None, "labels=ferplus")),
     "synthetic_images": (lambda values: values["data"] == "synthetic", "data=synthetic"),
     **dict.fromkeys(
@@ -42,6 +41,10 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
         (lambda values: values["split"] in ("report", "random"), "split=report or split=random"),
     ),
     **dict.fromkeys(_RANDOM, (lambda values: values["split"] == "random", "split=random")),
+    "test_fraction": (
+        lambda values: values["split"] == "random" and values["folds"] is None,
+        "split=random without folds, which test a part of 1 / folds",
+    ),
     "fold": (lambda values: values["folds"] is not None, "folds="),
     "offline_strength": (lambda values: values["balance"] == "offline", "balance=offline"),
     **dict.fromkeys(("rotation", "zoom", "shift", "shear"), _AFFINE),

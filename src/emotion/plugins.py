@@ -3,6 +3,7 @@
 Nothing here reads a name out of a checkpoint: only callers that got it from the command line or a config load it.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -26,7 +27,7 @@ class Plugins:
         network: makes a network from `num_classes`: a module that maps images float [B, C, S, S] in 0..1 to logits
             [B, K]. Its attribute `channels` is 1 (grey, the default) or 3.
         loss: makes a loss without arguments: a module that maps logits [B, K] and labels, int64 [B] or float [B, K], to
-            losses [B] or their mean.
+            losses [B] or their mean. Its own parameters are not trained.
         augmentation: makes, without arguments, a function of images float [B, C, S, S] in 0..1 and a CPU generator,
             which returns images of that shape.
     """
@@ -80,7 +81,8 @@ def load_plugin(key: str, name: str) -> Make:
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"emotion_plugin_{path.stem}"
+    digest = hashlib.blake2b(str(path.resolve()).encode(), digest_size=4).hexdigest()
+    name = f"emotion_plugin_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

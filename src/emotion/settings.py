@@ -37,12 +37,13 @@ Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Names = list[str | int]
 
-CONTROL, NEW, FIXED = "control", "new", "fixed"
+CONTROL, NEW, FIXED, SOURCE = "control", "new", "fixed", "source"
 """Marks of settings.
 
 CONTROL: how a run is carried out; runs that differ only in it are the same run.
 NEW: younger than the first runs, whose hashes must not move; left out of the hash at its default.
 FIXED: a resumed run cannot change it, since its result would be that of neither value.
+SOURCE: it defines the images and their labels.
 """
 
 
@@ -112,45 +113,56 @@ class RunSettings(Group):
 class DataSettings(Group):
     """Data."""
 
-    data: SourceName = setting("fer2013", "fer2013 | fer2013_csv | folder | table | synthetic", FIXED)
-    data_dir: str | None = setting(None, "folder or file; null: $EMOTION_DATA, or data/fer2013 without it")
+    data: SourceName = setting("fer2013", "fer2013 | fer2013_csv | folder | table | synthetic", FIXED, SOURCE)
+    data_dir: str | None = setting(None, "folder or file; null: $EMOTION_DATA, or data/fer2013 without it", SOURCE)
     classes: Literal["auto", "ferplus"] | Names = setting(
         "auto",
         "[name,...] in the order of the network's outputs | ferplus: eight, with contempt | auto: the seven of "
         "FER2013 where the data names no others, else the names in the data, sorted",
         FIXED,
         NEW,
+        SOURCE,
     )
-    exclude: Names = setting([], "[name,...]: classes to leave out", FIXED, NEW)
-    path_column: str = setting("path", "data=table: column of the paths of the images", FIXED, NEW)
-    label_column: str = setting("label", "data=table: column of the labels, names or numbers", FIXED, NEW)
-    split_column: str = setting("split", "data=table: column of train, val and test; it may be missing", FIXED, NEW)
-    columns: list[str] | None = setting(None, "data=table: names of the columns of a file without header", FIXED, NEW)
+    exclude: Names = setting([], "[name,...]: classes to leave out", FIXED, NEW, SOURCE)
+    path_column: str = setting("path", "data=table: column of the paths of the images", FIXED, NEW, SOURCE)
+    label_column: str = setting("label", "data=table: column of the labels, names or numbers", FIXED, NEW, SOURCE)
+    split_column: str = setting(
+        "split", "data=table: column of train, val and test; it may be missing", FIXED, NEW, SOURCE
+    )
+    columns: list[str] | None = setting(
+        None, "data=table: names of the columns of a file without header", FIXED, NEW, SOURCE
+    )
     images: str | None = setting(
         None,
         "data=table: folder of the images, or a template as aligned/{stem}_aligned.jpg; null: that of the table",
         FIXED,
         NEW,
+        SOURCE,
     )
     labels: Literal["ferplus"] | None = setting(
         None,
         "ferplus: the votes of ten people for each image of FER2013, from votes=; null: the labels of the data",
         FIXED,
         NEW,
+        SOURCE,
     )
-    votes: str = setting("data/ferplus/votes.csv", "labels=ferplus: file of the votes", NEW)
+    votes: str = setting("data/ferplus/votes.csv", "labels=ferplus: file of the votes", NEW, FIXED, SOURCE)
     soft_labels: bool = setting(
-        True, "labels=ferplus: train on the shares of the votes; false: on the class with the most votes", FIXED, NEW
+        True,
+        "labels=ferplus: train on the shares of the votes; false: on the class with the most votes",
+        FIXED,
+        NEW,
+        SOURCE,
     )
-    on_bad_image: OnBadImage = setting("error", "error: stop at an unreadable image | skip: leave it out")
+    on_bad_image: OnBadImage = setting("error", "error: stop at an unreadable image | skip: leave it out", SOURCE)
     pack_size: Annotated[int, Field(ge=8, le=MAX_SIDE)] | None = setting(
-        None, "data=folder, table: height and width of the stored images, pixels; null: image_size", FIXED
+        None, "data=folder, table: height and width of the stored images, pixels; null: image_size", FIXED, SOURCE
     )
     channels: Literal[1, 3] | None = setting(
-        None, "data=folder, table: 1 (grey) | 3 (RGB); null: 3 for a model with a backbone, else 1", FIXED
+        None, "data=folder, table: 1 (grey) | 3 (RGB); null: 3 for a model with a backbone, else 1", FIXED, SOURCE
     )
     synthetic_images: Annotated[int, Field(ge=1, le=10**6)] = setting(
-        3500, "data=synthetic: number of drawn faces, from 140", FIXED
+        3500, "data=synthetic: number of drawn faces, from 140", FIXED, SOURCE
     )
     extra_data: list[str] | None = setting(
         None, "[folder,...]: folders of class folders; their images are added to the training images", FIXED
@@ -324,6 +336,10 @@ class TrainerSettings(Group):
     profiler: Literal["simple", "advanced", "pytorch"] | None = setting(
         None, "simple | advanced | pytorch: write fit-profile.txt into the run's folder"
     )
+
+
+TABLE_SETTINGS = ("path_column", "label_column", "split_column", "columns", "images")
+"""The settings of `data=table` alone."""
 
 
 class Settings(BaseModel):

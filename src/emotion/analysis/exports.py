@@ -59,7 +59,8 @@ def to_csv(table: Table) -> str:
     names_and_cells = zip(table.header, table.columns, *cells, strict=True)
     columns = [column for name, kind, *below in names_and_cells for column in _csv_columns(name, kind, below)]
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(zip(*columns, strict=True))
+    rows = ([no_formula(text) for text in row] for row in zip(*columns, strict=True))
+    csv.writer(file, lineterminator="\n").writerows(rows)
     return printable(file.getvalue())
 
 

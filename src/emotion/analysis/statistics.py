@@ -225,8 +225,8 @@ def _t_test(difference: float, variances: Sequence[_Variance], runs: tuple[int, 
     from scipy.stats import t
 
     variance = sum(part.value for part in variances)
-    if not variance:
-        return Difference(difference, Interval(difference, difference), float(difference == 0), runs)
+    if not variance:  # equal differences everywhere, from which no spread can be estimated
+        return Difference(difference, Interval(-1.0, 1.0), 1.0, runs)
     error = variance**0.5
     freedom = variance**2 / sum(part.value**2 / part.freedom for part in variances if part.value)
     half = float(t.ppf((1 + level) / 2, freedom)) * error

@@ -85,11 +85,13 @@ class ClassRule:
             known spelling. Labels that are numbers count along the list, from 0 if a 0 occurs, otherwise from 1.
         exclude: labels (or the classes of numbered labels) that are left out. Their names leave the classes.
         others: what to do with a label that is none of the classes: `error`, or `skip` to leave it out.
+        counts: whether numbers count along the list; only if the user wrote it for this data.
     """
 
     classes: ClassesSetting = "auto"
     exclude: Sequence[str | int] = ()
     others: Others = "error"
+    counts: bool = True
 
     @cached_property
     def excluded(self) -> tuple[str, ...]:
@@ -124,7 +126,7 @@ class ClassRule:
 
     def of_seven(self) -> "ClassRule":
         """Returns the rule for FER2013, for which `auto` means its seven classes."""
-        return replace(self, classes=CLASSES) if self.classes == "auto" else self
+        return replace(self, classes=CLASSES, counts=False) if self.classes == "auto" else self
 
     def _listed_names(self) -> tuple[str, ...]:
         """Returns the names that the setting lists, none for `auto`."""
@@ -138,9 +140,11 @@ class ClassRule:
     def _numbers(self, found: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str | None]:
         """Returns the name of each label if all labels are numbers that count along the list, None beyond it."""
         # The order of numbers along FERPLUS would be a guess, since the columns of its votes have another one.
-        if isinstance(self.classes, str) or not _all_numbers(found) or any(map(_is_number, names)):
+        if isinstance(self.classes, str) or not self.counts or not _all_numbers(found) or any(map(_is_number, names)):
             return {}
         first = self._first_number(found)
+        if first == 1 and found and max(map(int, found)) < len(names):
+            log.warning("classes: numbers count from 1, since there is no 0: 1 is %s", names[0])
         places = {label: int(label) - first for label in found}
         return {label: names[place] if place < len(names) else None for label, place in places.items()}
 

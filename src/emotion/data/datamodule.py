@@ -24,14 +24,11 @@ from emotion.data.splits import Split, make_split
 from emotion.data.storage import Resident, Streamed, place
 from emotion.data.votes import read_votes, with_votes
 from emotion.errors import UserError
-from emotion.settings import AugmentationSettings, BatchSettings, DataSettings, RunSettings
+from emotion.settings import SOURCE, AugmentationSettings, BatchSettings, DataSettings, RunSettings, marked
 
 Stage = Literal["train", "val", "test"]
-SOURCE_SETTINGS = (
-    *("data", "data_dir", "classes", "exclude", "path_column", "label_column", "split_column", "columns", "images"),
-    *("on_bad_image", "pack_size", "channels", "synthetic_images"),
-)
-"""The settings that define the source; the other settings define the use of its images."""
+SOURCE_SETTINGS = marked(SOURCE)
+"""The settings that define the source and its labels; the other settings define the use of its images."""
 Pixels = NDArray[np.uint8]
 Extract = Callable[[Pixels, NDArray[np.int64], Augmentation | None, int], NDArray[np.float16]]
 
@@ -99,7 +96,7 @@ class EmotionDataModule(LightningDataModule):
         asked = self.settings
         if asked.labels is not None:  # the classes are those of the votes, whatever the folders are called
             asked = asked.model_copy(update={"classes": "auto", "exclude": []})
-        return open_source(asked)
+        return open_source(asked, "error" if self.network_classes is None else "skip")
 
     @cached_property
     def packed(self) -> PackedImages:
@@ -118,7 +115,7 @@ class EmotionDataModule(LightningDataModule):
         paths = [Path(path).expanduser() for path in asked.extra_data or ()]
         if not paths:
             return packed
-        rule = ClassRule(packed.classes, others="skip")
+        rule = ClassRule(packed.classes, others="skip", counts=False)
         others = [FolderSource(path, self.source.size, self.source.channels, rule) for path in paths]
         return packed.extended([pack(other, asked.on_bad_image) for other in others])
 
@@ -171,22 +168,29 @@ class EmotionDataModule(LightningDataModule):
         self._require_all_classes(labels)
         if self.batches.balance != "offline":
             return self.packed.images, self.targets, rows
-        images = torch.from_numpy(self.packed.images[self.rows.train])  # [n, C, S, S]
-        # Added images are transformed even with augment=false: unchanged ones would only be a costlier sampler.
-        affine = self.affine.scaled(self.batches.offline_strength)
-        sources, added = oversample(images, labels, len(self.classes), affine, self.seed)
-        targets = self.targets[rows]
+        images, targets = torch.from_numpy(self.packed.images[self.rows.train]), self.targets[rows]
+        sources, added = self._oversampled
         targets = torch.cat([targets, targets[sources]])  # [n + m] or [n + m, K]
         return torch.cat([images, added]).numpy(), targets, torch.arange(len(targets))
+
+    @cached_property
+    def _oversampled(self) -> tuple[Tensor, Tensor]:
+        """Rows of training images that are used again, int64 [m] in 0..n - 1, and the added images [m, C, S, S]."""
+        images, labels = torch.from_numpy(self.packed.images[self.rows.train]), self.labels[self.rows.train]
+        # Added images are transformed even with augment=false: unchanged ones would only be a costlier sampler.
+        affine = self.affine.scaled(self.batches.offline_strength)
+        return oversample(images, labels, len(self.classes), affine, self.seed)
 
     def _require_all_classes(self, labels: Tensor) -> None:
         counts = torch.bincount(labels, minlength=len(self.classes))
         empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         if empty:
-            present = ",".join(name for name in self.classes if name not in empty)
+            others = [name for name in self.classes if name not in empty]
+            held_out = [name for name in empty if (self.labels == self.classes.index(name)).any()]
+            without = f" exclude=[{','.join(held_out)}]" if held_out else ""
             raise UserError(
                 f"data={self.settings.data}: no training images of class {', '.join(empty)}; add some, or train "
-                f"without: classes=[{present}] exclude=[{','.join(empty)}]"
+                f"without: classes=[{','.join(others)}]{without}"
             )
 
     @property
@@ -199,9 +203,10 @@ class EmotionDataModule(LightningDataModule):
 
     @property
     def _training_labels(self) -> Tensor:
-        """Class ids of the training images, int64 [n]; those of votes are the classes with the most votes."""
-        _, targets, rows = self.train_set
-        return _class_ids(targets[rows])
+        """Class ids of the training images in the order of `train_set`, int64 [n], or [n + m] with oversampled ones."""
+        labels = self.labels[torch.from_numpy(self.rows.train)]
+        self._require_all_classes(labels)
+        return torch.cat([labels, labels[self._oversampled[0]]]) if self.batches.balance == "offline" else labels
 
     @property
     def class_shares(self) -> list[float]:
@@ -303,7 +308,7 @@ class EmotionDataModule(LightningDataModule):
         inputs, labels, rows = self._features.get("train", self.train_set)
         weights = None
         if self.batches.balance == "weighted_sampler":
-            ids = _class_ids(labels[rows])
+            ids = self._training_labels
             weights = class_weights(ids, len(self.classes))[ids]  # [n]
         loader = self._loader(
             inputs,
@@ -373,11 +378,6 @@ class EmotionDataModule(LightningDataModule):
                 budget -= sum(storage.bytes_held for storage in self._placed.values()) / 2**20
             self._placed[key] = place(inputs, device, budget)
         return self._placed[key]
-
-
-def _class_ids(targets: Tensor) -> Tensor:
-    """Returns the classes of targets, int64 [n]: class ids [n], or the largest of the shares [n, K]."""
-    return targets.argmax(1) if targets.is_floating_point() else targets
 
 
 def _vote_classes(asked: DataSettings) -> Sequence[str]:

@@ -74,6 +74,14 @@ class PackedImages:
         text = repr(content) if self.classes == CLASSES else repr((self.classes, content))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
+    def used(self) -> "PackedImages":
+        """Returns the images that are not of part `unused`."""
+        kept = self.parts != "unused"
+        if kept.all():
+            return self
+        arrays = {name: getattr(self, name)[kept] for name in ("images", "labels", "parts", "names", "hashes")}
+        return replace(self, **arrays, shares=None if self.shares is None else self.shares[kept])
+
     def with_classes(self, classes: Sequence[str]) -> "PackedImages":
         """Returns the images with the class ids of a network; those of other classes have part `unused`.
 

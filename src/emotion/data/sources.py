@@ -14,7 +14,7 @@ from typing import assert_never
 import numpy as np
 
 from emotion.data import synthetic
-from emotion.data.classes import AUTO, CLASSES, ClassRule
+from emotion.data.classes import AUTO, CLASSES, ClassRule, Others
 from emotion.data.decode import BadImageError
 from emotion.data.fer_csv import Fer2013Csv
 from emotion.data.folders import Fer2013Folders, FolderSource
@@ -70,14 +70,14 @@ class SyntheticFaces(Source):
                 yield LabelledImage(pixels, label, part, f"drawn/{part}/{CLASSES[drawn]}_{index}")
 
 
-def open_source(settings: DataSettings) -> Source:
-    """Opens the source that the settings name.
+def open_source(settings: DataSettings, others: Others = "error") -> Source:
+    """Opens the source that the settings name; `others` are labels that are none of its classes (see `ClassRule`).
 
     Raises:
         UserError: the source is missing or unusable, or has labels that are none of the classes; the message names the
             alternatives.
     """
-    rule = ClassRule(settings.classes, settings.exclude)
+    rule = ClassRule(settings.classes, settings.exclude, others)
     if settings.data == "synthetic":
         return SyntheticFaces(settings.synthetic_images, rule=rule)
     path = Path(settings.data_dir or os.environ.get("EMOTION_DATA") or "data/fer2013").expanduser()

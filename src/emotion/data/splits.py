@@ -143,7 +143,7 @@ def _random(
     _, val_size, _ = _sizes(len(rows), val_fraction, 1 / folds, "1 / folds")
     test = _folds(packed, rows, groups, folds, seed) == fold  # [n]
     rest = np.flatnonzero(~test)
-    own = None if groups is None else groups[rest]
+    own = None if groups is None else np.unique(groups[rest], return_inverse=True)[1]
     val_size = min(val_size, len(rest) - 1)
     sides = _deal(labels[rest], own, (len(rest) - val_size, val_size), np.random.default_rng([seed, fold]))
     return Split(rows[rest[sides == 0]], rows[rest[sides == 1]], rows[test])

@@ -15,7 +15,7 @@ from emotion.data.labelled import FER_PARTS, PART_FOLDERS, Part
 from emotion.data.lines import read_lines
 from emotion.errors import UserError
 from emotion.files import hide_home
-from emotion.settings import FER_SIZE, DataSettings
+from emotion.settings import FER_SIZE, TABLE_SETTINGS, DataSettings
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 DELIMITERS = (",", "\t", ";", " ")
@@ -163,8 +163,7 @@ class TableSource(FilesSource):
     @property
     def variant(self) -> tuple[object, ...]:
         """The classes and the columns."""
-        used = ("path_column", "label_column", "split_column", "columns", "images")
-        return (self.classes, self.excluded, *(getattr(self.settings, key) for key in used))
+        return (self.classes, self.excluded, *(getattr(self.settings, key) for key in TABLE_SETTINGS))
 
     def stamp(self) -> object:
         """Returns names, sizes and modification times of the tables and of all images."""

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, printable
+from emotion.files import no_formula
 from emotion.inference.film import FilmFrame
 from emotion.inference.persons import BRIEF, Film
 from emotion.inference.recognizer import Face, most_probable, rounded
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 _BOX = ("left", "top", "width", "height")
 _FACE = (*_BOX, "confidence", "label")
 _FRAME = ("file", "frame", "second", "person")
-_FORMULA = re.compile(r"[=@]|[+-](?![\d.]+$)")
-"""Begin of a text that a spreadsheet would take for a formula; -1 and +0.5 are numbers."""
 WIDEST, MOST_BARS = 26, 12
 """Characters of the name of a class in a table, and classes of a live table: the most probable ones."""
 
@@ -109,12 +107,12 @@ class CsvWriter:
         columns = columns_of(classes, films)
         self._file = file
         self._rows = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        self._rows.writerow({column: _no_formula(column) for column in columns})
+        self._rows.writerow({column: no_formula(column) for column in columns})
 
     def write(self, record: Record) -> None:
         """Writes the rows of a record."""
         for row in record.rows():
-            labels = {name: _no_formula(row[name]) for name in ("label", "raw_label") if name in row}
+            labels = {name: no_formula(row[name]) for name in ("label", "raw_label") if name in row}
             self._rows.writerow(row | labels)
         self._file.flush()
 
@@ -145,10 +143,6 @@ class JsonWriter:
         """Writes the end of the list."""
         if not self._lines:
             self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
-
-
-def _no_formula(text: str) -> str:
-    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def to_table(records: Sequence[Record]) -> Table:

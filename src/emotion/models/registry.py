@@ -89,6 +89,9 @@ def _wrap(settings: NetworkSettings, num_classes: int, own: Callable[..., nn.Mod
     name = f"network={settings.network}"
     if settings.network is None:
         raise UserError("network is missing: model=custom needs network=<file>.py:<class>")
+    for key in ("backbone", "blocks", "width", "stem_stride", "dropout"):
+        if getattr(settings, key) is not None:
+            raise UserError(f"{key}: not a setting of a network of your own; remove it")
     if own is None:
         raise UserError(f"{name}: a class of a user, which is only imported where its name is given; add {name}")
     channels, size = getattr(own, "channels", 1), settings.image_size

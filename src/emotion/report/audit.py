@@ -48,7 +48,7 @@ def run_audit(data: EmotionDataModule, threshold: float, folder: Path, track: Tr
     Raises:
         UserError: the data is not usable, the threshold is not between 0 and 1, or the folder cannot be made.
     """
-    packed = data.packed
+    packed = data.packed.used()
     make_results_folder(folder)
     audit = audit_images(packed, threshold, track)
     source = {key: data.hparams[key] for key in SOURCE_SETTINGS}

@@ -19,11 +19,9 @@ from emotion.models.registry import FAMILIES
 from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
 from emotion.report.recipes import RECIPE_KEYS, differences, published_run, weights_name
 from emotion.report.runs import OWN_DATA, Run, SkippedRun, images_digest
+from emotion.settings import NEW, marked
 
-_DEFINE_DATA = (
-    *("classes", "exclude", "labels", "votes"),
-    *("path_column", "label_column", "split_column", "columns", "images"),
-)
+_DEFINE_DATA = [key for key in marked(NEW) if key in SOURCE_SETTINGS]
 BALANCES = {
     "class_weights": "class weights",
     "weighted_sampler": "weighted sampler",

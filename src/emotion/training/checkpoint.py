@@ -18,14 +18,14 @@ from torch import Tensor
 
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError, first_line
-from emotion.files import atomic_write, check_unpacked_size
+from emotion.files import atomic_write, check_unpacked_size, hide_home
 from emotion.models.weights import describe_load_error, state_shapes, validate_state
 from emotion.plugins import Plugins, load_plugin
-from emotion.settings import fields
+from emotion.settings import SOURCE, fields, marked
 from emotion.training.task import EmotionTask
 
-OF_ONE_DATA_SET = ("classes", "exclude", "columns", "images", "labels", "group_by", "folds", "fold")
-"""Settings that describe one data set; they do not hold for another one that a network is tested on."""
+_GROUPED = ("group_by", "folds", "fold")
+_OF_EVERY_SOURCE = ("data", "data_dir", "on_bad_image", "pack_size", "channels")
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,17 @@ def data_for(classes: Sequence[str], stored: Mapping[str, Any], changes: Mapping
 
     Args:
         classes: classes of the network, in the order of its outputs.
-        stored: settings of the data that it was trained on. Those of labels hold for that data alone.
+        stored: settings of the data that it was trained on. Where `data` changes, those that describe one source
+            (its classes, labels and columns) do not hold, and with another split, groups and folds do not.
         changes: settings that replace them.
 
     Raises:
         UserError: a value is not legal.
     """
-    others = {"data", "data_dir"} & changes.keys()
-    kept = {key: value for key, value in stored.items() if not others or key not in OF_ONE_DATA_SET}
+    gone = [*_GROUPED] if changes.get("split", "random") != "random" else []
+    if changes.get("data", stored.get("data")) != stored.get("data"):
+        gone += [*_GROUPED, *(key for key in marked(SOURCE) if key not in _OF_EVERY_SOURCE)]
+    kept = {key: value for key, value in stored.items() if key not in gone}
     return EmotionDataModule.of({**kept, **changes}, network_classes=classes)
 
 
@@ -162,10 +165,10 @@ def _plugins(path: Path, content: dict[str, Any], network: str | None) -> Plugin
     stored = settings.get("network") if isinstance(settings, dict) else None
     if not isinstance(stored, str):
         return Plugins()
-    if stored != network:
+    if network is None or hide_home(network) != hide_home(stored):
         raise UserError(
             f"ckpt={path}: its network is code of a user; if you trust it, evaluate.py and emotion export take "
-            f"network={stored[:200]}"
+            f"network={stored[:200]}, and everything else takes the file that emotion export writes"
         )
     return Plugins(load_plugin("network", stored))
 
@@ -176,7 +179,8 @@ def _task(settings: dict[str, Any], state: dict[str, Tensor], plugins: Plugins) 
         raise ValueError("hyper_parameters: plain values are needed")
     _require_known(settings, "class_weights", "class_shares")
     # The average of the weights cannot be built on the meta device; its tensors have the shapes of the network's.
-    settings = {**settings, "loss": None}  # only training needs a loss of the user's own
+    # Only training needs a loss of the user's own, with its tensors.
+    settings, state = {**settings, "loss": None}, {k: v for k, v in state.items() if not k.startswith("loss.")}
     expected = dict(state_shapes(partial(EmotionTask.of, {**settings, "ema_decay": 0.0}, plugins)))
     if settings.get("ema_decay"):
         expected |= {key.replace("network.", "average.module.", 1): value for key, value in expected.items()}

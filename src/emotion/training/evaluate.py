@@ -23,6 +23,7 @@ from emotion.models.device import find_device
 from emotion.models.onnx import ViewsName
 from emotion.overrides import parse_arguments
 from emotion.privacy import keep_private
+from emotion.settings import DataSettings
 from emotion.training.checkpoint import data_for, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.folder import EVALUATION, RunFolder, make_results_folder, write_json
@@ -148,9 +149,11 @@ def read_member(path: Path, network: str | None = None) -> Member:
         task = read.task
         return Member(task.inference_network, task.classes, read.data, 1.0, read.size, read.hashes)
     published = load_pretrained(str(path))
-    data = {key: value for key, value in published.card.facts.items() if key in ("data", "split", "seed")}
+    card = published.card
+    known = {key: value for key, value in card.facts.items() if key in (*DataSettings.model_fields, "seed")}
+    data = {"pack_size": card.side, "channels": card.channels, **known}
     none = np.empty(0, np.uint64)
-    return Member(published.network, published.classes, data, published.card.temperature, None, none)
+    return Member(published.network, published.classes, data, card.temperature, None, none)
 
 
 def _require_same_classes(members: Sequence[Member], paths: Sequence[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,7 +10,7 @@ from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.protocol import protocol_metrics, protocol_parts
 from emotion.models.classifier import Card, Classifier, load_pretrained, save_pretrained
 from emotion.models.onnx import ViewsName
-from emotion.settings import FER_SIZE, NetworkSettings
+from emotion.settings import FER_SIZE, NEW, DataSettings, NetworkSettings, marked
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.results import predict
 
@@ -44,10 +45,17 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
         | {"images": len(predictions)}
         for part, predictions in protocol_parts(stages).items()
     }
-    settings = {key: trained.data[key] for key in ("data", "split", "balance", "seed")}
+    settings = {key: trained.data[key] for key in ("data", "split", "balance", "seed")} | _labels_and_split(trained)
     facts = {"model": trained.task.hparams["model"], **settings, "epoch": trained.epoch, "figures": metrics}
     save_pretrained(out, network, replace(card, temperature=temperature, facts=facts))
     return load_pretrained(out)
+
+
+def _labels_and_split(trained: Checkpoint) -> dict[str, Any]:
+    """Returns the settings of labels and split that differ from their defaults; paths stay on this machine."""
+    fields = DataSettings.model_fields
+    keys = [key for key in marked(NEW) if key in fields and key not in ("images", "votes")]
+    return {key: trained.data[key] for key in keys if trained.data[key] != fields[key].default}
 
 
 def _card(trained: Checkpoint) -> Card:

@@ -4,6 +4,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from emotion.config import CONFIG_GROUPS
 from emotion.errors import UserError
+from emotion.files import hide_home
 from emotion.settings import FIXED, marked
 from emotion.training.folder import RunFolder
 
@@ -25,7 +26,7 @@ def resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]
     """
     stored, changed, kept = folder.read_config(), OmegaConf.create(), [*CONFIG_GROUPS, *marked(FIXED)]
     for key in NAMED_AGAIN:
-        if stored.get(key) is not None and OmegaConf.select(defaults, key) != stored[key]:
+        if stored.get(key) is not None and hide_home(str(OmegaConf.select(defaults, key))) != stored[key]:
             raise UserError(f"resume={folder.path}: runs your own code; add {key}={stored[key]} to allow it")
     for argument in (argument for argument in overrides if not argument.startswith("resume=")):
         key, _, value = argument.partition("=")

@@ -176,9 +176,10 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     )
     task = build_task(settings, data, plugins)
     _log_sizes(settings, task, data)
-    load_weights(settings, task)
+    resumes = folder.state != "new" and not settings.run.overwrite
+    load_weights(settings, task, folder.last if resumes else None)
     epochs = 0
-    if folder.state != "new" and not settings.run.overwrite:
+    if resumes:
         epochs, data_state = read_progress(folder.last)
         data.load_state_dict(data_state)
     timer, folder_updates = build_timer(settings.trainer), _folder_updates(settings, folder, epochs)
@@ -355,17 +356,22 @@ def build_task(settings: Settings, data: EmotionDataModule, plugins: Plugins = P
     )
 
 
-def load_weights(settings: Settings, task: EmotionTask) -> None:
+def load_weights(settings: Settings, task: EmotionTask, last: Path | None = None) -> None:
     """Loads the pretrained weights of the backbone, or of a whole trained network, that the settings name.
+
+    Args:
+        settings: the settings of the run.
+        task: the task, whose network gets the weights.
+        last: last checkpoint of a resumed run, which serves in place of `init`.
 
     Raises:
         UserError: the weights are missing or do not fit.
     """
     network, training = settings.network, settings.training
-    if network.backbone is not None and training.weights is not None:
-        load_backbone(task.network.backbone, training.weights, network.family, network.backbone, network.image_size)
     if training.init is not None:
-        log.info("%s", read_start(training.init).load_into(task.network, task.classes))
+        log.info("%s", read_start(str(last or training.init)).load_into(task.network, task.classes))
+    elif network.backbone is not None and training.weights is not None:
+        load_backbone(task.network.backbone, training.weights, network.family, network.backbone, network.image_size)
     task.restart_average()
 
 

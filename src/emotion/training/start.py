@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from emotion.data.classes import CLASSES, listed
 from emotion.errors import UserError, first_line
-from emotion.models.network import Network
+from emotion.models.network import COUNTED_LAYERS, Network
 from emotion.models.onnx import METADATA
 from emotion.shipped import find_weights
 from emotion.training.checkpoint import read_content
@@ -49,7 +49,8 @@ class Start:
         fits = {
             key: value
             for key, value in self.state.items()
-            if key in own and own[key].shape == value.shape and not (last and key.startswith(f"{last}."))
+            if isinstance(value, Tensor) and key in own and own[key].shape == value.shape
+            if not (last and key.startswith(f"{last}."))
         }
         if not any(key.startswith("backbone.") for key in fits):
             hint = f"; it is a {self.model}: model={self.model}" if self.model else ""
@@ -103,7 +104,7 @@ def _read_published(name: str, path: Path) -> Start:
         raise UserError(f"init={name}: not a network of this project ({first_line(error)})") from None
 
 
-def _last_layer(network: Network) -> str:
-    """Returns the name of the layer that computes the logits."""
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    return str(names[-1])
+def _last_layer(network: Network) -> str | None:
+    """Returns the name of the last linear layer or convolution, which computes the logits, or None without one."""
+    names = [name for name, module in network.named_modules() if isinstance(module, COUNTED_LAYERS)]
+    return str(names[-1]) if names else None

@@ -23,7 +23,11 @@ def slow_statistics(network: nn.Module, batches: int) -> list[str]:
     return [
         name
         for name, module in network.named_modules()
-        if isinstance(module, _BatchNorm) and module.training and module.momentum and batches * module.momentum < 1
+        if isinstance(module, _BatchNorm)
+        and module.training
+        and module.running_mean is not None
+        and module.momentum
+        and batches * module.momentum < 1
     ]
 
 
@@ -31,7 +35,7 @@ def slow_statistics(network: nn.Module, batches: int) -> list[str]:
 def estimate_statistics(
     layers: Sequence[nn.Module], forward: Callable[[Tensor], object], inputs: Iterable[Tensor]
 ) -> None:
-    """Sets the statistics of layers to their mean over batches, with the present weights (arXiv:2105.07576).
+    """Sets the statistics of layers to their mean over images, with the present weights (arXiv:2105.07576).
 
     Dropout stays off, so that no random number is drawn.
 
@@ -45,9 +49,11 @@ def estimate_statistics(
     for layer in norms:
         layer.reset_running_stats()
         layer.train()
-    for number, batch in enumerate(inputs, 1):
+    seen = 0
+    for batch in inputs:
+        seen += len(batch)
         for layer in norms:
-            layer.momentum = 1 / number  # the mean over all batches; with None, the CPU would wait for the device
+            layer.momentum = len(batch) / seen  # the mean over all images so far
         forward(batch)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum

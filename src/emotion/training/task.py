@@ -85,6 +85,8 @@ class EmotionTask(LightningModule):
         # In tuples: as attributes of a module, the networks would be registered, and saved, a second time.
         self._trained: tuple[Callable[[Tensor], Tensor]] = (self.network,)
         self._validated: tuple[Callable[[Tensor], Tensor]] = (self.inference_network,)
+        # Never compiled: the changes of momentum while statistics are estimated would compile it again and again.
+        self._estimated = self._validated
         self._perturbed = self._rate_changed = False
         self._slow: list[str] = []
 
@@ -126,6 +128,7 @@ class EmotionTask(LightningModule):
                 "feature_views: this network has no frozen part; use feature_views=0, or unfreeze fewer layers"
             )
         self._trained, self._validated = (trained,), (self.inference_network.split(first)[1],)
+        self._estimated = self._validated
         return frozen
 
     def compile_network(self) -> None:
@@ -228,10 +231,10 @@ class EmotionTask(LightningModule):
         loader = self.trainer.train_dataloader
         single, size = (loader.loader, loader.size) if isinstance(loader, BatchGroups) else (loader, 1)
         if self._slow and isinstance(single, BatchLoader):
-            network, layers = self._validated[0], [self.inference_network.get_submodule(name) for name in self._slow]
+            layers = [self.inference_network.get_submodule(name) for name in self._slow]
             count = min(int(self.trainer.num_training_batches) * size, -(-ENOUGH_IMAGES // single.batch_size))
             batches = islice(single, count)
-            estimate_statistics(layers, network, (_floats(batch.inputs) for batch in batches))
+            estimate_statistics(layers, self._estimated[0], (_floats(batch.inputs) for batch in batches))
             for values in (value for layer in layers for value in (layer.running_mean, layer.running_var)):
                 assert isinstance(values, Tensor)
                 values.copy_(self.trainer.strategy.reduce(values, reduce_op="mean"))  # over all processes
@@ -282,7 +285,8 @@ class EmotionTask(LightningModule):
         same = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         loader.set_epoch(0 if same else self.current_epoch)
         length = len(loader.loader if isinstance(loader, BatchGroups) else loader)
-        self._slow = slow_statistics(self.network, length)
+        size = loader.size if isinstance(loader, BatchGroups) else 1
+        self._slow = slow_statistics(self.network, min(int(self.trainer.num_training_batches) * size, length))
         batches = self.current_epoch * length
         if batches * (1 - self.optimizer_settings.ema_decay) < self.trainer.accumulate_grad_batches:
             self.restart_average()
