@@ -240,3 +240,15 @@ def test_the_rule_of_fer2013_means_the_seven_by_auto():
     assert ClassRule().of_seven().classes == CLASSES
     assert ClassRule(["happy", "sad"]).of_seven().classes == ["happy", "sad"]
     assert ClassRule("ferplus").of_seven().classes == "ferplus"
+
+
+def test_numbers_count_only_along_a_list_that_the_user_wrote_for_this_data(caplog: pytest.LogCaptureFixture) -> None:
+    """FER2013's folders 0..6 would be in the challenge's order, and extra data in the order of whoever numbered it."""
+    found = {str(number): f"data/{number}" for number in range(7)}
+    with pytest.raises(UserError, match="name numbered classes with classes="):
+        ClassRule().of_seven().resolve(found)
+    extra = ClassRule(CLASSES, others="skip", counts=False).resolve(found)
+    assert (set(extra.ids.values()), len(extra.skipped)) == ({None}, 7)
+    with caplog.at_level("WARNING"):
+        assert ClassRule(["a", "b", "c"]).resolve({"1": "x/1", "2": "x/2"}).ids == {"1": 0, "2": 1}
+    assert "numbers count from 1, since there is no 0: 1 is a" in caplog.text

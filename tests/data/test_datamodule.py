@@ -593,3 +593,25 @@ def test_data_for_a_trained_network_has_its_classes(tones, tmp_path, caplog):
     assert data.rows.test.tolist() == [1]
     assert data.packed.names[1] == "happy/photo.png"
     assert caplog.messages == ["left out, since the network does not know their classes: images of contempt (1)"]
+
+
+def test_ties_of_votes_are_counted_as_they_are_labelled(tmp_path):
+    """Five votes for neutral and five for anger: FER+ takes the first column, which is neutral."""
+    plain = data_module(data="synthetic", synthetic_images=140).packed
+    names = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+    columns = {"angry": "anger", "happy": "happiness", "sad": "sadness"}
+    lines = [f"image,{','.join(names)}"]
+    for name, label in zip(plain.names, plain.labels, strict=True):
+        counts = dict.fromkeys(names, 0)
+        counts[columns.get(CLASSES[label], CLASSES[label])] += 5
+        if CLASSES[label] == "neutral":
+            counts["anger"] += 5
+        lines.append(f"{name.split('/')[-1]},{','.join(map(str, counts.values()))}")
+    (tmp_path / "votes.csv").write_text("\n".join(lines))
+    voted = data_module(
+        data="synthetic", synthetic_images=140, labels="ferplus", votes=str(tmp_path / "votes.csv"), split="official"
+    )
+    hard = data_module(data="synthetic", synthetic_images=140, split="official")
+    assert np.array_equal(voted.packed.labels, plain.labels)
+    assert voted.class_weights == hard.class_weights
+    assert voted.class_shares == hard.class_shares

@@ -493,3 +493,18 @@ def test_random_refuses_too_few_images(count, settings):
 def test_groups_and_folds_belong_to_random(name, settings):
     with pytest.raises(UserError, match=f"^split={name}: group_by and folds belong to split=random$"):
         split(fake(SMALL), name, **settings)
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_folds_of_two_persons_leave_no_group_to_validate_on(fold):
+    packed = fake({"train": 20})
+    with pytest.raises(UserError, match=r"^split=random: 1 group is too few for 2 parts"):
+        split(packed, "random", groups=np.repeat(["a", "b"], 10), folds=2, fold=fold)
+
+
+def test_every_fold_of_unequal_groups_has_all_parts():
+    for fold in range(2):
+        divided = split(
+            fake({"train": 43}), "random", groups=np.repeat(["a", "b", "c", "d"], (14, 12, 7, 10)), folds=2, fold=fold
+        )
+        assert all(len(rows) for rows in rows_of(divided))

@@ -106,7 +106,8 @@ def test_a_network_is_tested_on_the_common_classes_of_other_data(
     changes = {"data": "folder", "data_dir": str(tmp_path / "other"), "split": "test_only"}
     with caplog.at_level("WARNING"):
         results = evaluate([finished.path], changes, str(tmp_path / "out"), "cpu")
-    assert "left out, since the network does not know their classes: images of asleep (4)" in caplog.text
+    left_out = "left out, since they are none of the classes engaged, bored, confused: asleep (4 images)"
+    assert caplog.text.count(left_out) == 1
     assert {name: values["support"] for name, values in results["test"]["per_class"].items()} == {
         "engaged": 4,
         "bored": 0,
@@ -225,7 +226,9 @@ def test_a_checkpoint_with_a_network_of_ones_own_imports_nothing_until_it_is_nam
         lambda: load_checkpoint(folder.best, f"{tmp_path / 'other.py'}:TinyNet"),
         lambda: evaluate([folder.path], {}, str(tmp_path / "out"), "cpu"),
     ):
-        with pytest.raises(UserError, match=rf"if you trust it, .* take network={name}$"):
+        with pytest.raises(
+            UserError, match=rf"if you trust it, evaluate.py and emotion export take network={name}, and"
+        ):
             refused()
     resume = [f"resume={folder.path}"]
     with pytest.raises(UserError, match=rf"runs your own code; add network={name} to allow it$"):
@@ -273,3 +276,75 @@ def test_the_page_on_fine_tuning_works(tmp_path: Path) -> None:
         words += ["trainer.max_epochs=1"] if words[0] == "train" else []
         subprocess.run([sys.executable, "-m", "emotion", *words], cwd=tmp_path, env=environment, check=True)
     assert "5 folds" in (tmp_path / "runs/report-page/report.md").read_text()
+
+
+def test_the_advice_for_missing_classes_can_be_followed(photos: Path, tmp_path: Path) -> None:
+    words = ["data=folder", f"data_dir={photos}", "split=random", "exclude=[bored]"]
+    asked = [*words, f"classes=[{','.join(THREE)},asleep]"]
+    with pytest.raises(UserError, match=r"without: classes=\[engaged,confused\]$"):
+        start(tmp_path / "refused", *asked)
+    assert load_checkpoint(start(tmp_path / "run", *words, "classes=[engaged,confused]").best).task.classes == (
+        "engaged",
+        "confused",
+    )
+
+
+def test_grouped_runs_are_tested_with_another_split(finished: RunFolder, photos: Path, tmp_path: Path) -> None:
+    results = evaluate([finished.path], {"split": "test_only"}, str(tmp_path), "cpu")
+    assert results["test"]["num_images"] == 90
+
+
+def test_the_same_data_at_another_place_has_the_same_split(finished: RunFolder, photos: Path) -> None:
+    checkpoint = load_checkpoint(finished.best)
+    moved = checkpoint.data_module(data_dir=str(photos))
+    assert moved.hparams == checkpoint.data_module().hparams
+
+
+def test_a_loss_of_ones_own_may_have_tensors(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "class Loss(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.entropy = nn.CrossEntropyLoss(weight=torch.ones(7), reduction='none')\n\n"
+        "    def forward(self, logits, labels):\n"
+        "        return self.entropy(logits, labels)\n"
+    )
+    words = [f"loss={tmp_path / 'mine.py'}:Loss", "trainer.max_epochs=1", "synthetic_images=140"]
+    folder = train(tmp_path / "run", *words)
+    assert load_checkpoint(folder.best).task.loss.own is None
+    assert "test" in json.loads(folder.metrics.read_text())
+
+
+def test_code_in_the_home_folder_can_be_named_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text(NETWORK)
+    name = f"{tmp_path / 'mine.py'}:TinyNet"
+    folder = train(tmp_path / "run", "model=custom", f"network={name}", "trainer.max_epochs=1", "synthetic_images=140")
+    stored = torch.load(folder.best, weights_only=True)["hyper_parameters"]["network"]
+    assert stored == "~/mine.py:TinyNet"
+    for again in (name, stored):
+        assert load_checkpoint(folder.best, again).task.classes == CLASSES
+
+
+def test_a_resumed_run_does_not_need_the_network_that_it_started_from(photos: Path, tmp_path: Path) -> None:
+    first = start(tmp_path / "first", *own(photos))
+    words = own(photos, f"init={first.best}")
+    second = start(tmp_path / "second", *words)
+    first.best.unlink()
+    again = [f"resume={second.path}", "trainer.max_epochs=2"]
+    run(compose(*again), second.path, again)
+    assert json.loads(second.metrics.read_text())["run"]["epochs"] == 2
+
+
+def test_a_published_network_is_tested_on_images_of_its_size_and_labels(finished: RunFolder, tmp_path: Path) -> None:
+    from emotion.training.evaluate import read_member
+    from emotion.training.publish import publish
+
+    publish(finished.best, tmp_path / "mine.safetensors")
+    member = read_member(tmp_path / "mine.safetensors")
+    stored = load_checkpoint(finished.best).data
+    for key in ("data", "split", "classes", "group_by", "seed"):
+        assert member.data[key] == stored[key]
+    assert (member.data["pack_size"], member.data["channels"]) == (48, 1)
+    assert "data_dir" not in member.data

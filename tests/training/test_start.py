@@ -6,12 +6,15 @@ import pytest
 import torch
 from builders import make_network
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError
+from emotion.models.registry import build_network
+from emotion.settings import NetworkSettings
 from emotion.shipped import SHIPPED
 from emotion.training.command import with_implied_model
-from emotion.training.start import read_start
+from emotion.training.start import Start, read_start
 
 SMALL = {"family": "resnet", "blocks": [2, 2, 2], "width": 48, "stem_stride": 2}
 
@@ -86,3 +89,19 @@ def test_files_of_other_content_are_one_line(tmp_path: Path) -> None:
 )
 def test_a_start_or_a_network_of_ones_own_implies_its_model(words: list[str], added: list[str]) -> None:
     assert with_implied_model(words) == [*words, *added]
+
+
+def test_a_network_without_a_linear_layer_is_taken_whole() -> None:
+    class Pool(nn.Module):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)
+            self.pool = nn.AdaptiveAvgPool2d((1, num_classes))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.pool(self.norm(images)).flatten(1)
+
+    network = build_network(NetworkSettings(family="custom", network="x.py:Pool"), 3, Pool)
+    start = Start("x", "custom", ("a", "b"), {"backbone.norm.weight": torch.full((1,), 3.0)})
+    assert "1 of" in start.load_into(network, ("a", "b", "c"))
+    assert network.backbone.norm.weight.item() == 3

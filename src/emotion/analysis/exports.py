@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from emotion.analysis.document import Block, Cell, Details, Row, Table, as_cell, printable
+from emotion.files import no_formula
 
 # ruff: noqa: RUF001
 # The signs below are translated because they look like others.

@@ -226,7 +226,8 @@ def _t_test(difference: float, variances: Sequence[_Variance], runs: tuple[int, 
 
     variance = sum(part.value for part in variances)
     if not variance:  # equal differences everywhere, from which no spread can be estimated
-        return Difference(difference, Interval(-1.0, 1.0), 1.0, runs)
+        interval = Interval(-1.0, 1.0) if difference else Interval(0.0, 0.0)
+        return Difference(difference, interval, 1.0, runs)
     error = variance**0.5
     freedom = variance**2 / sum(part.value**2 / part.freedom for part in variances if part.value)
     half = float(t.ppf((1 + level) / 2, freedom)) * error

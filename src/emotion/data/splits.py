@@ -229,7 +229,8 @@ def _deal_groups(
     number = int(groups.max(initial=-1)) + 1
     used = [side for side, size in enumerate(sizes) if size > 0]
     if number < len(used):
-        raise UserError(f"split=random: {number} groups are too few for {len(used)} parts; give finer groups")
+        groups_left = "1 group is" if number == 1 else f"{number} groups are"
+        raise UserError(f"split=random: {groups_left} too few for {len(used)} parts; give finer groups or fewer folds")
     counts = np.zeros((number, int(labels.max()) + 2))  # [G, K + 1], the last column for all images
     np.add.at(counts, (groups, labels), 1)
     counts[:, -1] = counts.sum(1)

@@ -25,7 +25,7 @@ from emotion.settings import SOURCE, fields, marked
 from emotion.training.task import EmotionTask
 
 _GROUPED = ("group_by", "folds", "fold")
-_OF_EVERY_SOURCE = ("data", "data_dir", "on_bad_image", "pack_size", "channels")
+_OF_EVERY_SOURCE = ("data", "data_dir", "on_bad_image", "pack_size", "channels", "synthetic_images")
 
 
 @dataclass(frozen=True)
