@@ -471,7 +471,7 @@ def test_a_class_with_fewer_images_than_folds_is_named_in_the_log(caplog):
         ({"val_fraction": 0.0}, "split=random: val_fraction=0 and test_fraction=0.2 leave nothing"),
         ({"groups": np.array(["a", "b"] * 50)}, "split=random: 2 groups are too few for 3 parts; give finer groups"),
         ({"groups": np.array(["a"] * 50 + ["b"] * 50), "folds": 3}, "split=random: 2 groups are too few for 3 parts"),
-        ({"groups": np.array(["a"] * 50 + ["b"] * 50), "folds": 2}, "split=random: 1 groups are too few for 2 parts"),
+        ({"groups": np.array(["a"] * 50 + ["b"] * 50), "folds": 2}, "split=random: 1 group is too few for 2 parts"),
     ],
 )
 def test_random_refuses_what_cannot_be_divided(settings, message):
