@@ -19,6 +19,7 @@ from emotion.config import (
     run_dir,
     settings,
 )
+from emotion.declarations import CONTROL, NEW
 from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.overrides import (
@@ -31,7 +32,7 @@ from emotion.overrides import (
     quoted,
     require_effect,
 )
-from emotion.settings import CONTROL, GROUPS, NEW, Settings, as_yaml, fields, marked
+from emotion.settings import GROUPS, Settings, as_yaml, fields, marked
 
 MODELS = choice_names("model")
 RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})

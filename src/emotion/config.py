@@ -10,9 +10,10 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from emotion.declarations import CONTROL, NEW
 from emotion.errors import UserError
 from emotion.files import hide_home
-from emotion.settings import CONTROL, FER_SIZE, NEW, Settings, as_yaml, fields, marked
+from emotion.settings import FER_SIZE, Settings, as_yaml, fields, marked
 
 CONFIG_GROUPS = ("model", "recipe", "experiment")
 """Hydra's config groups: folders of `conf/`."""

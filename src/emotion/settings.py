@@ -1,15 +1,14 @@
 """The settings of a run: names, types, legal ranges, defaults and meanings, each declared once."""
 
 import math
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from emotion.declarations import CONTROL, FIXED, NEW, SOURCE, Group, marks_of, options_of, setting, yaml_lines
 from emotion.errors import UserError
 from emotion.models.onnx import MAX_SIDE, ViewsName
 
@@ -36,56 +35,6 @@ Inside = Annotated[int | float, Field(gt=0, lt=1)]
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Names = list[str | int]
-
-CONTROL, NEW, FIXED, SOURCE = "control", "new", "fixed", "source"
-"""Marks of settings.
-
-CONTROL: how a run is carried out; runs that differ only in it are the same run.
-NEW: younger than the first runs, whose hashes must not move; left out of the hash at its default.
-FIXED: a resumed run cannot change it, since its result would be that of neither value.
-SOURCE: it defines the images and their labels.
-"""
-
-
-def setting(default: Any, text: str, *marks: str) -> Any:
-    """Declares a setting: its default, its meaning in one line, and its marks."""
-    return Field(default, description=text, json_schema_extra={"marks": list(marks)})
-
-
-class Group(BaseModel):
-    """A group of settings that are used together; the docstring of a group is its heading in `conf/config.yaml`.
-
-    Raises:
-        pydantic.ValidationError: a value is not legal; `of` raises a `UserError` in its place.
-    """
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _keep_bools_apart(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuses `true` where 1 is legal, which Python holds equal."""
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and not {bool, Any} & {*_options(annotation)}:
-            raise ValueError("not a truth value")
-        return value
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the group from a mapping of settings, of which those of other groups are ignored.
-
-        Raises:
-            UserError: a value is not legal; the message names the legal ones.
-        """
-        own = {key: value for key, value in values.items() if key in cls.model_fields}
-        try:
-            return cls.model_validate(own)
-        except ValidationError as error:
-            raise UserError(_explain(error, cls, own)) from None
-
-    def flat(self) -> dict[str, Any]:
-        """Returns the settings as plain values."""
-        return self.model_dump()
 
 
 class RunSettings(Group):
@@ -310,6 +259,8 @@ class TrainingSettings(Group):
 class TrainerSettings(Group):
     """Arguments of Lightning's Trainer; null: its default."""
 
+    prefix = "trainer."
+
     max_epochs: Any = setting(200, "-1: no limit")
     min_epochs: Any = setting(None, "")
     max_steps: Any = setting(-1, "-1: no limit")
@@ -403,114 +354,27 @@ GROUPS: dict[str, type[Group]] = {
 @cache
 def fields() -> dict[str, FieldInfo]:
     """Returns the declaration of every setting by its name; names of the Trainer's begin with `trainer.`."""
-    return {
-        f"{'trainer.' if name == 'trainer' else ''}{key}": field
-        for name, group in GROUPS.items()
-        for key, field in group.model_fields.items()
-    }
+    return {f"{group.prefix}{key}": field for group in GROUPS.values() for key, field in group.model_fields.items()}
 
 
 def marked(mark: str) -> list[str]:
     """Returns the names of the settings that bear a mark."""
-    return [key for key, field in fields().items() if mark in _marks(field)]
+    return [key for key, field in fields().items() if mark in marks_of(field)]
 
 
 def texts() -> list[str]:
     """Returns the names of the settings that are texts, such as names and paths."""
-    return [key for key, field in fields().items() if str in _options(field.annotation)]
+    return [key for key, field in fields().items() if str in options_of(field.annotation)]
 
 
 def lists() -> list[str]:
     """Returns the names of the settings that can be lists of names or paths."""
-    return [key for key, field in fields().items() if {list[str], Names} & {*_options(field.annotation)}]
+    return [key for key, field in fields().items() if {list[str], Names} & {*options_of(field.annotation)}]
 
 
 def as_yaml() -> str:
     """Returns the part of `conf/config.yaml` that lists the settings, with headings and comments."""
-    return "\n".join(line for name, group in GROUPS.items() for line in _yaml_group(name, group))
-
-
-def _yaml_group(name: str, group: type[Group]) -> Iterator[str]:
-    indent = "  " if name == "trainer" else ""
-    yield f"# {(group.__doc__ or '').rstrip('.')}"
-    if indent:
-        yield f"{name}:"
-    for key, field in group.model_fields.items():
-        if key != "model":  # which a file of conf/model sets
-            yield from _yaml_setting(f"{indent}{key}: {_yaml_value(field.default)}", field.description or "")
-    yield ""
-
-
-def _yaml_setting(assignment: str, text: str) -> Iterator[str]:
-    lines = textwrap.wrap(text, 120 - 31, break_long_words=False) or [""]
-    yield f"{assignment:<28} # {lines[0]}".rstrip(" #") if text else assignment
-    yield from (f"{'':<28} # {line}" for line in lines[1:])
-
-
-def _yaml_value(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
-
-
-def _marks(field: FieldInfo) -> list[str]:
-    extra = field.json_schema_extra
-    return list(extra["marks"]) if isinstance(extra, dict) else []  # type: ignore[arg-type]
-
-
-def _options(annotation: Any) -> list[Any]:
-    """Returns the alternatives of a type: the members of its unions."""
-    if get_origin(annotation) in (Union, UnionType):
-        return [option for member in get_args(annotation) for option in _options(member)]
-    return [annotation]
-
-
-def _explain(error: ValidationError, group: type[Group], values: Mapping[str, Any]) -> str:
-    """Returns the message for the first setting that is not legal."""
-    key = str(error.errors()[0]["loc"][0])
-    name = f"trainer.{key}" if group is TrainerSettings else key
-    return f"{name}={str(values[key])[:100]}: {_legal(group.model_fields[key])}"
-
-
-def _legal(field: FieldInfo) -> str:
-    """Returns the text that names the legal values of a setting."""
-    options = _options(field.annotation)
-    names = [str(name).lower() for option in options if get_origin(option) is Literal for name in get_args(option)]
-    names += ["true", "false"] if bool in options else []
-    others = names + (["null"] if NoneType in options else [])
-    options = [option for option in options if not (option is int and float in options)]
-    kinds = [text for option in options if (text := _kind(option, field))]
-    if not kinds:
-        return f"not one of {', '.join(names)}"
-    return f"{' or '.join([kinds[0], *others])} is needed"
-
-
-def _kind(option: Any, field: FieldInfo) -> str | None:
-    """Returns the text of a number, a text or a list; None for names."""
-    metadata = field.metadata
-    if get_origin(option) is Annotated:
-        option, *extra = get_args(option)
-        metadata = [*metadata, *(one for info in extra for one in info.metadata)]
-        option = float if float in _options(option) else option
-    limits = {name: getattr(one, name) for one in metadata for name in ("ge", "gt", "le", "lt") if hasattr(one, name)}
-    if option is float:
-        return f"a number {_range(limits)}"
-    if option is int:
-        return f"a whole number from {limits['ge']}" + (f" to {limits['le']}" if "le" in limits else "")
-    if option is str:
-        return "a name or path"
-    if get_origin(option) is list:
-        return "a list of whole numbers" if get_args(option) == (int,) else "a list of names, as [a,b],"
-    return None
-
-
-def _range(limits: Mapping[str, float]) -> str:
-    if limits.get("gt") == 0 and limits.get("lt") == 1:
-        return "between 0 and 1"
-    low = "from 0" if "ge" in limits else "above 0"
-    if "le" in limits:
-        return f"{low} to 1" if "ge" in limits else f"{low}, at most 1,"
-    return f"{low}, below 1," if limits["lt"] == 1 else low
+    return "\n".join(line for name, group in GROUPS.items() for line in yaml_lines(name, group))
 
 
 def _check_trainer(trainer: TrainerSettings) -> None:

@@ -9,9 +9,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from traps import Trap
 
 from emotion.data.classes import CLASSES
+from emotion.declarations import NEW
 from emotion.errors import UserError
 from emotion.models.weights import state_shapes
-from emotion.settings import NEW, fields, marked
+from emotion.settings import fields, marked
 from emotion.training.checkpoint import ThrottledCheckpointIO, load_checkpoint
 from emotion.training.task import EmotionTask
 

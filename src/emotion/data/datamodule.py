@@ -23,8 +23,9 @@ from emotion.data.sources import open_source
 from emotion.data.splits import Split, make_split
 from emotion.data.storage import Resident, Streamed, place
 from emotion.data.votes import read_votes, with_votes
+from emotion.declarations import SOURCE
 from emotion.errors import UserError
-from emotion.settings import SOURCE, AugmentationSettings, BatchSettings, DataSettings, RunSettings, marked
+from emotion.settings import AugmentationSettings, BatchSettings, DataSettings, RunSettings, marked
 
 Stage = Literal["train", "val", "test"]
 SOURCE_SETTINGS = marked(SOURCE)

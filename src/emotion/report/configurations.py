@@ -14,12 +14,13 @@ from emotion.analysis.predictions import Predictions
 from emotion.analysis.statistics import Interval, Metric, Summary, bootstrap_interval, summarize
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS
+from emotion.declarations import NEW
 from emotion.files import hide_home
 from emotion.models.registry import FAMILIES
 from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
 from emotion.report.recipes import RECIPE_KEYS, differences, published_run, weights_name
 from emotion.report.runs import OWN_DATA, Run, SkippedRun, images_digest
-from emotion.settings import NEW, marked
+from emotion.settings import marked
 
 _DEFINE_DATA = [key for key in marked(NEW) if key in SOURCE_SETTINGS]
 BALANCES = {

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emotion.data.datamodule import EmotionDataModule
+from emotion.declarations import SOURCE
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, check_unpacked_size, hide_home
 from emotion.models.weights import describe_load_error, state_shapes, validate_state
 from emotion.plugins import Plugins, load_plugin
-from emotion.settings import SOURCE, fields, marked
+from emotion.settings import fields, marked
 from emotion.training.task import EmotionTask
 
 _GROUPED = ("group_by", "folds", "fold")

@@ -8,9 +8,10 @@ import torch
 
 from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.protocol import protocol_metrics, protocol_parts
+from emotion.declarations import NEW
 from emotion.models.classifier import Card, Classifier, load_pretrained, save_pretrained
 from emotion.models.onnx import ViewsName
-from emotion.settings import FER_SIZE, NEW, DataSettings, NetworkSettings, marked
+from emotion.settings import FER_SIZE, DataSettings, NetworkSettings, marked
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.results import predict
 

@@ -3,9 +3,10 @@
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.config import CONFIG_GROUPS
+from emotion.declarations import FIXED
 from emotion.errors import UserError
 from emotion.files import hide_home
-from emotion.settings import FIXED, marked
+from emotion.settings import marked
 from emotion.training.folder import RunFolder
 
 NAMED_AGAIN = ("network", "loss", "augmentation")
