@@ -586,7 +586,7 @@ def web_app(
 
     emotion app --ckpt runs/small/.../best.ckpt --compare small --compare other.onnx
     """
-    from emotion.inference.networks import require_same_classes
+    from emotion.data.classes import require_same_classes
     from emotion.inference.recognizer import load
     from emotion.inference.service import run
 

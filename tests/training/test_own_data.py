@@ -133,7 +133,7 @@ def test_the_shipped_network_is_evaluated_by_its_name(tmp_path: Path) -> None:
 
 
 def test_members_of_an_ensemble_have_the_same_classes(finished: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"have different classes \(engaged, bored, confused; angry, .*averaged$"):
+    with pytest.raises(UserError, match=r"have different classes: engaged, bored, confused; angry, "):
         evaluate([finished.path, Path("small")], {}, str(tmp_path), "cpu")
 
 

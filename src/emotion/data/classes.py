@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from emotion.errors import UserError
@@ -191,6 +192,21 @@ class ClassRule:
 
 
 AUTO = ClassRule()
+
+
+def require_same_classes(names: Sequence[str | Path], classes: Sequence[tuple[str, ...]]) -> None:
+    """Checks that networks can be averaged or compared.
+
+    Args:
+        names: what the message calls each network.
+        classes: the names of the classes of each network.
+
+    Raises:
+        UserError: the classes, or their orders, differ.
+    """
+    for name, own in zip(names, classes, strict=True):
+        if own != classes[0]:
+            raise UserError(f"{names[0]} and {name} have different classes: {listed(classes[0])}; {listed(own)}")
 
 
 def listed(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from emotion.data.classes import listed
+from emotion.data.classes import require_same_classes
 from emotion.errors import UserError, require_choice
 from emotion.extras import require_extra
 from emotion.models.onnx import OnnxNetwork, ViewsName
@@ -66,21 +66,6 @@ def load_networks(names: Sequence[str | Path], views: str | None = None, device:
     networks = [_load(name, views, device) for name in names]
     require_same_classes(names, [network.classes for network in networks])
     return networks
-
-
-def require_same_classes(names: Sequence[str | Path], classes: Sequence[tuple[str, ...]]) -> None:
-    """Checks that networks can be averaged or compared.
-
-    Args:
-        names: what the message calls each network.
-        classes: the names of the classes of each network.
-
-    Raises:
-        UserError: the classes, or their orders, differ.
-    """
-    for name, own in zip(names, classes, strict=True):
-        if own != classes[0]:
-            raise UserError(f"{names[0]} and {name} have different classes: {listed(classes[0])}; {listed(own)}")
 
 
 def _load(name: str | Path, views: str | None, device: str) -> FaceNetwork:

@@ -10,11 +10,12 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from emotion.data.classes import require_same_classes
 from emotion.errors import UserError
 from emotion.inference.crops import Box, center_square, crop_faces
 from emotion.inference.faces import ANY_FACE, CONFIDENCE, Detection, DetectionLimits, FaceDetector
 from emotion.inference.images import ImageInput, read_image
-from emotion.inference.networks import FaceNetwork, load_networks, require_same_classes
+from emotion.inference.networks import FaceNetwork, load_networks
 
 UNSURE, UNSURE_OF_TWO = 0.5, 2 / 3
 """A label of a lower probability gets a question mark: it is rather wrong than right. Of two classes one always reaches

@@ -6,10 +6,9 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from emotion.data.classes import CLASSES, require_classes
+from emotion.data.classes import CLASSES, require_classes, require_same_classes
 from emotion.errors import UserError, first_line
 from emotion.extras import require_extra
-from emotion.inference.networks import require_same_classes
 from emotion.models.onnx import METADATA, OnnxNetwork
 
 CARD, SUFFIXES = "README.md", (".onnx", ".safetensors")

@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import nn
 
 from emotion.analysis.predictions import Predictions, mean_predictions
+from emotion.data.classes import require_same_classes
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, exit_on_user_error, require_choice
 from emotion.models.classifier import load_pretrained
@@ -88,7 +89,7 @@ def evaluate(
     EmotionDataModule.of(changes)  # refuses illegal settings before any file is read
     torch_device = find_device(device)
     members = [read_member(path, network) for path in paths]
-    _require_same_classes(members, paths)
+    require_same_classes(paths, [member.classes for member in members])
     modules = [data_for(member.classes, member.data, changes) for member in members]
     first = modules[0]
     folder = Path(str(out)).expanduser() if out else _default_folder(first, paths, {**changes, "tta": tta})
@@ -154,15 +155,6 @@ def read_member(path: Path, network: str | None = None) -> Member:
     data = {"pack_size": card.side, "channels": card.channels, **known}
     none = np.empty(0, np.uint64)
     return Member(published.network, published.classes, data, card.temperature, None, none)
-
-
-def _require_same_classes(members: Sequence[Member], paths: Sequence[Path]) -> None:
-    for member, path in zip(members, paths, strict=True):
-        if member.classes != members[0].classes:
-            raise UserError(
-                f"{paths[0]} and {path} have different classes ({', '.join(members[0].classes)}; "
-                f"{', '.join(member.classes)}); their probabilities cannot be averaged"
-            )
 
 
 def _stages(members: Sequence[Member], modules: Sequence[EmotionDataModule]) -> list[Stage]:
