@@ -123,7 +123,9 @@ class DataSettings(Group):
         "test, for evaluate.py",
         FIXED,
     )
-    val_fraction: Inside = setting(0.2, "split=report, random: share of the images used for validation", FIXED)
+    val_fraction: Inside = setting(
+        0.2, "share used for validation, of the training images with split=report, of all with split=random", FIXED
+    )
     test_fraction: BelowOne = setting(0.2, "split=random: share of the images used for the test", FIXED, NEW)
     folds: Annotated[int, Field(ge=2)] | None = setting(
         None, "split=random: number of parts of a cross-validation, each of which tests once; null: none", FIXED, NEW

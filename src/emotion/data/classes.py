@@ -111,7 +111,7 @@ class ClassRule:
         """
         listed_names = self._listed_names()
         numbers = self._numbers(found, listed_names)
-        left_out = self._left_out(found, numbers)
+        left_out = self._left_out(found, numbers, listed_names or CLASSES)
         kept = [label for label in found if label not in left_out]
         names = listed_names or self._automatic_names({label: found[label] for label in kept})
         positions = {canonical(name): name for name in names}
@@ -153,11 +153,12 @@ class ClassRule:
         # Excluded labels count, too: exclude=[0] must not move the others along the list.
         return 0 if any(int(label) == 0 for label in found) else 1
 
-    def _left_out(self, found: Mapping[str, str], numbers: Mapping[str, str | None]) -> list[str]:
-        """Returns the excluded labels, each of which must occur."""
+    def _left_out(self, found: Mapping[str, str], numbers: Mapping[str, str | None], names: Sequence[str]) -> list[str]:
+        """Returns the excluded labels; each must occur or be the name of a class, which need not have images."""
         forms = {label: {canonical(label), canonical(numbers.get(label) or label)} for label in found}
+        known = {canonical(name) for name in names}.union(*forms.values())
         for excluded in self.exclude:
-            if not any(canonical(str(excluded)) in form for form in forms.values()):
+            if canonical(str(excluded)) not in known:
                 raise UserError(
                     f"exclude={excluded}: no such class; found: {listed(sorted(found, key=_in_order)) or 'none'}"
                 )
@@ -169,8 +170,8 @@ class ClassRule:
             return CLASSES
         if _all_numbers(labels):
             raise UserError(
-                f"{found[labels[0]]}: the classes are numbers ({listed(labels)}); name them in this order with "
-                "classes=[<name>,<name>,...]"
+                f"{found[labels[0]]}: the classes are numbers ({listed(labels)}); name every number up to {labels[-1]} "
+                "with classes=[<name>,<name>,...]"
             )
         for label in labels:
             if (near := closest(label, CLASSES)) and canonical(label) not in FERPLUS:
@@ -183,9 +184,13 @@ class ClassRule:
     def _outside(self, label: str, place: str, names: tuple[str, ...], numbered: bool) -> UserError:
         remedy = f"exclude=[{label}] leaves it out"
         if numbered:
-            return UserError(f"{place}: class {label} is beyond the names {listed(names)}; {remedy}")
+            return UserError(
+                f"{place}: class {label} is beyond the names {listed(names)}; name every number up to it, or {remedy}"
+            )
         if _is_number(label):
             remedy = f"name numbered classes with classes=[<name>,<name>,...], or {remedy}"
+        if not self.counts:
+            remedy = f"data=folder takes any classes, and {remedy}"
         near = closest(label, names)
         hint = f" (is it {near}?)" if near else ""
         return UserError(f"{place}: class {label!r} is not one of {listed(names)}{hint}; {remedy}")

@@ -1,5 +1,6 @@
 """The LightningDataModule, which packs, splits, balances and loads the images of a source."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from emotion.errors import UserError
 from emotion.settings import AugmentationSettings, BatchSettings, DataSettings, RunSettings, marked
 
 Stage = Literal["train", "val", "test"]
+log = logging.getLogger(__name__)
 SOURCE_SETTINGS = marked(SOURCE)
 """The settings that define the source and its labels; the other settings define the use of its images."""
 Pixels = NDArray[np.uint8]
@@ -128,7 +130,11 @@ class EmotionDataModule(LightningDataModule):
     @cached_property
     def rows(self) -> Split:
         """Rows of the training, validation and test images."""
-        asked = self.settings
+        asked, validated = self.settings, int((self.packed.parts == "val").sum())
+        if asked.split == "report" and validated:
+            log.warning(
+                "split=report draws the validation images anew; split=official keeps your %d images of val", validated
+            )
         return make_split(
             self.packed,
             asked.split,
@@ -186,12 +192,10 @@ class EmotionDataModule(LightningDataModule):
         counts = torch.bincount(labels, minlength=len(self.classes))
         empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         if empty:
-            others = [name for name in self.classes if name not in empty]
-            held_out = [name for name in empty if (self.labels == self.classes.index(name)).any()]
-            without = f" exclude=[{','.join(held_out)}]" if held_out else ""
+            without = ",".join([*map(str, self.settings.exclude), *empty])
             raise UserError(
                 f"data={self.settings.data}: no training images of class {', '.join(empty)}; add some, or train "
-                f"without: classes=[{','.join(others)}]{without}"
+                f"without: exclude=[{without}]"
             )
 
     @property

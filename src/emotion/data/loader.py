@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 from emotion.data.augment import Augmentation
 from emotion.data.mix import Mix
 from emotion.data.storage import Storage
+from emotion.errors import UserError
 
 CPU_CHUNK, DEVICE_CHUNK = 2 * 2**20, 128 * 2**20
 """Bytes gathered and augmented at once: about a CPU's cache, and on a GPU more, so that fewer kernels start."""
@@ -114,12 +115,19 @@ class BatchLoader:
                 inputs = augmentation.apply(inputs, draws.select(positions, self.inputs.device))
             labels = self.labels[rows[positions].to(self.inputs.device)]  # [m]
             for batch in map(Batch, torch.split(inputs, sizes), torch.split(labels, sizes)):
-                changed = batch._replace(inputs=own(batch.inputs, generator)) if own else batch
-                yield self._mixed(changed, mix, generator)
+                yield self._mixed(self._changed(batch, own, generator) if own else batch, mix, generator)
 
     @property
     def _makes_floats(self) -> bool:
         return any(change is not None for change in (self.augmentation, self.own_augmentation, self.mix))
+
+    @staticmethod
+    def _changed(batch: Batch, own: OwnAugmentation, generator: torch.Generator) -> Batch:
+        changed = own(batch.inputs, generator)
+        if changed.shape != batch.inputs.shape:
+            shapes = f"{list(batch.inputs.shape)} to {list(changed.shape)}"
+            raise UserError(f"augmentation: maps images {shapes}; images of the same shape are needed")
+        return batch._replace(inputs=changed)
 
     def _mixed(self, batch: Batch, mix: Mix | None, generator: torch.Generator) -> Batch:
         """Mixes a batch; in epochs without mixing, only turns its labels into probabilities, as in all other epochs."""

@@ -177,7 +177,10 @@ class TableSource(FilesSource):
             UserError: the column is empty for an image, or `group_by` is neither a column nor a legal pattern.
         """
         if any(_position(group_by, table.header) is None for _, table in self._tables):
-            return super().groups(names, group_by)
+            try:
+                return super().groups(names, group_by)
+            except UserError as error:
+                raise UserError(f"{error}; the columns are {listed(self._tables[0][1].header)}") from None
         groups: dict[str, str] = {}
         for part, table in self._tables:
             column = table.column(group_by, "group_by")

@@ -101,7 +101,10 @@ def _wrap(settings: NetworkSettings, num_classes: int, own: Callable[..., nn.Mod
             shape = tuple(body.eval()(torch.zeros(2, channels, size, size)).shape)
     except Exception as error:
         # The code of another person can raise any exception.
-        raise UserError(f"{name}: cannot be used ({type(error).__name__}: {first_line(error)})") from error
+        raise UserError(
+            f"{name}: cannot be used with images [2, {channels}, {size}, {size}], which its attribute channels and "
+            f"image_size= change ({type(error).__name__}: {first_line(error)})"
+        ) from error
     if shape != (2, num_classes):
         raise UserError(
             f"{name}: maps images [2, {channels}, {size}, {size}] to {list(shape)}, not to logits [2, {num_classes}]"

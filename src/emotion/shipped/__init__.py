@@ -15,7 +15,8 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
     """Returns the path of a network file.
 
     Args:
-        name: name of a shipped network, path of a file, or `hf://<owner>/<repository>[/<file>]`, which is downloaded.
+        name: name of a shipped network, path of a file, folder of a run, which means its best checkpoint, or
+            `hf://<owner>/<repository>[/<file>]`, which is downloaded.
         suffix: preferred suffix if the name stands for several files, `.onnx` or `.safetensors`.
 
     Raises:
@@ -29,6 +30,8 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
 
         return _require_suffix(download(str(name), suffix), shipped)
     path = Path(os.path.expanduser(name))  # noqa: PTH111, Path.expanduser raises for an unknown ~user
+    best = path / "checkpoints" / "best.ckpt"
+    path = best if os.path.isfile(best) else path  # noqa: PTH113
     if not os.path.isfile(path):  # noqa: PTH113, Path.is_file raises for names that are too long
         raise UserError(f"{name}: no such file; the networks with a name are {', '.join(shipped)}")
     return _require_suffix(path, shipped)

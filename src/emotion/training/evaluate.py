@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -19,15 +19,17 @@ from emotion.analysis.predictions import Predictions, mean_predictions
 from emotion.data.classes import require_same_classes
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, exit_on_user_error, require_choice
+from emotion.files import hide_home
 from emotion.models.classifier import load_pretrained
 from emotion.models.device import find_device
 from emotion.models.onnx import ViewsName
 from emotion.overrides import parse_arguments
 from emotion.privacy import keep_private
 from emotion.settings import DataSettings
+from emotion.shipped import find_weights
 from emotion.training.checkpoint import data_for, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
-from emotion.training.folder import EVALUATION, RunFolder, make_results_folder, write_json
+from emotion.training.folder import EVALUATION, make_results_folder, write_json
 from emotion.training.results import predict_stages, write_results
 
 OPTIONS = ("ckpt", "out", "device", "tta", "network")
@@ -98,10 +100,10 @@ def evaluate(
     environment = describe_environment()
     facts = {
         "checkpoints": ", ".join(map(str, paths)),
-        "data": str(first.hparams["data"]),
+        "data": _describe_data(first),
         "split": str(first.hparams["split"]),
         "test images trained on": _describe_seen(members, first),
-        **({} if "val" in stages else {"validation images": "left out: not the same for all, or trained on"}),
+        **_describe_validation(stages, first),
         "hardware": describe_hardware(environment),
         "command": environment["command"],
     }
@@ -143,18 +145,28 @@ def read_member(path: Path, network: str | None = None) -> Member:
     Raises:
         UserError: there is no such network, or its file is of another kind.
     """
-    folder = RunFolder(path.expanduser())
-    path = folder.best if folder.best.is_file() else path
+    path = find_weights(str(path))
     if path.suffix == ".ckpt":
         read = load_checkpoint(path, network)
         task = read.task
         return Member(task.inference_network, task.classes, read.data, 1.0, read.size, read.hashes)
-    published = load_pretrained(str(path))
+    published = load_pretrained(path)
     card = published.card
     known = {key: value for key, value in card.facts.items() if key in (*DataSettings.model_fields, "seed")}
     data = {"pack_size": card.side, "channels": card.channels, **known}
     none = np.empty(0, np.uint64)
     return Member(published.network, published.classes, data, card.temperature, None, none)
+
+
+def _describe_data(data: EmotionDataModule) -> str:
+    """Returns the kind of data, with the folder or file of images of one's own."""
+    own = data.settings.data in ("folder", "table")
+    return f"{data.settings.data} {hide_home(str(data.settings.data_dir))}" if own else data.settings.data
+
+
+def _describe_validation(stages: Mapping[str, Predictions], data: EmotionDataModule) -> dict[str, str]:
+    left_out = "val" not in stages and len(data.rows.val) > 0
+    return {"validation images": "left out: not the same for all, or trained on"} if left_out else {}
 
 
 def _stages(members: Sequence[Member], modules: Sequence[EmotionDataModule]) -> list[Stage]:

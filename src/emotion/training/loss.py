@@ -71,6 +71,11 @@ class EmotionLoss(nn.Module):
         losses: Tensor = own(logits, labels)
         if losses.shape == labels.shape[:1] and self.weights is not None:
             losses = losses * self._image_weights(self.weights, labels)
+        if self.weights is not None and losses.shape == ():
+            raise UserError(
+                f"loss={self.settings.loss}: returns a mean, on which class weights cannot act; return losses [B], or "
+                "set balance=none"
+            )
         if losses.shape not in (labels.shape[:1], ()):
             raise UserError(
                 f"loss={self.settings.loss}: returns {list(losses.shape)}; losses [B] or their mean are needed"

@@ -13,7 +13,6 @@ from emotion.models.network import COUNTED_LAYERS, Network
 from emotion.models.onnx import METADATA
 from emotion.shipped import find_weights
 from emotion.training.checkpoint import read_content
-from emotion.training.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,11 @@ class Start:
         network.load_state_dict(fits, strict=False)
         new = sorted({key.rpartition(".")[0] for key in own if key not in fits})
         kept = f"init={self.name}: {len(fits)} of {len(own)} tensors taken"
-        if not new:
-            return kept
-        return f"{kept}; new: {listed(new)}" + (f", for the classes {listed(classes)}" if last in new else "")
+        if any(layer.startswith("backbone.") for layer in new):
+            kept += f"; {len(new)} layers are new, since the network in the file has another architecture"
+        elif new:
+            kept += f"; new: {listed(new)}"
+        return f"{kept}, for the classes {listed(classes)}" if last in new else kept
 
 
 def read_start(name: str) -> Start:
@@ -74,8 +75,7 @@ def read_start(name: str) -> Start:
     Raises:
         UserError: there is no such network, or its file is of another kind.
     """
-    folder = RunFolder(Path(name).expanduser())
-    path = folder.best if folder.best.is_file() else find_weights(name)
+    path = find_weights(name)
     if path.suffix == ".safetensors":
         return _read_published(name, path)
     content = read_content(path)
