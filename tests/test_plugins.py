@@ -51,6 +51,15 @@ class Wrong(nn.Module):
         return logits
 
 
+class Colour(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.Conv2d(3, num_classes, 16)
+
+    def forward(self, images):
+        return self.layer(images).flatten(1)
+
+
 def broken(num_classes):
     raise RuntimeError("no such thing")
 
@@ -123,8 +132,9 @@ def test_a_network_is_never_imported_from_settings_alone(file: Path) -> None:
     ("name", "message"),
     [
         ("Short", r"maps images \[2, 3, 16, 16\] to \[2, 2\], not to logits \[2, 5\]"),
-        ("NeedsMore", "cannot be used .TypeError: .*depth"),
-        ("broken", "cannot be used .RuntimeError: no such thing"),
+        ("NeedsMore", "cannot be made .TypeError: .*depth"),
+        ("Colour", r"cannot be used with images \[2, 1, 16, 16\], which its attribute channels and image_size= change"),
+        ("broken", "cannot be made .RuntimeError: no such thing"),
     ],
 )
 def test_a_network_that_does_not_work_is_one_line(file: Path, name: str, message: str) -> None:
@@ -141,6 +151,17 @@ def test_a_loss_of_ones_own_has_class_weights(file: Path) -> None:
     logits, labels = torch.zeros(2, 3), torch.tensor([1, 2])
     assert EmotionLoss(LossSettings(loss=name), None, None, own)(logits, labels) == 1
     assert EmotionLoss(LossSettings(loss=name), weights, None, own)(logits, labels) == 3  # (2 * 1 + 4 * 1) / 2
+
+
+def test_class_weights_need_a_loss_of_each_image() -> None:
+    class Mean(nn.Module):
+        def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return nn.functional.cross_entropy(logits, labels)
+
+    logits, labels, settings = torch.zeros(2, 3), torch.tensor([1, 2]), LossSettings(loss="x:Mean")
+    assert float(EmotionLoss(settings, None, None, Mean)(logits, labels)) == pytest.approx(1.0986, abs=1e-4)
+    with pytest.raises(UserError, match=r"^loss=x:Mean: returns a mean, on which class weights cannot act"):
+        EmotionLoss(settings, torch.ones(3), None, Mean)(logits, labels)
 
 
 def test_a_loss_that_does_not_work_is_one_line(file: Path) -> None:

@@ -75,7 +75,7 @@ def test_spellings_of_one_other_class_are_one_class():
 
 def test_numbers_ask_for_names():
     assert refusal("10", "2", "1") == (
-        "faces/1: the classes are numbers (1, 2, 10); name them in this order with classes=[<name>,<name>,...]"
+        "faces/1: the classes are numbers (1, 2, 10); name every number up to 10 with classes=[<name>,<name>,...]"
     )
     assert "classes=[<name>,<name>,...]" in refusal("0", "1", classes="ferplus")
 
@@ -121,7 +121,7 @@ def test_numbers_are_sorted_as_numbers():
 def test_numbers_beyond_the_list_are_named():
     names = ["calm", "happy"]
     assert refusal("1", "2", "3", classes=names) == (
-        "faces/3: class 3 is beyond the names calm, happy; exclude=[3] leaves it out"
+        "faces/3: class 3 is beyond the names calm, happy; name every number up to it, or exclude=[3] leaves it out"
     )
     assert refusal("0", "1", "2", classes=names).startswith("faces/2: class 2 is beyond")
     assert resolve("1", "2", "3", classes=names, others="skip").ids == {"1": 0, "2": 1, "3": None}
@@ -230,6 +230,11 @@ def test_excluded_labels_must_occur(excluded):
     assert refusal("contempt", "happy", exclude=[excluded]) == (
         f"exclude={excluded}: no such class; found: contempt, happy"
     )
+
+
+def test_classes_without_images_may_be_excluded():
+    assert resolve("happy", "sad", exclude=["fear"]).names == tuple(name for name in CLASSES if name != "fear")
+    assert resolve("1", "3", classes=["a", "b", "c"], exclude=["b"]).names == ("a", "c")
 
 
 def test_too_few_classes_may_remain():

@@ -123,7 +123,7 @@ def test_affectnet(affectnet):
     assert tones(source) == [*range(10, 18), *range(20, 28)]
     message = refusal(lists, classes=AFFECTNET, **columns)
     assert message.startswith(f"{lists / 'training.csv'} line 10: class 8 is beyond the names neutral, happy, ")
-    assert message.endswith("; exclude=[8] leaves it out")
+    assert message.endswith("; name every number up to it, or exclude=[8] leaves it out")
 
 
 def test_affectnet_without_contempt(affectnet):

@@ -111,7 +111,8 @@ class ClassRule:
         """
         listed_names = self._listed_names()
         numbers = self._numbers(found, listed_names)
-        left_out = self._left_out(found, numbers, listed_names or CLASSES)
+        seven = CLASSES if all(canonical(label) in CLASSES for label in found) else ()
+        left_out = self._left_out(found, numbers, listed_names or seven)
         kept = [label for label in found if label not in left_out]
         names = listed_names or self._automatic_names({label: found[label] for label in kept})
         positions = {canonical(name): name for name in names}

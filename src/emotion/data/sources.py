@@ -81,9 +81,8 @@ def open_source(settings: DataSettings, others: Others = "error") -> Source:
     if settings.data == "synthetic":
         return SyntheticFaces(settings.synthetic_images, rule=rule)
     path = Path(settings.data_dir or os.environ.get("EMOTION_DATA") or "data/fer2013").expanduser()
-    if settings.data in ("folder", "table") and not (settings.data_dir and path.exists()):
-        named = f"data_dir={settings.data_dir}: no such folder or file" if settings.data_dir else "data_dir is missing"
-        raise UserError(f"{named}; data={settings.data} reads your own images, as data_dir=photos")
+    if settings.data in ("folder", "table") and settings.data_dir and not path.exists():
+        raise UserError(f"data_dir={settings.data_dir}: no such folder or file")
     if not path.exists():
         raise UserError(
             f"data_dir: nothing at {path}; download FER2013 with `emotion data fetch`, name its path with "

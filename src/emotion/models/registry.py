@@ -97,10 +97,13 @@ def _wrap(settings: NetworkSettings, num_classes: int, own: Callable[..., nn.Mod
     channels, size = getattr(own, "channels", 1), settings.image_size
     try:
         body = own(num_classes=num_classes)
+    except Exception as error:
+        # The code of another person can raise any exception.
+        raise UserError(f"{name}: cannot be made ({type(error).__name__}: {first_line(error)})") from error
+    try:
         with torch.no_grad():
             shape = tuple(body.eval()(torch.zeros(2, channels, size, size)).shape)
     except Exception as error:
-        # The code of another person can raise any exception.
         raise UserError(
             f"{name}: cannot be used with images [2, {channels}, {size}, {size}], which its attribute channels and "
             f"image_size= change ({type(error).__name__}: {first_line(error)})"

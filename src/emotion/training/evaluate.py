@@ -145,7 +145,7 @@ def read_member(path: Path, network: str | None = None) -> Member:
     Raises:
         UserError: there is no such network, or its file is of another kind.
     """
-    path = find_weights(str(path))
+    path = path if path.suffix == ".ckpt" else find_weights(str(path))
     if path.suffix == ".ckpt":
         read = load_checkpoint(path, network)
         task = read.task
