@@ -138,6 +138,7 @@ def test_help_has_examples(words, part):
     assert part in result.stdout
 
 
+@pytest.mark.check
 @pytest.mark.process
 def test_optuna_searches_and_continues_without_repeating_runs(tmp_path):
     words = ["-m", "hydra/sweeper=search", "recipe=small", "width=8", "seed=0", *SMALL]

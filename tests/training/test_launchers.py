@@ -59,7 +59,7 @@ ODD = "~ü 😀 it's a&b (1),[x]{y}=$z#%\\"
 """The name of a folder with characters that are special in shells, paths or Hydra's grammar."""
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", *SLOW])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.check), *SLOW])
 def test_any_name_of_a_folder_works_in_a_sweep(tmp_path, launcher, fer_tree):
     shutil.copytree(fer_tree, tmp_path / "data" / ODD)
     words = ["model=cnn_111", "batch_size=4", "trainer.max_epochs=1", "trainer.accelerator=cpu", "seed=0"]
