@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from emotion.config import choice_names, compose, run_dir
+from emotion.config import choice_names, compose, distinguishing, read, run_dir, same_settings, settings
 
 RESULTS = Path(__file__).parents[1] / "results"
 GOLDEN = Path(__file__).with_suffix(".json")
@@ -16,9 +16,9 @@ def found() -> dict[str, dict[str, str]]:
     those of each model and recipe."""
     kept = {}
     for file in sorted(RESULTS.rglob("config.yaml")):
-        settings = OmegaConf.merge(OmegaConf.load(file), {"resume": None})
-        assert isinstance(settings, DictConfig)
-        kept[str(file.parent.relative_to(RESULTS))] = Path(run_dir(settings)).name
+        stored = OmegaConf.merge(OmegaConf.load(file), {"resume": None})
+        assert isinstance(stored, DictConfig)
+        kept[str(file.parent.relative_to(RESULTS))] = Path(run_dir(stored)).name
     words = [f"{group}={name}" for group in ("model", "recipe") for name in choice_names(group)]
     composed = {word: Path(run_dir(compose(word, "weights=none"))).name for word in words if "ensemble" not in word}
     return {"kept runs": kept, "command lines": composed}
@@ -30,3 +30,16 @@ def test_hashes_of_runs_never_move() -> None:
 
 def test_the_default_run_is_the_one_of_the_documentation() -> None:
     assert run_dir(compose()) == "runs/default/cnn-seed0-2ab08c0c"
+
+
+def test_settings_of_kept_runs_read_as_the_same_settings() -> None:
+    defaults, files = compose(), sorted(RESULTS.rglob("config.yaml"))
+    assert len(files) > 50
+    for file in files:
+        stored = OmegaConf.load(file)
+        config = OmegaConf.merge(defaults, stored)
+        assert isinstance(config, DictConfig)
+        values = OmegaConf.to_container(stored)
+        assert isinstance(values, dict)
+        assert same_settings({str(key): value for key, value in values.items()}, settings(config)), file
+        assert distinguishing(read(config).flat()) == settings(config), file
