@@ -78,6 +78,11 @@ def test_lines_are_those_of_analyze_video(
     }
 
 
+def test_the_next_film_is_taken_as_soon_as_the_last_line_is_read(client: TestClient, film_file: Path) -> None:
+    files = {"video": film_file.read_bytes()}
+    assert {client.post("/film?frame_stride=40", files=files).status_code for _ in range(20)} == {200}
+
+
 def test_parameters_are_followed(client: TestClient, film_file: Path) -> None:
     files = {"video": film_file.read_bytes()}
     *rows, _ = lines(client.post("/film?frame_stride=10&smooth=0", files=files))

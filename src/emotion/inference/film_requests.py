@@ -100,13 +100,14 @@ class FilmResponse(StreamingResponse):
     Args:
         lines: the lines.
         thread: the thread that makes them.
-        release: frees what the work holds; called once its thread has stopped.
+        release: frees what the work holds; called before the last line is sent, since a client that has read it may
+            send its next film at once, or after a broken answer, once the thread has stopped.
     """
 
     media_type = "application/x-ndjson"
 
     def __init__(self, lines: Generator[bytes], thread: ThreadPoolExecutor, release: Callable[[], None]) -> None:
-        self._lines, self._thread, self._release = lines, thread, release
+        self._lines, self._thread, self._release, self._released = lines, thread, release, False
         super().__init__(self._stream())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,14 +115,23 @@ class FilmResponse(StreamingResponse):
         loop = asyncio.get_running_loop()
         try:
             await super().__call__(scope, receive, send)
-        finally:  # the thread may be making a line: it ends after this one
-            closing = self._thread.submit(self._lines.close)
-            closing.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
+        finally:
+            if not self._released:  # the thread may be making a line: it ends after this one
+                closing = self._thread.submit(self._lines.close)
+                closing.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
 
     async def _stream(self) -> AsyncIterator[bytes]:
-        loop = asyncio.get_running_loop()
-        while (line := await loop.run_in_executor(self._thread, next, self._lines, None)) is not None:
+        line = await self._next()
+        while line is not None:
+            following = await self._next()
+            if following is None:
+                self._released = True
+                self._release()
             yield line
+            line = following
+
+    async def _next(self) -> bytes | None:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, next, self._lines, None)
 
 
 async def answer_film(pipeline: Pipeline, request: Request, question: FilmQuestion) -> FilmResponse:
