@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from emotion.declarations import CONTROL, NEW
 from emotion.errors import UserError
 from emotion.files import hide_home
-from emotion.settings import FER_SIZE, Settings, as_yaml, fields, marked
+from emotion.settings import FER_SIZE, OWN_DATA, Settings, as_yaml, fields, marked
 
 CONFIG_GROUPS = ("model", "recipe", "experiment")
 """Hydra's config groups: folders of `conf/`."""
@@ -86,7 +86,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values = OmegaConf.to_container(own, resolve=True)
     assert isinstance(values, dict)
-    own_files = values.get("data") in ("folder", "table")
+    own_files = values.get("data") in OWN_DATA
     sizes = {"pack_size": values.get("image_size") if own_files else FER_SIZE}
     # A network of the user's own takes colour images too, and turns them grey if it wants grey ones.
     sizes["channels"] = 3 if own_files and (values.get("backbone") or values.get("family") == "custom") else 1

@@ -16,7 +16,16 @@ from omegaconf import OmegaConf
 from emotion.config import CONFIG_GROUPS, LAUNCHERS, choice_names, conf_dir, flatten
 from emotion.errors import UserError
 from emotion.extras import require_extra
-from emotion.settings import TABLE_SETTINGS, AugmentationSettings, BatchSettings, DataSettings, fields, lists, texts
+from emotion.settings import (
+    OWN_DATA,
+    TABLE_SETTINGS,
+    AugmentationSettings,
+    BatchSettings,
+    DataSettings,
+    fields,
+    lists,
+    texts,
+)
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Hydra's settings that are paths; Hydra does not expand `~` in them."""
@@ -32,7 +41,7 @@ _AUGMENTED = [key for key in AugmentationSettings.model_fields if key not in ("r
 _RANDOM = ("folds", "group_by")
 EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
     **dict.fromkeys(("data_dir", "on_bad_image"), (lambda values: values["data"] != "synthetic", "data of files")),
-    **dict.fromkeys(("channels", "pack_size"), (lambda values: values["data"] in ("folder", "table"), "data=folder")),
+    **dict.fromkeys(("channels", "pack_size"), (lambda values: values["data"] in OWN_DATA, "data=folder")),
     **dict.fromkeys(TABLE_SETTINGS, (lambda values: values["data"] == "table", "data=table")),
     **dict.fromkeys(("votes", "soft_labels"), (lambda values: values["labels"] is not None, "labels=ferplus")),
     "synthetic_images": (lambda values: values["data"] == "synthetic", "data=synthetic"),

@@ -23,6 +23,8 @@ ScheduleName = Literal["none", "plateau", "cosine"]
 MonitorName = Literal["val/loss", "val/acc", "val/f1_macro"]
 Unfreeze = Annotated[int, Field(ge=0)] | Literal["all"]
 
+OWN_DATA = ("folder", "table")
+"""Values of `data` that mean images of one's own, which `data_dir` names."""
 FER_SIZE = 48
 """Height and width of the images of FER2013, pixels."""
 

@@ -21,7 +21,7 @@ from emotion.data.folders import Fer2013Folders, FolderSource
 from emotion.data.labelled import LabelledImage, Source, digest
 from emotion.data.table import TableSource
 from emotion.errors import UserError
-from emotion.settings import FER_SIZE, DataSettings
+from emotion.settings import FER_SIZE, OWN_DATA, DataSettings
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def open_source(settings: DataSettings, others: Others = "error") -> Source:
     if settings.data == "synthetic":
         return SyntheticFaces(settings.synthetic_images, rule=rule)
     path = Path(settings.data_dir or os.environ.get("EMOTION_DATA") or "data/fer2013").expanduser()
-    if settings.data in ("folder", "table") and settings.data_dir and not path.exists():
+    if settings.data in OWN_DATA and settings.data_dir and not path.exists():
         raise UserError(f"data_dir={settings.data_dir}: no such folder or file")
     if not path.exists():
         raise UserError(

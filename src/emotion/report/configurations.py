@@ -19,8 +19,8 @@ from emotion.files import hide_home
 from emotion.models.registry import FAMILIES
 from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
 from emotion.report.recipes import RECIPE_KEYS, differences, published_run, weights_name
-from emotion.report.runs import OWN_DATA, Run, SkippedRun, images_digest
-from emotion.settings import marked
+from emotion.report.runs import Run, SkippedRun, images_digest
+from emotion.settings import OWN_DATA, marked
 
 _DEFINE_DATA = [key for key in marked(NEW) if key in SOURCE_SETTINGS]
 BALANCES = {

@@ -25,7 +25,8 @@ from emotion.data.packed import PackedImages
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write
 from emotion.report.configurations import Configuration
-from emotion.report.runs import OWN_DATA, Run
+from emotion.report.runs import Run
+from emotion.settings import OWN_DATA
 from emotion.training.checkpoint import load_checkpoint
 
 SHOWN_MISTAKES = 16

@@ -21,11 +21,8 @@ from emotion.analysis.predictions import Predictions, load_predictions
 from emotion.errors import UserError, first_line
 from emotion.files import hide_home
 from emotion.models.onnx import MAX_SIDE
-from emotion.settings import Family
+from emotion.settings import OWN_DATA, Family
 from emotion.training.folder import EVALUATION, RunFolder, is_run, read_yaml
-
-OWN_DATA = ("folder", "table")
-"""Values of `data` that mean images of one's own, which `data_dir` names."""
 
 _STAGES = ("val", "test")
 _MAX_JSON_BYTES = 2**20  # the metrics.json of a run has about 10,000

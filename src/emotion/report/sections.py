@@ -10,7 +10,7 @@ from itertools import chain, count
 from emotion.analysis.exports import file_stem
 from emotion.files import hide_home
 from emotion.report.configurations import Configuration
-from emotion.report.runs import OWN_DATA
+from emotion.settings import OWN_DATA
 
 _NAMES = {"fer2013": "FER2013", "fer2013_csv": "FER2013 as CSV", "synthetic": "drawn faces"}
 _CLASSES_SHOWN = 30

@@ -25,7 +25,7 @@ from emotion.models.device import find_device
 from emotion.models.onnx import ViewsName
 from emotion.overrides import parse_arguments
 from emotion.privacy import keep_private
-from emotion.settings import DataSettings
+from emotion.settings import OWN_DATA, DataSettings
 from emotion.shipped import find_weights
 from emotion.training.checkpoint import data_for, load_checkpoint
 from emotion.training.environment import describe_environment, describe_hardware
@@ -160,7 +160,7 @@ def read_member(path: Path, network: str | None = None) -> Member:
 
 def _describe_data(data: EmotionDataModule) -> str:
     """Returns the kind of data, with the folder or file of images of one's own."""
-    own = data.settings.data in ("folder", "table")
+    own = data.settings.data in OWN_DATA
     return f"{data.settings.data} {hide_home(str(data.settings.data_dir))}" if own else data.settings.data
 
 

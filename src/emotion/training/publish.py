@@ -11,7 +11,7 @@ from emotion.analysis.protocol import protocol_metrics, protocol_parts
 from emotion.declarations import NEW
 from emotion.models.classifier import Card, Classifier, load_pretrained, save_pretrained
 from emotion.models.onnx import ViewsName
-from emotion.settings import FER_SIZE, DataSettings, NetworkSettings, marked
+from emotion.settings import FER_SIZE, OWN_DATA, DataSettings, NetworkSettings, marked
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
 from emotion.training.results import predict
 
@@ -60,7 +60,7 @@ def _labels_and_split(trained: Checkpoint) -> dict[str, Any]:
 
 
 def _card(trained: Checkpoint) -> Card:
-    own = trained.data if trained.data["data"] in ("folder", "table") else {}  # other images are grey, 48 x 48
+    own = trained.data if trained.data["data"] in OWN_DATA else {}  # other images are grey, 48 x 48
     side, channels = own.get("pack_size") or FER_SIZE, own.get("channels") or 1
     network = NetworkSettings.of(trained.task.hparams).flat()
     return Card(network, side=side, channels=channels, classes=list(trained.task.classes))

@@ -1,15 +1,18 @@
 """The settings of a resumed run: those it was started with, except for changes on the command line."""
 
+from dataclasses import fields
+
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.config import CONFIG_GROUPS
 from emotion.declarations import FIXED
 from emotion.errors import UserError
 from emotion.files import hide_home
+from emotion.plugins import Plugins
 from emotion.settings import marked
 from emotion.training.folder import RunFolder
 
-NAMED_AGAIN = ("network", "loss", "augmentation")
+NAMED_AGAIN = [plugin.name for plugin in fields(Plugins)]
 """Settings that import code: a run's folder can come from a stranger, so they must be named again."""
 
 
