@@ -177,6 +177,25 @@ def report(
 
 
 @app.command(rich_help_panel=TRAIN)
+def teach(
+    settings: Annotated[
+        list[str],
+        typer.Argument(help="Settings of the training that will learn: recipe=small teacher=[a.ckpt,b.ckpt] ..."),
+    ],
+    out: OutFile = Path("teachers.safetensors"),
+) -> None:
+    """Record what trained networks say of the training images, in a file that teacher= takes in their place.
+
+    emotion teach recipe=small 'teacher=[a.ckpt,b.ckpt]' --out teachers.safetensors
+    """
+    require_extra("train", "emotion teach")
+    from emotion.training.teachers import record
+
+    views, images, classes = record(settings, out).shape
+    typer.echo(f"{out}: {images:,} images, {views} views, {classes} classes")
+
+
+@app.command(rich_help_panel=TRAIN)
 def publish(
     checkpoint: Annotated[Path, typer.Argument(help="A best.ckpt.")],
     out: OutFile = Path("network.safetensors"),

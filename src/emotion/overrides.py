@@ -55,6 +55,9 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
         "split=random without folds, which test a part of 1 / folds",
     ),
     "fold": (lambda values: values["folds"] is not None, "folds="),
+    **dict.fromkeys(
+        ("distill", "distill_temperature", "distill_views"), (lambda values: values["teacher"] is not None, "teacher=")
+    ),
     "offline_strength": (lambda values: values["balance"] == "offline", "balance=offline"),
     **dict.fromkeys(("rotation", "zoom", "shift", "shear"), _AFFINE),
     "plain_epochs": (

@@ -186,6 +186,9 @@ class NetworkSettings(Group):
     )
     width: Annotated[int, Field(ge=1, le=1024)] | None = setting(None, "resnet: number of filters of the first stage")
     stem_stride: Literal[1, 2] | None = setting(None, "resnet: stride of the first convolution, 1 | 2")
+    stem_width: Annotated[int, Field(ge=1, le=1024)] | None = setting(
+        None, "resnet: number of filters of two more convolutions before it, at full resolution; null: none", FIXED, NEW
+    )
     network: str | None = setting(None, "custom: your own, <file>.py:<class> or <module>:<class>", FIXED, NEW)
     dropout: BelowOne | None = setting(None, "probability, before the last layer; null: 0.5, for resnet 0")
     unfreeze: Unfreeze | None = setting(None, "number of last layers of the backbone to train | all")
@@ -204,6 +207,25 @@ class LossSettings(Group):
         0, "factor on the log of each class's share, added to the logits in training"
     )
     loss: str | None = setting(None, "your own: <file>.py:<class> or <module>:<class>", FIXED, NEW)
+
+
+class DistillationSettings(Group):
+    """Distillation: learn from trained networks, the teachers, beside the labels."""
+
+    teacher: str | list[str] | None = setting(
+        None,
+        "[file or folder,...]: trained networks, whose mean probability is learned; or the file that emotion teach "
+        "writes",
+        FIXED,
+        NEW,
+    )
+    distill: Share = setting(0.9, "share of the teachers in the loss; the labels have the rest", NEW)
+    distill_temperature: Positive = setting(
+        3, "divisor of the logits of teachers and network before they are compared", NEW
+    )
+    distill_views: Count = setting(
+        20, "number of augmented views of an image that the teachers judge; epochs take turns with them", FIXED, NEW
+    )
 
 
 class OptimizerSettings(Group):
@@ -274,7 +296,8 @@ class TrainerSettings(Group):
     num_nodes: Any = setting(1, "")
     strategy: Any = setting("auto", "auto | ddp ...")
     precision: Any = setting(
-        "auto", "auto: bf16-mixed on CUDA (16-mixed on GPUs without bf16) and on CPUs with AMX, else 32-true"
+        "auto",
+        "auto: bf16-mixed on CUDA (16-mixed on GPUs without bf16) and on CPUs with AMX or AVX512_BF16, else 32-true",
     )
     limit_train_batches: Any = setting(None, "number, or below 1 the share, of batches of an epoch")
     limit_val_batches: Any = setting(None, "the same for validation")
@@ -311,6 +334,7 @@ class Settings(BaseModel):
     augmentation: AugmentationSettings = AugmentationSettings()
     network: NetworkSettings = NetworkSettings()
     loss: LossSettings = LossSettings()
+    distillation: DistillationSettings = DistillationSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     training: TrainingSettings = TrainingSettings()
     trainer: TrainerSettings = TrainerSettings()
@@ -348,6 +372,7 @@ GROUPS: dict[str, type[Group]] = {
     "augmentation": AugmentationSettings,
     "network": NetworkSettings,
     "loss": LossSettings,
+    "distillation": DistillationSettings,
     "optimizer": OptimizerSettings,
     "training": TrainingSettings,
     "trainer": TrainerSettings,

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,6 +104,13 @@ class Augmentation:
     settings: AugmentationSettings
 
     @property
+    def of_images(self) -> AugmentationSettings:
+        """The settings that act on single images; the others, which mix images, have their defaults."""
+        others = ("mixup", "cutmix", "plain_epochs", "augmentation")
+        fields = AugmentationSettings.model_fields
+        return self.settings.model_copy(update={key: fields[key].default for key in others})
+
+    @property
     def changes(self) -> bool:
         """Whether any augmentation is on."""
         settings = self.settings
@@ -124,6 +132,10 @@ class Augmentation:
             boxes = _draw_boxes(torch.rand(5, count, generator=generator), settings.erase)
         return Draws(matrices, tones, boxes)
 
+    def draw_view(self, count: int, height: int, width: int, seed: int, number: int) -> Draws:
+        """Draws the parameters of one of several fixed views of `count` images, from the seed and its number alone."""
+        return self.draw(count, height, width, torch.Generator().manual_seed(mixed_seed(seed, number)))
+
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Applies the parameters of each image to float images [B, C, H, W] in 0..1."""
         settings = self.settings
@@ -140,6 +152,12 @@ class Augmentation:
         count, _, height, width = images.shape
         draws = self.draw(count, height, width, generator)
         return self.apply(images, draws.select(torch.arange(count), images.device))
+
+
+def mixed_seed(*numbers: int) -> int:
+    """Returns a seed of 63 bits for PyTorch that depends on all numbers, from 0."""
+    entropy = np.random.SeedSequence(list(numbers))
+    return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def affine_matrices(rotation: Tensor, shift: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from emotion.data.packed import PackedImages, pack
 from emotion.data.sources import open_source
 from emotion.data.splits import Split, make_split
 from emotion.data.storage import Resident, Streamed, place
+from emotion.data.teaching import Teaching
 from emotion.data.votes import read_votes, with_votes
 from emotion.declarations import SOURCE
 from emotion.errors import UserError
@@ -72,6 +73,7 @@ class EmotionDataModule(LightningDataModule):
         self.own_augmentation = None if own_augmentation is None else own_augmentation()
         self.mix = mix if (mix := Mix(augmentation)).changes else None
         self.group_size = 0
+        self.teaching: Teaching | None = None
         self._features: dict[Stage, tuple[NDArray[np.float16], Tensor, Tensor]] = {}
         self._placed: dict[tuple[int, torch.device], Resident | Streamed] = {}
 
@@ -272,6 +274,21 @@ class EmotionDataModule(LightningDataModule):
             train = torch.from_numpy(np.searchsorted(pool, self.rows.train))
             self._features["train"] = plain, self.targets[pool_rows], train
 
+    def learn_from(self, teaching: Teaching) -> None:
+        """Adds the judgement of teachers to the training batches.
+
+        Args:
+            teaching: logits for the images of `train_set`, in the order of its rows.
+
+        Raises:
+            UserError: the changes of an image are not the same for teachers and network.
+        """
+        if self.own_augmentation is not None:
+            raise UserError("teacher: your own augmentation= cannot be repeated for the teachers; remove one of them")
+        if self._features:
+            raise UserError("teacher: judges images, but the network would train on features; set feature_views=0")
+        self.teaching = teaching
+
     def prepare_data(self) -> None:
         """Packs the images, once on each machine (called by Lightning)."""
         _ = self.packed
@@ -323,6 +340,7 @@ class EmotionDataModule(LightningDataModule):
             augmentation=None if self._features else self.augmentation,
             own_augmentation=self.own_augmentation,
             mix=self.mix,
+            teaching=self.teaching,
             num_classes=len(self.classes),
             plain_from=self._plain_from(),
             sampling_weights=weights,

@@ -1,7 +1,7 @@
 """Shuffled and augmented batches, assembled on the training device."""
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, starmap
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from emotion.data.augment import Augmentation
+from emotion.data.augment import Augmentation, Draws, mixed_seed
 from emotion.data.mix import Mix
 from emotion.data.storage import Storage
+from emotion.data.teaching import Teaching
 from emotion.errors import UserError
 
 CPU_CHUNK, DEVICE_CHUNK = 2 * 2**20, 128 * 2**20
@@ -29,10 +30,12 @@ class Batch(NamedTuple):
         inputs: images [B, C, S, S], uint8 (0..255), or float32 (0..1) if the run augments or mixes; or float16 features
             [B, ...].
         labels: class ids, int64 [B], or if the run mixes or its labels are votes, probabilities float32 [B, K].
+        soft_targets: probabilities of the teachers, float32 [B, K]; None without teachers.
     """
 
     inputs: Tensor
     labels: Tensor
+    soft_targets: Tensor | None = None
 
 
 class BatchLoader:
@@ -51,6 +54,7 @@ class BatchLoader:
         augmentation: random changes of single uint8 images.
         own_augmentation: the user's changes of a batch, after the others (see `emotion.plugins.Plugins`).
         mix: random mixing of the images in this process's share of a batch.
+        teaching: the judgement of teachers on fixed views of the inputs in use, which replace the random ones.
         num_classes: number of classes K; needed for `mix`.
         plain_from: first epoch (from 0) without augmentation and mixing; None for none.
         sampling_weights: float [n]; if given, an epoch is n draws with replacement in proportion to the weights.
@@ -70,6 +74,7 @@ class BatchLoader:
         augmentation: Augmentation | None = None,
         own_augmentation: OwnAugmentation | None = None,
         mix: Mix | None = None,
+        teaching: Teaching | None = None,
         num_classes: int = 0,
         plain_from: int | None = None,
         sampling_weights: Tensor | None = None,
@@ -80,7 +85,7 @@ class BatchLoader:
         self.inputs, self.labels, self.rows = inputs, labels.to(inputs.device), rows
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.augmentation, self.own_augmentation = augmentation, own_augmentation
-        self.mix, self.num_classes, self.plain_from = mix, num_classes, plain_from
+        self.mix, self.teaching, self.num_classes, self.plain_from = mix, teaching, num_classes, plain_from
         self.sampling_weights, self.rank, self.world_size = sampling_weights, rank, world_size
         self.epoch = 0
 
@@ -98,14 +103,15 @@ class BatchLoader:
         return len(self._batch_sizes())
 
     def __iter__(self) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(self._epoch_seed())
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         # Every random value of the epoch is drawn before the first batch, so the chunk size changes no value.
-        rows = self._order(generator)  # [n]
+        order = self._order(generator)  # [n]
+        rows = self.rows[order]  # [n]
         input_rows = rows + len(self.labels) * self._draw_views(generator)  # [n], rows of the drawn views
         plain = self.plain_from is not None and self.epoch >= self.plain_from
         augmentation, own, mix = (None,) * 3 if plain else (self.augmentation, self.own_augmentation, self.mix)
-        height, width = self.inputs.shape[-2:] if augmentation else (0, 0)
-        draws = augmentation.draw(len(rows), height, width, generator) if augmentation else None
+        draws = self._draw(augmentation, order, generator) if augmentation else None
+        soft_targets = None if self.teaching is None else self.teaching.targets(self._view(plain), order)  # [n, K]
         chunks = list(self._chunks())
         values = self.inputs.gather(input_rows[positions] for positions, _ in chunks)
         for (positions, sizes), inputs in zip(chunks, values, strict=True):  # inputs [m, ...]
@@ -114,8 +120,23 @@ class BatchLoader:
             if augmentation and draws:
                 inputs = augmentation.apply(inputs, draws.select(positions, self.inputs.device))
             labels = self.labels[rows[positions].to(self.inputs.device)]  # [m]
-            for batch in map(Batch, torch.split(inputs, sizes), torch.split(labels, sizes)):
+            taught = () if soft_targets is None else (soft_targets[positions].to(self.inputs.device),)
+            parts = (torch.split(each, sizes) for each in (inputs, labels, *taught))
+            for batch in starmap(Batch, zip(*parts, strict=True)):
                 yield self._mixed(self._changed(batch, own, generator) if own else batch, mix, generator)
+
+    def _draw(self, augmentation: Augmentation, order: Tensor, generator: torch.Generator) -> Draws:
+        """Draws the augmentation of an epoch; with teachers, that of the view which they have judged."""
+        count, (height, width) = len(order), self.inputs.shape[-2:]
+        if self.teaching is None:
+            return augmentation.draw(count, height, width, generator)
+        view = augmentation.draw_view(count, height, width, self.teaching.seed, self._view())
+        return view.select(order, torch.device("cpu"))
+
+    def _view(self, plain: bool = False) -> int:
+        """Returns the number of this epoch's view in `teaching`, whose last view is the unchanged one."""
+        assert self.teaching is not None
+        return self.teaching.views if plain or not self.teaching.views else self.epoch % self.teaching.views
 
     @property
     def _makes_floats(self) -> bool:
@@ -133,20 +154,22 @@ class BatchLoader:
         """Mixes a batch; in epochs without mixing, only turns its labels into probabilities, as in all other epochs."""
         if self.mix is None:
             return batch
-        inputs, labels = batch
+        inputs, labels, soft_targets = batch
         if not labels.is_floating_point():
             labels = one_hot(labels, self.num_classes).float()  # [B, K]
-        return Batch(*mix(inputs, labels, generator)) if mix else Batch(inputs, labels)
-
-    def _epoch_seed(self) -> int:
-        entropy = np.random.SeedSequence([self.seed, self.epoch])
-        return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        if mix is None:
+            return Batch(inputs, labels, soft_targets)
+        if soft_targets is None:
+            return Batch(*mix(inputs, labels, generator))
+        inputs, both = mix(inputs, torch.cat([labels, soft_targets], 1), generator)  # both [B, 2 K]
+        return Batch(inputs, *both.chunk(2, 1))
 
     def _order(self, generator: torch.Generator) -> Tensor:
-        if self.sampling_weights is not None and len(self.rows):
-            drawn = torch.multinomial(self.sampling_weights, len(self.rows), replacement=True, generator=generator)
-            return self.rows[drawn]
-        return self.rows[torch.randperm(len(self.rows), generator=generator)] if self.shuffle else self.rows
+        """Returns the positions in `rows` of the inputs of an epoch, int64 [n]."""
+        count = len(self.rows)
+        if self.sampling_weights is not None and count:
+            return torch.multinomial(self.sampling_weights, count, replacement=True, generator=generator)
+        return torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
 
     def _draw_views(self, generator: torch.Generator) -> Tensor:
         views = self.inputs.shape[0] // max(len(self.labels), 1)

@@ -1,5 +1,7 @@
 """Residual networks for small grey images, trained from scratch."""
 
+from itertools import pairwise
+
 from torch import nn
 
 from emotion.errors import UserError
@@ -17,8 +19,9 @@ def build_resnet(settings: NetworkSettings, num_classes: int) -> Network:
 
     Args:
         settings: `blocks` has the number of blocks of each stage, [2, 2, 2, 2] with `width` 64 is ResNet18;
-            `stem_stride` is 1, or 2 to halve the image in the stem, at a quarter of the cost; `normalize` must be
-            `unit`, since the other values are for pretrained weights.
+            `stem_stride` is 1, or 2 to halve the image in the stem, at a quarter of the cost; `stem_width` puts two
+            narrow convolutions before that, which see the image at its full resolution; `normalize` must be `unit`,
+            since the other values are for pretrained weights.
         num_classes: number of logits.
 
     Raises:
@@ -34,7 +37,7 @@ def build_resnet(settings: NetworkSettings, num_classes: int) -> Network:
             f"image (image_size={image_size}, stem_stride={stem_stride})"
         )
     filters = [width * 2**number for number in range(len(blocks))]
-    stem = nn.Sequential(nn.Conv2d(1, width, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    stem = _stem(settings.stem_width, width, stem_stride)
     stages = [
         _stage(inputs, outputs, depth)
         for inputs, outputs, depth in zip([width, *filters], filters, blocks, strict=False)
@@ -45,6 +48,16 @@ def build_resnet(settings: NetworkSettings, num_classes: int) -> Network:
     )
     network = Network(Preprocess(1, image_size, settings.normalize), backbone, head, list(backbone))
     return network.apply(init_torchvision).apply(_zero_residual)
+
+
+def _stem(narrow: int | None, width: int, stride: int) -> nn.Sequential:
+    """Builds 3x3 convolutions, each with batch normalisation and ReLU; only the last has the stride."""
+    filters = [1, *([narrow] * 2 if narrow else []), width]
+    layers: list[nn.Module] = []
+    for number, (inputs, outputs) in enumerate(pairwise(filters), 2):
+        step = stride if number == len(filters) else 1
+        layers += [nn.Conv2d(inputs, outputs, 3, step, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 def _stage(inputs: int, outputs: int, depth: int) -> nn.Sequential:

@@ -23,7 +23,7 @@ from emotion.files import atomic_write, check_unpacked_size, hide_home
 from emotion.models.weights import describe_load_error, state_shapes, validate_state
 from emotion.plugins import Plugins, load_plugin
 from emotion.settings import fields, marked
-from emotion.training.task import EmotionTask
+from emotion.training.task import STORED, EmotionTask
 
 _GROUPED = ("group_by", "folds", "fold")
 _OF_EVERY_SOURCE = ("data", "data_dir", "on_bad_image", "pack_size", "channels", "synthetic_images")
@@ -178,7 +178,7 @@ def _task(settings: dict[str, Any], state: dict[str, Tensor], plugins: Plugins) 
     """Builds a task with its weights, after checking that the weights in the file fit the settings in the file."""
     if any(isinstance(value, Tensor) for value in settings.values()):
         raise ValueError("hyper_parameters: plain values are needed")
-    _require_known(settings, "class_weights", "class_shares")
+    _require_known(settings, *STORED)
     # The average of the weights cannot be built on the meta device; its tensors have the shapes of the network's.
     # Only training needs a loss of the user's own, with its tensors.
     settings, state = {**settings, "loss": None}, {k: v for k, v in state.items() if not k.startswith("loss.")}

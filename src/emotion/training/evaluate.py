@@ -3,7 +3,6 @@
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any, get_args
@@ -13,23 +12,21 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from emotion.analysis.predictions import Predictions, mean_predictions
 from emotion.data.classes import require_same_classes
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, exit_on_user_error, require_choice
 from emotion.files import hide_home
-from emotion.models.classifier import load_pretrained
 from emotion.models.device import find_device
 from emotion.models.onnx import ViewsName
 from emotion.overrides import parse_arguments
 from emotion.privacy import keep_private
-from emotion.settings import OWN_DATA, DataSettings
-from emotion.shipped import find_weights
-from emotion.training.checkpoint import data_for, load_checkpoint
+from emotion.settings import OWN_DATA
+from emotion.training.checkpoint import data_for
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.folder import EVALUATION, make_results_folder, write_json
+from emotion.training.member import Member, read_member
 from emotion.training.results import predict_stages, write_results
 
 OPTIONS = ("ckpt", "out", "device", "tta", "network")
@@ -112,50 +109,6 @@ def evaluate(
     write_json(folder / EVALUATION, record | {key: facts[key] for key in ("data", "split", "hardware", "command")})
     _print(results, folder, facts["test images trained on"])
     return results
-
-
-@dataclass(frozen=True)
-class Member:
-    """A network to evaluate.
-
-    Attributes:
-        network: maps images [B, C, H, W] to logits [B, K].
-        classes: names of the K classes.
-        data: settings of the data that it was trained on, as flat values.
-        temperature: divisor of the logits; 1 for a checkpoint, which is not calibrated.
-        size: shape (C, S, S) of the training images; None if it is not known.
-        hashes: hashes of the training images, uint64 [N]; see `emotion.data.packed.PackedImages`.
-    """
-
-    network: nn.Module
-    classes: tuple[str, ...]
-    data: dict[str, Any]
-    temperature: float
-    size: tuple[int, ...] | None
-    hashes: NDArray[np.uint64]
-
-
-def read_member(path: Path, network: str | None = None) -> Member:
-    """Reads a network to evaluate.
-
-    Args:
-        path: a checkpoint, the folder of a run, a published file or the name of a shipped network.
-        network: name of the user's network in the checkpoint, if its code is trusted.
-
-    Raises:
-        UserError: there is no such network, or its file is of another kind.
-    """
-    path = path if path.suffix == ".ckpt" else find_weights(str(path))
-    if path.suffix == ".ckpt":
-        read = load_checkpoint(path, network)
-        task = read.task
-        return Member(task.inference_network, task.classes, read.data, 1.0, read.size, read.hashes)
-    published = load_pretrained(path)
-    card = published.card
-    known = {key: value for key, value in card.facts.items() if key in (*DataSettings.model_fields, "seed")}
-    data = {"pack_size": card.side, "channels": card.channels, **known}
-    none = np.empty(0, np.uint64)
-    return Member(published.network, published.classes, data, card.temperature, None, none)
 
 
 def _describe_data(data: EmotionDataModule) -> str:

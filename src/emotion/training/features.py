@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from emotion.data.augment import Augmentation
 from emotion.errors import UserError
 from emotion.files import atomic_write, make_cache_folder, remove_stale_temporaries
 
-FORMAT = 2
+FORMAT = 3
 """Number that is raised when the same settings would give other features, so that old files are not found."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """The half precision of each `trainer.precision` that has one."""
@@ -35,7 +35,7 @@ class FeatureCache:
     Args:
         frozen: the fixed function, from uint8 or float images [B, C, S, S] to features [B, ...].
         device: device that computes.
-        seed: seed of the augmentation.
+        seed: seed of the augmentation of the views.
         precision: as `trainer.precision`; if it has a half precision, the features are computed in it.
         batch_size: number of images per batch.
     """
@@ -76,7 +76,7 @@ class FeatureCache:
             features = _find(path)
             if features is None:
                 remove_stale_temporaries(root, path.stem)
-                log.info("computing features of %d images, %d views; kept in the cache", len(rows), views)
+                log.info("running a network over %d images, %d views; kept in the cache", len(rows), views)
                 self._write(path, images, rows, augmentation, views)
                 features = _open(path)
         return features
@@ -90,7 +90,9 @@ class FeatureCache:
         views: int,
     ) -> None:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
-            for index, features in enumerate(self._compute(images, np.tile(rows, views), augmentation)):
+            count = views * -(-len(rows) // self.batch_size)
+            batches = self._compute(self._inputs(images, rows, augmentation, views), count)
+            for index, features in enumerate(batches):
                 if index == 0:  # the header of a .npy file holds the shape, which the first batch shows
                     shape = (views * len(rows), *features.shape[1:])
                     header = {"descr": "<f2", "fortran_order": False, "shape": shape}
@@ -98,33 +100,55 @@ class FeatureCache:
                 file.write(features.numpy().tobytes())
 
     @torch.inference_mode()
-    def _compute(
-        self, images: NDArray[np.uint8], rows: NDArray[np.int64], augmentation: Augmentation | None
-    ) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
-        batches = np.array_split(rows, range(self.batch_size, len(rows), self.batch_size))
+    def _compute(self, inputs: Iterable[Tensor], count: int) -> Iterator[Tensor]:
         console = Console(stderr=True)
-        for batch in track(batches, "computing features", console=console, disable=not console.is_terminal):
-            inputs = torch.from_numpy(images[batch]).to(self.device)  # uint8 [B, C, S, S]
-            inputs = augmentation(inputs.float() / 255, generator) if augmentation else inputs
+        shown = track(inputs, "computing", count, console=console, disable=not console.is_terminal)
+        for images in shown:  # [B, C, S, S]
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-                features = self.frozen(inputs).half().cpu()
+                features = self.frozen(images).half().cpu()
             if not features.isfinite().all():
-                raise UserError("feature_views: the features exceed the range of half precision; use feature_views=0")
+                raise UserError(
+                    "feature_views, teacher: the output of a network exceeds the range of half precision; train without"
+                )
             yield features
+
+    def _inputs(
+        self, images: NDArray[np.uint8], rows: NDArray[np.int64], augmentation: Augmentation | None, views: int
+    ) -> Iterator[Tensor]:
+        """Yields batches [B, C, S, S] of the used images, view after view, uint8 or, if augmented, float."""
+        height, width = images.shape[-2:]
+        for view in range(views):
+            draws = augmentation.draw_view(len(rows), height, width, self.seed, view) if augmentation else None
+            for part in torch.split(torch.arange(len(rows)), self.batch_size):
+                inputs = torch.from_numpy(images[rows[part]]).to(self.device)
+                if augmentation and draws:
+                    inputs = augmentation.apply(inputs.float() / 255, draws.select(part, self.device))
+                yield inputs
 
     def _digest(
         self, images: NDArray[np.uint8], rows: NDArray[np.int64], augmentation: Augmentation | None, views: int
     ) -> str:
-        draws = (augmentation, views, self.seed) if augmentation else None
-        settings = (FORMAT, self.frozen, self.half, len(rows), images.shape[1:], draws)
+        draws = (augmentation.of_images, views, self.seed) if augmentation else None
+        settings = (FORMAT, self.frozen, self.half, draws)
         digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
         for name, value in self.frozen.state_dict(keep_vars=True).items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().numpy().tobytes())
-        for batch in np.array_split(rows, range(HASH_BATCH, len(rows), HASH_BATCH)):
-            digest.update(images[batch].tobytes())
+        digest.update(images_digest(images, rows).encode())
         return digest.hexdigest()
+
+
+def images_digest(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> str:
+    """Returns a hash of the pixels of some images, in the order of their rows, as 32 hexadecimal digits.
+
+    Args:
+        images: all images, uint8 [N, C, S, S].
+        rows: indices of those to hash, int64 [n].
+    """
+    digest = hashlib.blake2b(repr((len(rows), images.shape[1:])).encode(), digest_size=16)
+    for batch in np.array_split(rows, range(HASH_BATCH, len(rows), HASH_BATCH)):
+        digest.update(images[batch].tobytes())
+    return digest.hexdigest()
 
 
 def _open(path: Path) -> NDArray[np.float16]:

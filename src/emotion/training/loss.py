@@ -7,11 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emotion.errors import UserError, first_line
-from emotion.settings import LossSettings
+from emotion.settings import DistillationSettings, LossSettings
 
 
 class EmotionLoss(nn.Module):
     """Cross-entropy, averaged over the images; as in Keras, class weights do not change the divisor.
+
+    With the soft targets of teachers, the loss is the weighted sum of this and of the divergence from them (Hinton et
+    al., "Distilling the Knowledge in a Neural Network", arXiv:1503.02531).
 
     Args:
         settings: changes of the cross-entropy; the defaults change nothing. `label_smoothing` follows Szegedy et al.,
@@ -23,6 +26,7 @@ class EmotionLoss(nn.Module):
         class_shares: share of each class among the training images, float [K], sum 1; needed for `logit_adjustment`.
         own: the user's class that `settings.loss` names, in place of the cross-entropy; class weights apply to it if it
             returns a loss for each image, the other changes do not.
+        distillation: share of the teachers, and the temperature of their soft targets.
 
     Raises:
         UserError: the user's loss cannot be made, or other changes of the loss are set beside it.
@@ -37,15 +41,32 @@ class EmotionLoss(nn.Module):
         class_weights: Tensor | None = None,
         class_shares: Tensor | None = None,
         own: Callable[[], nn.Module] | None = None,
+        distillation: DistillationSettings = DistillationSettings(),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
-        self.settings, self.own = settings, _make(settings, own)
+        self.settings, self.distillation, self.own = settings, distillation, _make(settings, own)
         offsets = torch.zeros(()) if class_shares is None else settings.logit_adjustment * class_shares.log()
         self.register_buffer("weights", class_weights, persistent=False)
         self.register_buffer("offsets", offsets, persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the loss (scalar) of logits [B, K] for labels, int64 [B] or float [B, K] with rows that sum to 1."""
+    def forward(self, logits: Tensor, labels: Tensor, soft_targets: Tensor | None = None) -> Tensor:
+        """Returns the loss (scalar) of logits [B, K].
+
+        Args:
+            logits: float [B, K].
+            labels: int64 [B], or float [B, K] with rows that sum to 1.
+            soft_targets: probabilities of the teachers at `distill_temperature`, float [B, K]; None without teachers.
+        """
+        loss = self._label_loss(logits, labels)
+        if soft_targets is None:
+            return loss
+        share, temperature = self.distillation.distill, self.distillation.distill_temperature
+        # The square keeps the gradients of this part as large at any temperature.
+        own = (logits / temperature).log_softmax(1)  # [B, K]
+        divergence = F.kl_div(own, soft_targets, reduction="batchmean") * temperature**2
+        return (1 - share) * loss + share * divergence
+
+    def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.own is not None:
             return self._own_loss(self.own, logits, labels)
         logits = logits + self.offsets

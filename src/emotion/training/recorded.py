@@ -65,7 +65,8 @@ class RecordedStep:
         # A recording reads and writes always the same memory: the batch is copied in, the outcome is copied out.
         buffers, replay, outcome = self._recordings[shape]
         for buffer, values in zip(buffers, batch, strict=True):
-            buffer.copy_(values)
+            if buffer is not None and values is not None:
+                buffer.copy_(values)
         replay()
         return Outcome(*(value.clone() for value in outcome))
 
@@ -88,7 +89,7 @@ class RecordedStep:
         return outcome
 
     def _make(self, batch: Batch) -> tuple[Batch, Callable[[], None], Outcome]:
-        buffers = Batch(*(value.clone() for value in batch))
+        buffers = Batch(*(value.clone() for value in batch if value is not None))
         try:
             return buffers, *self._record(lambda: self._step(buffers))
         except RuntimeError as error:

@@ -38,6 +38,7 @@ from emotion.training.results import predict_stages, write_results
 from emotion.training.resume import resumed_config
 from emotion.training.start import read_start
 from emotion.training.task import EmotionTask
+from emotion.training.teachers import read_teachers
 from emotion.training.trainer import build_timer, build_trainer
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,8 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
         settings.run.seed,
         own_augmentation=plugins.augmentation,
     )
-    task = build_task(settings, data, plugins)
+    teachers = read_teachers(settings.distillation, data)
+    task = build_task(settings, data, plugins, teachers.names if teachers else ())
     _log_sizes(settings, task, data)
     resumes = folder.state != "new" and not settings.run.overwrite
     load_weights(settings, task, folder.last if resumes else None)
@@ -186,6 +188,9 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     trainer = build_trainer(settings, folder, [timer, folder_updates, *callbacks])
     _require_whole_epoch(settings.trainer, data, trainer)
     _configure_speed(settings, task, data, trainer)
+    if teachers is not None:
+        device, precision = trainer.strategy.root_device, str(trainer.precision)
+        data.learn_from(teachers.teaching(settings.distillation, data, device, precision))
     return Prepared(settings, data, task, trainer, timer, epochs)
 
 
@@ -341,17 +346,24 @@ def _validated(config: DictConfig, folder: RunFolder, overrides: list[str]) -> S
     return settings
 
 
-def build_task(settings: Settings, data: EmotionDataModule, plugins: Plugins = Plugins()) -> EmotionTask:  # noqa: B008
+def build_task(
+    settings: Settings,
+    data: EmotionDataModule,
+    plugins: Plugins = Plugins(),  # noqa: B008
+    teachers: Sequence[str] = (),
+) -> EmotionTask:
     """Builds network, loss and optimiser settings; class weights and shares are those of the training images."""
     return EmotionTask(
         settings.network,
         settings.loss,
         settings.optimizer,
+        settings.distillation,
         classes=data.classes,
         class_weights=data.class_weights,
         class_shares=data.class_shares,
         model=settings.run.model,
         weights=settings.training.weights,
+        teachers=teachers,
         plugins=plugins,
     )
 

@@ -23,7 +23,7 @@ from emotion.errors import UserError
 from emotion.models.network import Network
 from emotion.models.registry import build_network
 from emotion.plugins import Plugins
-from emotion.settings import LossSettings, NetworkSettings, OptimizerSettings
+from emotion.settings import DistillationSettings, LossSettings, NetworkSettings, OptimizerSettings
 from emotion.training.loss import EmotionLoss
 from emotion.training.meter import EpochMeter
 from emotion.training.optimizer import SharpnessAware, build_optimizer, cosine_factor
@@ -32,6 +32,9 @@ from emotion.training.statistics import ENOUGH_IMAGES, estimate_statistics, slow
 
 if TYPE_CHECKING:
     from timm.utils.model_ema import ModelEmaV3
+
+STORED = ("classes", "class_weights", "class_shares", "model", "weights", "teachers")
+"""Values in checkpoints beside the settings of the task."""
 
 
 class EmotionTask(LightningModule):
@@ -48,11 +51,13 @@ class EmotionTask(LightningModule):
             step of the moving average of the weights (Polyak and Juditsky 1992; timm's `ModelEmaV3`), which validation,
             test and inference use; during the first 1 / (1 - ema_decay) steps it restarts with each epoch, since it
             would otherwise consist mostly of the initial weights.
+        distillation: settings of the part of the loss that compares with teachers.
         classes: names of the K classes, in the order of the logits.
         class_weights: weight of each class in the training loss; None weights all classes equally.
         class_shares: share of each class among the training images, sum 1; needed for `logit_adjustment`.
         model: name of the model in `conf/model`; stored, not used.
         weights: origin of the backbone's weights; stored, not used (`prepare` in `run.py` loads them).
+        teachers: names of the networks that the task learns from; stored, not used.
         plugins: the user's classes, if the settings name some.
     """
 
@@ -61,24 +66,26 @@ class EmotionTask(LightningModule):
         network: NetworkSettings,
         loss: LossSettings = LossSettings(),  # noqa: B008, frozen
         optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008
+        distillation: DistillationSettings = DistillationSettings(),  # noqa: B008
         *,
         classes: Sequence[str] = CLASSES,
         class_weights: Sequence[float] | None = None,
         class_shares: Sequence[float] | None = None,
         model: str = "",
         weights: str | None = "none",
+        teachers: Sequence[str] = (),
         plugins: Plugins = Plugins(),  # noqa: B008
     ) -> None:
         super().__init__()
-        stored = {"model": model, "weights": weights, "classes": list(classes)}
+        groups = (network, loss, optimizer, distillation)
+        settings = {key: value for group in groups for key, value in group.flat().items()}
+        stored = {"model": model, "weights": weights, "classes": list(classes), "teachers": list(teachers)}
         balance = {"class_weights": class_weights, "class_shares": class_shares}
-        self.save_hyperparameters(
-            {**network.flat(), **loss.flat(), **optimizer.flat(), **stored, **balance}, logger=False
-        )
+        self.save_hyperparameters({**settings, **stored, **balance}, logger=False)
         self.classes, self.optimizer_settings = tuple(classes), optimizer
         self.network = build_network(network, len(self.classes), plugins.network)
         self.average = _averaged(self.network, optimizer.ema_decay) if optimizer.ema_decay else None
-        self.loss = EmotionLoss(loss, _tensor(class_weights), _tensor(class_shares), plugins.loss)
+        self.loss = EmotionLoss(loss, _tensor(class_weights), _tensor(class_shares), plugins.loss, distillation)
         self.train_meter, self.val_meter = EpochMeter(self.classes), EpochMeter(self.classes)
         self._val_loss: float | None = None
         self.val_matrix: NDArray[np.int64] | None = None
@@ -97,10 +104,9 @@ class EmotionTask(LightningModule):
         Raises:
             UserError: a value is not legal.
         """
-        names = ("classes", "class_weights", "class_shares", "model", "weights")
-        others = {name: values[name] for name in names if name in values}
+        others = {name: values[name] for name in STORED if name in values}
         groups = (NetworkSettings.of(values), LossSettings.of(values), OptimizerSettings.of(values))
-        return cls(*groups, **others, plugins=plugins)
+        return cls(*groups, DistillationSettings.of(values), **others, plugins=plugins)
 
     @property
     def inference_network(self) -> Network:
@@ -165,7 +171,7 @@ class EmotionTask(LightningModule):
 
     def _outcome(self, batch: Batch) -> Outcome:
         logits = self._logits(self._trained[0], batch)
-        return Outcome(self.loss(logits, batch.labels), logits)
+        return Outcome(self.loss(logits, batch.labels, batch.soft_targets), logits)
 
     def optimizer_step(
         self,

@@ -47,7 +47,7 @@ def build_trainer(settings: Settings, folder: RunFolder, extra: Sequence[Callbac
     if (profiler := options.pop("profiler", None)) is not None:
         options["profiler"] = PROFILERS[profiler](folder.path, "profile")
     if options["precision"] == "auto":
-        options["precision"] = _best_precision(options["accelerator"])
+        options["precision"] = best_precision(options["accelerator"])
     loggers = [
         TensorBoard(folder.tensorboard, run_name(settings, folder)),
         CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"]),
@@ -130,7 +130,8 @@ def _checkpoint(folder: RunFolder, name: str, monitor: str | None = None, mode: 
     )
 
 
-def _best_precision(accelerator: str) -> str:
+def best_precision(accelerator: str) -> str:
+    """Returns the value of `trainer.precision` that `auto` stands for on an accelerator of this machine."""
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return "bf16-mixed" if "amx_bf16" in cpu_flags() else "32-true"
+        return "bf16-mixed" if {"amx_bf16", "avx512_bf16"} & set(cpu_flags()) else "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"

@@ -1,0 +1,60 @@
+"""A trained network that is evaluated, or that teaches: its weights, classes and training images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from emotion.models.classifier import load_pretrained
+from emotion.settings import DataSettings
+from emotion.shipped import find_weights
+from emotion.training.checkpoint import load_checkpoint
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained network.
+
+    Attributes:
+        network: maps images [B, C, H, W] to logits [B, K].
+        model: name of its model in `conf/model`; empty if it is not known.
+        classes: names of the K classes.
+        data: settings of the data that it was trained on, as flat values.
+        temperature: divisor of the logits; 1 for a checkpoint, which is not calibrated.
+        size: shape (C, S, S) of the training images; None if it is not known.
+        hashes: hashes of the training images, uint64 [N]; see `emotion.data.packed.PackedImages`.
+    """
+
+    network: nn.Module
+    model: str
+    classes: tuple[str, ...]
+    data: dict[str, Any]
+    temperature: float
+    size: tuple[int, ...] | None
+    hashes: NDArray[np.uint64]
+
+
+def read_member(path: Path, network: str | None = None) -> Member:
+    """Reads a trained network.
+
+    Args:
+        path: a checkpoint, the folder of a run, a published file or the name of a shipped network.
+        network: name of the user's network in the checkpoint, if its code is trusted.
+
+    Raises:
+        UserError: there is no such network, or its file is of another kind.
+    """
+    path = path if path.suffix == ".ckpt" else find_weights(str(path))
+    if path.suffix == ".ckpt":
+        read = load_checkpoint(path, network)
+        task, model = read.task, str(read.task.hparams["model"])
+        return Member(task.inference_network, model, task.classes, read.data, 1.0, read.size, read.hashes)
+    published = load_pretrained(path)
+    card = published.card
+    known = {key: value for key, value in card.facts.items() if key in (*DataSettings.model_fields, "seed")}
+    data = {"pack_size": card.side, "channels": card.channels, **known}
+    model, none = str(card.facts.get("model", "")), np.empty(0, np.uint64)
+    return Member(published.network, model, published.classes, data, card.temperature, None, none)

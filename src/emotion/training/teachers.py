@@ -1,0 +1,242 @@
+"""Teachers: trained networks whose judgement of the training images another network learns (distillation)."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from emotion.config import compose, read
+from emotion.data.classes import listed
+from emotion.data.datamodule import EmotionDataModule
+from emotion.data.teaching import Teaching, mean_logits
+from emotion.errors import UserError, first_line
+from emotion.files import atomic_write
+from emotion.models.device import find_device
+from emotion.overrides import check_overrides, quote_arguments, require_effect
+from emotion.settings import DistillationSettings
+from emotion.training.checkpoint import data_for
+from emotion.training.features import FeatureCache, images_digest
+from emotion.training.member import Member, read_member
+from emotion.training.trainer import best_precision
+
+log = logging.getLogger(__name__)
+SEED = 0
+"""Seed of the views. It is the same for all runs, so that teachers judge once for all seeds of a recipe."""
+METADATA = "emotion_teaching"
+"""Key of the description, JSON, in a file of recorded judgement."""
+
+
+class Mirrored(nn.Module):
+    """Averages the logits [B, K] of a network for images [B, C, H, W] and their mirror images."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the mean logits [B, K]."""
+        logits: Tensor = (self.network(images) + self.network(images.flip(-1))) / 2
+        return logits
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The teachers of a run: networks, or the file in which their judgement is recorded.
+
+    Attributes:
+        names: model, seed and hash of the weights of each network.
+        networks: the networks, which map images [B, C, H, W] to logits [B, K].
+        recorded: the file.
+    """
+
+    names: tuple[str, ...]
+    networks: tuple[nn.Module, ...] = ()
+    recorded: Path | None = None
+
+    def teaching(
+        self, asked: DistillationSettings, data: EmotionDataModule, device: torch.device, precision: str
+    ) -> Teaching:
+        """Returns the judgement on the training images; what the networks have judged before comes from the cache.
+
+        Args:
+            asked: number of views and temperature.
+            data: the data of the run that learns.
+            device: device that computes.
+            precision: as `trainer.precision`; if it has a half precision, it is used.
+
+        Raises:
+            UserError: the file was written for other images or views, or a logit is too large for half precision.
+        """
+        views = asked.distill_views if data.augmentation else 0
+        if self.recorded is not None:
+            logits = [_read_logits(self.recorded, _description(data, views))]
+        else:
+            logits = [_judge(network, data, views, device, precision) for network in self.networks]
+        return Teaching(logits, views, asked.distill_temperature, SEED)
+
+
+def read_teachers(asked: DistillationSettings, data: EmotionDataModule) -> Teachers | None:
+    """Reads the teachers that the settings name, and checks them; None if they name none.
+
+    Raises:
+        UserError: there is no such network, it has other classes or image sizes, or it was trained on images that
+            validate or test here.
+    """
+    given = [asked.teacher] if isinstance(asked.teacher, str) else asked.teacher
+    if not given:
+        return None
+    paths = [Path(name).expanduser() for name in given]
+    recorded = [path for path in paths if (described := _read_description(path)) is not None]
+    if recorded:
+        if len(paths) > 1:
+            raise UserError(f"teacher={recorded[0]}: holds the judgement of all teachers; name it alone")
+        assert described is not None
+        return Teachers(tuple(map(str, described["teachers"])), recorded=recorded[0])
+    members = [read_member(path) for path in paths]
+    for name, member in zip(given, members, strict=True):
+        _require_fit(name, member, data)
+    mirrors = data.augmentation is not None and data.augmentation.settings.flip > 0
+    networks = [Mirrored(member.network) if mirrors else member.network for member in members]
+    return Teachers(tuple(map(_name, members)), tuple(network.eval() for network in networks))
+
+
+def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
+    """Writes the mean judgement of teachers to a file that stands for them in `teacher=`.
+
+    Args:
+        arguments: settings of the training that learns, `<setting>=<value>`, with `teacher`.
+        out: the file, `.safetensors`: `logits` float16 [V, n, K] and a description.
+
+    Returns:
+        The logits.
+
+    Raises:
+        UserError: a setting is not legal, the teachers do not fit, or the file has another suffix.
+    """
+    from safetensors.numpy import save_file
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: a name that ends with .safetensors is needed")
+    check_overrides(arguments)
+    settings = read(compose(*quote_arguments(arguments)))
+    require_effect(arguments, settings.flat())
+    data, trainer = EmotionDataModule.of(settings.flat()), settings.trainer
+    teachers = read_teachers(settings.distillation, data)
+    if teachers is None:
+        raise UserError("teacher: missing; name the networks that teach, as teacher=[a.ckpt,b.ckpt]")
+    device = find_device("cpu" if trainer.accelerator == "cpu" else None)
+    precision = best_precision(device.type) if trainer.precision == "auto" else str(trainer.precision)
+    teaching = teachers.teaching(settings.distillation, data, device, precision)
+    views = [mean_logits([each[view] for each in teaching.logits]) for view in range(len(teaching.logits[0]))]
+    logits: NDArray[np.float16] = torch.stack(views).half().numpy()  # [V, n, K]
+    described = {**_description(data, teaching.views), "teachers": list(teachers.names)}
+    with atomic_write(out) as temporary:
+        save_file({"logits": logits}, temporary, {METADATA: json.dumps(described)})
+    return logits
+
+
+def _judge(
+    network: nn.Module, data: EmotionDataModule, views: int, device: torch.device, precision: str
+) -> NDArray[np.float16]:
+    """Returns the logits of a network for all views, float16 [V, n, K]; the last view can be the unchanged images."""
+    cache, (images, _, rows) = FeatureCache(network, device, SEED, precision), data.train_set
+    parts = [cache(images, rows.numpy(), data.augmentation, views)] if views else []
+    if not views or data.plain_epochs:
+        parts.append(cache(images, rows.numpy()))
+    return np.concatenate([part.reshape(-1, len(rows), part.shape[-1]) for part in parts])
+
+
+def _require_fit(name: str, teacher: Member, data: EmotionDataModule) -> None:
+    if teacher.classes != data.classes:
+        raise UserError(
+            f"teacher={name}: has the classes {listed(teacher.classes)}; the data has {listed(data.classes)}"
+        )
+    size, known = data.packed.images.shape[1:], teacher.data
+    if (trained := teacher.size or (known["channels"], known["pack_size"], known["pack_size"])) != size:
+        kinds = ["x".join(map(str, shape)) for shape in (trained, size)]
+        raise UserError(f"teacher={name}: was trained on images of {kinds[0]} pixels; these have {kinds[1]}")
+    hashes, rows = _trained_on(name, teacher, data), data.rows
+    held_out = data.packed.hashes[np.concatenate([rows.val, rows.test])]
+    # Images that have a copy among the training images here can teach nothing that the run does not see anyway.
+    seen = np.isin(held_out, hashes) & ~np.isin(held_out, data.packed.hashes[rows.train])
+    if seen.any():
+        raise UserError(
+            f"teacher={name}: was trained on {seen.sum():,} of the images that validate or test here; train it on the "
+            "same split"
+        )
+
+
+def _trained_on(name: str, teacher: Member, data: EmotionDataModule) -> NDArray[np.uint64]:
+    """Returns the hashes of a teacher's training images; of a published one, those of its split of the same data."""
+    known, own = teacher.data, data.settings
+    if len(teacher.hashes):
+        return teacher.hashes
+    if known.get("data") != own.data:
+        log.warning("teacher=%s: its training images are not known, so they are not compared with these", name)
+        return teacher.hashes
+    same = data_for(teacher.classes, {**own.flat(), **known}, {})
+    return same.packed.hashes[same.rows.train]
+
+
+def _name(teacher: Member) -> str:
+    digest = hashlib.blake2b(digest_size=4)
+    for value in teacher.network.state_dict().values():
+        digest.update(value.cpu().numpy().tobytes())
+    return f"{teacher.model}, seed {teacher.data.get('seed', 'unknown')}, {digest.hexdigest()}"
+
+
+def _description(data: EmotionDataModule, views: int) -> dict[str, Any]:
+    """Returns what must be the same when judgement is recorded and learned."""
+    images, _, rows = data.train_set
+    drawn = data.augmentation.of_images.flat() if data.augmentation else {}
+    return {
+        "classes": list(data.classes),
+        "distill_views": views,
+        "plain view": not views or bool(data.plain_epochs),
+        "images": images_digest(images, rows.numpy()),
+        **drawn,
+    }
+
+
+def _read_description(path: Path) -> dict[str, Any] | None:
+    """Returns the description in a file of recorded judgement; None for any other file."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            text = (file.metadata() or {}).get(METADATA)
+    except SafetensorError:
+        return None  # the reader of networks says what is wrong
+    try:
+        described = None if text is None else json.loads(text)
+        if described is not None and not isinstance(described["teachers"], list):
+            raise TypeError("teachers")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"teacher={path}: its description is broken ({first_line(error)})") from None
+    return described
+
+
+def _read_logits(path: Path, needed: dict[str, Any]) -> NDArray[np.float16]:
+    from safetensors.numpy import load_file
+
+    described = _read_description(path) or {}
+    differing = [key for key, value in needed.items() if described.get(key) != value]
+    if differing:
+        raise UserError(f"teacher={path}: was recorded with other {listed(differing)}; record it again: emotion teach")
+    logits = load_file(path).get("logits")
+    shape = (needed["distill_views"] + needed["plain view"], len(needed["classes"]))
+    if logits is None or logits.dtype != np.float16 or logits.ndim != 3 or logits.shape[::2] != shape:
+        raise UserError(f"teacher={path}: no logits float16 [{shape[0]}, images, {shape[1]}] in the file")
+    if not np.isfinite(logits).all():
+        raise UserError(f"teacher={path}: has logits that are not finite")
+    return logits
