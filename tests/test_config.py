@@ -39,9 +39,9 @@ RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
 # Keys, legal numbers (with the ends of the range), and illegal numbers. None of these may be null but `dropout`.
 RANGES = [
     (("val_fraction", "lr_factor"), (1e-6, 0.5, 0.999), (0, 1, -0.1, 1.5)),
-    (("lr", "offline_strength"), (1e-9, 1, 10), (0, -1e-3)),
+    (("lr", "offline_strength", "distill_temperature"), (1e-9, 1, 10), (0, -1e-3)),
     (("layer_decay",), (1e-6, 0.75, 1), (0, 1.01, -0.5)),
-    (("flip", "erase"), (0, 0.5, 1), (-0.01, 1.01)),
+    (("flip", "erase", "distill"), (0, 0.5, 1), (-0.01, 1.01)),
     (
         (
             *("zoom", "shift", "brightness", "contrast", "label_smoothing", "momentum", "ema_decay", "dropout"),
@@ -64,11 +64,11 @@ WHOLE = [
     (("split_seed", "memory_budget"), 0, None, (None,)),
     (("feature_views",), 0, None, ("auto",)),
     (("unfreeze",), 0, None, ("all", None)),
-    (("runs_per_gpu", "lr_patience"), 1, None, ()),
+    (("runs_per_gpu", "lr_patience", "distill_views"), 1, None, ()),
     (("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches"), 1, None, ()),
     (("patience",), 1, None, (None,)),
     (("synthetic_images",), 1, 1_000_000, ()),
-    (("width",), 1, 1024, (None,)),
+    (("width", "stem_width"), 1, 1024, (None,)),
     (("batch_size",), 2, None, ()),
     (("folds",), 2, None, (None,)),
     (("image_size",), 8, 1024, ()),
@@ -111,6 +111,7 @@ LISTS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "exclude": ((["happy"], [3], []), (None, "happy", [None], [0.5], [True])),
     "columns": ((["path", "label"], [], None), ("path", [1], [None])),
     "extra_data": ((["photos", "~/more"], [], None), ("photos", [1], [None])),
+    "teacher": ((["a.ckpt", "runs/b"], ["small"], "small", [], None), (1, [1], [None], True)),
     "blocks": (([2, 2, 1], [1], None), ("2", 2, [1.5], ["2"])),
 }
 # Checked by Lightning's Trainer, in the messages of which they are named.
@@ -717,6 +718,9 @@ EFFECTIVE = {
     "votes": ("votes=votes.csv", "labels=ferplus", "labels=null"),
     "soft_labels": ("soft_labels=false", "labels=ferplus", "labels=null"),
     "offline_strength": ("offline_strength=2", "balance=offline", "balance=none"),
+    "distill": ("distill=0.5", "teacher=small", "teacher=null"),
+    "distill_temperature": ("distill_temperature=2", "teacher=[small]", "teacher=null"),
+    "distill_views": ("distill_views=3", "teacher=small", "teacher=null"),
     "rotation": ("rotation=20", "augment=true", "augment=false"),
     "zoom": ("zoom=0.3", "balance=offline augment=false", "augment=false"),
     "shift": ("shift=0.3", "augment=true", "augment=false"),

@@ -429,6 +429,8 @@ def _check_together(made: Settings) -> None:
             f"weights={weights}: models of family {network.family} have no backbone; use weights=none, or a model of "
             "family torchvision, timm or face"
         )
+    if made.distillation.teacher and made.augmentation.augmentation:
+        raise UserError("teacher: your own augmentation= cannot be repeated for the teachers; remove one of them")
     if network.unfreeze not in (None, "all") and network.backbone is None and made.training.init is None:
         raise UserError(f"unfreeze={network.unfreeze}: would freeze random weights; start from trained ones with init=")
     if made.batches.balance == "offline":

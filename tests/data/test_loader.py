@@ -10,6 +10,7 @@ from emotion.data.balance import class_weights
 from emotion.data.loader import Batch, BatchLoader
 from emotion.data.storage import Resident, Streamed
 from emotion.data.synthetic import draw_image
+from emotion.data.teaching import Teaching
 
 CPU = torch.device("cpu")
 AFFINE = make_augmentation(RandomAffine())
@@ -221,7 +222,7 @@ def test_mixing_is_a_function_of_seed_and_epoch(pixels):
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
     for batch, again in zip(first, different_faces(pixels, 1, mix=MIX), strict=True):
-        assert all(map(torch.equal, batch, again))
+        assert all(map(torch.equal, batch[:2], again[:2]))
     for other in (different_faces(pixels, 2, mix=MIX), different_faces(pixels, 1, mix=MIX, seed=4)):
         assert not torch.equal(first[0].inputs, other[0].inputs)
 
@@ -238,9 +239,11 @@ def test_plain_epochs_give_unchanged_images_with_the_dtypes_of_other_epochs(pixe
             different_faces(pixels, number, **settings) for settings in (options, {**options, "plain_from": 2}, {})
         )
         for before, after, bare in zip(usual, plain, unchanged, strict=True):
-            assert [(value.dtype, value.shape) for value in after] == [(value.dtype, value.shape) for value in before]
+            assert [(value.dtype, value.shape) for value in after[:2]] == [
+                (value.dtype, value.shape) for value in before[:2]
+            ]
             if number < 2:
-                assert all(map(torch.equal, after, before))
+                assert all(map(torch.equal, after[:2], before[:2]))
                 continue
             assert torch.equal(after.inputs, bare.inputs.float() / 255 if augmentation or mix else bare.inputs)
             assert torch.equal(after.labels, torch.eye(7)[bare.labels] if mix else bare.labels)
@@ -316,3 +319,92 @@ def test_weighted_sampling_is_a_function_of_seed_and_epoch():
 def test_weighted_sampling_is_shared_among_ranks():
     shares = [order(sampled(rank=rank, world_size=2)) for rank in (0, 1)]
     assert sorted(shares[0] + shares[1]) == sorted(order(sampled()))
+
+
+VIEWS = 3
+
+
+def taught(count: int = 10, views: int = VIEWS, teachers: int = 1, stored: int | None = None) -> Teaching:
+    """Teachers whose softmax differs for each view and image."""
+    drawn = np.random.default_rng(0).normal(0, 3, (teachers, views if stored is None else stored, count, 7))
+    return Teaching(list(drawn.astype(np.float16)), views, 2.0, seed=5)
+
+
+def by_image(loader: BatchLoader, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images and soft targets of an epoch in the order of the stored images, which their labels number."""
+    loader.set_epoch(number)
+    batches = list(loader)
+    order = torch.cat([batch.labels for batch in batches]).argsort()
+    return torch.cat([batch.inputs for batch in batches])[order], torch.cat([b.soft_targets for b in batches])[order]
+
+
+def lessons(augmentation=EVERYTHING, count: int = 10, seed: int = 0, **options) -> BatchLoader:
+    images = np.stack([draw_image(3, seed=0, index=index) for index in range(count)])[:, None]
+    numbers = torch.arange(count)
+    return BatchLoader(
+        Resident(images, CPU),
+        numbers,
+        numbers,
+        4,
+        shuffle=True,
+        augmentation=augmentation,
+        seed=seed,
+        num_classes=7,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 7])
+def test_a_network_sees_the_very_view_that_its_teachers_judged(number):
+    teaching = taught(teachers=2)
+    images, targets = by_image(lessons(teaching=teaching), number)
+    stored = np.stack([draw_image(3, seed=0, index=index) for index in range(10)])[:, None]
+    view = number % VIEWS
+    draws = EVERYTHING.draw_view(10, 48, 48, 5, view)
+    torch.testing.assert_close(images, EVERYTHING.apply(torch.from_numpy(stored).float() / 255, draws))
+    each = torch.stack([torch.from_numpy(logits[view]).double().softmax(1) for logits in teaching.logits])
+    expected = (each.mean(0).log() / 2).softmax(1)
+    torch.testing.assert_close(targets.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_all_seeds_see_the_same_views_in_another_order():
+    first, second = lessons(teaching=taught(), seed=1), lessons(teaching=taught(), seed=2)
+    assert [a.equal(b) for a, b in zip(by_image(first, 1), by_image(second, 1), strict=True)] == [True, True]
+    assert not torch.cat([b.labels for b in first]).equal(torch.cat([b.labels for b in second]))
+
+
+def test_the_views_of_an_image_differ():
+    loader = lessons(teaching=taught())
+    images = [by_image(loader, number)[0] for number in range(VIEWS)]
+    assert not images[0].equal(images[1])
+    assert not images[1].equal(images[2])
+
+
+def test_last_epochs_without_augmentation_have_the_judgement_on_the_unchanged_images():
+    teaching = taught(stored=VIEWS + 1)
+    images, targets = by_image(lessons(teaching=teaching, plain_from=1), 2)
+    stored = np.stack([draw_image(3, seed=0, index=index) for index in range(10)])[:, None]
+    assert images.equal(torch.from_numpy(stored).float() / 255)
+    torch.testing.assert_close(targets, teaching.targets(VIEWS, torch.arange(10)))
+
+
+def test_without_augmentation_every_epoch_has_the_same_judgement():
+    teaching = taught(views=0, stored=1)
+    loader = lessons(augmentation=None, teaching=teaching)
+    for number in (0, 4):
+        torch.testing.assert_close(by_image(loader, number)[1], teaching.targets(0, torch.arange(10)))
+
+
+def test_mixup_mixes_labels_and_soft_targets_with_the_same_share():
+    """Each image is one tone, so that the share of the mixture can be read from it."""
+    images, numbers = np.arange(0, 70, 10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 8, 8), np.uint8), 7
+    logits = np.full((1, 1, numbers, numbers), -20, np.float16)
+    logits[0, 0, range(numbers), range(numbers)] = 20  # soft targets that are the labels
+    rows = torch.arange(numbers)
+    loader = BatchLoader(
+        Resident(images, CPU), rows, rows, 7, mix=make_mix(mixup=1.0), num_classes=7, teaching=Teaching(logits, 0, 1, 0)
+    )
+    (batch,) = loader
+    assert batch.labels.max() < 0.999
+    torch.testing.assert_close(batch.soft_targets, batch.labels)
+    torch.testing.assert_close(batch.inputs[:, 0, 0, 0] * 255, batch.labels @ torch.arange(0, 70.0, 10))

@@ -89,6 +89,19 @@ def test_stages_halve_the_image_and_double_the_filters(stem_stride, image_size, 
     assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize("stem_stride", [1, 2])
+def test_a_wide_stem_sees_the_image_at_its_full_resolution(stem_stride):
+    sizes = []
+    stem = build((1,), 8, stem_stride, stem_width=5, image_size=16).backbone[0]
+    for layer in stem:
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _, __, output: sizes.append(tuple(output.shape[1:])))
+    stem(torch.rand(2, 1, 16, 16))
+    assert sizes == [(5, 16, 16), (5, 16, 16), (8, 16 // stem_stride, 16 // stem_stride)]
+    counts = [(9 + 2) * 5, (9 * 5 + 2) * 5, (9 * 5 + 2) * 8]  # weights, scale and shift of each convolution
+    assert sum(value.numel() for value in stem.parameters()) == sum(counts)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_every_block_begins_as_its_shortcut(training):
     for block in blocks_of(build([2, 2, 1]).train(training)):

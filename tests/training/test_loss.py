@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from emotion.settings import LossSettings
+from emotion.settings import DistillationSettings, LossSettings
 from emotion.training.loss import EmotionLoss
 
 WEIGHTS = torch.tensor([0.5, 4.0, 0.1, 1.0, 2.0, 0.7, 3.0])
@@ -135,3 +135,25 @@ def test_it_has_no_state_but_moves_with_the_task():
     assert not loss.state_dict()
     moved = loss.to("meta")
     assert moved.weights.device.type == moved.offsets.device.type == "meta"
+
+
+@pytest.mark.parametrize("temperature", [1, 3.0])
+@pytest.mark.parametrize("share", [0, 0.9, 1])
+def test_teachers_have_their_share_of_the_loss(share, temperature):
+    """(1 - share) * cross-entropy + share * T^2 * KL(teachers || network), at the temperature T."""
+    logits, hard, _ = draw()
+    taught = torch.randn(12, 7, generator=torch.Generator().manual_seed(1)).softmax(1)
+    asked = DistillationSettings(teacher="small", distill=share, distill_temperature=temperature)
+    found = EmotionLoss(LossSettings(), distillation=asked)(logits, hard, taught)
+    p, z = taught.double().numpy(), logits.double().numpy() / temperature
+    own = z - np.log(np.exp(z).sum(1, keepdims=True))
+    divergence = (p * (np.log(p) - own)).sum(1).mean()
+    expected = (1 - share) * float(F.cross_entropy(logits, hard)) + share * temperature**2 * divergence
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_network_that_says_what_its_teachers_say_learns_nothing():
+    logits = draw()[0].requires_grad_()
+    asked = DistillationSettings(teacher="small", distill=1, distill_temperature=2)
+    EmotionLoss(LossSettings(), distillation=asked)(logits, draw()[1], (logits.detach() / 2).softmax(1)).backward()
+    assert logits.grad.abs().max() < 1e-6

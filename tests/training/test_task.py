@@ -256,7 +256,7 @@ class Steps(Callback):
 def sam_by_hand(network, batches, rho, optimizer):
     """Two passes over each batch: up to where the loss is highest, and from there the gradient for the step."""
     losses, logits = [], []
-    for images, labels in batches:
+    for images, labels, _ in batches:
         logits.append(network(images))
         loss = F.cross_entropy(logits[-1], labels)
         losses.append(loss.item())

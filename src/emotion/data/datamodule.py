@@ -281,10 +281,8 @@ class EmotionDataModule(LightningDataModule):
             teaching: logits for the images of `train_set`, in the order of its rows.
 
         Raises:
-            UserError: the changes of an image are not the same for teachers and network.
+            UserError: the network trains on features.
         """
-        if self.own_augmentation is not None:
-            raise UserError("teacher: your own augmentation= cannot be repeated for the teachers; remove one of them")
         if self._features:
             raise UserError("teacher: judges images, but the network would train on features; set feature_views=0")
         self.teaching = teaching

@@ -108,7 +108,7 @@ class FeatureCache:
                 features = self.frozen(images).half().cpu()
             if not features.isfinite().all():
                 raise UserError(
-                    "feature_views, teacher: the output of a network exceeds the range of half precision; train without"
+                    "the output of a network exceeds the range of half precision; use feature_views=0 and no teacher"
                 )
             yield features
 
@@ -120,7 +120,7 @@ class FeatureCache:
         for view in range(views):
             draws = augmentation.draw_view(len(rows), height, width, self.seed, view) if augmentation else None
             for part in torch.split(torch.arange(len(rows)), self.batch_size):
-                inputs = torch.from_numpy(images[rows[part]]).to(self.device)
+                inputs = torch.from_numpy(images[rows[part.numpy()]]).to(self.device)
                 if augmentation and draws:
                     inputs = augmentation.apply(inputs.float() / 255, draws.select(part, self.device))
                 yield inputs

@@ -47,6 +47,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
         for part, predictions in protocol_parts(stages).items()
     }
     settings = {key: trained.data[key] for key in ("data", "split", "balance", "seed")} | _labels_and_split(trained)
+    settings |= _teachers(trained)
     facts = {"model": trained.task.hparams["model"], **settings, "epoch": trained.epoch, "figures": metrics}
     save_pretrained(out, network, replace(card, temperature=temperature, facts=facts))
     return load_pretrained(out)
@@ -57,6 +58,12 @@ def _labels_and_split(trained: Checkpoint) -> dict[str, Any]:
     fields = DataSettings.model_fields
     keys = [key for key in marked(NEW) if key in fields and key not in ("images", "votes")]
     return {key: trained.data[key] for key in keys if trained.data[key] != fields[key].default}
+
+
+def _teachers(trained: Checkpoint) -> dict[str, Any]:
+    """Returns who taught the network, and how; nothing if nobody did."""
+    known, keys = trained.task.hparams, ("distill", "distill_temperature", "distill_views")
+    return {key: known[key] for key in ("teachers", *keys)} if known["teachers"] else {}
 
 
 def _card(trained: Checkpoint) -> Card:

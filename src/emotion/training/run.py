@@ -178,6 +178,8 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     teachers = read_teachers(settings.distillation, data)
     task = build_task(settings, data, plugins, teachers.names if teachers else ())
     _log_sizes(settings, task, data)
+    if teachers is not None:
+        log.info("teachers: %s", "; ".join(teachers.names))
     resumes = folder.state != "new" and not settings.run.overwrite
     load_weights(settings, task, folder.last if resumes else None)
     epochs = 0
@@ -313,6 +315,7 @@ def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:
         "images_per_second": round(epochs * images / trained.seconds, 1),
         "hardware": describe_hardware(environment),
         "command": environment["command"],
+        **({"teachers": best.task.hparams["teachers"]} if settings.distillation.teacher else {}),
         **({"changes": environment["changes"]} if "changes" in environment else {}),
         "data": trained.data.packed.digest,
     }
@@ -400,6 +403,7 @@ def _facts(settings: Settings, record: dict[str, Any]) -> dict[str, str]:
     keys = ("model", "data", "split", "balance", "seed", "batch_size", "lr")
     return (
         {key: str(values[key]) for key in keys}
+        | ({"teachers": "; ".join(record["teachers"])} if "teachers" in record else {})
         | {
             "epochs": f"{record['epochs']}, best {record['best_epoch']} by {settings.training.monitor}",
             "training time": f"{record['train_seconds']:.0f} s",

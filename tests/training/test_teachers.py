@@ -1,0 +1,249 @@
+"""Learning from trained networks: which may teach, what they judge, and the file that stands for them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import data_module
+from safetensors.numpy import load_file, save_file
+from small_runs import SMALL, TINY, resume, train
+from torch import nn
+
+from emotion.cli import main
+from emotion.data.teaching import mean_logits
+from emotion.errors import UserError
+from emotion.settings import DistillationSettings
+from emotion.training.checkpoint import load_checkpoint
+from emotion.training.folder import read_json
+from emotion.training.member import Member
+from emotion.training.publish import publish
+from emotion.training.teachers import METADATA, Mirrored, read_teachers, record
+
+CPU = torch.device("cpu")
+DRAWN = {"data": "synthetic", "synthetic_images": 210}
+NETWORK = [*TINY, "trainer.precision=32-true", "split=official"]
+LESSON = [*SMALL, *NETWORK, "flip=0.5", "distill_views=2"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained network; its folder."""
+    return train(tmp_path_factory.mktemp("teacher"), *NETWORK).path
+
+
+def read(*teachers: object, **settings: object):
+    data = data_module(**{**DRAWN, "split": "official", "flip": 0.5, **settings})
+    return read_teachers(DistillationSettings(teacher=[str(each) for each in teachers]), data), data
+
+
+def judged(*teachers: object, views: int = 2, **settings: object):
+    found, data = read(*teachers, **settings)
+    return found.teaching(DistillationSettings(teacher="x", distill_views=views), data, CPU, "32-true"), data
+
+
+def test_teachers_judge_each_view_and_its_mirror_image(teacher):
+    teaching, data = judged(teacher)
+    network = load_checkpoint(teacher / "checkpoints" / "best.ckpt").task.inference_network
+    images, _, rows = data.train_set
+    assert [each.shape for each in teaching.logits] == [(2, len(rows), 7)]
+    for view in range(2):
+        draws = data.augmentation.draw_view(len(rows), 48, 48, teaching.seed, view)
+        seen = data.augmentation.apply(torch.from_numpy(images[rows]).float() / 255, draws)
+        with torch.inference_mode():
+            logits = (network(seen) + network(seen.flip(3))) / 2
+        torch.testing.assert_close(torch.from_numpy(teaching.logits[0][view]).float(), logits, atol=2e-3, rtol=2e-3)
+
+
+def test_teachers_see_no_mirror_images_if_the_network_does_not(teacher):
+    assert isinstance(read(teacher)[0].networks[0], Mirrored)
+    assert not isinstance(read(teacher, flip=0)[0].networks[0], Mirrored)
+
+
+def test_plain_epochs_add_the_unchanged_images(teacher):
+    (logits,) = judged(teacher, plain_epochs=1)[0].logits
+    (unchanged,) = judged(teacher, augment=False, flip=0, plain_epochs=0)[0].logits
+    assert (logits.shape[0], unchanged.shape[0]) == (3, 1)
+    assert not np.array_equal(logits[2], logits[1])
+    teaching, data = judged(teacher, augment=False, flip=0)
+    network = load_checkpoint(teacher / "checkpoints" / "best.ckpt").task.inference_network
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(data.packed.images[data.rows.train]))
+    torch.testing.assert_close(torch.from_numpy(teaching.logits[0][0]).float(), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_other_mixing_needs_no_new_judgement(teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path))
+    judged(teacher)
+    judged(teacher, mixup=0.2, cutmix=1.0)
+    judged(teacher, seed=3)
+    assert len(list(tmp_path.rglob("features/*.npy"))) == 1
+    judged(teacher, rotation=20)
+    assert len(list(tmp_path.rglob("features/*.npy"))) == 2
+
+
+def test_the_mean_is_that_of_probabilities():
+    logits = np.random.default_rng(0).normal(0, 3, (3, 5, 7)).astype(np.float16)
+    shares = np.exp(logits.astype(np.float64))
+    expected = (shares / shares.sum(2, keepdims=True)).mean(0)
+    np.testing.assert_allclose(mean_logits(list(logits)).exp().numpy(), expected, rtol=1e-5)
+
+
+def test_a_network_learns_from_its_teachers_and_says_so(teacher, tmp_path):
+    folder = train(tmp_path / "run", *LESSON[len(SMALL) :], f"teacher={teacher}", "mixup=0.2", "trainer.max_epochs=2")
+    (name,) = read_json(folder.metrics)["run"]["teachers"]
+    assert name.startswith("resnet_small, seed 0, ")
+    assert name in (folder.path / "report.html").read_text()
+    again = resume(folder.path, "trainer.max_epochs=3")
+    assert read_json(again.metrics)["run"]["epochs"] == 3
+    facts = publish(again.best, tmp_path / "taught.safetensors").card.facts
+    assert facts["teachers"] == [name]
+    assert (facts["distill"], facts["distill_temperature"], facts["distill_views"]) == (0.9, 3, 2)
+
+
+def test_resumed_runs_get_the_judgement_of_an_uninterrupted_run(teacher, tmp_path):
+    lesson = [*LESSON[len(SMALL) :], f"teacher={teacher}", "schedule=none"]
+    whole = train(tmp_path / "whole", *lesson, "trainer.max_epochs=3")
+    train(tmp_path / "parts", *lesson, "trainer.max_epochs=1")
+    parts = resume(tmp_path / "parts", "trainer.max_epochs=3")
+    first, second = (load_checkpoint(run.last).task.network.state_dict() for run in (whole, parts))
+    assert all(first[key].equal(second[key]) for key in first)
+
+
+class TestRecorded:
+    @pytest.fixture(scope="class")
+    def file(self, teacher, tmp_path_factory):
+        path = tmp_path_factory.mktemp("recorded") / "teachers.safetensors"
+        assert record([*LESSON, f"teacher=[{teacher},small]"], path).shape == (2, 168, 7)
+        return path
+
+    def test_the_file_stands_for_the_networks(self, file, teacher):
+        networks, _ = judged(teacher, "small")
+        recorded, _ = judged(file)
+        for view in range(2):
+            expected = mean_logits([each[view] for each in networks.logits]).exp()
+            found = mean_logits([recorded.logits[0][view]]).exp()
+            torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+        assert read(file)[0].names == read(teacher, "small")[0].names
+
+    def test_a_network_learns_from_it_without_the_networks(self, file, tmp_path):
+        folder = train(tmp_path / "run", *LESSON[len(SMALL) :], f"teacher={file}")
+        assert len(read_json(folder.metrics)["run"]["teachers"]) == 2
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [({"rotation": 20}, "rotation"), ({"split": "report"}, "images"), ({"flip": 0}, "flip")],
+    )
+    def test_other_views_are_refused(self, file, changes, named):
+        with pytest.raises(UserError, match=rf"was recorded with other {named}; record it again: emotion teach$"):
+            judged(file, **changes)
+
+    def test_another_number_of_views_is_refused(self, file):
+        with pytest.raises(UserError, match="was recorded with other distill_views;"):
+            judged(file, views=3)
+
+    def test_beside_networks_it_is_refused(self, file):
+        with pytest.raises(UserError, match=r"holds the judgement of all teachers; name it alone$"):
+            read(file, "small")
+
+    @pytest.mark.parametrize("kind", ["shape", "dtype", "nan", "missing", "json", "list"])
+    def test_a_broken_file_is_one_line(self, file, kind, tmp_path):
+        from safetensors import safe_open
+
+        with safe_open(file, "np") as opened:
+            text = opened.metadata()[METADATA]
+        logits = load_file(file)["logits"]
+        contents = {
+            "shape": {"logits": logits[:1]},
+            "dtype": {"logits": logits.astype(np.float32)},
+            "nan": {"logits": np.where(np.arange(7) == 3, np.float16("nan"), logits)},
+            "missing": {"other": logits},
+        }
+        texts = {"json": "{", "list": json.dumps({**json.loads(text), "teachers": 5})}
+        path = tmp_path / "broken.safetensors"
+        save_file(contents.get(kind, {"logits": logits}), path, {METADATA: texts.get(kind, text)})
+        with pytest.raises(UserError, match=rf"^teacher={path}: ") as caught:
+            judged(path)
+        assert "\n" not in str(caught.value)
+
+    def test_the_command_writes_it(self, teacher, tmp_path, capsys, monkeypatch):
+        out = tmp_path / "new" / "t.safetensors"
+        monkeypatch.setattr("sys.argv", ["emotion", "teach", *LESSON, f"teacher={teacher}", "--out", str(out)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code in (None, 0)
+        assert f"{out}: 168 images, 2 views, 7 classes" in capsys.readouterr().out.replace("\n", "")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "^teacher: missing;"),
+            (["teacher=small", "distil=1"], "did you mean distill"),
+            (["teacher=small", "augmentation=mine.py:Mine"], "cannot be repeated for the teachers"),
+        ],
+    )
+    def test_wrong_arguments_are_one_line(self, arguments, message, tmp_path):
+        with pytest.raises(UserError, match=message):
+            record([*SMALL, *NETWORK, *arguments], tmp_path / "t.safetensors")
+
+    def test_another_suffix_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match=r"t.npz: a name that ends with .safetensors is needed$"):
+            record([*LESSON, "teacher=small"], tmp_path / "t.npz")
+
+
+class TestRefused:
+    def test_a_network_that_is_missing(self):
+        with pytest.raises(UserError, match=r"^gone: no such file"):
+            read("gone")
+
+    def test_one_of_other_classes(self):
+        with pytest.raises(UserError, match=r"^teacher=small: has the classes .*; the data has angry, fear, happy"):
+            read("small", exclude=["disgust"])
+
+    def test_one_that_was_trained_on_the_validation_images(self, teacher):
+        with pytest.raises(UserError, match=r"was trained on \d+ of the images that validate or test here;"):
+            read(teacher, split="report")
+
+    def test_one_that_was_trained_on_images_of_another_size(self, teacher, monkeypatch):
+        member = Member(nn.Identity(), "m", data_module(**DRAWN).classes, {}, 1.0, (1, 96, 96), np.zeros(1, np.uint64))
+        monkeypatch.setattr("emotion.training.teachers.read_member", lambda path: member)
+        with pytest.raises(UserError, match=r"was trained on images of 1x96x96 pixels; these have 1x48x48$"):
+            read("big.ckpt")
+
+    def test_a_published_one_of_a_split_that_held_out_other_images(self, teacher, tmp_path):
+        path = tmp_path / "t.safetensors"
+        publish(teacher / "checkpoints" / "best.ckpt", path)
+        assert read(path)[0].names[0].startswith("resnet_small, seed 0, ")
+        with pytest.raises(UserError, match=r"was trained on \d+ of the images that validate or test here;"):
+            read(path, split="report")
+
+    def test_unknown_training_images_are_a_warning(self, caplog):
+        read("small")
+        assert "teacher=small: its training images are not known" in caplog.text
+
+    def test_copies_of_training_images_are_not_held_out_images(self, teacher):
+        """FER2013 shows 568 test images in the training set too."""
+        _, data = read(teacher)
+        rows = data.rows
+        data.packed.hashes[rows.test[0]] = data.packed.hashes[rows.train[0]]
+        asked = DistillationSettings(teacher=str(teacher))
+        assert read_teachers(asked, data) is not None
+
+    @pytest.mark.parametrize("key", ["distill=0.5", "distill_temperature=2", "distill_views=3"])
+    def test_settings_without_a_teacher(self, key, tmp_path):
+        with pytest.raises(UserError, match=r"has no effect; it needs teacher=$"):
+            train(tmp_path, *NETWORK, key)
+
+    @pytest.mark.parametrize(
+        "value", ["distill=1.5", "distill=-0.1", "distill_temperature=0", "distill_views=0", "distill_views=1.5"]
+    )
+    def test_illegal_values(self, value, tmp_path):
+        with pytest.raises(UserError, match=value.partition("=")[0]):
+            train(tmp_path, *NETWORK, "teacher=small", value)
+
+    def test_features_in_place_of_images(self, tmp_path):
+        words = ["model=vgg16_ft", "weights=none", "unfreeze=1", "image_size=32", "feature_views=1", "augment=false"]
+        words += ["split=official", "teacher=small", "balance=none"]
+        with pytest.raises(UserError, match=r"the network would train on features; set feature_views=0$"):
+            train(tmp_path, *words)
