@@ -108,6 +108,9 @@ def test_a_network_is_tested_on_the_common_classes_of_other_data(
         results = evaluate([finished.path], changes, str(tmp_path / "out"), "cpu")
     left_out = "left out, since they are none of the classes engaged, bored, confused: asleep (4 images)"
     assert caplog.text.count(left_out) == 1
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert left_out in page
+    assert f"| bored | {results['test']['per_class']['bored']['precision']:.2f} | — | — | 0 |" in page
     assert {name: values["support"] for name, values in results["test"]["per_class"].items()} == {
         "engaged": 4,
         "bored": 0,
@@ -257,6 +260,7 @@ def test_a_run_starts_from_the_shipped_network_for_other_classes(
 def test_small_sets_learn_with_the_defaults(tmp_path: Path) -> None:
     """Seven steps an epoch; with Keras's slow statistics alone, macro F1 would be 0.04, one class for all images."""
     words = ["balance=none", "augment=false", "trainer.max_epochs=5", "synthetic_images=350", "batch_size=32"]
+    words.append("trainer.precision=32-true")
     folder = RunFolder(tmp_path)
     run(compose(*SMALL, *words), tmp_path, words)
     assert json.loads(folder.metrics.read_text())["val"]["f1_macro"] > 0.15

@@ -122,7 +122,9 @@ def _protocol_row(views: str, part: str, images: int, metrics: Mapping[str, floa
 
 
 def _class_row(name: str, scores: Mapping[str, Any]) -> Row:
-    values = (format_number(scores.get(key), ".2f") for key in ("precision", "recall", "f1"))
+    absent = ("recall", "f1") if scores.get("support") == 0 else ()  # a class without images has neither
+    keys = ("precision", "recall", "f1")
+    values = (format_number(None if key in absent else scores.get(key), ".2f") for key in keys)
     return (name, *values, format_number(scores.get("support"), "d"))
 
 

@@ -1,7 +1,6 @@
 """FER2013 as the CSV file of the challenge."""
 
 import csv
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,9 @@ from emotion.data.decode import BadImageError
 from emotion.data.labelled import FER_PARTS, LabelledImage, Source
 from emotion.data.lines import read_lines
 from emotion.errors import UserError
-from emotion.files import hide_home
 from emotion.settings import FER_SIZE
 
 CSV_FILES = ("fer2013.csv", "icml_face_data.csv")
-log = logging.getLogger(__name__)
 
 
 class Fer2013Csv(Source):
@@ -46,8 +43,7 @@ class Fer2013Csv(Source):
         if None in self._ids:
             counts = self._counts()
             self.length -= sum(counts[name] for name in CSV_CLASSES if classes.ids[name] is None)
-            if classes.skipped:
-                log.warning("%s: %s", hide_home(str(self.path)), classes.describe_skipped(counts))
+            self._leave_out(classes, counts, str(self.path))
 
     @property
     def location(self) -> str:

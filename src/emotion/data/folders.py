@@ -1,6 +1,5 @@
 """Sources of image files: any tree of class folders, and FER2013 as image folders."""
 
-import logging
 import os
 from abc import abstractmethod
 from collections import Counter
@@ -17,10 +16,8 @@ from emotion.data.classes import AUTO, CLASSES, ClassRule, canonical, listed
 from emotion.data.decode import BadImageError, open_image, upright
 from emotion.data.labelled import FER_PARTS, PART_FOLDERS, LabelledImage, Part, Source
 from emotion.errors import UserError
-from emotion.files import hide_home, is_hidden, visible_files
+from emotion.files import is_hidden, visible_files
 from emotion.settings import FER_SIZE
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ class FolderSource(FilesSource):
             counts: Counter[str] = Counter()
             for _, folder in folders:
                 counts[folder.name] += _count(folder) if folder.name in classes.skipped else 0
-            log.warning("%s: %s", hide_home(str(root)), classes.describe_skipped(counts))
+            self._leave_out(classes, counts, str(root))
         if not self.files:
             raise UserError(f"{root}: no class folders (<class>/ or train|val|test/<class>/; {listed(self.classes)})")
 

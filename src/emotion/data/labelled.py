@@ -1,6 +1,7 @@
 """What every source of labelled images has: its images, classes and fingerprint."""
 
 import hashlib
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 from emotion.data.classes import CLASSES, ClassMap, ClassRule
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
+from emotion.files import hide_home
 from emotion.settings import FER_SIZE
+
+log = logging.getLogger(__name__)
 
 Part = Literal["train", "val", "test", "public", "private"]
 """The part of its source that an image belongs to; public and private are FER2013's two official test sets."""
@@ -44,12 +48,14 @@ class Source(ABC):
         channels: 1 (grey) or 3 (RGB).
         classes: class names in the order of the class ids.
         excluded: labels that the settings leave out, in their canonical form, sorted.
+        left_out: a sentence on the images that are left out since they are of none of the classes; empty without them.
     """
 
     size: int = FER_SIZE
     channels: int = 1
     classes: tuple[str, ...] = CLASSES
     excluded: tuple[str, ...] = ()
+    left_out: str = ""
 
     @property
     @abstractmethod
@@ -100,6 +106,18 @@ class Source(ABC):
         classes = rule.resolve(found)
         self.classes, self.excluded = classes.names, rule.excluded
         return classes
+
+    def _leave_out(self, classes: ClassMap, counts: Mapping[str, int], place: str) -> None:
+        """Says how many images have a label that is none of the classes.
+
+        Args:
+            classes: the classes.
+            counts: number of images of each label.
+            place: where the images are.
+        """
+        if classes.skipped:
+            self.left_out = classes.describe_skipped(counts)
+            log.warning("%s: %s", hide_home(place), self.left_out)
 
 
 def fingerprint(source: Source) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -41,6 +42,7 @@ class PackedImages:
         classes: class names in the order of the class ids.
         shares: float32 [N, K], the share of each class in the votes on each image; rows sum to 1, but to 0 for images
             of part `unused`. None without votes.
+        left_out: sentences on the images that are left out since they are of none of the classes; empty without them.
     """
 
     images: NDArray[np.uint8]
@@ -51,6 +53,7 @@ class PackedImages:
     skipped: tuple[str, ...]
     classes: tuple[str, ...] = CLASSES
     shares: NDArray[np.float32] | None = None
+    left_out: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,10 +109,12 @@ class PackedImages:
         used = self.parts != "unused"
         counts = np.bincount(self.labels[used], minlength=len(self.classes))
         others = [f"{self.classes[index]} ({counts[index]:,})" for index in np.flatnonzero(ids < 0) if counts[index]]
+        left_out = self.left_out
         if others:
-            log.warning("left out, since the network does not know their classes: images of %s", ", ".join(others))
+            left_out = f"left out, since the network does not know their classes: images of {', '.join(others)}"
+            log.warning("%s", left_out)
         parts = np.where(labels < 0, "unused", self.parts)
-        return replace(self, labels=labels, parts=parts, classes=tuple(classes), shares=None)
+        return replace(self, labels=labels, parts=parts, classes=tuple(classes), left_out=left_out, shares=None)
 
     def extended(self, others: Sequence["PackedImages"]) -> "PackedImages":
         """Returns these images followed by those of other sources as part `extra`, held in memory.
@@ -125,7 +130,7 @@ class PackedImages:
             )
             for number, other in enumerate(others)
         ]
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.concatenate([getattr(packed, name) for packed in (self, *extra)])
             for name in ("images", "labels", "parts", "names", "hashes")
         }
@@ -134,7 +139,7 @@ class PackedImages:
         if self.shares is not None:
             one_hot = np.eye(len(self.classes), dtype=np.float32)  # [K, K]
             shares = np.concatenate([self.shares, *(one_hot[packed.labels] for packed in extra)])
-        return PackedImages(**arrays, skipped=skipped, classes=self.classes, shares=shares)
+        return replace(self, **arrays, skipped=skipped, shares=shares)
 
 
 def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
@@ -158,7 +163,7 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
         if on_bad_image == "error":
             raise _with_advice(packed.skipped[0])
         log.warning("%d images skipped, the first: %s", len(packed.skipped), hide_home(packed.skipped[0]))
-    return replace(packed, classes=source.classes)
+    return replace(packed, classes=source.classes, left_out=source.left_out)
 
 
 def _write(source: Source, folder: Path, on_bad_image: OnBadImage) -> None:

@@ -4,7 +4,6 @@
 """
 
 import inspect
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -22,8 +21,6 @@ from emotion.data.labelled import LabelledImage, Source, digest
 from emotion.data.table import TableSource
 from emotion.errors import UserError
 from emotion.settings import FER_SIZE, OWN_DATA, DataSettings
-
-log = logging.getLogger(__name__)
 
 
 class SyntheticFaces(Source):
@@ -46,9 +43,7 @@ class SyntheticFaces(Source):
         self.seed = seed
         classes = self._apply(rule.of_seven(), dict.fromkeys(CLASSES, "data=synthetic"))
         self._ids = [classes.ids[name] for name in CLASSES]
-        if classes.skipped:
-            counts = Counter(CLASSES[label] for label in self.labels.tolist())
-            log.warning("data=synthetic: %s", classes.describe_skipped(counts))
+        self._leave_out(classes, Counter(CLASSES[label] for label in self.labels.tolist()), "data=synthetic")
 
     @property
     def location(self) -> str:

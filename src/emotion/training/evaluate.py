@@ -101,6 +101,7 @@ def evaluate(
         "split": str(first.hparams["split"]),
         "test images trained on": _describe_seen(members, first),
         **_describe_validation(stages, first),
+        **({"other images": first.packed.left_out} if first.packed.left_out else {}),
         "hardware": describe_hardware(environment),
         "command": environment["command"],
     }
