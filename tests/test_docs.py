@@ -84,21 +84,29 @@ def commands() -> list[list[str]]:
     return [["emotion", own[1].removesuffix(".py"), *own[2:]] if own[0] == "python" else own for own in words]
 
 
+def require_settings(arguments: list[str]) -> None:
+    """Checks the settings of a training."""
+    check_overrides(arguments)
+    overrides = [word for word in arguments if not word.startswith(("-", "hydra", "resume")) and "," not in word]
+    require_effect(overrides, read(compose(*map(quote_argument, overrides))).flat())
+
+
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_commands_are_legal(words: list[str]) -> None:
     command, arguments = get_command(app), words[1:]
     while arguments and isinstance(command, TyperGroup) and not arguments[0].startswith("-"):
         command = command.commands[arguments.pop(0)]
     if command.name == "train":
-        check_overrides(arguments)
-        overrides = [word for word in arguments if not word.startswith(("-", "hydra", "resume")) and "," not in word]
-        require_effect(overrides, read(compose(*map(quote_argument, overrides))).flat())
+        require_settings(arguments)
     elif command.name == "evaluate":
         EmotionDataModule.of(parse_arguments(arguments, OPTIONS))
     elif isinstance(command, TyperGroup):
         assert set(arguments) < {"--help", *(name for option in command.params for name in option.opts)}
     elif arguments:  # without, it is only mentioned
         context = command.make_context(command.name, arguments)  # an option that it does not have would be an error
+        if command.name == "teach":
+            require_settings(context.params["settings"])
+            return
         settings = [word for word in context.params.get("settings") or () if "=" in word]
         values = parse_arguments(settings, ["network"] if command.name == "export" else [])
         EmotionDataModule.of({key: value for key, value in values.items() if key != "network"})

@@ -186,7 +186,7 @@ def teach(
 ) -> None:
     """Record what trained networks say of the training images, in a file that teacher= takes in their place.
 
-    emotion teach recipe=small 'teacher=[a.ckpt,b.ckpt]' --out teachers.safetensors
+    emotion teach recipe=small teacher=[a.ckpt,b.ckpt] --out teachers.safetensors
     """
     require_extra("train", "emotion teach")
     from emotion.training.teachers import record
