@@ -39,7 +39,7 @@ RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
 # Keys, legal numbers (with the ends of the range), and illegal numbers. None of these may be null but `dropout`.
 RANGES = [
     (("val_fraction", "lr_factor"), (1e-6, 0.5, 0.999), (0, 1, -0.1, 1.5)),
-    (("lr", "offline_strength", "distill_temperature"), (1e-9, 1, 10), (0, -1e-3)),
+    (("lr", "offline_strength", "distill_temperature", "activation_scale"), (1e-9, 1, 10), (0, -1e-3)),
     (("layer_decay",), (1e-6, 0.75, 1), (0, 1.01, -0.5)),
     (("flip", "erase", "distill"), (0, 0.5, 1), (-0.01, 1.01)),
     (
@@ -85,7 +85,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "balance": ("none", "class_weights", "weighted_sampler", "offline"),
     "family": ("cnn", "resnet", "torchvision", "timm", "face", "custom"),
     "stem_stride": (1, 2, None),
-    "normalize": ("imagenet", "unit", "keras_unit"),
+    "normalize": ("imagenet", "unit", "keras_unit", "caffe"),
     "optimizer": ("adam", "adamw", "sgd"),
     "schedule": ("none", "plateau", "cosine"),
     "monitor": ("val/loss", "val/acc", "val/f1_macro"),

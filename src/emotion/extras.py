@@ -29,6 +29,7 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "fetch": ("kagglehub",),
     "heic": ("pillow_heif",),
+    "keras": ("h5py",),
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),
     "joblib": ("hydra_plugins.hydra_joblib_launcher",),

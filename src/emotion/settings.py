@@ -17,7 +17,7 @@ OnBadImage = Literal["error", "skip"]
 SplitName = Literal["report", "official", "clean", "random", "test_only"]
 BalanceName = Literal["none", "class_weights", "weighted_sampler", "offline"]
 Family = Literal["cnn", "resnet", "torchvision", "timm", "face", "custom"]
-NormalizeName = Literal["imagenet", "unit", "keras_unit"]
+NormalizeName = Literal["imagenet", "unit", "keras_unit", "caffe"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["none", "plateau", "cosine"]
 MonitorName = Literal["val/loss", "val/acc", "val/f1_macro"]
@@ -195,7 +195,14 @@ class NetworkSettings(Group):
     image_size: Annotated[int, Field(ge=8, le=MAX_SIDE)] = setting(
         48, "height and width of the network's input, pixels; images are resized on the device"
     )
-    normalize: NormalizeName = setting("unit", "imagenet | unit: 0..1 | keras_unit: 1/255 of imagenet's contrast")
+    normalize: NormalizeName = setting(
+        "unit",
+        "imagenet | unit: 0..1 | keras_unit: 1/255 of imagenet's contrast | caffe: 0..255 minus the mean, for Keras's "
+        "weights of VGG",
+    )
+    activation_scale: Positive = setting(
+        1, "VGG: factor on all feature maps of the backbone, which computes the same otherwise", FIXED, NEW
+    )
 
 
 class LossSettings(Group):

@@ -15,6 +15,7 @@ from emotion.config import conf_dir
 from emotion.errors import UserError
 from emotion.training.folder import RunFolder
 from emotion.training.task import EmotionTask
+from emotion.training.trainer import best_precision
 
 pytestmark = pytest.mark.training
 
@@ -195,3 +196,12 @@ def test_settings_that_cannot_train_are_refused_at_once(run, words, line):
         run(*words)
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"avx2", "amx_bf16"}, "bf16-mixed"), ({"avx512_bf16"}, "bf16-mixed"), ({"avx2", "avx512f"}, "32-true")],
+)
+def test_a_cpu_with_instructions_for_bf16_trains_in_it(flags, expected, monkeypatch):
+    monkeypatch.setattr("emotion.training.trainer.cpu_flags", lambda: flags)
+    assert best_precision("cpu") == expected

@@ -11,6 +11,7 @@ from emotion.settings import NormalizeName
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red in 0..255, of ImageNet in the Caffe models of Oxford's VGG
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's conversion to grey
 
 
@@ -21,11 +22,13 @@ class Preprocess(nn.Module):
         channels: number of output channels: 3 (grey is repeated), or with `unit` also 1 (colour is converted to grey).
         image_size: height and width of the output, pixels.
         normalize: `imagenet`: (x - mean) / std, as in the training of the pretrained weights. `unit`: x in 0..1.
-            `keras_unit`: x / (255 std), 1/255 of the contrast of `imagenet`; this is the input that Keras's weights,
-            made for 0..255 minus the channel means, get from images in 0..1. torchvision's weights suffer more from
-            it than Keras's, since their biases fit small inputs.
+            `keras_unit`: x / (255 std), 1/255 of the contrast of `imagenet`: by so much the input of Keras's weights
+            shrinks if images are scaled to 0..1; torchvision's biases are smaller beside it than Keras's, so that its
+            weights suffer more.
+            `caffe`: 255 x - mean, blue before green before red, which Keras's weights of VGG were made for.
         mean: mean of each channel in 0..1, for `imagenet`.
         std: standard deviation of each channel in 0..1, for `imagenet` and `keras_unit`.
+        gain: factor on the output.
     """
 
     shift: Tensor
@@ -39,11 +42,13 @@ class Preprocess(nn.Module):
         normalize: NormalizeName,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.channels, self.image_size, self.normalize = channels, image_size, normalize
-        shift = mean if normalize == "imagenet" else [0.0]
-        scale = {"imagenet": std, "unit": [1.0], "keras_unit": [255 * value for value in std]}[normalize]
+        shifts = {"imagenet": mean, "caffe": [value / 255 for value in CAFFE_MEAN]}
+        scales = {"imagenet": std, "keras_unit": [255 * value for value in std], "caffe": [1 / 255]}
+        shift, scale = shifts.get(normalize, [0.0]), [value / gain for value in scales.get(normalize, [1.0])]
         self.register_buffer("luma", torch.tensor(LUMA).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(scale).view(-1, 1, 1), persistent=False)
@@ -58,6 +63,8 @@ class Preprocess(nn.Module):
             images = images.float() / 255
         if images.shape[1] == 3 and self.channels == 1:
             images = (images * self.luma).sum(1, keepdim=True)  # [B, 1, H, W]
+        if self.normalize == "caffe":
+            images = images.flip(1)  # red, green, blue to blue, green, red; grey stays
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=max(images.shape[-2:]) > self.image_size)

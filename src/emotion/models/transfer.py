@@ -24,6 +24,9 @@ def build_transfer(settings: NetworkSettings, num_classes: int) -> Network:
     backbone ends at its last feature map, as in the paper; a timm backbone ends with its own pooling. Features of a
     face backbone are standardised first: they lie far from 0, where the head does not learn at the paper's rate.
 
+    `activation_scale` multiplies the input, and the biases where pretrained weights are loaded. ReLU and pooling keep
+    the factor, so that every feature map is that of the published network times the factor.
+
     Args:
         settings: `family` is the library of the backbone, `backbone` its name there.
         num_classes: number of logits.
@@ -46,7 +49,8 @@ def build_transfer(settings: NetworkSettings, num_classes: int) -> Network:
         body, stages = published.build()
         body.apply(init_torchvision)
         mean, std = published.mean, published.std
-    preprocess = Preprocess(3, image_size, settings.normalize, mean, std)
+    _require_rescalable(settings.activation_scale, backbone)
+    preprocess = Preprocess(3, image_size, settings.normalize, mean, std, settings.activation_scale)
     features = feature_count(body, torch.zeros(1, 3, image_size, image_size), backbone)
     head = nn.Sequential(
         nn.Flatten(),
@@ -57,6 +61,14 @@ def build_transfer(settings: NetworkSettings, num_classes: int) -> Network:
         nn.Linear(HIDDEN_UNITS, num_classes),
     )
     return Network(preprocess, body, head.apply(init_keras), stages)
+
+
+def _require_rescalable(scale: float, backbone: str) -> None:
+    if scale != 1 and not (backbone.startswith("vgg") and backbone.isalnum()):
+        raise UserError(
+            f"activation_scale={scale}: {backbone} would not compute the same; only VGG without normalisation does, as "
+            "model=vgg16_ft"
+        )
 
 
 def _torchvision_backbone(name: str) -> tuple[nn.Module, Sequence[nn.Module]]:

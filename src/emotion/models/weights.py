@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from emotion.errors import UserError, first_line
 from emotion.files import check_unpacked_size
+from emotion.models.keras_file import KERAS_SUFFIXES, read_keras
 from emotion.models.transfer import create_timm
 from emotion.settings import Family
 
@@ -43,16 +44,19 @@ def resolve_weights(weights: str, name: str) -> str:
     return str(files[0])
 
 
-def load_backbone(backbone: nn.Module, weights: str, library: Family, name: str, image_size: int) -> None:
+def load_backbone(
+    backbone: nn.Module, weights: str, library: Family, name: str, image_size: int, scale: float = 1.0
+) -> None:
     """Loads pretrained weights into a backbone.
 
     Args:
         backbone: network without classifier and with the keys of its library.
-        weights: `imagenet` (downloaded and cached by the library), `none`, or the path of a `.safetensors` file or of
-            a state dict saved by torch, in full or half precision.
+        weights: `imagenet` (downloaded and cached by the library), `none`, or the path of a `.safetensors` file, of
+            a state dict saved by torch, in full or half precision, or of Keras's `.h5` file of a VGG.
         library: library of the backbone.
         name: name of the backbone in its library.
         image_size: height and width of the input, pixels; timm resizes the position embeddings of transformers to it.
+        scale: factor on all biases, see `emotion.models.transfer.build_transfer`.
 
     Raises:
         UserError: the file is missing or not a state dict, the download failed, or the weights do not fit the backbone
@@ -60,7 +64,7 @@ def load_backbone(backbone: nn.Module, weights: str, library: Family, name: str,
     """
     if weights == "none":
         return
-    state = _imagenet_state(library, name, image_size) if weights == "imagenet" else read_state(Path(weights))
+    state = _imagenet_state(library, name, image_size) if weights == "imagenet" else _file_state(Path(weights), name)
     own = backbone.state_dict()
     expected = {key: value for key, value in own.items() if key in state or not key.endswith(OPTIONAL_SUFFIX)}
     found = {key: value for key, value in state.items() if key in expected or not key.startswith(CLASSIFIERS)}
@@ -68,7 +72,8 @@ def load_backbone(backbone: nn.Module, weights: str, library: Family, name: str,
         validate_state(expected, found)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"weights={weights}: does not fit the backbone ({first_line(error)})") from None
-    backbone.load_state_dict(found, strict=False)
+    scaled = {key: value * scale if scale != 1 and key.endswith(".bias") else value for key, value in found.items()}
+    backbone.load_state_dict(scaled, strict=False)
 
 
 def state_shapes(build: Callable[[], nn.Module]) -> State:
@@ -112,6 +117,10 @@ def describe_load_error(error: BaseException) -> str:
     if isinstance(error, UnpicklingError):  # PyTorch's message recommends loading that runs code in the file
         return "it is damaged, or holds more than tensors and plain values"
     return first_line(error)
+
+
+def _file_state(path: Path, name: str) -> State:
+    return read_keras(path.expanduser(), name) if path.suffix in KERAS_SUFFIXES else read_state(path)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

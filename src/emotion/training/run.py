@@ -386,7 +386,8 @@ def load_weights(settings: Settings, task: EmotionTask, last: Path | None = None
     if training.init is not None:
         log.info("%s", read_start(str(last or training.init)).load_into(task.network, task.classes))
     elif network.backbone is not None and training.weights is not None:
-        load_backbone(task.network.backbone, training.weights, network.family, network.backbone, network.image_size)
+        source = (training.weights, network.family, network.backbone, network.image_size, network.activation_scale)
+        load_backbone(task.network.backbone, *source)
     task.restart_average()
 
 
