@@ -159,6 +159,14 @@ def report(
     out: Annotated[
         Path, typer.Option(help="Folder for report.html, report.md, the figures, and the tables as CSV and LaTeX.")
     ] = Path("runs/report-page"),
+    votes: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of FER+ with the votes of people on FER2013: the page then says how often they agree with each "
+            "network.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write one page about runs: metrics over seeds or folds, tests, curves, calibration, tables as CSV and LaTeX.
 
@@ -172,7 +180,7 @@ def report(
     require_extra("train", "emotion report")
     from emotion.report.page import write_report
 
-    page, verdict = write_report(paths, out)
+    page, verdict = write_report(paths, out, votes)
     typer.echo(f"{verdict}\nreport: {page}")
 
 
