@@ -30,8 +30,9 @@ _LABELS = (
 )
 _CONFUSED = (
     "The images that a network confuses: the label is one class and the prediction the other. For them, the mean share "
-    "of the votes for neutral, for sad and for all other answers; then how often the answer with most votes is the "
-    "prediction, how often it is the label, and how often neither (another answer, or two with equally many votes)."
+    "of the votes for neutral, for sad and for all other answers; then how often people side with the network (its "
+    "prediction has more votes than every other answer) and how often with the label. On the rest, another answer has "
+    "most votes, or two have equally many."
 )
 _NO_IMAGES = Cell("no images", tone="quiet")
 
@@ -42,7 +43,7 @@ class AgreementRow:
 
     Attributes:
         name: what the row is called.
-        views: test-time augmentation, as text.
+        views: test-time augmentation; "none" for none.
         part: name of the part of the images.
         agreements: of at least one network.
     """
@@ -57,6 +58,11 @@ class AgreementRow:
         """The agreement of the first network."""
         return self.agreements[0]
 
+    @property
+    def images(self) -> Cell:
+        """The part of the images, with the test-time augmentation as a note."""
+        return Cell(self.part, "" if self.views == "none" else self.views)
+
     def cell(self, measure: Callable[[Agreement], float | None]) -> Cell:
         """Returns the mean of a measure over the networks, and its deviation; "no images" if one has none."""
         return _cell([measure(one) for one in self.agreements])
@@ -70,10 +76,10 @@ def agreement_blocks(rows: Sequence[AgreementRow]) -> list[Block]:
     blocks += [Paragraph(_LABELS), _labels_table(rows)]
     confused = [line for row in rows for line in _confused_rows(row)]
     if confused:
-        header = ("Run", "Views", "Images", "Label", "Prediction", "Number")
-        measures = ("Votes for neutral", "Votes for sad", "For others", "With the network", "With the label", "Neither")
+        measures = ("Votes for neutral", "Votes for sad", "For others", "With the network", "With the label")
         caption = "What people say of the images that networks confuse."
-        table = Table((*header, *measures), "lllllrrrrrrr", confused, name="agreement-confused", caption=caption)
+        header = ("Run", "Images", "Label and prediction", "Number", *measures)
+        table = Table(header, "lllrrrrrr", confused, name="agreement-confused", caption=caption)
         blocks += [Paragraph(_CONFUSED), table]
     return blocks
 
@@ -105,12 +111,11 @@ def _count_text(part: str, people: People) -> str:
 
 
 def _votes_table(rows: Sequence[AgreementRow]) -> Table:
-    header = ("Run", "Views", "Images", "Share of votes", "Most votes", "8 of 10", "Most votes of the others", "KL")
+    header = ("Run", "Images", "Share of votes", "Most votes", "8 of 10", "Most votes of the others", "KL")
     body = [
         (
             row.name,
-            row.views,
-            row.part,
+            row.images,
             row.cell(lambda one: one.votes),
             row.cell(lambda one: one.clear),
             row.cell(lambda one: one.strong),
@@ -122,26 +127,25 @@ def _votes_table(rows: Sequence[AgreementRow]) -> Table:
     references = {(row.part, row.first.people): _references(row.part, row.first.people) for row in rows}
     footer = [line for lines in references.values() for line in lines]
     caption = "Agreement with the votes of people (FER+). Mean ± sample standard deviation over seeds."
-    return Table(header, "lllrrrrr", body, footer, name="agreement", caption=caption)
+    return Table(header, "llrrrrr", body, footer, name="agreement", caption=caption)
 
 
 def _references(part: str, people: People) -> list[Row]:
     """Returns the rows that are no networks."""
     label = (_cell([people.label]), _cell([people.label_clear]), _cell([people.label_strong]), "", "")
     return [
-        ("one person", "", part, _cell([people.pairs]), "", "", _cell([people.person]), ""),
-        ("the answer with most votes", "", part, _cell([people.most]), "", "", "", ""),
-        ("the label of the data", "", part, *label),
+        ("one person", part, _cell([people.pairs]), "", "", _cell([people.person]), ""),
+        ("the answer with most votes", part, _cell([people.most]), "", "", "", ""),
+        ("the label of the data", part, *label),
     ]
 
 
 def _labels_table(rows: Sequence[AgreementRow]) -> Table:
-    header = ("Run", "Views", "Images", "Same", "Right", "Differ", "The label", "Most votes", "A third class")
+    header = ("Run", "Images", "Same", "Right", "Differ", "The label", "Most votes", "A third class")
     body = [
         (
             row.name,
-            row.views,
-            row.part,
+            row.images,
             f"{row.first.same:,}",
             row.cell(lambda one: one.same_right),
             f"{row.first.differ:,}",
@@ -152,7 +156,7 @@ def _labels_table(rows: Sequence[AgreementRow]) -> Table:
         for row in rows
     ]
     caption = "Predictions where the label and the class with most votes are the same, and where they differ."
-    return Table(header, "lllrrrrrr", body, name="agreement-labels", caption=caption)
+    return Table(header, "llrrrrrr", body, name="agreement-labels", caption=caption)
 
 
 def _third(one: Agreement) -> float | None:
@@ -166,17 +170,14 @@ def _confused_rows(row: AgreementRow) -> list[Row]:
         lines.append(
             (
                 row.name,
-                row.views,
-                row.part,
-                first.label,
-                first.predicted,
+                row.images,
+                f"{first.label}, called {first.predicted}",
                 _count_cell([one.images for one in confusions]),
-                _cell([_votes_for("neutral", one) for one in confusions]),
-                _cell([_votes_for("sad", one) for one in confusions]),
-                _cell([one.votes_others for one in confusions]),
-                _cell([one.with_network for one in confusions]),
-                _cell([one.with_label for one in confusions]),
-                _cell([_neither(one) for one in confusions]),
+                _cell([_votes_for("neutral", one) for one in confusions], 3),
+                _cell([_votes_for("sad", one) for one in confusions], 3),
+                _cell([one.votes_others for one in confusions], 3),
+                _cell([one.with_network for one in confusions], 3),
+                _cell([one.with_label for one in confusions], 3),
             )
         )
     return lines
@@ -186,22 +187,20 @@ def _votes_for(name: str, one: Confusion) -> float | None:
     return one.votes_label if one.label == name else one.votes_predicted
 
 
-def _neither(one: Confusion) -> float | None:
-    return None if one.with_network is None or one.with_label is None else 1 - one.with_network - one.with_label
-
-
 def _count_cell(counts: Sequence[int]) -> Cell:
     summary = summarize(counts)
     if summary.deviation is None:
         return Cell(f"{counts[0]:,}", numbers={"": counts[0]})
-    text = f"{summary.mean:,.1f} ± {summary.deviation:.1f}"
+    text = f"{summary.mean:,.0f} ± {summary.deviation:.0f}"
     return Cell(text, numbers={"": summary.mean, "sd": summary.deviation})
 
 
-def _cell(values: Sequence[float | None]) -> Cell:
+def _cell(values: Sequence[float | None], decimals: int = 4) -> Cell:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return _NO_IMAGES
     summary = summarize(known)
-    numbers = {"": summary.mean} | ({} if summary.deviation is None else {"sd": summary.deviation})
-    return Cell(str(summary), numbers=numbers)
+    mean = f"{summary.mean:.{decimals}f}"
+    if summary.deviation is None:
+        return Cell(mean, numbers={"": summary.mean})
+    return Cell(f"{mean} ± {summary.deviation:.{decimals}f}", numbers={"": summary.mean, "sd": summary.deviation})
