@@ -660,15 +660,30 @@ def audit(
 
 @data.command()
 def fetch(
-    to: Annotated[Path, typer.Option(help="Folder to create, with train/ and test/ in it.")] = Path("data/fer2013"),
+    name: Annotated[
+        str, typer.Argument(help="fer2013, or ferplus: the votes of ten people for each image of FER2013.")
+    ] = "fer2013",
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to create, with train/ and test/ in it; for ferplus, the file to write.",
+            show_default="data/fer2013 or data/ferplus/fer2013new.csv",
+        ),
+    ] = None,
 ) -> None:
-    """Download FER2013 as image folders.
+    """Download FER2013 as image folders, or the votes of FER+.
 
     emotion data fetch --to data/fer2013
+    emotion data fetch ferplus
     """
-    from emotion.data.fetch import fetch as fetch_data
+    from emotion.data import fetch as downloads
 
-    typer.echo(f"FER2013 is in {fetch_data(to)}")
+    require_choice("name", name, ("fer2013", "ferplus"))
+    if name == "fer2013":
+        typer.echo(f"FER2013 is in {downloads.fetch(to or Path('data/fer2013'))}")
+    else:
+        file = downloads.fetch_votes(to or Path("data/ferplus/fer2013new.csv"))
+        typer.echo(f"the votes of FER+ (Microsoft, MIT licence) are in {file}")
 
 
 @data.command()

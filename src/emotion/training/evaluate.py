@@ -252,14 +252,13 @@ def _print(results: dict[str, Any], agreements: dict[str, Any], folder: Path, se
 
 
 def _people_table(agreements: dict[str, Any]) -> Table:
-    """Builds the table of the agreement with people, by test-time augmentation and part of the images."""
-    table = Table(
-        "votes of people", "views", "images", "share of votes", "two people agree", "most votes", "8 of 10", "KL"
-    )
+    """Builds the table of the agreement with people, by part of the images and test-time augmentation."""
+    table = Table("votes of people", "images", "share of votes", "two people", "most votes", "8 of 10", "KL")
     for views, parts in agreements.items():
         for part, own in parts.items():
             people = own["people"]
             measures = (own["votes"], people["pairs"], own["clear"], own["strong"], own["divergence"])
             values = ("" if value is None else f"{value:.4f}" for value in measures)
-            table.add_row(part, views, str(people["images"]), *values)
+            name = part if views == "none" else f"{part}, {views}"
+            table.add_row(name, str(people["images"]), *values)
     return table
