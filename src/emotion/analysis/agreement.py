@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emotion.analysis.calibration import SMALLEST_PROBABILITY
 from emotion.analysis.predictions import Predictions
 from emotion.analysis.protocol import protocol_parts
 from emotion.data.classes import canonical
@@ -214,12 +215,14 @@ def _against_the_others(counts: NDArray[np.int64], predicted: NDArray[np.int64])
 
 
 def _entropies(predictions: Predictions, votes: Votes) -> tuple[float | None, float | None]:
-    """Returns the entropy of the shares of the classes and the cross-entropy of the probabilities, nats."""
+    """Returns the entropy of the shares of the classes and the cross-entropy of the probabilities, nats.
+
+    The probabilities are in half precision, so that the file of predictions gives the same.
+    """
     shares = votes.shares(predictions.classes).astype(np.float64)  # [n, K]
     used = shares.any(1)  # [n]
-    tiny = np.finfo(np.float32).tiny
-    logarithms = np.log(np.maximum(predictions.probabilities.astype(np.float64), tiny))  # [n, K]
-    own = np.log(np.maximum(shares, tiny))  # [n, K]; a share of 0 adds 0
+    logarithms = np.log(np.maximum(predictions.stored.astype(np.float64), SMALLEST_PROBABILITY))  # [n, K]
+    own = np.log(np.maximum(shares, SMALLEST_PROBABILITY))  # [n, K]; a share of 0 adds 0
     return _mean(-(shares * own).sum(1)[used]), _mean(-(shares * logarithms).sum(1)[used])
 
 
