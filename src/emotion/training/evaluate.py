@@ -170,7 +170,7 @@ def _read_votes(changes: Mapping[str, Any], data: EmotionDataModule) -> VotesFil
         return None
     file = open_votes(Path(str(changes["votes"])).expanduser())
     vote_columns(data.classes)
-    rows = data.rows.test
+    rows = np.concatenate([data.rows.test, data.rows.val])
     names = data.packed.names[rows].tolist()
     if not file.on(names, data.packed.parts[rows].tolist()).counts.any():
         raise file.none_on(names)

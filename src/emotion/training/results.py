@@ -138,7 +138,8 @@ def _agreement_record(agreements: Sequence[tuple[str, str, Agreement]]) -> dict[
     """Returns the values by test-time augmentation and part, for JSON."""
     record: dict[str, dict[str, Any]] = {}
     for views, part, one in agreements:
-        record.setdefault(views, {})[part] = asdict(one)
+        # Lists, as they are read from the file.
+        record.setdefault(views, {})[part] = asdict(one) | {"confusions": [asdict(own) for own in one.confusions]}
     return record
 
 
