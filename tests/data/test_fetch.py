@@ -8,7 +8,9 @@ from threading import Thread
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from emotion.cli import app
 from emotion.data import fetch as downloads
 from emotion.data.fetch import fetch, fetch_votes
 from emotion.errors import UserError
@@ -243,3 +245,24 @@ def test_failed_download_of_votes_says_how_to_get_them_by_hand(tmp_path, host, m
 def test_target_of_votes_that_cannot_be_written_is_named(tmp_path, host):
     (tmp_path / "file").touch()
     assert "FER+ could not be downloaded (" in votes_message_of(tmp_path / "file" / "votes.csv")
+
+
+def test_command_downloads_votes_and_names_their_licence(tmp_path, host):
+    words = ["data", "fetch", "ferplus", "--to", str(tmp_path / "own.csv")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0
+    assert done.stdout == f"the votes of FER+ (Microsoft, MIT licence) are in {tmp_path / 'own.csv'}\n"
+    assert (tmp_path / "own.csv").read_bytes() == host.content
+
+
+def test_command_has_a_default_place_for_each_of_both(tmp_path, host, requested, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["data", "fetch"]).stdout == "FER2013 is in data/fer2013\n"
+    assert CliRunner().invoke(app, ["data", "fetch", "ferplus"]).exit_code == 0
+    assert (tmp_path / "data/ferplus/fer2013new.csv").is_file()
+
+
+def test_command_names_what_can_be_downloaded():
+    done = CliRunner().invoke(app, ["data", "fetch", "raf-db"])
+    assert done.exit_code == 2
+    assert done.stderr == "error: name=raf-db: not one of fer2013, ferplus\n"

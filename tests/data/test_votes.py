@@ -199,13 +199,19 @@ def test_the_file_of_ferplus_itself_has_the_rows_of_the_csv(tmp_path):
     expected = [
         ballot(happiness=9, unknown=1),
         ballot(neutral=4, sadness=6),
-        ballot(NF=10),
+        ballot(),
         ballot(fear=7, contempt=3),
         ballot(),
     ]
     assert own.counts.tolist() == expected
     assert named(own.labels(CLASSES), CLASSES) == ["happy", "sad", None, "fear", None]
     assert len(open_votes(path).parts) == 4
+
+
+def test_the_file_of_ferplus_itself_needs_the_part_of_each_row(tmp_path):
+    path = write(tmp_path / "votes.csv", header=OWN_HEADER.replace("Usage,", ""))
+    with pytest.raises(UserError, match=r"votes\.csv: no column Usage; found: Image name, neutral, "):
+        open_votes(path)
 
 
 def test_rows_in_another_order_are_refused(tmp_path):

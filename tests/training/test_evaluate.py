@@ -319,7 +319,10 @@ class TestVotes:
             (None, "no such file; the votes of FER+ are a CSV file with image,neutral,"),
             (f"{HEADER}\na.jpg,1,2", "line 2: broken row (expected an image and ten whole numbers from 0)"),
             (f"{HEADER}\na.jpg,1,2,0,0,0,0,0,0,0,0", "no votes on any of the 42 images, as "),
-            (f"Usage,{','.join(VOTED)}\nTraining,1,2,0,0,0,0,0,0,0,0", "FER+ is for data=fer2013_csv, whose rows it"),
+            (
+                f"Usage,Image name,{','.join(VOTED)}\nTraining,a.png,1,2,0,0,0,0,0,0,0,0",
+                "FER+ is for data=fer2013_csv, whose rows it",
+            ),
         ],
     )
     def test_that_do_not_fit_are_refused_before_predicting(self, runs, tmp_path, monkeypatch, content, message):

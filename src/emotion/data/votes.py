@@ -126,7 +126,7 @@ def open_votes(path: Path) -> VotesFile:
 
     Args:
         path: the file, with the columns `VOTED` and, for names of files without folders, `image`; or else with
-            `Usage`, and the rows of `fer2013.csv` in their order.
+            `Image name`, empty for images that are left out, `Usage`, and the rows of `fer2013.csv` in their order.
 
     Raises:
         UserError: the file or a column is missing, or a row is broken.
@@ -203,20 +203,21 @@ def _read(path: Path) -> VotesFile:
     parts: dict[str, str] = {}
     try:
         header = [column.strip() for column in next(rows, [])]
-        own = "image" not in header and "Usage" in header  # the file of FER+ itself
-        first = "Usage" if own else "image"
-        missing = [column for column in (first, *VOTED) if column not in header]
+        own = "image" not in header and "Image name" in header  # the file of FER+ itself
+        needed = ("Image name", *VOTED, "Usage") if own else ("image", *VOTED)
+        missing = [column for column in needed if column not in header]
         if missing:
             raise UserError(f"{path}: no column {', '.join(missing)}; found: {listed(header) or 'none'}")
-        name, *columns = (header.index(column) for column in (first, *VOTED))
+        image, *columns = (header.index(column) for column in needed[: 1 + len(VOTED)])
         for number, row in enumerate(filter(None, rows)):
             values = [_count(row[column]) for column in columns]
-            key = str(number) if own else row[name]
+            key = str(number) if own else row[image]
             if key in counts:
                 raise UserError(f"{path} line {rows.line_num}: a second row for {key}")
-            counts[key] = values
             if own:
-                parts[key] = FER_PARTS[row[name]]
+                parts[key] = FER_PARTS[row[header.index("Usage")]]
+            if not own or row[image].strip():  # FER+ names no image that it leaves out for want of a face
+                counts[key] = values
     except (IndexError, KeyError, ValueError):
         expected = f"{'/'.join(FER_PARTS)} and" if own else "an image and"
         raise UserError(
