@@ -230,6 +230,13 @@ def test_each_part_with_votes_has_a_row() -> None:
     assert [one.votes for _, _, one in found[:2]] == [0.5, pytest.approx(2 / 3)]
 
 
+def test_one_half_alone_has_one_row() -> None:
+    file = file_of(ballot(sadness=10))
+    assert [part for _, part, _ in agreement_rows({"test": predict(("sad", "sad"))}, file)] == ["PrivateTest"]
+    own = predict(("sad", "sad"), part="test")
+    assert [part for _, part, _ in agreement_rows({"test": own}, file)] == ["All"]
+
+
 def tables(*rows: AgreementRow) -> dict[str, Table]:
     return {block.name: block for block in agreement_blocks(rows) if isinstance(block, Table)}
 

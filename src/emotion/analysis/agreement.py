@@ -19,6 +19,7 @@ from emotion.data.votes import Votes, VotesFile, vote_columns
 
 STRONG = 0.8
 """Share of the votes from which a majority is strong."""
+HALVES = ("PublicTest", "PrivateTest")
 CONFUSED = (("sad", "neutral"), ("neutral", "sad"))
 """Label and prediction of the confusions that are looked at: those that the paper asks about."""
 
@@ -175,7 +176,7 @@ def agreement(predictions: Predictions, votes: Votes) -> Agreement:
 
 
 def agreement_rows(stages: Mapping[str, Predictions], file: VotesFile) -> Iterator[tuple[str, str, Agreement]]:
-    """Yields the agreement on each part of the held-out images that has votes.
+    """Yields the agreement on PublicTest, PrivateTest and all held-out images, where these have votes.
 
     Args:
         stages: predictions of `val` and `test`, and as `val_tta` and `test_tta` those with test-time augmentation.
@@ -189,11 +190,14 @@ def agreement_rows(stages: Mapping[str, Predictions], file: VotesFile) -> Iterat
     """
     for views, suffix in (("none", ""), ("several views", "_tta")):
         chosen = {stage: stages[f"{stage}{suffix}"] for stage in ("val", "test") if f"{stage}{suffix}" in stages}
-        for part, predictions in (protocol_parts(chosen) if "test" in chosen else {}).items():
-            if part != "PrivateTest without copies":
-                votes = file.on(predictions.ids.tolist(), predictions.parts.tolist())
+        parts = protocol_parts(chosen) if "test" in chosen else {}
+        halves = {len(parts[name]) for name in HALVES if name in parts}
+        for part in (*HALVES, "All"):
+            # All images have no row of their own where one half is all that there is.
+            if part in parts and not (part == "All" and len(parts[part]) in halves):
+                votes = file.on(parts[part].ids.tolist(), parts[part].parts.tolist())
                 if votes.counts.any():
-                    yield views, part, agreement(predictions, votes)
+                    yield views, part, agreement(parts[part], votes)
 
 
 def _against_the_others(counts: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[float | None, float | None]:

@@ -173,11 +173,11 @@ def _confused_rows(row: AgreementRow) -> list[Row]:
                 row.images,
                 f"{first.label}, called {first.predicted}",
                 _count_cell([one.images for one in confusions]),
-                _cell([_votes_for("neutral", one) for one in confusions], 3),
-                _cell([_votes_for("sad", one) for one in confusions], 3),
-                _cell([one.votes_others for one in confusions], 3),
-                _cell([one.with_network for one in confusions], 3),
-                _cell([one.with_label for one in confusions], 3),
+                _cell([_votes_for("neutral", one) for one in confusions], 2),
+                _cell([_votes_for("sad", one) for one in confusions], 2),
+                _cell([one.votes_others for one in confusions], 2),
+                _cell([one.with_network for one in confusions], 2),
+                _cell([one.with_label for one in confusions], 2),
             )
         )
     return lines
