@@ -103,7 +103,7 @@ def _counts(rows: Sequence[AgreementRow]) -> list[str]:
 
 def _count_text(part: str, people: People) -> str:
     return (
-        f"{part}: {people.images:,} images have votes, {people.without_votes:,} others are left out. On "
+        f"{part}: {people.images:,} of {people.images + people.without_votes:,} images have votes. On "
         f"{people.ties:,} no answer has more votes than every other, on {people.other_answers:,} the answer with most "
         f"votes is no class of the network; the other {people.clear:,} count for “Most votes”, {people.strong:,} of "
         "them for “8 of 10”."
@@ -141,7 +141,7 @@ def _references(part: str, people: People) -> list[Row]:
 
 
 def _labels_table(rows: Sequence[AgreementRow]) -> Table:
-    header = ("Run", "Images", "Same", "Right", "Differ", "The label", "Most votes", "A third class")
+    header = ("Run", "Images", "Same", "Right", "Differ", "Says the label", "Says most votes", "Says a third")
     body = [
         (
             row.name,
