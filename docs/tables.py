@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 import accuracy
+import agreement
 import speed
 import trials
 from layout import ROOT
@@ -23,6 +24,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper": accuracy.paper,
     "recipes": accuracy.recipes,
     "duplicates": accuracy.duplicates,
+    "agreement": agreement.agreement,
     "ingredients": accuracy.ingredients,
     "fast": speed.fast,
     "inference": speed.inference,

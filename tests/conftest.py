@@ -10,6 +10,7 @@ from emotion.data.classes import CLASSES
 from emotion.data.packed import PackedImages, pack
 from emotion.data.sources import Fer2013Folders
 from emotion.data.synthetic import draw_image
+from emotion.data.votes import VotesFile, open_votes
 from emotion.privacy import NO_TELEMETRY
 
 # Before a test imports onnxruntime by itself.
@@ -20,6 +21,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # Read before `own_cache` hides it from the tests.
 EMOTION_DATA = os.environ.get("EMOTION_DATA")
 CHECKOUT_DATA = Path(__file__).parents[1] / "data" / "fer2013"
+EMOTION_VOTES = os.environ.get("EMOTION_VOTES")
+CHECKOUT_VOTES = Path(__file__).parents[1] / "data" / "ferplus" / "votes.csv"
 # Images per class of the small FER2013 tree, as unequal as the original's.
 FER_COUNTS = {
     "train": dict(zip(CLASSES, (5, 2, 4, 8, 6, 4, 3), strict=True)),
@@ -110,3 +113,12 @@ def fer_tree(tmp_path_factory: pytest.TempPathFactory, make_fer_tree: MakeFerTre
 def own_fer_tree(tmp_path: Path, make_fer_tree: MakeFerTree) -> Path:
     """A small FER2013 tree that the test may change."""
     return make_fer_tree(tmp_path / "fer2013")
+
+
+@pytest.fixture(scope="session")
+def real_votes() -> VotesFile:
+    """The votes of FER+ on the images of the folders: `$EMOTION_VOTES`, or those of this checkout."""
+    file = Path(EMOTION_VOTES or CHECKOUT_VOTES).expanduser()
+    if not EMOTION_VOTES and not file.is_file():
+        pytest.skip(f"no {file}, and EMOTION_VOTES does not say where the votes of FER+ lie")
+    return open_votes(file)

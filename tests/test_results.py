@@ -5,6 +5,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import agreement
 import numpy as np
 import pytest
 import yaml
@@ -61,3 +62,56 @@ def ingredient(changes, seed):
     found = [run for run in INGREDIENTS if config(run) == {key: expected.get(key) for key in config(run)}]
     assert len(found) <= 1
     return found
+
+
+@pytest.fixture(scope="module")
+def counted(real_votes):
+    """The agreement of the kept runs with the votes of FER+, counted anew."""
+    return agreement.count(real_votes)
+
+
+def test_agreement_is_counted_from_the_predictions(counted):
+    kept = json.loads(agreement.KEPT.read_text(encoding="utf-8"))
+    assert [row["name"] for row in kept] == [row["name"] for row in counted], "python docs/agreement.py"
+    for own, row in zip(counted, kept, strict=True):
+        found, expected = (flat(value) for value in (json.loads(json.dumps(own)), row))
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert found[key] == (pytest.approx(value, abs=1e-9) if isinstance(value, float) else value), key
+
+
+def flat(value, name=""):
+    """Returns the plain values of nested lists and dictionaries by their places."""
+    if not isinstance(value, dict | list):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {place: own for key, part in items for place, own in flat(part, f"{name}.{key}").items()}
+
+
+def test_agreement_of_the_small_recipe_is_that_of_the_notes(counted):
+    """Compares with figures that were counted apart, from FER+'s own files: their images differ by a few."""
+    small, averaged = (row["networks"] for row in counted[:2])
+    people = small[0]["people"]
+    assert (people["clear"], people["strong"]) == (3349, 1852)
+    expected = {
+        "pairs": 0.607,
+        "most": 0.740,
+        "person": 0.701,
+        "label": 0.558,
+        "label_clear": 0.655,
+        "label_strong": 0.825,
+    }
+    assert {key: people[key] for key in expected} == pytest.approx(expected, abs=1.1e-3)
+    means = {key: np.mean([own[key] for own in small]) for key in ("acc", "votes", "clear", "strong", "person")}
+    assert means == pytest.approx(
+        {"acc": 0.705, "votes": 0.595, "clear": 0.706, "strong": 0.870, "person": 0.676}, abs=1.5e-3
+    )
+    deviations = [np.std([own[key] for own in small], ddof=1) for key in ("votes", "clear", "strong")]
+    assert deviations == pytest.approx([0.003, 0.003, 0.004], abs=5e-4)
+    assert np.mean([own["divergence"] for own in small]) == pytest.approx(1.091 - 0.483, abs=0.01)
+    (mean,) = averaged
+    assert [mean[key] for key in ("acc", "votes", "clear", "strong")] == pytest.approx(
+        [0.714, 0.598, 0.708, 0.873], abs=1.5e-3
+    )
+    differ = mean["differ_label"], mean["differ_votes"]
+    assert (mean["same_right"], *differ) == pytest.approx((0.886, 0.41, 0.37), abs=3e-3)

@@ -159,6 +159,14 @@ def report(
     out: Annotated[
         Path, typer.Option(help="Folder for report.html, report.md, the figures, and the tables as CSV and LaTeX.")
     ] = Path("runs/report-page"),
+    votes: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of FER+ with the votes of people on FER2013: the page then says how often they agree with each "
+            "network.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write one page about runs: metrics over seeds or folds, tests, curves, calibration, tables as CSV and LaTeX.
 
@@ -172,7 +180,7 @@ def report(
     require_extra("train", "emotion report")
     from emotion.report.page import write_report
 
-    page, verdict = write_report(paths, out)
+    page, verdict = write_report(paths, out, votes)
     typer.echo(f"{verdict}\nreport: {page}")
 
 
@@ -671,15 +679,30 @@ def audit(
 
 @data.command()
 def fetch(
-    to: Annotated[Path, typer.Option(help="Folder to create, with train/ and test/ in it.")] = Path("data/fer2013"),
+    name: Annotated[
+        str, typer.Argument(help="fer2013, or ferplus: the votes of ten people for each image of FER2013.")
+    ] = "fer2013",
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to create, with train/ and test/ in it; for ferplus, the file to write.",
+            show_default="data/fer2013 or data/ferplus/fer2013new.csv",
+        ),
+    ] = None,
 ) -> None:
-    """Download FER2013 as image folders.
+    """Download FER2013 as image folders, or the votes of FER+.
 
     emotion data fetch --to data/fer2013
+    emotion data fetch ferplus
     """
-    from emotion.data.fetch import fetch as fetch_data
+    from emotion.data import fetch as downloads
 
-    typer.echo(f"FER2013 is in {fetch_data(to)}")
+    require_choice("name", name, ("fer2013", "ferplus"))
+    if name == "fer2013":
+        typer.echo(f"FER2013 is in {downloads.fetch(to or Path('data/fer2013'))}")
+    else:
+        file = downloads.fetch_votes(to or Path("data/ferplus/fer2013new.csv"))
+        typer.echo(f"the votes of FER+ (Microsoft, MIT licence) are in {file}")
 
 
 @data.command()

@@ -97,7 +97,9 @@ class DataSettings(Group):
         NEW,
         SOURCE,
     )
-    votes: str = setting("data/ferplus/votes.csv", "labels=ferplus: file of the votes", NEW, FIXED, SOURCE)
+    votes: str = setting(
+        "data/ferplus/votes.csv", "labels=ferplus, evaluate.py: file of the votes of FER+", NEW, FIXED, SOURCE
+    )
     soft_labels: bool = setting(
         True,
         "labels=ferplus: train on the shares of the votes; false: on the class with the most votes",

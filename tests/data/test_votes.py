@@ -2,11 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import data_module
 
 from emotion.data.classes import CLASSES, FERPLUS
-from emotion.data.packed import PackedImages
+from emotion.data.fer_csv import Fer2013Csv
+from emotion.data.packed import PackedImages, pack
 from emotion.data.splits import make_split
-from emotion.data.votes import EMOTIONS, VOTED, Votes, read_votes, with_votes
+from emotion.data.votes import EMOTIONS, VOTED, Votes, open_votes, read_votes, with_votes
 from emotion.errors import UserError
 
 HEADER = "image,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
@@ -166,9 +168,100 @@ def test_a_missing_file_is_named(tmp_path):
 def test_classes_without_votes_are_named():
     with pytest.raises(UserError) as caught:
         votes(ballot(anger=1)).labels(["angry", "bored", "tired"])
-    assert str(caught.value).startswith("labels=ferplus: no votes for bored, tired; FER+ has neutral, happiness, ")
+    assert str(caught.value).startswith("votes: FER+ has none for bored, tired; it has neutral, happiness, ")
 
 
 def test_votes_that_leave_no_image_are_refused():
     with pytest.raises(UserError, match="labels=ferplus: on no image one of the classes angry, sad has the most votes"):
         with_votes(fake(["a", "b"]), votes(ballot(fear=1), ballot()), ("angry", "sad"), soft=False)
+
+
+OWN_HEADER = HEADER.replace("image", "Usage,Image name")
+
+
+def own_file(path: Path, *rows: str) -> Path:
+    """Writes a file like that of FER+ itself, whose rows are those of fer2013.csv."""
+    return write(path / "fer2013new.csv", *rows, header=OWN_HEADER)
+
+
+# As in FER+, the name of an image does not tell its row, and it is empty where no face is on the image.
+ROWS = (
+    "Training,fer0000001.png,4,0,0,6,0,0,0,0,0,0",
+    "Training,,0,0,0,0,0,0,0,0,0,10",
+    "PublicTest,fer0000000.png,0,9,0,0,0,0,0,0,1,0",
+    "PrivateTest,fer0000002.png,0,0,0,0,0,0,7,3,0,0",
+)
+
+
+def test_the_file_of_ferplus_itself_has_the_rows_of_the_csv(tmp_path):
+    path = own_file(tmp_path, *ROWS)
+    own = read_votes(path, ["fer2013.csv:4", "fer2013.csv:2", "fer2013.csv:3", "fer2013.csv:5", "fer2013.csv:6"])
+    expected = [
+        ballot(happiness=9, unknown=1),
+        ballot(neutral=4, sadness=6),
+        ballot(),
+        ballot(fear=7, contempt=3),
+        ballot(),
+    ]
+    assert own.counts.tolist() == expected
+    assert named(own.labels(CLASSES), CLASSES) == ["happy", "sad", None, "fear", None]
+    assert len(open_votes(path).parts) == 4
+
+
+def test_the_file_of_ferplus_itself_needs_the_part_of_each_row(tmp_path):
+    path = write(tmp_path / "votes.csv", header=OWN_HEADER.replace("Usage,", ""))
+    with pytest.raises(UserError, match=r"votes\.csv: no column Usage; found: Image name, neutral, "):
+        open_votes(path)
+
+
+def test_rows_in_another_order_are_refused(tmp_path):
+    names, path = ["fer2013.csv:2", "fer2013.csv:4"], own_file(tmp_path, *ROWS)
+    assert read_votes(path, names, ["train", "public"]).counts.any()
+    with pytest.raises(UserError) as caught:
+        read_votes(path, names, ["train", "private"])
+    assert str(caught.value) == (
+        f"{path}: row 2 is of part public, but fer2013.csv:4 of private: the rows of both files must have the same "
+        "order"
+    )
+
+
+def test_names_in_folders_do_not_tell_the_row(tmp_path):
+    path = own_file(tmp_path, *ROWS)
+    with pytest.raises(UserError) as caught:
+        read_votes(path, ["train/sad/Training_2.jpg"])
+    assert str(caught.value) == (
+        f"{path}: no votes on any of the 1 images, as train/sad/Training_2.jpg; FER+ is for data=fer2013_csv, whose "
+        "rows it has; names in folders do not tell the row"
+    )
+
+
+@pytest.mark.parametrize("row", ["Training,fer0000000.png,1,2", "Test,fer0000000.png,4,0,0,6,0,0,0,0,0,0"])
+def test_broken_rows_of_ferplus_itself_are_named(tmp_path, row):
+    path = own_file(tmp_path, ROWS[0], row)
+    with pytest.raises(UserError) as caught:
+        open_votes(path)
+    assert str(caught.value) == (
+        f"{path} line 3: broken row (expected Training/PublicTest/PrivateTest and ten whole numbers from 0)"
+    )
+
+
+def test_images_of_the_csv_get_the_votes_of_its_rows(tmp_path):
+    """The names are those that the source gives, also where the header is followed by images of every part."""
+    pixels = " ".join(["7"] * 48**2)
+    usages = ("Training", "Training", "PublicTest", "PrivateTest")
+    lines = ["emotion,pixels,Usage", *(f"0,{pixels},{usage}" for usage in usages)]
+    (tmp_path / "fer2013.csv").write_text("\n".join(lines))
+    packed = pack(Fer2013Csv(tmp_path / "fer2013.csv"))
+    own = read_votes(own_file(tmp_path, *ROWS), packed.names.tolist(), packed.parts.tolist())
+    labelled = with_votes(packed, own, CLASSES, soft=False)
+    assert named(labelled.labels, CLASSES) == ["sad", None, "happy", "fear"]
+
+
+def test_labels_of_the_csv_are_replaced_by_the_file_of_ferplus_itself(tmp_path, cache):
+    pixels = " ".join(["7"] * 48**2)
+    lines = ["emotion,pixels,Usage", *(f"0,{pixels},{row.split(',')[0]}" for row in ROWS)]
+    (tmp_path / "fer2013.csv").write_text("\n".join(lines))
+    data = data_module(
+        data="fer2013_csv", data_dir=str(tmp_path), labels="ferplus", votes=str(own_file(tmp_path, *ROWS))
+    )
+    assert named(data.packed.labels, CLASSES) == ["sad", None, "happy", "fear"]

@@ -8,10 +8,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from other_classes import THREE, make_classifier
+from PIL import Image
 from rich.console import Console
 from small_runs import train
 
+from emotion.data.classes import canonical
+from emotion.data.votes import VOTED
 from emotion.errors import UserError
+from emotion.models.classifier import save_pretrained
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.evaluate import evaluate, main
 
@@ -253,3 +258,92 @@ def test_older_checkpoints_do_not_keep_their_training_images(runs, tmp_path, see
     older = changed(runs[0], tmp_path / "a.ckpt", lambda content: content.pop("EmotionDataModule"))
     evaluate([older], {}, str(tmp_path / "out"), "cpu")
     assert seen_line().startswith("test images trained on: not known (")
+
+
+class TestVotes:
+    """Compares predictions with the votes of people; drawn faces have names of their own."""
+
+    HEADER = f"image,{','.join(VOTED)}"
+
+    @pytest.fixture
+    def data(self, runs):
+        return load_checkpoint(runs[0].best).data_module()
+
+    @pytest.fixture
+    def ballots(self, data, tmp_path):
+        """A file in which nine people see what the labels of the test images say, and one sees contempt."""
+        path = tmp_path / "votes.csv"
+        lines = [self.HEADER]
+        for row in data.rows.test:
+            counts = dict.fromkeys(VOTED, 0) | {"contempt": 1}
+            (said,) = (name for name in VOTED if canonical(name) == data.classes[data.packed.labels[row]])
+            counts[said] = 9
+            name = str(data.packed.names[row]).rsplit("/", 1)[-1]
+            lines.append(f"{name},{','.join(map(str, counts.values()))}")
+        path.write_text("\n".join(lines))
+        return path
+
+    def test_are_in_metrics_report_and_on_the_terminal(self, runs, tmp_path, ballots, capsys):
+        results = evaluate([runs[0].best], {"votes": str(ballots)}, str(tmp_path / "out"), "cpu", "flip")
+        assert list(results) == ["val", "test", "val_tta", "test_tta", "votes"]
+        assert json.loads((tmp_path / "out/metrics.json").read_text()) == results
+        assert list(results["votes"]) == ["none", "several views"]
+        private = results["votes"]["none"]["PrivateTest"]
+        assert private["people"]["images"] == private["people"]["strong"] == 21
+        assert private["clear"] == private["same_right"] == results["test"]["acc"]
+        assert private["people"]["pairs"] == pytest.approx(36 / 45)
+        wrong = 1 - results["test"]["acc"]
+        assert private["votes"] == pytest.approx(0.9 * (1 - wrong))
+        report = (tmp_path / "out/report.md").read_text()
+        assert "## What people would have said" in report
+        assert "two people agree in 80.0%." in report
+        assert "nothing is trained, chosen or calibrated with them" in report
+        shown = capsys.readouterr().out
+        assert "8 of 10" in shown
+        assert f"{private['votes']:.4f}" in shown
+
+    def test_change_nothing_else(self, runs, tmp_path, ballots):
+        folders = [tmp_path / name for name in ("with", "without")]
+        results = [
+            evaluate([runs[0].best], changes, str(folder), "cpu")
+            for folder, changes in zip(folders, ({"votes": str(ballots)}, {}), strict=True)
+        ]
+        assert {key: value for key, value in results[0].items() if key != "votes"} == results[1]
+        with np.load(folders[0] / "predictions.npz") as found, np.load(folders[1] / "predictions.npz") as expected:
+            assert all(np.array_equal(found[name], expected[name]) for name in expected.files)
+        assert "What people" not in (folders[1] / "report.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "no such file; the votes of FER+ are a CSV file with image,neutral,"),
+            (f"{HEADER}\na.jpg,1,2", "line 2: broken row (expected an image and ten whole numbers from 0)"),
+            (f"{HEADER}\na.jpg,1,2,0,0,0,0,0,0,0,0", "no votes on any of the 42 images, as "),
+            (
+                f"Usage,Image name,{','.join(VOTED)}\nTraining,a.png,1,2,0,0,0,0,0,0,0,0",
+                "FER+ is for data=fer2013_csv, whose rows it",
+            ),
+        ],
+    )
+    def test_that_do_not_fit_are_refused_before_predicting(self, runs, tmp_path, monkeypatch, content, message):
+        monkeypatch.setattr("emotion.training.evaluate.predict_stages", lambda *_: pytest.fail("it works"))
+        path = tmp_path / "own.csv"
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(UserError) as caught:
+            evaluate([runs[0].best], {"votes": str(path)}, str(tmp_path / "out"), "cpu")
+        assert str(caught.value).startswith(str(path))
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()
+
+    def test_on_none_of_the_classes_are_refused(self, tmp_path, ballots):
+        made, file = make_classifier(THREE), tmp_path / "three.safetensors"
+        save_pretrained(file, made.network, made.card)
+        for name in THREE:
+            folder = tmp_path / "moods" / name
+            folder.mkdir(parents=True)
+            Image.new("L", (48, 48), 90).save(folder / f"PrivateTest_{name}.png")
+        changes = {"data": "folder", "data_dir": str(tmp_path / "moods"), "split": "test_only", "votes": str(ballots)}
+        with pytest.raises(UserError, match=r"^votes: FER\+ has none for engaged, bored, confused; it has neutral, "):
+            evaluate([file], changes, str(tmp_path / "out"), "cpu")

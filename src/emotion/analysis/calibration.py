@@ -20,7 +20,7 @@ from emotion.palette import BLUE, GREY, GRID, LIGHT_BLUE, LIGHT_ORANGE, TEXT
 
 # Files keep probabilities in half precision, where values below 3e-8 become 0. The logarithm of 0 is infinite, and one
 # such image would decide every mean, so 0 counts as the smallest positive number of half precision, 6e-8.
-_SMALLEST_PROBABILITY = float(np.finfo(np.float16).smallest_subnormal)
+SMALLEST_PROBABILITY = float(np.finfo(np.float16).smallest_subnormal)
 _TEMPERATURE_RANGE = (0.05, 20.0)
 
 
@@ -56,7 +56,7 @@ def calibration(probabilities: NDArray[np.float32], labels: NDArray[np.int64], b
     precise = probabilities.astype(np.float64)
     one_hot = np.eye(precise.shape[1])[labels]  # [N, K]
     return Calibration(
-        nll=float(-np.log(np.maximum(precise[one_hot == 1], _SMALLEST_PROBABILITY)).mean()),
+        nll=float(-np.log(np.maximum(precise[one_hot == 1], SMALLEST_PROBABILITY)).mean()),
         brier=float(((precise - one_hot) ** 2).sum(1).mean()),
         ece=_expected_error(_bin(probabilities, labels, bins)),
     )
@@ -145,7 +145,7 @@ def _logits(predictions: Predictions) -> NDArray[np.float64]:
 
     They come from half precision, so that predictions in memory and those read from their file give the same results.
     """
-    return np.log(np.maximum(predictions.stored.astype(np.float64), _SMALLEST_PROBABILITY))
+    return np.log(np.maximum(predictions.stored.astype(np.float64), SMALLEST_PROBABILITY))
 
 
 def _bin(probabilities: NDArray[np.float32], labels: NDArray[np.int64], bins: int) -> _Bins:

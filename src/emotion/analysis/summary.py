@@ -45,6 +45,7 @@ def run_document(
     class_names: Sequence[str],
     figures: Sequence[tuple[str, Path]],
     protocol: Iterable[tuple[str, str, int, Mapping[str, float]]] = (),
+    sections: Mapping[str, Sequence[Block]] | None = None,
 ) -> Document:
     """Builds the report of a run.
 
@@ -56,6 +57,7 @@ def run_document(
         class_names: the classes in the order of the rows of the classification report.
         figures: (caption, PNG file) pairs.
         protocol: rows of `emotion.analysis.protocol.protocol_rows`.
+        sections: further blocks by their heading, before the figures; None for none.
     """
     headline = _headline(metrics)
     blocks: list[Block] = [Paragraph(headline, lead=True)] if headline else []
@@ -70,6 +72,8 @@ def run_document(
         blocks += [Heading("Held-out images"), Paragraph(_PROTOCOL_NOTE)]
         header = ("Test-time augmentation", "Images", "Number", *METRICS.values())
         blocks.append(Table(header, "llrrrrr", rows))
+    for heading, content in (sections or {}).items():
+        blocks += [Heading(heading), *content]
     if figures:
         blocks += [Heading("Figures"), *(ImageBlock(caption, file) for caption, file in figures)]
     return Document(title, blocks)

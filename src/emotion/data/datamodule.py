@@ -113,7 +113,7 @@ class EmotionDataModule(LightningDataModule):
         asked = self.settings
         packed = pack(self.source, asked.on_bad_image)
         if asked.labels is not None:
-            votes = read_votes(Path(asked.votes).expanduser(), packed.names.tolist())
+            votes = read_votes(Path(asked.votes).expanduser(), packed.names.tolist(), packed.parts.tolist())
             packed = with_votes(packed, votes, _vote_classes(asked), soft=asked.soft_labels)
         if self.network_classes is not None:
             packed = packed.with_classes(self.network_classes)

@@ -4,7 +4,8 @@ The votes replace the labels of FER2013 (Barsoum et al., arXiv:1608.01041).
 """
 
 import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emotion.data.classes import canonical, listed
+from emotion.data.labelled import FER_PARTS
 from emotion.data.lines import read_lines
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError
@@ -19,6 +21,8 @@ from emotion.errors import UserError
 EMOTIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
 VOTED = (*EMOTIONS, "unknown", "NF")
 """The columns of votes; NF stands for an image without a face."""
+_LINE = re.compile(r"[^:]+:(\d{1,9})")
+"""The name of an image of `data=fer2013_csv`: the file and the line."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Votes:
             UserError: there are no votes for one of the classes.
         """
         ids = np.full(len(VOTED), -1)
-        ids[_columns(classes)] = np.arange(len(classes))
+        ids[vote_columns(classes)] = np.arange(len(classes))
         winners = ids[self.counts.argmax(1)]  # [N]
         return np.where(self.counts.any(1), winners, -1)
 
@@ -59,30 +63,98 @@ class Votes:
         Raises:
             UserError: there are no votes for one of the classes.
         """
-        counts = self.counts[:, _columns(classes)] * (self.labels(classes) >= 0)[:, np.newaxis]  # [N, K]
+        counts = self.counts[:, vote_columns(classes)] * (self.labels(classes) >= 0)[:, np.newaxis]  # [N, K]
         shares: NDArray[np.float32] = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).astype(np.float32)
         return shares
 
 
-def read_votes(path: Path, names: Sequence[str]) -> Votes:
-    """Reads the votes on images from a CSV file with the columns `image` and `VOTED`.
+@dataclass(frozen=True)
+class VotesFile:
+    """A file of votes, read.
+
+    Attributes:
+        path: the file.
+        counts: ten numbers, in the order of `VOTED`, for each image by the name of its file or, in the file of FER+
+            itself, by the number of its row as text, from 0.
+        parts: part of each image by the same keys; empty unless the file is that of FER+ itself.
+    """
+
+    path: Path
+    counts: Mapping[str, Sequence[int]]
+    parts: Mapping[str, str]
+
+    def on(self, names: Sequence[str], parts: Sequence[str] = ()) -> Votes:
+        """Returns the votes on images; those without any have zeros.
+
+        Args:
+            names: names of N images, which may begin with folders. The file of FER+ itself has the rows of
+                `fer2013.csv`, so the names must be those of `data=fer2013_csv`, as `fer2013.csv:2` for the first row.
+            parts: part of each image; empty if it is not known. It shows whether the rows have another order.
+
+        Raises:
+            UserError: a row of FER+'s own file is of another part than its image.
+        """
+        keys = [self._key(name) for name in names]
+        if self.parts:
+            for name, key, part in zip(names, keys, parts, strict=False):
+                if self.parts.get(key, part) != part:
+                    raise UserError(
+                        f"{self.path}: row {key} is of part {self.parts[key]}, but {name} of {part}: the rows of both "
+                        "files must have the same order"
+                    )
+        nothing = [0] * len(VOTED)
+        return Votes(np.array([self.counts.get(key, nothing) for key in keys], np.int64).reshape(-1, len(VOTED)))
+
+    def none_on(self, names: Sequence[str]) -> UserError:
+        """Returns the error for images of which none has votes."""
+        example = f", as {names[0]}" if len(names) else ""
+        wanted = (
+            "data=fer2013_csv, whose rows it has; names in folders do not tell the row"
+            if self.parts
+            else ("data=fer2013")
+        )
+        return UserError(f"{self.path}: no votes on any of the {len(names):,} images{example}; FER+ is for {wanted}")
+
+    def _key(self, name: str) -> str:
+        file = name.rsplit("/", 1)[-1]
+        line = _LINE.fullmatch(file) if self.parts else None
+        return str(int(line[1]) - 2) if line else file  # the first row is in line 2, below the header
+
+
+def open_votes(path: Path) -> VotesFile:
+    """Reads a CSV file of votes: that of FER+ itself (`fer2013new.csv`), or one with the column `image`.
 
     Args:
-        path: the file; its column `image` holds names of files without folders.
-        names: names of N images, which may begin with folders.
+        path: the file, with the columns `VOTED` and, for names of files without folders, `image`; or else with
+            `Image name`, empty for images that are left out, `Usage`, and the rows of `fer2013.csv` in their order.
 
     Raises:
-        UserError: the file or a column is missing, a row is broken, or none of the images has votes.
+        UserError: the file or a column is missing, or a row is broken.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; the votes of FER+ are a CSV file with image,{','.join(VOTED)}")
-    counts = _read_counts(path)
-    nothing = [0] * len(VOTED)
-    rows = [counts.get(name.rsplit("/", 1)[-1]) for name in names]
-    if not any(rows):
-        example = f", as {names[0]}" if len(names) else ""
-        raise UserError(f"{path}: no votes on any of the {len(names):,} images{example}; FER+ is for data=fer2013")
-    return Votes(np.array([row or nothing for row in rows], np.int64))
+        raise UserError(
+            f"{path}: no such file; the votes of FER+ are a CSV file with image,{','.join(VOTED)}, or fer2013new.csv, "
+            "which `emotion data fetch ferplus` downloads"
+        )
+    return _read(path)
+
+
+def read_votes(path: Path, names: Sequence[str], parts: Sequence[str] = ()) -> Votes:
+    """Reads the votes on images from a file.
+
+    Args:
+        path: see `open_votes`.
+        names: names of N images, see `VotesFile.on`.
+        parts: part of each image, or empty.
+
+    Raises:
+        UserError: the file is missing or broken, or none of the images has votes.
+    """
+    file = open_votes(path)
+    votes = file.on(names, parts)
+    if not votes.counts.any():
+        raise file.none_on(names)
+    return votes
 
 
 def with_votes(packed: PackedImages, votes: Votes, classes: Sequence[str], *, soft: bool) -> PackedImages:
@@ -112,36 +184,48 @@ def with_votes(packed: PackedImages, votes: Votes, classes: Sequence[str], *, so
     )
 
 
-def _columns(classes: Sequence[str]) -> list[int]:
-    """Returns the position in `VOTED` of each class."""
+def vote_columns(classes: Sequence[str]) -> list[int]:
+    """Returns the position in `VOTED` of each class.
+
+    Raises:
+        UserError: there are no votes for one of the classes.
+    """
     positions = {canonical(name): number for number, name in enumerate(EMOTIONS)}
     unknown = [name for name in classes if canonical(name) not in positions]
     if unknown:
-        raise UserError(f"labels=ferplus: no votes for {listed(unknown)}; FER+ has {', '.join(EMOTIONS)}")
+        raise UserError(f"votes: FER+ has none for {listed(unknown)}; it has {', '.join(EMOTIONS)}")
     return [positions[canonical(name)] for name in classes]
 
 
-def _read_counts(path: Path) -> dict[str, list[int]]:
-    """Returns the ten counts of each image in the file."""
+def _read(path: Path) -> VotesFile:
     rows = csv.reader(read_lines(path, "votes"), strict=True)
     counts: dict[str, list[int]] = {}
+    parts: dict[str, str] = {}
     try:
         header = [column.strip() for column in next(rows, [])]
-        missing = [column for column in ("image", *VOTED) if column not in header]
+        own = "image" not in header and "Image name" in header  # the file of FER+ itself
+        needed = ("Image name", *VOTED, "Usage") if own else ("image", *VOTED)
+        missing = [column for column in needed if column not in header]
         if missing:
             raise UserError(f"{path}: no column {', '.join(missing)}; found: {listed(header) or 'none'}")
-        image, *columns = (header.index(column) for column in ("image", *VOTED))
-        for row in filter(None, rows):
+        image, *columns = (header.index(column) for column in needed[: 1 + len(VOTED)])
+        for number, row in enumerate(filter(None, rows)):
             values = [_count(row[column]) for column in columns]
-            if row[image] in counts:
-                raise UserError(f"{path} line {rows.line_num}: a second row for {row[image]}")
-            counts[row[image]] = values
-    except (IndexError, ValueError):
-        expected = "an image and ten whole numbers from 0"
-        raise UserError(f"{path} line {rows.line_num}: broken row (expected {expected})") from None
+            key = str(number) if own else row[image]
+            if key in counts:
+                raise UserError(f"{path} line {rows.line_num}: a second row for {key}")
+            if own:
+                parts[key] = FER_PARTS[row[header.index("Usage")]]
+            if not own or row[image].strip():  # FER+ names no image that it leaves out for want of a face
+                counts[key] = values
+    except (IndexError, KeyError, ValueError):
+        expected = f"{'/'.join(FER_PARTS)} and" if own else "an image and"
+        raise UserError(
+            f"{path} line {rows.line_num}: broken row (expected {expected} ten whole numbers from 0)"
+        ) from None
     except csv.Error as error:
         raise UserError(f"{path} line {rows.line_num}: not CSV ({error})") from None
-    return counts
+    return VotesFile(path, counts, parts)
 
 
 def _count(text: str) -> int:

@@ -135,6 +135,15 @@ def cost_table(configurations: Sequence[Configuration]) -> Table:
     return Table(header, "lrrrrrl", rows, name="cost", caption="Time and hardware of each run.")
 
 
+def ensemble_stages(configuration: Configuration) -> dict[str, Predictions]:
+    """Returns the mean predictions of several seeds on the same images, by stage; empty if there is no such mean."""
+    runs = configuration.runs
+    if len(runs) == 1 or runs[0].folds or not _all_same_images(runs):
+        return {}
+    shared = [stage for stage in runs[0].stages if all(stage in run.stages for run in runs)]
+    return {stage: mean_predictions([run.stages[stage] for run in runs]) for stage in shared}
+
+
 def skipped_table(skipped: Sequence[SkippedRun]) -> Table:
     """Builds a table of the runs that are not on the page, with the reasons."""
     return Table(("Run", "Reason"), "ll", [(str(run.path), run.reason) for run in skipped])
@@ -152,9 +161,7 @@ def _metrics_row(configuration: Configuration, mark: str) -> Row:
 def _protocol_rows(configuration: Configuration) -> Iterator[Row]:
     runs = configuration.runs
     yield from _part_rows(configuration, configuration.seeds, [_protocol_metrics(run.stages) for run in runs])
-    if len(runs) > 1 and not runs[0].folds and _all_same_images(runs):
-        shared = [stage for stage in runs[0].stages if all(stage in run.stages for run in runs)]
-        ensemble = {stage: mean_predictions([run.stages[stage] for run in runs]) for stage in shared}
+    if ensemble := ensemble_stages(configuration):
         yield from _part_rows(configuration, f"ensemble of {len(runs)} seeds", [_protocol_metrics(ensemble)])
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
+from emotion.analysis.agreement_tables import TITLE as AGREEMENT
 from emotion.analysis.document import (
     Block,
     Details,
@@ -23,13 +24,15 @@ from emotion.analysis.document import (
 )
 from emotion.analysis.exports import find_tables, to_csv, to_latex
 from emotion.analysis.figures import save
+from emotion.data.votes import VotesFile, open_votes
 from emotion.report import measures
+from emotion.report.agreement import configurations_agreement
 from emotion.report.configurations import Configuration, group
 from emotion.report.curves import MAX_CURVES, comparison_figure
-from emotion.report.evaluations import evaluation_blocks, find_evaluations
+from emotion.report.evaluations import Evaluation, evaluation_blocks, find_evaluations
 from emotion.report.figures import pairs_figure, published_figure
 from emotion.report.pictures import configuration_blocks
-from emotion.report.runs import find_runs
+from emotion.report.runs import Run, find_runs
 from emotion.report.sections import Section, make_sections
 from emotion.report.tables import detailed_scores, folds_table, published_tables
 from emotion.report.validation import validation_blocks
@@ -99,30 +102,39 @@ _MARKS = (
 )
 
 
-def write_report(paths: Sequence[Path], folder: Path) -> tuple[Path, str]:
+def write_report(paths: Sequence[Path], folder: Path, votes: Path | None = None) -> tuple[Path, str]:
     """Writes `report.md`, its figures, `report.html`, and the tables as CSV and LaTeX into the folder `tables`.
 
     Args:
         paths: folders that are runs or contain runs at any depth.
         folder: the folder to write to.
+        votes: file with the votes of people on images of FER2013 (see `emotion.data.votes.open_votes`); the page then
+            says how the networks agree with them. None for none.
 
     Returns:
         The path of the HTML page, and the overall verdict.
 
     Raises:
-        UserError: a path contains no run, or the folder cannot be made.
+        UserError: a path contains no run, the folder cannot be made, the file of votes is broken, or no image has any.
     """
+    ballots = open_votes(votes) if votes else None
     runs, skipped = find_runs(paths)
     evaluations, skipped_evaluations = find_evaluations(paths)
+    if ballots:
+        _require_votes(ballots, runs, evaluations)
     make_results_folder(folder)
     tested, repeated_tested = group([run for run in runs if run.tested])
     validated, repeated_validated = group([run for run in runs if not run.tested])
     verdict = _verdict(tested, validated, len(evaluations))
-    blocks = [Paragraph(verdict, lead=True), *_tested(tested, folder)]
+    blocks = [Paragraph(verdict, lead=True), *_tested(tested, folder, ballots)]
     if validated:
         blocks += [Heading("Validation results"), *validation_blocks(validated), *_curves(validated, folder)]
+        blocks += _validated_agreement(validated, ballots)
     if evaluations:
-        blocks += [Heading("Evaluations of checkpoints"), *evaluation_blocks(evaluations)]
+        blocks += [
+            Heading("Evaluations of checkpoints"),
+            *_without_repeated_text(evaluation_blocks(evaluations, ballots)),
+        ]
     if left_out := [*skipped, *skipped_evaluations, *repeated_tested, *repeated_validated]:
         blocks += [Heading("Skipped runs"), measures.skipped_table(left_out)]
     repeats = _repeats_paper(tested)
@@ -152,12 +164,20 @@ def _verdict(tested: Sequence[Configuration], validated: Sequence[Configuration]
     return ", ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items()) + "."
 
 
-def _tested(configurations: Sequence[Configuration], folder: Path) -> list[Block]:
+def _require_votes(votes: VotesFile, runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> None:
+    """Refuses votes that are on none of the images of the page."""
+    stages = [*(run.stages for run in runs), *(evaluation.stages for evaluation in evaluations)]
+    names = list(dict.fromkeys(name for each in stages for shown in each.values() for name in shown.ids.tolist()))
+    if names and not votes.on(names).counts.any():
+        raise votes.none_on(names)
+
+
+def _tested(configurations: Sequence[Configuration], folder: Path, votes: VotesFile | None) -> list[Block]:
     blocks: list[Block] = []
     if _repeats_paper(configurations):
         blocks += [*_overview(configurations, folder), *published_tables(configurations)]
         blocks += [Heading("Precision, recall and F1 of each class"), *detailed_scores(configurations)]
-    sections = [block for section in make_sections(configurations) for block in _section(section, folder)]
+    sections = [block for section in make_sections(configurations) for block in _section(section, folder, votes)]
     blocks += _without_repeated_text(sections)
     if configurations:
         blocks += [Heading("Each configuration"), *_details(configurations, folder)]
@@ -184,11 +204,11 @@ def _overview(configurations: Sequence[Configuration], folder: Path) -> list[Blo
     return [_image("Test accuracy, published and ours", published_figure(comparable), folder / "published.png")]
 
 
-def _section(section: Section, folder: Path) -> Iterator[Block]:
+def _section(section: Section, folder: Path, votes: VotesFile | None) -> Iterator[Block]:
     """Yields the tables and figures of a section, with its own heading if the page has several sections."""
     if not section.only:
         yield Heading(section.name)
-    for title, content in _measures(section, folder):
+    for title, content in _measures(section, folder, votes):
         if content:
             yield Heading(section.heading(title), 2 if section.only else 3)
             yield from (_named(block, section) for block in content)
@@ -203,7 +223,7 @@ def _named(block: Block, section: Section) -> Block:
     return block
 
 
-def _measures(section: Section, folder: Path) -> Iterator[tuple[str, Sequence[Block]]]:
+def _measures(section: Section, folder: Path, votes: VotesFile | None) -> Iterator[tuple[str, Sequence[Block]]]:
     """Yields the title and the blocks of each part of a section; a part without blocks is left out."""
     shown = section.configurations
     compared = shown[:MAX_COMPARED]
@@ -216,6 +236,7 @@ def _measures(section: Section, folder: Path) -> Iterator[tuple[str, Sequence[Bl
     yield "Cross-validation", [Paragraph(_FOLDS), folds] if folds.rows else []
     yield "PublicTest chooses, PrivateTest is read once", _protocol(shown)
     yield "Test images and their parts", _parts(shown)
+    yield AGREEMENT, configurations_agreement(shown, votes)
     yield "Learning curves", _section_curves(section, folder)
     yield "Comparison of every two runs", _pairs(section, pairs, folder)
     yield "Calibration", [Paragraph(_CALIBRATION), measures.calibration_table(shown)]
@@ -232,6 +253,19 @@ def _parts(configurations: Sequence[Configuration]) -> list[Block]:
 def _protocol(configurations: Sequence[Configuration]) -> list[Block]:
     table = measures.protocol_table(configurations)
     return [Paragraph(_PROTOCOL), table] if table.rows else []
+
+
+def _validated_agreement(configurations: Sequence[Configuration], votes: VotesFile | None) -> list[Block]:
+    """Builds the tables of the votes on PublicTest for runs without test images, with a heading for each section."""
+    blocks: list[Block] = []
+    for section in make_sections(configurations):
+        if content := configurations_agreement(section.configurations, votes):
+            blocks.append(Heading(section.heading(f"{AGREEMENT}, validation results"), 3))
+            blocks += [
+                replace(block, name=section.file(f"validation-{block.name}")) if isinstance(block, Table) else block
+                for block in content
+            ]
+    return _without_repeated_text(blocks)
 
 
 def _curves(configurations: Sequence[Configuration], folder: Path) -> list[Block]:

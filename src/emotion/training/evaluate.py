@@ -16,6 +16,7 @@ from rich.table import Table
 from emotion.analysis.predictions import Predictions, mean_predictions
 from emotion.data.classes import require_same_classes
 from emotion.data.datamodule import EmotionDataModule, Stage
+from emotion.data.votes import VotesFile, open_votes, vote_columns
 from emotion.errors import UserError, exit_on_user_error, require_choice
 from emotion.files import hide_home
 from emotion.models.device import find_device
@@ -31,14 +32,15 @@ from emotion.training.results import predict_stages, write_results
 
 OPTIONS = ("ckpt", "out", "device", "tta", "network")
 USAGE = """usage: evaluate.py ckpt=<network> | ckpt=[a.ckpt,b.ckpt] [tta=flip] [out=<folder>] [device=cuda]
-                   [data=... split=... exclude=[...]]
+                   [data=... split=... exclude=[...]] [votes=<file>]
 
 Rebuilds network and data and tests the network. A network is a checkpoint, the folder of a run, a published file or the
 name of a shipped one, as small. Settings of the data on the command line replace those of its training; split=test_only
 tests on all images of a source. Images of classes that the network does not have are left out, with a line that names
 them; exclude= leaves out further classes. The probabilities of several networks are averaged; a pattern in quotes,
 ckpt='runs/small/*/checkpoints/best.ckpt', stands for all files that match it. tta=flip, shifts or ten_crop also tests
-with test-time augmentation. network=<file>.py:<class> allows the code of a checkpoint that has a network of a user."""
+with test-time augmentation. votes=<file> compares the predictions for images of FER2013 with the votes of people, from
+FER+. network=<file>.py:<class> allows the code of a checkpoint that has a network of a user."""
 
 
 def main() -> None:
@@ -69,18 +71,19 @@ def evaluate(
     Args:
         paths: checkpoints, folders of runs, published files or names of shipped networks; the probabilities of several
             are averaged.
-        changes: settings of the data that replace those of the training.
+        changes: settings of the data that replace those of the training. With `votes`, the predictions are compared
+            with the votes of people in this file, too (see `emotion.analysis.agreement`).
         out: folder for the results; None makes `runs/evaluations/<data>-<split>-<hash>`.
         device: `cpu` or `cuda`; None takes a GPU if there is one.
         tta: test-time augmentation, see `emotion.models.views.Views`; adds the stages `val_tta` and `test_tta`.
         network: name of the user's network in a checkpoint, if its code is trusted (see `emotion.plugins`).
 
     Returns:
-        The content of `metrics.json`: metrics by stage.
+        The content of `metrics.json`: metrics by stage, and the agreement with people as `votes`.
 
     Raises:
         UserError: no network is given, one cannot be read, their classes or test images differ, there is no such
-            device, or the folder cannot be made.
+            device, the folder cannot be made, or the votes are broken or not on these images and classes.
     """
     if not paths:
         raise UserError(f"ckpt: missing; give a checkpoint\n{USAGE}")
@@ -91,6 +94,7 @@ def evaluate(
     require_same_classes(paths, [member.classes for member in members])
     modules = [data_for(member.classes, member.data, changes) for member in members]
     first = modules[0]
+    votes = _read_votes(changes, first)
     folder = Path(str(out)).expanduser() if out else _default_folder(first, paths, {**changes, "tta": tta})
     make_results_folder(folder)
     stages = _predict(members, modules, torch_device, tta)
@@ -105,11 +109,26 @@ def evaluate(
         "hardware": describe_hardware(environment),
         "command": environment["command"],
     }
-    results = write_results(folder, "Evaluation", facts, stages, first)
+    results = write_results(folder, "Evaluation", facts, stages, first, votes=votes)
     record = {"checkpoints": [str(path) for path in paths], "seen": facts["test images trained on"], "tta": tta}
     write_json(folder / EVALUATION, record | {key: facts[key] for key in ("data", "split", "hardware", "command")})
-    _print(results, folder, facts["test images trained on"])
+    _print(
+        {stage: results[stage] for stage in stages}, results.get("votes", {}), folder, facts["test images trained on"]
+    )
     return results
+
+
+def _read_votes(changes: Mapping[str, Any], data: EmotionDataModule) -> VotesFile | None:
+    """Returns the votes that the command line names, once they are known to be on these images and classes."""
+    if changes.get("votes") is None:
+        return None
+    file = open_votes(Path(str(changes["votes"])).expanduser())
+    vote_columns(data.classes)
+    rows = np.concatenate([data.rows.test, data.rows.val])
+    names = data.packed.names[rows].tolist()
+    if not file.on(names, data.packed.parts[rows].tolist()).counts.any():
+        raise file.none_on(names)
+    return file
 
 
 def _describe_data(data: EmotionDataModule) -> str:
@@ -173,12 +192,27 @@ def _default_folder(data: EmotionDataModule, paths: Sequence[Path], changes: dic
     return Path("runs/evaluations") / f"{data.hparams['data']}-{data.hparams['split']}-{digest}"
 
 
-def _print(results: dict[str, Any], folder: Path, seen: str) -> None:
+def _print(results: dict[str, Any], agreements: dict[str, Any], folder: Path, seen: str) -> None:
     table = Table("", "images", "loss", "accuracy", "macro F1", "balanced accuracy")
     for stage, values in results.items():
         metrics = [f"{values[name]:.4f}" for name in ("loss", "acc", "f1_macro", "balanced_acc")]
         table.add_row(stage, str(values["num_images"]), *metrics)
     console = Console()
     console.print(table)
+    if agreements:
+        console.print(_people_table(agreements))
     console.print(f"test images trained on: {seen}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _people_table(agreements: dict[str, Any]) -> Table:
+    """Builds the table of the agreement with people, by part of the images and test-time augmentation."""
+    table = Table("votes of people", "images", "share of votes", "two people", "most votes", "8 of 10", "KL")
+    for views, parts in agreements.items():
+        for part, own in parts.items():
+            people = own["people"]
+            measures = (own["votes"], people["pairs"], own["clear"], own["strong"], own["divergence"])
+            values = ("" if value is None else f"{value:.4f}" for value in measures)
+            name = part if views == "none" else f"{part}, {views}"
+            table.add_row(name, str(people["images"]), *values)
+    return table

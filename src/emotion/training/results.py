@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from emotion.analysis.document import to_html, to_markdown
+from emotion.analysis.agreement import Agreement, agreement_rows
+from emotion.analysis.agreement_tables import TITLE, AgreementRow, agreement_blocks, headline
+from emotion.analysis.document import Block, Paragraph, to_html, to_markdown
 from emotion.analysis.figures import (
     History,
     confusion_matrix_figure,
@@ -25,6 +28,7 @@ from emotion.analysis.predictions import Predictions, confident_mistakes, save_p
 from emotion.analysis.protocol import protocol_rows
 from emotion.analysis.summary import run_document
 from emotion.data.datamodule import EmotionDataModule, Stage
+from emotion.data.votes import VotesFile
 from emotion.models.onnx import ViewsName
 from emotion.models.views import Views
 from emotion.training.folder import write_json, write_text
@@ -88,6 +92,7 @@ def write_results(
     history: History | None = None,
     best_epoch: int | None = None,
     record: Mapping[str, Any] | None = None,
+    votes: VotesFile | None = None,
 ) -> dict[str, Any]:
     """Writes `predictions.npz`, figures, `report.md`, `report.html` and, last, `metrics.json`.
 
@@ -100,6 +105,8 @@ def write_results(
         history: learning curves; None if the network was only evaluated.
         best_epoch: epoch that the curves mark, from 1.
         record: facts about the run, the entry `run` of `metrics.json`.
+        votes: the votes of people on the images, which give the report a section and `metrics.json` the entry `votes`:
+            the values of `emotion.analysis.agreement.Agreement` by test-time augmentation and part of the images.
 
     Returns:
         The content of `metrics.json`.
@@ -109,12 +116,31 @@ def write_results(
     save_predictions(folder / "predictions.npz", stages)
     shown: Stage = "test" if "test" in stages else "val"
     figures = _write_figures(folder, shown, stages[shown], data, history, best_epoch)
-    document = run_document(title, facts, metrics, stages[shown].classes, figures, protocol_rows(stages))
+    agreements = list(agreement_rows(stages, votes)) if votes else []
+    sections = {TITLE: _agreement_section(agreements)} if agreements else {}
+    document = run_document(title, facts, metrics, stages[shown].classes, figures, protocol_rows(stages), sections)
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
     content = {**metrics, "run": dict(record)} if record else metrics
+    if agreements:
+        content = {**content, "votes": _agreement_record(agreements)}
     write_json(folder / "metrics.json", content)
     return content
+
+
+def _agreement_section(agreements: Sequence[tuple[str, str, Agreement]]) -> list[Block]:
+    rows = [AgreementRow("this network", views, part, [one]) for views, part, one in agreements]
+    private = [row for row in rows if row.part == "PrivateTest"]
+    return [Paragraph(headline((private or rows)[-1])), *agreement_blocks(rows)]
+
+
+def _agreement_record(agreements: Sequence[tuple[str, str, Agreement]]) -> dict[str, Any]:
+    """Returns the values by test-time augmentation and part, for JSON."""
+    record: dict[str, dict[str, Any]] = {}
+    for views, part, one in agreements:
+        # Lists, as they are read from the file.
+        record.setdefault(views, {})[part] = asdict(one) | {"confusions": [asdict(own) for own in one.confusions]}
+    return record
 
 
 def _write_figures(

@@ -1,0 +1,50 @@
+"""How the networks of a page agree with the votes of people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from emotion.analysis.agreement import agreement_rows
+from emotion.analysis.agreement_tables import AgreementRow, agreement_blocks
+from emotion.analysis.document import Block
+from emotion.analysis.predictions import Predictions
+from emotion.data.votes import VotesFile
+from emotion.report.configurations import Configuration
+from emotion.report.measures import ensemble_stages
+from emotion.report.tables import name_cell
+
+
+def configurations_agreement(configurations: Sequence[Configuration], votes: VotesFile | None) -> list[Block]:
+    """Builds the tables of configurations, with the mean probability of several seeds in rows of its own.
+
+    Returns:
+        The blocks; none without votes on the images.
+    """
+    return agreement_blocks(list(configuration_rows(configurations, votes))) if votes else []
+
+
+def configuration_rows(configurations: Sequence[Configuration], votes: VotesFile) -> Iterator[AgreementRow]:
+    """Yields the rows of configurations: for each part of the held-out images that has votes.
+
+    Raises:
+        UserError: there are no votes for one of the classes, or the rows of FER+'s own file have another order.
+    """
+    for configuration in configurations:
+        runs = configuration.runs
+        # Of a cross-validation, the test images of all folds count together.
+        folds = [{"test": predictions} for predictions in configuration.pooled] if configuration.folds else []
+        yield from _rows(configuration, configuration.seeds, folds or [run.stages for run in runs], votes)
+        if ensemble := ensemble_stages(configuration):
+            yield from _rows(configuration, f"ensemble of {len(runs)} seeds", [ensemble], votes)
+
+
+def _rows(
+    configuration: Configuration, networks: str, seeds: Sequence[Mapping[str, Predictions]], votes: VotesFile
+) -> Iterator[AgreementRow]:
+    """Yields a row for each part and test-time augmentation that all seeds have."""
+    name = name_cell(configuration, "; ".join(filter(None, (configuration.note, networks))))
+    found = [{(views, part): one for views, part, one in agreement_rows(stages, votes)} for stages in seeds]
+    for views, part in found[0]:
+        if all((views, part) in each for each in found):
+            tta = views if views == "none" else str(configuration.first.settings.get("tta"))
+            yield AgreementRow(name, tta, part, [each[views, part] for each in found])
