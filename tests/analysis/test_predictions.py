@@ -302,3 +302,19 @@ def test_examples_and_mistakes_are_the_most_confident_predictions():
     assert examples_per_class(made).tolist() == [1, 2]
     assert confident_mistakes(made, 2).tolist() == [5, 4]
     assert confident_mistakes(made, 9).tolist() == [5, 4, 3]
+
+
+def test_images_of_augmented_predictions_are_stored_once(tmp_path):
+    plain = predictions_of(*draw_logits(size=50))
+    views = replace(plain, probabilities=np.roll(plain.probabilities, 1, axis=1))
+    other = predictions_of(*draw_logits(seed=1, size=20), prefix="other")
+    save_predictions(tmp_path / "a.npz", {"test": plain, "test_tta": views, "val": plain, "val_tta": other})
+    with np.load(tmp_path / "a.npz") as file:
+        assert {key for key in file if key.startswith("test_tta")} == {"test_tta_probabilities"}
+        assert "val_tta_ids" in file
+    found = load_predictions(tmp_path / "a.npz")
+    assert list(found) == ["test", "test_tta", "val", "val_tta"]
+    for stage, expected in (("test", plain), ("test_tta", views), ("val_tta", other)):
+        assert found[stage].same_images(expected)
+        assert np.array_equal(found[stage].copied, expected.copied)
+        np.testing.assert_allclose(found[stage].probabilities, expected.probabilities, atol=1e-3)

@@ -263,7 +263,7 @@ def test_markdown_and_html_show_the_same_images(runs: Path, tmp_path: Path) -> N
     path, _ = write_report([runs], tmp_path / "out")
     text = path.with_suffix(".md").read_text()
     images = [tmp_path / "out" / unquote(file) for file in re.findall(r"!\[.*\]\((.*)\)", text)]
-    assert len(images) == 2 + 2 * 2
+    assert len(images) == 2 + 2 * 3
     embedded = re.findall(r'src="data:image/png;base64,(.*?)"', path.read_text())
     assert [base64.b64encode(image.read_bytes()).decode() for image in images] == embedded
 

@@ -63,31 +63,24 @@ def test_network_without_mistakes_shows_none() -> None:
 
 
 def test_missing_curves_and_data_have_a_message_each(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run(f"data_dir={tmp_path / 'gone'}", images=70)
+    run = make_run(f"data_dir={tmp_path / 'gone'}", images=70, curves=False)
     blocks = show(run, tmp_path / "out")
     assert captions(blocks) == [
         "Confusion matrix, test images",
         "Reliability before and after the temperature, test images",
     ]
     curves, data = paragraphs(blocks)
-    assert curves == "No learning curves are shown: the run has no curves.png."
+    assert curves == "No learning curves are shown: the run has no logs that can be read."
     assert data.startswith("No images are shown, since the data is missing: ")
     assert str(tmp_path / "gone") in data
 
 
-@pytest.mark.parametrize("curves", [b"junk", (4000, 4000)])
-def test_learning_curves_that_cannot_be_read_are_not_shown(
-    make_run: MakeRun, tmp_path: Path, curves: bytes | tuple[int, int]
-) -> None:
-    run = make_run("data_dir=gone", images=70)
-    if isinstance(curves, bytes):
-        (run.folder.path / "curves.png").write_bytes(curves)
-    else:
-        Image.new("L", curves).save(run.folder.path / "curves.png")
-    blocks = show(run, tmp_path / "out")
-    assert paragraphs(blocks)[0].startswith("No learning curves are shown: ")
-    assert "curves.png: cannot be read" in paragraphs(blocks)[0]
-    assert "Learning curves" not in captions(blocks)
+def test_learning_curves_are_drawn_from_the_logs(make_run: MakeRun, tmp_path: Path) -> None:
+    history = {"val/loss": [1.5, 1.2], "val/acc": [0.4, 0.5]}
+    blocks = show(make_run("data_dir=gone", images=70, history=history), tmp_path / "out")
+    (curves,) = (block for block in blocks if isinstance(block, ImageBlock) and block.caption == "Learning curves")
+    with Image.open(curves.file) as image:
+        assert image.width > 2 * image.height
 
 
 @pytest.mark.parametrize("path", ["x" * 300, "~nobody-of-this-name/data", "a\0b"])

@@ -17,6 +17,8 @@ from emotion.files import atomic_write, check_unpacked_size
 
 _KINDS = {"ids": "U", "labels": "iu", "probabilities": "f", "parts": "U", "copied": "b"}
 """NumPy's codes of the kinds of dtype that each field may have in a file."""
+_TTA = "_tta"
+"""Suffix of a stage whose predictions are those of test-time augmentation."""
 _MAX_CLASSES = 1000
 _MAX_NAME = 64  # characters of the name of a class
 _ROUNDING = 0.01
@@ -138,7 +140,8 @@ def mean_predictions(members: Sequence[Predictions]) -> Predictions:
 def save_predictions(path: Path, stages: Mapping[str, Predictions]) -> None:
     """Writes the array `classes` and, as `<stage>_<field>`, the other fields of `Predictions`.
 
-    Probabilities are written as float16, labels in one byte (two from 257 classes on).
+    Probabilities are written as float16, labels in one byte (two from 257 classes on). Of the stage `<stage>_tta`, only
+    the probabilities are written if its images are those of `<stage>`.
 
     Raises:
         ValueError: there are no stages, or they have different classes.
@@ -146,9 +149,13 @@ def save_predictions(path: Path, stages: Mapping[str, Predictions]) -> None:
     (classes,) = {predictions.classes for predictions in stages.values()}
     arrays: dict[str, Any] = {"classes": np.array(classes)}
     for stage, predictions in stages.items():
+        arrays[f"{stage}_probabilities"] = predictions.stored
+        base = stages.get(stage.removesuffix(_TTA), predictions)
+        if base is not predictions and base.same_images(predictions):
+            continue
         labels = predictions.labels.astype(np.min_scalar_type(len(classes) - 1))
-        arrays |= {f"{stage}_{name}": getattr(predictions, name) for name in _KINDS}
-        arrays |= {f"{stage}_labels": labels, f"{stage}_probabilities": predictions.stored}
+        fields = {name: getattr(predictions, name) for name in _KINDS if name != "probabilities"}
+        arrays |= {f"{stage}_{name}": values for name, values in fields.items()} | {f"{stage}_labels": labels}
     with atomic_write(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
@@ -166,7 +173,8 @@ def load_predictions(path: Path) -> dict[str, Predictions]:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         classes = _read_classes(arrays["classes"])
-        stages = [key.removesuffix("_ids") for key in arrays if key.endswith("_ids")]
+        fields = ("_ids", "_probabilities")
+        stages = dict.fromkeys(key.rpartition("_")[0] for key in arrays if key.endswith(fields))
         return {stage: _read_stage(arrays, stage, classes) for stage in stages}
     except UserError:
         raise
@@ -188,7 +196,8 @@ def _read_classes(names: NDArray[Any]) -> tuple[str, ...]:
 
 
 def _read_stage(arrays: Mapping[str, NDArray[Any]], stage: str, classes: tuple[str, ...]) -> Predictions:
-    stored = {name: arrays[f"{stage}_{name}"] for name in _KINDS}
+    base = stage if f"{stage}_ids" in arrays else stage.removesuffix(_TTA)
+    stored = {name: arrays[f"{stage if name == 'probabilities' else base}_{name}"] for name in _KINDS}
     images = len(stored["labels"])
     for name, values in stored.items():
         shape = (images, len(classes)) if name == "probabilities" else (images,)

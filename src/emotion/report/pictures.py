@@ -16,7 +16,7 @@ from PIL import Image
 
 from emotion.analysis.calibration import fit_temperature, reliability_figure
 from emotion.analysis.document import Block, ImageBlock, Paragraph, Table
-from emotion.analysis.figures import confusion_matrix_figure, mistakes_figure, save, short_name
+from emotion.analysis.figures import confusion_matrix_figure, curves_figure, mistakes_figure, save, short_name
 from emotion.analysis.gradcam import heatmap_figure, heatmaps
 from emotion.analysis.predictions import Predictions, confident_mistakes, examples_per_class
 from emotion.analysis.summary import class_table
@@ -32,8 +32,6 @@ from emotion.training.checkpoint import load_checkpoint
 SHOWN_MISTAKES = 16
 EXPLAINED_MISTAKES = 8
 EXPLAINED_CLASSES = 32
-MAX_PIXELS = 10_000_000
-"""Most pixels of a PNG file that is read; the figures of a run have fewer."""
 _FOLDS = (
     "{folds}. The table and the confusion matrix count the held-out images of all folds of seed {seed} together. The "
     "other figures are those of fold {fold}."
@@ -92,38 +90,20 @@ class Album:
         return self.folder / f"{self.prefix}-{name}.png"
 
     def draw(self, caption: str, name: str, figure: Figure) -> ImageBlock:
-        """Writes a figure and returns its block."""
+        """Writes a figure as PNG with 256 colours, in which it needs a quarter of the space, and returns its block."""
         save(figure, self.path(name))
-        return self.add(caption, name, self.path(name))
-
-    def add(self, caption: str, name: str, file: Path) -> ImageBlock:
-        """Writes a PNG file with 256 colours, in which it needs a quarter of the space, and returns its block.
-
-        Raises:
-            UserError: the file is not a PNG file or has more than `MAX_PIXELS` pixels.
-        """
-        try:
-            with Image.open(file, formats=["PNG"]) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
-                quantized = image.convert("RGB").quantize()
-        except Exception as error:
-            # A damaged file can make Pillow raise any exception.
-            raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
+        with Image.open(self.path(name)) as image:
+            quantized = image.convert("RGB").quantize()
         with atomic_write(self.path(name)) as temporary:
             quantized.save(temporary)
         return ImageBlock(caption, self.path(name))
 
 
 def _curves(run: Run, album: Album) -> Block:
-    """Returns the learning curves that the run drew, or a paragraph with the reason why there are none."""
-    file = run.folder.path / "curves.png"
-    if not file.is_file():
-        return Paragraph("No learning curves are shown: the run has no curves.png.")
-    try:
-        return album.add("Learning curves", "curves", file)
-    except UserError as error:
-        return Paragraph(f"No learning curves are shown: {error}")
+    """Draws the learning curves of a run, or returns a paragraph with the reason why there are none."""
+    if not run.history:
+        return Paragraph("No learning curves are shown: the run has no logs that can be read.")
+    return album.draw("Learning curves", "curves", curves_figure(run.history, run.record.best_epoch))
 
 
 def _image_blocks(run: Run, album: Album) -> list[Block]:
