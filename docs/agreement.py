@@ -88,9 +88,10 @@ def _neutral_and_sad(row: Mapping[str, Any]) -> str:
     text = (
         f"**Neutral or sad?** To the {_of(sad, 'images'):.0f} images labelled sad that the network calls neutral (mean "
         f"of the seeds), {_of(sad, 'votes_predicted'):.0%} of the votes say neutral and {_of(sad, 'votes_label'):.0%} "
-        f"sad, and most people side with the network in {_of(sad, 'with_network'):.0%}. To the "
-        f"{_of(neutral, 'images'):.0f} images labelled neutral that it calls sad, {_of(neutral, 'votes_label'):.0%} "
-        f"say neutral and {_of(neutral, 'votes_predicted'):.0%} sad, and most people side with the label in "
+        f"sad, and more people side with the network than with any other answer in {_of(sad, 'with_network'):.0%}. "
+        f"To the {_of(neutral, 'images'):.0f} images labelled neutral that it calls sad, "
+        f"{_of(neutral, 'votes_label'):.0%} say neutral and {_of(neutral, 'votes_predicted'):.0%} sad, and more side "
+        "with the label than with any other answer in "
         f"{_of(neutral, 'with_label'):.0%}. So of each ten confusions of the first kind people would count "
         f"{10 * _of(sad, 'with_network'):.0f} as no mistake of the network, and of the second kind "
         f"{10 * _of(neutral, 'with_network'):.0f}."

@@ -36,7 +36,8 @@ from emotion.settings import GROUPS, Settings, as_yaml, fields, marked
 
 MODELS = choice_names("model")
 RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
-# Keys, legal numbers (with the ends of the range), and illegal numbers. None of these may be null but `dropout`.
+# Keys, legal numbers (with the ends of the range), and illegal numbers. Null is legal for `NULLABLE` alone.
+NULLABLE = ("dropout", "activation_scale")
 RANGES = [
     (("val_fraction", "lr_factor"), (1e-6, 0.5, 0.999), (0, 1, -0.1, 1.5)),
     (("lr", "offline_strength", "distill_temperature", "activation_scale"), (1e-9, 1, 10), (0, -1e-3)),
@@ -394,7 +395,7 @@ def test_numbers_are_legal_up_to_the_ends_of_their_range(key, legal, illegal):
         assert_accepted(key, value)
     for value in (*illegal, "few", True, float("inf"), float("nan")):
         assert_refused(key, value)
-    if key == "dropout":
+    if key in NULLABLE:
         assert_accepted(key, None)
     else:
         assert_refused(key, None)

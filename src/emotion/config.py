@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from emotion.declarations import CONTROL, NEW
 from emotion.errors import UserError
-from emotion.files import hide_home
+from emotion.files import expand, hide_home
 from emotion.settings import FER_SIZE, OWN_DATA, Settings, as_yaml, fields, marked
 
 CONFIG_GROUPS = ("model", "recipe", "experiment")
@@ -138,7 +138,7 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
 def run_dir(config: DictConfig) -> str:
     """Returns the folder of a run: that of the resumed run, or `runs/<name>/<model>-seed<seed>-<hash>`."""
     if config.resume:
-        path = Path(str(config.resume)).expanduser()
+        path = expand(str(config.resume))
         return str(path.parent.parent if path.parts[-2:] == ("checkpoints", "last.ckpt") else path)
     newer = {key: fields()[key].default for key in marked(NEW)}
     values = {key: value for key, value in settings(config).items() if key not in newer or value != newer[key]}

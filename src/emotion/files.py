@@ -71,6 +71,11 @@ def remove_stale_temporaries(folder: Path, stem: str = "*") -> None:
         leftover.unlink()
 
 
+def expand(path: str | Path) -> Path:
+    """Returns a path with the home folder in place of `~`; `~nobody` stays as it is, for a message that names it."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111, Path.expanduser raises for an unknown user
+
+
 def hide_home(text: str) -> str:
     """Returns a text in which `~` replaces the user's home folder; readers of such paths expand it again."""
     home = os.path.expanduser("~")  # noqa: PTH111, which stays "~" for a user without a home folder
@@ -85,7 +90,7 @@ def cache_folder() -> Path:
     """
     chosen = os.environ.get("EMOTION_CACHE")
     try:
-        return Path(chosen).expanduser() if chosen else user_cache_path("emotion")
+        return expand(chosen) if chosen else user_cache_path("emotion")
     except RuntimeError:
         raise UserError("no home folder for the cache: name a folder, as EMOTION_CACHE=/var/tmp/emotion") from None
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from emotion.config import CONFIG_GROUPS, LAUNCHERS, choice_names, conf_dir, flatten
 from emotion.errors import UserError
 from emotion.extras import require_extra
+from emotion.files import expand
 from emotion.settings import (
     OWN_DATA,
     TABLE_SETTINGS,
@@ -312,7 +313,7 @@ def _choice_folders(config_dir: str | None, overrides: Sequence[Override]) -> li
             folders += map(str, value if isinstance(value, list) else [value])
     if any("://" in folder and not folder.startswith("file://") for folder in folders):
         return None
-    return [Path(folder.removeprefix("file://")).expanduser() for folder in folders]
+    return [expand(folder.removeprefix("file://")) for folder in folders]
 
 
 def _keys(tree: object, prefix: str = "") -> Iterator[str]:
@@ -328,7 +329,7 @@ def _values(override: Override) -> list[str]:
 
 
 def _require_run(value: object) -> None:
-    path = Path(str(value)).expanduser()
+    path = expand(str(value))
     if path.suffix == ".ckpt" and not path.exists():
         raise UserError(f"resume={value}: no such file")
     if path.is_file() and path.parts[-2:] != ("checkpoints", "last.ckpt"):

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from emotion.errors import UserError, first_line
+from emotion.files import expand
 from emotion.settings import Settings
 
 Make = Callable[..., Any]
@@ -64,7 +65,7 @@ def load_plugin(key: str, name: str) -> Make:
     place, _, attribute = name.rpartition(":")
     if not place or not attribute.isidentifier():
         raise UserError(f"{key}={name}: <file>.py:<class> or <module>:<class> is needed")
-    path = Path(place).expanduser()
+    path = expand(place)
     if path.suffix == ".py" and not path.is_file():
         raise UserError(f"{key}={name}: no file {path}")
     try:

@@ -202,8 +202,8 @@ class NetworkSettings(Group):
         "imagenet | unit: 0..1 | keras_unit: 1/255 of imagenet's contrast | caffe: 0..255 minus the mean, for Keras's "
         "weights of VGG",
     )
-    activation_scale: Positive = setting(
-        1, "VGG: factor on all feature maps of the backbone, which computes the same otherwise", FIXED, NEW
+    activation_scale: Positive | None = setting(
+        None, "VGG: factor on all feature maps of the backbone, which computes the same otherwise; null: 1", FIXED, NEW
     )
 
 
@@ -440,6 +440,8 @@ def _check_together(made: Settings) -> None:
         )
     if made.distillation.teacher and made.augmentation.augmentation:
         raise UserError("teacher: your own augmentation= cannot be repeated for the teachers; remove one of them")
+    if made.distillation.teacher and made.training.feature_views not in ("auto", 0):
+        raise UserError("teacher: judges images, but the network would train on features; set feature_views=0")
     if network.unfreeze not in (None, "all") and network.backbone is None and made.training.init is None:
         raise UserError(f"unfreeze={network.unfreeze}: would freeze random weights; start from trained ones with init=")
     if made.batches.balance == "offline":

@@ -288,7 +288,7 @@ def test_the_page_says_that_votes_are_only_read_and_which_images_count() -> None
     own = agreement(PREDICTED, FIVE)
     row = AgreementRow("net", "none", "PrivateTest", [own])
     blocks = [block.text for block in agreement_blocks([row]) if isinstance(block, Paragraph)]
-    assert "nothing is trained, chosen or calibrated with them" in blocks[0]
+    assert "This page only reads their votes" in blocks[0]
     assert blocks[2] == (
         "PrivateTest: 4 of 5 images have votes. On 1 no answer has more votes than every other, on 1 "
         "the answer with most votes is no class of the network; the other 2 count for “Most votes”, 2 of them for "

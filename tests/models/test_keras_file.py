@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from builders import make_network
+from small_runs import train
 
 from emotion.errors import UserError
 from emotion.models.keras_file import read_keras
@@ -147,6 +148,18 @@ class TestRefused:
         with pytest.raises(UserError, match="b lies in another file"):
             read_keras(path, "vgg16")
 
+    def test_groups_without_end(self, arrays, tmp_path):
+        kept = {key: values for key, values in arrays.items() if not key.startswith("block1_conv1")}
+        path = write(tmp_path / "endless.h5", kept)
+        with h5py.File(path, "a") as opened:
+            group = opened.create_group("block1_conv1")
+            for _ in range(40):
+                child = group.create_group("a")
+                group["b"] = child
+                group = child
+        with pytest.raises(UserError, match="holds more than a kernel and a bias"):
+            read_keras(path, "vgg16")
+
     @pytest.mark.parametrize("content", [b"", b"not a file of Keras", bytes(5000)])
     def test_files_of_another_kind(self, content, tmp_path):
         path = tmp_path / "a.h5"
@@ -161,3 +174,17 @@ class TestRefused:
     def test_another_backbone(self, file):
         with pytest.raises(UserError, match=r"read for vgg16 and vgg19; resnet50 takes other files$"):
             read_keras(file, "resnet50")
+
+
+def test_a_start_needs_the_scale_that_it_was_trained_with(tmp_path):
+    words = [
+        "model=vgg16_ft",
+        "weights=none",
+        "unfreeze=1",
+        "trainer.max_epochs=1",
+        "synthetic_images=140",
+        "augment=false",
+    ]
+    first = train(tmp_path / "first", *words, "activation_scale=0.1")
+    with pytest.raises(UserError, match=r"needs activation_scale=0.1, as it began$"):
+        train(tmp_path / "second", *words, f"init={first.path}")

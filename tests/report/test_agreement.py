@@ -66,7 +66,7 @@ def test_page_has_the_votes_and_the_tables_are_files(make_run: MakeRun, tmp_path
     path, _ = write_report([tmp_path / "runs"], tmp_path / "out", write_votes(tmp_path / "votes.csv", runs[0].test))
     text = path.with_suffix(".md").read_text()
     assert f"## {TITLE}" in text
-    assert "nothing is trained, chosen or calibrated with them" in text
+    assert "This page only reads their votes" in text
     assert "All: 70 of 70 images have votes." in text
     with (tmp_path / "out/tables/agreement.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["Images"] == "All"]

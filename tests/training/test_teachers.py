@@ -1,6 +1,8 @@
 """Learning from trained networks: which may teach, what they judge, and the file that stands for them."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +11,17 @@ import torch
 from builders import data_module
 from safetensors.numpy import load_file, save_file
 from small_runs import SMALL, TINY, resume, train
-from torch import nn
 
 from emotion.cli import main
+from emotion.data.loader import Batch
 from emotion.data.teaching import mean_logits
 from emotion.errors import UserError
 from emotion.settings import DistillationSettings
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import read_json
-from emotion.training.member import Member
+from emotion.training.member import read_member
 from emotion.training.publish import publish
+from emotion.training.recorded import Outcome, RecordedStep
 from emotion.training.teachers import METADATA, Mirrored, read_teachers, record
 
 CPU = torch.device("cpu")
@@ -133,7 +136,7 @@ class TestRecorded:
 
     @pytest.mark.parametrize(
         ("changes", "named"),
-        [({"rotation": 20}, "rotation"), ({"split": "report"}, "images"), ({"flip": 0}, "flip")],
+        [({"rotation": 20}, "rotation"), ({"split": "report"}, "images, held-out images"), ({"flip": 0}, "flip")],
     )
     def test_other_views_are_refused(self, file, changes, named):
         with pytest.raises(UserError, match=rf"was recorded with other {named}; record it again: emotion teach$"):
@@ -143,11 +146,22 @@ class TestRecorded:
         with pytest.raises(UserError, match="was recorded with other distill_views;"):
             judged(file, views=3)
 
+    def test_other_held_out_images_are_refused(self, file):
+        """Its teachers were compared with those images that were held out when it was recorded."""
+        asked, data = DistillationSettings(teacher=str(file), distill_views=2), read(file)[1]
+        data.rows = dataclasses.replace(data.rows, test=data.rows.test[1:])
+        with pytest.raises(UserError, match="was recorded with other held-out images;"):
+            read_teachers(asked, data).teaching(asked, data, CPU, "32-true")
+
+    def test_unknown_teachers_are_a_warning_again(self, file, caplog):
+        read(file)
+        assert f"teacher={file}: its training images are not known" in caplog.text
+
     def test_beside_networks_it_is_refused(self, file):
         with pytest.raises(UserError, match=r"holds the judgement of all teachers; name it alone$"):
             read(file, "small")
 
-    @pytest.mark.parametrize("kind", ["shape", "dtype", "nan", "missing", "json", "list"])
+    @pytest.mark.parametrize("kind", ["shape", "few", "many", "dtype", "nan", "missing", "json", "list", "deep"])
     def test_a_broken_file_is_one_line(self, file, kind, tmp_path):
         from safetensors import safe_open
 
@@ -156,11 +170,13 @@ class TestRecorded:
         logits = load_file(file)["logits"]
         contents = {
             "shape": {"logits": logits[:1]},
+            "few": {"logits": logits[:, :50]},
+            "many": {"logits": np.concatenate([logits, logits], axis=1)},
             "dtype": {"logits": logits.astype(np.float32)},
             "nan": {"logits": np.where(np.arange(7) == 3, np.float16("nan"), logits)},
             "missing": {"other": logits},
         }
-        texts = {"json": "{", "list": json.dumps({**json.loads(text), "teachers": 5})}
+        texts = {"json": "{", "deep": "[" * 100_000, "list": json.dumps({**json.loads(text), "teachers": 5})}
         path = tmp_path / "broken.safetensors"
         save_file(contents.get(kind, {"logits": logits}), path, {METADATA: texts.get(kind, text)})
         with pytest.raises(UserError, match=rf"^teacher={path}: ") as caught:
@@ -206,8 +222,8 @@ class TestRefused:
             read(teacher, split="report")
 
     def test_one_that_was_trained_on_images_of_another_size(self, teacher, monkeypatch):
-        member = Member(nn.Identity(), "m", data_module(**DRAWN).classes, {}, 1.0, (1, 96, 96), np.zeros(1, np.uint64))
-        monkeypatch.setattr("emotion.training.teachers.read_member", lambda path: member)
+        member = dataclasses.replace(read_member(teacher), size=(1, 96, 96))
+        monkeypatch.setattr("emotion.training.teachers.read_member", lambda name: member)
         with pytest.raises(UserError, match=r"was trained on images of 1x96x96 pixels; these have 1x48x48$"):
             read("big.ckpt")
 
@@ -217,6 +233,54 @@ class TestRefused:
         assert read(path)[0].names[0].startswith("resnet_small, seed 0, ")
         with pytest.raises(UserError, match=r"was trained on \d+ of the images that validate or test here;"):
             read(path, split="report")
+
+    @pytest.mark.parametrize(
+        ("own", "others"),
+        [
+            ({"split": "report", "seed": 1}, {"split_seed": 5, "seed": 5}),
+            ({"split": "report", "val_fraction": 0.1}, {"val_fraction": 0.4}),
+            ({"split": "random", "folds": 3}, {"fold": 1}),
+        ],
+    )
+    def test_a_published_one_is_held_to_its_own_split(self, own, others, tmp_path):
+        words = [f"{key}={value}" for key, value in own.items()]
+        folder = train(tmp_path / "run", *[word for word in NETWORK if not word.startswith("split")], *words)
+        publish(folder.best, tmp_path / "t.safetensors")
+        for path in (folder.best, tmp_path / "t.safetensors"):
+            assert read(path, **own)[0] is not None
+            with pytest.raises(UserError, match=r"was trained on \d+ of the images that validate or test here;"):
+                read(path, **{**own, **others})
+
+    @pytest.mark.parametrize("facts", [{"extra_folders": 1}, {"images_hash": "0" * 16}, {"split": "report"}])
+    def test_cards_that_do_not_tell_the_images_are_a_warning(self, facts, monkeypatch, caplog):
+        small = read_member("small")
+        told = {"data": "synthetic", "split": "official", "seed": 0, **facts}
+        member = dataclasses.replace(small, facts=told, data={**small.data, **told})
+        monkeypatch.setattr("emotion.training.teachers.read_member", lambda name: member)
+        assert read("x.safetensors")[0].known is False
+        assert "its training images are not known" in caplog.text
+
+    def test_an_older_checkpoint_without_sizes_counts_as_grey_faces_of_48_pixels(self, teacher, monkeypatch):
+        old = dataclasses.replace(read_member(teacher), size=None)
+        old.data.update(pack_size=None, channels=None)
+        monkeypatch.setattr("emotion.training.teachers.read_member", lambda name: old)
+        assert read("old.ckpt")[0].known
+
+    @pytest.mark.parametrize("name", ["~nobody-of-this-name/x.ckpt", "~nobody-of-this-name/x.safetensors"])
+    def test_a_home_that_does_not_exist(self, name):
+        with pytest.raises(UserError, match="no such file"):
+            read(name)
+
+    def test_another_network_in_the_place_of_the_teacher(self, teacher, tmp_path):
+        place = tmp_path / "teacher.ckpt"
+        shutil.copy(teacher / "checkpoints" / "best.ckpt", place)
+        folder = train(tmp_path / "run", *LESSON[len(SMALL) :], f"teacher={place}")
+        other = train(tmp_path / "other", *NETWORK, "seed=1", "split_seed=0")
+        shutil.copy(other.best, place)
+        with pytest.raises(
+            UserError, match=r"^teacher: the run began with resnet_small, seed 0, .*; now the files hold"
+        ):
+            resume(folder.path, "trainer.max_epochs=2")
 
     def test_unknown_training_images_are_a_warning(self, caplog):
         read("small")
@@ -243,7 +307,30 @@ class TestRefused:
             train(tmp_path, *NETWORK, "teacher=small", value)
 
     def test_features_in_place_of_images(self, tmp_path):
-        words = ["model=vgg16_ft", "weights=none", "unfreeze=1", "image_size=32", "feature_views=1", "augment=false"]
-        words += ["split=official", "teacher=small", "balance=none"]
+        words = ["model=vgg16_ft", "weights=none", "unfreeze=1", "teacher=small", "split=official"]
         with pytest.raises(UserError, match=r"the network would train on features; set feature_views=0$"):
-            train(tmp_path, *words)
+            train(tmp_path, *words, "feature_views=1")
+
+
+@pytest.mark.parametrize("word", ["balance=weighted_sampler", "balance=offline", "balance=class_weights"])
+def test_every_kind_of_balance_learns_with_teachers(teacher, word, tmp_path):
+    folder = train(tmp_path, *LESSON[len(SMALL) :], f"teacher={teacher}", word)
+    assert folder.state == "finished"
+
+
+def test_recorded_steps_learn_from_teachers_as_ordinary_ones(teacher, tmp_path):
+    """Three batches of a shape are ordinary; from the fourth on, the buffers of the recording are filled anew."""
+    batches = [Batch(torch.rand(4, 1, 8, 8), torch.arange(4), torch.rand(4, 7).softmax(1)) for _ in range(6)]
+    seen = []
+
+    def step(batch):
+        seen.append(batch)
+        return Outcome(batch.soft_targets.sum(0)[0] + 0, batch.soft_targets + 0)
+
+    def record_here(run):
+        outcome = run()
+        return lambda: [kept.copy_(new) for kept, new in zip(outcome, run(), strict=True)], outcome
+
+    recorded = RecordedStep(step, record_here)
+    for batch in batches:
+        assert torch.equal(recorded(batch).logits, batch.soft_targets)

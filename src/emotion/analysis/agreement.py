@@ -195,9 +195,12 @@ def agreement_rows(stages: Mapping[str, Predictions], file: VotesFile) -> Iterat
         for part in (*HALVES, "All"):
             # All images have no row of their own where one half is all that there is.
             if part in parts and not (part == "All" and len(parts[part]) in halves):
-                votes = file.on(parts[part].ids.tolist(), parts[part].parts.tolist())
+                predictions = parts[part]
+                # With split=random the parts are those of the split, not of the data.
+                known = predictions.parts.tolist() if np.isin(predictions.parts, ("public", "private")).all() else ()
+                votes = file.on(predictions.ids.tolist(), known)
                 if votes.counts.any():
-                    yield views, part, agreement(parts[part], votes)
+                    yield views, part, agreement(predictions, votes)
 
 
 def _against_the_others(counts: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[float | None, float | None]:

@@ -11,9 +11,10 @@ from emotion.analysis.statistics import summarize
 
 TITLE = "What people would have said"
 _READING = (
-    "Ten people each named the expression of every image of FER2013 (FER+, arXiv:1608.01041). Their votes are only "
-    "read here: nothing is trained, chosen or calibrated with them. A share counts all votes on an image, also those "
-    "for unknown, for no face, and for expressions that the network does not have.",
+    "Ten people each named the expression of every image of FER2013 (FER+, arXiv:1608.01041). This page only reads "
+    "their votes. Runs with labels=ferplus were trained on them, and the label of their images is the vote. A share "
+    "counts all votes on an image, also those for unknown, for no face, and for expressions that the network does not "
+    "have.",
     "“Share of votes” is the mean share of the votes that the prediction got: how often the network agrees with a "
     "person. Two people agree as often as the row “one person” says; one answer for each image cannot agree more "
     "often than the row “the answer with most votes” says. “Most votes” is the accuracy on the images on which one "
@@ -66,6 +67,10 @@ class AgreementRow:
     def cell(self, measure: Callable[[Agreement], float | None]) -> Cell:
         """Returns the mean of a measure over the networks, and its deviation; "no images" if one has none."""
         return _cell([measure(one) for one in self.agreements])
+
+    def count(self, measure: Callable[[Agreement], int]) -> Cell:
+        """Returns the mean of a number of images over the networks, which are the same images in most cases."""
+        return _count_cell([measure(one) for one in self.agreements])
 
 
 def agreement_blocks(rows: Sequence[AgreementRow]) -> list[Block]:
@@ -146,9 +151,9 @@ def _labels_table(rows: Sequence[AgreementRow]) -> Table:
         (
             row.name,
             row.images,
-            f"{row.first.same:,}",
+            row.count(lambda one: one.same),
             row.cell(lambda one: one.same_right),
-            f"{row.first.differ:,}",
+            row.count(lambda one: one.differ),
             row.cell(lambda one: one.differ_label),
             row.cell(lambda one: one.differ_votes),
             row.cell(_third),
@@ -189,7 +194,7 @@ def _votes_for(name: str, one: Confusion) -> float | None:
 
 def _count_cell(counts: Sequence[int]) -> Cell:
     summary = summarize(counts)
-    if summary.deviation is None:
+    if summary.deviation is None or len(set(counts)) == 1:
         return Cell(f"{counts[0]:,}", numbers={"": counts[0]})
     text = f"{summary.mean:,.0f} ± {summary.deviation:.0f}"
     return Cell(text, numbers={"": summary.mean, "sd": summary.deviation})

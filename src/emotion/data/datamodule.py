@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -27,6 +26,7 @@ from emotion.data.teaching import Teaching
 from emotion.data.votes import read_votes, with_votes
 from emotion.declarations import SOURCE
 from emotion.errors import UserError
+from emotion.files import expand
 from emotion.settings import AugmentationSettings, BatchSettings, DataSettings, RunSettings, marked
 
 Stage = Literal["train", "val", "test"]
@@ -113,11 +113,11 @@ class EmotionDataModule(LightningDataModule):
         asked = self.settings
         packed = pack(self.source, asked.on_bad_image)
         if asked.labels is not None:
-            votes = read_votes(Path(asked.votes).expanduser(), packed.names.tolist(), packed.parts.tolist())
+            votes = read_votes(expand(asked.votes), packed.names.tolist(), packed.parts.tolist())
             packed = with_votes(packed, votes, _vote_classes(asked), soft=asked.soft_labels)
         if self.network_classes is not None:
             packed = packed.with_classes(self.network_classes)
-        paths = [Path(path).expanduser() for path in asked.extra_data or ()]
+        paths = [expand(path) for path in asked.extra_data or ()]
         if not paths:
             return packed
         rule = ClassRule(packed.classes, others="skip", counts=False)
@@ -275,16 +275,7 @@ class EmotionDataModule(LightningDataModule):
             self._features["train"] = plain, self.targets[pool_rows], train
 
     def learn_from(self, teaching: Teaching) -> None:
-        """Adds the judgement of teachers to the training batches.
-
-        Args:
-            teaching: logits for the images of `train_set`, in the order of its rows.
-
-        Raises:
-            UserError: the network trains on features.
-        """
-        if self._features:
-            raise UserError("teacher: judges images, but the network would train on features; set feature_views=0")
+        """Adds the judgement of teachers, on the images of `train_set` in their order, to the training batches."""
         self.teaching = teaching
 
     def prepare_data(self) -> None:

@@ -111,8 +111,9 @@ class PackedImages:
         others = [f"{self.classes[index]} ({counts[index]:,})" for index in np.flatnonzero(ids < 0) if counts[index]]
         left_out = self.left_out
         if others:
-            left_out = f"left out, since the network does not know their classes: images of {', '.join(others)}"
-            log.warning("%s", left_out)
+            line = f"left out, since the network does not know their classes: images of {', '.join(others)}"
+            log.warning("%s", line)
+            left_out = "; ".join(filter(None, (left_out, line)))
         parts = np.where(labels < 0, "unused", self.parts)
         return replace(self, labels=labels, parts=parts, classes=tuple(classes), left_out=left_out, shares=None)
 
@@ -139,7 +140,8 @@ class PackedImages:
         if self.shares is not None:
             one_hot = np.eye(len(self.classes), dtype=np.float32)  # [K, K]
             shares = np.concatenate([self.shares, *(one_hot[packed.labels] for packed in extra)])
-        return replace(self, **arrays, skipped=skipped, shares=shares)
+        left_out = "; ".join(filter(None, (packed.left_out for packed in (self, *extra))))
+        return replace(self, **arrays, skipped=skipped, shares=shares, left_out=left_out)
 
 
 def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:

@@ -7,7 +7,6 @@ import inspect
 import os
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import assert_never
 
 import numpy as np
@@ -20,6 +19,7 @@ from emotion.data.folders import Fer2013Folders, FolderSource
 from emotion.data.labelled import LabelledImage, Source, digest
 from emotion.data.table import TableSource
 from emotion.errors import UserError
+from emotion.files import expand
 from emotion.settings import FER_SIZE, OWN_DATA, DataSettings
 
 
@@ -75,7 +75,7 @@ def open_source(settings: DataSettings, others: Others = "error") -> Source:
     rule = ClassRule(settings.classes, settings.exclude, others)
     if settings.data == "synthetic":
         return SyntheticFaces(settings.synthetic_images, rule=rule)
-    path = Path(settings.data_dir or os.environ.get("EMOTION_DATA") or "data/fer2013").expanduser()
+    path = expand(settings.data_dir or os.environ.get("EMOTION_DATA") or "data/fer2013")
     if settings.data in OWN_DATA and settings.data_dir and not path.exists():
         raise UserError(f"data_dir={settings.data_dir}: no such folder or file")
     if not path.exists():

@@ -14,7 +14,7 @@ from emotion.data.folders import FilesSource, ImageFile, stat_of
 from emotion.data.labelled import FER_PARTS, PART_FOLDERS, Part
 from emotion.data.lines import read_lines
 from emotion.errors import UserError
-from emotion.files import hide_home
+from emotion.files import expand, hide_home
 from emotion.settings import FER_SIZE, TABLE_SETTINGS, DataSettings
 
 SUFFIXES = (".csv", ".tsv", ".txt")
@@ -245,7 +245,7 @@ def _tables(path: Path) -> list[tuple[Part | None, Path]]:
 
 def _images(folder: Path, images: str | None) -> tuple[Path, str]:
     """Returns the folder of the images, and the template of a path below it."""
-    steps = Path(images or "").expanduser().parts
+    steps = expand(images or "").parts
     fixed = next((number for number, step in enumerate(steps) if "{" in step), len(steps))
     root, template = folder.joinpath(*steps[:fixed]), "/".join(steps[fixed:]) or "{path}"
     if re.search("[{}]", FIELD.sub("", template)):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from emotion.data.decode import MAX_PIXELS, BadImageError, open_image, upright
 from emotion.errors import UserError, first_line
-from emotion.files import SYSTEM_NAMES, visible_files
+from emotion.files import SYSTEM_NAMES, expand, visible_files
 from emotion.inference.containers import holds_video
 
 ImageInput = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[Any]
@@ -143,7 +143,7 @@ def _from_array(pixels: NDArray[Any], bgr: bool) -> NDArray[np.uint8]:
 
 
 def _expand(argument: str, out: Path | None, on_note: Callable[[str], object]) -> Sequence[Path]:
-    path = Path(os.path.expanduser(argument))  # noqa: PTH111, leaves ~nobody as it is
+    path = expand(argument)
     if path == STANDARD_INPUT or path.is_file():
         return [path]
     annotated = set() if out is None else annotated_images(out)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from emotion.data.classes import CLASSES
 from emotion.data.decode import BadImageError
+from emotion.files import expand
 from emotion.inference.film import FRAME_STRIDE, SMOOTH, FilmFrame, Watcher
 from emotion.inference.recognizer import Face, Recognizer, load, most_probable, rounded
 from emotion.inference.video import Video
@@ -249,7 +250,7 @@ def analyze_video(
         >>> [(person.number, person.longest.label) for person in film.persons]  # doctest: +SKIP
         [(1, 'happy'), (2, 'neutral')]
     """
-    video = Video(Path(path).expanduser())
+    video = Video(expand(path))
     recognizer = recognizer or load()
     watcher = Watcher(recognizer, frame_stride=frame_stride, smooth=smooth, detect=detect, portraits=True)
     film = Film(Path(path).name, recognizer.classes)

@@ -81,8 +81,14 @@ def _arrays(file: "h5py.File", key: str, layer: nn.Conv2d) -> tuple[np.ndarray[A
     return np.asarray(kernel, np.float32), np.asarray(bias, np.float32)
 
 
-def _datasets(group: "h5py.Group", key: str) -> "list[h5py.Dataset]":
-    """Returns the arrays below a name; links to other places and arrays that lie in other files are refused."""
+def _datasets(group: "h5py.Group", key: str, depth: int = 3) -> "list[h5py.Dataset]":
+    """Returns the arrays below a name; links to other places and arrays that lie in other files are refused.
+
+    Args:
+        group: the group that has the name.
+        key: the name.
+        depth: number of levels that a file of Keras has at most; a hostile one can refer to itself without end.
+    """
     import h5py
 
     if not isinstance(group.get(key, getlink=True), h5py.HardLink):
@@ -92,4 +98,6 @@ def _datasets(group: "h5py.Group", key: str) -> "list[h5py.Dataset]":
         if item.external or item.is_virtual:
             raise ValueError(f"{key} lies in another file")
         return [item]
-    return [dataset for child in item for dataset in _datasets(item, child)]
+    if depth == 0 or len(item) > 2:
+        raise ValueError(f"{key} holds more than a kernel and a bias")
+    return [dataset for child in item for dataset in _datasets(item, child, depth - 1)]

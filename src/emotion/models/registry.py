@@ -40,8 +40,8 @@ FAMILIES: dict[Family, NetworkFamily] = {
 }
 """The families of the project; `conf/model` has settings for each of them. `custom` stands for a class of the user."""
 assert {*FAMILIES, "custom"} == {*get_args(Family)}, "FAMILIES and Family list different families"
-OPTIONAL = ("unfreeze",)
-"""Settings that every family accepts."""
+OPTIONAL = {"unfreeze": (*FAMILIES, "custom"), "stem_width": ("resnet",), "activation_scale": ("torchvision",)}
+"""Settings that some families accept and none needs."""
 MAX_BLOCKS = 256
 """Largest sum of `blocks` of a network."""
 
@@ -71,12 +71,13 @@ def build_network(settings: NetworkSettings, num_classes: int, own: Callable[...
 
 def _check_settings(settings: NetworkSettings) -> None:
     family, needed = settings.family, FAMILIES[settings.family].needs
-    for key in ("backbone", "unfreeze", "blocks", "width", "stem_stride", "network"):
+    for key in ("backbone", "blocks", "width", "stem_stride", "network", *OPTIONAL):
         value = getattr(settings, key)
         if value is None and key in needed:
             raise UserError(f"{key} is missing: a model of family {family} needs {' and '.join(needed)}")
-        if value is not None and key not in (*needed, *OPTIONAL):
-            others = [other for other, definition in FAMILIES.items() if key in definition.needs] or ["custom"]
+        if value is not None and key not in needed and family not in OPTIONAL.get(key, ()):
+            takers = [other for other, definition in FAMILIES.items() if key in definition.needs]
+            others = takers or OPTIONAL.get(key, ("custom",))
             raise UserError(f"{key}: a setting of family {', '.join(others)}, not of family {family}; remove it")
     if settings.blocks is not None and sum(settings.blocks) > MAX_BLOCKS:
         raise UserError(
@@ -89,7 +90,7 @@ def _wrap(settings: NetworkSettings, num_classes: int, own: Callable[..., nn.Mod
     name = f"network={settings.network}"
     if settings.network is None:
         raise UserError("network is missing: model=custom needs network=<file>.py:<class>")
-    for key in ("backbone", "blocks", "width", "stem_stride", "dropout"):
+    for key in ("backbone", "blocks", "width", "stem_stride", "stem_width", "activation_scale", "dropout"):
         if getattr(settings, key) is not None:
             raise UserError(f"{key}: not a setting of a network of your own; remove it")
     if own is None:

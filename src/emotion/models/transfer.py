@@ -49,8 +49,9 @@ def build_transfer(settings: NetworkSettings, num_classes: int) -> Network:
         body, stages = published.build()
         body.apply(init_torchvision)
         mean, std = published.mean, published.std
-    _require_rescalable(settings.activation_scale, backbone)
-    preprocess = Preprocess(3, image_size, settings.normalize, mean, std, settings.activation_scale)
+    if settings.activation_scale is not None:
+        _require_rescalable(settings.activation_scale, backbone)
+    preprocess = Preprocess(3, image_size, settings.normalize, mean, std, settings.activation_scale or 1)
     features = feature_count(body, torch.zeros(1, 3, image_size, image_size), backbone)
     head = nn.Sequential(
         nn.Flatten(),
@@ -64,7 +65,7 @@ def build_transfer(settings: NetworkSettings, num_classes: int) -> Network:
 
 
 def _require_rescalable(scale: float, backbone: str) -> None:
-    if scale != 1 and not (backbone.startswith("vgg") and backbone.isalnum()):
+    if not (backbone.startswith("vgg") and backbone.isalnum()):
         raise UserError(
             f"activation_scale={scale}: {backbone} would not compute the same; only VGG without normalisation does, as "
             "model=vgg16_ft"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from emotion.errors import UserError, first_line
-from emotion.files import check_unpacked_size
+from emotion.files import check_unpacked_size, expand
 from emotion.models.keras_file import KERAS_SUFFIXES, read_keras
 from emotion.models.transfer import create_timm
 from emotion.settings import Family
@@ -34,7 +34,7 @@ def resolve_weights(weights: str, name: str) -> str:
     Raises:
         UserError: the folder does not have exactly one file of this name.
     """
-    folder = Path(weights).expanduser()
+    folder = expand(weights)
     if not folder.is_dir():
         return weights
     files = sorted(folder.glob(f"{name}*.safetensors"))
@@ -120,7 +120,7 @@ def describe_load_error(error: BaseException) -> str:
 
 
 def _file_state(path: Path, name: str) -> State:
-    return read_keras(path.expanduser(), name) if path.suffix in KERAS_SUFFIXES else read_state(path)
+    return read_keras(expand(path), name) if path.suffix in KERAS_SUFFIXES else read_state(path)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -131,7 +131,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
-    path = path.expanduser()
+    path = expand(path)
     if not path.is_file():
         raise UserError(f"weights={path}: no such file (imagenet, none, or a .safetensors or state dict file)")
     try:

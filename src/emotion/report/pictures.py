@@ -23,7 +23,7 @@ from emotion.analysis.summary import class_table
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError, first_line
-from emotion.files import atomic_write
+from emotion.files import atomic_write, expand
 from emotion.report.configurations import Configuration
 from emotion.report.runs import Run
 from emotion.settings import OWN_DATA
@@ -181,7 +181,7 @@ def _images(settings: Mapping[str, Any]) -> PackedImages:
     source = {key: settings[key] for key in SOURCE_SETTINGS if key in settings}
     try:
         folder = settings.get("data_dir") if settings["data"] in OWN_DATA else None
-        if folder and not Path(folder).expanduser().exists():
+        if folder and not expand(folder).exists():
             raise UserError(f"{folder}: no such folder or file on this machine")
         return _packed(json.dumps(source))
     except (OSError, RuntimeError) as error:

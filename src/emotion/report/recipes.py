@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from emotion.config import choice_names, compose, settings
+from emotion.files import expand
 from emotion.models.weights import file_stem
 from emotion.report.published import RUNS, PublishedRun
 
@@ -68,7 +69,7 @@ def weights_name(values: Mapping[str, Any]) -> str:
     path = Path(str(values["weights"]))
     try:
         stem = file_stem(str(values.get("family")), str(values.get("backbone")))
-        files = list(path.expanduser().glob(f"{stem}*.safetensors"))
+        files = list(expand(path).glob(f"{stem}*.safetensors"))
     except (OSError, RuntimeError):
         # A run of another machine can name paths that are invalid here.
         files = []

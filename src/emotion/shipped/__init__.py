@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from emotion.errors import UserError
+from emotion.files import expand
 
 SHIPPED = Path(__file__).parent
 """The folder of the shipped networks; each has a card (`.md`), weights for PyTorch and an ONNX file."""
@@ -29,7 +30,7 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
         from emotion.shipped.hub import download
 
         return _require_suffix(download(str(name), suffix), shipped)
-    path = Path(os.path.expanduser(name))  # noqa: PTH111, Path.expanduser raises for an unknown ~user
+    path = expand(name)
     best = path / "checkpoints" / "best.ckpt"
     path = best if os.path.isfile(best) else path  # noqa: PTH113
     if not os.path.isfile(path):  # noqa: PTH113, Path.is_file raises for names that are too long

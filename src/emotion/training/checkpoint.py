@@ -19,7 +19,7 @@ from torch import Tensor
 from emotion.data.datamodule import EmotionDataModule
 from emotion.declarations import SOURCE
 from emotion.errors import UserError, first_line
-from emotion.files import atomic_write, check_unpacked_size, hide_home
+from emotion.files import atomic_write, check_unpacked_size, expand, hide_home
 from emotion.models.weights import describe_load_error, state_shapes, validate_state
 from emotion.plugins import Plugins, load_plugin
 from emotion.settings import fields, marked
@@ -128,7 +128,7 @@ def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
         UserError: there is no such file, it contains more than tensors and plain values, it is not a checkpoint of this
             project, or its network is a user's that `network` does not name.
     """
-    path = path.expanduser()
+    path = expand(path)
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file")
     if path.suffix != ".ckpt":

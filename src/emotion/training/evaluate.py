@@ -18,7 +18,7 @@ from emotion.data.classes import require_same_classes
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.data.votes import VotesFile, open_votes, vote_columns
 from emotion.errors import UserError, exit_on_user_error, require_choice
-from emotion.files import hide_home
+from emotion.files import expand, hide_home
 from emotion.models.device import find_device
 from emotion.models.onnx import ViewsName
 from emotion.overrides import parse_arguments
@@ -95,7 +95,7 @@ def evaluate(
     modules = [data_for(member.classes, member.data, changes) for member in members]
     first = modules[0]
     votes = _read_votes(changes, first)
-    folder = Path(str(out)).expanduser() if out else _default_folder(first, paths, {**changes, "tta": tta})
+    folder = expand(str(out)) if out else _default_folder(first, paths, {**changes, "tta": tta})
     make_results_folder(folder)
     stages = _predict(members, modules, torch_device, tta)
     environment = describe_environment()
@@ -122,7 +122,7 @@ def _read_votes(changes: Mapping[str, Any], data: EmotionDataModule) -> VotesFil
     """Returns the votes that the command line names, once they are known to be on these images and classes."""
     if changes.get("votes") is None:
         return None
-    file = open_votes(Path(str(changes["votes"])).expanduser())
+    file = open_votes(expand(str(changes["votes"])))
     vote_columns(data.classes)
     rows = np.concatenate([data.rows.test, data.rows.val])
     names = data.packed.names[rows].tolist()
@@ -181,7 +181,7 @@ def _predict(
 
 def _matches(pattern: str) -> list[Path]:
     """Returns the files that match a pattern, or the path itself if it exists (its name may contain `[` or `*`)."""
-    path = Path(pattern).expanduser()
+    path = expand(pattern)
     files = [] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
     return files or [path]
 

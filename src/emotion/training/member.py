@@ -1,6 +1,7 @@
 """A trained network that is evaluated, or that teaches: its weights, classes and training images."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Member:
         temperature: divisor of the logits; 1 for a checkpoint, which is not calibrated.
         size: shape (C, S, S) of the training images; None if it is not known.
         hashes: hashes of the training images, uint64 [N]; see `emotion.data.packed.PackedImages`.
+        facts: the facts on the card of a published file; nothing for a checkpoint.
     """
 
     network: nn.Module
@@ -35,19 +37,20 @@ class Member:
     temperature: float
     size: tuple[int, ...] | None
     hashes: NDArray[np.uint64]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_member(path: Path, network: str | None = None) -> Member:
+def read_member(name: str | Path, network: str | None = None) -> Member:
     """Reads a trained network.
 
     Args:
-        path: a checkpoint, the folder of a run, a published file or the name of a shipped network.
+        name: a checkpoint, the folder of a run, a published file or the name of a shipped network.
         network: name of the user's network in the checkpoint, if its code is trusted.
 
     Raises:
         UserError: there is no such network, or its file is of another kind.
     """
-    path = path if path.suffix == ".ckpt" else find_weights(str(path))
+    path = Path(name) if Path(name).suffix == ".ckpt" else find_weights(str(name))
     if path.suffix == ".ckpt":
         read = load_checkpoint(path, network)
         task, model = read.task, str(read.task.hparams["model"])
@@ -57,4 +60,4 @@ def read_member(path: Path, network: str | None = None) -> Member:
     known = {key: value for key, value in card.facts.items() if key in (*DataSettings.model_fields, "seed")}
     data = {"pack_size": card.side, "channels": card.channels, **known}
     model, none = str(card.facts.get("model", "")), np.empty(0, np.uint64)
-    return Member(published.network, model, published.classes, data, card.temperature, None, none)
+    return Member(published.network, model, published.classes, data, card.temperature, None, none, card.facts)

@@ -46,18 +46,30 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
         | {"images": len(predictions)}
         for part, predictions in protocol_parts(stages).items()
     }
-    settings = {key: trained.data[key] for key in ("data", "split", "balance", "seed")} | _labels_and_split(trained)
+    settings = {key: trained.data[key] for key in ("data", "split", "balance", "seed")}
+    settings |= _labels_and_split(trained, data.packed.digest)
     settings |= _teachers(trained)
     facts = {"model": trained.task.hparams["model"], **settings, "epoch": trained.epoch, "figures": metrics}
     save_pretrained(out, network, replace(card, temperature=temperature, facts=facts))
     return load_pretrained(out)
 
 
-def _labels_and_split(trained: Checkpoint) -> dict[str, Any]:
-    """Returns the settings of labels and split that differ from their defaults; paths stay on this machine."""
+def _labels_and_split(trained: Checkpoint, images: str) -> dict[str, Any]:
+    """Returns the settings of labels and split that differ from their defaults, and what tells the training images.
+
+    Paths stay on this machine; of the folders of `extra_data`, the card has the number.
+
+    Args:
+        trained: the checkpoint.
+        images: hash of all images of the source.
+    """
     fields = DataSettings.model_fields
     keys = [key for key in marked(NEW) if key in fields and key not in ("images", "votes")]
-    return {key: trained.data[key] for key in keys if trained.data[key] != fields[key].default}
+    told = {key: trained.data[key] for key in keys if trained.data[key] != fields[key].default}
+    if trained.data["split"] in ("report", "random"):
+        told |= {key: trained.data[key] for key in ("val_fraction", "group_duplicates")}
+    extra = {"extra_folders": len(trained.data["extra_data"])} if trained.data["extra_data"] else {}
+    return told | extra | {"images_hash": images}
 
 
 def _teachers(trained: Checkpoint) -> dict[str, Any]:

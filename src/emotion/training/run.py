@@ -27,7 +27,7 @@ from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.overrides import require_effect
 from emotion.plugins import Plugins
 from emotion.settings import Settings, TrainerSettings, TrainingSettings
-from emotion.training.checkpoint import load_checkpoint, read_progress
+from emotion.training.checkpoint import load_checkpoint, read_content, read_progress
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json
@@ -186,6 +186,7 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     if resumes:
         epochs, data_state = read_progress(folder.last)
         data.load_state_dict(data_state)
+        _require_same_teachers(folder, task)
     timer, folder_updates = build_timer(settings.trainer), _folder_updates(settings, folder, epochs)
     trainer = build_trainer(settings, folder, [timer, folder_updates, *callbacks])
     _require_whole_epoch(settings.trainer, data, trainer)
@@ -194,6 +195,12 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
         device, precision = trainer.strategy.root_device, str(trainer.precision)
         data.learn_from(teachers.teaching(settings.distillation, data, device, precision))
     return Prepared(settings, data, task, trainer, timer, epochs)
+
+
+def _require_same_teachers(folder: RunFolder, task: EmotionTask) -> None:
+    before, now = read_content(folder.last)["hyper_parameters"].get("teachers", []), task.hparams["teachers"]
+    if before != now:
+        raise UserError(f"teacher: the run began with {'; '.join(before)}; now the files hold {'; '.join(now)}")
 
 
 def fit(prepared: Prepared, folder: RunFolder) -> Trained:
@@ -260,7 +267,7 @@ def _configure_speed(settings: Settings, task: EmotionTask, data: EmotionDataMod
         keep_freed_memory()
     views = wanted.feature_views
     if views == "auto":
-        views = _auto_feature_views(task, data, device)
+        views = 0 if settings.distillation.teacher else _auto_feature_views(task, data, device)
     if views:
         cache = FeatureCache(task.train_on_features(), device, settings.run.seed, str(trainer.precision))
         data.train_on_features(cache, views)
@@ -384,9 +391,12 @@ def load_weights(settings: Settings, task: EmotionTask, last: Path | None = None
     """
     network, training = settings.network, settings.training
     if training.init is not None:
-        log.info("%s", read_start(str(last or training.init)).load_into(task.network, task.classes))
+        start = read_start(str(last or training.init))
+        if (start.activation_scale or 1) != (network.activation_scale or 1):
+            raise UserError(f"init={training.init}: needs activation_scale={start.activation_scale or 1}, as it began")
+        log.info("%s", start.load_into(task.network, task.classes))
     elif network.backbone is not None and training.weights is not None:
-        source = (training.weights, network.family, network.backbone, network.image_size, network.activation_scale)
+        source = (training.weights, network.family, network.backbone, network.image_size, network.activation_scale or 1)
         load_backbone(task.network.backbone, *source)
     task.restart_average()
 

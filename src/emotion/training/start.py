@@ -24,12 +24,14 @@ class Start:
         model: name of its model in `conf/model`; empty if it is not known.
         classes: names of its classes, in the order of its outputs.
         state: its tensors by name.
+        activation_scale: factor on its feature maps, which its biases contain; None for 1.
     """
 
     name: str
     model: str
     classes: tuple[str, ...]
     state: dict[str, Tensor]
+    activation_scale: float | None = None
 
     def load_into(self, network: Network, classes: Sequence[str]) -> str:
         """Copies the tensors that fit into a network; the last layer fits only if the classes are the same.
@@ -85,7 +87,8 @@ def read_start(name: str) -> Start:
         state = {
             key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)
         }
-        return Start(name, str(settings["model"]), tuple(settings.get("classes", CLASSES)), state)
+        scale = settings.get("activation_scale")
+        return Start(name, str(settings["model"]), tuple(settings.get("classes", CLASSES)), state, scale)
     except Exception as error:
         # A file of another origin can hold anything.
         raise UserError(f"init={name}: not a checkpoint of this project ({first_line(error)})") from None
@@ -98,7 +101,8 @@ def _read_published(name: str, path: Path) -> Start:
         with safe_open(path, "pt") as file:
             card = json.loads(file.metadata()[METADATA])
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        return Start(name, str(card["facts"].get("model", "")), tuple(card.get("classes", CLASSES)), state)
+        scale = card["network"].get("activation_scale")
+        return Start(name, str(card["facts"].get("model", "")), tuple(card.get("classes", CLASSES)), state, scale)
     except Exception as error:
         # A damaged or hostile file can make safetensors and json raise any exception.
         raise UserError(f"init={name}: not a network of this project ({first_line(error)})") from None

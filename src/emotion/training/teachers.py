@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,10 @@ from emotion.data.classes import listed
 from emotion.data.datamodule import EmotionDataModule
 from emotion.data.teaching import Teaching, mean_logits
 from emotion.errors import UserError, first_line
-from emotion.files import atomic_write
+from emotion.files import atomic_write, expand
 from emotion.models.device import find_device
 from emotion.overrides import check_overrides, quote_arguments, require_effect
-from emotion.settings import DistillationSettings
-from emotion.training.checkpoint import data_for
+from emotion.settings import FER_SIZE, OWN_DATA, DistillationSettings
 from emotion.training.features import FeatureCache, images_digest
 from emotion.training.member import Member, read_member
 from emotion.training.trainer import best_precision
@@ -32,6 +31,8 @@ SEED = 0
 """Seed of the views. It is the same for all runs, so that teachers judge once for all seeds of a recipe."""
 METADATA = "emotion_teaching"
 """Key of the description, JSON, in a file of recorded judgement."""
+_FER2013 = ("fer2013", "fer2013_csv")
+_UNKNOWN = "teacher=%s: its training images are not known, so they are not compared with these"
 
 
 class Mirrored(nn.Module):
@@ -53,11 +54,13 @@ class Teachers:
 
     Attributes:
         names: model, seed and hash of the weights of each network.
+        known: whether the training images of all are known, so that they could be compared.
         networks: the networks, which map images [B, C, H, W] to logits [B, K].
         recorded: the file.
     """
 
     names: tuple[str, ...]
+    known: bool
     networks: tuple[nn.Module, ...] = ()
     recorded: Path | None = None
 
@@ -77,7 +80,7 @@ class Teachers:
         """
         views = asked.distill_views if data.augmentation else 0
         if self.recorded is not None:
-            logits = [_read_logits(self.recorded, _description(data, views))]
+            logits = [_read_logits(self.recorded, _description(data, views), len(data.train_set[2]))]
         else:
             logits = [_judge(network, data, views, device, precision) for network in self.networks]
         return Teaching(logits, views, asked.distill_temperature, SEED)
@@ -93,19 +96,22 @@ def read_teachers(asked: DistillationSettings, data: EmotionDataModule) -> Teach
     given = [asked.teacher] if isinstance(asked.teacher, str) else asked.teacher
     if not given:
         return None
-    paths = [Path(name).expanduser() for name in given]
-    recorded = [path for path in paths if (described := _read_description(path)) is not None]
-    if recorded:
-        if len(paths) > 1:
-            raise UserError(f"teacher={recorded[0]}: holds the judgement of all teachers; name it alone")
-        assert described is not None
-        return Teachers(tuple(map(str, described["teachers"])), recorded=recorded[0])
-    members = [read_member(path) for path in paths]
-    for name, member in zip(given, members, strict=True):
-        _require_fit(name, member, data)
+    for name in given:
+        if (described := _read_description(expand(name))) is not None:
+            return _recorded(given, name, described)
+    members = [read_member(name if name.startswith("hf://") else expand(name)) for name in given]
+    known = [_require_fit(name, member, data) for name, member in zip(given, members, strict=True)]
     mirrors = data.augmentation is not None and data.augmentation.settings.flip > 0
     networks = [Mirrored(member.network) if mirrors else member.network for member in members]
-    return Teachers(tuple(map(_name, members)), tuple(network.eval() for network in networks))
+    return Teachers(tuple(map(_name, members)), all(known), tuple(network.eval() for network in networks))
+
+
+def _recorded(given: Sequence[str], name: str, described: Mapping[str, Any]) -> Teachers:
+    if len(given) > 1:
+        raise UserError(f"teacher={name}: holds the judgement of all teachers; name it alone")
+    if not described["known"]:
+        log.warning(_UNKNOWN, name)
+    return Teachers(tuple(map(str, described["teachers"])), described["known"], recorded=expand(name))
 
 
 def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
@@ -137,7 +143,7 @@ def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
     teaching = teachers.teaching(settings.distillation, data, device, precision)
     views = [mean_logits([each[view] for each in teaching.logits]) for view in range(len(teaching.logits[0]))]
     logits: NDArray[np.float16] = torch.stack(views).half().numpy()  # [V, n, K]
-    described = {**_description(data, teaching.views), "teachers": list(teachers.names)}
+    described = {**_description(data, teaching.views), "teachers": list(teachers.names), "known": teachers.known}
     with atomic_write(out) as temporary:
         save_file({"logits": logits}, temporary, {METADATA: json.dumps(described)})
     return logits
@@ -154,16 +160,20 @@ def _judge(
     return np.concatenate([part.reshape(-1, len(rows), part.shape[-1]) for part in parts])
 
 
-def _require_fit(name: str, teacher: Member, data: EmotionDataModule) -> None:
+def _require_fit(name: str, teacher: Member, data: EmotionDataModule) -> bool:
+    """Checks that a teacher fits the data; returns whether its training images are known to validate nothing here."""
     if teacher.classes != data.classes:
         raise UserError(
             f"teacher={name}: has the classes {listed(teacher.classes)}; the data has {listed(data.classes)}"
         )
-    size, known = data.packed.images.shape[1:], teacher.data
-    if (trained := teacher.size or (known["channels"], known["pack_size"], known["pack_size"])) != size:
+    size, side = data.packed.images.shape[1:], teacher.data["pack_size"] or FER_SIZE
+    if (trained := teacher.size or (teacher.data["channels"] or 1, side, side)) != size:
         kinds = ["x".join(map(str, shape)) for shape in (trained, size)]
         raise UserError(f"teacher={name}: was trained on images of {kinds[0]} pixels; these have {kinds[1]}")
-    hashes, rows = _trained_on(name, teacher, data), data.rows
+    hashes, rows = _trained_on(teacher, data), data.rows
+    if hashes is None:
+        log.warning(_UNKNOWN, name)
+        return False
     held_out = data.packed.hashes[np.concatenate([rows.val, rows.test])]
     # Images that have a copy among the training images here can teach nothing that the run does not see anyway.
     seen = np.isin(held_out, hashes) & ~np.isin(held_out, data.packed.hashes[rows.train])
@@ -172,18 +182,27 @@ def _require_fit(name: str, teacher: Member, data: EmotionDataModule) -> None:
             f"teacher={name}: was trained on {seen.sum():,} of the images that validate or test here; train it on the "
             "same split"
         )
+    return True
 
 
-def _trained_on(name: str, teacher: Member, data: EmotionDataModule) -> NDArray[np.uint64]:
-    """Returns the hashes of a teacher's training images; of a published one, those of its split of the same data."""
-    known, own = teacher.data, data.settings
+def _trained_on(teacher: Member, data: EmotionDataModule) -> NDArray[np.uint64] | None:
+    """Returns the hashes of a teacher's training images; of a published one, those of its split of the same images.
+
+    Returns:
+        uint64 [N]; None if they cannot be told.
+    """
     if len(teacher.hashes):
         return teacher.hashes
-    if known.get("data") != own.data:
-        log.warning("teacher=%s: its training images are not known, so they are not compared with these", name)
-        return teacher.hashes
-    same = data_for(teacher.classes, {**own.flat(), **known}, {})
-    return same.packed.hashes[same.rows.train]
+    facts, own = teacher.facts, data.settings
+    kinds = [_FER2013 if kind in _FER2013 else (kind,) for kind in (facts.get("data"), own.data)]
+    same = kinds[0] == kinds[1] and facts.get("images_hash", data.packed.digest) == data.packed.digest
+    known = own.data not in OWN_DATA or "images_hash" in facts
+    drawn = facts.get("split") in ("report", "random") and "val_fraction" not in facts
+    if not same or not known or drawn or "extra_folders" in facts:
+        return None
+    source = {key: getattr(own, key) for key in ("data", "data_dir", "votes", "images", "synthetic_images")}
+    trained = EmotionDataModule.of({**teacher.data, **source}, network_classes=teacher.classes)
+    return trained.packed.hashes[trained.rows.train]
 
 
 def _name(teacher: Member) -> str:
@@ -202,6 +221,7 @@ def _description(data: EmotionDataModule, views: int) -> dict[str, Any]:
         "distill_views": views,
         "plain view": not views or bool(data.plain_epochs),
         "images": images_digest(images, rows.numpy()),
+        "held-out images": images_digest(data.packed.images, np.concatenate([data.rows.val, data.rows.test])),
         **drawn,
     }
 
@@ -219,14 +239,14 @@ def _read_description(path: Path) -> dict[str, Any] | None:
         return None  # the reader of networks says what is wrong
     try:
         described = None if text is None else json.loads(text)
-        if described is not None and not isinstance(described["teachers"], list):
-            raise TypeError("teachers")
-    except (ValueError, KeyError, TypeError) as error:
+        if described is not None and not (isinstance(described["teachers"], list) and type(described["known"]) is bool):
+            raise TypeError("teachers, known")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"teacher={path}: its description is broken ({first_line(error)})") from None
     return described
 
 
-def _read_logits(path: Path, needed: dict[str, Any]) -> NDArray[np.float16]:
+def _read_logits(path: Path, needed: dict[str, Any], images: int) -> NDArray[np.float16]:
     from safetensors.numpy import load_file
 
     described = _read_description(path) or {}
@@ -234,9 +254,9 @@ def _read_logits(path: Path, needed: dict[str, Any]) -> NDArray[np.float16]:
     if differing:
         raise UserError(f"teacher={path}: was recorded with other {listed(differing)}; record it again: emotion teach")
     logits = load_file(path).get("logits")
-    shape = (needed["distill_views"] + needed["plain view"], len(needed["classes"]))
-    if logits is None or logits.dtype != np.float16 or logits.ndim != 3 or logits.shape[::2] != shape:
-        raise UserError(f"teacher={path}: no logits float16 [{shape[0]}, images, {shape[1]}] in the file")
+    shape = (needed["distill_views"] + needed["plain view"], images, len(needed["classes"]))
+    if logits is None or logits.dtype != np.float16 or logits.shape != shape:
+        raise UserError(f"teacher={path}: no logits float16 {list(shape)} in the file")
     if not np.isfinite(logits).all():
         raise UserError(f"teacher={path}: has logits that are not finite")
     return logits
