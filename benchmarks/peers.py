@@ -1,13 +1,14 @@
 """Compares the network that comes with the package with those in other packages, on the same images of FER2013.
 
-    python peers.py --data FOLDER --out results/peers.json
-    python peers.py --data FOLDER --out results/peers.json --only shipped    # the others keep their values
+    EMOTION_DATA=data/fer2013 python benchmarks/peers.py --out benchmarks/results/peers.json
+
+`--only shipped` measures one network again, and the others keep their values.
 
 Each network is installed with pip or npm as its authors packed it, in an environment of its own in the cache, and is
-fed as its own code feeds it (recognizers/). It gets faces of 48 x 48 pixels, so that no detector is measured. Accuracy and
-macro F1 are counted on PrivateTest, PublicTest and as many random Training images, which shows what a network has seen.
-For the times every process may use one core and one thread; the networks take turns. Foreign weights are loaded without
-code (`weights_only` of PyTorch).
+fed as its own code feeds it (recognizers/). It gets faces of 48 x 48 pixels, so that no detector is measured. Accuracy
+and macro F1 are counted on PrivateTest, PublicTest and as many random Training images, which shows what a network has
+seen. For the times every process may use one core and one thread; the networks take turns. Foreign weights are loaded
+without code (`weights_only` of PyTorch).
 
 Contents of the JSON file: `networks`, by key, {`install`, `versions`, `megabytes`, `parameters`, `accuracy` and
 `f1_macro` by part, `milliseconds` and `cold_seconds`, a value a round, `environment`: when and on which machine};
@@ -113,9 +114,9 @@ class Images:
     labels: NDArray[np.int64]
 
 
-def read_parts(folder: Path) -> dict[str, Images]:
+def read_parts() -> dict[str, Images]:
     """Reads both test parts, and as many random Training images as PrivateTest has."""
-    packed = EmotionDataModule(DataSettings(data="fer2013", data_dir=str(folder))).packed
+    packed = EmotionDataModule(DataSettings(data="fer2013")).packed
     random, parts, number = np.random.default_rng(0), {}, 0
     for part in PARTS:
         rows = random.permutation(np.flatnonzero(packed.parts == part))[: number or None]
@@ -220,13 +221,12 @@ def describe(key: str, environment: Environment) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data/fer2013"), help="the folder of FER2013")
     parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS), help="networks to measure")
     parser.add_argument("--measure", nargs="+", choices=("accuracy", "speed"), default=("accuracy", "speed"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="JSON file; networks that are not measured stay in it")
     options = parser.parse_args()
-    parts = read_parts(options.data)
+    parts = read_parts()
     result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"networks": {}}
     result["images"] = {PARTS[part]: len(images.labels) for part, images in parts.items()}
 

@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import others
@@ -140,7 +139,9 @@ def test_the_shipped_network_is_the_one_that_was_measured() -> None:
     for part in ("PrivateTest", "PublicTest"):
         (row,) = (line.split(" | ") for line in card.splitlines() if line.startswith(f"| {part} |"))
         measured = [MEASURED["shipped"][name][part] for name in ("accuracy", "f1_macro")]
-        assert [float(cell) for cell in row[2:4]] == measured, "benchmarks/peers.py --only shipped"
+        # The card is from PyTorch: one image of 3,589 may be on the other side.
+        card_values = pytest.approx([float(cell) for cell in row[2:4]], abs=5e-4)
+        assert measured == card_values, "python benchmarks/peers.py --only shipped"
 
 
 def test_a_network_is_flagged_for_an_accuracy_that_nobody_reaches_unseen() -> None:
@@ -160,10 +161,8 @@ def test_the_first_table_is_short_and_says_what_was_not_run() -> None:
     assert len(lines) - 2 <= 10
     assert all("published, not run here" in line for line in lines[-2:])
     assert not any("published" in line for line in lines[:-2])
-    values: dict[str, Any] = MEASURED["fer"]
-    assert f"| {values['accuracy']['PrivateTest']:.4f} | {values['f1_macro']['PrivateTest']:.4f} | 56 k |" in row(
-        "fer 25"
-    )
+    accuracy, f1 = (MEASURED["fer"][name]["PrivateTest"] for name in ("accuracy", "f1_macro"))
+    assert f"| {accuracy:.4f} | {f1:.4f} | 56 k |" in row("fer` 25")
 
 
 def test_numbers_of_parameters() -> None:
