@@ -205,12 +205,12 @@ def describe(key: str, environment: Environment) -> dict[str, Any]:
     """Returns how a network is installed, versions, megabytes, and where and when it is measured."""
     installed = environment.installed
     package = "emotion" if PEERS[key].fresh else PEERS[key].package
-    names = {name.lower(): name for name in installed["versions"]}
-    wanted = [names[name.lower()] for name in (package, *RECORDED) if name.lower() in names]
+    versions = {name.lower().replace("_", "-"): version for name, version in installed["versions"].items()}
+    wanted = [name for name in (package, *RECORDED) if name.lower() in versions]
     machine = describe_environment()
     return {
         "install": PEERS[key].install,
-        "versions": {name: installed["versions"][name] for name in wanted},
+        "versions": {name: versions[name.lower()] for name in wanted},
         "megabytes": installed["megabytes"],
         "environment": {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

