@@ -150,7 +150,7 @@ def resolve_precision(precision: str) -> str:
 
 def make_contestant(name: str, gpu: bool, script: Path | None) -> Contestant:
     """Returns a contestant with all that it needs, or with the reason why that is missing."""
-    from peers import keras_python, timm_script
+    from environments import keras_python, timm_script
 
     from emotion.errors import UserError
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import accuracy
 import agreement
+import others
 import speed
 import trials
 from layout import ROOT
@@ -20,7 +21,10 @@ CONFIG = ROOT / "conf/config.yaml"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TABLES: dict[str, Callable[[], str]] = {
-    "summary": accuracy.summary,
+    "summary": others.summary,
+    "peers": others.parts,
+    "peers-installed": others.installed,
+    "published": others.published,
     "paper": accuracy.paper,
     "recipes": accuracy.recipes,
     "duplicates": accuracy.duplicates,

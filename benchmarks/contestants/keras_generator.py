@@ -1,6 +1,6 @@
 """Keras as in the paper: ImageDataGenerator over class folders and `fit` with class weights, without our package.
 
-The program runs in a separate environment (see `peers.keras_python`).
+The program runs in a separate environment (see `environments.keras_python`).
 """
 
 import os

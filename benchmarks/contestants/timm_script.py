@@ -14,8 +14,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from environments import describe_script
 from measurement import Clock, run_contestant
-from peers import describe_script
 from timm.models import register_model
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from workloads import EPSILON, IMAGE_SIZE, LEARNING_RATE, ZOOM, Job

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 from contestants.timm_script import script_options
+from environments import describe_script
 from faces import write_folders
-from peers import describe_script
 from rounds import Contestant, run_process
 from workloads import Job
 
