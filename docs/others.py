@@ -54,8 +54,7 @@ NETWORKS = {
     "face-api": Network(
         "`npm install @vladmandic/face-api`",
         "112 pixels, its mean colour subtracted, in WebAssembly",
-        '"publicly available datasets as well as images scraped from the web"; whether with PrivateTest cannot be '
-        "known",
+        "public data sets and images from the web, by its README; whether PrivateTest is among them cannot be known",
     ),
     "what-the-face": Network(
         "`pip install what-the-face-classification`",
