@@ -297,7 +297,7 @@ class TestVotes:
         report = (tmp_path / "out/report.md").read_text()
         assert "## What people would have said" in report
         assert "two people agree in 80.0%." in report
-        assert "nothing is trained, chosen or calibrated with them" in report
+        assert "This page only reads their votes" in report
         shown = capsys.readouterr().out
         assert "8 of 10" in shown
         assert f"{private['votes']:.4f}" in shown

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from emotion.data.classes import canonical, listed
 from emotion.data.labelled import FER_PARTS
 from emotion.data.lines import read_lines
-from emotion.data.packed import PackedImages
 from emotion.errors import UserError
+
+if TYPE_CHECKING:  # which needs packages that emotion data fetch does not
+    from emotion.data.packed import PackedImages
 
 EMOTIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
 VOTED = (*EMOTIONS, "unknown", "NF")
@@ -157,7 +160,7 @@ def read_votes(path: Path, names: Sequence[str], parts: Sequence[str] = ()) -> V
     return votes
 
 
-def with_votes(packed: PackedImages, votes: Votes, classes: Sequence[str], *, soft: bool) -> PackedImages:
+def with_votes(packed: "PackedImages", votes: Votes, classes: Sequence[str], *, soft: bool) -> "PackedImages":
     """Replaces the labels of images by votes.
 
     Args:

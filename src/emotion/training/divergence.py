@@ -53,7 +53,7 @@ class FiniteLoss(Callback):
     Without this callback the run would train on without learning, or end as if it had stopped early.
 
     Args:
-        path: file for the batch of that step, as safetensors: `inputs` as the network got them, and `labels`.
+        path: file for the batch of that step, as safetensors: the fields of the `Batch`, as the network got it.
 
     Raises:
         UserError: the loss is infinite or not a number; the message names the step (from 0), the epoch (from 1) and
@@ -98,7 +98,8 @@ class FiniteLoss(Callback):
 
     def _stop(self, steps: _Steps, index: int) -> None:
         batch = steps.batches[index]
-        save_file({name: value.cpu().contiguous() for name, value in batch._asdict().items()}, self.path)
+        tensors = {name: value.cpu().contiguous() for name, value in batch._asdict().items() if value is not None}
+        save_file(tensors, self.path)
         raise UserError(
             f"the loss is {float(steps.losses[index])} at step {steps.first + index}, epoch {steps.epoch + 1}, "
             f"learning rate {float(steps.lr):.3g}: {REMEDIES}; the batch is in {self.path}"
