@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from lightning import Trainer
 from omegaconf import OmegaConf
 
@@ -257,6 +258,15 @@ def test_the_pretrained_recipe_pools_and_has_a_rate_for_each_layer():
     assert len(network.layers()) > 10
 
 
+def test_the_recipe_for_clip_names_weights_that_timm_has():
+    settings_of_network = read(compose("recipe=clip")).network
+    published = timm.get_pretrained_cfg(settings_of_network.backbone)
+    assert published.tag == "openai"
+    assert published.hf_hub_id
+    assert published.input_size[1:] == (settings_of_network.image_size,) * 2
+    assert "QuickGELU" not in (published.notes or ""), "this variant has another activation than the weights"
+
+
 def test_ensemble_consists_of_the_best_recipes_and_every_seed():
     parts = compose_hydra("recipe=best_ensemble").sweeper.parts
     assert list(parts) == ["recipe=best_scratch", "recipe=best_pretrained"]
@@ -267,7 +277,7 @@ def test_ensemble_consists_of_the_best_recipes_and_every_seed():
 def test_help_lists_models_recipes_and_every_setting():
     text = describe_settings()
     (recipes,) = (line for line in text.splitlines() if line.startswith("recipes"))
-    assert recipes.endswith(": best_ensemble, best_pretrained, best_scratch, finetune, small")
+    assert recipes.endswith(": best_ensemble, best_pretrained, best_scratch, clip, finetune, small")
     lines = [line.partition(":")[0] for line in text.splitlines()]
     assert set(settings(compose())) - {"model", "recipe"} <= set(lines)
 

@@ -573,3 +573,12 @@ def test_folder_without_the_weights_of_a_backbone_fails_the_run(tmp_path):
         train(tmp_path / "run", "model=vgg16_fe", f"weights={tmp_path}")
     assert "one file vgg16" in read_json(RunFolder(tmp_path / "run").failure)["error"]
     assert not RunFolder(tmp_path / "run").config.exists()
+
+
+def test_the_recipe_for_clip_trains_a_small_transformer(tmp_path):
+    words = ["recipe=clip", "backbone=test_vit", "weights=none", "image_size=32", "data=synthetic"]
+    words += ["synthetic_images=140", "trainer.max_epochs=1", "trainer.accelerator=cpu", "split=official"]
+    run(compose(*words), tmp_path, words)
+    assert read_json(RunFolder(tmp_path).metrics)["run"]["epochs"] == 1
+    backbone = load_checkpoint(RunFolder(tmp_path).best).task.network.backbone
+    assert type(backbone).__name__ == "VisionTransformer"
