@@ -34,7 +34,7 @@ def five_seeds() -> str:
     """The mean accuracy on PrivateTest of the runs of the recipe that the shipped network comes from."""
     small = next(one for one in configurations("recipes") if not one.differences)
     (value,) = (str(row[3]) for row in protocol_table([small]).rows if _one_by_one(row, small))
-    return f"mean of {len(small.runs)} seeds {value}"
+    return f"seed 0; mean of {len(small.runs)} seeds {value}"
 
 
 def paper() -> str:

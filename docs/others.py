@@ -114,7 +114,7 @@ PUBLISHED = (
     Published(
         "VGG, Khaireddin and Chen 2021",
         "0.7328",
-        "PublicTest, PrivateTest chose the epoch",
+        "on PublicTest, with the epoch that is best on PrivateTest",
         "[arXiv:2105.03588](https://arxiv.org/abs/2105.03588)",
         "29.9 M",
         first=True,

@@ -42,8 +42,8 @@ NULLABLE = ("dropout", "activation_scale")
 RANGES = [
     (("val_fraction", "lr_factor"), (1e-6, 0.5, 0.999), (0, 1, -0.1, 1.5)),
     (("lr", "offline_strength", "distill_temperature", "activation_scale"), (1e-9, 1, 10), (0, -1e-3)),
-    (("layer_decay",), (1e-6, 0.75, 1), (0, 1.01, -0.5)),
-    (("flip", "erase", "distill"), (0, 0.5, 1), (-0.01, 1.01)),
+    (("layer_decay", "distill"), (1e-6, 0.75, 1), (0, 1.01, -0.5)),
+    (("flip", "erase"), (0, 0.5, 1), (-0.01, 1.01)),
     (
         (
             *("zoom", "shift", "brightness", "contrast", "label_smoothing", "momentum", "ema_decay", "dropout"),
@@ -113,7 +113,7 @@ LISTS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "exclude": ((["happy"], [3], []), (None, "happy", [None], [0.5], [True])),
     "columns": ((["path", "label"], [], None), ("path", [1], [None])),
     "extra_data": ((["photos", "~/more"], [], None), ("photos", [1], [None])),
-    "teacher": ((["a.ckpt", "runs/b"], ["small"], "small", [], None), (1, [1], [None], True)),
+    "teacher": ((["a.ckpt", "runs/b"], ["small"], "small", None), ([], 1, [1], [None], True)),
     "blocks": (([2, 2, 1], [1], None), ("2", 2, [1.5], ["2"])),
 }
 # Checked by Lightning's Trainer, in the messages of which they are named.

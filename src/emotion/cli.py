@@ -188,13 +188,13 @@ def report(
 def teach(
     settings: Annotated[
         list[str],
-        typer.Argument(help="Settings of the training that will learn: recipe=small teacher=[a.ckpt,b.ckpt] ..."),
+        typer.Argument(help="Settings of the training that will learn: recipe=small teacher=a.ckpt ..."),
     ],
     out: OutFile = Path("teachers.safetensors"),
 ) -> None:
     """Record what trained networks say of the training images, in a file that teacher= takes in their place.
 
-    emotion teach recipe=small teacher=[a.ckpt,b.ckpt] --out teachers.safetensors
+    emotion teach recipe=small teacher=a.ckpt --out teachers.safetensors
     """
     require_extra("train", "emotion teach")
     from emotion.training.teachers import record

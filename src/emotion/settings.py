@@ -225,10 +225,11 @@ class DistillationSettings(Group):
         None,
         "[file or folder,...]: trained networks, whose mean probability is learned; or the file that emotion teach "
         "writes",
-        FIXED,
         NEW,
     )
-    distill: Share = setting(0.9, "share of the teachers in the loss; the labels have the rest", NEW)
+    distill: Annotated[int | float, Field(gt=0, le=1)] = setting(
+        0.9, "share of the teachers in the loss; the labels have the rest", NEW
+    )
     distill_temperature: Positive = setting(
         3, "divisor of the logits of teachers and network before they are compared", NEW
     )
@@ -438,6 +439,8 @@ def _check_together(made: Settings) -> None:
             f"weights={weights}: models of family {network.family} have no backbone; use weights=none, or a model of "
             "family torchvision, timm or face"
         )
+    if made.distillation.teacher == []:
+        raise UserError("teacher=[]: names no network; leave it out")
     if made.distillation.teacher and made.augmentation.augmentation:
         raise UserError("teacher: your own augmentation= cannot be repeated for the teachers; remove one of them")
     if made.distillation.teacher and made.training.feature_views not in ("auto", 0):

@@ -16,12 +16,15 @@ from emotion.cli import main
 from emotion.data.loader import Batch
 from emotion.data.teaching import mean_logits
 from emotion.errors import UserError
+from emotion.models.classifier import load_pretrained
 from emotion.settings import DistillationSettings
 from emotion.training.checkpoint import load_checkpoint
+from emotion.training.evaluate import evaluate
 from emotion.training.folder import read_json
 from emotion.training.member import read_member
 from emotion.training.publish import publish
 from emotion.training.recorded import Outcome, RecordedStep
+from emotion.training.start import read_start
 from emotion.training.teachers import METADATA, Mirrored, read_teachers, record
 
 CPU = torch.device("cpu")
@@ -183,6 +186,12 @@ class TestRecorded:
             judged(path)
         assert "\n" not in str(caught.value)
 
+    def test_it_is_no_network(self, file):
+        with pytest.raises(UserError, match=r"\(it holds the judgement of teachers, for teacher= alone\)$"):
+            load_pretrained(file)
+        with pytest.raises(UserError, match=r"^init=.* \(it holds the judgement of teachers, for teacher= alone\)$"):
+            read_start(str(file))
+
     def test_the_command_writes_it(self, teacher, tmp_path, capsys, monkeypatch):
         out = tmp_path / "new" / "t.safetensors"
         monkeypatch.setattr("sys.argv", ["emotion", "teach", *LESSON, f"teacher={teacher}", "--out", str(out)])
@@ -210,7 +219,7 @@ class TestRecorded:
 
 class TestRefused:
     def test_a_network_that_is_missing(self):
-        with pytest.raises(UserError, match=r"^gone: no such file"):
+        with pytest.raises(UserError, match=r"^teacher=gone: no such file"):
             read("gone")
 
     def test_one_of_other_classes(self):
@@ -271,6 +280,25 @@ class TestRefused:
         with pytest.raises(UserError, match="no such file"):
             read(name)
 
+    def test_a_teacher_that_has_moved_is_named_anew(self, teacher, tmp_path):
+        for name in ("a", "b"):
+            shutil.copy(teacher / "checkpoints" / "best.ckpt", tmp_path / f"{name}.ckpt")
+        folder = train(tmp_path / "run", *LESSON[len(SMALL) :], f"teacher={tmp_path / 'a.ckpt'}")
+        (tmp_path / "a.ckpt").unlink()
+        with pytest.raises(UserError, match=r"^teacher=.*a.ckpt: no such file"):
+            resume(folder.path, "trainer.max_epochs=2")
+        again = resume(folder.path, "trainer.max_epochs=2", f"teacher={tmp_path / 'b.ckpt'}")
+        assert read_json(again.metrics)["run"]["epochs"] == 2
+        with pytest.raises(UserError, match=r"^teacher: the run began with resnet_small, .*; now it has no teacher$"):
+            resume(folder.path, "trainer.max_epochs=3", "teacher=null")
+
+    @pytest.mark.parametrize("content", [b"", b"text", None])
+    def test_a_damaged_checkpoint(self, teacher, content, tmp_path):
+        path, whole = tmp_path / "cut.ckpt", (teacher / "checkpoints" / "best.ckpt").read_bytes()
+        path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+        with pytest.raises(UserError, match=rf"^teacher={path}: not a checkpoint that can be read safely \([a-zA-Z]"):
+            read(path)
+
     def test_another_network_in_the_place_of_the_teacher(self, teacher, tmp_path):
         place = tmp_path / "teacher.ckpt"
         shutil.copy(teacher / "checkpoints" / "best.ckpt", place)
@@ -278,7 +306,7 @@ class TestRefused:
         other = train(tmp_path / "other", *NETWORK, "seed=1", "split_seed=0")
         shutil.copy(other.best, place)
         with pytest.raises(
-            UserError, match=r"^teacher: the run began with resnet_small, seed 0, .*; now the files hold"
+            UserError, match=r"^teacher: the run began with resnet_small, seed 0, .*; now it has resnet_small, seed 1"
         ):
             resume(folder.path, "trainer.max_epochs=2")
 
@@ -334,3 +362,25 @@ def test_recorded_steps_learn_from_teachers_as_ordinary_ones(teacher, tmp_path):
     recorded = RecordedStep(step, record_here)
     for batch in batches:
         assert torch.equal(recorded(batch).logits, batch.soft_targets)
+
+
+def test_teachers_do_not_change_the_initial_weights(teacher, tmp_path):
+    """With a learning rate of nearly 0, the weights after an epoch are the initial ones."""
+    networks = []
+    for number, words in enumerate(([], [f"teacher={teacher}"], [f"teacher=[{teacher},small]"])):
+        lesson = [word for word in LESSON[len(SMALL) :] if words or not word.startswith("distill")]
+        folder = train(tmp_path / str(number), *lesson, *words, "lr=1e-12", "optimizer=sgd")
+        networks.append(load_checkpoint(folder.last).task.network)
+    for other in networks[1:]:
+        for first, second in zip(networks[0].parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
+
+
+def test_evaluations_know_what_a_published_network_was_trained_on(teacher, tmp_path):
+    publish(teacher / "checkpoints" / "best.ckpt", tmp_path / "t.safetensors")
+    seen = []
+    for name in (teacher, tmp_path / "t.safetensors"):
+        out = tmp_path / Path(name).stem
+        evaluate([Path(name)], {"synthetic_images": 210}, str(out), "cpu")
+        seen.append(read_json(out / "evaluation.json")["seen"])
+    assert seen == ["0 of 21, pixel for pixel"] * 2

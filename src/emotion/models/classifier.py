@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -116,7 +117,7 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
     path, found_device = find_weights(name), find_device(device)
     try:
         with safe_open(path, "pt") as file:
-            card = Card(**json.loads(file.metadata()[METADATA]))
+            card = Card(**json.loads(described(file.metadata())))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         build = partial(build_network, _settings(card), len(card.classes))
         validate_state(state_shapes(build), state)
@@ -126,6 +127,20 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         # A damaged or hostile file can make safetensors, json and PyTorch raise any exception.
         raise UserError(f"{path}: not a network of this project ({first_line(error)})") from None
     return Classifier(network, card).to(found_device)
+
+
+def described(metadata: Mapping[str, str] | None) -> str:
+    """Returns the description in the metadata of a published file, JSON.
+
+    Raises:
+        ValueError: there is none.
+    """
+    texts = metadata or {}
+    if "emotion_teaching" in texts:
+        raise ValueError("it holds the judgement of teachers, for teacher= alone")
+    if METADATA not in texts:
+        raise ValueError("it has no description; emotion publish writes one")
+    return texts[METADATA]
 
 
 def to_planes(faces: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Pretrained weights: downloads of torchvision and timm, or a local file that is checked key by key."""
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -114,7 +115,9 @@ def _reject(problem: str, keys: Sequence[str]) -> None:
 
 def describe_load_error(error: BaseException) -> str:
     """Returns the reason why a file could not be read in one line."""
-    if isinstance(error, UnpicklingError):  # PyTorch's message recommends loading that runs code in the file
+    # PyTorch's messages recommend loading that runs code in the file, or are a number.
+    cut_off = isinstance(error, OSError) and error.errno == errno.EINVAL
+    if cut_off or isinstance(error, UnpicklingError | KeyError):
         return "it is damaged, or holds more than tensors and plain values"
     return first_line(error)
 

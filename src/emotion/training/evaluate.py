@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from glob import glob
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from emotion.analysis.predictions import Predictions, mean_predictions
 from emotion.data.classes import require_same_classes
@@ -27,7 +28,7 @@ from emotion.settings import OWN_DATA
 from emotion.training.checkpoint import data_for
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.folder import EVALUATION, make_results_folder, write_json
-from emotion.training.member import Member, read_member
+from emotion.training.member import Member, read_member, training_hashes
 from emotion.training.results import predict_stages, write_results
 
 OPTIONS = ("ckpt", "out", "device", "tta", "network")
@@ -94,6 +95,7 @@ def evaluate(
     require_same_classes(paths, [member.classes for member in members])
     modules = [data_for(member.classes, member.data, changes) for member in members]
     first = modules[0]
+    members = [_with_hashes(member, first) for member in members]
     votes = _read_votes(changes, first)
     folder = expand(str(out)) if out else _default_folder(first, paths, {**changes, "tta": tta})
     make_results_folder(folder)
@@ -116,6 +118,12 @@ def evaluate(
         {stage: results[stage] for stage in stages}, results.get("votes", {}), folder, facts["test images trained on"]
     )
     return results
+
+
+def _with_hashes(member: Member, data: EmotionDataModule) -> Member:
+    """Returns a network with the hashes of its training images, if its file or its card tells them."""
+    hashes = training_hashes(member, data) if member.size is None else None
+    return member if hashes is None else replace(member, hashes=hashes, size=data.packed.images.shape[1:])
 
 
 def _read_votes(changes: Mapping[str, Any], data: EmotionDataModule) -> VotesFile | None:
@@ -161,7 +169,7 @@ def _seen(members: Sequence[Member], data: EmotionDataModule, rows: NDArray[np.i
 def _describe_seen(members: Sequence[Member], data: EmotionDataModule) -> str:
     for member in members:
         if member.size is None:
-            return "not known (published files and older checkpoints do not keep it)"
+            return "not known (neither the file nor its card tells it)"
         if member.size != data.packed.images.shape[1:]:
             return "not known (the sizes of the images differ)"
     seen = _seen(members, data, data.rows.test)
@@ -207,7 +215,15 @@ def _print(results: dict[str, Any], agreements: dict[str, Any], folder: Path, se
 
 def _people_table(agreements: dict[str, Any]) -> Table:
     """Builds the table of the agreement with people, by part of the images and test-time augmentation."""
-    table = Table("votes of people", "images", "share of votes", "two people", "most votes", "8 of 10", "KL")
+    table = Table(
+        Column("votes of people", overflow="fold", min_width=11),
+        "images",
+        "share of votes",
+        "two people",
+        "most votes",
+        "8 of 10",
+        "KL",
+    )
     for views, parts in agreements.items():
         for part, own in parts.items():
             people = own["people"]

@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from emotion.data.datamodule import EmotionDataModule
 from emotion.models.classifier import load_pretrained
-from emotion.settings import DataSettings
+from emotion.settings import OWN_DATA, DataSettings
 from emotion.shipped import find_weights
 from emotion.training.checkpoint import load_checkpoint
+
+_FER2013 = ("fer2013", "fer2013_csv")
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,27 @@ def read_member(name: str | Path, network: str | None = None) -> Member:
     data = {"pack_size": card.side, "channels": card.channels, **known}
     model, none = str(card.facts.get("model", "")), np.empty(0, np.uint64)
     return Member(published.network, model, published.classes, data, card.temperature, None, none, card.facts)
+
+
+def training_hashes(member: Member, data: EmotionDataModule) -> NDArray[np.uint64] | None:
+    """Returns the hashes of a network's training images; of a published one, those of its split of the same images.
+
+    Args:
+        member: the network.
+        data: the data that they are compared with.
+
+    Returns:
+        uint64 [N]; None if they cannot be told.
+    """
+    if len(member.hashes):
+        return member.hashes
+    facts, own = member.facts, data.settings
+    kinds = [_FER2013 if kind in _FER2013 else (kind,) for kind in (facts.get("data"), own.data)]
+    same = kinds[0] == kinds[1] and facts.get("images_hash", data.packed.digest) == data.packed.digest
+    known = own.data not in OWN_DATA or "images_hash" in facts
+    drawn = facts.get("split") in ("report", "random") and "val_fraction" not in facts
+    if not same or not known or drawn or "extra_folders" in facts:
+        return None
+    source = {key: getattr(own, key) for key in ("data", "data_dir", "votes", "images", "synthetic_images")}
+    trained = EmotionDataModule.of({**member.data, **source}, network_classes=member.classes)
+    return trained.packed.hashes[trained.rows.train]

@@ -176,6 +176,8 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
         own_augmentation=plugins.augmentation,
     )
     teachers = read_teachers(settings.distillation, data)
+    if teachers is not None:  # building them drew random numbers, on which the initial weights must not depend
+        seed_everything(settings.run.seed, verbose=False)
     task = build_task(settings, data, plugins, teachers.names if teachers else ())
     _log_sizes(settings, task, data)
     if teachers is not None:
@@ -198,9 +200,13 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
 
 
 def _require_same_teachers(folder: RunFolder, task: EmotionTask) -> None:
-    before, now = read_content(folder.last)["hyper_parameters"].get("teachers", []), task.hparams["teachers"]
+    """Checks that a resumed run has the teachers that it began with, in whatever files they lie now."""
+    before, now = (
+        "; ".join(names) or "no teacher"
+        for names in (read_content(folder.last)["hyper_parameters"].get("teachers", []), task.hparams["teachers"])
+    )
     if before != now:
-        raise UserError(f"teacher: the run began with {'; '.join(before)}; now the files hold {'; '.join(now)}")
+        raise UserError(f"teacher: the run began with {before}; now it has {now}")
 
 
 def fit(prepared: Prepared, folder: RunFolder) -> Trained:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from emotion.data.classes import CLASSES, listed
 from emotion.errors import UserError, first_line
+from emotion.models.classifier import described
 from emotion.models.network import COUNTED_LAYERS, Network
-from emotion.models.onnx import METADATA
 from emotion.shipped import find_weights
 from emotion.training.checkpoint import read_content
 
@@ -99,7 +99,7 @@ def _read_published(name: str, path: Path) -> Start:
 
     try:
         with safe_open(path, "pt") as file:
-            card = json.loads(file.metadata()[METADATA])
+            card = json.loads(described(file.metadata()))
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
         scale = card["network"].get("activation_scale")
         return Start(name, str(card["facts"].get("model", "")), tuple(card.get("classes", CLASSES)), state, scale)

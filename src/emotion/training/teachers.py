@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emotion.config import compose, read
+from emotion.data.augment import Augmentation
 from emotion.data.classes import listed
 from emotion.data.datamodule import EmotionDataModule
 from emotion.data.teaching import Teaching, mean_logits
@@ -21,9 +22,9 @@ from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, expand
 from emotion.models.device import find_device
 from emotion.overrides import check_overrides, quote_arguments, require_effect
-from emotion.settings import FER_SIZE, OWN_DATA, DistillationSettings
+from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings
 from emotion.training.features import FeatureCache, images_digest
-from emotion.training.member import Member, read_member
+from emotion.training.member import Member, read_member, training_hashes
 from emotion.training.trainer import best_precision
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ SEED = 0
 """Seed of the views. It is the same for all runs, so that teachers judge once for all seeds of a recipe."""
 METADATA = "emotion_teaching"
 """Key of the description, JSON, in a file of recorded judgement."""
-_FER2013 = ("fer2013", "fer2013_csv")
 _UNKNOWN = "teacher=%s: its training images are not known, so they are not compared with these"
 
 
@@ -99,11 +99,18 @@ def read_teachers(asked: DistillationSettings, data: EmotionDataModule) -> Teach
     for name in given:
         if (described := _read_description(expand(name))) is not None:
             return _recorded(given, name, described)
-    members = [read_member(name if name.startswith("hf://") else expand(name)) for name in given]
+    members = [_read_teacher(name) for name in given]
     known = [_require_fit(name, member, data) for name, member in zip(given, members, strict=True)]
     mirrors = data.augmentation is not None and data.augmentation.settings.flip > 0
     networks = [Mirrored(member.network) if mirrors else member.network for member in members]
     return Teachers(tuple(map(_name, members)), all(known), tuple(network.eval() for network in networks))
+
+
+def _read_teacher(name: str) -> Member:
+    try:
+        return read_member(name if name.startswith("hf://") else expand(name))
+    except UserError as error:
+        raise UserError(f"teacher={str(error).removeprefix('ckpt=')}") from None
 
 
 def _recorded(given: Sequence[str], name: str, described: Mapping[str, Any]) -> Teachers:
@@ -164,13 +171,14 @@ def _require_fit(name: str, teacher: Member, data: EmotionDataModule) -> bool:
     """Checks that a teacher fits the data; returns whether its training images are known to validate nothing here."""
     if teacher.classes != data.classes:
         raise UserError(
-            f"teacher={name}: has the classes {listed(teacher.classes)}; the data has {listed(data.classes)}"
+            f"teacher={name}: has the classes {listed(teacher.classes)}; the data has {listed(data.classes)}, and a "
+            "teacher needs the same in the same order"
         )
     size, side = data.packed.images.shape[1:], teacher.data["pack_size"] or FER_SIZE
     if (trained := teacher.size or (teacher.data["channels"] or 1, side, side)) != size:
         kinds = ["x".join(map(str, shape)) for shape in (trained, size)]
         raise UserError(f"teacher={name}: was trained on images of {kinds[0]} pixels; these have {kinds[1]}")
-    hashes, rows = _trained_on(teacher, data), data.rows
+    hashes, rows = training_hashes(teacher, data), data.rows
     if hashes is None:
         log.warning(_UNKNOWN, name)
         return False
@@ -179,30 +187,10 @@ def _require_fit(name: str, teacher: Member, data: EmotionDataModule) -> bool:
     seen = np.isin(held_out, hashes) & ~np.isin(held_out, data.packed.hashes[rows.train])
     if seen.any():
         raise UserError(
-            f"teacher={name}: was trained on {seen.sum():,} of the images that validate or test here; train it on the "
-            "same split"
+            f"teacher={name}: was trained on {seen.sum():,} of the images that validate or test here; give both the "
+            "same split and split_seed"
         )
     return True
-
-
-def _trained_on(teacher: Member, data: EmotionDataModule) -> NDArray[np.uint64] | None:
-    """Returns the hashes of a teacher's training images; of a published one, those of its split of the same images.
-
-    Returns:
-        uint64 [N]; None if they cannot be told.
-    """
-    if len(teacher.hashes):
-        return teacher.hashes
-    facts, own = teacher.facts, data.settings
-    kinds = [_FER2013 if kind in _FER2013 else (kind,) for kind in (facts.get("data"), own.data)]
-    same = kinds[0] == kinds[1] and facts.get("images_hash", data.packed.digest) == data.packed.digest
-    known = own.data not in OWN_DATA or "images_hash" in facts
-    drawn = facts.get("split") in ("report", "random") and "val_fraction" not in facts
-    if not same or not known or drawn or "extra_folders" in facts:
-        return None
-    source = {key: getattr(own, key) for key in ("data", "data_dir", "votes", "images", "synthetic_images")}
-    trained = EmotionDataModule.of({**teacher.data, **source}, network_classes=teacher.classes)
-    return trained.packed.hashes[trained.rows.train]
 
 
 def _name(teacher: Member) -> str:
@@ -215,14 +203,14 @@ def _name(teacher: Member) -> str:
 def _description(data: EmotionDataModule, views: int) -> dict[str, Any]:
     """Returns what must be the same when judgement is recorded and learned."""
     images, _, rows = data.train_set
-    drawn = data.augmentation.of_images.flat() if data.augmentation else {}
+    drawn = Augmentation(AugmentationSettings.of(data.hparams)).of_images.flat()
     return {
+        **drawn,
         "classes": list(data.classes),
         "distill_views": views,
-        "plain view": not views or bool(data.plain_epochs),
+        "plain_epochs": not views or bool(data.plain_epochs),
         "images": images_digest(images, rows.numpy()),
         "held-out images": images_digest(data.packed.images, np.concatenate([data.rows.val, data.rows.test])),
-        **drawn,
     }
 
 
@@ -254,9 +242,9 @@ def _read_logits(path: Path, needed: dict[str, Any], images: int) -> NDArray[np.
     if differing:
         raise UserError(f"teacher={path}: was recorded with other {listed(differing)}; record it again: emotion teach")
     logits = load_file(path).get("logits")
-    shape = (needed["distill_views"] + needed["plain view"], images, len(needed["classes"]))
+    shape = (needed["distill_views"] + needed["plain_epochs"], images, len(needed["classes"]))
     if logits is None or logits.dtype != np.float16 or logits.shape != shape:
         raise UserError(f"teacher={path}: no logits float16 {list(shape)} in the file")
     if not np.isfinite(logits).all():
-        raise UserError(f"teacher={path}: has logits that are not finite")
+        raise UserError(f"teacher={path}: has logits that are not finite; record it again: emotion teach")
     return logits
