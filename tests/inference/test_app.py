@@ -794,6 +794,22 @@ def test_other_classes(browser: Browser, classes: tuple[str, ...], portrait: Pat
         assert messages == []
 
 
+def test_a_webcam_that_is_ended_while_it_starts_stays_ended(browser: Browser) -> None:
+    with app() as address, open_app(browser, address) as page:
+        _, messages = watch(page)
+        page.evaluate(
+            "() => { const list = navigator.mediaDevices.enumerateDevices.bind(navigator.mediaDevices);"
+            " navigator.mediaDevices.enumerateDevices = () => new Promise(done => setTimeout(done, 500)).then(list); }"
+        )
+        page.click("#webcam")
+        page.wait_for_function("document.getElementById('video').srcObject !== null")
+        page.click("#webcam")
+        page.wait_for_timeout(1000)
+        expect(page.locator("#webcam")).to_have_text("Start the webcam")
+        assert page.evaluate("document.getElementById('video').srcObject.getTracks()[0].readyState") == "ended"
+        assert messages == []
+
+
 def test_two_classes_are_unsure_unless_one_is_twice_as_probable(
     browser: Browser, portrait: Path, tmp_path: Path
 ) -> None:

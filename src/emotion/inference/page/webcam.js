@@ -36,29 +36,34 @@ export async function toggleWebcam(onStart) {
 
 async function start(camera) {
   showMessage("");
+  const number = ++run;
   const video = { width: { ideal: WIDTH }, ...(camera ? { deviceId: { exact: camera } } : {}) };
+  let opened;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+    opened = await navigator.mediaDevices.getUserMedia({ video, audio: false });
   } catch (error) {
     return showMessage(PROBLEMS[error.name] ?? `The webcam cannot be used (${error.name}).`);
   }
+  if (number !== run) return opened.getTracks().forEach((track) => track.stop());
+  stream = opened;
   history = [];
   setPaused(false);
   showParts("live");
   byId("video").srcObject = stream;
   await byId("video").play();
-  await listCameras();
+  await listCameras(opened);
+  if (number !== run) return undefined; // the user has ended it meanwhile
   byId("webcam").textContent = "Stop the webcam";
   byId("webcam").setAttribute("aria-pressed", "true");
   scrollToResults();
-  return watch(++run);
+  return watch(number);
 }
 
 /** Names the cameras, which browsers tell only once one of them may be used. */
-async function listCameras() {
+async function listCameras(opened) {
   const devices = await navigator.mediaDevices.enumerateDevices();
   const cameras = devices.filter(({ kind }) => kind === "videoinput");
-  const used = stream.getVideoTracks()[0].getSettings().deviceId;
+  const used = opened.getVideoTracks()[0].getSettings().deviceId;
   byId("camera").replaceChildren(...cameras.map(({ deviceId, label }, index) => {
     const option = element("option", "", label || `Camera ${index + 1}`);
     return Object.assign(option, { value: deviceId, selected: deviceId === used });
