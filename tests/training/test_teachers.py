@@ -25,7 +25,7 @@ from emotion.training.member import read_member
 from emotion.training.publish import publish
 from emotion.training.recorded import Outcome, RecordedStep
 from emotion.training.start import read_start
-from emotion.training.teachers import METADATA, Mirrored, read_teachers, record
+from emotion.training.teachers import TEACHING, Mirrored, read_teachers, record
 
 CPU = torch.device("cpu")
 DRAWN = {"data": "synthetic", "synthetic_images": 210}
@@ -169,7 +169,7 @@ class TestRecorded:
         from safetensors import safe_open
 
         with safe_open(file, "np") as opened:
-            text = opened.metadata()[METADATA]
+            text = opened.metadata()[TEACHING]
         logits = load_file(file)["logits"]
         contents = {
             "shape": {"logits": logits[:1]},
@@ -181,7 +181,7 @@ class TestRecorded:
         }
         texts = {"json": "{", "deep": "[" * 100_000, "list": json.dumps({**json.loads(text), "teachers": 5})}
         path = tmp_path / "broken.safetensors"
-        save_file(contents.get(kind, {"logits": logits}), path, {METADATA: texts.get(kind, text)})
+        save_file(contents.get(kind, {"logits": logits}), path, {TEACHING: texts.get(kind, text)})
         with pytest.raises(UserError, match=rf"^teacher={path}: ") as caught:
             judged(path)
         assert "\n" not in str(caught.value)

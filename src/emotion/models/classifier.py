@@ -23,6 +23,9 @@ from emotion.models.weights import state_shapes, validate_state
 from emotion.settings import FER_SIZE, NetworkSettings
 from emotion.shipped import find_weights
 
+TEACHING = "emotion_teaching"
+"""Key of the description in files that hold the judgement of teachers (see `emotion.training.teachers`)."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -136,7 +139,7 @@ def described(metadata: Mapping[str, str] | None) -> str:
         ValueError: there is none.
     """
     texts = metadata or {}
-    if "emotion_teaching" in texts:
+    if TEACHING in texts:
         raise ValueError("it holds the judgement of teachers, for teacher= alone")
     if METADATA not in texts:
         raise ValueError("it has no description; emotion publish writes one")

@@ -20,6 +20,7 @@ from emotion.data.datamodule import EmotionDataModule
 from emotion.data.teaching import Teaching, mean_logits
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, expand
+from emotion.models.classifier import TEACHING
 from emotion.models.device import find_device
 from emotion.overrides import check_overrides, quote_arguments, require_effect
 from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings
@@ -30,8 +31,6 @@ from emotion.training.trainer import best_precision
 log = logging.getLogger(__name__)
 SEED = 0
 """Seed of the views. It is the same for all runs, so that teachers judge once for all seeds of a recipe."""
-METADATA = "emotion_teaching"
-"""Key of the description, JSON, in a file of recorded judgement."""
 _UNKNOWN = "teacher=%s: its training images are not known, so they are not compared with these"
 
 
@@ -152,7 +151,7 @@ def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
     logits: NDArray[np.float16] = torch.stack(views).half().numpy()  # [V, n, K]
     described = {**_description(data, teaching.views), "teachers": list(teachers.names), "known": teachers.known}
     with atomic_write(out) as temporary:
-        save_file({"logits": logits}, temporary, {METADATA: json.dumps(described)})
+        save_file({"logits": logits}, temporary, {TEACHING: json.dumps(described)})
     return logits
 
 
@@ -222,7 +221,7 @@ def _read_description(path: Path) -> dict[str, Any] | None:
 
     try:
         with safe_open(path, "np") as file:
-            text = (file.metadata() or {}).get(METADATA)
+            text = (file.metadata() or {}).get(TEACHING)
     except SafetensorError:
         return None  # the reader of networks says what is wrong
     try:
