@@ -147,15 +147,19 @@ def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
         raise UserError(f"ckpt={path}: not a checkpoint of this project ({first_line(error)})") from None
 
 
-def read_progress(path: Path) -> tuple[int, dict[str, Any]]:
-    """Returns the number of epochs after which a `last.ckpt` was written, and the state of its `EmotionDataModule`.
+def read_progress(path: Path) -> tuple[int, dict[str, Any], list[str]]:
+    """Returns what a resumed run must go on with, from its `last.ckpt`.
+
+    Returns:
+        The number of epochs after which it was written, the state of its `EmotionDataModule`, and its teachers.
 
     Raises:
         UserError: the file cannot be read, or is not a checkpoint.
     """
     try:
         content = read_content(path)
-        return int(content["epoch"]) + 1, dict(content.get(EmotionDataModule.__qualname__, {}))
+        teachers = list(content["hyper_parameters"].get("teachers", ()))
+        return int(content["epoch"]) + 1, dict(content.get(EmotionDataModule.__qualname__, {})), teachers
     except Exception as error:
         raise UserError(f"{path}: cannot be resumed ({first_line(error)}); overwrite=true starts again") from None
 

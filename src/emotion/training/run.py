@@ -27,7 +27,7 @@ from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.overrides import require_effect
 from emotion.plugins import Plugins
 from emotion.settings import Settings, TrainerSettings, TrainingSettings
-from emotion.training.checkpoint import load_checkpoint, read_content, read_progress
+from emotion.training.checkpoint import load_checkpoint, read_progress
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json
@@ -186,9 +186,9 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     load_weights(settings, task, folder.last if resumes else None)
     epochs = 0
     if resumes:
-        epochs, data_state = read_progress(folder.last)
+        epochs, data_state, taught_by = read_progress(folder.last)
         data.load_state_dict(data_state)
-        _require_same_teachers(folder, task)
+        _require_same_teachers(taught_by, task.hparams["teachers"])
     timer, folder_updates = build_timer(settings.trainer), _folder_updates(settings, folder, epochs)
     trainer = build_trainer(settings, folder, [timer, folder_updates, *callbacks])
     _require_whole_epoch(settings.trainer, data, trainer)
@@ -199,14 +199,11 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     return Prepared(settings, data, task, trainer, timer, epochs)
 
 
-def _require_same_teachers(folder: RunFolder, task: EmotionTask) -> None:
+def _require_same_teachers(before: Sequence[str], now: Sequence[str]) -> None:
     """Checks that a resumed run has the teachers that it began with, in whatever files they lie now."""
-    before, now = (
-        "; ".join(names) or "no teacher"
-        for names in (read_content(folder.last)["hyper_parameters"].get("teachers", []), task.hparams["teachers"])
-    )
-    if before != now:
-        raise UserError(f"teacher: the run began with {before}; now it has {now}")
+    if list(before) != list(now):
+        names = ["; ".join(each) or "no teacher" for each in (before, now)]
+        raise UserError(f"teacher: the run began with {names[0]}; now it has {names[1]}")
 
 
 def fit(prepared: Prepared, folder: RunFolder) -> Trained:
