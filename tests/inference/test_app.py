@@ -802,7 +802,11 @@ def test_a_webcam_that_is_ended_while_it_starts_stays_ended(browser: Browser) ->
             " navigator.mediaDevices.enumerateDevices = () => new Promise(done => setTimeout(done, 500)).then(list); }"
         )
         page.click("#webcam")
-        page.wait_for_function("document.getElementById('video').srcObject !== null")
+        # The page's Content-Security-Policy forbids Playwright's own waiting for an expression.
+        page.evaluate(
+            "async () => { while (document.getElementById('video').srcObject === null)"
+            " await new Promise(done => setTimeout(done, 20)); }"
+        )
         page.click("#webcam")
         page.wait_for_timeout(1000)
         expect(page.locator("#webcam")).to_have_text("Start the webcam")
