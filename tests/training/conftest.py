@@ -36,7 +36,7 @@ def drawn_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_task() -> MakeTask:
     """Builds a task, by default of the smallest scratch network; what differs is given by name."""
 
-    def make(**changes: Any) -> EmotionTask:
+    def make(kind: type[EmotionTask] = EmotionTask, **changes: Any) -> EmotionTask:
         torch.manual_seed(0)
         values: dict[str, Any] = {
             "model": "test",
@@ -53,7 +53,7 @@ def make_task() -> MakeTask:
             "lr_factor": 0.5,
             "lr_patience": 3,
         }
-        return EmotionTask.of(values | changes)
+        return kind.of(values | changes)
 
     return make
 

@@ -79,13 +79,8 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatc
 
 
 def test_the_step_is_named_among_several_recorded_steps(tmp_path, monkeypatch):
-    def configure_speed(config, task, data, trainer):
-        task.record_steps()
-        task._recorded = RecordedStep(task._optimise, record=None)
-        task._recorded._waits = "no recording on a CPU"
-        data.group_batches(3)
-
-    monkeypatch.setattr("emotion.training.run._configure_speed", configure_speed)
+    monkeypatch.setattr("emotion.training.run.records_steps", lambda *_: True)
+    monkeypatch.setattr(RecordedStep, "__call__", lambda step, batch: step._step(batch))
     break_from(monkeypatch, 1, float("nan"))
     with pytest.raises(UserError, match="the loss is nan at step 1, epoch 1"):
         train(tmp_path / "run", "trainer.max_epochs=1", "patience=null")

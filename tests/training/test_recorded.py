@@ -7,10 +7,19 @@ from builders import data_module, make_mix
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from emotion.config import compose, read
-from emotion.data.loader import Batch, BatchGroups
+from emotion.data.loader import Batch
 from emotion.errors import UserError
 from emotion.training.callbacks import RandomState
-from emotion.training.recorded import WARM_UP, Outcome, RecordedStep, records_steps
+from emotion.training.recorded import (
+    WARM_UP,
+    BatchGroups,
+    Outcome,
+    RecordedStep,
+    RecordedTask,
+    group_steps,
+    records_steps,
+)
+from emotion.training.task import EmotionTask
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),
@@ -76,15 +85,27 @@ class TestRecordedStep:
 
 
 @pytest.fixture
-def make_fit(make_task, make_trainer, make_loader):
+def make_recorded(make_task):
+    """Builds a task like `make_task`, whose steps a `Recorder` records."""
+
+    def make(recorder=None, **changes):
+        task = make_task(RecordedTask, **changes)
+        task.recorded_step = RecordedStep(task.optimise, recorder or Recorder())
+        return task
+
+    return make
+
+
+@pytest.fixture
+def make_fit(make_task, make_recorded, make_trainer, make_loader):
     """Trains with recorded steps or plain ones and returns task, trainer and recorder."""
 
     def fit(folder, groups, epochs=3, ckpt=None, precision="32-true", mix=None, **changes):
         # The learning rate is exact in single precision, in which a recorded step reads it.
-        task = make_task(**{"class_weights": [0.5, 1.0, 1.5, 1.0, 2.0, 1.0, 0.5], "lr": 2**-13} | changes)
+        changes = {"class_weights": [0.5, 1.0, 1.5, 1.0, 2.0, 1.0, 0.5], "lr": 2**-13} | changes
         loader, recorder = make_loader(100, shuffle=True, mix=mix), Recorder()
+        task = make_recorded(recorder, **changes) if groups else make_task(**changes)
         if groups:
-            task.record_steps(recorder)
             loader = BatchGroups(loader, groups)
         saving = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True)
         monitor = LearningRateMonitor(logging_interval="epoch")
@@ -148,9 +169,8 @@ def test_recorded_steps_train_with_every_ingredient(make_fit, tmp_path, options)
         torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_recorded_steps_move_the_average(make_task, make_trainer, make_loader, tmp_path):
-    task = make_task(ema_decay=0.8, lr=0.01)
-    task.record_steps(Recorder())
+def test_recorded_steps_move_the_average(make_recorded, make_trainer, make_loader, tmp_path):
+    task = make_recorded(ema_decay=0.8, lr=0.01)
     expected, move = {name: value.clone() for name, value in task.network.state_dict().items()}, task._move_average
 
     def follow():
@@ -190,19 +210,18 @@ def test_a_recorded_run_resumes_at_the_rate_of_the_command(make_fit, tmp_path):
         torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_half_precision_weights_are_cast_again_in_every_step(make_fit, make_task, tmp_path):
+def test_half_precision_weights_are_cast_again_in_every_step(make_recorded):
     """The cache of autocast would give all steps of a group the weights of the first."""
-    task = make_task()
-    task.record_steps(Recorder())
+    task = make_recorded()
     batch = Batch(torch.rand(8, 1, 8, 8), torch.arange(8) % 7)
     optimizer = torch.optim.SGD(task.parameters(), 1.0)
     task._optimizer = lambda: optimizer
     with torch.autocast("cpu", torch.bfloat16):
-        first, second = (float(task._optimise(batch).loss) for _ in range(2))
+        first, second = (float(task.optimise(batch).loss) for _ in range(2))
     alone = copy.deepcopy(task)
     assert first != second
     with torch.autocast("cpu", torch.bfloat16):
-        assert float(alone._outcome(batch).loss) != pytest.approx(second, abs=1e-6)
+        assert float(alone._loss_and_logits(batch)[0]) != pytest.approx(second, abs=1e-6)
 
 
 def settings(**changes):
@@ -247,9 +266,8 @@ def test_settings_that_need_the_trainer_between_steps_are_named(word):
         records_steps(settings(cuda_graph="true"), CPU, "32-true")
 
 
-def test_groups_are_logged_at_the_steps_they_end_at(make_task, make_trainer, make_loader, tmp_path):
-    task = make_task()
-    task.record_steps(Recorder())
+def test_groups_are_logged_at_the_steps_they_end_at(make_recorded, make_trainer, make_loader, tmp_path):
+    task = make_recorded()
     trainer = make_trainer(tmp_path, max_epochs=2, log_every_n_steps=1)
     trainer.fit(task, BatchGroups(make_loader(100), 5), make_loader(8))
     with (tmp_path / "csv" / "metrics.csv").open() as file:
@@ -259,7 +277,7 @@ def test_groups_are_logged_at_the_steps_they_end_at(make_task, make_trainer, mak
 
 
 def test_groups_take_no_more_memory_than_a_chunk(make_loader, monkeypatch):
-    monkeypatch.setattr("emotion.data.loader.DEVICE_CHUNK", 3 * 8 * 8 * 8)
+    monkeypatch.setattr("emotion.training.recorded.DEVICE_CHUNK", 3 * 8 * 8 * 8)
     groups = BatchGroups(make_loader(100), 50)
     assert [len(group) for group in groups] == [3, 3, 3, 3, 1]
     assert len(groups) == 5
@@ -281,11 +299,11 @@ def test_optimizer_of_an_older_checkpoint_takes_the_settings_of_this_run(make_fi
 def test_cuda_graphs_train_as_the_trainer_does(make_task, make_trainer, tmp_path, schedule):
     def fit(groups):
         data = data_module(data="synthetic", synthetic_images=700, batch_size=32)
-        task = make_task(blocks=[1, 1], image_size=48, schedule=schedule, lr=2**-13, lr_patience=1)
+        kind = RecordedTask if groups else EmotionTask
+        task = make_task(kind, blocks=[1, 1], image_size=48, schedule=schedule, lr=2**-13, lr_patience=1)
+        trainer = make_trainer(tmp_path, accelerator="cuda", devices=1, max_epochs=6, log_every_n_steps=groups or 1)
         if groups:
-            task.record_steps()
-            data.group_batches(groups)
-        trainer = make_trainer(tmp_path, accelerator="cuda", devices=1, max_epochs=6)
+            group_steps(data, trainer)
         trainer.fit(task, data)
         return trainer
 

@@ -1,7 +1,7 @@
 """The LightningDataModule, which packs, splits, balances and loads the images of a source."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -16,7 +16,7 @@ from emotion.data.balance import class_weights, oversample
 from emotion.data.classes import CLASSES, FERPLUS, ClassRule
 from emotion.data.folders import FolderSource
 from emotion.data.labelled import Source
-from emotion.data.loader import BatchGroups, BatchLoader, OwnAugmentation
+from emotion.data.loader import BatchLoader, OwnAugmentation
 from emotion.data.mix import Mix
 from emotion.data.packed import PackedImages, pack
 from emotion.data.sources import open_source
@@ -72,7 +72,7 @@ class EmotionDataModule(LightningDataModule):
         self.augmentation = changes if (changes := Augmentation(augmentation)).changes else None
         self.own_augmentation = None if own_augmentation is None else own_augmentation()
         self.mix = mix if (mix := Mix(augmentation)).changes else None
-        self.group_size = 0
+        self.grouped: Callable[[BatchLoader], Iterable[Any]] | None = None
         self.teaching: Teaching | None = None
         self._features: dict[Stage, tuple[NDArray[np.float16], Tensor, Tensor]] = {}
         self._placed: dict[tuple[int, torch.device], Resident | Streamed] = {}
@@ -306,16 +306,15 @@ class EmotionDataModule(LightningDataModule):
                 "the validation or test images now; restore the old images, or train again with overwrite=true"
             )
 
-    def group_batches(self, size: int) -> None:
-        """Makes the training loader yield lists of `size` batches."""
-        self.group_size = size
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Returns the batch unchanged, since the loader assembles batches on the device (called by Lightning)."""
         return batch
 
-    def train_dataloader(self) -> BatchLoader | BatchGroups:
-        """Returns shuffled, balanced and augmented batches of the training images or of their features."""
+    def train_dataloader(self) -> Iterable[Any]:
+        """Returns shuffled, balanced and augmented batches of the training images or of their features.
+
+        `grouped`, if it is set, gets the loader of single batches and returns what the Trainer iterates over.
+        """
         inputs, labels, rows = self._features.get("train", self.train_set)
         weights = None
         if self.batches.balance == "weighted_sampler":
@@ -335,7 +334,7 @@ class EmotionDataModule(LightningDataModule):
             sampling_weights=weights,
             seed=self.seed,
         )
-        return BatchGroups(loader, self.group_size) if self.group_size else loader
+        return self.grouped(loader) if self.grouped else loader
 
     def _plain_from(self) -> int | None:
         """Returns the first epoch (from 0) without augmentation, or None if there is none."""

@@ -1,7 +1,7 @@
 """Shuffled and augmented batches, assembled on the training device."""
 
 from collections.abc import Callable, Iterator
-from itertools import islice, starmap
+from itertools import starmap
 from typing import NamedTuple
 
 import numpy as np
@@ -196,27 +196,3 @@ class BatchLoader:
         for start in range(0, len(batches), step):
             chunk = batches[start : start + step]
             yield torch.cat(chunk), [len(batch) for batch in chunk]
-
-
-class BatchGroups:
-    """Groups the batches of a loader into lists.
-
-    Args:
-        loader: loader of the batches.
-        size: largest number of batches in a list; a list that would exceed `DEVICE_CHUNK` has fewer.
-    """
-
-    def __init__(self, loader: BatchLoader, size: int) -> None:
-        self.loader, self.size = loader, max(1, min(size, DEVICE_CHUNK // loader.batch_bytes))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch (from 0) of the next iteration."""
-        self.loader.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return -(-len(self.loader) // self.size)
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        batches = iter(self.loader)
-        while group := list(islice(batches, self.size)):
-            yield group

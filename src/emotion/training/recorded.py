@@ -1,18 +1,30 @@
-"""Records training steps as CUDA graphs and replays them, so that a small network does not wait for Python."""
+"""Records training steps as CUDA graphs and replays them, so that a small network does not wait for Python.
+
+Nothing else depends on this module but `prepare` in `run.py`, which chooses `RecordedTask` in place of `EmotionTask`.
+"""
 
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
+from lightning import Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from emotion.data.loader import Batch
+from emotion.data.datamodule import EmotionDataModule
+from emotion.data.loader import DEVICE_CHUNK, Batch, BatchLoader
 from emotion.errors import UserError, first_line
 from emotion.settings import Settings
+from emotion.training.task import EmotionTask
 
+BATCHES_TOGETHER = 50
+"""Number of recorded steps between two calls by the Trainer, if no steps are logged."""
 WARM_UP = 3
 """Ordinary steps of each batch shape before its recording; in them, libraries choose kernels and allocate buffers."""
 log = logging.getLogger(__name__)
@@ -97,6 +109,102 @@ class RecordedStep:
             raise UserError(
                 f"cuda_graph: the step cannot be recorded ({first_line(error)}); use cuda_graph=false"
             ) from error
+
+
+class BatchGroups:
+    """Groups the batches of a loader into lists.
+
+    Args:
+        loader: loader of the batches.
+        size: largest number of batches in a list; a list that would exceed `DEVICE_CHUNK` has fewer.
+    """
+
+    def __init__(self, loader: BatchLoader, size: int) -> None:
+        self.loader, self.size = loader, max(1, min(size, DEVICE_CHUNK // loader.batch_bytes))
+
+    def __len__(self) -> int:
+        return -(-len(self.loader) // self.size)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        batches = iter(self.loader)
+        while group := list(islice(batches, self.size)):
+            yield group
+
+
+class RecordedTask(EmotionTask):
+    """A task that gets lists of batches (`BatchGroups`) and runs their steps itself, by replaying a recording.
+
+    Args:
+        values: the arguments of `EmotionTask`.
+    """
+
+    _capturable = True
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        super().__init__(*values, **named)
+        self.automatic_optimization = False
+        self.recorded_step = RecordedStep(self.optimise)
+
+    def training_step(self, batch: list[Batch], batch_idx: int) -> Tensor:  # type: ignore[override]
+        """Runs a step for each batch; returns their losses [n]."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        losses = []
+        for each in batch:
+            outcome = self.recorded_step(each)
+            losses.append(outcome.loss)
+            self.train_meter.update(*outcome, each.labels)
+            # The Trainer counts steps by these two calls of its wrapper around the optimiser, which a replay skips.
+            optimizer._on_before_step()
+            optimizer._on_after_step()
+            if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step()
+        # The loggers count the Trainer's batches, and this list was one of them.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped += len(batch) - 1
+        self.log("train/loss_step", losses[-1])
+        return torch.stack(losses)  # [n]
+
+    def optimise(self, batch: Batch) -> Outcome:
+        """Runs the step of one batch without the Trainer."""
+        optimizer = self._optimizer()
+        kind = self.device.type
+        half = torch.get_autocast_dtype(kind)
+        # Without the cache of half-precision weights, which would outlive the step, as the Trainer's context does.
+        with torch.autocast(kind, half, enabled=torch.is_autocast_enabled(kind), cache_enabled=False):
+            outcome = Outcome(*self._loss_and_logits(batch))
+        with torch.autocast(kind, enabled=False):
+            optimizer.zero_grad()
+            outcome.loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            self._move_average()
+        return Outcome(*(value.detach() for value in outcome))
+
+    @property
+    def train_loader(self) -> BatchLoader | None:
+        """The loader of single batches."""
+        groups = self.trainer.train_dataloader
+        return groups.loader if isinstance(groups, BatchGroups) else None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of training batches in an epoch, which `records_steps` allows no setting to limit."""
+        assert self.train_loader is not None
+        return len(self.train_loader)
+
+    def _planned_steps(self) -> tuple[int, int]:
+        groups, groups_per_epoch = super()._planned_steps()
+        return groups // groups_per_epoch * self.batches_per_epoch, self.batches_per_epoch
+
+    def _rate(self, value: float) -> Tensor:
+        """Returns a learning rate as a tensor on the device, from which a recording reads it."""
+        return torch.tensor(value, device=self.device)
+
+
+def group_steps(data: EmotionDataModule, trainer: Trainer) -> None:
+    """Gives the Trainer as many batches at once as there are steps between two lines of the log."""
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    data.grouped = partial(BatchGroups, size=interval or BATCHES_TOGETHER)
+    trainer.log_every_n_steps = min(interval, 1)  # type: ignore[attr-defined]
 
 
 def records_steps(settings: Settings, device: torch.device, precision: str) -> bool:

@@ -33,7 +33,7 @@ from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.loggers import log_results
 from emotion.training.memory import explain_out_of_memory, keep_freed_memory
-from emotion.training.recorded import records_steps
+from emotion.training.recorded import RecordedTask, group_steps, records_steps
 from emotion.training.results import predict_stages, write_results
 from emotion.training.resume import resumed_config
 from emotion.training.start import read_start
@@ -53,8 +53,6 @@ IGNORED_WARNINGS = (
     "Checkpoint directory .* exists and is not empty",  # a resumed run
 )
 """Warnings of PyTorch and Lightning about things that a run does on purpose."""
-BATCHES_TOGETHER = 50
-"""Number of recorded steps between two calls by the Trainer, if no steps are logged."""
 AUTO_FEATURES_BYTES = 2**30
 """Largest size of features that `feature_views=auto` writes to the cache, in bytes."""
 SIGTERM_STATUS = 128 + signal.SIGTERM
@@ -140,8 +138,9 @@ class Trained:
     @property
     def images_per_epoch(self) -> int:
         """Number of training images per epoch, including oversampled images and repeated draws."""
-        steps = int(self.trainer.num_training_batches) * max(self.data.group_size, 1)
-        shown = steps * self.data.batches.batch_size * self.trainer.world_size
+        task = self.trainer.lightning_module
+        assert isinstance(task, EmotionTask)
+        shown = task.batches_per_epoch * self.data.batches.batch_size * self.trainer.world_size
         return min(shown, len(self.data.train_set[2]))
 
 
@@ -167,7 +166,6 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     # The Trainer sets both and does not reset them, and a sweep can train several runs in one process.
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
-    seed_everything(settings.run.seed, verbose=False)
     data = EmotionDataModule(
         settings.data,
         settings.batches,
@@ -176,34 +174,25 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
         own_augmentation=plugins.augmentation,
     )
     teachers = read_teachers(settings.distillation, data)
-    if teachers is not None:  # building them drew random numbers, on which the initial weights must not depend
-        seed_everything(settings.run.seed, verbose=False)
-    task = build_task(settings, data, plugins, teachers.names if teachers else ())
-    _log_sizes(settings, task, data)
-    if teachers is not None:
-        log.info("teachers: %s", "; ".join(teachers.names))
-    resumes = folder.state != "new" and not settings.run.overwrite
-    load_weights(settings, task, folder.last if resumes else None)
-    epochs = 0
+    resumes, epochs = folder.state != "new" and not settings.run.overwrite, 0
     if resumes:
         epochs, data_state, taught_by = read_progress(folder.last)
         data.load_state_dict(data_state)
-        _require_same_teachers(taught_by, task.hparams["teachers"])
+        teachers.require_same(taught_by)
     timer, folder_updates = build_timer(settings.trainer), _folder_updates(settings, folder, epochs)
     trainer = build_trainer(settings, folder, [timer, folder_updates, *callbacks])
+    device, precision = trainer.strategy.root_device, str(trainer.precision)
+    # After all that may draw random numbers, on which the initial weights must not depend.
+    seed_everything(settings.run.seed, verbose=False)
+    kind = RecordedTask if records_steps(settings, device, precision) else EmotionTask
+    task = build_task(settings, data, plugins, teachers.names, kind)
+    _log_sizes(settings, task, data, teachers.names)
+    load_weights(settings, task, folder.last if resumes else None)
     _require_whole_epoch(settings.trainer, data, trainer)
     _configure_speed(settings, task, data, trainer)
-    if teachers is not None:
-        device, precision = trainer.strategy.root_device, str(trainer.precision)
+    if teachers.names:
         data.learn_from(teachers.teaching(settings.distillation, data, device, precision))
     return Prepared(settings, data, task, trainer, timer, epochs)
-
-
-def _require_same_teachers(before: Sequence[str], now: Sequence[str]) -> None:
-    """Checks that a resumed run has the teachers that it began with, in whatever files they lie now."""
-    if list(before) != list(now):
-        names = ["; ".join(each) or "no teacher" for each in (before, now)]
-        raise UserError(f"teacher: the run began with {names[0]}; now it has {names[1]}")
 
 
 def fit(prepared: Prepared, folder: RunFolder) -> Trained:
@@ -261,11 +250,9 @@ def _require_whole_epoch(settings: TrainerSettings, data: EmotionDataModule, tra
 
 def _configure_speed(settings: Settings, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
     """Turns on the accelerations that settings and device allow: recorded steps, cached features, compilation."""
-    device, wanted, interval = trainer.strategy.root_device, settings.training, settings.trainer.log_every_n_steps
-    if records_steps(settings, device, str(trainer.precision)):
-        task.record_steps()
-        data.group_batches(interval or BATCHES_TOGETHER)
-        trainer.log_every_n_steps = min(interval, 1)  # type: ignore[attr-defined]
+    device, wanted = trainer.strategy.root_device, settings.training
+    if isinstance(task, RecordedTask):
+        group_steps(data, trainer)
     if device.type == "cpu":
         keep_freed_memory()
     views = wanted.feature_views
@@ -364,9 +351,10 @@ def build_task(
     data: EmotionDataModule,
     plugins: Plugins = Plugins(),  # noqa: B008
     teachers: Sequence[str] = (),
+    kind: type[EmotionTask] = EmotionTask,
 ) -> EmotionTask:
     """Builds network, loss and optimiser settings; class weights and shares are those of the training images."""
-    return EmotionTask(
+    return kind(
         settings.network,
         settings.loss,
         settings.optimizer,
@@ -404,12 +392,14 @@ def load_weights(settings: Settings, task: EmotionTask, last: Path | None = None
     task.restart_average()
 
 
-def _log_sizes(settings: Settings, task: EmotionTask, data: EmotionDataModule) -> None:
+def _log_sizes(settings: Settings, task: EmotionTask, data: EmotionDataModule, teachers: Sequence[str]) -> None:
     count = task.network.count_parameters()
     log.info("%s: %s parameters, %s of them trainable", settings.run.model, f"{count.total:,}", f"{count.trainable:,}")
     sizes = len(data.train_set[2]), len(data.rows.val), len(data.rows.test)
     log.info("images: %d to train on, %d to validate, %d to test", *sizes)
     log.info("classes: %s", listed(data.classes))
+    if teachers:
+        log.info("teachers: %s", "; ".join(teachers))
 
 
 def _facts(settings: Settings, record: dict[str, Any]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from emotion.data.classes import CLASSES
-from emotion.data.loader import Batch, BatchGroups, BatchLoader
+from emotion.data.loader import Batch, BatchLoader
 from emotion.errors import UserError
 from emotion.models.network import Network
 from emotion.models.registry import build_network
@@ -27,7 +27,6 @@ from emotion.settings import DistillationSettings, LossSettings, NetworkSettings
 from emotion.training.loss import EmotionLoss
 from emotion.training.meter import EpochMeter
 from emotion.training.optimizer import SharpnessAware, build_optimizer, cosine_factor
-from emotion.training.recorded import Outcome, Record, RecordedStep, record_cuda_graph
 from emotion.training.statistics import ENOUGH_IMAGES, estimate_statistics, slow_statistics
 
 if TYPE_CHECKING:
@@ -60,6 +59,8 @@ class EmotionTask(LightningModule):
         teachers: names of the networks that the task learns from; stored, not used.
         plugins: the user's classes, if the settings name some.
     """
+
+    _capturable = False  # whether CUDA graphs may record the optimiser's step
 
     def __init__(
         self,
@@ -113,6 +114,17 @@ class EmotionTask(LightningModule):
         """The network for validation, test and inference: the average of the weights if there is one."""
         return self.network if self.average is None else self.average.module
 
+    @property
+    def train_loader(self) -> BatchLoader | None:
+        """The loader of the training batches; None if the Trainer trains on a loader of another kind."""
+        loader = self.trainer.train_dataloader
+        return loader if isinstance(loader, BatchLoader) else None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of training batches in an epoch."""
+        return int(self.trainer.num_training_batches)
+
     def restart_average(self) -> None:
         """Restarts the average of the weights from the present weights."""
         if self.average is not None:
@@ -149,19 +161,10 @@ class EmotionTask(LightningModule):
         logits: Tensor = self.inference_network(images)
         return logits
 
-    def record_steps(self, record: Record = record_cuda_graph) -> None:
-        """Makes `training_step` run several optimisation steps per call itself, by replaying a recording."""
-        self.automatic_optimization = False
-        self._recorded = RecordedStep(self._optimise, record)
-
-    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
-        """Returns the loss of a batch (scalar); runs the steps of a list of batches and returns their losses [n]."""
-        if isinstance(batch, list):
-            losses = self._replay(batch)
-            self.log("train/loss_step", losses[-1])
-            return losses
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss of a batch (scalar)."""
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        loss, logits = self._outcome(batch)
+        loss, logits = self._loss_and_logits(batch)
         if self._perturbed:
             return loss
         self.train_meter.update(loss, logits, batch.labels)
@@ -169,9 +172,9 @@ class EmotionTask(LightningModule):
             self.log("train/loss_step", loss)
         return loss
 
-    def _outcome(self, batch: Batch) -> Outcome:
+    def _loss_and_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = self._logits(self._trained[0], batch)
-        return Outcome(self.loss(logits, batch.labels, batch.soft_targets), logits)
+        return self.loss(logits, batch.labels, batch.soft_targets), logits
 
     def optimizer_step(
         self,
@@ -201,45 +204,13 @@ class EmotionTask(LightningModule):
         if self.average is not None:
             self.average.update(self.network)
 
-    def _optimise(self, batch: Batch) -> Outcome:
-        optimizer = self._optimizer()
-        kind = self.device.type
-        half = torch.get_autocast_dtype(kind)
-        # Without the cache of half-precision weights, which would outlive the step, as the Trainer's context does.
-        with torch.autocast(kind, half, enabled=torch.is_autocast_enabled(kind), cache_enabled=False):
-            outcome = self._outcome(batch)
-        with torch.autocast(kind, enabled=False):
-            optimizer.zero_grad()
-            outcome.loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            self._move_average()
-        return Outcome(*(value.detach() for value in outcome))
-
-    def _replay(self, batches: list[Batch]) -> Tensor:
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        assert isinstance(optimizer, LightningOptimizer)
-        losses = []
-        for batch in batches:
-            outcome = self._recorded(batch)
-            losses.append(outcome.loss)
-            self.train_meter.update(*outcome, batch.labels)
-            # The Trainer counts steps by these two calls of its wrapper around the optimiser, which a replay skips.
-            optimizer._on_before_step()
-            optimizer._on_after_step()
-            if isinstance(scheduler, LRScheduler) and not isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step()
-        # The loggers count the Trainer's batches, and this list was one of them.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped += len(batches) - 1
-        return torch.stack(losses)  # [len(batches)]
-
     def on_validation_epoch_start(self) -> None:
         """Estimates the statistics of batch normalisation where an epoch is too short for their running mean."""
-        loader = self.trainer.train_dataloader
-        single, size = (loader.loader, loader.size) if isinstance(loader, BatchGroups) else (loader, 1)
-        if self._slow and isinstance(single, BatchLoader):
+        loader = self.train_loader
+        if self._slow and loader is not None:
             layers = [self.inference_network.get_submodule(name) for name in self._slow]
-            count = min(int(self.trainer.num_training_batches) * size, -(-ENOUGH_IMAGES // single.batch_size))
-            batches = islice(single, count)
+            count = min(self.batches_per_epoch, -(-ENOUGH_IMAGES // loader.batch_size))
+            batches = islice(loader, count)
             estimate_statistics(layers, self._estimated[0], (_floats(batch.inputs) for batch in batches))
             for values in (value for layer in layers for value in (layer.running_mean, layer.running_var)):
                 assert isinstance(values, Tensor)
@@ -264,7 +235,7 @@ class EmotionTask(LightningModule):
             group.update(values, lr=self._rate(float(rate)))
             group["fused"] = self._fused
             if "capturable" in group:
-                group["capturable"] = not self.automatic_optimization
+                group["capturable"] = self._capturable
         for parameter, state in optimizer.state.items():
             if "step" not in state:
                 continue
@@ -285,15 +256,13 @@ class EmotionTask(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Freezes statistics again, since Lightning sets all modules to training mode, and sets the loader's epoch."""
         self.network.freeze_statistics()
-        loader = self.trainer.train_dataloader
-        if not isinstance(loader, BatchLoader | BatchGroups):
+        loader = self.train_loader
+        if loader is None:
             return
         same = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         loader.set_epoch(0 if same else self.current_epoch)
-        length = len(loader.loader if isinstance(loader, BatchGroups) else loader)
-        size = loader.size if isinstance(loader, BatchGroups) else 1
-        self._slow = slow_statistics(self.network, min(int(self.trainer.num_training_batches) * size, length))
-        batches = self.current_epoch * length
+        self._slow = slow_statistics(self.network, self.batches_per_epoch)
+        batches = self.current_epoch * len(loader)
         if batches * (1 - self.optimizer_settings.ema_decay) < self.trainer.accumulate_grad_batches:
             self.restart_average()
 
@@ -360,14 +329,11 @@ class EmotionTask(LightningModule):
         if math.isinf(steps):
             raise UserError("schedule=cosine: needs an end of training; set trainer.max_epochs or trainer.max_steps")
         trainer.fit_loop.setup_data()
-        loader = trainer.train_dataloader
-        if isinstance(loader, BatchGroups):
-            return int(steps) // len(loader) * len(loader.loader), len(loader.loader)
         return int(steps), math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
     def _rate(self, value: float) -> float | Tensor:
-        """Returns a learning rate, as a tensor on the device if steps are recorded: a recording reads it from there."""
-        return value if self.automatic_optimization else torch.tensor(value, device=self.device)
+        """Returns a learning rate as the optimiser gets it."""
+        return value
 
     def _optimizer(self) -> Optimizer:
         optimizer = self.optimizers(use_pl_optimizer=False)

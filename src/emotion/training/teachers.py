@@ -49,7 +49,7 @@ class Mirrored(nn.Module):
 
 @dataclass(frozen=True)
 class Teachers:
-    """The teachers of a run: networks, or the file in which their judgement is recorded.
+    """The teachers of a run, if it has any: networks, or the file in which their judgement is recorded.
 
     Attributes:
         names: model, seed and hash of the weights of each network.
@@ -58,8 +58,8 @@ class Teachers:
         recorded: the file.
     """
 
-    names: tuple[str, ...]
-    known: bool
+    names: tuple[str, ...] = ()
+    known: bool = True
     networks: tuple[nn.Module, ...] = ()
     recorded: Path | None = None
 
@@ -84,17 +84,21 @@ class Teachers:
             logits = [_judge(network, data, views, device, precision) for network in self.networks]
         return Teaching(logits, views, asked.distill_temperature, SEED)
 
+    def require_same(self, before: Sequence[str]) -> None:
+        """Checks that a resumed run has the teachers that it began with, in whatever files they lie now."""
+        if tuple(before) != self.names:
+            names = ["; ".join(each) or "no teacher" for each in (before, self.names)]
+            raise UserError(f"teacher: the run began with {names[0]}; now it has {names[1]}")
 
-def read_teachers(asked: DistillationSettings, data: EmotionDataModule) -> Teachers | None:
-    """Reads the teachers that the settings name, and checks them; None if they name none.
+
+def read_teachers(asked: DistillationSettings, data: EmotionDataModule) -> Teachers:
+    """Reads the teachers that the settings name, and checks them.
 
     Raises:
         UserError: there is no such network, it has other classes or image sizes, or it was trained on images that
             validate or test here.
     """
-    given = [asked.teacher] if isinstance(asked.teacher, str) else asked.teacher
-    if not given:
-        return None
+    given = [asked.teacher] if isinstance(asked.teacher, str) else asked.teacher or ()
     for name in given:
         if (described := _read_description(expand(name))) is not None:
             return _recorded(given, name, described)
@@ -142,7 +146,7 @@ def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
     require_effect(arguments, settings.flat())
     data, trainer = EmotionDataModule.of(settings.flat()), settings.trainer
     teachers = read_teachers(settings.distillation, data)
-    if teachers is None:
+    if not teachers.names:
         raise UserError("teacher: missing; name the networks that teach, as teacher=[a.ckpt,b.ckpt]")
     device = find_device("cpu" if trainer.accelerator == "cpu" else None)
     precision = best_precision(device.type) if trainer.precision == "auto" else str(trainer.precision)
