@@ -116,8 +116,7 @@ def _accuracies(rows: Sequence[Configuration | PublishedRun]) -> str:
 
 
 def _ran(one: Configuration) -> Sequence[str]:
-    folder = one.first.folder.path if len(one.runs) == 1 else one.first.folder.path.parent
-    link = (ROOT / folder).relative_to(ROOT)
+    link = (ROOT / one.first.folder.path.parent).relative_to(ROOT)
     tests = [run.test for run in one.runs]
     constant = all(len(np.unique(test.predicted)) == 1 for test in tests)
     balance = BALANCES[str(one.first.settings["balance"])]
