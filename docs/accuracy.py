@@ -111,7 +111,9 @@ def _accuracies(rows: Sequence[Configuration | PublishedRun]) -> str:
     """A table, and below it the commands of its rows, which are too long for a column."""
     header = ("Run", "Published", "Ours", "Without duplicates", "Macro F1", "Seeds", "Best epoch")
     cells = [_not_run(row) if isinstance(row, PublishedRun) else _ran(row) for row in rows]
-    commands = [f"# {row.network}: {own[2]}\n{command(row)}" for row, own in zip(rows, cells, strict=True)]
+    commands = [
+        f"# {row.network}: {own[2]}{_hardware(row)}\n{command(row)}" for row, own in zip(rows, cells, strict=True)
+    ]
     return "\n".join((markdown(header, "lrrrrrr", cells), "", "```sh", *commands, "```"))
 
 
@@ -137,6 +139,13 @@ def _ran(one: Configuration) -> Sequence[str]:
         str(len(one.runs)),
         best,
     )
+
+
+def _hardware(row: Configuration | PublishedRun) -> str:
+    """Where a row's runs ran, and in newer ones the precision, as the end of a sentence."""
+    if isinstance(row, PublishedRun):
+        return ""
+    return " on " + "; ".join(sorted({run.record.hardware.replace("(R)", "") for run in row.runs}))
 
 
 def _not_run(published: PublishedRun) -> Sequence[str]:

@@ -310,7 +310,7 @@ def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:
         "train_images": images,
         "train_seconds": round(trained.seconds, 1),
         "images_per_second": round(epochs * images / trained.seconds, 1),
-        "hardware": describe_hardware(environment),
+        "hardware": f"{describe_hardware(environment)}, {trained.trainer.precision}",
         "command": environment["command"],
         **({"teachers": best.task.hparams["teachers"]} if settings.distillation.teacher else {}),
         **({"changes": environment["changes"]} if "changes" in environment else {}),
