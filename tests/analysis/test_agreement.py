@@ -11,7 +11,7 @@ import pytest
 
 from emotion.analysis.agreement import Agreement, agreement, agreement_rows
 from emotion.analysis.agreement_tables import AgreementRow, agreement_blocks, headline
-from emotion.analysis.document import Paragraph, Row, Table
+from emotion.analysis.document import Cell, Paragraph, Row, Table
 from emotion.analysis.exports import to_csv
 from emotion.analysis.predictions import Predictions
 from emotion.data.classes import CLASSES, FERPLUS
@@ -288,17 +288,24 @@ def test_the_page_says_that_votes_are_only_read_and_which_images_count() -> None
     own = agreement(PREDICTED, FIVE)
     row = AgreementRow("net", "none", "PrivateTest", [own])
     blocks = [block.text for block in agreement_blocks([row]) if isinstance(block, Paragraph)]
-    assert "This page only reads their votes" in blocks[0]
-    assert blocks[2] == (
+    assert blocks[0] == (
+        "PrivateTest: the network agrees with a person in 40.0% of the cases; two people agree in 60.0%."
+    )
+    assert "This page only reads their votes" in blocks[1]
+    assert blocks[3] == (
         "PrivateTest: 4 of 5 images have votes. On 1 no answer has more votes than every other, on 1 "
         "the answer with most votes is no class of the network; the other 2 count for “Most votes”, 2 of them for "
         "“8 of 10”."
     )
-    assert (
-        headline(row)
-        == "PrivateTest: the network agrees with a person in 40.0% of the cases; two people agree in 60.0%."
-    )
     assert agreement_blocks([]) == []
+
+
+def test_the_page_names_the_network_that_agrees_most_with_people() -> None:
+    own, worse = agreement(PREDICTED, FIVE), agreement(predict(*[("disgust", "disgust")] * len(PREDICTED)), FIVE)
+    rows = [AgreementRow(name, "none", "PrivateTest", [one]) for name, one in (("a", worse), ("b", own))]
+    assert headline(rows).startswith("PrivateTest: b agrees most with people: it agrees with a person in 40.0% of")
+    seeds = AgreementRow(Cell("c", "seeds 0, 1"), "flip", "PrivateTest", [own, own])
+    assert headline([rows[0], seeds]).startswith("PrivateTest: c (seeds 0, 1) agrees most with people: it agrees")
 
 
 def test_networks_on_the_same_images_share_the_rows_of_people() -> None:
@@ -306,4 +313,4 @@ def test_networks_on_the_same_images_share_the_rows_of_people() -> None:
     rows = [AgreementRow(name, "none", part, [own]) for name in ("a", "b") for part in ("PrivateTest", "All")]
     blocks = agreement_blocks(rows)
     assert len(tables(*rows)["agreement"].footer) == 6
-    assert [block.text.split(":")[0] for block in blocks if isinstance(block, Paragraph)][2:4] == ["PrivateTest", "All"]
+    assert [block.text.split(":")[0] for block in blocks if isinstance(block, Paragraph)][3:5] == ["PrivateTest", "All"]

@@ -60,6 +60,18 @@ class AgreementRow:
         return self.agreements[0]
 
     @property
+    def full_name(self) -> str:
+        """The name with its note."""
+        cell = self.name if isinstance(self.name, Cell) else Cell(self.name)
+        return f"{cell.text} ({cell.note})" if cell.note else cell.text
+
+    @property
+    def votes(self) -> float | None:
+        """The mean share of the votes that the predictions got; None if a network has no image with votes."""
+        known = [one.votes for one in self.agreements if one.votes is not None]
+        return summarize(known).mean if len(known) == len(self.agreements) else None
+
+    @property
     def images(self) -> Cell:
         """The part of the images, with the test-time augmentation as a note."""
         return Cell(self.part, "" if self.views == "none" else self.views)
@@ -77,7 +89,8 @@ def agreement_blocks(rows: Sequence[AgreementRow]) -> list[Block]:
     """Builds the tables with the text that says how to read them; nothing without rows."""
     if not rows:
         return []
-    blocks: list[Block] = [*map(Paragraph, _READING), *map(Paragraph, _counts(rows)), _votes_table(rows)]
+    texts = filter(None, (headline(rows), *_READING, *_counts(rows)))
+    blocks: list[Block] = [*map(Paragraph, texts), _votes_table(rows)]
     blocks += [Paragraph(_LABELS), _labels_table(rows)]
     confused = [line for row in rows for line in _confused_rows(row)]
     if confused:
@@ -89,14 +102,17 @@ def agreement_blocks(rows: Sequence[AgreementRow]) -> list[Block]:
     return blocks
 
 
-def headline(row: AgreementRow) -> str:
-    """Returns one sentence: how often the network agrees with a person, and two people with each other."""
-    own, people = row.first.votes, row.first.people
-    if own is None or people.pairs is None:
+def headline(rows: Sequence[AgreementRow]) -> str:
+    """Returns how often the best network agrees with a person, on PrivateTest if it is there; "" if that is unknown."""
+    private = [row for row in rows if row.part == "PrivateTest"]
+    best = max(private or [row for row in rows if row.part == rows[-1].part], key=lambda row: row.votes or 0)
+    if best.votes is None or best.first.people.pairs is None:
         return ""
+    several = len({row.full_name for row in rows}) > 1
+    name = f"{best.full_name} agrees most with people: it" if several else "the network"
     return (
-        f"{row.part}: the network agrees with a person in {own:.1%} of the cases; two people agree in "
-        f"{people.pairs:.1%}."
+        f"{best.part}: {name} agrees with a person in {best.votes:.1%} of the cases; two people agree in "
+        f"{best.first.people.pairs:.1%}."
     )
 
 

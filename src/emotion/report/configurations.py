@@ -64,6 +64,8 @@ class Configuration:
         values = self.first.settings
         if self.published:
             return self.published.network
+        if values.get("recipe"):
+            return f"recipe={values['recipe']}"
         if values["family"] == "custom":
             return Path(str(values.get("network"))).name
         title = FAMILIES[values["family"]].title

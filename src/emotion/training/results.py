@@ -14,8 +14,8 @@ from rich.progress import track
 from torch import nn
 
 from emotion.analysis.agreement import Agreement, agreement_rows
-from emotion.analysis.agreement_tables import TITLE, AgreementRow, agreement_blocks, headline
-from emotion.analysis.document import Block, Paragraph, to_html, to_markdown
+from emotion.analysis.agreement_tables import TITLE, AgreementRow, agreement_blocks
+from emotion.analysis.document import Block, to_html, to_markdown
 from emotion.analysis.figures import (
     History,
     confusion_matrix_figure,
@@ -129,9 +129,7 @@ def write_results(
 
 
 def _agreement_section(agreements: Sequence[tuple[str, str, Agreement]]) -> list[Block]:
-    rows = [AgreementRow("this network", views, part, [one]) for views, part, one in agreements]
-    private = [row for row in rows if row.part == "PrivateTest"]
-    return [Paragraph(headline((private or rows)[-1])), *agreement_blocks(rows)]
+    return agreement_blocks([AgreementRow("this network", views, part, [one]) for views, part, one in agreements])
 
 
 def _agreement_record(agreements: Sequence[tuple[str, str, Agreement]]) -> dict[str, Any]:
