@@ -151,6 +151,12 @@ def test_resume_extends_a_finished_run(tmp_path):
     assert part.read_config().trainer.max_epochs == 3
 
 
+def test_resume_with_fewer_epochs_than_the_run_has_had_is_refused(tmp_path):
+    train(tmp_path, "trainer.max_epochs=2")
+    with pytest.raises(UserError, match=r"^trainer\.max_epochs=1: the run has had 2 epochs already$"):
+        resume(tmp_path, "trainer.max_epochs=1")
+
+
 def test_resume_gives_new_settings_their_defaults(tmp_path):
     folder = train(tmp_path, "trainer.max_epochs=1")
     old = folder.read_config()

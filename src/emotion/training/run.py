@@ -177,6 +177,8 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     resumes, epochs = folder.state != "new" and not settings.run.overwrite, 0
     if resumes:
         epochs, data_state, taught_by = read_progress(folder.last)
+        if 0 < settings.trainer.max_epochs < epochs:
+            raise UserError(f"trainer.max_epochs={settings.trainer.max_epochs}: the run has had {epochs} epochs already")
         data.load_state_dict(data_state)
         teachers.require_same(taught_by)
     timer, folder_updates = build_timer(settings.trainer), _folder_updates(settings, folder, epochs)
