@@ -26,7 +26,7 @@ from emotion.data.datamodule import EmotionDataModule
 from emotion.settings import Settings
 from emotion.training.environment import describe_environment
 from emotion.training.folder import RunFolder
-from emotion.training.run import build_task
+from emotion.training.prepared import build_task
 from emotion.training.trainer import build_trainer
 
 STEPS = 100

@@ -79,7 +79,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatc
 
 
 def test_the_step_is_named_among_several_recorded_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("emotion.training.run.records_steps", lambda *_: True)
+    monkeypatch.setattr("emotion.training.prepared.records_steps", lambda *_: True)
     monkeypatch.setattr(RecordedStep, "__call__", lambda step, batch: step._step(batch))
     break_from(monkeypatch, 1, float("nan"))
     with pytest.raises(UserError, match="the loss is nan at step 1, epoch 1"):

@@ -23,7 +23,7 @@ from emotion.data.sources import open_source
 from emotion.data.splits import Split, make_split
 from emotion.data.storage import Resident, Streamed, place
 from emotion.data.teaching import Teaching
-from emotion.data.votes import read_votes, with_votes
+from emotion.data.votes import open_votes, with_votes
 from emotion.declarations import SOURCE
 from emotion.errors import UserError
 from emotion.files import expand
@@ -113,7 +113,7 @@ class EmotionDataModule(LightningDataModule):
         asked = self.settings
         packed = pack(self.source, asked.on_bad_image)
         if asked.labels is not None:
-            votes = read_votes(expand(asked.votes), packed.names.tolist(), packed.parts.tolist())
+            votes = open_votes(expand(asked.votes)).some_on(packed.names.tolist(), packed.parts.tolist())
             packed = with_votes(packed, votes, _vote_classes(asked), soft=asked.soft_labels)
         if self.network_classes is not None:
             packed = packed.with_classes(self.network_classes)

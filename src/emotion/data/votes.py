@@ -108,15 +108,22 @@ class VotesFile:
         nothing = [0] * len(VOTED)
         return Votes(np.array([self.counts.get(key, nothing) for key in keys], np.int64).reshape(-1, len(VOTED)))
 
-    def none_on(self, names: Sequence[str]) -> UserError:
-        """Returns the error for images of which none has votes."""
+    def some_on(self, names: Sequence[str], parts: Sequence[str] = ()) -> Votes:
+        """Returns the votes as `on` does.
+
+        Raises:
+            UserError: none of the images has votes, or a row of FER+'s own file is of another part than its image.
+        """
+        votes = self.on(names, parts)
+        if votes.counts.any():
+            return votes
         example = f", as {names[0]}" if len(names) else ""
         wanted = (
             "data=fer2013_csv, whose rows it has; names in folders do not tell the row"
             if self.parts
             else ("data=fer2013")
         )
-        return UserError(f"{self.path}: no votes on any of the {len(names):,} images{example}; FER+ is for {wanted}")
+        raise UserError(f"{self.path}: no votes on any of the {len(names):,} images{example}; FER+ is for {wanted}")
 
     def _key(self, name: str) -> str:
         file = name.rsplit("/", 1)[-1]
@@ -140,24 +147,6 @@ def open_votes(path: Path) -> VotesFile:
             "which `emotion data fetch ferplus` downloads"
         )
     return _read(path)
-
-
-def read_votes(path: Path, names: Sequence[str], parts: Sequence[str] = ()) -> Votes:
-    """Reads the votes on images from a file.
-
-    Args:
-        path: see `open_votes`.
-        names: names of N images, see `VotesFile.on`.
-        parts: part of each image, or empty.
-
-    Raises:
-        UserError: the file is missing or broken, or none of the images has votes.
-    """
-    file = open_votes(path)
-    votes = file.on(names, parts)
-    if not votes.counts.any():
-        raise file.none_on(names)
-    return votes
 
 
 def with_votes(packed: "PackedImages", votes: Votes, classes: Sequence[str], *, soft: bool) -> "PackedImages":

@@ -133,9 +133,7 @@ def _read_votes(changes: Mapping[str, Any], data: EmotionDataModule) -> VotesFil
     file = open_votes(expand(str(changes["votes"])))
     vote_columns(data.classes)
     rows = np.concatenate([data.rows.test, data.rows.val])
-    names = data.packed.names[rows].tolist()
-    if not file.on(names, data.packed.parts[rows].tolist()).counts.any():
-        raise file.none_on(names)
+    file.some_on(data.packed.names[rows].tolist(), data.packed.parts[rows].tolist())
     return file
 
 

@@ -1,6 +1,7 @@
 """Records training steps as CUDA graphs and replays them, so that a small network does not wait for Python.
 
-Nothing else depends on this module but `prepare` in `run.py`, which chooses `RecordedTask` in place of `EmotionTask`.
+Nothing else depends on this module but `prepared.py`, which chooses `RecordedTask` in place of `EmotionTask`, and
+`FiniteLoss`, which checks the losses of several steps at once.
 """
 
 import logging

@@ -55,7 +55,7 @@ class EmotionTask(LightningModule):
         class_weights: weight of each class in the training loss; None weights all classes equally.
         class_shares: share of each class among the training images, sum 1; needed for `logit_adjustment`.
         model: name of the model in `conf/model`; stored, not used.
-        weights: origin of the backbone's weights; stored, not used (`prepare` in `run.py` loads them).
+        weights: origin of the backbone's weights; stored, not used (`prepare` in `prepared.py` loads them).
         teachers: names of the networks that the task learns from; stored, not used.
         plugins: the user's classes, if the settings name some.
     """

@@ -1,0 +1,229 @@
+"""What a run needs to begin: checked settings, opened data, a network with its weights, and a Trainer."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import LambdaCallback, Timer
+from lightning.pytorch.utilities import rank_zero_only
+
+from emotion.data.classes import listed
+from emotion.data.datamodule import EmotionDataModule
+from emotion.errors import UserError
+from emotion.models.network import feature_count
+from emotion.models.weights import file_stem, load_backbone, resolve_weights
+from emotion.plugins import Plugins
+from emotion.settings import Settings, TrainerSettings, TrainingSettings
+from emotion.training.checkpoint import read_progress
+from emotion.training.environment import describe_environment
+from emotion.training.features import FeatureCache
+from emotion.training.folder import RunFolder
+from emotion.training.memory import keep_freed_memory
+from emotion.training.recorded import RecordedTask, group_steps, records_steps
+from emotion.training.start import read_start
+from emotion.training.task import EmotionTask
+from emotion.training.teachers import Teachers, read_teachers
+from emotion.training.trainer import build_timer, build_trainer
+
+log = logging.getLogger(__name__)
+AUTO_FEATURES_BYTES = 2**30
+"""Largest size of features that `feature_views=auto` writes to the cache, in bytes."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to train: its settings are checked, its data opened, its weights loaded, its device chosen.
+
+    Attributes:
+        epochs: number of epochs that a resumed run has been trained for; 0 for a new run.
+    """
+
+    settings: Settings
+    data: EmotionDataModule
+    task: EmotionTask
+    trainer: Trainer
+    timer: Timer
+    epochs: int
+
+
+def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Prepared:
+    """Opens the data and builds network and Trainer; leaves the folder unchanged.
+
+    Args:
+        settings: the settings of the run.
+        folder: folder of the run.
+        callbacks: further callbacks, beside those of every run.
+
+    Raises:
+        UserError: settings, data, weights, a checkpoint or a device cannot be used.
+    """
+    settings, plugins = _with_weights_file(settings), Plugins.load(settings)
+    # The Trainer sets both and does not reset them, and a sweep can train several runs in one process.
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+    data = EmotionDataModule(
+        settings.data,
+        settings.batches,
+        settings.augmentation,
+        settings.run.seed,
+        own_augmentation=plugins.augmentation,
+    )
+    teachers = read_teachers(settings.distillation, data)
+    resumes = folder.state != "new" and not settings.run.overwrite
+    epochs = _resume(settings, folder, data, teachers) if resumes else 0
+    timer, folder_updates = build_timer(settings.trainer), _folder_updates(settings, folder, epochs)
+    trainer = build_trainer(settings, folder, [timer, folder_updates, *callbacks])
+    device, precision = trainer.strategy.root_device, str(trainer.precision)
+    # After all that may draw random numbers, on which the initial weights must not depend.
+    seed_everything(settings.run.seed, verbose=False)
+    kind = RecordedTask if records_steps(settings, device, precision) else EmotionTask
+    task = build_task(settings, data, plugins, teachers.names, kind)
+    _log_sizes(settings, task, data, teachers.names)
+    load_weights(settings, task, folder.last if resumes else None)
+    _require_whole_epoch(settings.trainer, data, trainer)
+    _configure_speed(settings, task, data, trainer)
+    if teachers.names:
+        data.learn_from(teachers.teaching(settings.distillation, data, device, precision))
+    return Prepared(settings, data, task, trainer, timer, epochs)
+
+
+def _log_sizes(settings: Settings, task: EmotionTask, data: EmotionDataModule, teachers: Sequence[str]) -> None:
+    count = task.network.count_parameters()
+    log.info("%s: %s parameters, %s of them trainable", settings.run.model, f"{count.total:,}", f"{count.trainable:,}")
+    sizes = len(data.train_set[2]), len(data.rows.val), len(data.rows.test)
+    log.info("images: %d to train on, %d to validate, %d to test", *sizes)
+    log.info("classes: %s", listed(data.classes))
+    if teachers:
+        log.info("teachers: %s", "; ".join(teachers))
+
+
+def _resume(settings: Settings, folder: RunFolder, data: EmotionDataModule, teachers: Teachers) -> int:
+    """Checks that the run in the folder began with these images and teachers; returns the number of its epochs."""
+    epochs, data_state, taught_by = read_progress(folder.last)
+    if 0 < settings.trainer.max_epochs < epochs:
+        raise UserError(f"trainer.max_epochs={settings.trainer.max_epochs}: the run has had {epochs} epochs already")
+    data.load_state_dict(data_state)
+    teachers.require_same(taught_by)
+    return epochs
+
+
+def _folder_updates(settings: Settings, folder: RunFolder, epochs: int) -> Callback:
+    """Returns a callback that writes a resumed run's settings once its checkpoint is loaded; drops a replaced run."""
+    return LambdaCallback(
+        on_train_start=lambda *_: claim(settings, folder, epochs) if epochs else None,
+        on_train_epoch_start=lambda *_: folder.drop_replaced(),
+    )
+
+
+@rank_zero_only
+def claim(settings: Settings, folder: RunFolder, epochs: int) -> None:
+    """Writes the settings of a run to its folder, once it is known to train."""
+    folder.claim(settings, describe_environment(), epochs)
+
+
+def _with_weights_file(settings: Settings) -> Settings:
+    """Returns the settings with the file of weights in place of its folder."""
+    network, weights = settings.network, settings.training.weights
+    if network.backbone is None or weights is None:
+        return settings
+    file = resolve_weights(weights, file_stem(network.family, network.backbone))
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"weights": file})})
+
+
+def _require_whole_epoch(settings: TrainerSettings, data: EmotionDataModule, trainer: Trainer) -> None:
+    """Checks that training reaches a validation, since only a validation chooses a best checkpoint."""
+    batches = -(-len(data.train_set[2]) // (data.batches.batch_size * trainer.world_size))
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = -(-batches // trainer.accumulate_grad_batches) * settings.check_val_every_n_epoch
+    if 0 <= trainer.max_steps < steps:
+        raise UserError(
+            f"trainer.max_steps={trainer.max_steps}: at least {steps} are needed until the first validation, which "
+            "chooses the best checkpoint"
+        )
+
+
+def _configure_speed(settings: Settings, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
+    """Turns on the accelerations that settings and device allow: recorded steps, cached features, compilation."""
+    device, wanted = trainer.strategy.root_device, settings.training
+    if isinstance(task, RecordedTask):
+        group_steps(data, trainer)
+    if device.type == "cpu":
+        keep_freed_memory()
+    views = wanted.feature_views
+    if views == "auto":
+        views = 0 if settings.distillation.teacher else _auto_feature_views(task, data, device)
+    if views:
+        cache = FeatureCache(task.train_on_features(), device, settings.run.seed, str(trainer.precision))
+        data.train_on_features(cache, views)
+    if _should_compile(wanted, device) if wanted.compile == "auto" else wanted.compile:
+        task.compile_network()
+
+
+def _auto_feature_views(task: EmotionTask, data: EmotionDataModule, device: torch.device) -> int:
+    """Returns 1 if the frozen part gets the same images in every epoch and its features are small enough, else 0."""
+    frozen, _ = task.network.split(task.network.frozen_stages)
+    if not any(True for _ in frozen.parameters()):
+        return 0
+    # A few cached views would be less augmentation than new ones in each epoch.
+    if data.augmentation or data.mix or data.own_augmentation:
+        if device.type == "cpu":
+            log.info("feature_views=8 trains faster: the frozen layers run once, on 8 augmented views of an image")
+        return 0
+    side = task.network.preprocess.image_size
+    values = feature_count(frozen, torch.zeros(1, 1, side, side, dtype=torch.uint8), "the network")
+    return int(2 * values * len(data.packed) <= AUTO_FEATURES_BYTES)
+
+
+def _should_compile(training: TrainingSettings, device: torch.device) -> bool:
+    """Compiling takes up to a minute, too long for a run that may stop early; on CPUs, compiled steps were slower."""
+    return device.type == "cuda" and training.patience is None
+
+
+def build_task(
+    settings: Settings,
+    data: EmotionDataModule,
+    plugins: Plugins = Plugins(),  # noqa: B008
+    teachers: Sequence[str] = (),
+    kind: type[EmotionTask] = EmotionTask,
+) -> EmotionTask:
+    """Builds network, loss and optimiser settings; class weights and shares are those of the training images."""
+    return kind(
+        settings.network,
+        settings.loss,
+        settings.optimizer,
+        settings.distillation,
+        classes=data.classes,
+        class_weights=data.class_weights,
+        class_shares=data.class_shares,
+        model=settings.run.model,
+        weights=settings.training.weights,
+        teachers=teachers,
+        plugins=plugins,
+    )
+
+
+def load_weights(settings: Settings, task: EmotionTask, last: Path | None = None) -> None:
+    """Loads the pretrained weights of the backbone, or of a whole trained network, that the settings name.
+
+    Args:
+        settings: the settings of the run.
+        task: the task, whose network gets the weights.
+        last: last checkpoint of a resumed run, which serves in place of `init`.
+
+    Raises:
+        UserError: the weights are missing or do not fit.
+    """
+    network, training = settings.network, settings.training
+    if training.init is not None:
+        start = read_start(str(last or training.init))
+        if (start.activation_scale or 1) != (network.activation_scale or 1):
+            raise UserError(f"init={training.init}: needs activation_scale={start.activation_scale or 1}, as it began")
+        log.info("%s", start.load_into(task.network, task.classes))
+    elif network.backbone is not None and training.weights is not None:
+        source = (training.weights, network.family, network.backbone, network.image_size, network.activation_scale or 1)
+        load_backbone(task.network.backbone, *source)
+    task.restart_average()
