@@ -11,7 +11,7 @@ from layout import ROOT, markdown, span
 from emotion.analysis.document import Cell
 from emotion.analysis.predictions import Predictions
 from emotion.analysis.protocol import METRICS
-from emotion.analysis.statistics import summarize
+from emotion.analysis.statistics import Summary, summarize
 from emotion.report.configurations import BALANCES, Configuration, group
 from emotion.report.measures import protocol_table
 from emotion.report.published import TABLES as PUBLISHED
@@ -69,6 +69,28 @@ def duplicates() -> str:
     copied = configurations("recipes")[0].first.test.copied
     images = [f"Accuracy on the {count:,} images {which}" for count, which in _counts(copied)]
     return markdown(("Recipe", "Seeds", *images, "Epochs", "Hours a seed"), "lrrrrr", rows)
+
+
+def transfer() -> str:
+    """Whether weights from other images help: of each kind the runs that are best on their validation images."""
+    scratch, trained = _best("table1"), _best("table3")
+    frozen, faces = _best("table2/vgg16_fe", "table2/vgg16_fe-tuned"), _best("others/face_resnet_fe")
+    tuned = _best("others/face_resnet_ft", "others/face_resnet_ft-lr1e-4")
+    points = 100 * (faces.mean - frozen.mean)
+    images = len(configurations("table1")[0].first.test)
+    return (
+        "**Do weights from other images help?** With the paper's split "
+        f"and {images:,} test images, not yet: a CNN of the paper's reaches {scratch} from random weights; VGG16 with "
+        f"ImageNet weights {frozen} frozen and {trained} with its last convolutions trained; dlib's network for face "
+        f"recognition, which sees the same images enlarged, {faces} and {tuned}. What a network was trained for "
+        f"matters more than its size: frozen, the network for faces is {points:.0f} points above VGG16. Larger images "
+        "and more trained layers (`experiment=transfer_ablation`) may change this; they need a GPU and were not run."
+    )
+
+
+def _best(*folders: str) -> Summary:
+    chosen = [one for folder in folders for one in configurations(folder)]
+    return max(chosen, key=lambda one: one.val_accuracy.mean).scores("acc")
 
 
 def ingredients() -> str:

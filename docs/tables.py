@@ -30,6 +30,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "duplicates": accuracy.duplicates,
     "agreement": agreement.agreement,
     "ingredients": accuracy.ingredients,
+    "transfer": accuracy.transfer,
     "fast": speed.fast,
     "inference": speed.inference,
     "service": speed.service,
