@@ -13,7 +13,7 @@ train: $(INSTALLED)
 
 # docs/testing.md lists the tests and the time of `test`, `check`, `quick` and `trust`.
 test: lint
-	$(PYTEST) -m "not check"
+	$(PYTEST) -m "not check" --durations=25
 
 check: lint
 	$(PYTEST)
