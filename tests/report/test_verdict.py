@@ -72,8 +72,7 @@ def test_overall_verdict_counts_the_published_accuracies(make_run: MakeRun) -> N
     ]
     assert overall(group(runs)[0]) == (
         "Our results beside the 21 test accuracies of the paper: 1 in agreement, 1 higher, 1 lower, 1 not comparable, "
-        "17 not run. Of the 3 comparable results, 2 follow the paper's recipe in every setting and 2 come from a "
-        "single seed."
+        "17 not run. Comparable with the paper: 3; with every setting of its recipe: 2; from a single seed: 2."
     )
 
 

@@ -76,6 +76,6 @@ def overall(configurations: Sequence[Configuration]) -> str:
     exact = sum(not match.differences for match in compared)
     single = sum(len(match.runs) == 1 for match in compared)
     return (
-        f"{text} Of the {len(compared)} comparable results, {exact} follow the paper's recipe in every setting and "
-        f"{single} come from a single seed."
+        f"{text} Comparable with the paper: {len(compared)}; with every setting of its recipe: {exact}; from a single "
+        f"seed: {single}."
     )
