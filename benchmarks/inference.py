@@ -115,16 +115,12 @@ def eight_bits(crop: np.ndarray) -> float:
 
 
 def one_core() -> dict[str, float]:
-    """Measures the ONNX network with one thread; onnxruntime would use all cores, even those denied to the process."""
+    """Measures the ONNX network in a process that may use one core and one thread."""
     program = (
+        "import os; os.sched_setaffinity(0, {0})\n"
         "import numpy, inference\n"
-        "from emotion.privacy import import_onnxruntime\n"
-        "onnxruntime = import_onnxruntime()\n"
-        "class OneThread(onnxruntime.SessionOptions):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.intra_op_num_threads = 1\n"
-        "onnxruntime.SessionOptions = OneThread\n"
+        "from recognizers.one_thread import use_one_thread\n"
+        "use_one_thread()\n"
         "network = inference.OnnxNetwork(inference.SHIPPED / 'small.onnx')\n"
         "face = numpy.zeros((1, 48, 48), numpy.uint8)\n"
         "print(inference.median(lambda: network(face)))\n"

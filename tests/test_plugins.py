@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import SMALL
 from torch import nn
 
+from emotion.config import compose, read
 from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.plugins import Plugins, load_plugin
 from emotion.settings import LossSettings, NetworkSettings, Settings
+from emotion.training.folder import RunFolder
 from emotion.training.loss import EmotionLoss
+from emotion.training.prepared import prepare
 
 CODE = """
 from pathlib import Path
@@ -170,3 +174,17 @@ def test_a_loss_that_does_not_work_is_one_line(file: Path) -> None:
         wrong(torch.zeros(2, 3), torch.tensor([1, 2]))
     with pytest.raises(UserError, match=r"^label_smoothing: a change of the cross-entropy, which loss=x:L replaces"):
         EmotionLoss(LossSettings(loss="x:L", label_smoothing=0.1), None, None, nn.Identity)
+
+
+def test_an_augmentation_that_draws_when_it_is_made_is_that_of_the_seed(tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(
+        "import torch\n\n\nclass Noisy:\n    def __init__(self):\n        self.shift = torch.rand(1).item() / 10\n\n"
+        "    def __call__(self, images, generator):\n        return (images + self.shift).clamp(0, 1)\n"
+    )
+    words = (*SMALL, f"augmentation={tmp_path}/noisy.py:Noisy", "seed=5")
+    shifts = []
+    for number in range(2):
+        torch.manual_seed(number)
+        prepared = prepare(read(compose(*words)), RunFolder(tmp_path / "run"))
+        shifts.append(prepared.data.own_augmentation.shift)  # type: ignore[union-attr]
+    assert shifts[0] == shifts[1]

@@ -1,6 +1,7 @@
 """The network that comes with this project: `Recognizer.predict` without the detector."""
 
 import numpy as np
+from one_thread import use_one_thread
 from protocol import Classify, rgb, run
 
 
@@ -15,20 +16,6 @@ def load() -> tuple[Classify, int]:
         return face.label
 
     return classify, parameters()
-
-
-def use_one_thread() -> None:
-    """Makes sessions of onnxruntime use one thread: by default they use all cores, even those denied to the process."""
-    from emotion.privacy import import_onnxruntime
-
-    onnxruntime = import_onnxruntime()
-
-    class OneThread(onnxruntime.SessionOptions):
-        def __init__(self) -> None:
-            super().__init__()
-            self.intra_op_num_threads = 1
-
-    onnxruntime.SessionOptions = OneThread
 
 
 def parameters() -> int:

@@ -289,7 +289,7 @@ def test_the_page_says_that_votes_are_only_read_and_which_images_count() -> None
     row = AgreementRow("net", "none", "PrivateTest", [own])
     blocks = [block.text for block in agreement_blocks([row]) if isinstance(block, Paragraph)]
     assert blocks[0] == (
-        "PrivateTest: the network agrees with a person in 40.0% of the cases; two people agree in 60.0%."
+        "On PrivateTest the network agrees with a person in 40.0% of the cases; two people agree in 60.0%."
     )
     assert "This page only reads their votes" in blocks[1]
     assert blocks[3] == (
@@ -301,11 +301,26 @@ def test_the_page_says_that_votes_are_only_read_and_which_images_count() -> None
 
 
 def test_the_page_names_the_network_that_agrees_most_with_people() -> None:
-    own, worse = agreement(PREDICTED, FIVE), agreement(predict(*[("disgust", "disgust")] * len(PREDICTED)), FIVE)
+    labels = ("sad", "happy", "neutral", "neutral", "fear")
+    own, worse = agreement(PREDICTED, FIVE), agreement(predict(*((label, "disgust") for label in labels)), FIVE)
     rows = [AgreementRow(name, "none", "PrivateTest", [one]) for name, one in (("a", worse), ("b", own))]
-    assert headline(rows).startswith("PrivateTest: b agrees most with people: it agrees with a person in 40.0% of")
+    assert headline(rows).startswith("On PrivateTest “b” agrees most with people, with a person in 40.0% of the cases;")
     seeds = AgreementRow(Cell("c", "seeds 0, 1"), "flip", "PrivateTest", [own, own])
-    assert headline([rows[0], seeds]).startswith("PrivateTest: c (seeds 0, 1) agrees most with people: it agrees")
+    assert headline([rows[0], seeds]) == (
+        "On PrivateTest “c” (seeds 0, 1) agrees most with people, with a person in 40.0% of the cases, with tta=flip; "
+        "two people agree in 60.0%."
+    )
+
+
+def test_the_sentence_compares_no_network_with_itself_and_none_on_other_images() -> None:
+    own, other = agreement(PREDICTED, FIVE), agreement(PREDICTED, votes(*FIVE.counts[::-1]))
+    assert own.people != other.people
+    seeds, ensemble = (AgreementRow(Cell("c", note), "none", "All", [own]) for note in ("seeds 0, 1", "ensemble"))
+    assert headline([seeds, ensemble]).startswith("On All the network agrees with a person in 40.0% of the cases;")
+    elsewhere = AgreementRow("d", "none", "All", [other])
+    assert headline([elsewhere, seeds]) == headline([seeds])
+    unknown = AgreementRow("e", "none", "All", [agreement(predict(("fear", "fear")), votes(ballot()))])
+    assert headline([unknown]) == ""
 
 
 def test_networks_on_the_same_images_share_the_rows_of_people() -> None:

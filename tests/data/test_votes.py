@@ -94,7 +94,7 @@ def test_votes_are_found_by_the_names_of_files(tmp_path):
     path = write(
         tmp_path / "votes.csv", "a.jpg,0,10,0,0,0,0,0,0,0,0", "b.jpg,1,2,3,4,5,6,7,8,9,10", "c.jpg,9,0,0,0,0,0,0,0,1,0"
     )
-    own = open_votes(path).some_on(["train/angry/c.jpg", "x/a.jpg.jpg", "b.jpg", "test/happy/a.jpg"])
+    own = open_votes(path).require_on(["train/angry/c.jpg", "x/a.jpg.jpg", "b.jpg", "test/happy/a.jpg"])
     assert own.counts.dtype == np.int64
     assert own.counts.tolist() == [
         ballot(neutral=9, unknown=1),
@@ -106,7 +106,7 @@ def test_votes_are_found_by_the_names_of_files(tmp_path):
 
 def test_columns_may_have_another_order(tmp_path):
     header = ",".join([*HEADER.split(",")[:0:-1], "Usage", "image"])
-    own = open_votes(write(tmp_path / "votes.csv", "10,9,8,7,6,5,4,3,2,1,Training,a.jpg", header=header)).some_on(
+    own = open_votes(write(tmp_path / "votes.csv", "10,9,8,7,6,5,4,3,2,1,Training,a.jpg", header=header)).require_on(
         ["a.jpg"]
     )
     assert own.counts.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
@@ -155,7 +155,7 @@ def test_labels_and_classes_are_replaced_and_unusable_images_unused():
 def test_wrong_files_are_named(tmp_path, header, rows, text):
     path = write(tmp_path / "votes.csv", *rows, header=header)
     with pytest.raises(UserError) as caught:
-        open_votes(path).some_on(["train/sad/a.jpg"])
+        open_votes(path).require_on(["train/sad/a.jpg"])
     assert str(caught.value).startswith(f"{path}{text}")
     assert "\n" not in str(caught.value)
 
@@ -164,7 +164,7 @@ def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(
         UserError, match=r"none\.csv: no such file; the votes of FER\+ are a CSV file with image,neutral,"
     ):
-        open_votes(tmp_path / "none.csv").some_on(["a.jpg"])
+        open_votes(tmp_path / "none.csv").require_on(["a.jpg"])
 
 
 def test_classes_without_votes_are_named():
@@ -197,7 +197,7 @@ ROWS = (
 
 def test_the_file_of_ferplus_itself_has_the_rows_of_the_csv(tmp_path):
     path = own_file(tmp_path, *ROWS)
-    own = open_votes(path).some_on(
+    own = open_votes(path).require_on(
         ["fer2013.csv:4", "fer2013.csv:2", "fer2013.csv:3", "fer2013.csv:5", "fer2013.csv:6"]
     )
     expected = [
@@ -220,9 +220,9 @@ def test_the_file_of_ferplus_itself_needs_the_part_of_each_row(tmp_path):
 
 def test_rows_in_another_order_are_refused(tmp_path):
     names, path = ["fer2013.csv:2", "fer2013.csv:4"], own_file(tmp_path, *ROWS)
-    assert open_votes(path).some_on(names, ["train", "public"]).counts.any()
+    assert open_votes(path).require_on(names, ["train", "public"]).counts.any()
     with pytest.raises(UserError) as caught:
-        open_votes(path).some_on(names, ["train", "private"])
+        open_votes(path).require_on(names, ["train", "private"])
     assert str(caught.value) == (
         f"{path}: row 2 is of part public, but fer2013.csv:4 of private: the rows of both files must have the same "
         "order"
@@ -232,7 +232,7 @@ def test_rows_in_another_order_are_refused(tmp_path):
 def test_names_in_folders_do_not_tell_the_row(tmp_path):
     path = own_file(tmp_path, *ROWS)
     with pytest.raises(UserError) as caught:
-        open_votes(path).some_on(["train/sad/Training_2.jpg"])
+        open_votes(path).require_on(["train/sad/Training_2.jpg"])
     assert str(caught.value) == (
         f"{path}: no votes on any of the 1 images, as train/sad/Training_2.jpg; FER+ is for data=fer2013_csv, whose "
         "rows it has; names in folders do not tell the row"
@@ -256,7 +256,7 @@ def test_images_of_the_csv_get_the_votes_of_its_rows(tmp_path):
     lines = ["emotion,pixels,Usage", *(f"0,{pixels},{usage}" for usage in usages)]
     (tmp_path / "fer2013.csv").write_text("\n".join(lines))
     packed = pack(Fer2013Csv(tmp_path / "fer2013.csv"))
-    own = open_votes(own_file(tmp_path, *ROWS)).some_on(packed.names.tolist(), packed.parts.tolist())
+    own = open_votes(own_file(tmp_path, *ROWS)).require_on(packed.names.tolist(), packed.parts.tolist())
     labelled = with_votes(packed, own, CLASSES, soft=False)
     assert named(labelled.labels, CLASSES) == ["sad", None, "happy", "fear"]
 

@@ -72,7 +72,8 @@ def test_overall_verdict_counts_the_published_accuracies(make_run: MakeRun) -> N
     ]
     assert overall(group(runs)[0]) == (
         "Our results beside the 21 test accuracies of the paper: 1 in agreement, 1 higher, 1 lower, 1 not comparable, "
-        "17 not run. Comparable with the paper: 3; with every setting of its recipe: 2; from a single seed: 2."
+        "17 not run. Comparable with the paper: 3, of which 2 with every setting of its recipe and 2 from a single "
+        "seed."
     )
 
 

@@ -5,11 +5,13 @@ import pytest
 import torch
 from builders import data_module, make_mix
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from small_runs import resume, train
 
 from emotion.config import compose, read
 from emotion.data.loader import Batch
 from emotion.errors import UserError
 from emotion.training.callbacks import RandomState
+from emotion.training.folder import read_json
 from emotion.training.recorded import (
     WARM_UP,
     BatchGroups,
@@ -90,7 +92,7 @@ def make_recorded(make_task):
 
     def make(recorder=None, **changes):
         task = make_task(RecordedTask, **changes)
-        task.recorded_step = RecordedStep(task.optimise, recorder or Recorder())
+        task.recorded_step = RecordedStep(task.run_step, recorder or Recorder())
         return task
 
     return make
@@ -217,7 +219,7 @@ def test_half_precision_weights_are_cast_again_in_every_step(make_recorded):
     optimizer = torch.optim.SGD(task.parameters(), 1.0)
     task._optimizer = lambda: optimizer
     with torch.autocast("cpu", torch.bfloat16):
-        first, second = (float(task.optimise(batch).loss) for _ in range(2))
+        first, second = (float(task.run_step(batch).loss) for _ in range(2))
     alone = copy.deepcopy(task)
     assert first != second
     with torch.autocast("cpu", torch.bfloat16):
@@ -281,6 +283,30 @@ def test_groups_take_no_more_memory_than_a_chunk(make_loader, monkeypatch):
     groups = BatchGroups(make_loader(100), 50)
     assert [len(group) for group in groups] == [3, 3, 3, 3, 1]
     assert len(groups) == 5
+
+
+@pytest.mark.parametrize("interval", [0, 3])
+def test_whole_runs_are_those_of_ordinary_steps(tmp_path, monkeypatch, interval):
+    """A run can also resume with steps of the other kind. Adam's two forms round differently."""
+    words = ["trainer.precision=32-true", "lr=0.0001220703125", f"trainer.log_every_n_steps={interval}"]
+
+    def fit(name, recorded, action, epochs):
+        with monkeypatch.context() as patch:
+            patch.setattr("emotion.training.prepared.records_steps", lambda *_: recorded)
+            patch.setattr(RecordedStep, "__call__", lambda step, batch: step._step(batch))
+            return action(tmp_path / name, *words, f"trainer.max_epochs={epochs}")
+
+    plain = fit("plain", False, train, 2)
+    for name, kinds in {"recorded": (True, None), "first": (True, False), "last": (False, True)}.items():
+        first, last = kinds
+        folder = fit(name, first, train, 2 if last is None else 1)
+        if last is not None:
+            folder = fit(name, last, resume, 2)
+        results = [read_json(each.metrics) for each in (folder, plain)]
+        counts = [{key: own["run"][key] for key in ("epochs", "best_epoch", "train_images")} for own in results]
+        assert counts[0] == counts[1]
+        assert results[0]["val"]["loss"] == pytest.approx(results[1]["val"]["loss"], rel=1e-3)
+    assert fit("recorded", True, resume, 2).state == "finished"
 
 
 def test_optimizer_of_an_older_checkpoint_takes_the_settings_of_this_run(make_fit, tmp_path):

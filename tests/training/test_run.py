@@ -153,6 +153,7 @@ def test_resume_extends_a_finished_run(tmp_path):
 
 def test_resume_with_fewer_epochs_than_the_run_has_had_is_refused(tmp_path):
     train(tmp_path, "trainer.max_epochs=2")
+    assert resume(tmp_path, "trainer.max_epochs=null", "trainer.max_steps=1000", "trainer.max_time=00:00:00:00")
     with pytest.raises(UserError, match=r"^trainer\.max_epochs=1: the run has had 2 epochs already$"):
         resume(tmp_path, "trainer.max_epochs=1")
 

@@ -60,10 +60,15 @@ class AgreementRow:
         return self.agreements[0]
 
     @property
+    def cell_of_name(self) -> Cell:
+        """The name as a cell."""
+        return self.name if isinstance(self.name, Cell) else Cell(self.name)
+
+    @property
     def full_name(self) -> str:
-        """The name with its note."""
-        cell = self.name if isinstance(self.name, Cell) else Cell(self.name)
-        return f"{cell.text} ({cell.note})" if cell.note else cell.text
+        """The name, quoted, with its note."""
+        cell = self.cell_of_name
+        return f"“{cell.text}” ({cell.note})" if cell.note else f"“{cell.text}”"
 
     @property
     def votes(self) -> float | None:
@@ -103,16 +108,22 @@ def agreement_blocks(rows: Sequence[AgreementRow]) -> list[Block]:
 
 
 def headline(rows: Sequence[AgreementRow]) -> str:
-    """Returns how often the best network agrees with a person, on PrivateTest if it is there; "" if that is unknown."""
-    private = [row for row in rows if row.part == "PrivateTest"]
-    best = max(private or [row for row in rows if row.part == rows[-1].part], key=lambda row: row.votes or 0)
+    """Returns how often the network that agrees most with people agrees with a person; "" if that is not known.
+
+    It compares on PrivateTest, or without it on the last part, and only networks with the same images as the last one.
+    """
+    part = "PrivateTest" if any(row.part == "PrivateTest" for row in rows) else rows[-1].part
+    shown = [row for row in rows if row.part == part]
+    same = [row for row in shown if row.first.people == shown[-1].first.people]
+    best = max(same, key=lambda row: row.votes or 0)
     if best.votes is None or best.first.people.pairs is None:
         return ""
-    several = len({row.full_name for row in rows}) > 1
-    name = f"{best.full_name} agrees most with people: it" if several else "the network"
+    several = len({row.cell_of_name.text for row in same}) > 1
+    verb = "agrees most with people, with a person" if several else "agrees with a person"
+    views = "" if best.views == "none" else f", with tta={best.views}"
     return (
-        f"{best.part}: {name} agrees with a person in {best.votes:.1%} of the cases; two people agree in "
-        f"{best.first.people.pairs:.1%}."
+        f"On {part} {best.full_name if several else 'the network'} {verb} in {best.votes:.1%} of the cases{views}; two "
+        f"people agree in {best.first.people.pairs:.1%}."
     )
 
 

@@ -72,7 +72,7 @@ class EmotionDataModule(LightningDataModule):
         self.augmentation = changes if (changes := Augmentation(augmentation)).changes else None
         self.own_augmentation = None if own_augmentation is None else own_augmentation()
         self.mix = mix if (mix := Mix(augmentation)).changes else None
-        self.grouped: Callable[[BatchLoader], Iterable[Any]] | None = None
+        self._group: Callable[[BatchLoader], Iterable[Any]] | None = None
         self.teaching: Teaching | None = None
         self._features: dict[Stage, tuple[NDArray[np.float16], Tensor, Tensor]] = {}
         self._placed: dict[tuple[int, torch.device], Resident | Streamed] = {}
@@ -113,7 +113,7 @@ class EmotionDataModule(LightningDataModule):
         asked = self.settings
         packed = pack(self.source, asked.on_bad_image)
         if asked.labels is not None:
-            votes = open_votes(expand(asked.votes)).some_on(packed.names.tolist(), packed.parts.tolist())
+            votes = open_votes(expand(asked.votes)).require_on(packed.names.tolist(), packed.parts.tolist())
             packed = with_votes(packed, votes, _vote_classes(asked), soft=asked.soft_labels)
         if self.network_classes is not None:
             packed = packed.with_classes(self.network_classes)
@@ -306,15 +306,16 @@ class EmotionDataModule(LightningDataModule):
                 "the validation or test images now; restore the old images, or train again with overwrite=true"
             )
 
+    def group_batches(self, group: Callable[[BatchLoader], Iterable[Any]]) -> None:
+        """Makes `train_dataloader` return `group` of the loader of single batches."""
+        self._group = group
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Returns the batch unchanged, since the loader assembles batches on the device (called by Lightning)."""
         return batch
 
     def train_dataloader(self) -> Iterable[Any]:
-        """Returns shuffled, balanced and augmented batches of the training images or of their features.
-
-        `grouped`, if it is set, gets the loader of single batches and returns what the Trainer iterates over.
-        """
+        """Returns shuffled, balanced and augmented batches of the training images or of their features."""
         inputs, labels, rows = self._features.get("train", self.train_set)
         weights = None
         if self.batches.balance == "weighted_sampler":
@@ -334,7 +335,7 @@ class EmotionDataModule(LightningDataModule):
             sampling_weights=weights,
             seed=self.seed,
         )
-        return self.grouped(loader) if self.grouped else loader
+        return self._group(loader) if self._group else loader
 
     def _plain_from(self) -> int | None:
         """Returns the first epoch (from 0) without augmentation, or None if there is none."""

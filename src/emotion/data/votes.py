@@ -108,8 +108,8 @@ class VotesFile:
         nothing = [0] * len(VOTED)
         return Votes(np.array([self.counts.get(key, nothing) for key in keys], np.int64).reshape(-1, len(VOTED)))
 
-    def some_on(self, names: Sequence[str], parts: Sequence[str] = ()) -> Votes:
-        """Returns the votes as `on` does.
+    def require_on(self, names: Sequence[str], parts: Sequence[str] = ()) -> Votes:
+        """Returns the votes on images like `on`, and refuses images of which none has votes.
 
         Raises:
             UserError: none of the images has votes, or a row of FER+'s own file is of another part than its image.

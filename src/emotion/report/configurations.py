@@ -64,14 +64,7 @@ class Configuration:
         values = self.first.settings
         if self.published:
             return self.published.network
-        if values.get("recipe"):
-            return f"recipe={values['recipe']}"
-        if values["family"] == "custom":
-            return Path(str(values.get("network"))).name
-        title = FAMILIES[values["family"]].title
-        if title:
-            return f"{title} {'-'.join(map(str, values.get('blocks') or []))}".rstrip()
-        return f"{values['backbone']}, unfreeze={values['unfreeze']}"
+        return ", ".join([*([f"recipe={values['recipe']}"] if values.get("recipe") else []), _network(values)])
 
     @property
     def title(self) -> str:
@@ -175,6 +168,15 @@ class Configuration:
         """The training accuracy in the best epoch, over seeds and folds; None if a run did not keep it."""
         values = [run.train_accuracy() for run in self.runs]
         return None if None in values else summarize([value for value in values if value is not None])
+
+
+def _network(values: Mapping[str, Any]) -> str:
+    if values["family"] == "custom":
+        return Path(str(values.get("network"))).name
+    title = FAMILIES[values["family"]].title
+    if title:
+        return f"{title} {'-'.join(map(str, values.get('blocks') or []))}".rstrip()
+    return f"{values['backbone']}, unfreeze={values['unfreeze']}"
 
 
 def interval(tests: Sequence[Predictions], metric: Metric) -> Interval:

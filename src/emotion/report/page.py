@@ -169,7 +169,7 @@ def _require_votes(votes: VotesFile, runs: Sequence[Run], evaluations: Sequence[
     stages = [*(run.stages for run in runs), *(evaluation.stages for evaluation in evaluations)]
     names = list(dict.fromkeys(name for each in stages for shown in each.values() for name in shown.ids.tolist()))
     if names:
-        votes.some_on(names)
+        votes.require_on(names)
 
 
 def _tested(configurations: Sequence[Configuration], folder: Path, votes: VotesFile | None) -> list[Block]:

@@ -40,6 +40,7 @@ class Record(BaseModel):
     train_seconds: Amount | None = None
     images_per_second: Amount | None = None
     hardware: str = ""
+    precision: str = ""
     command: str = "not kept"
     data: str | None = None
 

@@ -76,6 +76,6 @@ def overall(configurations: Sequence[Configuration]) -> str:
     exact = sum(not match.differences for match in compared)
     single = sum(len(match.runs) == 1 for match in compared)
     return (
-        f"{text} Comparable with the paper: {len(compared)}; with every setting of its recipe: {exact}; from a single "
-        f"seed: {single}."
+        f"{text} Comparable with the paper: {len(compared)}, of which {exact} with every setting of its recipe and "
+        f"{single} from a single seed."
     )

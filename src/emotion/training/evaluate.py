@@ -133,7 +133,7 @@ def _read_votes(changes: Mapping[str, Any], data: EmotionDataModule) -> VotesFil
     file = open_votes(expand(str(changes["votes"])))
     vote_columns(data.classes)
     rows = np.concatenate([data.rows.test, data.rows.val])
-    file.some_on(data.packed.names[rows].tolist(), data.packed.parts[rows].tolist())
+    file.require_on(data.packed.names[rows].tolist(), data.packed.parts[rows].tolist())
     return file
 
 

@@ -64,6 +64,7 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     # The Trainer sets both and does not reset them, and a sweep can train several runs in one process.
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
+    seed_everything(settings.run.seed, verbose=False)
     data = EmotionDataModule(
         settings.data,
         settings.batches,
@@ -77,10 +78,12 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     timer, folder_updates = build_timer(settings.trainer), _folder_updates(settings, folder, epochs)
     trainer = build_trainer(settings, folder, [timer, folder_updates, *callbacks])
     device, precision = trainer.strategy.root_device, str(trainer.precision)
-    # After all that may draw random numbers, on which the initial weights must not depend.
+    # Again, since the initial weights must not depend on the random numbers that all this may have drawn.
     seed_everything(settings.run.seed, verbose=False)
-    kind = RecordedTask if records_steps(settings, device, precision) else EmotionTask
-    task = build_task(settings, data, plugins, teachers.names, kind)
+    recorded = records_steps(settings, device, precision)
+    task = build_task(settings, data, plugins, teachers.names, RecordedTask if recorded else EmotionTask)
+    if recorded:
+        group_steps(data, trainer)
     _log_sizes(settings, task, data, teachers.names)
     load_weights(settings, task, folder.last if resumes else None)
     _require_whole_epoch(settings.trainer, data, trainer)
@@ -103,8 +106,9 @@ def _log_sizes(settings: Settings, task: EmotionTask, data: EmotionDataModule, t
 def _resume(settings: Settings, folder: RunFolder, data: EmotionDataModule, teachers: Teachers) -> int:
     """Checks that the run in the folder began with these images and teachers; returns the number of its epochs."""
     epochs, data_state, taught_by = read_progress(folder.last)
-    if 0 < settings.trainer.max_epochs < epochs:
-        raise UserError(f"trainer.max_epochs={settings.trainer.max_epochs}: the run has had {epochs} epochs already")
+    limit = settings.trainer.max_epochs
+    if limit is not None and 0 < limit < epochs:
+        raise UserError(f"trainer.max_epochs={limit}: the run has had {epochs} epochs already")
     data.load_state_dict(data_state)
     teachers.require_same(taught_by)
     return epochs
@@ -147,10 +151,8 @@ def _require_whole_epoch(settings: TrainerSettings, data: EmotionDataModule, tra
 
 
 def _configure_speed(settings: Settings, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
-    """Turns on the accelerations that settings and device allow: recorded steps, cached features, compilation."""
+    """Turns on the accelerations that settings and device allow: cached features and compilation."""
     device, wanted = trainer.strategy.root_device, settings.training
-    if isinstance(task, RecordedTask):
-        group_steps(data, trainer)
     if device.type == "cpu":
         keep_freed_memory()
     views = wanted.feature_views

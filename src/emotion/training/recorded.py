@@ -1,7 +1,7 @@
 """Records training steps as CUDA graphs and replays them, so that a small network does not wait for Python.
 
-Nothing else depends on this module but `prepared.py`, which chooses `RecordedTask` in place of `EmotionTask`, and
-`FiniteLoss`, which checks the losses of several steps at once.
+Only `prepared.py` imports this module: it chooses `RecordedTask` in place of `EmotionTask`. Callbacks that look at
+batches (`FiniteLoss`, `TensorBoardFigures`) get lists of them.
 """
 
 import logging
@@ -136,7 +136,7 @@ class RecordedTask(EmotionTask):
     """A task that gets lists of batches (`BatchGroups`) and runs their steps itself, by replaying a recording.
 
     Args:
-        values: the arguments of `EmotionTask`.
+        values, named: the arguments of `EmotionTask`.
     """
 
     _capturable = True
@@ -144,7 +144,7 @@ class RecordedTask(EmotionTask):
     def __init__(self, *values: Any, **named: Any) -> None:
         super().__init__(*values, **named)
         self.automatic_optimization = False
-        self.recorded_step = RecordedStep(self.optimise)
+        self.recorded_step = RecordedStep(self.run_step)
 
     def training_step(self, batch: list[Batch], batch_idx: int) -> Tensor:  # type: ignore[override]
         """Runs a step for each batch; returns their losses [n]."""
@@ -165,7 +165,7 @@ class RecordedTask(EmotionTask):
         self.log("train/loss_step", losses[-1])
         return torch.stack(losses)  # [n]
 
-    def optimise(self, batch: Batch) -> Outcome:
+    def run_step(self, batch: Batch) -> Outcome:
         """Runs the step of one batch without the Trainer."""
         optimizer = self._optimizer()
         kind = self.device.type
@@ -188,7 +188,7 @@ class RecordedTask(EmotionTask):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Number of training batches in an epoch, which `records_steps` allows no setting to limit."""
+        """Number of training batches in an epoch: all of them, since `records_steps` refuses settings that limit it."""
         assert self.train_loader is not None
         return len(self.train_loader)
 
@@ -204,7 +204,7 @@ class RecordedTask(EmotionTask):
 def group_steps(data: EmotionDataModule, trainer: Trainer) -> None:
     """Gives the Trainer as many batches at once as there are steps between two lines of the log."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    data.grouped = partial(BatchGroups, size=interval or BATCHES_TOGETHER)
+    data.group_batches(partial(BatchGroups, size=interval or BATCHES_TOGETHER))
     trainer.log_every_n_steps = min(interval, 1)  # type: ignore[attr-defined]
 
 

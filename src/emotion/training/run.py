@@ -179,7 +179,8 @@ def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:
         "train_images": images,
         "train_seconds": round(trained.seconds, 1),
         "images_per_second": round(epochs * images / trained.seconds, 1),
-        "hardware": f"{describe_hardware(environment)}, {trained.trainer.precision}",
+        "hardware": describe_hardware(environment),
+        "precision": str(trained.trainer.precision),
         "command": environment["command"],
         **({"teachers": best.task.hparams["teachers"]} if settings.distillation.teacher else {}),
         **({"changes": environment["changes"]} if "changes" in environment else {}),
@@ -216,6 +217,7 @@ def _facts(settings: Settings, record: dict[str, Any]) -> dict[str, str]:
             "epochs": f"{record['epochs']}, best {record['best_epoch']} by {settings.training.monitor}",
             "training time": f"{record['train_seconds']:.0f} s",
             "hardware": record["hardware"],
+            "precision": record["precision"],
             "command": record["command"],
         }
         | {

@@ -332,7 +332,7 @@ class EmotionTask(LightningModule):
         return int(steps), math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
     def _rate(self, value: float) -> float | Tensor:
-        """Returns a learning rate as the optimiser gets it."""
+        """Returns a learning rate as the optimiser gets it: a number here, in `RecordedTask` a tensor on the device."""
         return value
 
     def _optimizer(self) -> Optimizer:

@@ -50,7 +50,7 @@ def build_trainer(settings: Settings, folder: RunFolder, extra: Sequence[Callbac
         options["precision"] = best_precision(options["accelerator"])
     loggers = [
         TensorBoard(folder.tensorboard, run_name(settings, folder)),
-        CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"]),
+        CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"] or 1),
     ]
     bar = sys.stderr.isatty()
     callbacks = [
