@@ -31,6 +31,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "agreement": agreement.agreement,
     "ingredients": accuracy.ingredients,
     "transfer": accuracy.transfer,
+    "distillation": accuracy.distillation,
     "fast": speed.fast,
     "inference": speed.inference,
     "service": speed.service,
