@@ -118,12 +118,11 @@ def distillation() -> str:
     """What each kind of teaching is worth for the small recipe, on the validation images, which chose among them."""
     rows = []
     for one in [_small(), *configurations("distillation", tested=False)]:
-        changed = " ".join(f"{key}={value}" for key, value in one.differences.items() if key not in SHARED)
+        changed = _changed(one)
         stages = [[run.val for run in one.runs], [run.augmented["val"] for run in one.runs]]
         accuracies = [str(summarize([own.metrics()["acc"] for own in stage])) for stage in stages]
-        best = span([run.record.best_epoch for run in one.runs if run.record.best_epoch], "d")
-        epochs = span({run.record.epochs for run in one.runs}, "d")
-        rows.append((f"`{changed}`" if changed else "nothing", *accuracies, str(len(one.runs)), f"{best} of {epochs}"))
+        epochs = f"{_best_epochs(one)} of {span({run.record.epochs for run in one.runs}, 'd')}"
+        rows.append((f"`{changed}`" if changed else "nothing", *accuracies, str(len(one.runs)), epochs))
     return markdown(("Changed in the small recipe", "PublicTest", "with flips", "Seeds", "Best epoch"), "lrrrr", rows)
 
 
@@ -165,14 +164,13 @@ def _ran(one: Configuration) -> Sequence[str]:
     tests = [run.test for run in one.runs]
     constant = all(len(np.unique(test.predicted)) == 1 for test in tests)
     balance = BALANCES[str(one.first.settings["balance"])]
-    changed = " ".join(f"{key}={value}" for key, value in one.differences.items() if key not in SHARED)
+    changed = _changed(one)
     parts = (
         f"[{one.network}](../{link.as_posix()})",
         "" if one.published else balance,
         f"`{changed}`" if changed else "",
         "one class for every image" * constant,
     )
-    best = span([run.record.best_epoch for run in one.runs if run.record.best_epoch], "d")
     return (
         ", ".join(filter(None, parts)),
         f"{one.published.test:.2f}" if one.published else "",
@@ -180,7 +178,7 @@ def _ran(one: Configuration) -> Sequence[str]:
         str(_accuracy(tests, seen=False)),
         str(one.scores("f1_macro")),
         str(len(one.runs)),
-        best,
+        _best_epochs(one),
     )
 
 
@@ -189,6 +187,15 @@ def _hardware(row: Configuration | PublishedRun) -> str:
     records = [] if isinstance(row, PublishedRun) else [run.record for run in row.runs]
     places = {", ".join(filter(None, (one.hardware.replace("(R)", ""), one.precision))) for one in records} - {""}
     return f" on {'; '.join(sorted(places))}" if places else ""
+
+
+def _changed(one: Configuration) -> str:
+    """Returns the settings that tell the runs in results/ from their recipe, as they are typed."""
+    return " ".join(f"{key}={value}" for key, value in one.differences.items() if key not in SHARED)
+
+
+def _best_epochs(one: Configuration) -> str:
+    return span([run.record.best_epoch for run in one.runs if run.record.best_epoch], "d")
 
 
 def _not_run(published: PublishedRun) -> Sequence[str]:

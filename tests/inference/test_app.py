@@ -804,7 +804,8 @@ def test_a_webcam_that_is_ended_while_it_starts_stays_ended(browser: Browser) ->
         page.click("#webcam")
         # The page's Content-Security-Policy forbids Playwright's own waiting for an expression.
         page.evaluate(
-            "async () => { while (document.getElementById('video').srcObject === null)"
+            "async () => { const video = document.getElementById('video');"
+            " for (let turn = 0; turn < 500 && video.srcObject === null; turn++)"
             " await new Promise(done => setTimeout(done, 20)); }"
         )
         page.click("#webcam")
