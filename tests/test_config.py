@@ -737,7 +737,7 @@ EFFECTIVE = {
     "shift": ("shift=0.3", "augment=true", "augment=false"),
     "shear": ("shear=3", "augment=true", "augment=false"),
     "plain_epochs": ("plain_epochs=2", "flip=0.5 augment=false", "augment=false"),
-    "feature_views": ("feature_views=2", "model=vgg16_fe", "model=cnn"),
+    "feature_views": ("feature_views=2", "model=resnet_small init=small unfreeze=0", "model=timm backbone=resnet18"),
     "momentum": ("momentum=0.5", "optimizer=sgd", "optimizer=adamw"),
     "warmup_epochs": ("warmup_epochs=3", "schedule=cosine", "schedule=plateau"),
     "lr_factor": ("lr_factor=0.3", "schedule=plateau", "schedule=none"),

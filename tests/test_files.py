@@ -14,6 +14,7 @@ from emotion.files import (
     check_unpacked_size,
     hide_home,
     make_cache_folder,
+    no_formula,
     remove_stale_temporaries,
 )
 
@@ -123,3 +124,13 @@ def test_the_message_without_a_home_folder_names_the_variable():
     environment = {name: value for name, value in os.environ.items() if name != "EMOTION_CACHE"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "no home folder for the cache: name a folder, as EMOTION_CACHE=/var/tmp/emotion\n"
+
+
+@pytest.mark.parametrize("text", ["-1", "+0.5", "-3e-05", "+1.2e+10", "plain", ""])
+def test_numbers_and_names_are_no_formulas(text):
+    assert no_formula(text) == text
+
+
+@pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "-1+2", "+a", "-1e", "-e5"])
+def test_formulas_are_texts(text):
+    assert no_formula(text) == f"'{text}"

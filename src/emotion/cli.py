@@ -647,7 +647,9 @@ def audit(
     threshold: Annotated[
         float, typer.Option(help="Lowest correlation of the pixels of two images that makes them near duplicates.")
     ] = 0.95,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="runs/audit/<data>")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results.", show_default="runs/audit/<data>-<hash>")
+    ] = None,
 ) -> None:
     """Find copies within and across splits or that a random split would divide, wrong labels, rare classes.
 
@@ -662,6 +664,7 @@ def audit(
     require_extra("train", "emotion audit")
     from emotion.analysis.document import to_markdown
     from emotion.data.datamodule import SOURCE_SETTINGS
+    from emotion.data.labelled import digest
     from emotion.overrides import require_known
     from emotion.report.audit import run_audit
 
@@ -672,7 +675,7 @@ def audit(
             require_known(argument.split("=", 1)[0], SOURCE_SETTINGS, "setting of a source")
     images = _data_module(settings, on_bad_image="skip")
     source = Path(images.hparams["data_dir"] or images.hparams["data"])
-    folder = out or Path("runs/audit") / source.resolve().name
+    folder = out or Path("runs/audit") / f"{source.resolve().name}-{digest(str(source.resolve()))[:8]}"
     console.print(Markdown(to_markdown(run_audit(images, threshold, folder, progress), folder)))
     console.print(f"audit: {folder / 'audit.html'}", soft_wrap=True, markup=False, highlight=False)
 

@@ -18,8 +18,8 @@ SYSTEM_NAMES = (
     *("system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
 )
 """Names, in lower case, of files and folders that systems, archivers and network drives create."""
-_FORMULA = re.compile(r"[=@]|[+-](?![\d.]+$)")
-"""Begin of a text that a spreadsheet would take for a formula; -1 and +0.5 are numbers."""
+_FORMULA = re.compile(r"[=@]|[+-](?![\d.]+(e[+-]?\d+)?$)")
+"""Begin of a text that a spreadsheet would take for a formula; -1, +0.5 and -3e-05 are numbers."""
 
 
 def is_hidden(name: str) -> bool:

@@ -21,7 +21,6 @@ from emotion.settings import (
     OWN_DATA,
     TABLE_SETTINGS,
     AugmentationSettings,
-    BatchSettings,
     DataSettings,
     fields,
     lists,
@@ -65,7 +64,7 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
         lambda values: any(values[key] for key in _AUGMENTED if key != "plain_epochs"),
         "augmentation (augment=true, flip, mixup)",
     ),
-    "feature_views": (lambda values: values["backbone"] is not None, "a model that has a backbone"),
+    "feature_views": (lambda values: values["unfreeze"] not in (None, "all"), "frozen layers, as unfreeze=0"),
     "momentum": (lambda values: values["optimizer"] == "sgd", "optimizer=sgd"),
     "warmup_epochs": (lambda values: values["schedule"] == "cosine", "schedule=cosine"),
     **dict.fromkeys(("lr_factor", "lr_patience"), (lambda values: values["schedule"] == "plateau", "schedule=plateau")),
@@ -225,8 +224,7 @@ def parse_arguments(arguments: Sequence[str], options: Sequence[str] = ()) -> di
     Raises:
         UserError: a key is not legal, or an argument is not `key=value`.
     """
-    groups = (DataSettings, BatchSettings, AugmentationSettings)
-    legal = [*options, *(key for group in groups for key in group.model_fields), "seed"]
+    legal = [*options, *DataSettings.model_fields, "batch_size", "memory_budget", "seed"]
     values = {}
     for argument in arguments:
         key = argument.split("=", 1)[0]

@@ -181,26 +181,29 @@ class AugmentationSettings(Group):
 class NetworkSettings(Group):
     """Network."""
 
-    family: Family = setting("cnn", "cnn | resnet | torchvision | timm | face | custom")
-    backbone: str | None = setting(None, "name of the backbone in that library")
+    family: Family = setting("cnn", "cnn | resnet | torchvision | timm | face | custom", FIXED)
+    backbone: str | None = setting(None, "name of the backbone in that library", FIXED)
     blocks: list[int] | None = setting(
-        None, "cnn: number of convolutions of each block; resnet: of residual blocks of each stage"
+        None, "cnn: number of convolutions of each block; resnet: of residual blocks of each stage", FIXED
     )
-    width: Annotated[int, Field(ge=1, le=1024)] | None = setting(None, "resnet: number of filters of the first stage")
-    stem_stride: Literal[1, 2] | None = setting(None, "resnet: stride of the first convolution, 1 | 2")
+    width: Annotated[int, Field(ge=1, le=1024)] | None = setting(
+        None, "resnet: number of filters of the first stage", FIXED
+    )
+    stem_stride: Literal[1, 2] | None = setting(None, "resnet: stride of the first convolution, 1 | 2", FIXED)
     stem_width: Annotated[int, Field(ge=1, le=1024)] | None = setting(
         None, "resnet: number of filters of two more convolutions before it, at full resolution; null: none", FIXED, NEW
     )
     network: str | None = setting(None, "custom: your own, <file>.py:<class> or <module>:<class>", FIXED, NEW)
     dropout: BelowOne | None = setting(None, "probability, before the last layer; null: 0.5, for resnet 0")
-    unfreeze: Unfreeze | None = setting(None, "number of last layers of the backbone to train | all")
+    unfreeze: Unfreeze | None = setting(None, "number of last layers of the backbone to train | all", FIXED)
     image_size: Annotated[int, Field(ge=8, le=MAX_SIDE)] = setting(
-        48, "height and width of the network's input, pixels; images are resized on the device"
+        48, "height and width of the network's input, pixels; images are resized on the device", FIXED
     )
     normalize: NormalizeName = setting(
         "unit",
         "imagenet | unit: 0..1 | keras_unit: 1/255 of imagenet's contrast | caffe: 0..255 minus the mean, for Keras's "
         "weights of VGG",
+        FIXED,
     )
     activation_scale: Positive | None = setting(
         None, "VGG: factor on all feature maps of the backbone, which computes the same otherwise; null: 1", FIXED, NEW
@@ -249,7 +252,9 @@ class OptimizerSettings(Group):
         1, "learning rate of a layer, as a factor of that of the layer after it"
     )
     sam_rho: AtLeastZero = setting(0, "radius of sharpness-aware minimisation; 0: off")
-    ema_decay: BelowOne = setting(0, "use the moving average of the weights, with this decay (0.99 to 0.9999); 0: off")
+    ema_decay: BelowOne = setting(
+        0, "use the moving average of the weights, with this decay (0.99 to 0.9999); 0: off", FIXED
+    )
     schedule: ScheduleName = setting("none", "none | plateau | cosine", FIXED)
     warmup_epochs: AtLeastZero = setting(0, "schedule=cosine: number of first epochs in which the learning rate rises")
     lr_factor: Inside = setting(0.5, "schedule=plateau: factor on the learning rate ...")
@@ -300,7 +305,7 @@ class TrainerSettings(Group):
     max_epochs: Any = setting(200, "-1: no limit")
     min_epochs: Any = setting(None, "")
     max_steps: Any = setting(-1, "-1: no limit")
-    max_time: Any = setting(None, "DD:HH:MM:SS of training in all; the epoch under way is finished")
+    max_time: str | None = setting(None, "DD:HH:MM:SS of training in all; the epoch under way is finished")
     accelerator: Any = setting("auto", "auto | cpu | gpu")
     devices: Any = setting(1, "number of devices, or [number of a device,...]")
     num_nodes: Any = setting(1, "")

@@ -234,6 +234,20 @@ def test_history_is_sorted_by_epoch_after_a_resumed_run(tmp_path: Path) -> None:
     assert read(tmp_path, text) == {"val/loss": [(1, 1.0), (2, 2.0), (3, 2.5)]}
 
 
+def test_a_start_replaces_the_epochs_that_a_killed_one_had_logged(tmp_path: Path) -> None:
+    texts = [
+        "epoch,step,lr,val/loss\n0,9,0.1,1.0\n1,19,,2.0\n2,29,,9.0\n3,39,,9.5\n",
+        "epoch,step,val/loss\n2,29,3.0\n",
+    ]
+    paths = [tmp_path / name for name in ("a.csv", "b.csv", "none.csv")]
+    for path, text in zip(paths, [*texts, "epoch,step,val/loss\n"], strict=True):
+        path.write_text(text)
+    assert figures.read_curves(paths) == {"lr": [(1, 0.1)], "val/loss": [(1, 1.0), (2, 2.0), (3, 3.0)]}
+    paths[1].write_text("epoch,step,val/loss\nx,29,3.0\n")
+    assert figures.read_curves(paths) == {}
+    assert figures.read_curves([]) == {}
+
+
 @pytest.mark.parametrize("text", ["", "epoch,step,val/loss\n"])
 def test_history_of_a_run_without_rows_is_empty(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, text) == {}

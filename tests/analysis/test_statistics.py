@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
+from emotion.analysis import statistics
 from emotion.analysis.metrics import confusion_matrix, matrix_metrics
 from emotion.analysis.predictions import Predictions
 from emotion.analysis.statistics import (
@@ -51,7 +52,7 @@ def predictions_correct_where(correct):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("size", [1, 5, 20, 400])
 def test_metrics_of_each_resample_equal_matrix_metrics(metric, size):
-    matrices = _resample(confusion_matrix(*draw(size=size), 7), seed=1, resamples=200)
+    (matrices,) = _resample(confusion_matrix(*draw(size=size), 7), seed=1, resamples=200)
     assert matrices.shape == (200, 7, 7)
     expected = [matrix_metrics(matrix, CLASSES)[metric] for matrix in matrices]
     np.testing.assert_allclose(_metric_values(matrices, metric), expected, rtol=1e-12)
@@ -59,11 +60,22 @@ def test_metrics_of_each_resample_equal_matrix_metrics(metric, size):
 
 def test_resamples_have_as_many_images_and_may_lack_classes():
     matrix = confusion_matrix(*draw(size=20), 7)
-    resamples = _resample(matrix, seed=0, resamples=500)
+    (resamples,) = _resample(matrix, seed=0, resamples=500)
     assert set(resamples.sum((1, 2))) == {20}
     assert not resamples[:, matrix == 0].any()
     np.testing.assert_allclose(resamples.mean(0), matrix, atol=0.6)
     assert (resamples.sum(2) == 0).any(), "otherwise the test above does not cover missing classes"
+
+
+def test_resamples_in_parts_are_those_of_one_draw(monkeypatch):
+    matrix = confusion_matrix(*draw(size=50), 7)
+    (whole,) = _resample(matrix, seed=0, resamples=100)
+    interval = bootstrap_interval(matrix, "f1_macro", resamples=100)
+    monkeypatch.setattr(statistics, "DRAWN", 49 * 30)
+    parts = list(_resample(matrix, seed=0, resamples=100))
+    assert [len(part) for part in parts] == [30, 30, 30, 10]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert bootstrap_interval(matrix, "f1_macro", resamples=100) == interval
 
 
 def test_interval_of_accuracy_equals_that_of_scipy():

@@ -65,12 +65,14 @@ def test_download_is_copied_to_the_target(tmp_path, requested, download):
     assert [entry.name for entry in target.parent.iterdir()] == ["fer2013"]
 
 
-def test_leftovers_of_a_killed_fetch_are_replaced(tmp_path, requested, download):
-    leftover = tmp_path / "fer2013.tmp" / "train" / "sad" / "half.jpg"
-    leftover.parent.mkdir(parents=True)
-    leftover.touch()
+def test_no_folder_of_the_user_is_touched(tmp_path, requested, download):
+    other = tmp_path / "fer2013.tmp" / "train" / "sad" / "mine.jpg"
+    other.parent.mkdir(parents=True)
+    other.touch()
     assert files(fetch(tmp_path / "fer2013")) == files(download)
-    assert not (tmp_path / "fer2013.tmp").exists()
+    assert other.exists()
+    assert {path.name for path in tmp_path.iterdir()} >= {"fer2013", "fer2013.tmp"}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch])

@@ -87,3 +87,11 @@ def test_streaming_leaves_no_pages_in_memory(tmp_path):
         grown[kind] = psutil.Process().memory_info().rss - before
     assert grown[Streamed] < size / 8
     assert grown[Resident] > size / 2
+
+
+def test_streaming_goes_on_when_the_file_is_replaced(mapped):
+    stored, expected = Streamed(mapped, CPU), torch.from_numpy(np.array(mapped))[[99, 3]]
+    Path(mapped.filename).unlink()
+    Path(mapped.filename).write_bytes(bytes(mapped.nbytes))
+    (values,) = stored.gather([torch.tensor([99, 3])])
+    assert torch.equal(values, expected)

@@ -342,6 +342,7 @@ def test_labels_that_are_skipped_are_counted_in_one_warning(tmp_path, caplog):
     assert caplog.messages == [
         f"{path}: left out, since they are none of the classes happy, sad: tired (2 images), calm (1 image)"
     ]
+    assert caplog.messages == [f"{path}: {source.left_out}"]
     with pytest.raises(UserError, match="no images of the classes cold, warm"):
         TableSource(path, rule=ClassRule(["cold", "warm"], others="skip"))
 

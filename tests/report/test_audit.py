@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_classes_are_those_of_the_data(tmp_path):
         images=np.concatenate([packed.images, packed.images[:1]]),
         classes=names,
         **{name: np.append(getattr(packed, name), getattr(packed, name)[0]) for name in ("labels", "parts", "hashes")},
-        names=np.append(packed.names, "again"),
+        names=np.append(packed.names, "=again"),
     )
     packed.labels[-1] = 1
     audit = audit_images(packed, 0.999)
@@ -193,7 +194,7 @@ def test_classes_are_those_of_the_data(tmp_path):
     assert [list(counts) for counts in record["class_counts"].values()] == [list(names)] * len(record["class_counts"])
     assert all(counts["no images"] == 0 for counts in record["class_counts"].values())
     rows = list(csv.DictReader(duplicates_csv(packed, audit).splitlines()))
-    assert {row["label"] for row in rows if row["name"] in ("again", packed.names[0])} == {
+    assert {row["label"] for row in rows if row["name"] in ("'=again", packed.names[0])} == {
         names[packed.labels[0]],
         "contempt",
     }
@@ -205,7 +206,13 @@ def test_the_command_audits_a_path(photos, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "Of 3 images outside the training part" in result.stdout
     assert "What to do" in result.stdout
-    assert {file.name for file in (tmp_path / "runs/audit/my photos").iterdir()} == FILES
+    (folder,) = (tmp_path / "runs/audit").iterdir()
+    assert folder.name.startswith("my photos-")
+    assert {file.name for file in folder.iterdir()} == FILES
+    (tmp_path / "other").mkdir()
+    shutil.copytree(photos, tmp_path / "other" / photos.name)
+    assert call(tmp_path / "other" / photos.name, "data=folder").exit_code == 0
+    assert len(list((tmp_path / "runs/audit").iterdir())) == 2
 
 
 def test_the_command_audits_drawn_faces(tmp_path):

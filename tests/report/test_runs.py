@@ -184,6 +184,14 @@ def test_damaged_runs_are_skipped_with_a_message(make_run: MakeRun, tmp_path: Pa
     assert "\n" not in skipped[0].reason
 
 
+def test_settings_that_train_are_read(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run(images=70).folder
+    for values in ({"weights": None}, {"seed": 2**32 - 1}):
+        setting(**values)(folder)
+        runs, skipped = find_runs([tmp_path])
+        assert (len(runs), skipped) == (1, [])
+
+
 def test_augmented_predictions_of_other_images_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
     folder = make_run(images=70).folder
     stored = load_predictions(folder.predictions)

@@ -47,7 +47,9 @@ def test_ours_is_the_mean_over_seeds_beside_its_difference(make_run: MakeRun) ->
     mean, deviation = np.mean(accuracies), np.std(accuracies, ddof=1)
     assert row[0] == Cell("CNN 2-2-1-1", target="1. CNN 2-2-1-1, class weights")
     assert row[2] == Cell(f"{mean:.4f} ± {deviation:.4f}", "seeds 0, 1, 2")
-    assert row[3] == f"{mean - 0.64:+.3f}"
+    assert row[3] == Cell(f"{mean - 0.64:+.3f}")
+    assert row[3].numbers == {"": pytest.approx(mean - 0.64)}
+    assert row[4].numbers.keys() == {"low", "high"}
     # The interval of a share p of n images is about 2 * 1.96 * sqrt(p (1 - p) / n) wide.
     low, high = (float(bound) for bound in str(row[4]).split(" to "))
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(mean * (1 - mean) / 7178), abs=0.003)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
 from emotion.analysis.document import Cell, Heading, Table
+from emotion.analysis.exports import to_csv
 from emotion.report.configurations import Configuration, group
 from emotion.report.page import write_report
 from emotion.report.validation import baseline, seed_differences, validation_blocks
@@ -63,8 +65,11 @@ def test_the_best_comes_first_and_rows_name_only_changed_settings(ablation: list
         "lr=0.02, warmup_epochs=2",
         "balance=class_weights",
     ]
-    base = Cell("baseline", tone="quiet")
-    assert [row[2] for row in table.rows] == ["+2.0 ± 0.0", base, "-2.0 ± 0.0", "-4.0 ± 0.0", "-10.0 ± 0.0"]
+    expected = ["+2.0 ± 0.0", "baseline", "-2.0 ± 0.0", "-4.0 ± 0.0", "-10.0 ± 0.0"]
+    assert [str(row[2]) for row in table.rows] == expected
+    written = list(csv.DictReader(to_csv(table).splitlines()))
+    assert [row["Difference"] for row in written if row["Difference"] != "baseline"] == ["2", "-2", "-4", "-10"]
+    assert [row["Difference sd"] and round(float(row["Difference sd"]), 9) for row in written] == [0, "", 0, 0, 0]
     assert table.rows[0][4] == "seeds 0, 1"
     assert str(table.rows[0][5]).endswith("width=480")
 

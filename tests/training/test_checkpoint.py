@@ -333,15 +333,28 @@ class TestThrottledCheckpointIO:
 
     def test_no_file_is_older_than_one_that_was_written_after_it(self, tmp_path, clock):
         writer, best, last = ThrottledCheckpointIO(30.0), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+        written = []
+        for epoch, (improved, expected) in enumerate(((1, (1, 1)), (0, (1, 1)), (1, (3, 3)), (1, (3, 3)), (0, (4, 5)))):
+            if improved:
+                self.save(writer, best, epoch + 1)
+            self.save(writer, last, epoch + 1)
+            written.append((self.on_disk(best), self.on_disk(last)) == expected)
+            clock[0] += 20
+        assert written == [True] * 5
+
+    def test_a_kill_between_two_files_leaves_the_best_epoch(self, tmp_path, clock, monkeypatch):
+        writer, best, last = ThrottledCheckpointIO(30.0), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+        self.save(writer, best, 1)
         self.save(writer, last, 1)
-        clock[0] += 20
-        self.save(writer, best, 2)
-        clock[0] += 5
+        self.save(writer, last, 2)
+        clock[0] += 40
         self.save(writer, best, 3)
-        assert self.on_disk(best) == 2
-        clock[0] += 10
+        order, write = [], torch.save
+        monkeypatch.setattr(
+            torch, "save", lambda value, file: (order.append(int(value["weights"][0])), write(value, file))
+        )
         self.save(writer, last, 4)
-        assert (self.on_disk(best), self.on_disk(last)) == (3, 4)
+        assert order == [3, 4]
 
     def test_pending_files_are_written_at_the_end_and_before_reading(self, tmp_path, clock):
         writer, path = ThrottledCheckpointIO(30.0), tmp_path / "last.ckpt"

@@ -347,3 +347,18 @@ class TestVotes:
         changes = {"data": "folder", "data_dir": str(tmp_path / "moods"), "split": "test_only", "votes": str(ballots)}
         with pytest.raises(UserError, match=r"^votes: FER\+ has none for engaged, bored, confused; it has neutral, "):
             evaluate([file], changes, str(tmp_path / "out"), "cpu")
+
+
+def test_a_run_without_test_images_is_evaluated_on_its_validation_images(tmp_path):
+    folder = train(tmp_path / "run", "trainer.max_epochs=1", "split=random", "test_fraction=0")
+    assert list(evaluate([folder.best], {}, str(tmp_path / "out"), "cpu")) == ["val"]
+    with pytest.raises(UserError, match=r"^split=random: has no images to evaluate; split=test_only takes all$"):
+        evaluate([folder.best], {"split_seed": 5}, str(tmp_path / "other"), "cpu")
+
+
+@pytest.mark.parametrize("word", ["flip=0.5", "balance=offline", "mixup=1"])
+def test_settings_of_training_are_refused(word, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "ckpt=small", word])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"no key '{word.split('=')[0]}'" in capsys.readouterr().err

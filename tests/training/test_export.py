@@ -258,6 +258,8 @@ def test_without_fer2013_drawn_faces_serve_but_not_for_8_bits(tmp_path: Path, mo
         list(export_network("mine.safetensors", tmp_path / "out.onnx", {}, int8=True))
     with pytest.raises(UserError, match="data_dir"):
         list(export_network("mine.safetensors", tmp_path / "out.onnx", {"split": "official"}))
+    with pytest.raises(UserError, match=r"^split=test_only: has no validation images, which are needed; try split="):
+        list(export_network("mine.safetensors", tmp_path / "out.onnx", {"data": "synthetic", "split": "test_only"}))
     with pytest.raises(UserError, match="tta=five"):
         list(export_network("mine.safetensors", tmp_path / "out.onnx", {}, views="five"))
     assert not (tmp_path / "out.onnx").exists()

@@ -176,7 +176,7 @@ LEVELS = list(zip(" abcdefgh", "abcdefghi", strict=True))
         ("data_dir: ${oc.env:SECRET_TOKEN}", "interpolations"),
         ('data_dir: "\\x24{oc.env:SECRET_TOKEN}"', "interpolations"),
         ("trainer: {a: [1, '${data}']}", "interpolations"),
-        ("a: [1]\n" * (LARGEST // 6), "more than 32 KiB"),
+        ("a: [1]\n" * (LARGEST // 6), "more than 128 KiB"),
         ("[" * 30_000, "more than 16 levels"),
     ],
 )

@@ -344,9 +344,9 @@ def test_a_published_network_is_tested_on_images_of_its_size_and_labels(finished
     from emotion.training.publish import publish
 
     publish(finished.best, tmp_path / "mine.safetensors")
-    member = read_member(tmp_path / "mine.safetensors")
+    data = read_member(tmp_path / "mine.safetensors").origin.data
     stored = load_checkpoint(finished.best).data
     for key in ("data", "split", "classes", "group_by", "seed"):
-        assert member.data[key] == stored[key]
-    assert (member.data["pack_size"], member.data["channels"]) == (48, 1)
-    assert "data_dir" not in member.data
+        assert data[key] == stored[key]
+    assert (data["pack_size"], data["channels"]) == (48, 1)
+    assert "data_dir" not in data

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_runs import call
 
-from emotion.analysis.figures import merge_histories, read_history
+from emotion.analysis.figures import read_curves
 from emotion.analysis.predictions import load_predictions
 
 pytestmark = pytest.mark.process
@@ -34,7 +34,7 @@ def train(folder, *words, settings=SETTINGS):
     drawn = folder.parent / f"{folder.name}.jsonl"
     result = call(SCRIPT, *settings, *words, f"hydra.run.dir={folder}", DRAWN=str(drawn))
     assert result.returncode == 0, result.stderr
-    history = merge_histories(map(read_history, folder.glob("csv/version_*/metrics.csv")))
+    history = read_curves(folder.glob("csv/version_*/metrics.csv"))
     lines = [json.loads(line) for line in drawn.read_text().splitlines()]
     return history, load_predictions(folder / "predictions.npz"), [line for line in lines if line["train"]]
 

@@ -48,6 +48,19 @@ def test_the_file_is_the_averaged_network(trained: Path, tmp_path: Path) -> None
         assert torch.equal(value, state[f"average.module.{name}"].half().float())
 
 
+def test_a_failure_leaves_the_earlier_file(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.safetensors"
+    out.write_text("earlier")
+    with monkeypatch.context() as patch:
+        patch.setattr("emotion.training.publish.predict", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            publish(trained / "checkpoints/best.ckpt", out)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["earlier"]
+    for name in ("best.ckpt", "net.pt"):
+        with pytest.raises(UserError, match=rf"{name}: a name that ends with .safetensors is needed$"):
+            publish(trained / "checkpoints/best.ckpt", tmp_path / name)
+
+
 def test_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         publish(tmp_path / "none.ckpt", tmp_path / "out.safetensors")

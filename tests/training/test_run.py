@@ -10,21 +10,27 @@ import pytest
 import torch
 from builders import make_network
 from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
+from PIL import Image
+from safetensors.torch import save_file
 from small_runs import SMALL, differences, epochs, resume, train, weights
 from torch import _dynamo as dynamo
 from torch.nn.functional import cross_entropy
 
-from emotion.analysis.figures import merge_histories, read_history
+from emotion.analysis.figures import read_curves
 from emotion.analysis.predictions import load_predictions
 from emotion.config import compose, read, settings
+from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.views import Views
 from emotion.report.runs import find_runs
 from emotion.training.callbacks import TensorBoardFigures
 from emotion.training.checkpoint import load_checkpoint
+from emotion.training.evaluate import evaluate
 from emotion.training.folder import RunFolder, read_json
+from emotion.training.publish import publish
 from emotion.training.run import run
 from emotion.training.task import EmotionTask
 from emotion.training.trainer import build_trainer
@@ -125,7 +131,7 @@ def test_averaged_weights_are_tested_not_the_last_weights(tmp_path):
             float(cross_entropy(network(images), labels)) for network in (task.average.module, task.network)
         )
     assert read_json(folder.metrics)["val"]["loss"] == pytest.approx(averaged, abs=1e-4)
-    losses = merge_histories(map(read_history, folder.csv_files()))["val/loss"]
+    losses = read_curves(folder.csv_files())["val/loss"]
     assert losses[0][1] == pytest.approx(averaged, abs=1e-4)
     assert last != pytest.approx(averaged, abs=1e-3)
 
@@ -198,7 +204,7 @@ def test_compiled_network_learns_the_same(tmp_path, monkeypatch, backend):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     words = ["blocks=[1,1]", "trainer.max_epochs=1", "trainer.precision=32-true", "lr=1e-4"]
     folders = [train(tmp_path / name, *words, f"compile={name}") for name in ("false", "true")]
-    plain, compiled = (merge_histories(map(read_history, folder.csv_files())) for folder in folders)
+    plain, compiled = (read_curves(folder.csv_files()) for folder in folders)
     for tag in ("train/loss", "val/loss"):
         np.testing.assert_allclose(compiled[tag], plain[tag], rtol=0.15)  # other dropout
     assert dynamo.utils.counters["stats"]["unique_graphs"] > 0
@@ -410,7 +416,7 @@ def test_metrics_can_be_counted_again_from_the_predictions(tmp_path):
 def test_best_checkpoint_is_tested_not_the_last(tmp_path):
     folder = train(tmp_path, "trainer.precision=32-true", "trainer.max_epochs=4", "lr=0.01", "patience=null")
     record = json.loads(folder.metrics.read_text())["run"]
-    losses = [value for _, value in merge_histories(map(read_history, folder.csv_files()))["val/loss"]]
+    losses = [value for _, value in read_curves(folder.csv_files())["val/loss"]]
     assert record["best_epoch"] == losses.index(min(losses)) + 1
     assert json.loads(folder.metrics.read_text())["val"]["loss"] == pytest.approx(min(losses), abs=1e-5)
 
@@ -418,6 +424,8 @@ def test_best_checkpoint_is_tested_not_the_last(tmp_path):
 def test_run_that_ends_before_its_first_validation_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^trainer.max_steps=2: at least 5 are needed until the first validation"):
         train(tmp_path, "trainer.max_steps=2")
+    # 134 images: the last of three batches of 66 would have two, and 67 leave none for a third.
+    assert train(tmp_path, "trainer.max_steps=2", "batch_size=67", "trainer.max_epochs=1").state == "finished"
 
 
 def test_slurm_does_not_save_in_mid_epoch(tmp_path, monkeypatch):
@@ -461,6 +469,22 @@ def test_a_wrong_last_checkpoint_gets_one_line(tmp_path):
         refuses_to_resume(folder)
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), OSError(28, "No space left on device")]
+)
+def test_an_error_of_the_machine_is_not_blamed_on_the_checkpoint(tmp_path, monkeypatch, error):
+    train(tmp_path, "trainer.max_epochs=1")
+
+    def setup(*_, **__):
+        raise error
+
+    monkeypatch.setattr(TensorBoardFigures, "setup", setup)
+    with pytest.raises((UserError, OSError)) as caught:
+        resume(tmp_path, "trainer.max_epochs=2")
+    assert "cannot be resumed" not in str(caught.value)
+    assert str(caught.value).startswith("out of memory" if isinstance(error, RuntimeError) else "[Errno 28]")
+
+
 def refuses_to_resume(folder):
     with pytest.raises(UserError, match=r"last.ckpt: cannot be resumed \(.*overwrite=true starts again") as error:
         train(folder.path, "trainer.max_epochs=1")
@@ -483,14 +507,18 @@ def test_a_few_steps_on_the_real_data(tmp_path, fer2013):
 
 
 @pytest.mark.parametrize(
-    "word", ["model=cnn", "recipe=small", "experiment=table1", "seed=1", "optimizer=sgd", "schedule=cosine", "+x=1"]
+    "word",
+    [
+        *("model=cnn", "recipe=small", "experiment=table1", "seed=1", "optimizer=sgd", "schedule=cosine", "+x=1"),
+        *("blocks=[2,2]", "image_size=64", "normalize=imagenet", "unfreeze=1", "ema_decay=0.9"),
+    ],
 )
 def test_resume_refuses_settings_that_would_make_another_run(tmp_path, word):
     RunFolder(tmp_path).claim(read(compose(*SMALL, "seed=0")), {}, 0)
     words = [f"resume={tmp_path}", word]
     key = word.lstrip("+").split("=")[0]
     with pytest.raises(UserError, match=f"^{re.escape(word)}: a resumed run keeps its {key};"):
-        run(compose(*(words if key in ("seed", "optimizer", "schedule") else words[:1])), tmp_path, words)
+        run(compose(*(words[:1] if key in ("model", "recipe", "experiment", "x") else words)), tmp_path, words)
 
 
 def test_resume_refuses_other_training_images(tmp_path):
@@ -515,6 +543,38 @@ def test_a_run_does_not_resume_with_other_training_images(tmp_path):
         resume(folder.path, "trainer.max_epochs=2")
 
 
+def test_a_start_from_a_network_that_saw_the_held_out_images_is_refused(tmp_path, caplog):
+    caplog.set_level("INFO")
+    words = ["trainer.max_epochs=1", "split=random", "split_seed=0"]
+    first = train(tmp_path / "first", *words)
+    assert train(tmp_path / "same", *words, f"init={first.best}", "seed=1").state == "finished"
+    message = (
+        rf"^init={first.best}: was trained on \d+ of the images that validate or test here; give both the same split"
+    )
+    with pytest.raises(UserError, match=message):
+        train(tmp_path / "other", *words, f"init={first.best}", "split_seed=1")
+    assert RunFolder(tmp_path / "other").state == "new"
+
+
+def test_a_run_remembers_the_images_of_its_start(tmp_path):
+    first = train(tmp_path / "first", "trainer.max_epochs=1")
+    random = np.random.default_rng(0)
+    for number in range(70):
+        path = tmp_path / "photos" / CLASSES[number % 7] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (48, 48), np.uint8)).save(path)
+    words = ["data=folder", f"data_dir={tmp_path / 'photos'}", "split=random", f"init={first.best}"]
+    second = train(tmp_path / "second", *words, "trainer.max_epochs=1")
+    first.best.unlink()
+    resume(second.path, "trainer.max_epochs=2")
+    data = {"data": "synthetic", "data_dir": None, "synthetic_images": 210, "split": "test_only"}
+    published = tmp_path / "second.safetensors"
+    assert publish(second.best, published).card.facts["further_images"] == 134
+    for path, told in ((second.best, "134 of 210, pixel for pixel"), (published, "not known (")):
+        evaluate([path], data, str(tmp_path / "out"), "cpu")
+        assert read_json(tmp_path / "out" / "evaluation.json")["seen"].startswith(told)
+
+
 @pytest.mark.parametrize(
     ("schedule", "factor"), [("none", 1), ("plateau", 1), ("cosine", (1 + np.cos(np.pi * 2 / 3)) / 2)]
 )
@@ -532,7 +592,7 @@ def test_resume_learns_at_the_rate_of_the_command(tmp_path, schedule, factor):
     assert {group["weight_decay"] for group in groups} == {0.0, 0.2}
     base_rates = last["lr_schedulers"][0]["base_lrs"] if schedule == "cosine" else [group["lr"] for group in groups]
     assert base_rates == pytest.approx([1e-6 * 0.25 ** (index // 2) for index in range(len(groups))])
-    rates = dict(merge_histories(map(read_history, folder.csv_files()))["lr"])
+    rates = dict(read_curves(folder.csv_files())["lr"])
     assert rates[3] == pytest.approx(1e-6 * factor)
     if schedule == "plateau":
         assert (last["lr_schedulers"][0]["factor"], last["lr_schedulers"][0]["patience"]) == (0.4, 8)
@@ -573,6 +633,42 @@ def test_failure_is_kept_in_the_folder_until_the_run_finishes(tmp_path, monkeypa
     train(tmp_path, "trainer.max_epochs=1")
     assert folder.state == "finished"
     assert not folder.failure.exists()
+
+
+def test_a_run_that_was_not_tested_is_tested_by_the_same_command(tmp_path, monkeypatch):
+    folder = train(tmp_path, "trainer.max_epochs=1", "test=false")
+    trained = weights(folder.best)
+    train(tmp_path, "trainer.max_epochs=1", "test=false")
+    assert "test" not in read_json(folder.metrics)
+    train(tmp_path, "trainer.max_epochs=1")
+    assert read_json(folder.metrics)["test"]["num_images"] == read_json(folder.metrics)["run"]["test_images"] == 42
+    assert epochs(folder) == 1
+    assert all(torch.equal(value, trained[name]) for name, value in weights(folder.best).items())
+    monkeypatch.setattr("emotion.training.run.prepare", lambda *_: pytest.fail("it is finished"))
+    train(tmp_path, "trainer.max_epochs=1")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as the second process, which must not wait for the first
+    train(tmp_path, "trainer.max_epochs=1")
+
+
+def test_a_run_knows_itself_with_weights_in_the_home_folder(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    network = EmotionTask.of(settings(compose("model=vgg16_fe", "image_size=32"))).network
+    (tmp_path / "w").mkdir()
+    state = {name: value.contiguous() for name, value in network.backbone.state_dict().items()}
+    save_file(state, tmp_path / "w" / "vgg16_features.safetensors")
+    words = [
+        "model=vgg16_fe",
+        "image_size=32",
+        "augment=false",
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=1",
+    ]
+    for place in ("~/w", f"{tmp_path}/w"):
+        folder = train(tmp_path / "run", *words, f"weights='{place}'")
+    assert "finished already" in caplog.text
+    assert folder.read_config().weights == "~/w/vgg16_features.safetensors"
+    assert str(tmp_path) not in folder.config.read_text()
 
 
 def test_folder_without_the_weights_of_a_backbone_fails_the_run(tmp_path):

@@ -14,6 +14,7 @@ from emotion.models.registry import build_network
 from emotion.settings import NetworkSettings
 from emotion.shipped import SHIPPED
 from emotion.training.command import with_implied_model
+from emotion.training.origin import Origin
 from emotion.training.start import Start, read_start
 
 SMALL = {"family": "resnet", "blocks": [2, 2, 2], "width": 48, "stem_stride": 2}
@@ -21,7 +22,7 @@ SMALL = {"family": "resnet", "blocks": [2, 2, 2], "width": 48, "stem_stride": 2}
 
 def test_the_shipped_network_is_taken_whole_for_its_own_classes() -> None:
     start, network = read_start("small"), make_network(**SMALL)
-    assert (start.model, start.classes) == ("resnet_small", CLASSES)
+    assert (start.model, start.origin.classes) == ("resnet_small", CLASSES)
     count = len(network.state_dict())
     assert start.load_into(network, CLASSES) == f"init=small: {count} of {count} tensors taken"
     stored = load_file(SHIPPED / "small.safetensors")
@@ -82,6 +83,7 @@ def test_files_of_other_content_are_one_line(tmp_path: Path) -> None:
         (["lr=1e-3", "init=small"], ["model=resnet_small"]),
         (["network=my_nets.py:TinyNet"], ["model=custom"]),
         (["init=small", "model=cnn"], []),
+        (["init=null"], []),
         (["init=small", "recipe=finetune"], []),
         (["network=my_nets.py:TinyNet", "experiment=table1"], []),
         (["seed=1"], []),
@@ -102,6 +104,6 @@ def test_a_network_without_a_linear_layer_is_taken_whole() -> None:
             return self.pool(self.norm(images)).flatten(1)
 
     network = build_network(NetworkSettings(family="custom", network="x.py:Pool"), 3, Pool)
-    start = Start("x", "custom", ("a", "b"), {"backbone.norm.weight": torch.full((1,), 3.0)})
+    start = Start("x", "custom", Origin(("a", "b"), {}), {"backbone.norm.weight": torch.full((1,), 3.0)})
     assert "1 of" in start.load_into(network, ("a", "b", "c"))
     assert network.backbone.norm.weight.item() == 3

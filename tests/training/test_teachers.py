@@ -217,6 +217,10 @@ class TestRecorded:
             record([*LESSON, "teacher=small"], tmp_path / "t.npz")
 
 
+def with_origin(member, **changes):
+    return dataclasses.replace(member, origin=dataclasses.replace(member.origin, **changes))
+
+
 class TestRefused:
     def test_a_network_that_is_missing(self):
         with pytest.raises(UserError, match=r"^teacher=gone: no such file"):
@@ -231,7 +235,7 @@ class TestRefused:
             read(teacher, split="report")
 
     def test_one_that_was_trained_on_images_of_another_size(self, teacher, monkeypatch):
-        member = dataclasses.replace(read_member(teacher), size=(1, 96, 96))
+        member = with_origin(read_member(teacher), size=(1, 96, 96))
         monkeypatch.setattr("emotion.training.teachers.read_member", lambda name: member)
         with pytest.raises(UserError, match=r"was trained on images of 1x96x96 pixels; these have 1x48x48$"):
             read("big.ckpt")
@@ -264,14 +268,14 @@ class TestRefused:
     def test_cards_that_do_not_tell_the_images_are_a_warning(self, facts, monkeypatch, caplog):
         small = read_member("small")
         told = {"data": "synthetic", "split": "official", "seed": 0, **facts}
-        member = dataclasses.replace(small, facts=told, data={**small.data, **told})
+        member = with_origin(small, facts=told, data={**small.origin.data, **told})
         monkeypatch.setattr("emotion.training.teachers.read_member", lambda name: member)
         assert read("x.safetensors")[0].known is False
         assert "its training images are not known" in caplog.text
 
     def test_an_older_checkpoint_without_sizes_counts_as_grey_faces_of_48_pixels(self, teacher, monkeypatch):
-        old = dataclasses.replace(read_member(teacher), size=None)
-        old.data.update(pack_size=None, channels=None)
+        member = read_member(teacher)
+        old = with_origin(member, size=None, data={**member.origin.data, "pack_size": None, "channels": None})
         monkeypatch.setattr("emotion.training.teachers.read_member", lambda name: old)
         assert read("old.ckpt")[0].known
 

@@ -177,7 +177,7 @@ def most_memory(process: psutil.Process, end: float) -> int:
     return most
 
 
-@pytest.mark.forms("length", test=[20], check=[60], nightly=[1800])
+@pytest.mark.forms("length", test=[10], check=[60], nightly=[1800])
 def test_no_wrong_answer_and_no_growth_under_load(
     server: tuple[str, psutil.Process], length: int, record: Callable[[str, int, int], None]
 ) -> None:

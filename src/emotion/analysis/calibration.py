@@ -14,9 +14,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from emotion.analysis.figures import tidy
 from emotion.analysis.predictions import Predictions
 from emotion.errors import UserError
-from emotion.palette import BLUE, GREY, GRID, LIGHT_BLUE, LIGHT_ORANGE, TEXT
+from emotion.palette import BLUE, GREY, LIGHT_BLUE, LIGHT_ORANGE, TEXT
 
 # Files keep probabilities in half precision, where values below 3e-8 become 0. The logarithm of 0 is infinite, and one
 # such image would decide every mean, so 0 counts as the smallest positive number of half precision, 6e-8.
@@ -191,6 +192,4 @@ def _draw_confidences(axes: Axes, binned: _Bins) -> None:
 def _tidy(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
+    tidy(axes)

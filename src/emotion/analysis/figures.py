@@ -207,13 +207,24 @@ def read_history(csv_path: Path) -> History:
     return {tag: values for tag, values in history.items() if values}
 
 
-def merge_histories(parts: Iterable[History]) -> History:
-    """Joins the curves of a run that was interrupted and resumed; where epochs overlap, the later part counts."""
-    merged: dict[str, dict[int, float]] = {}
-    for part in parts:
-        for tag, values in part.items():
-            merged.setdefault(tag, {}).update(values)
-    return {tag: sorted(values.items()) for tag, values in merged.items()}
+def read_curves(csv_paths: Iterable[Path]) -> History:
+    """Reads the learning curves of a run from its CSV files, one for each start, in the order of the starts.
+
+    A start replaces all epochs from its first one on: those that a killed run had logged, but not kept.
+
+    Returns:
+        The curves, as `read_history` returns them; empty if a file cannot be read.
+    """
+    curves: History = {}
+    try:
+        for part in map(read_history, csv_paths):
+            first = min((values[0][0] for values in part.values()), default=math.inf)
+            kept = {tag: [pair for pair in values if pair[0] < first] for tag, values in curves.items()}
+            tags = dict.fromkeys([*kept, *part])
+            curves = {tag: values for tag in tags if (values := [*kept.get(tag, ()), *part.get(tag, ())])}
+    except (OSError, ValueError, OverflowError, csv.Error):
+        return {}
+    return curves
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -289,7 +300,7 @@ def _recall_axes(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1.0))
     axes.set_xlabel("recall")
     axes.set_ylabel("class (images)")
-    _tidy(axes, grid_axis="x")
+    tidy(axes, "x")
 
 
 def _mean_line(axes: Axes, recalls: NDArray[np.float64]) -> None:
@@ -310,7 +321,7 @@ def _finish_panel(axes: Axes, title: str, best_epoch: int | None) -> None:
     axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _tidy(axes, grid_axis="both")
+    tidy(axes)
     if not axes.lines:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -322,7 +333,8 @@ def _finish_panel(axes: Axes, title: str, best_epoch: int | None) -> None:
     axes.legend(frameon=False, fontsize=9)
 
 
-def _tidy(axes: Axes, grid_axis: Literal["both", "x"]) -> None:
+def tidy(axes: Axes, grid_axis: Literal["both", "x"] = "both") -> None:
+    """Draws a grid behind the content of the axes, and no frame above and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid_axis, color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emotion.analysis.metrics import confusion_matrix, matrix_metrics
-from emotion.data.classes import CLASSES
+from emotion.data.classes import CLASSES, require_classes
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, check_unpacked_size
 
@@ -19,8 +19,6 @@ _KINDS = {"ids": "U", "labels": "iu", "probabilities": "f", "parts": "U", "copie
 """NumPy's codes of the kinds of dtype that each field may have in a file."""
 _TTA = "_tta"
 """Suffix of a stage whose predictions are those of test-time augmentation."""
-_MAX_CLASSES = 1000
-_MAX_NAME = 64  # characters of the name of a class
 _ROUNDING = 0.01
 """Largest accepted distance of a sum of probabilities from 1; rounding to half precision causes less."""
 
@@ -185,14 +183,12 @@ def load_predictions(path: Path) -> dict[str, Predictions]:
 
 def _read_classes(names: NDArray[Any]) -> tuple[str, ...]:
     """Returns the names of the classes; files of other people can hold names that would spoil a page."""
-    if names.dtype.kind != "U" or names.ndim != 1 or not 2 <= len(names) <= _MAX_CLASSES:
-        raise ValueError(f"classes: {names.dtype} {list(names.shape)}, must be 2 to {_MAX_CLASSES} names")
-    classes = tuple(map(str, names))
-    if not all(name.strip() and len(name.splitlines()) == 1 and len(name) <= _MAX_NAME for name in classes):
-        raise ValueError(f"classes: each name must be one line of 1 to {_MAX_NAME} characters")
-    if len(set(classes)) < len(classes):
-        raise ValueError("classes: two classes have the same name")
-    return classes
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise ValueError(f"classes: {names.dtype} {list(names.shape)}, must be names")
+    try:
+        return require_classes(names.tolist())
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 def _read_stage(arrays: Mapping[str, NDArray[Any]], stage: str, classes: tuple[str, ...]) -> Predictions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,9 @@ from emotion.analysis.predictions import Predictions
 from emotion.errors import UserError
 
 Metric = Literal["acc", "f1_macro", "balanced_acc"]
+
+DRAWN = 2**24
+"""Largest number of counts that are drawn at a time."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def bootstrap_interval(
     Raises:
         ValueError: the matrix counts no images.
     """
-    return _percentiles(_metric_values(_resample(matrix, seed, resamples), metric), level)
+    values = [_metric_values(draws, metric) for draws in _resample(matrix, seed, resamples)]
+    return _percentiles(np.concatenate(values), level)
 
 
 def paired_test(
@@ -114,7 +118,8 @@ def paired_test(
     images = len(correct_first)
     only_first, only_second = int((correct_first & ~correct_second).sum()), int((correct_second & ~correct_first).sum())
     # Images that both runs classify correctly, or both wrongly, cancel in the difference, so one count holds them all.
-    draws = _resample(np.array([only_first, only_second, images - only_first - only_second]), seed, resamples)  # [R, 3]
+    counts = np.array([only_first, only_second, images - only_first - only_second])
+    draws = np.concatenate(list(_resample(counts, seed, resamples)))  # [R, 3]
     discordant = only_first + only_second
     return PairedTest(
         only_first,
@@ -235,16 +240,19 @@ def _t_test(difference: float, variances: Sequence[_Variance], runs: tuple[int, 
     return Difference(difference, Interval(difference - half, difference + half), p_value, runs)
 
 
-def _resample(counts: NDArray[np.int64], seed: int, resamples: int) -> NDArray[np.int64]:
-    """Draws as many images as `counts` [...] holds, with replacement, and returns their counts int64 [resamples, ...].
+def _resample(counts: NDArray[np.int64], seed: int, resamples: int) -> Iterator[NDArray[np.int64]]:
+    """Draws as many images as `counts` [...] holds, with replacement, and yields their counts int64 [r, ...].
 
+    They come in parts of at most `DRAWN` counts, `resamples` draws in all, since those of 1,000 classes take 16 GB.
     Counts of images drawn with replacement follow a multinomial distribution, so that the counts are drawn directly.
     """
     images = int(counts.sum())
     if not images:
         raise ValueError("no images to draw from")
-    draws = np.random.default_rng(seed).multinomial(images, counts.ravel() / images, size=resamples)
-    return draws.reshape(resamples, *counts.shape)  # [R, ...]
+    generator, size = np.random.default_rng(seed), max(1, DRAWN // counts.size)
+    for start in range(0, resamples, size):
+        draws = generator.multinomial(images, counts.ravel() / images, size=min(size, resamples - start))
+        yield draws.reshape(-1, *counts.shape)  # [r, ...]
 
 
 def _metric_values(matrices: NDArray[np.int64], metric: Metric) -> NDArray[np.float64]:

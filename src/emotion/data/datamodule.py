@@ -74,6 +74,7 @@ class EmotionDataModule(LightningDataModule):
         self.mix = mix if (mix := Mix(augmentation)).changes else None
         self._group: Callable[[BatchLoader], Iterable[Any]] | None = None
         self.teaching: Teaching | None = None
+        self.further, self.complete = np.empty(0, np.uint64), True  # images of start and teachers: see `state_dict`
         self._features: dict[Stage, tuple[NDArray[np.float16], Tensor, Tensor]] = {}
         self._placed: dict[tuple[int, torch.device], Resident | Streamed] = {}
 
@@ -278,14 +279,32 @@ class EmotionDataModule(LightningDataModule):
         """Adds the judgement of teachers, on the images of `train_set` in their order, to the training batches."""
         self.teaching = teaching
 
+    def add_training_images(self, hashes: NDArray[np.uint64], known: bool) -> None:
+        """Adds images that a network was trained on from which the run learns: its start, or a teacher.
+
+        Args:
+            hashes: hashes of the images, uint64 [n].
+            known: whether these are all.
+        """
+        self.further = np.setdiff1d(np.concatenate([self.further, hashes]), self.packed.hashes[self.rows.train])
+        self.complete = self.complete and known
+
     def prepare_data(self) -> None:
         """Packs the images, once on each machine (called by Lightning)."""
         _ = self.packed
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state for checkpoints: classes, image size [C, S, S], hashes of training images, int64 [n]."""
-        hashes = torch.from_numpy(self.packed.hashes[self.rows.train].view(np.int64))
-        return {"size": list(self.packed.images.shape[1:]), "hashes": hashes, "classes": list(self.classes)}
+        """Returns the state for checkpoints.
+
+        Returns:
+            `classes`, `size` [C, S, S] of the images, `hashes` of the training images, int64 [n], `further` hashes of
+            those of start and teachers, int64 [m], and whether these are `complete`.
+        """
+        hashes = (self.packed.hashes[self.rows.train], self.further)
+        own, further = (torch.from_numpy(each.view(np.int64)) for each in hashes)
+        size = list(self.packed.images.shape[1:])
+        found = {"size": size, "hashes": own, "classes": list(self.classes)}
+        return {**found, "further": further, "complete": self.complete}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Checks that a resumed run trains on the images it began with; older checkpoints without the state pass.
@@ -305,6 +324,8 @@ class EmotionDataModule(LightningDataModule):
                 f"the run began with other training images ({len(saved):,}, now {len(hashes):,}), which may be among "
                 "the validation or test images now; restore the old images, or train again with overwrite=true"
             )
+        further = torch.as_tensor(state_dict.get("further", ()), dtype=torch.int64).numpy().view(np.uint64)
+        self.add_training_images(further, bool(state_dict.get("complete", True)))
 
     def group_batches(self, group: Callable[[BatchLoader], Iterable[Any]]) -> None:
         """Makes `train_dataloader` return `group` of the loader of single batches."""

@@ -3,6 +3,7 @@
 import shutil
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 from emotion.data.votes import open_votes
@@ -99,7 +100,8 @@ def _copy_to(downloaded: Path, target: Path) -> Path:
     missing = [name for name in ("train", "test") if not (downloaded / name).is_dir()]
     if missing:
         raise UserError(f"the download has no folder {' and no folder '.join(missing)}")
-    temporary = target.with_name(f"{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(downloaded, temporary)
-    return temporary.rename(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        temporary = Path(folder) / target.name
+        shutil.copytree(downloaded, temporary)
+        return temporary.rename(target)

@@ -38,6 +38,22 @@ class Batch(NamedTuple):
     soft_targets: Tensor | None = None
 
 
+def global_batch_sizes(images: int, batch_size: int, world_size: int) -> list[int]:
+    """Returns the sizes of the batches of an epoch, those of all processes together.
+
+    Args:
+        images: number of images of an epoch.
+        batch_size: number of images of a process's batch.
+        world_size: number of processes.
+    """
+    size = batch_size * world_size
+    sizes = [size] * (images // size) + [images % size] * (images % size > 0)
+    # Batch normalisation cannot train on one image: a last batch that small is merged into the batch before.
+    if len(sizes) > 1 and sizes[-1] < 2 * world_size:
+        sizes[-2:] = [sizes[-2] + sizes[-1]]
+    return sizes
+
+
 class BatchLoader:
     """Gathers, shuffles and augments batches on the device.
 
@@ -100,7 +116,7 @@ class BatchLoader:
         return int(np.prod(self.inputs.shape[1:])) * itemsize * self.batch_size
 
     def __len__(self) -> int:
-        return len(self._batch_sizes())
+        return len(global_batch_sizes(len(self.rows), self.batch_size, self.world_size))
 
     def __iter__(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
@@ -175,15 +191,6 @@ class BatchLoader:
         views = self.inputs.shape[0] // max(len(self.labels), 1)
         return torch.randint(max(views, 1), (len(self.rows),), generator=generator)
 
-    def _batch_sizes(self) -> list[int]:
-        """Returns the sizes of the global batches."""
-        size, count = self.batch_size * self.world_size, len(self.rows)
-        sizes = [size] * (count // size) + [count % size] * (count % size > 0)
-        # Batch normalisation cannot train on one image: a last batch that small is merged into the batch before.
-        if len(sizes) > 1 and sizes[-1] < 2 * self.world_size:
-            sizes[-2:] = [sizes[-2] + sizes[-1]]
-        return sizes
-
     def _chunks(self) -> Iterator[tuple[Tensor, list[int]]]:
         """Yields chunks of batches: the positions in the epoch, int64 [m], and the sizes of the batches, sum m.
 
@@ -191,7 +198,8 @@ class BatchLoader:
         """
         chunk_bytes = CPU_CHUNK if self.inputs.device.type == "cpu" else DEVICE_CHUNK
         step = max(1, chunk_bytes // self.batch_bytes)
-        global_batches = torch.split(torch.arange(len(self.rows)), self._batch_sizes())
+        sizes = global_batch_sizes(len(self.rows), self.batch_size, self.world_size)
+        global_batches = torch.split(torch.arange(len(self.rows)), sizes)
         batches = [batch[self.rank :: self.world_size] for batch in global_batches]
         for start in range(0, len(batches), step):
             chunk = batches[start : start + step]

@@ -5,6 +5,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,6 +67,10 @@ class Streamed:
 
     def __init__(self, array: NDArray[Any], device: torch.device) -> None:
         self._array = array
+        # Kept open, since another process can replace the file when the images change.
+        self._file, self._offset = None, 0
+        if isinstance(array, np.memmap) and array.filename and isinstance(array.base, mmap.mmap):  # the whole file
+            self._file, self._offset = Path(array.filename).open("rb"), array.offset  # noqa: SIM115
         self.device, self.shape, self.itemsize = device, array.shape, array.itemsize
         self.bytes_held = 0
         self._transfers = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -103,9 +108,9 @@ class Streamed:
 
     def _read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         array = self._array
-        if isinstance(array, np.memmap) and array.filename and isinstance(array.base, mmap.mmap):  # the whole file
+        if self._file is not None:
             # A new map for each chunk: pages read through a map count as memory of this process until it is closed.
-            array = np.memmap(array.filename, array.dtype, "r", array.offset, shape=array.shape)
+            array = np.memmap(self._file, array.dtype, "r", self._offset, array.shape)
         order = rows.argsort()  # ascending rows make the disk read in one direction
         values = np.empty((len(rows), *array.shape[1:]), array.dtype)
         values[order] = array[rows[order]]

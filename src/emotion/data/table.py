@@ -14,7 +14,7 @@ from emotion.data.folders import FilesSource, ImageFile, stat_of
 from emotion.data.labelled import FER_PARTS, PART_FOLDERS, Part
 from emotion.data.lines import read_lines
 from emotion.errors import UserError
-from emotion.files import expand, hide_home
+from emotion.files import expand
 from emotion.settings import FER_SIZE, TABLE_SETTINGS, DataSettings
 
 SUFFIXES = (".csv", ".tsv", ".txt")
@@ -143,9 +143,7 @@ class TableSource(FilesSource):
         for row in rows:
             places.setdefault(row.label, row.place)
         classes = self._apply(rule, places)
-        if classes.skipped:
-            counts = Counter(row.label for row in rows)
-            log.warning("%s: %s", hide_home(str(path)), classes.describe_skipped(counts))
+        self._leave_out(classes, Counter(row.label for row in rows), str(path))
         parts = _parts_of_names(rows)
         self.files = [
             ImageFile(path := root / row.name, row.name, label, part, f"{row.place}: {path}")

@@ -11,7 +11,7 @@ from emotion.analysis.predictions import Predictions
 from emotion.data.votes import VotesFile
 from emotion.report.configurations import Configuration
 from emotion.report.measures import ensemble_stages
-from emotion.report.tables import name_cell
+from emotion.report.tables import shared_parts
 
 
 def configurations_agreement(configurations: Sequence[Configuration], votes: VotesFile | None) -> list[Block]:
@@ -41,10 +41,6 @@ def configuration_rows(configurations: Sequence[Configuration], votes: VotesFile
 def _rows(
     configuration: Configuration, networks: str, seeds: Sequence[Mapping[str, Predictions]], votes: VotesFile
 ) -> Iterator[AgreementRow]:
-    """Yields a row for each part and test-time augmentation that all seeds have."""
-    name = name_cell(configuration, "; ".join(filter(None, (configuration.note, networks))))
     found = [{(views, part): one for views, part, one in agreement_rows(stages, votes)} for stages in seeds]
-    for views, part in found[0]:
-        if all((views, part) in each for each in found):
-            tta = views if views == "none" else str(configuration.first.settings.get("tta"))
-            yield AgreementRow(name, tta, part, [each[views, part] for each in found])
+    for name, tta, part, values in shared_parts(configuration, networks, found):
+        yield AgreementRow(name, tta, part, values)

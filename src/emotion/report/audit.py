@@ -18,6 +18,7 @@ from emotion.analysis.figures import save
 from emotion.data.audit import MIN_CONTRAST, Audit, Group, Track, audit_images
 from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
+from emotion.files import no_formula
 from emotion.training.folder import make_results_folder, write_json, write_text
 
 NAMES_SHOWN = 20
@@ -97,9 +98,10 @@ def duplicates_csv(packed: PackedImages, audit: Audit) -> str:
 
 
 def _cells(packed: PackedImages, audit: Audit, row: int) -> tuple[str, ...]:
-    image = (str(packed.parts[row]), packed.classes[packed.labels[row]], str(packed.names[row]))
     nearest = audit.nearest[row]
-    return (*image, str(packed.names[nearest]), f"{audit.correlation[row]:.4f}") if nearest >= 0 else (*image, "", "")
+    names = [str(packed.parts[row]), packed.classes[packed.labels[row]], str(packed.names[row])]
+    names.append(str(packed.names[nearest]) if nearest >= 0 else "")
+    return (*map(no_formula, names), f"{audit.correlation[row]:.4f}" if nearest >= 0 else "")
 
 
 def _counts(groups: Sequence[Group]) -> dict[str, int]:

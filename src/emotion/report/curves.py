@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from emotion.analysis.figures import short_name
-from emotion.palette import BLUE, GREEN, GRID, ORANGE, PURPLE, SOFT_TEXT
+from emotion.analysis.figures import short_name, tidy
+from emotion.palette import BLUE, GREEN, ORANGE, PURPLE, SOFT_TEXT
 from emotion.report.configurations import Configuration
 
 MAX_CURVES = 24
@@ -100,9 +100,7 @@ def _finish(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
+    tidy(axes)
     values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
     values = values[np.isfinite(values) & (values > 0)]  # a loss can be infinite, or not a number
     if values.size:

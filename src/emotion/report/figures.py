@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emotion.palette import BLUE, GREEN, GREY, GRID, ORANGE
+from emotion.analysis.figures import tidy
+from emotion.palette import BLUE, GREEN, GREY, ORANGE
 from emotion.report.configurations import BALANCES, Configuration
 from emotion.report.measures import Pair
 from emotion.report.published import HALF_UNIT, RUNS
@@ -34,9 +35,7 @@ def published_figure(configurations: Sequence[Configuration]) -> Figure:
     axes.set_yticks(rows, [f"{run.network}, {BALANCES[run.balance]}" for run in RUNS], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy")
-    axes.grid(axis="x", color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes, "x")
     unique = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     axes.legend(unique.values(), unique.keys(), frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
     return figure

@@ -15,7 +15,7 @@ from emotion.analysis.summary import format_number
 from emotion.report.configurations import Configuration, interval
 from emotion.report.runs import Run, SkippedRun, images_digest
 from emotion.report.sections import belong_together
-from emotion.report.tables import MEANS, interval_text, name_cell, value_cell
+from emotion.report.tables import MEANS, interval_text, name_cell, shared_parts, value_cell
 
 SIGNIFICANT = 0.05
 _PARTS = {"All test images": "all", "PublicTest": "public", "PrivateTest": "private", "Without duplicates": "distinct"}
@@ -166,13 +166,8 @@ def _protocol_rows(configuration: Configuration) -> Iterator[Row]:
 
 
 def _part_rows(configuration: Configuration, networks: str, seeds: Sequence[Metrics]) -> Iterator[Row]:
-    """Yields a row for each part and test-time augmentation that all seeds have."""
-    name = name_cell(configuration, "; ".join(filter(None, (configuration.note, networks))))
-    for views, part in seeds[0]:
-        if all((views, part) in metrics for metrics in seeds):
-            tta = views if views == "none" else str(configuration.first.settings.get("tta"))
-            values = (value_cell(summarize([metrics[views, part][key] for metrics in seeds])) for key in METRICS)
-            yield (name, tta, part, *values)
+    for name, tta, part, values in shared_parts(configuration, networks, seeds):
+        yield (name, tta, part, *(value_cell(summarize([metrics[key] for metrics in values])) for key in METRICS))
 
 
 def _protocol_metrics(stages: Mapping[str, Predictions]) -> Metrics:

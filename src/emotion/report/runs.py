@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import sys
@@ -15,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from emotion.analysis.figures import History, merge_histories, read_history
+from emotion.analysis.figures import History, read_curves
 from emotion.analysis.metrics import matrix_metrics
 from emotion.analysis.predictions import Predictions, load_predictions
 from emotion.errors import UserError, first_line
@@ -64,7 +63,7 @@ class _Settings(BaseModel):
     backbone: Annotated[str, Field(pattern=r"^[^*?\[]+$")] | None = None
     blocks: list[int] | None = None
     unfreeze: int | str | None = None
-    weights: str
+    weights: str | None
     data: str
     data_dir: str | None = None
     pack_size: Annotated[int, Field(ge=8, le=MAX_SIDE)] = 48
@@ -74,7 +73,7 @@ class _Settings(BaseModel):
     fold: Count | None = None
     balance: str
     recipe: str | None = None
-    seed: Count
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
 
 
 @dataclass(frozen=True)
@@ -143,11 +142,8 @@ class Run:
 
     @cached_property
     def history(self) -> History:
-        """The learning curves, as `read_history` returns them; empty if they cannot be read."""
-        try:
-            return merge_histories(read_history(path) for path in self.folder.csv_files())
-        except (OSError, ValueError, OverflowError, csv.Error):
-            return {}
+        """The learning curves, see `emotion.analysis.figures.read_curves`."""
+        return read_curves(self.folder.csv_files())
 
     def train_accuracy(self) -> float | None:
         """Returns the training accuracy in the best epoch, 0..1, or None without readable learning curves."""

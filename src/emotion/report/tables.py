@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from emotion.analysis.document import Block, Cell, Heading, Paragraph, Row, Table
 from emotion.analysis.exports import file_stem
@@ -14,6 +14,7 @@ from emotion.report.configurations import BALANCES, Configuration
 from emotion.report.published import SCORES, TABLES, PublishedRun, PublishedScores, PublishedTable
 from emotion.report.verdict import best_match, verdict_cell
 
+Value = TypeVar("Value")
 NOT_RUN = Cell("not run", tone="quiet")
 _SCORES = ("precision", "recall", "f1")
 MEANS = "Mean ± sample standard deviation over seeds and folds."
@@ -57,6 +58,26 @@ def folds_table(configurations: Sequence[Configuration]) -> Table:
 def name_cell(configuration: Configuration, note: str = "") -> Cell:
     """Returns a cell with the name of a configuration, linked to its section, above a note."""
     return Cell(configuration.title, note, target=configuration.title)
+
+
+def shared_parts(
+    configuration: Configuration, networks: str, seeds: Sequence[Mapping[tuple[str, str], Value]]
+) -> Iterator[tuple[Cell, str, str, list[Value]]]:
+    """Yields each part of the images and test-time augmentation that all seeds have, for the rows of a table.
+
+    Args:
+        configuration: the configuration.
+        networks: its networks as text, such as the number of seeds.
+        seeds: for each seed, its values by stage of the augmentation (`none` or `tta`) and part.
+
+    Yields:
+        The name for the row, the test-time augmentation, the part, and the value of each seed.
+    """
+    name = name_cell(configuration, "; ".join(filter(None, (configuration.note, networks))))
+    for views, part in seeds[0]:
+        if all((views, part) in values for values in seeds):
+            tta = views if views == "none" else str(configuration.first.settings.get("tta"))
+            yield name, tta, part, [values[views, part] for values in seeds]
 
 
 def value_cell(summary: Summary | None, bounds: Interval | None = None) -> Cell:
@@ -109,8 +130,8 @@ def _compared_row(published: PublishedRun, configuration: Configuration) -> Row:
         Cell(published.network, configuration.subtitle, target=configuration.title),
         f"{published.test:.2f}",
         replace(value_cell(accuracy), note=configuration.seeds),
-        "" if configuration.not_comparable_because else f"{accuracy.mean - published.test:+.3f}",
-        interval_text(configuration.test_interval("acc")),
+        "" if configuration.not_comparable_because else _difference_cell(accuracy.mean - published.test),
+        _interval_cell(configuration.test_interval("acc")),
         verdict_cell(configuration, published),
     )
     if published.train is None:
@@ -122,6 +143,14 @@ def _compared_row(published: PublishedRun, configuration: Configuration) -> Row:
         f"{published.train:.4f}",
         value_cell(configuration.train_accuracy),
     )
+
+
+def _difference_cell(difference: float) -> Cell:
+    return Cell(f"{difference:+.3f}", numbers={"": difference})
+
+
+def _interval_cell(bounds: Interval) -> Cell:
+    return Cell(interval_text(bounds), numbers={"low": bounds.low, "high": bounds.high})
 
 
 def _empty_row(published: PublishedRun) -> Row:

@@ -105,11 +105,12 @@ def _changes(settings: Settings, base: Settings) -> dict[str, str]:
     return {key: value for key, value in settings.items() if value != base.get(key, value)}
 
 
-def _points(difference: Summary | None) -> str:
+def _points(difference: Summary | None) -> str | Cell:
     if difference is None:
         return ""
     deviation = "" if difference.deviation is None else f" ± {100 * difference.deviation:.1f}"
-    return f"{100 * difference.mean:+.1f}{deviation}"
+    points = {key: 100 * value for key, value in value_cell(difference).numbers.items()}
+    return Cell(f"{100 * difference.mean:+.1f}{deviation}", numbers=points)
 
 
 def _accuracy(run: Run) -> float:

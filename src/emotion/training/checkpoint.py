@@ -4,16 +4,14 @@ import io
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
-from numpy.typing import NDArray
 from torch import Tensor
 
 from emotion.data.datamodule import EmotionDataModule
@@ -23,8 +21,11 @@ from emotion.files import atomic_write, check_unpacked_size, expand, hide_home
 from emotion.models.weights import describe_load_error, state_shapes, validate_state
 from emotion.plugins import Plugins, load_plugin
 from emotion.settings import fields, marked
+from emotion.training.origin import Origin
 from emotion.training.task import STORED, EmotionTask
 
+LAST = "last.ckpt"
+"""The checkpoint that each epoch saves after all others."""
 _GROUPED = ("group_by", "folds", "fold")
 _OF_EVERY_SOURCE = ("data", "data_dir", "on_bad_image", "pack_size", "channels", "synthetic_images")
 
@@ -35,17 +36,18 @@ class Checkpoint:
 
     Attributes:
         task: the trained task, in eval mode; a loss of the user's own is replaced by the cross-entropy.
-        data: the settings of the data that it was trained on, as flat values.
+        origin: its classes and training images.
         epoch: the epoch after which the file was written, from 1.
-        size: shape (C, S, S) of the training images; None in older files.
-        hashes: hashes of the training images, uint64 [N]; see `emotion.data.packed.PackedImages`.
     """
 
     task: EmotionTask
-    data: dict[str, Any]
+    origin: Origin
     epoch: int
-    size: tuple[int, ...] | None
-    hashes: NDArray[np.uint64]
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The settings of the data that it was trained on, as flat values."""
+        return self.origin.data
 
     def data_module(self, **changes: Any) -> EmotionDataModule:
         """Returns the data that the task was trained on, with some settings changed (see `data_for`)."""
@@ -72,25 +74,29 @@ def data_for(classes: Sequence[str], stored: Mapping[str, Any], changes: Mapping
 
 
 class ThrottledCheckpointIO(TorchCheckpointIO):
-    """Writes each checkpoint atomically, at most once per interval, and the pending checkpoints at the end of a run.
+    """Writes the checkpoints of an epoch atomically, at most once per interval, and pending ones at the end of a run.
+
+    They are written once the last of an epoch, `last.ckpt`, is there, and in the order of saving, so that all hold the
+    same epoch, and a run that is killed between two of them cannot lose its best epoch.
 
     On a fast device an epoch takes less time than writing its checkpoints. A killed run loses the epochs since the last
     write (at most `seconds` and one epoch); resumed from that file, it repeats them with the same result.
 
     Args:
-        seconds: shortest time between writes of the same file; its latest content stays in the device's memory.
+        seconds: shortest time between writes; the latest content of each file stays in the device's memory.
     """
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self.seconds = seconds
         self._pending: dict[str, dict[str, Any]] = {}
-        self._written: dict[str, float] = {}
+        self._written = -math.inf
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Stores a checkpoint; if its file is due, writes all pending files, so that all hold the same epoch."""
+        """Stores a checkpoint; after the last one of an epoch, writes all pending files if they are due."""
+        self._pending.pop(str(path), None)
         self._pending[str(path)] = apply_to_collection(checkpoint, Tensor, lambda value: value.detach().clone())
-        if time.monotonic() - self._written.get(str(path), -math.inf) >= self.seconds:
+        if Path(path).name == LAST and time.monotonic() - self._written >= self.seconds:
             self._write()
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
@@ -114,7 +120,7 @@ class ThrottledCheckpointIO(TorchCheckpointIO):
             # Lightning's temporary file may lie on another disk; moving it is a copy, which a kill can cut off.
             with atomic_write(Path(path)) as temporary:
                 temporary.write_bytes(content.getbuffer())
-            self._written[path] = time.monotonic()
+            self._written = time.monotonic()
 
 
 def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
@@ -137,11 +143,9 @@ def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
     plugins = _plugins(path, content, network)
     try:
         task = _task(content["hyper_parameters"], content["state_dict"], plugins)
-        data = _data_settings(content["datamodule_hyper_parameters"])
-        trained_on = content.get(EmotionDataModule.__qualname__, {})
-        size = tuple(map(int, trained_on["size"])) if trained_on else None
-        hashes = torch.as_tensor(trained_on.get("hashes", ()), dtype=torch.int64).numpy().view(np.uint64)
-        return Checkpoint(task.eval(), data, int(content["epoch"]) + 1, size, hashes)
+        origin = Origin.of_checkpoint(task.classes, content)
+        origin = replace(origin, data=_data_settings(origin.data))
+        return Checkpoint(task.eval(), origin, int(content["epoch"]) + 1)
     except Exception as error:
         # A file of another origin can hold anything, so building a network from it can raise any exception.
         raise UserError(f"ckpt={path}: not a checkpoint of this project ({first_line(error)})") from None
@@ -195,7 +199,7 @@ def _task(settings: dict[str, Any], state: dict[str, Tensor], plugins: Plugins) 
     return task
 
 
-def _data_settings(stored: dict[str, Any]) -> dict[str, Any]:
+def _data_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Checks the settings of the data, and adds the defaults of settings that are newer than the file."""
     _require_known(stored)
     return dict(EmotionDataModule.of(stored).hparams)

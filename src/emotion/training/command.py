@@ -63,7 +63,7 @@ def with_implied_model(arguments: list[str]) -> list[str]:
     model = ""
     if "network" in given:
         model = "custom"
-    elif "init" in given and "," not in given["init"]:
+    elif given.get("init", "null") != "null" and "," not in given["init"]:
         model = read_start(given["init"]).model
     return [*arguments, f"model={model}"] if model in choice_names("model") else arguments
 

@@ -28,7 +28,8 @@ from emotion.settings import OWN_DATA
 from emotion.training.checkpoint import data_for
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.folder import EVALUATION, make_results_folder, write_json
-from emotion.training.member import Member, read_member, training_hashes
+from emotion.training.member import Member, read_member
+from emotion.training.origin import Origin
 from emotion.training.results import predict_stages, write_results
 
 OPTIONS = ("ckpt", "out", "device", "tta", "network")
@@ -92,10 +93,10 @@ def evaluate(
     EmotionDataModule.of(changes)  # refuses illegal settings before any file is read
     torch_device = find_device(device)
     members = [read_member(path, network) for path in paths]
-    require_same_classes(paths, [member.classes for member in members])
-    modules = [data_for(member.classes, member.data, changes) for member in members]
+    require_same_classes(paths, [member.origin.classes for member in members])
+    modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
     first = modules[0]
-    members = [_with_hashes(member, first) for member in members]
+    members = [replace(member, origin=_with_hashes(member.origin, first)) for member in members]
     votes = _read_votes(changes, first)
     folder = expand(str(out)) if out else _default_folder(first, paths, {**changes, "tta": tta})
     make_results_folder(folder)
@@ -120,10 +121,10 @@ def evaluate(
     return results
 
 
-def _with_hashes(member: Member, data: EmotionDataModule) -> Member:
-    """Returns a network with the hashes of its training images, if its file or its card tells them."""
-    hashes = training_hashes(member, data) if member.size is None else None
-    return member if hashes is None else replace(member, hashes=hashes, size=data.packed.images.shape[1:])
+def _with_hashes(origin: Origin, data: EmotionDataModule) -> Origin:
+    """Adds the hashes of the training images, if the card of a published file tells them."""
+    hashes = origin.known_hashes(data) if origin.size is None else None
+    return origin if hashes is None else replace(origin, hashes=hashes, size=data.packed.images.shape[1:])
 
 
 def _read_votes(changes: Mapping[str, Any], data: EmotionDataModule) -> VotesFile | None:
@@ -156,22 +157,29 @@ def _stages(members: Sequence[Member], modules: Sequence[EmotionDataModule]) -> 
     """
     rows = modules[0].rows.val
     shared = all(np.array_equal(rows, data.rows.val) for data in modules)
-    return ["val", "test"] if shared and 2 * _seen(members, modules[0], rows).sum() < len(rows) else ["test"]
+    validates = shared and 2 * _seen(members, modules[0], rows).sum() < len(rows)
+    wanted: dict[Stage, bool] = {"val": validates, "test": len(modules[0].rows.test) > 0}
+    stages = [stage for stage, there in wanted.items() if there]
+    if not stages:
+        raise UserError(f"split={modules[0].settings.split}: has no images to evaluate; split=test_only takes all")
+    return stages
 
 
 def _seen(members: Sequence[Member], data: EmotionDataModule, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Returns a mask [len(rows)] of images that are, pixel for pixel, in the known training images of a checkpoint."""
-    return np.isin(data.packed.hashes[rows], np.concatenate([member.hashes for member in members]))
+    return np.isin(data.packed.hashes[rows], np.concatenate([member.origin.hashes for member in members]))
 
 
 def _describe_seen(members: Sequence[Member], data: EmotionDataModule) -> str:
-    for member in members:
-        if member.size is None:
+    for origin in (member.origin for member in members):
+        if origin.size is None:
             return "not known (neither the file nor its card tells it)"
-        if member.size != data.packed.images.shape[1:]:
+        if origin.size != data.packed.images.shape[1:]:
             return "not known (the sizes of the images differ)"
     seen = _seen(members, data, data.rows.test)
-    return f"{seen.sum():,} of {len(seen):,}, pixel for pixel"
+    complete = all(member.origin.complete for member in members)
+    others = "" if complete else "; not all images are known that its start or its teachers were trained on"
+    return f"{seen.sum():,} of {len(seen):,}, pixel for pixel{others}"
 
 
 def _predict(

@@ -96,6 +96,9 @@ def export_network(
     """
     classifier, data = _open(name, changes, int8, own)
     classifier.set_views(views)
+    for part, part_rows in {"validation": data.rows.val, **({"training": data.rows.train} if int8 else {})}.items():
+        if not len(part_rows):
+            raise UserError(f"split={data.settings.split}: has no {part} images, which are needed; try split=random")
     images, labels = _faces(data, data.rows.val, classifier.card)
     exported = export_onnx(classifier, images, out)
     yield (

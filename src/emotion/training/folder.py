@@ -19,8 +19,9 @@ from emotion.files import atomic_write, hide_home, remove_stale_temporaries
 from emotion.settings import Settings
 
 State = Literal["new", "unfinished", "finished"]
-LARGEST = 2**15
-"""Largest size of a file of settings in bytes; the settings of a run take about 3,000."""
+LARGEST = 2**17
+"""Largest size of a file of settings in bytes; the settings of a run take about 3,000, and 1,000 names of
+classes 67,000."""
 DEEPEST = 16
 """Deepest nesting of collections in a file of settings; the settings of a run have two levels."""
 EVALUATION = "evaluation.json"
@@ -121,6 +122,13 @@ class RunFolder:
     def holds(self, settings: Settings) -> bool:
         """Returns whether the folder holds a run with these settings; those newer than that run count as defaults."""
         return self.config.is_file() and same_settings(read_yaml(self.config), distinguishing(settings.flat()))
+
+    def is_finished(self, settings: Settings) -> bool:
+        """Returns whether the folder holds a run with these settings: trained and, unless `test=false`, tested."""
+        if self.state != "finished" or not self.holds(settings):
+            return False
+        metrics = read_json(self.metrics)
+        return not settings.training.test or "test" in metrics or metrics.get("run", {}).get("test_images") == 0
 
     def require_same_run(self, settings: Settings) -> None:
         """Checks that a run with these settings can start or be resumed in this folder.

@@ -25,7 +25,7 @@ def explain_out_of_memory(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         size, side = settings.batches.batch_size, settings.network.image_size
         raise UserError(
@@ -46,5 +46,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_oom_error(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """Returns whether the memory of the device or the machine ran out."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(is_oom_error(error))

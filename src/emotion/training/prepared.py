@@ -12,7 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from emotion.data.classes import listed
 from emotion.data.datamodule import EmotionDataModule
+from emotion.data.loader import global_batch_sizes
 from emotion.errors import UserError
+from emotion.files import hide_home
 from emotion.models.network import feature_count
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.plugins import Plugins
@@ -22,8 +24,9 @@ from emotion.training.environment import describe_environment
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder
 from emotion.training.memory import keep_freed_memory
+from emotion.training.origin import learn_from
 from emotion.training.recorded import RecordedTask, group_steps, records_steps
-from emotion.training.start import read_start
+from emotion.training.start import Start, read_start
 from emotion.training.task import EmotionTask
 from emotion.training.teachers import Teachers, read_teachers
 from emotion.training.trainer import build_timer, build_trainer
@@ -75,6 +78,7 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     teachers = read_teachers(settings.distillation, data)
     resumes = folder.state != "new" and not settings.run.overwrite
     epochs = _resume(settings, folder, data, teachers) if resumes else 0
+    start = _read_start(settings, data, folder.last if resumes else None)
     timer, folder_updates = build_timer(settings.trainer), _folder_updates(settings, folder, epochs)
     trainer = build_trainer(settings, folder, [timer, folder_updates, *callbacks])
     device, precision = trainer.strategy.root_device, str(trainer.precision)
@@ -85,7 +89,7 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     if recorded:
         group_steps(data, trainer)
     _log_sizes(settings, task, data, teachers.names)
-    load_weights(settings, task, folder.last if resumes else None)
+    load_weights(settings, task, start)
     _require_whole_epoch(settings.trainer, data, trainer)
     _configure_speed(settings, task, data, trainer)
     if teachers.names:
@@ -133,13 +137,13 @@ def _with_weights_file(settings: Settings) -> Settings:
     network, weights = settings.network, settings.training.weights
     if network.backbone is None or weights is None:
         return settings
-    file = resolve_weights(weights, file_stem(network.family, network.backbone))
+    file = hide_home(resolve_weights(weights, file_stem(network.family, network.backbone)))
     return settings.model_copy(update={"training": settings.training.model_copy(update={"weights": file})})
 
 
 def _require_whole_epoch(settings: TrainerSettings, data: EmotionDataModule, trainer: Trainer) -> None:
     """Checks that training reaches a validation, since only a validation chooses a best checkpoint."""
-    batches = -(-len(data.train_set[2]) // (data.batches.batch_size * trainer.world_size))
+    batches = len(global_batch_sizes(len(data.train_set[2]), data.batches.batch_size, trainer.world_size))
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     steps = -(-batches // trainer.accumulate_grad_batches) * settings.check_val_every_n_epoch
@@ -208,20 +212,30 @@ def build_task(
     )
 
 
-def load_weights(settings: Settings, task: EmotionTask, last: Path | None = None) -> None:
+def _read_start(settings: Settings, data: EmotionDataModule, last: Path | None) -> Start | None:
+    """Reads the network that the run starts from, if it does; a resumed run's is its last checkpoint."""
+    init = settings.training.init
+    if init is None or last is not None:
+        return None if init is None else read_start(str(last))
+    start = read_start(init)
+    if not learn_from(f"init={init}", start.origin, data):
+        log.info("init=%s: its training images are not known, so they are not compared with these", init)
+    return start
+
+
+def load_weights(settings: Settings, task: EmotionTask, start: Start | None = None) -> None:
     """Loads the pretrained weights of the backbone, or of a whole trained network, that the settings name.
 
     Args:
         settings: the settings of the run.
         task: the task, whose network gets the weights.
-        last: last checkpoint of a resumed run, which serves in place of `init`.
+        start: the trained network that `init` names, or of a resumed run its last checkpoint.
 
     Raises:
         UserError: the weights are missing or do not fit.
     """
     network, training = settings.network, settings.training
-    if training.init is not None:
-        start = read_start(str(last or training.init))
+    if start is not None:
         if (start.activation_scale or 1) != (network.activation_scale or 1):
             raise UserError(f"init={training.init}: needs activation_scale={start.activation_scale or 1}, as it began")
         log.info("%s", start.load_into(task.network, task.classes))

@@ -1,18 +1,25 @@
 """Turns a checkpoint into a file to distribute: weights in half precision, temperature and metrics."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from emotion.analysis.calibration import fit_temperature
+from emotion.analysis.predictions import Predictions
 from emotion.analysis.protocol import protocol_metrics, protocol_parts
+from emotion.data.datamodule import EmotionDataModule
 from emotion.declarations import NEW
+from emotion.errors import UserError
+from emotion.files import atomic_write
 from emotion.models.classifier import Card, Classifier, load_pretrained, save_pretrained
 from emotion.models.onnx import ViewsName
 from emotion.settings import FER_SIZE, OWN_DATA, DataSettings, NetworkSettings, marked
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
+from emotion.training.origin import FURTHER, Origin
 from emotion.training.results import predict
 
 
@@ -32,26 +39,35 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
         views: test-time augmentation of the published network.
 
     Raises:
-        UserError: there is no such checkpoint, its network is code of a user, or its data is missing.
+        UserError: there is no such checkpoint, its network is code of a user, its data is missing, or the file has
+            another suffix.
     """
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: a name that ends with .safetensors is needed")
     trained = load_checkpoint(checkpoint)
     network, data = trained.task.inference_network, trained.data_module()
     card = replace(_card(trained), views=views)
-    save_pretrained(out, network, card)
-    rounded = load_pretrained(out)  # the weights that users get
-    stages = {stage: predict(rounded.averaged, data, stage, torch.device("cpu")) for stage in ("val", "test")}
-    temperature = fit_temperature(stages["val"])
+    with atomic_write(out) as temporary:
+        save_pretrained(temporary, network, card)
+        rounded = load_pretrained(temporary)  # the weights that users get
+        stages = {stage: predict(rounded.averaged, data, stage, torch.device("cpu")) for stage in ("val", "test")}
+        temperature = fit_temperature(stages["val"])
+        facts = _facts(trained, stages, temperature, data.packed.digest) | _further(trained.origin, data)
+        save_pretrained(temporary, network, replace(card, temperature=temperature, facts=facts))
+    return load_pretrained(out)
+
+
+def _facts(trained: Checkpoint, stages: Mapping[str, Predictions], temperature: float, images: str) -> dict[str, Any]:
+    """Returns the facts on the card: model, settings, teachers, epoch and, by part of the images, the metrics."""
     metrics = {
         part: {name: round(value, 4) for name, value in protocol_metrics(predictions, temperature).items()}
         | {"images": len(predictions)}
         for part, predictions in protocol_parts(stages).items()
     }
     settings = {key: trained.data[key] for key in ("data", "split", "balance", "seed")}
-    settings |= _labels_and_split(trained, data.packed.digest)
+    settings |= _labels_and_split(trained, images)
     settings |= _teachers(trained)
-    facts = {"model": trained.task.hparams["model"], **settings, "epoch": trained.epoch, "figures": metrics}
-    save_pretrained(out, network, replace(card, temperature=temperature, facts=facts))
-    return load_pretrained(out)
+    return {"model": trained.task.hparams["model"], **settings, "epoch": trained.epoch, "figures": metrics}
 
 
 def _labels_and_split(trained: Checkpoint, images: str) -> dict[str, Any]:
@@ -76,6 +92,14 @@ def _teachers(trained: Checkpoint) -> dict[str, Any]:
     """Returns who taught the network, and how; nothing if nobody did."""
     known, keys = trained.task.hparams, ("distill", "distill_temperature", "distill_views")
     return {key: known[key] for key in ("teachers", *keys)} if known["teachers"] else {}
+
+
+def _further(origin: Origin, data: EmotionDataModule) -> dict[str, Any]:
+    """Returns the number of images that start and teachers were trained on, but not the network; nothing for none."""
+    if not origin.complete:
+        return {FURTHER: "not known"}
+    further = np.setdiff1d(origin.hashes, data.packed.hashes[data.rows.train])
+    return {FURTHER: len(further)} if len(further) else {}
 
 
 def _card(trained: Checkpoint) -> Card:

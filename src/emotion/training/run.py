@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
-from emotion.analysis.figures import merge_histories, read_history
+from emotion.analysis.figures import read_curves
 from emotion.config import read
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.errors import UserError, first_line
@@ -25,7 +25,7 @@ from emotion.training.checkpoint import load_checkpoint
 from emotion.training.environment import describe_hardware
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.loggers import log_results
-from emotion.training.memory import explain_out_of_memory
+from emotion.training.memory import explain_out_of_memory, is_out_of_memory
 from emotion.training.prepared import Prepared, claim, prepare
 from emotion.training.results import predict_stages, write_results
 from emotion.training.resume import resumed_config
@@ -63,7 +63,9 @@ def run(config: DictConfig, path: Path, overrides: list[str]) -> None:
     if getattr(rank_zero_only, "rank", 0):
         # One of several processes that train this run: the first one prepares the folder, writes results and logs.
         logging.disable(logging.INFO)
-        train(_validated(config, folder, overrides), folder)
+        settings = _validated(config, folder, overrides)
+        if settings.run.overwrite or not folder.is_finished(settings):
+            train(settings, folder)
         return
     with _without_expected_warnings(), folder.locked():
         folder.settle()
@@ -84,7 +86,7 @@ def _train_and_test(settings: Settings, folder: RunFolder, resumes: bool) -> Non
     if not (overwrite or resumes):
         folder.require_same_run(settings)
     with folder.keeping_failure(), explain_out_of_memory(settings):
-        if not overwrite and folder.state == "finished" and folder.holds(settings):
+        if not overwrite and folder.is_finished(settings):
             folder.failure.unlink(missing_ok=True)
             log.info("finished already: %s (overwrite=true trains again)", folder.path)
             return
@@ -142,12 +144,12 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
         # Lightning raises this between two batches, after `ThrottledCheckpointIO` has written pending checkpoints.
         log.warning("ended by SIGTERM in epoch %d: the same command continues the run", trainer.current_epoch + 1)
         raise SystemExit(SIGTERM_STATUS) from None
-    except UserError:
-        raise
     except Exception as error:
-        if last is None or timer.start_time() is not None:
+        if last is None or timer.start_time() is not None or isinstance(error, UserError | OSError):
             raise
-        # An error of any kind before the first step of a resumed run comes from the content of its checkpoint.
+        if is_out_of_memory(error):
+            raise
+        # An error of another kind before the first step of a resumed run comes from the content of its checkpoint.
         raise UserError(f"{last}: cannot be resumed ({first_line(error)}); overwrite=true starts again") from error
     if timer.start_time() is None:
         log.info("nothing is left to train after epoch %d", prepared.epochs)
@@ -177,6 +179,7 @@ def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:
         "epochs": epochs,
         "best_epoch": best.epoch,
         "train_images": images,
+        "test_images": len(trained.data.rows.test),
         "train_seconds": round(trained.seconds, 1),
         "images_per_second": round(epochs * images / trained.seconds, 1),
         "hardware": describe_hardware(environment),
@@ -187,7 +190,7 @@ def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:
         "data": trained.data.packed.digest,
     }
     title = f"{settings.run.model}, seed {settings.run.seed}"
-    history = merge_histories(read_history(path) for path in folder.csv_files())
+    history = read_curves(folder.csv_files())
     results = write_results(
         folder.path, title, _facts(settings, record), stages, trained.data, history, best.epoch, record
     )

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from emotion.data.classes import CLASSES, listed
 from emotion.errors import UserError, first_line
-from emotion.models.classifier import described
+from emotion.models.classifier import Card, described
 from emotion.models.network import COUNTED_LAYERS, Network
 from emotion.shipped import find_weights
 from emotion.training.checkpoint import read_content
+from emotion.training.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,14 @@ class Start:
     Attributes:
         name: name or path that the user gave.
         model: name of its model in `conf/model`; empty if it is not known.
-        classes: names of its classes, in the order of its outputs.
+        origin: its classes, in the order of its outputs, and its training images.
         state: its tensors by name.
         activation_scale: factor on its feature maps, which its biases contain; None for 1.
     """
 
     name: str
     model: str
-    classes: tuple[str, ...]
+    origin: Origin
     state: dict[str, Tensor]
     activation_scale: float | None = None
 
@@ -46,7 +47,7 @@ class Start:
         Raises:
             UserError: nothing of the backbone fits, or a number is not finite.
         """
-        own, last = network.state_dict(), _last_layer(network) if self.classes != tuple(classes) else None
+        own, last = network.state_dict(), _last_layer(network) if self.origin.classes != tuple(classes) else None
         fits = {
             key: value
             for key, value in self.state.items()
@@ -88,7 +89,8 @@ def read_start(name: str) -> Start:
             key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)
         }
         scale = settings.get("activation_scale")
-        return Start(name, str(settings["model"]), tuple(settings.get("classes", CLASSES)), state, scale)
+        origin = Origin.of_checkpoint(settings.get("classes", CLASSES), content)
+        return Start(name, str(settings["model"]), origin, state, scale)
     except Exception as error:
         # A file of another origin can hold anything.
         raise UserError(f"init={name}: not a checkpoint of this project ({first_line(error)})") from None
@@ -99,10 +101,10 @@ def _read_published(name: str, path: Path) -> Start:
 
     try:
         with safe_open(path, "pt") as file:
-            card = json.loads(described(file.metadata()))
+            card = Card(**json.loads(described(file.metadata())))
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        scale = card["network"].get("activation_scale")
-        return Start(name, str(card["facts"].get("model", "")), tuple(card.get("classes", CLASSES)), state, scale)
+        scale, model = card.network.get("activation_scale"), str(card.facts.get("model", ""))
+        return Start(name, model, Origin.of_card(card, card.classes), state, scale)
     except Exception as error:
         # A damaged or hostile file can make safetensors and json raise any exception.
         raise UserError(f"init={name}: not a network of this project ({first_line(error)})") from None

@@ -106,9 +106,8 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
         path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
         folder_override = f"hydra.sweep.subdir={quoted(str(config.hydra.sweep.subdir))}"
         folder = RunFolder(path)
-        same = folder.holds(settings)
-        finished = same and folder.state == "finished"
-        blocked = folder.config.is_file() and not (same or config.overwrite)
+        blocked = folder.config.is_file() and not (folder.holds(settings) or config.overwrite)
+        finished = folder.is_finished(settings)
         jobs.setdefault(path, Job(numbered, folder_override, folder, config.overwrite, finished, blocked))
     return list(jobs.values())
 

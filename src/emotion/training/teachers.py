@@ -25,7 +25,8 @@ from emotion.models.device import find_device
 from emotion.overrides import check_overrides, quote_arguments, require_effect
 from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings
 from emotion.training.features import FeatureCache, images_digest
-from emotion.training.member import Member, read_member, training_hashes
+from emotion.training.member import Member, read_member
+from emotion.training.origin import Origin, learn_from
 from emotion.training.trainer import best_precision
 
 log = logging.getLogger(__name__)
@@ -101,9 +102,9 @@ def read_teachers(asked: DistillationSettings, data: EmotionDataModule) -> Teach
     given = [asked.teacher] if isinstance(asked.teacher, str) else asked.teacher or ()
     for name in given:
         if (described := _read_description(expand(name))) is not None:
-            return _recorded(given, name, described)
+            return _recorded(given, name, described, data)
     members = [_read_teacher(name) for name in given]
-    known = [_require_fit(name, member, data) for name, member in zip(given, members, strict=True)]
+    known = [_learn_from(name, member.origin, data) for name, member in zip(given, members, strict=True)]
     mirrors = data.augmentation is not None and data.augmentation.settings.flip > 0
     networks = [Mirrored(member.network) if mirrors else member.network for member in members]
     return Teachers(tuple(map(_name, members)), all(known), tuple(network.eval() for network in networks))
@@ -116,11 +117,15 @@ def _read_teacher(name: str) -> Member:
         raise UserError(f"teacher={str(error).removeprefix('ckpt=')}") from None
 
 
-def _recorded(given: Sequence[str], name: str, described: Mapping[str, Any]) -> Teachers:
+def _recorded(given: Sequence[str], name: str, described: Mapping[str, Any], data: EmotionDataModule) -> Teachers:
+    from safetensors.numpy import load_file
+
     if len(given) > 1:
         raise UserError(f"teacher={name}: holds the judgement of all teachers; name it alone")
     if not described["known"]:
         log.warning(_UNKNOWN, name)
+    further = load_file(expand(name)).get("further", np.empty(0, np.int64))
+    data.add_training_images(further.view(np.uint64), described["known"])
     return Teachers(tuple(map(str, described["teachers"])), described["known"], recorded=expand(name))
 
 
@@ -155,7 +160,8 @@ def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
     logits: NDArray[np.float16] = torch.stack(views).half().numpy()  # [V, n, K]
     described = {**_description(data, teaching.views), "teachers": list(teachers.names), "known": teachers.known}
     with atomic_write(out) as temporary:
-        save_file({"logits": logits}, temporary, {TEACHING: json.dumps(described)})
+        tensors: dict[str, NDArray[Any]] = {"logits": logits, "further": data.further.view(np.int64)}
+        save_file(tensors, temporary, {TEACHING: json.dumps(described)})
     return logits
 
 
@@ -170,7 +176,7 @@ def _judge(
     return np.concatenate([part.reshape(-1, len(rows), part.shape[-1]) for part in parts])
 
 
-def _require_fit(name: str, teacher: Member, data: EmotionDataModule) -> bool:
+def _learn_from(name: str, teacher: Origin, data: EmotionDataModule) -> bool:
     """Checks that a teacher fits the data; returns whether its training images are known to validate nothing here."""
     if teacher.classes != data.classes:
         raise UserError(
@@ -181,26 +187,17 @@ def _require_fit(name: str, teacher: Member, data: EmotionDataModule) -> bool:
     if (trained := teacher.size or (teacher.data["channels"] or 1, side, side)) != size:
         kinds = ["x".join(map(str, shape)) for shape in (trained, size)]
         raise UserError(f"teacher={name}: was trained on images of {kinds[0]} pixels; these have {kinds[1]}")
-    hashes, rows = training_hashes(teacher, data), data.rows
-    if hashes is None:
+    known = learn_from(f"teacher={name}", teacher, data)
+    if not known:
         log.warning(_UNKNOWN, name)
-        return False
-    held_out = data.packed.hashes[np.concatenate([rows.val, rows.test])]
-    # Images that have a copy among the training images here can teach nothing that the run does not see anyway.
-    seen = np.isin(held_out, hashes) & ~np.isin(held_out, data.packed.hashes[rows.train])
-    if seen.any():
-        raise UserError(
-            f"teacher={name}: was trained on {seen.sum():,} of the images that validate or test here; give both the "
-            "same split and split_seed"
-        )
-    return True
+    return known
 
 
 def _name(teacher: Member) -> str:
     digest = hashlib.blake2b(digest_size=4)
     for value in teacher.network.state_dict().values():
         digest.update(value.cpu().numpy().tobytes())
-    return f"{teacher.model}, seed {teacher.data.get('seed', 'unknown')}, {digest.hexdigest()}"
+    return f"{teacher.model}, seed {teacher.origin.data.get('seed', 'unknown')}, {digest.hexdigest()}"
 
 
 def _description(data: EmotionDataModule, views: int) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""The images that a trained network has learned from, and the check that none of them validates or tests another."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emotion.data.datamodule import EmotionDataModule
+from emotion.errors import UserError
+from emotion.models.classifier import Card
+from emotion.settings import OWN_DATA, DataSettings
+
+FURTHER = "further_images"
+"""The fact on a card that counts the images of start and teachers that the network itself was not trained on."""
+_FER2013 = ("fer2013", "fer2013_csv")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file tells of the training images of its network, and of the networks that it started or learned from.
+
+    Attributes:
+        classes: names of the K classes.
+        data: settings of the data, as flat values.
+        size: shape (C, S, S) of the training images; None if it is not known.
+        hashes: hashes of the training images, uint64 [N], see `emotion.data.packed.PackedImages`; none if the file has
+            only the settings of its split.
+        complete: whether those of start and teachers are known too.
+        facts: the facts on the card of a published file; nothing for a checkpoint.
+    """
+
+    classes: tuple[str, ...]
+    data: Mapping[str, Any]
+    size: tuple[int, ...] | None = None
+    hashes: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    complete: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_checkpoint(cls, classes: Sequence[str], content: Mapping[str, Any]) -> "Origin":
+        """Reads the content of a checkpoint; those of older versions have no hashes."""
+        data = dict(content["datamodule_hyper_parameters"])
+        state = content.get(EmotionDataModule.__qualname__, {})
+        size = tuple(map(int, state["size"])) if state else None
+        parts = [torch.as_tensor(state.get(key, ()), dtype=torch.int64) for key in ("hashes", "further")]
+        hashes = torch.cat(parts).numpy().view(np.uint64)
+        return cls(tuple(classes), data, size, hashes, bool(state.get("complete", True)))
+
+    @classmethod
+    def of_card(cls, card: Card, classes: Sequence[str]) -> "Origin":
+        """Reads the card of a published file."""
+        known = {key: value for key, value in card.facts.items() if key in (*DataSettings.model_fields, "seed")}
+        data = {"pack_size": card.side, "channels": card.channels, **known}
+        return cls(tuple(classes), data, complete=FURTHER not in card.facts, facts=card.facts)
+
+    def known_hashes(self, data: EmotionDataModule) -> NDArray[np.uint64] | None:
+        """Returns the hashes of the training images; of a published file, those of its split of the same images.
+
+        Args:
+            data: the data that they are compared with.
+
+        Returns:
+            uint64 [N]; None if they cannot be told, or are those of images of another size.
+        """
+        if self.size not in (None, data.packed.images.shape[1:]):
+            return None
+        if len(self.hashes):
+            return self.hashes
+        facts, own = self.facts, data.settings
+        kinds = [_FER2013 if kind in _FER2013 else (kind,) for kind in (facts.get("data"), own.data)]
+        same = kinds[0] == kinds[1] and facts.get("images_hash", data.packed.digest) == data.packed.digest
+        known = own.data not in OWN_DATA or "images_hash" in facts
+        drawn = facts.get("split") in ("report", "random") and "val_fraction" not in facts
+        if not same or not known or drawn or "extra_folders" in facts:
+            return None
+        source = {key: getattr(own, key) for key in ("data", "data_dir", "votes", "images", "synthetic_images")}
+        trained = EmotionDataModule.of({**self.data, **source}, network_classes=self.classes)
+        return trained.packed.hashes[trained.rows.train]
+
+
+def learn_from(setting: str, origin: Origin, data: EmotionDataModule) -> bool:
+    """Adds the training images of a network to those that a run has learned from.
+
+    Args:
+        setting: the setting that names the network, as `init=small`, for the message.
+        origin: what is known of its images.
+        data: the data of the run.
+
+    Returns:
+        Whether all the images are known.
+
+    Raises:
+        UserError: some of them validate or test in the run.
+    """
+    hashes, rows = origin.known_hashes(data), data.rows
+    known = hashes is not None and origin.complete
+    data.add_training_images(hashes if hashes is not None else origin.hashes, known)
+    if hashes is None:
+        return False
+    held_out = data.packed.hashes[np.concatenate([rows.val, rows.test])]
+    # Images that have a copy among the training images here can teach nothing that the run does not see anyway.
+    seen = np.isin(held_out, hashes) & ~np.isin(held_out, data.packed.hashes[rows.train])
+    if seen.any():
+        raise UserError(
+            f"{setting}: was trained on {seen.sum():,} of the images that validate or test here; give both the "
+            "same split and split_seed"
+        )
+    return known
