@@ -10,6 +10,7 @@ from small_runs import resume, train
 from emotion.config import compose, read
 from emotion.data.loader import Batch
 from emotion.errors import UserError
+from emotion.settings import OptimizerSettings
 from emotion.training.callbacks import RandomState
 from emotion.training.folder import read_json
 from emotion.training.recorded import (
@@ -75,14 +76,30 @@ class TestRecordedStep:
         assert self.recorder.recordings == 2
         assert self.recorder.replays == 9 - WARM_UP + 5 - WARM_UP
 
-    def test_a_failed_recording_advises_to_turn_it_off(self):
+    @pytest.mark.parametrize(
+        ("error", "expected", "message"),
+        [
+            (
+                RuntimeError("operation not permitted when stream is capturing\nmore"),
+                UserError,
+                r"cannot be recorded \(operation .* capturing\); use cuda_graph=false",
+            ),
+            (torch.OutOfMemoryError("no memory"), torch.OutOfMemoryError, "^no memory$"),
+        ],
+    )
+    def test_a_failed_recording_tells_the_error_of_the_step(self, error, expected, message):
+        """CUDA raises a second error when the failed recording ends."""
+
         def fail(step):
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            try:
+                raise error
+            finally:
+                raise RuntimeError("operation failed due to a previous error during capture")
 
         recorded = self.steps(fail)
         for number in range(WARM_UP):
             recorded(batch_of(4, number))
-        with pytest.raises(UserError, match=r"cannot be recorded \(operation .* capturing\); use cuda_graph=false"):
+        with pytest.raises(expected, match=message):
             recorded(batch_of(4, 9))
 
 
@@ -321,13 +338,24 @@ def test_optimizer_of_an_older_checkpoint_takes_the_settings_of_this_run(make_fi
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("schedule", ["none", "cosine", "plateau"])
-def test_cuda_graphs_train_as_the_trainer_does(make_task, make_trainer, tmp_path, schedule):
+@pytest.mark.parametrize(
+    ("words", "precision"),
+    [
+        ({"schedule": "none"}, "32-true"),
+        ({"schedule": "cosine", "optimizer": "sgd", "ema_decay": 0.9}, "bf16-mixed"),
+        ({"schedule": "plateau", "lr_patience": 1, "mixup": 0.2, "memory_budget": 0}, "bf16-mixed"),
+    ],
+)
+def test_cuda_graphs_train_as_the_trainer_does(make_task, make_trainer, tmp_path, words, precision):
+    """The last of 15 batches is smaller than the others."""
+
     def fit(groups):
-        data = data_module(data="synthetic", synthetic_images=700, batch_size=32)
+        data = data_module(data="synthetic", synthetic_images=710, batch_size=32, **words)
         kind = RecordedTask if groups else EmotionTask
-        task = make_task(kind, blocks=[1, 1], image_size=48, schedule=schedule, lr=2**-13, lr_patience=1)
-        trainer = make_trainer(tmp_path, accelerator="cuda", devices=1, max_epochs=6, log_every_n_steps=groups or 1)
+        own = {key: value for key, value in words.items() if key in OptimizerSettings.model_fields}
+        task = make_task(kind, blocks=[1, 1], image_size=48, lr=2**-13, **own)
+        options = {"max_epochs": 6, "log_every_n_steps": groups or 1, "precision": precision}
+        trainer = make_trainer(tmp_path, accelerator="cuda", devices=1, **options)
         if groups:
             group_steps(data, trainer)
         trainer.fit(task, data)

@@ -22,6 +22,7 @@ from emotion.data.datamodule import EmotionDataModule
 from emotion.data.loader import DEVICE_CHUNK, Batch, BatchLoader
 from emotion.errors import UserError, first_line
 from emotion.settings import Settings
+from emotion.training.memory import is_out_of_memory
 from emotion.training.task import EmotionTask
 
 BATCHES_TOGETHER = 50
@@ -106,10 +107,22 @@ class RecordedStep:
         try:
             return buffers, *self._record(lambda: self._step(buffers))
         except RuntimeError as error:
+            # Ending a failed recording raises an error of its own; that of the step is its context.
+            chain = list(_contexts(error))
+            for cause in filter(is_out_of_memory, chain):
+                raise cause from None
             # After a failed recording, the state of the device is unknown, so the run cannot continue.
             raise UserError(
-                f"cuda_graph: the step cannot be recorded ({first_line(error)}); use cuda_graph=false"
+                f"cuda_graph: the step cannot be recorded ({first_line(chain[-1])}); use cuda_graph=false"
             ) from error
+
+
+def _contexts(error: BaseException) -> Iterator[Exception]:
+    """Yields an error and those that were being handled when it was raised, the first error last."""
+    context: BaseException | None = error
+    while isinstance(context, Exception):
+        yield context
+        context = context.__context__
 
 
 class BatchGroups:
