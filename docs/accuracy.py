@@ -52,11 +52,10 @@ def recipes() -> str:
     """The networks of the recipes on each part of the test images."""
     rows = []
     for one in configurations("recipes"):
-        name = " ".join(["recipe=" + one.first.settings["recipe"], *_typed(one)])
         for row in protocol_table([one]).rows:
             averaged = _note(row[0]).endswith(f"ensemble of {len(one.runs)} seeds")
             seeds = f"{len(one.runs)}, averaged" if averaged else str(len(one.runs))
-            rows.append((f"`{name}`", seeds, *map(str, (row[2], row[1], *row[3:]))))
+            rows.append((recipe_name(one), seeds, *map(str, (row[2], row[1], *row[3:]))))
     return markdown(("Recipe", "Seeds", "Images", "Test-time augmentation", *METRICS.values()), "lrllrrrr", rows)
 
 
@@ -67,9 +66,8 @@ def duplicates() -> str:
         tests = [run.augmented["test"] for run in one.runs]
         hours = [run.record.train_seconds / 3600 for run in one.runs if run.record.train_seconds]
         accuracies = [str(_accuracy(tests, seen)) for seen in (True, False)]
-        name = " ".join(["recipe=" + one.first.settings["recipe"], *_typed(one)])
         epochs = {run.record.epochs for run in one.runs}
-        rows.append((f"`{name}`", str(len(one.runs)), *accuracies, span(epochs, "d"), span(hours, ".1f")))
+        rows.append((recipe_name(one), str(len(one.runs)), *accuracies, span(epochs, "d"), span(hours, ".1f")))
     copied = configurations("recipes")[0].first.test.copied
     images = [f"Accuracy on the {count:,} images {which}" for count, which in _counts(copied)]
     return markdown(("Recipe", "Seeds", *images, "Epochs", "Hours a seed"), "lrrrrr", rows)
@@ -219,6 +217,11 @@ def _accuracy(tests: Sequence[Predictions], seen: bool) -> object:
 
 def _counts(copied: np.ndarray) -> list[tuple[int, str]]:
     return [(int(copied.sum()), "with a duplicate in Training"), (int((~copied).sum()), "without")]
+
+
+def recipe_name(one: Configuration) -> str:
+    """The words of a recipe and of its changes, as code."""
+    return f"`{' '.join(['recipe=' + one.first.settings['recipe'], *_typed(one)])}`"
 
 
 def _typed(one: Configuration) -> list[str]:

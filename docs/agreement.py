@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accuracy import configurations
+from accuracy import configurations, recipe_name
 from layout import ROOT, markdown
 
 from emotion.analysis.agreement import agreement_rows
@@ -110,8 +110,7 @@ def _mean(row: Mapping[str, Any], key: str) -> Summary:
 def _chosen() -> Iterator[tuple[str, Configuration]]:
     """Yields the recipes, the best run beside each table of the paper, and the best of the others, with their names."""
     for one in configurations("recipes"):
-        typed = {"recipe": one.first.settings["recipe"], **one.differences}
-        yield f"`{' '.join(f'{key}={value}' for key, value in typed.items())}`", one
+        yield recipe_name(one), one
     runs = [one for one in configurations(".") if not one.first.settings.get("recipe")]
     groups = {table.title.split(":")[0]: [one for one in runs if one.published in table.runs] for table in PUBLISHED}
     for title, members in {**groups, "other runs": [one for one in runs if not one.published]}.items():

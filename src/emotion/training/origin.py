@@ -81,8 +81,10 @@ class Origin:
         return trained.packed.hashes[trained.rows.train]
 
 
-def learn_from(setting: str, origin: Origin, data: EmotionDataModule) -> bool:
-    """Adds the training images of a network to those that a run has learned from.
+def require_unseen(setting: str, origin: Origin, data: EmotionDataModule) -> bool:
+    """Checks that a network has not seen the images that validate or test in a run that learns from it.
+
+    Its training images are added to those that the run has learned from (`EmotionDataModule.add_training_images`).
 
     Args:
         setting: the setting that names the network, as `init=small`, for the message.

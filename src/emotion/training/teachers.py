@@ -26,7 +26,7 @@ from emotion.overrides import check_overrides, quote_arguments, require_effect
 from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings
 from emotion.training.features import FeatureCache, images_digest
 from emotion.training.member import Member, read_member
-from emotion.training.origin import Origin, learn_from
+from emotion.training.origin import Origin, require_unseen
 from emotion.training.trainer import best_precision
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def read_teachers(asked: DistillationSettings, data: EmotionDataModule) -> Teach
         if (described := _read_description(expand(name))) is not None:
             return _recorded(given, name, described, data)
     members = [_read_teacher(name) for name in given]
-    known = [_learn_from(name, member.origin, data) for name, member in zip(given, members, strict=True)]
+    known = [_require_fit(name, member.origin, data) for name, member in zip(given, members, strict=True)]
     mirrors = data.augmentation is not None and data.augmentation.settings.flip > 0
     networks = [Mirrored(member.network) if mirrors else member.network for member in members]
     return Teachers(tuple(map(_name, members)), all(known), tuple(network.eval() for network in networks))
@@ -176,7 +176,7 @@ def _judge(
     return np.concatenate([part.reshape(-1, len(rows), part.shape[-1]) for part in parts])
 
 
-def _learn_from(name: str, teacher: Origin, data: EmotionDataModule) -> bool:
+def _require_fit(name: str, teacher: Origin, data: EmotionDataModule) -> bool:
     """Checks that a teacher fits the data; returns whether its training images are known to validate nothing here."""
     if teacher.classes != data.classes:
         raise UserError(
@@ -187,7 +187,7 @@ def _learn_from(name: str, teacher: Origin, data: EmotionDataModule) -> bool:
     if (trained := teacher.size or (teacher.data["channels"] or 1, side, side)) != size:
         kinds = ["x".join(map(str, shape)) for shape in (trained, size)]
         raise UserError(f"teacher={name}: was trained on images of {kinds[0]} pixels; these have {kinds[1]}")
-    known = learn_from(f"teacher={name}", teacher, data)
+    known = require_unseen(f"teacher={name}", teacher, data)
     if not known:
         log.warning(_UNKNOWN, name)
     return known
