@@ -158,7 +158,7 @@ class TestRecorded:
 
     def test_unknown_teachers_are_a_warning_again(self, file, caplog):
         read(file)
-        assert f"teacher={file}: its training images are not known" in caplog.text
+        assert f"teacher={file}: not all its training images are known" in caplog.text
 
     def test_beside_networks_it_is_refused(self, file):
         with pytest.raises(UserError, match=r"holds the judgement of all teachers; name it alone$"):
@@ -271,7 +271,7 @@ class TestRefused:
         member = with_origin(small, facts=told, data={**small.origin.data, **told})
         monkeypatch.setattr("emotion.training.teachers.read_member", lambda name: member)
         assert read("x.safetensors")[0].known is False
-        assert "its training images are not known" in caplog.text
+        assert "not all its training images are known" in caplog.text
 
     def test_an_older_checkpoint_without_sizes_counts_as_grey_faces_of_48_pixels(self, teacher, monkeypatch):
         member = read_member(teacher)
@@ -316,7 +316,7 @@ class TestRefused:
 
     def test_unknown_training_images_are_a_warning(self, caplog):
         read("small")
-        assert "teacher=small: its training images are not known" in caplog.text
+        assert "teacher=small: not all its training images are known" in caplog.text
 
     def test_copies_of_training_images_are_not_held_out_images(self, teacher):
         """FER2013 shows 568 test images in the training set too."""

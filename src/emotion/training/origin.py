@@ -15,6 +15,8 @@ from emotion.settings import OWN_DATA, DataSettings
 
 FURTHER = "further_images"
 """The fact on a card that counts the images of start and teachers that the network itself was not trained on."""
+UNKNOWN = "%s: not all its training images are known; the others could be among those that validate or test here"
+"""The message for a network of which `require_unseen` returns False."""
 _FER2013 = ("fer2013", "fer2013_csv")
 
 

@@ -24,7 +24,7 @@ from emotion.training.environment import describe_environment
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder
 from emotion.training.memory import keep_freed_memory
-from emotion.training.origin import require_unseen
+from emotion.training.origin import UNKNOWN, require_unseen
 from emotion.training.recorded import RecordedTask, group_steps, records_steps
 from emotion.training.start import Start, read_start
 from emotion.training.task import EmotionTask
@@ -219,7 +219,7 @@ def _read_start(settings: Settings, data: EmotionDataModule, last: Path | None) 
         return None if init is None else read_start(str(last))
     start = read_start(init)
     if not require_unseen(f"init={init}", start.origin, data):
-        log.info("init=%s: its training images are not known, so they are not compared with these", init)
+        log.info(UNKNOWN, f"init={init}")
     return start
 
 

@@ -26,13 +26,12 @@ from emotion.overrides import check_overrides, quote_arguments, require_effect
 from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings
 from emotion.training.features import FeatureCache, images_digest
 from emotion.training.member import Member, read_member
-from emotion.training.origin import Origin, require_unseen
+from emotion.training.origin import UNKNOWN, Origin, require_unseen
 from emotion.training.trainer import best_precision
 
 log = logging.getLogger(__name__)
 SEED = 0
 """Seed of the views. It is the same for all runs, so that teachers judge once for all seeds of a recipe."""
-_UNKNOWN = "teacher=%s: its training images are not known, so they are not compared with these"
 
 
 class Mirrored(nn.Module):
@@ -123,7 +122,7 @@ def _recorded(given: Sequence[str], name: str, described: Mapping[str, Any], dat
     if len(given) > 1:
         raise UserError(f"teacher={name}: holds the judgement of all teachers; name it alone")
     if not described["known"]:
-        log.warning(_UNKNOWN, name)
+        log.warning(UNKNOWN, f"teacher={name}")
     further = load_file(expand(name)).get("further", np.empty(0, np.int64))
     data.add_training_images(further.view(np.uint64), described["known"])
     return Teachers(tuple(map(str, described["teachers"])), described["known"], recorded=expand(name))
@@ -189,7 +188,7 @@ def _require_fit(name: str, teacher: Origin, data: EmotionDataModule) -> bool:
         raise UserError(f"teacher={name}: was trained on images of {kinds[0]} pixels; these have {kinds[1]}")
     known = require_unseen(f"teacher={name}", teacher, data)
     if not known:
-        log.warning(_UNKNOWN, name)
+        log.warning(UNKNOWN, f"teacher={name}")
     return known
 
 
