@@ -71,13 +71,13 @@ def _headline(row: Mapping[str, Any]) -> str:
     same, differ = row["networks"][0]["same"], row["networks"][0]["differ"]
     right, label, votes = (_mean(row, key).mean for key in ("same_right", "differ_label", "differ_votes"))
     text = (
-        f"**The network agrees with a person as often as {_mean(row, 'votes').mean:.1%}; two people agree in "
-        f"{people['pairs']:.1%}** ({row['name']}, `tta={row['views']}`, mean of {row['seeds']} seeds). One answer for "
-        f"each image could agree in {people['most']:.1%}. Where one class has most votes, the network says this class "
-        f"in {_mean(row, 'clear').mean:.1%}, and FER2013's label is this class in {people['label_clear']:.1%}. On the "
-        f"{same:,} images on which the label is the class with most votes, the network is right in {right:.1%}; on the "
-        f"{differ:,} others it says the label in {label:.1%}, the class with most votes in {votes:.1%}, and a third "
-        f"class in {1 - label - votes:.1%}."
+        f"**The network agrees with {_mean(row, 'votes').mean:.1%} of the votes, a person with {people['pairs']:.1%} "
+        f"of the other people's** ({row['name']}, `tta={row['views']}`, mean of {row['seeds']} seeds). One answer for "
+        f"each image could agree with {people['most']:.1%}. If one class has the most votes, the network chooses it "
+        f"for {_mean(row, 'clear').mean:.1%} of the images, and FER2013's label is it for "
+        f"{people['label_clear']:.1%}. On the {same:,} images on which the label is the class with most votes, the "
+        f"network is right in {right:.1%}; on the {differ:,} others it says the label in {label:.1%}, the class with "
+        f"most votes in {votes:.1%}, and a third class in {1 - label - votes:.1%}."
     )
     return text.replace("%", " %")
 
@@ -115,7 +115,7 @@ def _chosen() -> Iterator[tuple[str, Configuration]]:
     groups = {table.title.split(":")[0]: [one for one in runs if one.published in table.runs] for table in PUBLISHED}
     for title, members in {**groups, "other runs": [one for one in runs if not one.published]}.items():
         if members:
-            best = max(members, key=lambda one: one.scores("acc").mean)
+            best = max(members, key=lambda one: one.val_accuracy.mean)
             yield f"{best.network} ({title[0].lower()}{title[1:]})", best
 
 

@@ -37,8 +37,12 @@ def fast() -> str:
     others = f"timm's script {rate['timm']}, a plain PyTorch loop {rate['plain']}, Keras {rate['keras']}"
     milliseconds = _benchmark("inference")["milliseconds"]["predict a file"]
     rows = [
-        ("images a second, training the paper's CNN", rate["ours"], others),
-        ("milliseconds from an image file with one face to its probabilities", f"{milliseconds:.0f}", "not measured"),
+        (f"images a second, training the paper's CNN ({_processor('two-cores-cnn')})", rate["ours"], others),
+        (
+            f"milliseconds from an image file with one face to its probabilities ({_processor('inference')})",
+            f"{milliseconds:.0f}",
+            "not measured",
+        ),
     ]
     return markdown(("On two CPU cores", "Ours", "Others"), "lrl", rows)
 
@@ -47,7 +51,12 @@ def inference() -> str:
     """Milliseconds of a classification."""
     measured = _benchmark("inference")["milliseconds"]
     rows = [(name, f"{measured[key]:.{0 if measured[key] >= 100 else 1}f}") for name, key in INFERENCE.items()]
-    return markdown(("One face, two cores", "Milliseconds"), "lr", rows)
+    return markdown((f"One face, two cores ({_processor('inference')})", "Milliseconds"), "lr", rows)
+
+
+def _processor(name: str) -> str:
+    environment = _benchmark(name)["environment"]
+    return str(environment["cpu"]).replace("(R)", "").removesuffix(" Processor")
 
 
 def service() -> str:

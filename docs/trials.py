@@ -26,7 +26,7 @@ def trust() -> str:
             next((pattern for pattern in FOLDED if re.fullmatch(pattern, row["what"])), row["what"]), []
         ).append(row)
     rows = [(_folded(key, own), f"{_sum(own, 'tried'):,}", f"{_sum(own, 'lost'):,}") for key, own in counts.items()]
-    header = (f"Tried on {kept['date']}, {kept['hardware']}", "Times", "Lost")
+    header = (f"Tried on {kept['date']} with commit {kept['commit']}, {kept['hardware']}", "Times", "Lost")
     return markdown(header, "lrr", rows)
 
 

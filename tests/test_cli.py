@@ -26,11 +26,13 @@ def start(*words, folder=ROOT, **environment):
     )
 
 
+@pytest.mark.process
 def test_version():
     shown = start("emotion", "--version")
     assert (shown.stdout, shown.stderr) == (f"{emotion.__version__}\n", "")
 
 
+@pytest.mark.process
 @pytest.mark.process
 def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
     words = [

@@ -173,6 +173,7 @@ def test_timelines(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "line-a.png").width >= 1600
 
 
+@pytest.mark.process
 def test_an_image_from_standard_input() -> None:
     command = [sys.executable, "-m", "emotion", "predict", "-", "--json"]
     for content, status in ((Path(PORTRAIT).read_bytes(), 0), (b"no image", 2), (b"", 2)):
@@ -466,6 +467,7 @@ def test_the_second_network_of_the_page_must_exist(monkeypatch: pytest.MonkeyPat
         (["predict", PORTRAIT], set()),
     ],
 )
+@pytest.mark.process
 def test_no_slow_package_is_imported(arguments: list[str], more: set[str]) -> None:
     slow = {"torch", "lightning", "hydra", "matplotlib", "sklearn", "scipy"} | more
     program = (
@@ -480,6 +482,7 @@ def test_no_slow_package_is_imported(arguments: list[str], more: set[str]) -> No
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8", "utf-16"])
+@pytest.mark.process
 def test_json_is_valid_in_every_encoding(encoding: str, tmp_path: Path, black: str) -> None:
     name = tmp_path / "\U0001f600 \u00e9.png"
     Path(black).rename(name)
@@ -538,6 +541,7 @@ def test_an_interruption_prints_the_results_so_far(form: str, tmp_path: Path, mo
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 @pytest.mark.parametrize("form", ["--json", "--csv", "--detect"])
+@pytest.mark.process
 def test_stdout_holds_only_results_and_names_need_not_be_text(form: str, tmp_path: Path, black: str) -> None:
     name = tmp_path / os.fsdecode(b"not\xfftext.png")
     Path(black).rename(name)

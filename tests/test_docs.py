@@ -122,6 +122,7 @@ def test_the_folder_of_the_default_run_is_named() -> None:
     assert set(re.findall(r"runs/default/cnn-seed0-\w+", text)) == {run_dir(compose())}
 
 
+@pytest.mark.process
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("material")
     pytest.importorskip("mkdocstrings")

@@ -14,25 +14,14 @@ ROOT = Path(__file__).parents[1]
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "docs/extending.md").read_text(), re.M | re.S))
 
 
-def apply(diff: str, root: Path) -> None:
-    """Replaces the old lines of each hunk, which must be in the file exactly once, by the new ones."""
-    for name, hunks in re.findall(r"^\+\+\+ b/(\S+)\n(.*?)(?=^--- |\Z)", diff, re.M | re.S):
-        path = root / name
-        text = path.read_text() if path.exists() else ""
-        for hunk in re.split(r"^@@.*\n", hunks, flags=re.M)[1:]:
-            lines = hunk.splitlines(keepends=True)
-            old, new = ("".join(line[1:] or "\n" for line in lines if line[0] in kept) for kept in (" -\n", " +\n"))
-            assert not old or text.count(old) == 1, (name, old)
-            text = text.replace(old, new) if old else new
-        path.write_text(text)
-
-
 @pytest.fixture(params=[name for name, text in SECTIONS.items() if "```diff" in text])
 def section(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The name of a section, whose change is made in a copy of the code in `tmp_path`."""
     for name in ("src", "conf"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    apply(blocks(request.param)["diff"], tmp_path)
+    command = ["git", "apply", "-"]  # outside a repository, git applies to the files
+    done = subprocess.run(command, cwd=tmp_path, input=blocks(request.param)["diff"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
     return str(request.param)
 
 

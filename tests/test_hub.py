@@ -143,6 +143,7 @@ def test_no_right_to_push(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         push("me/faces", [SHIPPED / "small.onnx"], "")
 
 
+@pytest.mark.process
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"emotion\[hub\]"):

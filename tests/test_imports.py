@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import emotion
 
 CODE = """
@@ -47,6 +49,7 @@ for key, value in before.items():
 """
 
 
+@pytest.mark.process
 def test_no_import_changes_warnings_logging_or_the_environment() -> None:
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(Path(emotion.__file__).parent)], capture_output=True, text=True

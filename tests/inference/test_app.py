@@ -686,12 +686,6 @@ def test_the_mean_of_different_networks_comes_first(portrait: Path, browser: Bro
         ]
 
 
-def test_the_same_network_twice_gets_a_message() -> None:
-    command = [sys.executable, "-m", "emotion", "app", "--no-open", "--compare", "small"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (2, "error: --compare small: given twice; name another network\n")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_phone(
     browser: Browser, address: str, portrait: Path, group: Path, film: Path, scheme: str

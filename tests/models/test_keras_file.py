@@ -176,6 +176,7 @@ class TestRefused:
             read_keras(file, "resnet50")
 
 
+@pytest.mark.training
 def test_a_start_needs_the_scale_that_it_was_trained_with(tmp_path):
     words = [
         "model=vgg16_ft",

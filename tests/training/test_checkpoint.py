@@ -1,11 +1,11 @@
 import pickle
-import resource
 
 import numpy as np
 import pytest
 import torch
 from builders import data_module
 from lightning.pytorch.callbacks import ModelCheckpoint
+from peak import Peak
 from traps import Trap
 
 from emotion.data.classes import CLASSES
@@ -289,10 +289,10 @@ def test_tensors_take_no_memory_before_their_shapes_are_checked(change):
             shapes = state_shapes(lambda: EmotionTask.of(content["hyper_parameters"]))
             content["state_dict"] = {key: torch.zeros(()).expand(value.shape) for key, value in shapes.items()}
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = Peak()
     refused(change(lambda content: claim(content, honest=True)), "it lacks network.backbone")
     refused(change(lambda content: claim(content, honest=False)), "claim more numbers than it holds")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024
+    assert peak.growth() < 500
 
 
 def test_only_checkpoints_are_read_and_no_message_advises_to_trust_them(trained, tmp_path):

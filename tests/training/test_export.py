@@ -157,9 +157,9 @@ def test_other_classes_are_kept_in_their_order(classes: tuple[str, ...], int8: b
     expected = made(torch.from_numpy(images)[:, None]).numpy()  # [20, K]
     assert np.abs(network(images) - expected).max() < (0.2 if int8 else 1e-4)
     ids = np.arange(20) % len(classes)
-    assert np.abs(network.heatmaps(images, ids) - heatmaps(made.network, images[:, None], ids)).max() < (
-        1 if int8 else 1e-3
-    )
+    differences = np.abs(network.heatmaps(images, ids) - heatmaps(made.network, images[:, None], ids))
+    assert differences.mean() < (0.1 if int8 else 1e-4)
+    assert int8 or differences.max() < 1e-3
 
 
 def test_the_file_contains_no_path(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 
         MemoryError(),
     ],
 )
+@pytest.mark.training
 def test_out_of_memory_error_advises_on_the_batch_size(tmp_path, monkeypatch, error):
     def forward(self, images):
         raise error
@@ -31,6 +32,7 @@ def test_out_of_memory_error_advises_on_the_batch_size(tmp_path, monkeypatch, er
         train(tmp_path / "run", "trainer.max_epochs=1")
 
 
+@pytest.mark.training
 def test_other_errors_are_unchanged(tmp_path, monkeypatch):
     def forward(self, images):
         raise RuntimeError("something else")

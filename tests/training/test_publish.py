@@ -10,6 +10,8 @@ from emotion.errors import UserError
 from emotion.training.publish import publish
 from emotion.training.run import run
 
+pytestmark = pytest.mark.training
+
 WORDS = ["recipe=small", "width=8", "data=synthetic", "synthetic_images=210", "split=official", "trainer.max_epochs=2"]
 
 

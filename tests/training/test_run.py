@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
-from small_runs import SMALL, differences, epochs, resume, train, weights
+from small_runs import SMALL, TINY, differences, epochs, resume, train, weights
 from torch import _dynamo as dynamo
 from torch.nn.functional import cross_entropy
 
@@ -202,11 +202,12 @@ COMPILER = [pytest.mark.check, pytest.mark.skipif(shutil.which("g++") is None, r
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=COMPILER)])
 def test_compiled_network_learns_the_same(tmp_path, monkeypatch, backend):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    words = ["blocks=[1,1]", "trainer.max_epochs=1", "trainer.precision=32-true", "lr=1e-4"]
+    words = [*TINY, "trainer.precision=32-true", "trainer.max_epochs=2"]
+    dynamo.utils.counters.clear()
     folders = [train(tmp_path / name, *words, f"compile={name}") for name in ("false", "true")]
     plain, compiled = (read_curves(folder.csv_files()) for folder in folders)
     for tag in ("train/loss", "val/loss"):
-        np.testing.assert_allclose(compiled[tag], plain[tag], rtol=0.15)  # other dropout
+        np.testing.assert_allclose(compiled[tag], plain[tag], rtol=1e-3)
     assert dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert weights(folders[0].best).keys() == weights(folders[1].best).keys()
 
@@ -602,20 +603,19 @@ def test_resume_learns_at_the_rate_of_the_command(tmp_path, schedule, factor):
     assert max(moved) < 1e-3
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_gradients_are_clipped_in_every_precision(tmp_path, optimizer, precision):
+def test_gradients_are_clipped_in_every_precision(tmp_path, precision):
     """With a gradient that is clipped to almost nothing, SGD makes almost no step."""
     words = [
         "trainer.max_epochs=1",
         f"trainer.precision={precision}",
-        f"optimizer={optimizer}",
+        "optimizer=sgd",
         "trainer.limit_train_batches=1",
     ]
     folder = train(tmp_path, *words, "trainer.gradient_clip_val=1e-6", "lr=0.1")
     start, end = (weights(path) for path in (train(tmp_path / "0", *words, "lr=1e-12").last, folder.last))
     moved = max(float((end[name] - value).abs().max()) for name, value in start.items() if "running" not in name)
-    assert moved < 1e-5 if optimizer == "sgd" else moved > 1e-3
+    assert moved < 1e-5
 
 
 def test_failure_is_kept_in_the_folder_until_the_run_finishes(tmp_path, monkeypatch):

@@ -27,6 +27,8 @@ from emotion.training.recorded import Outcome, RecordedStep
 from emotion.training.start import read_start
 from emotion.training.teachers import TEACHING, Mirrored, read_teachers, record
 
+pytestmark = pytest.mark.training
+
 CPU = torch.device("cpu")
 DRAWN = {"data": "synthetic", "synthetic_images": 210}
 NETWORK = [*TINY, "trainer.precision=32-true", "split=official"]
@@ -345,7 +347,7 @@ class TestRefused:
 
 
 @pytest.mark.parametrize("word", ["balance=weighted_sampler", "balance=offline", "balance=class_weights"])
-def test_every_kind_of_balance_learns_with_teachers(teacher, word, tmp_path):
+def test_every_kind_of_balance_trains_with_teachers(teacher, word, tmp_path):
     folder = train(tmp_path, *LESSON[len(SMALL) :], f"teacher={teacher}", word)
     assert folder.state == "finished"
 

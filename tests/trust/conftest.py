@@ -72,9 +72,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     lines = [f"| {row['what']} | {row['tried']:,} | {row['lost']} |" for row in rows]
     terminalreporter.write_line("\n".join(["", "| what was tried | times | lost |", "| --- | --- | --- |", *lines]))
     if path := config.getoption("--table"):
+        environment = describe_environment()
         facts = {
             "date": datetime.now(UTC).date().isoformat(),
-            "hardware": describe_hardware(describe_environment()),
+            "commit": environment["commit"],
+            "hardware": describe_hardware(environment),
             "nightly": config.getoption("--nightly"),
         }
         path.write_text(json.dumps(facts | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
