@@ -89,7 +89,7 @@ def measure(folder: Path, film: str, options: list[str]) -> dict[str, float]:
     )
     begin = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", program, *command], cwd=folder, stdout=subprocess.PIPE, check=True)
-    return {"seconds": round(time.perf_counter() - begin, 1), "megabytes": round(int(done.stdout) / 1024)}
+    return {"seconds": round(time.perf_counter() - begin, 1), "megabytes": round(int(done.stdout) * 1024 / 1e6)}
 
 
 def main() -> None:

@@ -85,7 +85,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     limits = ["trainer.max_epochs=1", f"trainer.limit_train_batches={WARM_UP + STEPS}", "trainer.limit_val_batches=2"]
-    settings = read(compose("data=synthetic", "synthetic_images=12000", "balance=none", *limits, *options.settings))
+    words = ["data=synthetic", "balance=none", *limits, *options.settings]
+    # Enough for all steps: more than half of the drawn faces train.
+    images = max(12_000, 2 * (WARM_UP + STEPS) * read(compose(*words)).batches.batch_size)
+    settings = read(compose(f"synthetic_images={images}", *words))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     data = EmotionDataModule(settings.data, settings.batches, settings.augmentation, settings.run.seed)
     rounds = [measure(settings, data) for _ in range(options.rounds)]

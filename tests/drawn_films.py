@@ -46,6 +46,7 @@ def draw_film(
     rate: float = 25,
     sound: bool | str = False,
     rotation: int | None = None,
+    pixel_aspect: Fraction | None = None,
     codec: str = "libx264",
     sound_from: float = 0,
     seconds: float | None = None,
@@ -60,6 +61,7 @@ def draw_film(
         rate: frames a second.
         sound: True, or the name of an encoder: there is a tone during the first tenth of each second.
         rotation: degrees to turn the frames counterclockwise when they are shown.
+        pixel_aspect: width of a pixel as a multiple of its height.
         codec: encoder of the frames.
         sound_from: second at which the sound begins.
         seconds: of the sound's end; by default that of the frames.
@@ -73,6 +75,8 @@ def draw_film(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if codec in ("libx264", "libvpx"):  # the clock of others is that of the rate
             stream.codec_context.time_base = Fraction(1, TICKS)
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         if rotation is not None:
             stream.set_display_rotation(rotation)
         tones = _Tones(output, sound, sound_from) if sound else None

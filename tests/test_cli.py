@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from small_runs import call
 
 import emotion
@@ -123,6 +124,16 @@ def test_info_counts_splits_and_classes():
     result = call("emotion", "data", "info", "data=synthetic", "synthetic_images=210", "split=official")
     assert result.returncode == 0, result.stderr
     assert re.search(r"all\W+168\W+21\W+21\W+210", result.stdout)
+
+
+def test_info_shows_names_as_they_are(tmp_path):
+    for name in ("happy [new]", "n[b]"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("L", (48, 48)).save(tmp_path / "photos" / name / "a.png")
+    result = call("emotion", "data", "info", str(tmp_path / "photos"), "data=folder", "split=test_only")
+    assert result.returncode == 0, result.stderr
+    assert "happy [new]" in result.stdout
+    assert "n[b]" in result.stdout
 
 
 @pytest.mark.parametrize(

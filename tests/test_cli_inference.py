@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,6 +212,10 @@ def test_passwords_of_cameras_are_not_printed() -> None:
         text = refused("webcam", f"{scheme}://user:p@ss@127.0.0.1:9/live")
         assert "p@ss" not in text
         assert f"{scheme}://127.0.0.1:9/live" in text
+    for rest in ("user=admin&password=p@ss&channel=1", "live?user=admin&password=p@ss", "?token=p@ss"):
+        text = refused("webcam", f"rtsp://127.0.0.1:9/{rest}")
+        assert "p@ss" not in text
+        assert "rtsp://127.0.0.1:9/" in text
 
 
 @pytest.mark.parametrize("camera", ["77", "nothing.mp4"])
@@ -390,9 +395,17 @@ class Hub:
         self.created.append((repository, private, exist_ok))
         return f"https://hub.invalid/{repository}"
 
-    def upload_file(self, *, path_or_fileobj, path_in_repo, repo_id):
-        content = path_or_fileobj if isinstance(path_or_fileobj, bytes) else Path(path_or_fileobj).read_bytes()
-        self.files[f"{repo_id}/{path_in_repo}"] = content
+    def repo_info(self, repository):
+        return SimpleNamespace(private=self.created[-1][1])
+
+    def file_exists(self, repository, name):
+        return f"{repository}/{name}" in self.files
+
+    def create_commit(self, repository, operations, *, commit_message):
+        for operation in operations:
+            content = operation.path_or_fileobj
+            content = content if isinstance(content, bytes) else Path(content).read_bytes()
+            self.files[f"{repository}/{operation.path_in_repo}"] = content
 
 
 @pytest.fixture

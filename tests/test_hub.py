@@ -25,7 +25,7 @@ class Hub:
     """A hub that is a folder; beside it lies what was fetched, and nothing else."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.made = folder, []
+        self.folder, self.made, self.private = folder, [], True
 
     def hf_hub_download(self, repository: str, name: str) -> str:
         place = self.folder / repository
@@ -43,9 +43,20 @@ class Hub:
         (self.folder / repository).mkdir(parents=True, exist_ok=True)
         return f"https://hub.invalid/{repository}"
 
-    def upload_file(self, *, path_or_fileobj: Path | bytes, path_in_repo: str, repo_id: str) -> None:
-        content = path_or_fileobj if isinstance(path_or_fileobj, bytes) else path_or_fileobj.read_bytes()
-        (self.folder / repo_id / path_in_repo).write_bytes(content)
+    def repo_info(self, repository: str) -> SimpleNamespace:
+        return SimpleNamespace(private=self.private)
+
+    def file_exists(self, repository: str, name: str) -> bool:
+        return (self.folder / repository / name).exists()
+
+    def create_commit(self, repository: str, operations: list, *, commit_message: str) -> None:
+        for operation in operations:
+            path = self.folder / repository / operation.path_in_repo
+            if isinstance(operation, huggingface_hub.CommitOperationDelete):
+                path.unlink()
+            else:
+                content = operation.path_or_fileobj
+                path.write_bytes(content if isinstance(content, bytes) else Path(content).read_bytes())
 
 
 def not_found(kind, text: str) -> Exception:
@@ -141,6 +152,16 @@ def test_no_right_to_push(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "create_repo", fail)
     with pytest.raises(UserError, match=r"^me/faces: 401: log in$"):
         push("me/faces", [SHIPPED / "small.onnx"], "")
+
+
+def test_a_pushed_network_takes_the_place_of_the_one_before(hub: Hub) -> None:
+    push("me/faces", [SHIPPED / "small.onnx", SHIPPED / "small.safetensors"], "# A card")
+    push("me/faces", [SHIPPED / "small.onnx"], "# Another")
+    assert {path.name for path in (hub.folder / "me/faces").iterdir()} == {"README.md", "network.onnx"}
+    hub.private = False
+    with pytest.raises(UserError, match=r"^me/faces: exists and is public;"):
+        push("me/faces", [SHIPPED / "small.safetensors"], "# A secret", private=True)
+    assert (hub.folder / "me/faces/README.md").read_text() == "# Another"
 
 
 @pytest.mark.process

@@ -721,13 +721,16 @@ def info(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from emotion.errors import printable
 
     require_extra("train", "emotion data info")
     images = _data_module(settings)
     counts = images.counts()
     table = Table("class", *counts, "all")
     for name, *row in zip((*images.classes, "all"), *counts.values(), strict=True):
-        table.add_row(name, *map(str, row), str(sum(row)))
+        table.add_row(Text(printable(name)), *map(str, row), str(sum(row)))
     Console().print(table)
 
 

@@ -586,6 +586,72 @@ def test_the_webcam_records(page: Page) -> None:
     assert all(sum(float(row[name]) for name in CLASSES) == pytest.approx(1, abs=0.001) for row in rows)
 
 
+def test_another_camera_ends_the_recording(page: Page) -> None:
+    page.click("#webcam")
+    expect(page.locator(".face")).to_have_count(1)
+    page.click("#record")
+    expect(page.locator("#recorded")).to_have_text(re.compile("^recording: 1 s"))
+    page.evaluate("document.getElementById('camera').dispatchEvent(new Event('change'))")
+    expect(page.locator("#record")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#recorded")).to_have_text(re.compile("^[1-9][0-9]* pictures? recorded$"))
+    expect(page.locator("#webcam")).to_have_text("Stop the webcam")
+
+
+def test_a_camera_that_goes_away_gets_a_message(page: Page) -> None:
+    page.click("#webcam")
+    expect(page.locator(".face")).to_have_count(1)
+    page.evaluate("document.getElementById('video').srcObject.getVideoTracks()[0].dispatchEvent(new Event('ended'))")
+    expect(page.locator("#webcam")).to_have_text("Start the webcam")
+    expect(page.locator("#message")).to_have_text("This camera is gone. Choose another one.")
+
+
+def test_without_a_secure_page_there_is_no_webcam(page: Page) -> None:
+    page.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
+    page.click("#webcam")
+    expect(page.locator("#message")).to_have_text(re.compile("^Browsers allow the webcam on secure pages only:"))
+
+
+def test_the_nearest_face_keeps_its_number(page: Page) -> None:
+    """A newcomer on the left takes the number of nobody."""
+    numbers = page.evaluate(
+        """async () => {
+          const { Tracks } = await import("/page/tracks.js");
+          const face = (left) => ({ box: [left, 0, 100, 100], probabilities: { happy: 1 } });
+          const tracks = new Tracks();
+          tracks.update([face(200), face(290)], 0, 0.5);
+          return tracks.update([face(105), face(200), face(290)], 0.1, 0.5).map(({ number }) => number);
+        }"""
+    )
+    assert numbers == [3, 1, 2]
+
+
+def test_a_busy_service_is_asked_again(page: Page, portrait: Path) -> None:
+    refusals = [{"status": 503, "headers": {"Retry-After": "1"}, "json": {"detail": "busy"}}] * 2
+    page.route("**/predict?*", lambda route: route.fulfill(**refusals.pop()) if refusals else route.continue_())
+    upload(page, portrait)
+    expect(page.locator(".face")).to_have_count(1)
+    assert refusals == []
+
+
+def test_answers_are_saved_before_all_are_there(page: Page, portrait: Path, group: Path) -> None:
+    asked = []
+
+    def answer(route: Route) -> None:
+        asked.append(route)
+        if len(asked) == 1:
+            route.continue_()
+
+    page.route("**/predict?*", answer)
+    upload(page, portrait, group)
+    expect(page.locator(".face")).to_have_count(1)
+    _, content = saved(page, "#json")
+    assert [entry["file"] for entry in json.loads(content)] == [portrait.name]
+    page.click(".tile >> nth=1")
+    assert page.locator("#png").is_disabled()
+    page.click(".tile >> nth=0")
+    assert page.locator("#png").is_enabled()
+
+
 def test_smoothing_averages_over_time(page: Page) -> None:
     """Answers that jump between two classes are shown as they are, or averaged."""
     labels = iter([*("happy", "sad") * 1000])

@@ -160,6 +160,27 @@ def test_live_frames_come_at_once_and_others_half_the_window_later() -> None:
         assert seen[-1] == behind
 
 
+@pytest.mark.parametrize("smooth", [-1, 61, float("inf"), float("nan")])
+def test_seconds_to_average_over_have_limits(smooth: float) -> None:
+    with pytest.raises(UserError, match=r"a number of seconds from 0 to 60.0 is needed$"):
+        Watcher(Recognizer([Sequenced(alternating(2))]), smooth=smooth)
+
+
+def test_times_that_stand_still_wait_for_a_limited_number_of_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emotion.inference.film.MOST_WAITING", 10)
+    watcher = Watcher(Recognizer([Sequenced(alternating(30))]), frame_stride=1, smooth=1, detect=False)
+    read = []
+
+    def stills():
+        for number in range(30):
+            read.append(number)
+            yield Still(number, 0.0, np.zeros((60, 60, 3), np.uint8))
+
+    for frame in watcher.watch(stills()):
+        assert len(read) <= frame.number + 12
+    assert frame.number == 29
+
+
 def test_without_smoothing_the_values_stay() -> None:
     frames = watch(alternating(6), smooth=0)
     assert [frame.faces[0].label for frame in frames] == ["angry", "sad"] * 3

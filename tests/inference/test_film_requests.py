@@ -106,7 +106,7 @@ def test_parameters_are_followed(client: TestClient, film_file: Path) -> None:
         ("?network=other", {"files": {"video": b""}}, 404, "network=other: not one of small"),
         ("?stride=2", {"files": {"video": b""}}, 422, "stride: not one of confidence, frame_stride, min_face, network"),
         ("?frame_stride=0", {"files": {"video": b""}}, 422, "frame_stride: Input should be greater than or equal to 1"),
-        ("?smooth=-1", {"files": {"video": b""}}, 422, "smooth=-1.0: a number of seconds from 0 is needed"),
+        ("?smooth=-1", {"files": {"video": b""}}, 422, "smooth=-1.0: a number of seconds from 0 to 60.0 is needed"),
         ("?confidence=2", {"files": {"video": b""}}, 422, "confidence=2.0: a number from 0.1 to 1 is needed"),
     ],
 )
@@ -214,7 +214,7 @@ def test_photographs_are_answered_while_a_film_runs_and_a_second_film_is_refused
         assert time.monotonic() - begin < 2
         refused = httpx.post(f"{address}/film", **options)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
-        assert refused.json() == {"detail": "too many requests: try again later"}
+        assert refused.json() == {"detail": "another film is being classified: try again later"}
         assert json.loads(next(rows))["frame"] == 1
 
 

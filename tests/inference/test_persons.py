@@ -69,6 +69,17 @@ def test_persons_are_summarised_apart() -> None:
     assert probabilities.argmax(axis=1).tolist() == [CLASSES.index("sad"), CLASSES.index("fear")]
 
 
+@pytest.mark.parametrize(("end", "last"), [(None, 15.0), (12.0, 12.0), (9.0, 10.0)])
+def test_the_last_frame_lasts_to_the_end(end: float | None, last: float) -> None:
+    made = film((0.0, [face("happy")]), (5.0, [face("happy")]), (10.0, [face("happy")]))
+    made.end = end
+    (person,) = made.persons
+    assert (person.last, person.seconds) == (last, last)
+    one = film((0.0, [face("sad")]))
+    one.end = end
+    assert one.persons[0].seconds == (end or 0)
+
+
 def test_films_of_no_frame_and_of_one() -> None:
     assert (film().persons, list(film()), len(film())) == ([], [], 0)
     (person,) = film((0.0, [face("happy")])).persons

@@ -185,7 +185,7 @@ def test_formats_that_cannot_be_written_become_png(tmp_path: Path, recognizer: R
     noise(tmp_path / "in/photo.dib", "BMP")
     run(Prediction(recognizer, detect=False, out=tmp_path / "out"), sorted((tmp_path / "in").iterdir()))
     assert set(contents(tmp_path / "out")) == {"photo.png", "photo.upload.png", "photo.dib.png"}
-    assert {Image.open(path).format for path in (tmp_path / "out").iterdir()} == {"PNG"}
+    assert {Image.open(path).format for path in (tmp_path / "out").glob("*.png")} == {"PNG"}
 
 
 def test_annotated_files_stay_below_the_output_folder(
@@ -270,9 +270,23 @@ def test_annotated_files_leave_hard_links_of_their_names_alone(tmp_path: Path, r
     (tmp_path / "out").mkdir()
     os.link(tmp_path / "in/a.png", tmp_path / "out/a.png")
     before = contents(tmp_path / "in")
+    with pytest.raises(UserError, match=r"^--out .*out/a.png is no annotated file; name another folder$"):
+        run(Prediction(recognizer, detect=False, out=tmp_path / "out"), [tmp_path / "in"])
+    assert contents(tmp_path / "in") == contents(tmp_path / "out") == before
+    (tmp_path / "out" / ANNOTATED_LIST).write_bytes(b"a.png\0")
     run(Prediction(recognizer, detect=False, out=tmp_path / "out"), [tmp_path / "in"])
-    assert contents(tmp_path / "in") == before
-    assert contents(tmp_path / "out") != before
+    assert contents(tmp_path / "in") == before != contents(tmp_path / "out")
+
+
+def test_annotated_files_elsewhere_are_neither_classified_nor_refused(
+    tmp_path: Path, recognizer: Recognizer, noise
+) -> None:
+    noise(tmp_path / "photos/a.png")
+    prediction = Prediction(recognizer, detect=False, out=tmp_path / "annotated")
+    for _ in range(2):
+        run(prediction, [tmp_path / "photos"])
+    assert (tmp_path / "annotated" / ANNOTATED_LIST).read_bytes() == b"a.png\0"
+    assert Prediction(recognizer).find([tmp_path]) == [tmp_path / "photos/a.png"]
 
 
 def test_an_annotated_video_may_lie_beside_an_original_of_another_format(
@@ -317,6 +331,7 @@ def test_an_interrupted_write_leaves_the_old_annotated_image(
     noise(tmp_path / "in/a.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.png").write_bytes(b"old")
+    (tmp_path / "out" / ANNOTATED_LIST).write_bytes(b"a.png\0")
 
     def interrupt(self, path):
         path.write_bytes(b"half")

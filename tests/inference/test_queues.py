@@ -1,5 +1,6 @@
 """Requests that would wait too long are refused."""
 
+import asyncio
 import io
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from emotion.inference.limits import Limits
-from emotion.inference.queues import Queue
+from emotion.inference.queues import Queue, Slots
 from emotion.inference.recognizer import DetectedFaces, Recognizer
 from emotion.inference.service import make_service
 
@@ -32,6 +33,25 @@ def test_the_wait_is_that_of_the_images_ahead() -> None:
                 assert refused.value.detail == "too many requests: the wait would be 1.2 s, try again later"
                 assert queue.images == 6
     assert queue.images == 0
+
+
+def test_a_place_that_becomes_free_is_waited_for() -> None:
+    slots = Slots(1, 10, "busy")
+
+    async def ask() -> float:
+        begin = time.monotonic()
+        with slots.hold():
+            asyncio.get_running_loop().call_later(0.1, setattr, slots, "taken", 0)
+            await slots.wait(5)
+            assert slots.taken == 0
+            slots.taken = 1
+            await slots.wait(0.1)
+            with pytest.raises(HTTPException) as refused, slots.hold():
+                pass
+        assert (refused.value.detail, refused.value.headers) == ("busy: try again later", {"Retry-After": "10"})
+        return time.monotonic() - begin
+
+    assert 0.2 <= asyncio.run(ask()) < 2
 
 
 def test_the_estimate_follows_the_images() -> None:

@@ -269,6 +269,14 @@ def test_frames_that_grow_too_large_are_left_out(tmp_path: Path, monkeypatch: py
         video.require_whole()
 
 
+def test_wide_pixels_count_as_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = draw_film(tmp_path / "film.mp4", pictures(5, 64, 64), pixel_aspect=Fraction(4))
+    assert {frame.pixels.shape for frame in Video(path)} == {(64, 256, 3)}
+    monkeypatch.setattr(module, "MAX_PIXELS", 64 * 64 * 2)
+    with pytest.raises(BadImageError, match=r"64 x 64 pixels are more than 2,048$"):
+        Video(path)
+
+
 def damaged(path: Path) -> tuple[int, int]:
     """Reads a damaged video; returns the numbers of frames read and missing."""
     video = Video(path)
@@ -397,13 +405,5 @@ def test_memory_does_not_grow_with_the_length(number: int, tmp_path: Path) -> No
 )
 def test_pixels_that_are_not_square_are_made_square(tmp_path: Path, ratio: Fraction, width: int) -> None:
     """As on DVDs and from camcorders; a ratio that no camera has is not followed."""
-    with av.open(str(tmp_path / "wide.mp4"), "w") as output:
-        stream = output.add_stream("libx264", 25)
-        stream.width, stream.height, stream.pix_fmt = 72, 64, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = ratio
-        for number in range(3):
-            image = av.VideoFrame.from_ndarray(np.full((64, 72, 3), 90, np.uint8), "rgb24")
-            image.pts = number
-            output.mux(stream.encode(image))
-        output.mux(stream.encode(None))
+    draw_film(tmp_path / "wide.mp4", [np.full((64, 72, 3), 90, np.uint8)] * 3, pixel_aspect=ratio)
     assert next(iter(Video(tmp_path / "wide.mp4"))).pixels.shape == (64, width, 3)

@@ -35,7 +35,8 @@ def open_camera(name: str) -> Video:
             or file cannot be read.
     """
     if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
-        shown = re.sub(r"//[^/]*@", "//", name)  # without the password
+        # Each maker of cameras has another place for the password: before the host, in the path, or in the query.
+        shown = re.sub(r"[/?][^/?]*=.*", "/...", re.sub(r"//[^/]*@", "//", name))
         return _LiveVideo(_open_address(name, shown), shown)
     if name.isdecimal() or name.startswith(("/dev/", "video=")):
         return _LiveVideo(_open_device(name), f"camera {name}")

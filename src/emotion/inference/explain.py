@@ -22,6 +22,8 @@ FACE_SIDE = 192
 """Height and width of the drawn faces, pixels."""
 MOST_FACES = 20
 """Largest number of faces to draw; the title of the figure states if the image has more."""
+MOST_ROWS = 200
+"""Largest number of rows of the figure; a picture of more is too large."""
 MOST_BARS, LONGEST_NAME, LONGEST_TITLE = 12, 22, 9
 """Classes whose probabilities are drawn, the most probable ones; characters of a class name that are drawn, and that
 have room beside the name of a method."""
@@ -47,7 +49,8 @@ def explain(
         device: `cpu`, `cuda` ...
 
     Returns:
-        A figure with one row for each class of each of the first `MOST_FACES` faces, and the list of all faces.
+        A figure with one row for each class of each of the first `MOST_FACES` faces, or of fewer if these are more than
+        `MOST_ROWS` rows, and the list of all faces.
 
     Raises:
         UserError: the image is unreadable or has no face, or a class, the network or its feature maps do not exist.
@@ -59,14 +62,17 @@ def explain(
     faces = Recognizer([network]).predict(pixels, detect)
     if not faces:
         raise UserError(f"{_title(image)}: no face detected; --no-detect classifies the central square as one face")
-    rows = [(face, label) for face in faces[:MOST_FACES] for label in dict.fromkeys((face.label, *classes))]
+    shown = min(MOST_FACES, MOST_ROWS // (1 + len(dict.fromkeys(classes))))
+    if not shown:
+        raise UserError(f"--class: {len(classes):,} classes; at most {MOST_ROWS - 1} fit in a picture")
+    rows = [(face, label) for face in faces[:shown] for label in dict.fromkeys((face.label, *classes))]
     boxes, tilts = [face.box for face, _ in rows], [face.tilt for face, _ in rows]
     cropped = crop_faces(pixels, boxes, network.side, tilts, network.channels)
     ids = np.array([network.classes.index(label) for _, label in rows], np.int64)  # [N]
     maps = [network.heatmaps(cropped, ids, method) for method in get_args(Method)]  # for each method [N, side, side]
     figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")
-    if len(faces) > MOST_FACES:
-        figure.suptitle(f"the first {MOST_FACES} of {len(faces)} faces, from left to right")
+    if len(faces) > shown:
+        figure.suptitle(f"the first {shown} of {len(faces)} faces, from left to right")
     subfigures = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for subfigure, (face, label), *heatmaps in zip(subfigures, rows, *maps, strict=True):
         _draw_row(subfigure, crop_square(pixels, face.box, FACE_SIDE, face.tilt), face, label, heatmaps)

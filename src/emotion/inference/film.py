@@ -16,6 +16,8 @@ from emotion.inference.video import Frame
 
 FRAME_STRIDE, SMOOTH = 5, 1.0
 """Defaults: every Nth frame is classified, and the seconds over which the probabilities of a person are averaged."""
+MOST_SMOOTH, MOST_WAITING = 60.0, 5_000
+"""Largest number of seconds to average over, and of frames that wait for later ones."""
 TICK = 1e-4
 """Seconds by which times that should be equal may differ."""
 SEARCH_EVERY, THOROUGH_EVERY = 0.5, 2.0
@@ -59,7 +61,7 @@ class Watcher:
         limits: which faces count as detected; None takes those of the recogniser.
 
     Raises:
-        UserError: `frame_stride` is less than 1, or `smooth` is negative.
+        UserError: `frame_stride` is less than 1, or `smooth` is negative or more than `MOST_SMOOTH`.
     """
 
     def __init__(
@@ -75,8 +77,8 @@ class Watcher:
     ) -> None:
         if frame_stride < 1:
             raise UserError(f"frame_stride={frame_stride}: a whole number from 1 is needed")
-        if not 0 <= smooth < float("inf"):
-            raise UserError(f"smooth={smooth}: a number of seconds from 0 is needed")
+        if not 0 <= smooth <= MOST_SMOOTH:
+            raise UserError(f"smooth={smooth}: a number of seconds from 0 to {MOST_SMOOTH} is needed")
         self._recognizer, self._stride, self._portraits = recognizer, frame_stride, portraits
         self._follower = Follower(recognizer.detector, limits or recognizer.limits) if detect else None
         self._tracker, self._smoother = Tracker(), _Smoother(smooth, live)
@@ -174,7 +176,9 @@ class _Smoother:
     def push(self, frame: FilmFrame) -> Iterator[FilmFrame]:
         """Adds a frame, and yields those whose window has passed."""
         self._frames.append(frame)
-        while self._next < len(self._frames) and self._frames[self._next].second <= frame.second - self._after + TICK:
+        while self._next < len(self._frames) and (
+            self._frames[self._next].second <= frame.second - self._after + TICK or len(self._frames) > MOST_WAITING
+        ):
             yield self._pop()
 
     def rest(self) -> Iterator[FilmFrame]:
@@ -185,7 +189,7 @@ class _Smoother:
     def _pop(self) -> FilmFrame:
         frame = self._frames[self._next]
         start, end = frame.second - self._before - TICK, frame.second + self._after + TICK
-        while self._frames[0].second < start:
+        while self._frames[0].second < start or (self._next and len(self._frames) > MOST_WAITING):
             self._frames.popleft()
             self._next -= 1
         self._next += 1

@@ -32,6 +32,8 @@ NAME = "video"
 """Field of forms that holds the film, and its name in messages."""
 PATIENCE_S, LOOK_S = 0.2, 0.005
 """Before each classified frame, a film waits at most so long for photographs, and looks so often."""
+FREED_S = 2.0
+"""Seconds for which a film waits for the place of a film before it, whose client has just gone."""
 FILM_ERRORS = {
     404: "the network does not exist",
     408: "the upload took too long",
@@ -145,6 +147,7 @@ async def answer_film(pipeline: Pipeline, request: Request, question: FilmQuesti
             disk is full.
         UserError: the film cannot be read, or a parameter is wrong.
     """
+    await pipeline.films.wait(FREED_S)
     with ExitStack() as held:
         held.enter_context(pipeline.films.hold())
         recognizer = pipeline.recognizers[question.network]
@@ -227,6 +230,7 @@ def _lines(video: Video, frames: Iterable[Frame], watcher: Watcher, film: Film) 
     except Exception:
         logging.getLogger("uvicorn.error").exception("film failed")
         problem = f"{NAME}: the service failed on this film"
+    film.end = video.end
     yield _line({"film": timeline_data(film), "persons": [person.as_dict() for person in film.persons]})
     if problem:
         yield _line({"detail": problem})

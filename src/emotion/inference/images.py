@@ -226,6 +226,5 @@ def note_annotated(out: Path, path: Path) -> None:
     Raises:
         OSError: the list cannot be written.
     """
-    if path.resolve() not in annotated_images(out):
-        with (out / ANNOTATED_LIST).open("ab") as names:
-            names.write(os.fsencode(path.relative_to(out)) + b"\0")
+    with (out / ANNOTATED_LIST).open("ab") as names:
+        names.write(os.fsencode(path.relative_to(out)) + b"\0")

@@ -84,6 +84,7 @@ class Film:
 
     Attributes:
         classes: names of the K classes, in the order of the probabilities.
+        end: end of the film, seconds; None if it is not known.
         portraits: of each person by number, up to `MOST_PORTRAITS` times in seconds with small copies of the face, RGB
             uint8 [P, P, 3], where the frames hold them.
 
@@ -94,6 +95,7 @@ class Film:
 
     def __init__(self, name: str, classes: Sequence[str] = CLASSES) -> None:
         self.name, self.classes = name, tuple(classes)
+        self.end: float | None = None
         self.portraits: dict[int, list[tuple[float, NDArray[np.uint8]]]] = {}
         self._times = array("d")  # number and second of each frame
         self._faces = array("d")  # of each face the `_PLACE` numbers and the probabilities, averaged and raw
@@ -140,8 +142,11 @@ class Film:
 
     @property
     def durations(self) -> NDArray[np.float64]:
-        """Seconds until the next frame, float64 [T]; for the last frame those of the frame before."""
-        steps = np.diff(self.seconds)
+        """Seconds until the next frame, float64 [T]; for the last one to the end, if that is known, or as before it."""
+        seconds = self.seconds
+        steps = np.diff(seconds)
+        if self.end is not None:
+            return np.append(steps, np.maximum(0, self.end - seconds[-1:]))
         return np.append(steps, steps[-1:])[: len(self)] if len(steps) else np.zeros(len(self))
 
     @property
@@ -256,6 +261,7 @@ def analyze_video(
     film = Film(Path(path).name, recognizer.classes)
     for frame in watcher.watch(video):
         film.add(frame)
+    film.end = video.end
     try:
         video.require_whole()
     except BadImageError as error:

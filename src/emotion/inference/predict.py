@@ -20,6 +20,7 @@ from emotion.inference.film import FRAME_STRIDE, SMOOTH, FilmFrame, Watcher, per
 from emotion.inference.images import (
     IMAGES,
     STANDARD_INPUT,
+    annotated_images,
     count_frames,
     find_media,
     is_video,
@@ -142,6 +143,8 @@ class Prediction:
             except (Exception, KeyboardInterrupt):
                 yield from watcher.rest()  # an interruption or an error loses no classified frame
                 raise
+            finally:
+                film.end = video.end
 
         frames = _added(film, watch())
         for frame in per_second(frames) if self.by_second else frames:
@@ -150,11 +153,11 @@ class Prediction:
 
     def _annotate_video(self, path: Path, film: Film, output: Path) -> None:
         """Writes the annotated copy of a film that was classified."""
+        self._note_annotated(output)
         frames = self.progress(Video(path), total=len(film) * self.frame_stride)
         with VideoFile(output, path) as file:
             for frame, faces in with_faces(frames, film):
                 file.write(np.asarray(draw_faces(frame.pixels, faces)), frame.second)
-        self._note_annotated(output)
 
     def _timeline_path(self, path: Path, videos: Collection[Path]) -> Path:
         """Returns the file for the timeline of a video; of several, names may be equal up to folder and suffix."""
@@ -173,8 +176,8 @@ class Prediction:
             (faces,) = self.recognizer.predict_many([image], self.detect)
             yield Record(str(path), faces)
             with self._reporting_errors():
-                _save(draw_faces(image, faces), outputs[path])
                 self._note_annotated(outputs[path])
+                _save(draw_faces(image, faces), outputs[path])
 
     def _read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         for path in paths:
@@ -198,10 +201,11 @@ class Prediction:
             yield keys.popleft(), faces
 
     def _note_annotated(self, path: Path) -> None:
-        """Lists an annotated file if it lies among the originals, where a later run could classify it."""
+        """Lists an annotated file before it is written: later runs may replace it, and do not classify it."""
         assert self.out is not None
-        if self._among_originals:
+        if path.resolve() not in self._annotated:
             note_annotated(self.out, path)
+            self._annotated.add(path.resolve())
 
     @contextmanager
     def _reporting_errors(self) -> Iterator[None]:
@@ -223,9 +227,12 @@ class Prediction:
         root = Path(os.path.commonpath([path.parent for path in absolute]))
         mirrored = {path: self.out / full.relative_to(root) for path, full in zip(paths, absolute, strict=True)}
         outputs = {path: _with_writable_suffix(output, path in videos) for path, output in mirrored.items()}
-        self._among_originals = self.out.resolve().is_relative_to(root.resolve())
+        self._annotated = annotated_images(self.out)
         for original in {path.resolve() for path in paths} & {output.resolve() for output in outputs.values()}:
             raise UserError(f"--out {self.out}: an annotated file would replace {original}; name another folder")
+        for output in outputs.values():
+            if output.is_file() and output.resolve() not in self._annotated:
+                raise UserError(f"--out {self.out}: {output} is no annotated file; name another folder")
         self.out.mkdir(parents=True, exist_ok=True)  # fails before anything is classified
         return outputs
 

@@ -1,6 +1,8 @@
 """Places for requests to the HTTP service; a request that finds none is refused at once, so that queues stay short."""
 
+import asyncio
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,10 +15,17 @@ class Slots:
     Args:
         number: number of slots.
         retry: seconds after which a refused request may try again, for the header of its answer.
+        reason: why a request is refused, for its answer.
     """
 
-    def __init__(self, number: int, retry: int = 1) -> None:
-        self.number, self.retry, self.taken = number, retry, 0
+    def __init__(self, number: int, retry: int = 1, reason: str = "too many requests") -> None:
+        self.number, self.retry, self.reason, self.taken = number, retry, reason, 0
+
+    async def wait(self, seconds: float) -> None:
+        """Waits until a slot is free, or until the seconds are over."""
+        end = time.monotonic() + seconds
+        while self.taken >= self.number and time.monotonic() < end:
+            await asyncio.sleep(0.02)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -26,7 +35,7 @@ class Slots:
             HTTPException: 503, no slot is free.
         """
         if self.taken >= self.number:
-            raise HTTPException(503, "too many requests: try again later", {"Retry-After": str(self.retry)})
+            raise HTTPException(503, f"{self.reason}: try again later", {"Retry-After": str(self.retry)})
         self.taken += 1
         try:
             yield

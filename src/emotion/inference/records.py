@@ -100,7 +100,7 @@ class CsvWriter:
     Args:
         file: file to write to.
         films: whether there are films, which have more columns.
-        classes: names of the K classes. Where a spreadsheet would take one for a formula, `'` is put before it.
+        classes: names of the K classes. `'` is put before the name of a class or file that would be a formula.
     """
 
     def __init__(self, file: TextIO, films: bool, classes: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ class CsvWriter:
     def write(self, record: Record) -> None:
         """Writes the rows of a record."""
         for row in record.rows():
-            labels = {name: no_formula(row[name]) for name in ("label", "raw_label") if name in row}
+            labels = {name: no_formula(row[name]) for name in ("file", "label", "raw_label") if name in row}
             self._rows.writerow(row | labels)
         self._file.flush()
 
@@ -175,7 +175,7 @@ def to_table(records: Sequence[Record]) -> Table:
 
 def to_summary(film: Film) -> Table:
     """Returns a table with a row for each person of a film who is seen for at least `BRIEF` seconds."""
-    table = Table(title=printable(film.name), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(printable(film.name)), title_justify="left", box=None, pad_edge=False)
     for header in ("person", "from", "to", "seen"):
         table.add_column(header, justify="right", no_wrap=True)
     for header in ("expressions", "changes", "longest"):

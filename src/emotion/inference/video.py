@@ -114,9 +114,12 @@ class Video:
                 f"{self.name}: coded in a way that cannot be decoded here; convert it with "
                 f"`ffmpeg -i {shlex.quote(self.name)} -c:v libx264 converted.mp4`"
             )
-        if codec.width * codec.height > MAX_PIXELS:
-            raise BadImageError(f"{self.name}: {codec.width} x {codec.height} pixels are more than {MAX_PIXELS:,}")
-        codec.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change in mid-video
+        ratio = stream.sample_aspect_ratio
+        self._widening = float(ratio) if ratio and 1 / 4 <= ratio <= 4 else 1.0
+        stored = int(MAX_PIXELS / max(1, self._widening))  # largest number before the pixels are made square
+        if codec.width * codec.height > stored:
+            raise BadImageError(f"{self.name}: {codec.width} x {codec.height} pixels are more than {stored:,}")
+        codec.options = {"max_pixels": str(stored)}  # the size may change in mid-video
         codec.thread_type, codec.thread_count = self.thread_type, THREADS
         return stream
 
@@ -132,8 +135,11 @@ class Video:
         self.frames = min(stream.frames, in_index) or round((self.duration or 0) * self.rate)
         # Otherwise the number may follow from the length of the sound.
         self._is_stated = stream.frames > 0 or own is not None or len(container.streams) == 1
-        ratio = stream.sample_aspect_ratio
-        self._widening = float(ratio) if ratio and 1 / 4 <= ratio <= 4 else 1.0
+
+    @property
+    def end(self) -> float:
+        """The end of the last frame that was read, seconds."""
+        return self._second + 1 / self.rate
 
     def __iter__(self) -> Iterator[Frame]:
         """Yields the frames; a second iteration yields none."""

@@ -59,17 +59,17 @@ def _find_cached(hub: Any, address: str, repository: str, names: list[str]) -> P
 
 
 def push(repository: str, files: list[Path], card: str, private: bool = False) -> str:
-    """Uploads a network and its card; returns the URL of the repository's page.
+    """Uploads a network and its card in place of those in the repository; returns the URL of the repository's page.
 
     Args:
         repository: `<owner>/<repository>`, created if it does not exist.
         files: an `.onnx` file, a `.safetensors` file, or one of each.
         card: text of the card in Markdown; a list of the classes is added if they are not the seven of FER2013.
-        private: whether a created repository is visible to its owner only.
+        private: whether the repository is visible to its owner only.
 
     Raises:
-        UserError: the files are of another kind or have different classes, the permission to write is missing, or
-            there is no connection.
+        UserError: the files are of another kind or have different classes, the repository exists and is public though
+            `private` is asked for, the permission to write is missing, or there is no connection.
     """
     suffixes = [path.suffix for path in files]
     if not files or len(set(suffixes)) < len(files) or not set(suffixes) <= set(SUFFIXES):
@@ -77,12 +77,17 @@ def push(repository: str, files: list[Path], card: str, private: bool = False) -
     classes = [_classes(path) for path in files]
     require_same_classes(files, classes)
     text = card if classes[0] == CLASSES else f"{card.rstrip()}\n\n## Classes\n\n{_numbered(classes[0])}"
-    api = _hub().HfApi()
+    hub = _hub()
+    api, names = hub.HfApi(), {f"network{path.suffix}": path for path in files}
     try:
         page = api.create_repo(repository, private=private, exist_ok=True)
-        for path in files:
-            api.upload_file(path_or_fileobj=path, path_in_repo=f"network{path.suffix}", repo_id=repository)
-        api.upload_file(path_or_fileobj=text.encode(), path_in_repo=CARD, repo_id=repository)
+        if private and not api.repo_info(repository).private:
+            raise UserError("exists and is public; make it private on its page, or leave out --private")
+        # A network of the other format would be an older one, which some commands would take.
+        others = [name for name in (f"network{suffix}" for suffix in SUFFIXES) if name not in names]
+        gone = [hub.CommitOperationDelete(name) for name in others if api.file_exists(repository, name)]
+        added = [hub.CommitOperationAdd(name, content) for name, content in {**names, CARD: text.encode()}.items()]
+        api.create_commit(repository, [*added, *gone], commit_message="Network and card")
     except Exception as error:
         # The client raises many kinds of exceptions for connections, permissions and names.
         raise UserError(f"{repository}: {first_line(error)}") from None

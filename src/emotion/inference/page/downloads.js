@@ -21,7 +21,7 @@ export const stem = (name) => name.replace(/\.[^.]*$/, "") || name;
 
 /** Returns the faces of photographs as CSV, with the columns of `emotion predict --csv`. */
 export function imageTable(photos) {
-  const rows = photos.flatMap(({ name, answer }) => rowsOf({ file: name }, answer.faces));
+  const rows = photos.flatMap(({ name, answer }) => rowsOf({ file: noFormula(name) }, answer.faces));
   return csv(["file", ...faceColumns()], rows);
 }
 
@@ -31,7 +31,7 @@ export function imageTable(photos) {
  * @param frames with `frame`, `second` and `faces`, which have `person` and `raw`.
  */
 export function filmTable(name, frames) {
-  const rows = frames.flatMap(({ frame, second, faces }) => rowsOf({ file: name, frame, second }, faces));
+  const rows = frames.flatMap(({ frame, second, faces }) => rowsOf({ file: noFormula(name), frame, second }, faces));
   const raw = [...classColumns().values()].map((column) => `raw_${column}`);
   return csv([...FRAME, ...faceColumns(), "raw_label", ...raw], rows);
 }
@@ -62,8 +62,8 @@ function rowsOf(place, faces) {
   });
 }
 
-/** Keeps a spreadsheet from taking the name of a class for a formula; -1 and +0.5 are numbers. */
-const noFormula = (name) => (/^([=@]|[+-](?![\d.]+$))/.test(name) ? `'${name}` : name);
+/** Keeps a spreadsheet from taking the name of a class or file for a formula; -1, +0.5 and -3e-05 are numbers. */
+const noFormula = (name) => (/^([=@]|[+-](?![\d.]+(e[+-]?\d+)?$))/.test(name) ? `'${name}` : name);
 
 /**
  * Returns the page of a film's timeline, as `emotion predict --timeline` writes it; it asks for the film.

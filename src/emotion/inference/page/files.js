@@ -17,7 +17,8 @@ const FILMS = /\.(mp4|m4v|mov|qt|avi|mkv|webm|mpe?g|m[12]v|vob|wmv|asf|3g[p2]|fl
 
 let entries = []; // see `newEntry`
 let open = null; // the entry that is shown
-let abort = new AbortController(); // ends the requests of these entries
+let abort = new AbortController(); // ends the requests for these films
+let abortPhotos = new AbortController(); // ends those for these photographs
 
 /** Takes files in place of those before; the first one is shown. */
 export function takeFiles(files, credit = "") {
@@ -27,9 +28,8 @@ export function takeFiles(files, credit = "") {
   byId("files").hidden = entries.length < 2;
   byId("grid").replaceChildren(...entries.map(({ tile }) => tile.item));
   show(entries[0]);
-  const { signal } = abort;
-  work(entries.filter(({ isFilm }) => !isFilm), AT_ONCE, signal, askPhoto);
-  work(entries.filter(({ isFilm }) => isFilm), 1, signal, askFilm);
+  work(entries.filter(({ isFilm }) => !isFilm), AT_ONCE, abortPhotos.signal, askPhoto);
+  work(entries.filter(({ isFilm }) => isFilm), 1, abort.signal, askFilm);
   updateStatus();
   scrollToResults();
 }
@@ -37,7 +37,9 @@ export function takeFiles(files, credit = "") {
 /** Ends the requests, and forgets the files. */
 export function clear() {
   abort.abort();
+  abortPhotos.abort();
   abort = new AbortController();
+  abortPhotos = new AbortController();
   entries = [];
   open = null;
   showMessage("");
@@ -120,9 +122,11 @@ function noteHeatmaps({ answer, question }) {
 export function askAgain() {
   const photos = entries.filter(({ isFilm }) => !isFilm);
   if (!photos.length) return;
-  for (const entry of photos) Object.assign(entry, { answer: null, state: "waiting" });
+  abortPhotos.abort();
+  abortPhotos = new AbortController();
+  for (const entry of photos) Object.assign(entry, { answer: null, error: "", state: "waiting" });
   if (open && !open.isFilm) showEntry(open);
-  work([...photos].sort((one, other) => (other === open) - (one === open)), AT_ONCE, abort.signal, askPhoto);
+  work([...photos].sort((one, other) => (other === open) - (one === open)), AT_ONCE, abortPhotos.signal, askPhoto);
 }
 
 /** Shows the heatmaps or hides them; they are asked for when they are first wanted. */
@@ -137,7 +141,7 @@ export function lookCloser() {
   open.confidence = LESS_SURE;
   open.answer = null;
   showEntry(open);
-  askPhoto(open, abort.signal);
+  askPhoto(open, abortPhotos.signal);
 }
 
 // Films.
@@ -205,7 +209,7 @@ function updateStatus() {
   const done = entries.filter(({ state }) => state === "done" || state === "failed").length;
   byId("status").textContent = done < entries.length ? `${done} of ${entries.length} done` : `${entries.length} files`;
   const photos = entries.some(({ answer }) => answer);
-  for (const id of ["csv", "json", "png"]) byId(id).disabled = !photos;
+  for (const id of ["csv", "json"]) byId(id).disabled = !photos;
 }
 
 function show(entry) {
@@ -215,6 +219,7 @@ function show(entry) {
 }
 
 function showEntry(entry) {
+  byId("png").disabled = !entry.answer;
   showMessage(entry.error && (entry.state === "failed" || entry.isFilm) ? entry.error : "");
   if (entry.state === "failed") return showParts();
   if (entry.isFilm) {
@@ -237,7 +242,7 @@ export function saveTable() {
 
 /** Saves the answers of the service; those of several networks by their names. */
 export function saveAnswers() {
-  const objects = entries.filter(({ isFilm }) => !isFilm).map(({ name, answers, error }) => {
+  const objects = entries.filter(({ isFilm, answer, error }) => !isFilm && (answer || error)).map(({ name, answers, error }) => {
     if (error) return { file: name, detail: error };
     if (answers.length === 1) return { file: name, ...answers[0] };
     return { file: name, networks: Object.fromEntries(about.networks.map((network, index) => [network, answers[index]])) };

@@ -1,6 +1,8 @@
 // The service that the page comes from.
 
 const MILLION = 1e6;
+const MOST_TRIES = 10;
+const LONGEST_WAIT_S = 5; // a service that asks for more is not busy for a moment only
 
 /** What the service says about itself; filled by `loadAbout`. */
 export const about = { networks: [], classes: [], colours: {}, ink: "", version: "", megabytes: 0, film_megabytes: 0 };
@@ -47,7 +49,17 @@ function refuseLarge(blob, name, megabytes) {
   if (blob.size > megabytes * MILLION) throw new Error(`${name}: more than ${megabytes} MB`);
 }
 
+/** Sends a form; while the service has too much to do for a moment, it is sent again. */
 async function send(address, body, signal) {
+  for (let tries = 1; ; tries++) {
+    const answer = await post(address, body, signal);
+    const seconds = Number(answer.headers.get("Retry-After") ?? LONGEST_WAIT_S + 1);
+    if (answer.status !== 503 || seconds > LONGEST_WAIT_S || tries === MOST_TRIES) return answer;
+    await new Promise((done) => setTimeout(done, 1000 * seconds));
+  }
+}
+
+async function post(address, body, signal) {
   try {
     return await fetch(address, { method: "POST", body, signal });
   } catch (error) {

@@ -21,10 +21,9 @@ export class Tracks {
    */
   update(faces, second, smooth) {
     this.tracks = this.tracks.filter((track) => second - track.second <= LONGEST_GAP_S);
-    const free = new Set(this.tracks);
-    return faces.map((face) => {
-      const track = nearest(face.box, free) ?? this.begin(face);
-      free.delete(track);
+    const found = matches(faces, this.tracks);
+    return faces.map((face, index) => {
+      const track = found.get(index) ?? this.begin(face);
       const weight = track.second === null || smooth === 0 ? 1 : 1 - Math.exp(-(second - track.second) / smooth);
       const names = about.classes;
       const mixed = names.map((name) => [name, track.probabilities[name] + weight * (face.probabilities[name] - track.probabilities[name])]);
@@ -40,9 +39,17 @@ export class Tracks {
   }
 }
 
-function nearest(box, tracks) {
-  const ranked = [...tracks].map((track) => [distance(box, track.box), track]).sort((one, other) => one[0] - other[0]);
-  return ranked.length && ranked[0][0] <= FARTHEST ? ranked[0][1] : null;
+/** Returns the track of each face, by the index of the face; the closest pairs are matched first. */
+function matches(faces, tracks) {
+  const pairs = faces.flatMap(({ box }, index) => tracks.map((track) => ({ index, track, apart: distance(box, track.box) })));
+  const found = new Map();
+  const taken = new Set();
+  for (const { index, track, apart } of pairs.sort((one, other) => one.apart - other.apart)) {
+    if (apart > FARTHEST || found.has(index) || taken.has(track)) continue;
+    found.set(index, track);
+    taken.add(track);
+  }
+  return found;
 }
 
 /** Returns the distance of the centres of two boxes, in sides of the larger one. */

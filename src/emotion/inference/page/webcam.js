@@ -19,6 +19,8 @@ const PROBLEMS = {
   OverconstrainedError: "This camera is gone. Choose another one.",
 };
 
+const INSECURE = "Browsers allow the webcam on secure pages only: open this page on the machine of the service, or over HTTPS.";
+
 let stream = null;
 let run = 0; // number of the newest start: answers for older ones are dropped
 let paused = false;
@@ -36,6 +38,7 @@ export async function toggleWebcam(onStart) {
 
 async function start(camera) {
   showMessage("");
+  if (!navigator.mediaDevices) return showMessage(INSECURE);
   const number = ++run;
   const video = { width: { ideal: WIDTH }, ...(camera ? { deviceId: { exact: camera } } : {}) };
   let opened;
@@ -46,6 +49,11 @@ async function start(camera) {
   }
   if (number !== run) return opened.getTracks().forEach((track) => track.stop());
   stream = opened;
+  opened.getVideoTracks()[0].addEventListener("ended", () => {
+    if (stream !== opened) return;
+    stopWebcam();
+    showMessage(PROBLEMS.OverconstrainedError);
+  });
   history = [];
   setPaused(false);
   showParts("live");
@@ -185,7 +193,7 @@ export function listen() {
   byId("smooth").addEventListener("input", showSmooth);
   byId("camera").addEventListener("change", () => {
     const camera = byId("camera").value;
-    release();
+    stopWebcam();
     start(camera);
   });
   showSmooth();
