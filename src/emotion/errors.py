@@ -35,8 +35,7 @@ def disk_is_full(error: BaseException | None) -> bool:
 def require_choice(key: str, value: object, legal: Sequence[object]) -> None:
     """Raises a `UserError` that lists the legal values if the value of the setting or option `key` is not legal."""
     if value not in legal:
-        names = (str(name).lower() if isinstance(name, bool) else str(name) for name in legal)
-        raise UserError(f"{key}={value}: not one of {', '.join(names)}")
+        raise UserError(f"{key}={value}: not one of {', '.join(map(str, legal))}")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from emotion.inference.recognizer import DetectedFaces, Face
+from emotion.inference.recognizer import BATCH_SIZE, DetectedFaces, Face
 
 Classify = Callable[[Sequence[DetectedFaces]], list[list[Face]]]
 """See `emotion.inference.recognizer.Recognizer.classify`."""
@@ -31,7 +31,7 @@ class Batcher:
     """
 
     def __init__(
-        self, classify: Classify, max_faces: int = 64, observe: Callable[[int], object] = lambda faces: None
+        self, classify: Classify, max_faces: int = BATCH_SIZE, observe: Callable[[int], object] = lambda faces: None
     ) -> None:
         self._classify, self._max_faces, self._observe = classify, max_faces, observe
         self._queue: deque[_Request] = deque()

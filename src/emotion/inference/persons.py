@@ -152,13 +152,24 @@ class Film:
     @property
     def persons(self) -> list[Person]:
         """A summary of each person, in the order of their numbers."""
-        table, seconds, durations = self._table(), self.seconds, self.durations
-        numbers = np.unique(table[:, 1]).astype(int).tolist()
-        return [_summary(number, self.classes, *self._series(table, number), seconds, durations) for number in numbers]
+        seconds, durations = self.seconds, self.durations
+        return [
+            _summary(number, self.classes, *series, seconds, durations) for number, series in self.all_series().items()
+        ]
 
     def series(self, person: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns the indices of the F frames that show a person, int64 [F], and the probabilities, float64 [F, K]."""
-        return self._series(self._table(), person)
+        none = np.empty(0, np.int64), np.empty((0, len(self.classes)))
+        return self.all_series().get(person, none)
+
+    def all_series(self) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Returns the `series` of each person, by their numbers in order."""
+        table = self._table()
+        rows = table[table[:, 1].argsort(kind="stable")]
+        numbers, firsts = np.unique(rows[:, 1], return_index=True)
+        values = slice(_PLACE, _PLACE + len(self.classes))
+        parts = zip(numbers, np.split(rows, firsts[1:]), strict=False)  # without persons, one part is empty
+        return {int(number): (part[:, 0].astype(np.int64), part[:, values]) for number, part in parts}
 
     def timeline(self, path: str | Path, video: str | Path | None = None) -> None:
         """Writes a timeline of the persons, see `emotion.inference.timeline.write_timeline`."""
@@ -168,11 +179,6 @@ class Film:
 
     def _table(self) -> NDArray[np.float64]:
         return np.array(self._faces).reshape(-1, _PLACE + 2 * len(self.classes))  # [faces, numbers]
-
-    def _series(self, table: NDArray[np.float64], person: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """See `series`; `table` has a row for each face of the film."""
-        rows = table[table[:, 1] == person]
-        return rows[:, 0].astype(np.int64), rows[:, _PLACE : _PLACE + len(self.classes)]
 
     def _face(self, row: NDArray[np.float64]) -> Face:
         _, person, left, top, width, height, confidence, tilt, *values = row.tolist()

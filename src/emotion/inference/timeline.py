@@ -78,7 +78,7 @@ def timeline_data(film: Film) -> dict[str, Any]:
     seconds, durations = film.seconds, film.durations
     duration = float(seconds[-1] + durations[-1]) if len(film) else 0.0
     firsts, points = _points(seconds, duration)
-    persons = film.persons
+    persons, series = film.persons, film.all_series()
     shown = [person for person in persons if person.seconds >= BRIEF]
     return {
         "name": film.name,
@@ -89,7 +89,7 @@ def timeline_data(film: Film) -> dict[str, Any]:
         "seconds": np.round(seconds[firsts], 3).tolist(),
         "brief": BRIEF,
         "left_out": len(persons) - len(shown),
-        "persons": [_person_data(film, person, points) for person in shown],
+        "persons": [_person_data(film, person, *series[person.number], points) for person in shown],
     }
 
 
@@ -106,8 +106,14 @@ def _points(seconds: NDArray[np.float64], duration: float) -> tuple[NDArray[np.i
     return firsts, points
 
 
-def _person_data(film: Film, person: Person, points: NDArray[np.int64]) -> dict[str, Any]:
-    frames, probabilities = film.series(person.number)  # [F], [F, K]
+def _person_data(
+    film: Film,
+    person: Person,
+    frames: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    points: NDArray[np.int64],
+) -> dict[str, Any]:
+    """Returns the values of a person in frames, int64 [F], with probabilities [F, K]; `points` int64 [T]."""
     digits = max(3, len(str(len(film.classes))) + 2)  # the smallest of many probabilities must not become 0
     own, positions, counts = np.unique(points[frames], return_inverse=True, return_counts=True)  # [P], [F], [P]
     sums = np.zeros((len(own), len(film.classes)))  # [P, K]
