@@ -34,7 +34,6 @@ def test_version():
 
 
 @pytest.mark.process
-@pytest.mark.process
 def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
     words = [
         "model=vgg16_ft",

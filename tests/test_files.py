@@ -126,7 +126,7 @@ def test_the_message_without_a_home_folder_names_the_variable():
     assert done.stdout == "no home folder for the cache: name a folder, as EMOTION_CACHE=/var/tmp/emotion\n"
 
 
-@pytest.mark.parametrize("text", ["-1", "+0.5", "-3e-05", "+1.2e+10", "plain", ""])
+@pytest.mark.parametrize("text", ["-1", "+0.5", "-3e-05", "+1.2e+10", "plain", "", "-"])
 def test_numbers_and_names_are_no_formulas(text):
     assert no_formula(text) == text
 

@@ -675,7 +675,7 @@ def audit(
             require_known(argument.split("=", 1)[0], SOURCE_SETTINGS, "setting of a source")
     images = _data_module(settings, on_bad_image="skip")
     source = Path(images.hparams["data_dir"] or images.hparams["data"])
-    folder = out or Path("runs/audit") / f"{source.resolve().name}-{digest(str(source.resolve()))[:8]}"
+    folder = out or Path("runs/audit") / f"{source.resolve().name}-{digest(images.source.location)[:8]}"
     console.print(Markdown(to_markdown(run_audit(images, threshold, folder, progress), folder)))
     console.print(f"audit: {folder / 'audit.html'}", soft_wrap=True, markup=False, highlight=False)
 

@@ -270,7 +270,7 @@ def test_annotated_files_leave_hard_links_of_their_names_alone(tmp_path: Path, r
     (tmp_path / "out").mkdir()
     os.link(tmp_path / "in/a.png", tmp_path / "out/a.png")
     before = contents(tmp_path / "in")
-    with pytest.raises(UserError, match=r"^--out .*out/a.png is no annotated file; name another folder$"):
+    with pytest.raises(UserError, match=r"^--out .*out/a.png is not listed there as an annotated file; remove it, or"):
         run(Prediction(recognizer, detect=False, out=tmp_path / "out"), [tmp_path / "in"])
     assert contents(tmp_path / "in") == contents(tmp_path / "out") == before
     (tmp_path / "out" / ANNOTATED_LIST).write_bytes(b"a.png\0")

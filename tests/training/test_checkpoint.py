@@ -356,6 +356,14 @@ class TestThrottledCheckpointIO:
         self.save(writer, last, 4)
         assert order == [3, 4]
 
+    def test_a_file_that_is_removed_before_it_is_written_stays_removed(self, tmp_path, clock):
+        writer, old, last = ThrottledCheckpointIO(30.0), tmp_path / "epoch=1.ckpt", tmp_path / "last.ckpt"
+        self.save(writer, last, 1)
+        self.save(writer, old, 2)
+        writer.remove_checkpoint(old)
+        writer.teardown()
+        assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
     def test_pending_files_are_written_at_the_end_and_before_reading(self, tmp_path, clock):
         writer, path = ThrottledCheckpointIO(30.0), tmp_path / "last.ckpt"
         self.save(writer, path, 1)

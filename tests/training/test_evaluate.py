@@ -19,6 +19,7 @@ from emotion.errors import UserError
 from emotion.models.classifier import save_pretrained
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.evaluate import evaluate, main
+from emotion.training.folder import read_json
 
 pytestmark = pytest.mark.training
 
@@ -352,8 +353,10 @@ class TestVotes:
 def test_a_run_without_test_images_is_evaluated_on_its_validation_images(tmp_path):
     folder = train(tmp_path / "run", "trainer.max_epochs=1", "split=random", "test_fraction=0")
     assert list(evaluate([folder.best], {}, str(tmp_path / "out"), "cpu")) == ["val"]
+    assert read_json(tmp_path / "out/evaluation.json")["seen"] == "there are no test images"
     with pytest.raises(UserError, match=r"^split=random: has no images to evaluate; split=test_only takes all$"):
         evaluate([folder.best], {"split_seed": 5}, str(tmp_path / "other"), "cpu")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("word", ["flip=0.5", "balance=offline", "mixup=1"])

@@ -425,8 +425,9 @@ def test_best_checkpoint_is_tested_not_the_last(tmp_path):
 def test_run_that_ends_before_its_first_validation_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^trainer.max_steps=2: at least 5 are needed until the first validation"):
         train(tmp_path, "trainer.max_steps=2")
-    # 134 images: the last of three batches of 66 would have two, and 67 leave none for a third.
-    assert train(tmp_path, "trainer.max_steps=2", "batch_size=67", "trainer.max_epochs=1").state == "finished"
+    # Of 134 images in batches of 133, the last image joins the batch before.
+    folder = train(tmp_path, "trainer.max_steps=1", "batch_size=133", "trainer.max_epochs=1")
+    assert read_json(folder.metrics)["run"]["train_images"] == 134
 
 
 def test_slurm_does_not_save_in_mid_epoch(tmp_path, monkeypatch):
@@ -644,6 +645,11 @@ def test_a_run_that_was_not_tested_is_tested_by_the_same_command(tmp_path, monke
     assert read_json(folder.metrics)["test"]["num_images"] == read_json(folder.metrics)["run"]["test_images"] == 42
     assert epochs(folder) == 1
     assert all(torch.equal(value, trained[name]) for name, value in weights(folder.best).items())
+    content = folder.metrics.read_text()
+    folder.metrics.write_text("{")
+    with pytest.raises(UserError, match=r"metrics.json: cannot be read \(.*\); overwrite=true starts again$"):
+        train(tmp_path, "trainer.max_epochs=1")
+    folder.metrics.write_text(content)
     monkeypatch.setattr("emotion.training.run.prepare", lambda *_: pytest.fail("it is finished"))
     train(tmp_path, "trainer.max_epochs=1")
     monkeypatch.setattr(rank_zero_only, "rank", 1)  # as the second process, which must not wait for the first

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from builders import make_network
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from emotion.data.classes import CLASSES
+from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.settings import NetworkSettings
@@ -107,3 +110,14 @@ def test_a_network_without_a_linear_layer_is_taken_whole() -> None:
     start = Start("x", "custom", Origin(("a", "b"), {}), {"backbone.norm.weight": torch.full((1,), 3.0)})
     assert "1 of" in start.load_into(network, ("a", "b", "c"))
     assert network.backbone.norm.weight.item() == 3
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("train", "val", "test")])
+def test_other_images_in_the_folders_of_fer2013_are_not_taken_for_it(parts: tuple[str, ...], tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for number, (part, name) in enumerate((part, name) for part in parts for name in CLASSES):
+        path = tmp_path / part / name / f"{number}.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(random.integers(0, 256, (48, 48), np.uint8)).save(path)
+    data = EmotionDataModule.of({"data": "fer2013", "data_dir": str(tmp_path), "split": "test_only"})
+    assert read_start("small").origin.known_hashes(data) is None

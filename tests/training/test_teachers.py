@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from builders import data_module
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from small_runs import SMALL, TINY, resume, train
 
@@ -187,6 +188,14 @@ class TestRecorded:
         with pytest.raises(UserError, match=rf"^teacher={path}: ") as caught:
             judged(path)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("further", [np.zeros(3, np.float32), np.zeros((2, 2), np.int64)])
+    def test_other_hashes_are_refused(self, file, further, tmp_path):
+        with safe_open(file, "np") as stored:
+            tensors, metadata = {"logits": stored.get_tensor("logits"), "further": further}, stored.metadata()
+        save_file(tensors, tmp_path / "t.safetensors", metadata)
+        with pytest.raises(UserError, match=r"further .*, must be int64 \[n\]$"):
+            read(tmp_path / "t.safetensors")
 
     def test_it_is_no_network(self, file):
         with pytest.raises(UserError, match=r"\(it holds the judgement of teachers, for teacher= alone\)$"):

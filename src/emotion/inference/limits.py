@@ -25,7 +25,7 @@ class Limits:
             at once.
         film_megabytes: size of a film, in units of 10^6 bytes; it lies in a temporary file, not in memory.
         film_upload_seconds: time for a film to arrive.
-        films: number of films that arrive or are classified at the same time; a further one is refused at once.
+        films: number of films that arrive or are classified at the same time; a further one is refused after 2 s.
 
     Raises:
         UserError: a value is negative or not finite.

@@ -232,7 +232,10 @@ class Prediction:
             raise UserError(f"--out {self.out}: an annotated file would replace {original}; name another folder")
         for output in outputs.values():
             if output.is_file() and output.resolve() not in self._annotated:
-                raise UserError(f"--out {self.out}: {output} is no annotated file; name another folder")
+                raise UserError(
+                    f"--out {self.out}: {output} is not listed there as an annotated file; remove it, or name another "
+                    "folder"
+                )
         self.out.mkdir(parents=True, exist_ok=True)  # fails before anything is classified
         return outputs
 

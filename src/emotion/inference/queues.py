@@ -1,4 +1,4 @@
-"""Places for requests to the HTTP service; a request that finds none is refused at once, so that queues stay short."""
+"""Places for requests to the HTTP service; a request that finds none is refused, so that queues stay short."""
 
 import asyncio
 import math
@@ -10,7 +10,7 @@ from fastapi import HTTPException
 
 
 class Slots:
-    """A fixed number of slots, each held by one request; a request that finds no free slot is refused, not queued.
+    """A fixed number of slots, each held by one request; a request that finds no free slot is refused.
 
     Args:
         number: number of slots.

@@ -108,6 +108,11 @@ class ThrottledCheckpointIO(TorchCheckpointIO):
         self._write()
         return read_content(Path(path))
 
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes a checkpoint, or forgets it if it is not written yet."""
+        self._pending.pop(str(path), None)
+        super().remove_checkpoint(path)
+
     def teardown(self) -> None:
         """Writes the pending checkpoints; Lightning calls this at the end of a run, even if the run fails."""
         self._write()

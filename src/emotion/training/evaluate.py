@@ -99,8 +99,9 @@ def evaluate(
     members = [replace(member, origin=_with_hashes(member.origin, first)) for member in members]
     votes = _read_votes(changes, first)
     folder = expand(str(out)) if out else _default_folder(first, paths, {**changes, "tta": tta})
+    evaluated = _stages(members, modules)
     make_results_folder(folder)
-    stages = _predict(members, modules, torch_device, tta)
+    stages = _predict(members, modules, evaluated, torch_device, tta)
     environment = describe_environment()
     facts = {
         "checkpoints": ", ".join(map(str, paths)),
@@ -177,15 +178,20 @@ def _describe_seen(members: Sequence[Member], data: EmotionDataModule) -> str:
         if origin.size != data.packed.images.shape[1:]:
             return "not known (the sizes of the images differ)"
     seen = _seen(members, data, data.rows.test)
+    if not len(seen):
+        return "there are no test images"
     complete = all(member.origin.complete for member in members)
     others = "" if complete else "; not all images are known that its start or its teachers were trained on"
     return f"{seen.sum():,} of {len(seen):,}, pixel for pixel{others}"
 
 
 def _predict(
-    members: Sequence[Member], modules: Sequence[EmotionDataModule], device: torch.device, tta: ViewsName
+    members: Sequence[Member],
+    modules: Sequence[EmotionDataModule],
+    stages: Sequence[Stage],
+    device: torch.device,
+    tta: ViewsName,
 ) -> dict[str, Predictions]:
-    stages = _stages(members, modules)
     predicted = [
         predict_stages(member.network, data, stages, device, tta, member.temperature)
         for member, data in zip(members, modules, strict=True)

@@ -124,11 +124,21 @@ class RunFolder:
         return self.config.is_file() and same_settings(read_yaml(self.config), distinguishing(settings.flat()))
 
     def is_finished(self, settings: Settings) -> bool:
-        """Returns whether the folder holds a run with these settings: trained and, unless `test=false`, tested."""
+        """Returns whether the folder holds a run with these settings: trained and, unless `test=false`, tested.
+
+        Raises:
+            UserError: its metrics cannot be read.
+        """
         if self.state != "finished" or not self.holds(settings):
             return False
-        metrics = read_json(self.metrics)
-        return not settings.training.test or "test" in metrics or metrics.get("run", {}).get("test_images") == 0
+        try:
+            metrics = read_json(self.metrics)
+            left = metrics.get("run", {}).get("test_images", 0)  # older runs do not say how many there are
+        except (ValueError, AttributeError) as error:
+            raise UserError(
+                f"{self.metrics}: cannot be read ({first_line(error)}); overwrite=true starts again"
+            ) from None
+        return not settings.training.test or "test" in metrics or not left
 
     def require_same_run(self, settings: Settings) -> None:
         """Checks that a run with these settings can start or be resumed in this folder.

@@ -49,7 +49,8 @@ class Origin:
         size = tuple(map(int, state["size"])) if state else None
         parts = [torch.as_tensor(state.get(key, ()), dtype=torch.int64) for key in ("hashes", "further")]
         hashes = torch.cat(parts).numpy().view(np.uint64)
-        return cls(tuple(classes), data, size, hashes, bool(state.get("complete", True)))
+        taught = bool(content["hyper_parameters"].get("teachers"))  # older versions kept no images of teachers
+        return cls(tuple(classes), data, size, hashes, bool(state.get("complete", not taught)))
 
     @classmethod
     def of_card(cls, card: Card, classes: Sequence[str]) -> "Origin":
@@ -76,7 +77,9 @@ class Origin:
         same = kinds[0] == kinds[1] and facts.get("images_hash", data.packed.digest) == data.packed.digest
         known = own.data not in OWN_DATA or "images_hash" in facts
         drawn = facts.get("split") in ("report", "random") and "val_fraction" not in facts
-        if not same or not known or drawn or "extra_folders" in facts:
+        # A card without the hash is of FER2013, and a folder of other images may be read as FER2013's.
+        real = own.data not in _FER2013 or "images_hash" in facts or {"public", "private"} <= {*data.packed.parts}
+        if not (same and known and real) or drawn or "extra_folders" in facts:
             return None
         source = {key: getattr(own, key) for key in ("data", "data_dir", "votes", "images", "synthetic_images")}
         trained = EmotionDataModule.of({**self.data, **source}, network_classes=self.classes)

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from emotion.data.classes import listed
 from emotion.data.datamodule import EmotionDataModule
 from emotion.data.loader import global_batch_sizes
-from emotion.errors import UserError
+from emotion.errors import UserError, first_line
 from emotion.files import hide_home
 from emotion.models.network import feature_count
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
@@ -113,7 +113,12 @@ def _resume(settings: Settings, folder: RunFolder, data: EmotionDataModule, teac
     limit = settings.trainer.max_epochs
     if limit is not None and 0 < limit < epochs:
         raise UserError(f"trainer.max_epochs={limit}: the run has had {epochs} epochs already")
-    data.load_state_dict(data_state)
+    try:
+        data.load_state_dict(data_state)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{folder.last}: cannot be resumed ({first_line(error)}); overwrite=true starts again"
+        ) from None
     teachers.require_same(taught_by)
     return epochs
 
@@ -215,8 +220,10 @@ def build_task(
 def _read_start(settings: Settings, data: EmotionDataModule, last: Path | None) -> Start | None:
     """Reads the network that the run starts from, if it does; a resumed run's is its last checkpoint."""
     init = settings.training.init
-    if init is None or last is not None:
-        return None if init is None else read_start(str(last))
+    if init is None:
+        return None
+    if last is not None:
+        return read_start(str(last))
     start = read_start(init)
     if not require_unseen(f"init={init}", start.origin, data):
         log.info(UNKNOWN, f"init={init}")

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from emotion.analysis.figures import read_curves
 from emotion.config import read
 from emotion.data.datamodule import EmotionDataModule, Stage
+from emotion.data.loader import global_batch_sizes
 from emotion.errors import UserError, first_line
 from emotion.overrides import require_effect
 from emotion.settings import Settings
@@ -114,8 +115,8 @@ class Trained:
         """Number of training images per epoch, including oversampled images and repeated draws."""
         task = self.trainer.lightning_module
         assert isinstance(task, EmotionTask)
-        shown = task.batches_per_epoch * self.data.batches.batch_size * self.trainer.world_size
-        return min(shown, len(self.data.train_set[2]))
+        images, size = len(self.data.train_set[2]), self.data.batches.batch_size
+        return sum(global_batch_sizes(images, size, self.trainer.world_size)[: task.batches_per_epoch])
 
 
 def train(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback] = ()) -> Trained:
@@ -145,9 +146,8 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
         log.warning("ended by SIGTERM in epoch %d: the same command continues the run", trainer.current_epoch + 1)
         raise SystemExit(SIGTERM_STATUS) from None
     except Exception as error:
-        if last is None or timer.start_time() is not None or isinstance(error, UserError | OSError):
-            raise
-        if is_out_of_memory(error):
+        of_machine = isinstance(error, UserError | OSError) or is_out_of_memory(error)
+        if last is None or timer.start_time() is not None or of_machine:
             raise
         # An error of another kind before the first step of a resumed run comes from the content of its checkpoint.
         raise UserError(f"{last}: cannot be resumed ({first_line(error)}); overwrite=true starts again") from error

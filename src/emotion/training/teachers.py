@@ -117,13 +117,16 @@ def _read_teacher(name: str) -> Member:
 
 
 def _recorded(given: Sequence[str], name: str, described: Mapping[str, Any], data: EmotionDataModule) -> Teachers:
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
     if len(given) > 1:
         raise UserError(f"teacher={name}: holds the judgement of all teachers; name it alone")
     if not described["known"]:
         log.warning(UNKNOWN, f"teacher={name}")
-    further = load_file(expand(name)).get("further", np.empty(0, np.int64))
+    with safe_open(expand(name), "np") as file:
+        further = file.get_tensor("further") if "further" in file.keys() else np.empty(0, np.int64)  # noqa: SIM118
+    if further.dtype != np.int64 or further.ndim != 1:
+        raise UserError(f"teacher={name}: further {further.dtype} {list(further.shape)}, must be int64 [n]")
     data.add_training_images(further.view(np.uint64), described["known"])
     return Teachers(tuple(map(str, described["teachers"])), described["known"], recorded=expand(name))
 

@@ -63,7 +63,7 @@ function rowsOf(place, faces) {
 }
 
 /** Keeps a spreadsheet from taking the name of a class or file for a formula; -1, +0.5 and -3e-05 are numbers. */
-const noFormula = (name) => (/^([=@]|[+-](?![\d.]+(e[+-]?\d+)?$))/.test(name) ? `'${name}` : name);
+const noFormula = (name) => (/^([=@]|[+-](?!$|[\d.]+(e[+-]?\d+)?$))/.test(name) ? `'${name}` : name);
 
 /**
  * Returns the page of a film's timeline, as `emotion predict --timeline` writes it; it asks for the film.

@@ -2,7 +2,7 @@
 
 const MILLION = 1e6;
 const MOST_TRIES = 10;
-const LONGEST_WAIT_S = 5; // a service that asks for more is not busy for a moment only
+const LONGEST_WAIT_S = 4; // a service that asks for more had no time for this request, or is busy for long
 
 /** What the service says about itself; filled by `loadAbout`. */
 export const about = { networks: [], classes: [], colours: {}, ink: "", version: "", megabytes: 0, film_megabytes: 0 };
@@ -17,16 +17,18 @@ export async function loadAbout() {
  *
  * @param image its `blob` and `name`.
  * @param question `detect`, `heatmap`, `preview`, and `confidence` if it is not that of the service.
+ * @param signal ends the requests.
+ * @param tries how often a busy service is asked.
  */
-export function askAll(image, question, signal) {
-  return Promise.all(about.networks.map((network) => ask(image, { network, ...question }, signal)));
+export function askAll(image, question, signal, tries = MOST_TRIES) {
+  return Promise.all(about.networks.map((network) => ask(image, { network, ...question }, signal, tries)));
 }
 
-async function ask({ blob, name }, question, signal) {
+async function ask({ blob, name }, question, signal, tries) {
   refuseLarge(blob, name, about.megabytes);
   const form = new FormData();
   form.append("image", blob, "image");
-  const answer = await send(`/predict?${new URLSearchParams(question)}`, form, signal);
+  const answer = await send(`/predict?${new URLSearchParams(question)}`, form, signal, tries);
   if (!answer.ok) throw await problem(answer, name);
   return answer.json();
 }
@@ -50,11 +52,11 @@ function refuseLarge(blob, name, megabytes) {
 }
 
 /** Sends a form; while the service has too much to do for a moment, it is sent again. */
-async function send(address, body, signal) {
-  for (let tries = 1; ; tries++) {
+async function send(address, body, signal, tries = MOST_TRIES) {
+  for (let left = tries - 1; ; left--) {
     const answer = await post(address, body, signal);
-    const seconds = Number(answer.headers.get("Retry-After") ?? LONGEST_WAIT_S + 1);
-    if (answer.status !== 503 || seconds > LONGEST_WAIT_S || tries === MOST_TRIES) return answer;
+    const seconds = Number(answer.headers.get("Retry-After") ?? NaN);
+    if (answer.status !== 503 || !(seconds <= LONGEST_WAIT_S) || !left) return answer;
     await new Promise((done) => setTimeout(done, 1000 * seconds));
   }
 }

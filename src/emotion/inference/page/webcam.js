@@ -22,6 +22,7 @@ const PROBLEMS = {
 const INSECURE = "Browsers allow the webcam on secure pages only: open this page on the machine of the service, or over HTTPS.";
 
 let stream = null;
+let abort = new AbortController(); // ends the requests of the camera that was ended
 let run = 0; // number of the newest start: answers for older ones are dropped
 let paused = false;
 let history = []; // { second, probabilities } of the largest face
@@ -92,6 +93,8 @@ export function stopWebcam() {
 function release() {
   stream?.getTracks().forEach((track) => track.stop());
   stream = null;
+  abort.abort();
+  abort = new AbortController();
   run++;
 }
 
@@ -111,7 +114,7 @@ async function watch(number) {
     const blob = await new Promise((done) => picture.toBlob(done, "image/jpeg", 0.85));
     try {
       const asked = { detect: !byId("single-face").checked, heatmap: byId("heatmap").checked };
-      const answer = joined(await askAll({ blob, name: "webcam" }, asked));
+      const answer = joined(await askAll({ blob, name: "webcam" }, asked, abort.signal, 1));
       if (!stream || number !== run || paused) continue;
       const faces = tracks.update(answer.faces, second, Number(byId("smooth").value));
       const speaks = performance.now() - spoken > SPOKEN_MS;
@@ -121,6 +124,7 @@ async function watch(number) {
       if (recording) record(frame, second, faces);
       showMessage("");
     } catch (error) {
+      if (number !== run) break;
       showMessage(error.message);
       await new Promise((done) => setTimeout(done, 1000));
     }
