@@ -1,11 +1,13 @@
-"""Compares training on features of K augmented views with training on images that are augmented in each epoch.
+"""Compares trainings with several values of one setting.
 
-Trains a frozen backbone on a subset of FER2013 (or on drawn faces) with several values of `feature_views` and seeds,
-and writes the validation accuracy after every epoch, as JSON and as a plot.
+Trains on a subset of FER2013's training images (or on drawn faces) with each value and several seeds, validates on
+another subset of them, and writes the result after every epoch, as JSON and as a plot. The values may be those of
+`feature_views`: features of K augmented views of each image, or 0, images that are augmented in each epoch.
 
     python benchmarks/curves.py weights=<file> --out benchmarks/results/curves.json
 
-Contents of the JSON file: `curves`, the accuracies [epochs] of each seed by number of views (0: images); `images`,
+Contents of the JSON file: `curves`, the accuracies [epochs] of each seed by value; `dead_channels`, in the same form,
+the share of the channels of the last trained convolution that are 0 on all validation images after ReLU; `images`,
 `settings`; `environment`, versions and hardware.
 """
 
@@ -21,6 +23,7 @@ from faces import write_folders
 from lightning import Callback, LightningModule, Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 from emotion.config import compose, read
 from emotion.errors import exit_on_user_error
@@ -28,37 +31,55 @@ from emotion.training import run
 from emotion.training.environment import describe_environment
 from emotion.training.folder import RunFolder, write_json
 
-LABELS = {"0": "images, augmented anew", "1": "1 view"}
 Curves = Mapping[str, Sequence[Sequence[float]]]
 
 
-class Accuracies(Callback):
-    """Keeps the validation accuracy of every epoch."""
+class Validations(Callback):
+    """Keeps the validation accuracy of every epoch, and the share of dead channels.
+
+    A channel of the last convolution, if that is trained, is dead if ReLU makes it 0 in every place of all images.
+    """
 
     def __init__(self) -> None:
-        self.values: list[float] = []
+        self.accuracies: list[float] = []
+        self.dead_channels: list[float] = []
+        self._alive: Tensor | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watches the last convolution of the network."""
+        *_, last = (module for module in pl_module.modules() if isinstance(module, nn.Conv2d))
+        if last.weight.requires_grad:
+            last.register_forward_hook(self._watch)
+
+    def _watch(self, convolution: nn.Module, inputs: tuple[Tensor, ...], maps: Tensor) -> None:
+        if not convolution.training:
+            alive = (maps > 0).any(dim=3).any(dim=2).any(dim=0)  # [C], of maps [B, C, H, W]
+            self._alive = alive if self._alive is None else self._alive | alive
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keeps the accuracy of the validation that ended."""
-        self.values.append(round(float(trainer.callback_metrics["val/acc"]), 4))
+        """Keeps the result of the validation that ended."""
+        self.accuracies.append(round(float(trainer.callback_metrics["val/acc"]), 4))
+        if self._alive is not None:
+            self.dead_channels.append(round(1 - self._alive.float().mean().item(), 4))
+        self._alive = None
 
 
-def train(arguments: Sequence[str]) -> list[float]:
-    """Trains as `train.py` does with these arguments, and returns the validation accuracy after each epoch."""
-    accuracies = Accuracies()
+def train(arguments: Sequence[str]) -> Validations:
+    """Trains as `train.py` does with these arguments, and returns the results of the validations."""
+    validations = Validations()
     with tempfile.TemporaryDirectory() as folder:
-        run.train(read(compose(*arguments)), RunFolder(Path(folder)), [accuracies])
-    return accuracies.values
+        run.train(read(compose(*arguments)), RunFolder(Path(folder)), [validations])
+    return validations
 
 
-def curves_figure(curves: Curves) -> Figure:
-    """Draws mean and range over seeds of the accuracy, for each number of views."""
+def curves_figure(curves: Curves, setting: str) -> Figure:
+    """Draws mean and range over seeds of the accuracy, for each value of a setting."""
     figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for views, seeds in curves.items():
+    for value, seeds in curves.items():
         values, epochs = np.array(seeds), range(1, len(seeds[0]) + 1)
-        (line,) = axes.plot(epochs, values.mean(0), label=LABELS.get(views, f"{views} views"))
+        (line,) = axes.plot(epochs, values.mean(0), label=f"{setting}={value}")
         axes.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel="epoch", ylabel="validation accuracy")
     axes.legend(frameon=False)
@@ -74,7 +95,7 @@ def main() -> None:
     add("--model", default="vgg16_fe", help="model as for train.py (vgg16_fe)")
     add("--data", choices=("fer2013", "synthetic"), default="fer2013", help="source of the images (fer2013)")
     add("--images", type=int, default=2560, help="training images, and a quarter as many for validation (2560)")
-    add("--views", type=int, nargs="+", default=[0, 1, 3, 8], help="feature_views of each curve (0 1 3 8)")
+    add("--vary", default="feature_views=0,1,3,8", help="a setting and its values (feature_views=0,1,3,8)")
     add("--seeds", type=int, default=3, help="runs of each curve (3)")
     add("--epochs", type=int, default=10, help="epochs of each run (10)")
     add("--out", type=Path, help="JSON file to write, with the plot beside it")
@@ -83,17 +104,21 @@ def main() -> None:
         images = write_folders(Path(folder), options.data, data_dir(), options.images)
         fixed = [f"model={options.model}", "data=folder", f"data_dir={folder}", "split=official", "patience=null"]
         fixed += [f"trainer.max_epochs={options.epochs}", *options.settings]
-        curves: dict[str, list[list[float]]] = {str(views): [] for views in options.views}
+        setting, values = options.vary.split("=")
+        curves: dict[str, list[list[float]]] = {value: [] for value in values.split(",")}
+        dead: dict[str, list[list[float]]] = {value: [] for value in curves}
         for seed in range(options.seeds):
-            for views in options.views:
-                curves[str(views)].append(train([*fixed, f"seed={seed}", f"feature_views={views}"]))
-                print(f"seed {seed}, feature_views={views}:", *curves[str(views)][-1], flush=True)
+            for value in curves:
+                trained = train([*fixed, f"seed={seed}", f"{setting}={value}"])
+                curves[value].append(trained.accuracies)
+                dead[value].append(trained.dead_channels)
+                print(f"seed {seed}, {setting}={value}:", *trained.accuracies, flush=True)
     settings = {"model": options.model, "data": options.data, "words": options.settings}
-    result = {"curves": curves, "images": images, "settings": settings, "environment": describe_environment()}
-    print(json.dumps({views: np.array(seeds).mean(0)[-1] for views, seeds in curves.items()}))
+    results = {"curves": curves, "dead_channels": dead, "images": images, "settings": settings}
+    print(json.dumps({value: np.array(seeds).mean(0)[-1] for value, seeds in curves.items()}))
     if options.out:
-        write_json(options.out, result)
-        curves_figure(curves).savefig(options.out.with_suffix(".png"))
+        write_json(options.out, {**results, "environment": describe_environment()})
+        curves_figure(curves, setting).savefig(options.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

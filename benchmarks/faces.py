@@ -32,9 +32,10 @@ def write_folders(root: Path, data: DataName, data_dir: Path, images: int) -> di
         UserError: the source has too few images, or `images` is too small for one image of each class.
     """
     parts = {"train": images, "val": images // 4, "test": len(CLASSES)}
-    drawn = max(2 * sum(parts.values()), MIN_IMAGES)
+    drawn = max(3 * sum(parts.values()), MIN_IMAGES)
     packed = EmotionDataModule(DataSettings(data=data, data_dir=str(data_dir), synthetic_images=drawn)).packed
-    rows = np.random.default_rng(0).permutation(len(packed))
+    # Accuracies on these images may choose settings, so none of them is a test image.
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(packed.parts == "train"))
     for part, size in parts.items():
         chosen = _choose(packed.labels[rows], size)
         for row in rows[chosen]:
