@@ -11,8 +11,8 @@ from platformdirs import user_cache_path
 
 from emotion.errors import UserError
 
-MAX_UNPACKED = 2**28
-"""Bytes that an archive of any size may unpack to: predictions for four million images."""
+MAX_UNPACKED = 2**30
+"""Bytes that an archive of any size may unpack to: predictions for a million images with names of 200 characters."""
 SYSTEM_NAMES = (
     *("__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
     *("system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
@@ -34,7 +34,7 @@ def visible_files(folder: str | Path, on_error: Callable[[OSError], object] | No
         folder: the folder to search.
         on_error: called for each folder that cannot be read, which is skipped.
     """
-    for parent, folders, names in os.walk(folder, onerror=on_error) if on_error else os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=on_error):
         folders[:] = [name for name in folders if not is_hidden(name)]
         yield from (os.path.join(parent, name) for name in names if not is_hidden(name))
 

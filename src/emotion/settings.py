@@ -123,7 +123,7 @@ class DataSettings(Group):
     split: SplitName = setting(
         "report",
         "report: the paper's | official: PublicTest validates, PrivateTest tests | clean: official without "
-        "duplicates between the parts | random: of all images, stratified | test_only: all images "
+        "training images that are in one of these too | random: of all images, stratified | test_only: all images "
         "test, for evaluate.py",
         FIXED,
     )

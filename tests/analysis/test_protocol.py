@@ -30,8 +30,9 @@ def test_official_split() -> None:
     }
 
 
-def test_validation_images_of_the_training_part_are_not_held_out() -> None:
-    stages = {"val": make("val", ["train"] * 5), "test": make("test", ["public", "private", "public", "private"])}
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_validation_images_that_only_choose_are_not_held_out(part: str) -> None:
+    stages = {"val": make("val", [part] * 5), "test": make("test", ["public", "private", "public", "private"])}
     assert names(protocol_parts(stages)) == {
         "PublicTest": ["test/0", "test/2"],
         "PrivateTest": ["test/1", "test/3"],

@@ -327,6 +327,11 @@ def test_weighted_sampler_draws_classes_about_equally_often_from_the_training_im
     assert np.abs(counts - 1280 / 7).max() < 50
 
 
+def test_weighted_sampler_keeps_apart_images_whose_weights_differ_by_rounding(tones):
+    """Sums of a million float32 weights lose the small ones, so that the last images would never be drawn."""
+    assert tone_data(tones, balance="weighted_sampler").train_dataloader().sampling_weights.dtype == torch.float64
+
+
 def test_weighted_sampler_is_a_function_of_seed_and_epoch(tones):
     same, again, other = (
         tone_data(tones, balance="weighted_sampler", seed=seed).train_dataloader() for seed in (1, 1, 2)
@@ -615,3 +620,20 @@ def test_ties_of_votes_are_counted_as_they_are_labelled(tmp_path):
     assert np.array_equal(voted.packed.labels, plain.labels)
     assert voted.class_weights == hard.class_weights
     assert voted.class_shares == hard.class_shares
+
+
+def test_test_images_that_are_drawn_are_duplicates_only_of_training_images(tmp_path):
+    """Flat folders have one part: twins that both test, as with `group_duplicates`, have no duplicate in training."""
+    for label, name in enumerate(CLASSES):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            tone = Image.new("L", (48, 48), 30 * label + number)
+            for twin in "ab":
+                tone.save(tmp_path / name / f"{number}{twin}.png")
+    split = {"split": "report", "augment": False}
+    grouped, mixed = (tone_data(tmp_path, **split, group_duplicates=grouped) for grouped in (True, False))
+    assert not grouped.origin("test")[1].any()
+    own = mixed.packed.hashes
+    expected = np.isin(own[mixed.rows.test], own[mixed.rows.train])
+    assert expected.any()
+    assert mixed.origin("test")[1].tolist() == expected.tolist()

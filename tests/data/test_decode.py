@@ -73,6 +73,12 @@ def test_colours_of_a_palette_without_warnings(transparency) -> None:
     assert np.abs(grey - colours[pixels] @ [0.299, 0.587, 0.114]).max() <= 0.51
 
 
+@pytest.mark.parametrize("tones", [[0, 65_536], [-1, 5]])
+def test_integers_of_unknown_range_are_refused(tones: list[int]) -> None:
+    with pytest.raises(BadImageError, match=f"pixels from {tones[0]} to {tones[1]} are of unknown range"):
+        upright(Image.fromarray(np.array([tones], np.int32)), "L")
+
+
 def test_floating_point_tones_are_refused() -> None:
     with pytest.raises(BadImageError, match="floating-point"):
         upright(Image.new("F", (2, 2)), "L")

@@ -175,7 +175,7 @@ def test_names_and_order_do_not_depend_on_how_the_system_lists_files(tmp_path, m
     listed, walked = os.listdir, os.walk
     monkeypatch.setattr(os, "listdir", lambda path: listed(path)[::-1])
     monkeypatch.setattr(
-        os, "walk", lambda path: ((folder, folders, names[::-1]) for folder, folders, names in walked(path))
+        os, "walk", lambda path, onerror: ((folder, folders, names[::-1]) for folder, folders, names in walked(path))
     )
     assert [item.name for item in FolderSource(root)] == names
 
@@ -892,3 +892,20 @@ def test_real_fer2013_has_the_counts_of_the_paper(fer2013):
         **dict(zip([("test", name) for name in CLASSES], (958, 111, 1024, 1774, 1233, 1247, 831), strict=True)),
     }
     assert Counter(file.part for file in files) == {"train": 28709, "public": 3589, "private": 3589}
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    make_tree(tmp_path)
+    locked = tmp_path / "happy" / "more"
+    locked.mkdir()
+    scan = os.scandir
+
+    def denied(path):
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UserError) as error:
+        FolderSource(tmp_path)
+    assert message(error) == f"{locked}: the folder cannot be read (Permission denied)"

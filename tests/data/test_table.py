@@ -327,6 +327,14 @@ def test_labels_are_the_seven_or_their_own_classes(tmp_path):
     assert opened(path).classes == ("anger", "tired")
 
 
+def test_numbers_with_a_decimal_point_are_those_without(tmp_path):
+    """pandas writes a column of integers with an empty cell as 0.0, 1.0."""
+    photos(tmp_path, "a.png", "b.png")
+    path = write(tmp_path / "list.csv", "path,label", "a.png,1.0", "b.png,0.0")
+    assert [file.label for file in opened(path, classes=["calm", "tired"]).files] == [1, 0]
+    assert "the classes are numbers (0, 1)" in refusal(path)
+
+
 def test_a_label_outside_the_classes_is_named_with_its_first_line(tmp_path):
     path = write(tmp_path / "list.csv", "path,label", "a.png,happy", "b.png,hapy", "c.png,hapy")
     assert refusal(path, classes=["happy", "sad"]) == (

@@ -254,7 +254,7 @@ def test_images_of_the_csv_get_the_votes_of_its_rows(tmp_path):
     pixels = " ".join(["7"] * 48**2)
     usages = ("Training", "Training", "PublicTest", "PrivateTest")
     lines = ["emotion,pixels,Usage", *(f"0,{pixels},{usage}" for usage in usages)]
-    (tmp_path / "fer2013.csv").write_text("\n".join(lines))
+    (tmp_path / "fer2013.csv").write_text("\n\n".join(lines))  # empty lines are no rows
     packed = pack(Fer2013Csv(tmp_path / "fer2013.csv"))
     own = open_votes(own_file(tmp_path, *ROWS)).require_on(packed.names.tolist(), packed.parts.tolist())
     labelled = with_votes(packed, own, CLASSES, soft=False)

@@ -273,11 +273,17 @@ def test_page_is_the_same_whenever_it_is_written(runs: Path, tmp_path: Path) -> 
     assert first == second
 
 
-def test_too_many_configurations_are_not_all_compared(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_of_too_many_configurations_the_best_on_validation_images_are_compared(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "MAX_COMPARED", 1)
-    assert "Comparison of every two runs" not in write_report([runs], tmp_path / "out")[0].read_text()
+    monkeypatch.setattr(page, "MAX_COMPARED", 2)
+    for lr, accuracy in (("0.01", 0.2), ("0.02", 0.6), ("0.03", 0.7)):
+        make_run(f"lr={lr}", name=f"runs/{lr}", images=200, accuracy=accuracy)
+    text = write_report([tmp_path / "runs"], tmp_path / "out")[0].with_suffix(".md").read_text()
+    assert "Of 3 configurations, the 2 with the highest validation accuracy are compared." in text
+    (pairs,) = (file.read_text() for file in (tmp_path / "out/tables").glob("pairs*.csv"))
+    (row,) = pairs.splitlines()[1:]
+    assert row.startswith('"2. CNN 2-2-1-1, class weights","3. CNN 2-2-1-1, class weights"')
 
 
 def test_command_prints_the_verdict_and_the_path_of_the_page(runs: Path, tmp_path: Path) -> None:
@@ -356,9 +362,10 @@ def test_evaluations_make_a_page_without_runs(make_run: MakeRun, tmp_path: Path)
     assert "| fer2013, split=report |" in path.with_suffix(".md").read_text()
 
 
-def test_evaluations_on_other_data_or_classes_share_no_table(make_run: MakeRun, tmp_path: Path) -> None:
-    for number, (data, classes) in enumerate((("fer2013", CLASSES), ("photos", CLASSES), ("photos", MOODS))):
-        folder = make_run("data_dir=gone", name=f"runs/{number}", images=42, classes=classes).folder
+def test_evaluations_on_other_images_or_classes_share_no_table(make_run: MakeRun, tmp_path: Path) -> None:
+    kinds = (("fer2013", CLASSES, 42), ("photos", CLASSES, 42), ("photos", MOODS, 42), ("photos", MOODS, 21))
+    for number, (data, classes, images) in enumerate(kinds):
+        folder = make_run("data_dir=gone", name=f"runs/{number}", images=images, classes=classes).folder
         record = {"checkpoints": ["a.ckpt"], "data": data, "split": "test_only", "tta": "none", "seen": "not known"}
         folder.config.unlink()
         (folder.path / "evaluation.json").write_text(json.dumps(record))
@@ -367,5 +374,6 @@ def test_evaluations_on_other_data_or_classes_share_no_table(make_run: MakeRun, 
     for data in ("fer2013, split=test_only, 7 classes (1)", "photos, split=test_only, 7 classes (2)"):
         assert f"### Evaluations on {data}" in text
     assert "### Evaluations on photos, split=test_only, 3 classes (3)" in text
-    assert text.count("| Evaluation | Data |") == 3
-    assert len(list((tmp_path / "out/tables").glob("evaluations-*.csv"))) == 3
+    assert "### Evaluations on photos, split=test_only, 3 classes (4)" in text
+    assert text.count("| Evaluation | Data |") == 4
+    assert len(list((tmp_path / "out/tables").glob("evaluations-*.csv"))) == 4

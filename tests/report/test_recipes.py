@@ -27,6 +27,7 @@ def test_runs_of_the_experiments_follow_the_recipe(published: PublishedRun, data
 
 def test_paths_and_hardware_are_no_differences() -> None:
     arguments = ["name=other", "seed=7", "data_dir=/elsewhere", "trainer.accelerator=gpu", "trainer.strategy=ddp"]
+    arguments += ["memory_budget=500", "compile=true", "cuda_graph=false", "trainer.benchmark=true"]
     assert changed(*arguments) == {}
     assert changed("trainer.devices=2") == {"trainer.devices": "2"}, "each process takes its own batch"
 
@@ -40,6 +41,7 @@ def test_differences_have_values_as_on_the_command_line() -> None:
         "patience": "null",
         "trainer.max_epochs": "42",
     }
+    assert changed("lr=0.00012345671") == {"lr": "0.00012345671"}, "every digit, since runs are told apart by them"
 
 
 def test_recipe_is_that_of_the_table_not_of_the_model() -> None:

@@ -149,6 +149,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "faces": (setting(synthetic_images=10**12), "config.yaml: synthetic_images: "),
     "yaml": (text("config.yaml", "model: [cnn\ndata: {"), "config.yaml: cannot be read"),
     "aliases": (text("config.yaml", "a: &a [x]\nb: [*a, *a]"), "config.yaml: cannot be read (it contains aliases"),
+    "tag": (setting(data_dir=b"x"), "config.yaml: cannot be read (it contains the tag tag:yaml.org,2002:binary"),
     "no images": (
         arrays(lambda stored: {name: stored[name][:0] for name in stored if name.startswith("test")}),
         "predictions.npz: no predictions for test images",

@@ -243,15 +243,15 @@ def picture(kind: str) -> bytes:
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files: pictures that claim 2.5 gigabytes of pixels or more, an archive of 300 megabytes."""
+    """Small files: pictures that claim 2.5 gigabytes of pixels or more, an archive of 1.1 gigabytes."""
     claims = png(50_000, 8, 100)
     gif = b"GIF89a" + (50_000).to_bytes(2, "little") * 2 + b"\xf0\0\0" + bytes(6) + b","
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file, file.open("classes.npy", "w") as array:
         header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
-        text = repr({"descr": "|u1", "fortran_order": False, "shape": (3 * 10**8,)}).ljust(117) + "\n"
+        text = repr({"descr": "|u1", "fortran_order": False, "shape": (11 * 10**8,)}).ljust(117) + "\n"
         array.write(header + text.encode())
-        for _ in range(30):
+        for _ in range(110):
             array.write(bytes(10**7))
     return {
         **dict.fromkeys(("bomb.png", "bomb.mp4"), claims),

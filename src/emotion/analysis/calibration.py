@@ -54,11 +54,11 @@ def calibration(probabilities: NDArray[np.float32], labels: NDArray[np.int64], b
     """
     if not len(labels):
         raise ValueError("no images to compute the calibration of")
-    precise = probabilities.astype(np.float64)
-    one_hot = np.eye(precise.shape[1])[labels]  # [N, K]
+    true = probabilities[np.arange(len(labels)), labels].astype(np.float64)  # [N]
+    squares = np.einsum("nk,nk->n", probabilities, probabilities, dtype=np.float64)  # [N]
     return Calibration(
-        nll=float(-np.log(np.maximum(precise[one_hot == 1], SMALLEST_PROBABILITY)).mean()),
-        brier=float(((precise - one_hot) ** 2).sum(1).mean()),
+        nll=float(-np.log(np.maximum(true, SMALLEST_PROBABILITY)).mean()),
+        brier=float((squares - 2 * true + 1).mean()),  # the label has the error 1 - p, every other class its p
         ece=_expected_error(_bin(probabilities, labels, bins)),
     )
 

@@ -32,7 +32,7 @@ class Predictions:
         labels: int64 [N], true class ids.
         probabilities: float32 [N, K], rows sum to 1.
         parts: str [N], part of the source that each image comes from: train, val, test, public or private.
-        copied: bool [N], whether the training part of the source holds another, pixel-identical image.
+        copied: bool [N], whether each is a duplicate (see `emotion.data.datamodule.EmotionDataModule.origin`).
         classes: names of the K classes, in the order of the class ids.
 
     Raises:

@@ -1,7 +1,7 @@
 """The evaluation protocol: the held-out images that are measured, and the metrics that are computed on them.
 
 PublicTest chooses (epoch, temperature, members of an ensemble). PrivateTest is read once, with and without the images
-that are pixel-identical to a training image.
+that are pixel-identical to one of the training part.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,13 +17,13 @@ def protocol_parts(stages: Mapping[str, Predictions]) -> dict[str, Predictions]:
     """Returns the predictions for each part of the held-out images, by the part's name, without empty parts.
 
     Args:
-        stages: predictions of `test` and, if there are any, of `val`. Validation images that were split off the
-            training images are no held-out images.
+        stages: predictions of `test` and, if there are any, of `val`. Of the validation images, those of PublicTest
+            count, as in other work; all others only choose.
     """
     held_out = stages["test"]
     if "val" in stages:
         val = stages["val"]
-        held_out = val.subset(val.parts != "train").joined(held_out)
+        held_out = val.subset(val.parts == "public").joined(held_out)
     private = held_out.subset(held_out.parts == "private")
     parts = {
         "PublicTest": held_out.subset(held_out.parts == "public"),

@@ -250,8 +250,10 @@ def _resample(counts: NDArray[np.int64], seed: int, resamples: int) -> Iterator[
     if not images:
         raise ValueError("no images to draw from")
     generator, size = np.random.default_rng(seed), max(1, DRAWN // counts.size)
+    filled = np.flatnonzero(counts)  # at most one cell for each image, of a million cells of 1,000 classes
     for start in range(0, resamples, size):
-        draws = generator.multinomial(images, counts.ravel() / images, size=min(size, resamples - start))
+        draws = np.zeros((min(size, resamples - start), counts.size), np.int64)
+        draws[:, filled] = generator.multinomial(images, counts.flat[filled] / images, size=len(draws))
         yield draws.reshape(-1, *counts.shape)  # [r, ...]
 
 

@@ -29,7 +29,7 @@ _RESULTS_NOTE = (
 )
 _PROTOCOL_NOTE = (
     "NLL and ECE: at the temperature fitted on the validation images. "
-    "Without duplicates: without the images that are pixel-identical to a training image."
+    "Without duplicates: without the images that are pixel-identical to one of the training part."
 )
 _REPORT_NOTE = (
     "Precision: the share of the images predicted as a class that belong to it. "

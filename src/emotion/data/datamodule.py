@@ -226,17 +226,17 @@ class EmotionDataModule(LightningDataModule):
         return shares
 
     def origin(self, stage: Stage) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
-        """Returns the part of each image of a stage, str [n], and whether a training image has its pixels, bool [n].
+        """Returns the part of each image of a stage, str [n], and whether it is a duplicate, bool [n].
 
-        With `split=random` the parts of the source mean nothing: images of the test are `test`, all others `train`.
+        A duplicate has the pixels of an image in the training part of the source; where images were drawn from that
+        part, those of a training image. With `split=random` the parts of the source mean nothing: images of the test
+        are `test`, all others `train`, and all are drawn.
         """
-        rows = getattr(self.rows, stage)
-        if self.settings.split != "random":
-            return self.packed.parts[rows], self.packed.copied[rows]
-        hashes = self.packed.hashes
-        return np.full(len(rows), "test" if stage == "test" else "train"), np.isin(
-            hashes[rows], hashes[self.rows.train]
-        )
+        rows, hashes = getattr(self.rows, stage), self.packed.hashes
+        parts, drawn = self.packed.parts[rows], self.packed.parts[rows] == "train"
+        if self.settings.split == "random":
+            parts, drawn = np.full(len(rows), "test" if stage == "test" else "train"), np.full(len(rows), True)
+        return parts, np.where(drawn, np.isin(hashes[rows], hashes[self.rows.train]), self.packed.copied[rows])
 
     def counts(self) -> dict[Stage, list[int]]:
         """Returns the number of images of each class for each stage, followed by the total."""
@@ -341,7 +341,7 @@ class EmotionDataModule(LightningDataModule):
         weights = None
         if self.batches.balance == "weighted_sampler":
             ids = self._training_labels
-            weights = class_weights(ids, len(self.classes))[ids]  # [n]
+            weights = class_weights(ids, len(self.classes)).double()[ids]  # [n], sums of float32 would lose the last
         loader = self._loader(
             inputs,
             labels,

@@ -90,7 +90,8 @@ def upright(image: Image.Image, mode: Literal["L", "RGB"]) -> Pixels:
         uint8 [H, W] or [H, W, 3], contiguous.
 
     Raises:
-        BadImageError: the image has no pixels, more than `MAX_PIXELS`, or floating-point pixels of unknown range.
+        BadImageError: the image has no pixels, more than `MAX_PIXELS`, or pixels of unknown range: floating-point
+            numbers, or integers outside 0..65535.
     """
     _check_size(image)
     image.load()  # before EXIF is read, since PIL itself turns a TIFF upright when it decodes it
@@ -116,7 +117,10 @@ def _max_tone(image: Image.Image) -> int:
     """Returns the largest tone of the image's bit depth, which is guessed: 16-bit files may hold 10- or 12-bit data."""
     if not image.mode.startswith("I"):
         return 255
-    brightest = max(int(np.asarray(tile).max()) for _, _, tile in _tiles(image))
+    extremes = [(int(tones.min()), int(tones.max())) for _, _, tile in _tiles(image) for tones in [np.asarray(tile)]]
+    darkest, brightest = min(low for low, _ in extremes), max(high for _, high in extremes)
+    if darkest < 0 or brightest > 65_535:
+        raise BadImageError(f"pixels from {darkest} to {brightest} are of unknown range; convert the image to 16 bits")
     return next((2**bits - 1 for bits in (8, 10, 12, 14) if brightest < 2**bits), 65_535)
 
 

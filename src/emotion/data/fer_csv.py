@@ -59,8 +59,8 @@ class Fer2013Csv(Source):
         return self.length
 
     def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
-        for line, row in self._rows():
-            item = self._read(row, line)
+        for number, (line, row) in enumerate(self._rows(), 2):  # the header is row 1
+            item = self._read(row, line, number)
             if item is not None:
                 yield item
 
@@ -91,8 +91,11 @@ class Fer2013Csv(Source):
     def _class(self, row: list[str]) -> str:
         return CSV_CLASSES[_digit(row[self.columns["emotion"]].strip(), len(CSV_CLASSES))]
 
-    def _read(self, row: list[str], line: int) -> LabelledImage | BadImageError | None:
-        """Returns the image of a row, or None if its class is left out."""
+    def _read(self, row: list[str], line: int, number: int) -> LabelledImage | BadImageError | None:
+        """Returns the image of a row, or None if its class is left out.
+
+        The image is named after the number of the row, which the votes of FER+ go by: empty lines do not count.
+        """
         try:
             label = self._ids[CSV_CLASSES.index(self._class(row))]
             if label is None:
@@ -100,7 +103,7 @@ class Fer2013Csv(Source):
             pixels, usage = (row[self.columns[column]].strip() for column in ("pixels", "usage"))
             values = np.frombuffer(bytes(map(int, pixels.split())), np.uint8)
             image = values.reshape(1, FER_SIZE, FER_SIZE)
-            return LabelledImage(image, label, FER_PARTS[usage], f"{self.path.name}:{line}")
+            return LabelledImage(image, label, FER_PARTS[usage], f"{self.path.name}:{number}")
         except (IndexError, KeyError, ValueError):
             expected = "emotion 0..6, 2,304 pixels 0..255, Usage " + "/".join(FER_PARTS)
             return BadImageError(f"{self.path} line {line}: broken row (expected {expected})")

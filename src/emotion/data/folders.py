@@ -19,6 +19,9 @@ from emotion.errors import UserError
 from emotion.files import is_hidden, visible_files
 from emotion.settings import FER_SIZE
 
+THREADS = 8
+"""Largest number of threads that decode images."""
+
 
 @dataclass(frozen=True)
 class ImageFile:
@@ -60,7 +63,8 @@ class FilesSource(Source):
 
     def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
         chunk = 1024
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # More threads would not read faster, and each holds a decoded image of up to 150 MB three times.
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
             for start in range(0, len(self.files), chunk):
                 yield from pool.map(self._read, self.files[start : start + chunk])
 
@@ -141,11 +145,12 @@ class FolderSource(FilesSource):
     def _list_class(self, part: str, folder: Path, label: int) -> Iterator[ImageFile]:
         if not self._contains(folder):
             raise UserError(f"{folder}: a link that leads out of {self.root}; copy the folder into it")
-        paths = sorted(visible_files(folder))
+        paths = sorted(visible_files(folder, _raise))
         if not paths:
             raise UserError(f"{folder}: the class folder has no images; add some or remove it")
+        prefix = os.path.join(self.root, "")
         for path in paths:
-            name = os.path.relpath(path, self.root)
+            name = path.removeprefix(prefix)
             yield ImageFile(Path(path), name, label, self._part(part, os.path.basename(path)), path)
 
     def _part(self, part: str, file_name: str) -> str:
@@ -201,7 +206,11 @@ def stat_of(path: Path) -> tuple[int, int]:
 
 
 def _count(folder: Path) -> int:
-    return sum(1 for _ in visible_files(folder))
+    return sum(1 for _ in visible_files(folder, _raise))
+
+
+def _raise(error: OSError) -> None:
+    raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror})")
 
 
 def _visible_folders(folder: Path) -> Iterator[Path]:

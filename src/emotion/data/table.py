@@ -22,6 +22,7 @@ DELIMITERS = (",", "\t", ";", " ")
 PARTS: dict[str, Part] = {**PART_FOLDERS, **{name.lower(): part for name, part in FER_PARTS.items()}}
 """The part that a value of the split column stands for, in lower case."""
 FIELD = re.compile(r"\{(path|name|stem)\}")
+FLOAT = re.compile(r"^([0-9]+)\.0+$")
 log = logging.getLogger(__name__)
 
 
@@ -78,7 +79,7 @@ class Table:
         """Yields each row as the number of its line and its fields, without the header and blank lines.
 
         Raises:
-            UserError: a row is not CSV or has another number of fields than the header.
+            UserError: a row is not CSV or has more fields than the header; missing ones are empty.
         """
         rows = csv.reader(
             read_lines(self.path, "a table"), delimiter=self._delimiter, skipinitialspace=True, strict=True
@@ -207,7 +208,8 @@ class TableSource(FilesSource):
             if not fields[labels]:
                 raise UserError(f"{place}: no label in column {columns.label_column!r}")
             own = part if splits is None else _part(fields[splits], place)
-            yield _Row(self._name(fields[paths], place), fields[labels], own, place), fields
+            label = FLOAT.sub(r"\1", fields[labels])  # pandas writes integers beside empty cells as 3.0
+            yield _Row(self._name(fields[paths], place), label, own, place), fields
 
     def _name(self, path: str, place: str) -> str:
         """Returns the path of an image below the images' folder."""

@@ -15,7 +15,7 @@ from emotion.analysis.predictions import Predictions, load_predictions
 from emotion.analysis.statistics import bootstrap_interval, summarize
 from emotion.data.votes import VotesFile
 from emotion.errors import UserError, first_line
-from emotion.report.runs import SkippedRun, read_record
+from emotion.report.runs import SkippedRun, images_digest, read_record
 from emotion.report.tables import value_cell
 from emotion.training.folder import EVALUATION
 
@@ -68,16 +68,16 @@ def find_evaluations(paths: Sequence[Path]) -> tuple[list[Evaluation], list[Skip
 
 
 def evaluation_blocks(evaluations: Sequence[Evaluation], votes: VotesFile | None = None) -> list[Block]:
-    """Builds a table of test metrics for each data, split and set of classes, and the tables of the votes on them.
+    """Builds a table of test metrics for each data, split, classes and images, and the tables of the votes on them.
 
     A table has a row for each evaluation with and without test-time augmentation.
     """
-    groups: dict[tuple[str, str, tuple[str, ...]], list[Evaluation]] = {}
+    groups: dict[tuple[str, str, tuple[str, ...], bytes], list[Evaluation]] = {}
     for evaluation in evaluations:
-        key = (evaluation.record.data, evaluation.record.split, evaluation.stages["test"].classes)
-        groups.setdefault(key, []).append(evaluation)
+        record, test = evaluation.record, evaluation.stages["test"]
+        groups.setdefault((record.data, record.split, test.classes, images_digest(test)), []).append(evaluation)
     blocks: list[Block] = []
-    for number, ((data, split, classes), members) in enumerate(groups.items(), 1):
+    for number, ((data, split, classes, _), members) in enumerate(groups.items(), 1):
         title = f"Evaluations on {data}, split={split}, {len(classes)} classes ({number})"
         name = "evaluations" if len(groups) == 1 else f"evaluations-{number}"
         blocks += [Heading(title, 3)] if len(groups) > 1 else []

@@ -226,7 +226,8 @@ def _named(block: Block, section: Section) -> Block:
 def _measures(section: Section, folder: Path, votes: VotesFile | None) -> Iterator[tuple[str, Sequence[Block]]]:
     """Yields the title and the blocks of each part of a section; a part without blocks is left out."""
     shown = section.configurations
-    compared = shown[:MAX_COMPARED]
+    best = sorted(shown, key=lambda one: one.val_accuracy.mean, reverse=True)[:MAX_COMPARED]
+    compared = [one for one in shown if one in best]
     pairs = measures.compare_pairs(compared)
     marks = measures.significance_marks(compared, pairs)
     results = measures.metrics_table(shown, marks)
@@ -301,7 +302,11 @@ def _pairs(section: Section, pairs: Sequence[measures.Pair], folder: Path) -> li
     ]
     shown = len(section.configurations)
     if shown > MAX_COMPARED:
-        blocks.append(Paragraph(f"Only the first {MAX_COMPARED} of {shown} configurations are compared."))
+        blocks.append(
+            Paragraph(
+                f"Of {shown} configurations, the {MAX_COMPARED} with the highest validation accuracy are compared."
+            )
+        )
     significant = sum(pair.significant for pair in pairs)
     summary = f"Table of {len(pairs)} pair{'s' * (len(pairs) != 1)}, {significant} with a significant difference"
     return [*blocks, Details(section.heading(summary), [measures.pairs_table(pairs)])]

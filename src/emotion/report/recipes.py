@@ -28,6 +28,11 @@ _RUNTIME_KEYS = {
     "trainer.strategy",
     "trainer.log_every_n_steps",
     "trainer.profiler",
+    "trainer.benchmark",
+    "trainer.detect_anomaly",
+    "memory_budget",
+    "compile",
+    "cuda_graph",
 }
 RECIPE_KEYS = ("model", "data", "balance", "unfreeze", "recipe")
 """Settings that choose the recipe, and so never differ from it."""
@@ -98,4 +103,4 @@ def _typed(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
         return f"[{','.join(map(_typed, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

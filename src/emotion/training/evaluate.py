@@ -140,9 +140,10 @@ def _read_votes(changes: Mapping[str, Any], data: EmotionDataModule) -> VotesFil
 
 
 def _describe_data(data: EmotionDataModule) -> str:
-    """Returns the kind of data, with the folder or file of images of one's own."""
-    own = data.settings.data in OWN_DATA
-    return f"{data.settings.data} {hide_home(str(data.settings.data_dir))}" if own else data.settings.data
+    """Returns the kind of data, with the folder or file of images of one's own and the labels, if they are votes."""
+    settings = data.settings
+    folder = f" {hide_home(str(settings.data_dir))}" if settings.data in OWN_DATA else ""
+    return f"{settings.data}{folder}{f', labels={settings.labels}' if settings.labels else ''}"
 
 
 def _describe_validation(stages: Mapping[str, Predictions], data: EmotionDataModule) -> dict[str, str]:

@@ -286,13 +286,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         UserError: the file cannot be read, is larger than `LARGEST` or deeper than `DEEPEST`, or contains aliases, of
-            which a few can stand for billions of values, or interpolations, which can read variables of this machine.
+            which a few can stand for billions of values, tags, which make values of other types, or interpolations,
+            which can read variables of this machine.
     """
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"more than {LARGEST // 2**10} KiB")
         text = path.read_text(encoding="utf-8")
-        _refuse_nesting(text)
+        _require_plain(text)
         content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
         if "${" in repr(content):
             raise ValueError("it contains interpolations (${...}); settings must be plain values")
@@ -302,12 +303,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
-def _refuse_nesting(text: str) -> None:
+def _require_plain(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("it contains aliases; settings must be plain values")
+        if getattr(event, "tag", None):
+            raise ValueError(f"it contains the tag {event.tag}; settings must be plain values")
         if depth > DEEPEST:
             raise ValueError(f"more than {DEEPEST} levels")
 
