@@ -6,6 +6,6 @@ from emotion.extras import require_extra
 if __name__ == "__main__":
     with exit_on_user_error():
         require_extra("train", "train.py")
-    from emotion.training.command import main
+        from emotion.training.command import main
 
-    main()
+        main()

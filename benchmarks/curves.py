@@ -82,7 +82,7 @@ def curves_figure(curves: Curves, setting: str) -> Figure:
         (line,) = axes.plot(epochs, values.mean(0), label=f"{setting}={value}")
         axes.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set(xlabel="epoch", ylabel="validation accuracy")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

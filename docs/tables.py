@@ -49,6 +49,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling": speed.scaling,
     "overhead": speed.overhead,
     "curves": speed.curves,
+    "activation-scale": speed.activation_scale,
     "trust": trials.trust,
 }
 

@@ -38,10 +38,16 @@ from emotion.settings import GROUPS, Settings, as_yaml, fields, marked
 MODELS = choice_names("model")
 RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
 # Keys, legal numbers (with the ends of the range), and illegal numbers. Null is legal for `NULLABLE` alone.
-NULLABLE = ("dropout", "activation_scale")
+NULLABLE = (
+    *("dropout", "activation_scale"),
+    *("trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.gradient_clip_val"),
+)
 RANGES = [
     (("val_fraction", "lr_factor"), (1e-6, 0.5, 0.999), (0, 1, -0.1, 1.5)),
     (("lr", "offline_strength", "distill_temperature", "activation_scale"), (1e-9, 1, 10), (0, -1e-3)),
+    (("trainer.gradient_clip_val",), (1e-9, 1, 10), (0, -1)),
+    (("trainer.limit_train_batches", "trainer.limit_val_batches"), (0.5, 1, 100), (0, -1, -0.5)),
+    (("trainer.overfit_batches",), (0, 0.5, 1, 100), (-1, -0.5)),
     (("layer_decay", "distill"), (1e-6, 0.75, 1), (0, 1.01, -0.5)),
     (("flip", "erase"), (0, 0.5, 1), (-0.01, 1.01)),
     (
@@ -63,11 +69,12 @@ RANGES = [
 WHOLE = [
     (("seed",), 0, 4294967295, ()),
     (("fold", "plain_epochs", "trainer.log_every_n_steps"), 0, None, ()),
-    (("split_seed", "memory_budget"), 0, None, (None,)),
+    (("split_seed", "memory_budget", "trainer.min_epochs"), 0, None, (None,)),
+    (("trainer.max_steps",), -1, None, ()),
     (("feature_views",), 0, None, ("auto",)),
     (("unfreeze",), 0, None, ("all", None)),
     (("runs_per_gpu", "lr_patience", "distill_views"), 1, None, ()),
-    (("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches"), 1, None, ()),
+    (("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches", "trainer.num_nodes"), 1, None, ()),
     (("patience",), 1, None, (None,)),
     (("synthetic_images",), 1, 1_000_000, ()),
     (("width", "stem_width"), 1, 1024, (None,)),
@@ -78,6 +85,8 @@ WHOLE = [
 ]
 # Settings of which nothing but these values is legal.
 CHOICES: dict[str, tuple[Any, ...]] = {
+    "trainer.gradient_clip_algorithm": ("norm", "value", None),
+    "trainer.deterministic": ("warn", True, False, None),
     "logger": ("wandb", "mlflow", None),
     "data": ("fer2013", "fer2013_csv", "folder", "table", "synthetic"),
     "labels": ("ferplus", None),
@@ -105,7 +114,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 TEXTS = {
     **dict.fromkeys(("model", "name", "path_column", "label_column", "split_column", "votes"), False),
     **dict.fromkeys(("recipe", "resume", "data_dir", "images", "group_by", "augmentation", "backbone"), True),
-    **dict.fromkeys(("network", "loss", "weights", "init"), True),
+    **dict.fromkeys(("network", "loss", "weights", "init", "trainer.accelerator", "trainer.strategy"), True),
 }
 # Legal lists and other legal values, and illegal values.
 LISTS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
@@ -117,17 +126,13 @@ LISTS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "blocks": (([2, 2, 1], [1], None), ("2", 2, [1.5], ["2"])),
 }
 # Checked by Lightning's Trainer, in the messages of which they are named.
-UNCHECKED = {
-    *("trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator"),
-    *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.precision", "trainer.limit_train_batches"),
-    *("trainer.limit_val_batches", "trainer.overfit_batches", "trainer.gradient_clip_val", "trainer.deterministic"),
-    "trainer.gradient_clip_algorithm",
-}
+UNCHECKED = {"trainer.max_epochs", "trainer.max_time", "trainer.devices", "trainer.precision"}
 # What a value is legal beside, if not beside all defaults.
 BESIDE: dict[str, dict[str, Any]] = {
     "unfreeze": {"family": "timm", "backbone": "resnet18"},
     "weights": {"family": "timm", "backbone": "resnet18"},
     "trainer.check_val_every_n_epoch": {"trainer": {"max_epochs": -1}},
+    "trainer.min_epochs": {"trainer": {"max_epochs": -1}},
 }
 BLOCKS = {
     "cnn": [2, 2, 1, 1],
@@ -482,6 +487,16 @@ def test_settings_that_exclude_each_other_are_refused():
     assert Settings.of({"unfreeze": 3, "init": "small"}).network.unfreeze == 3
 
 
+def test_images_of_the_environment_are_part_of_the_run(monkeypatch):
+    folders = {}
+    for name in ("", "/photos/a", "/photos/b"):
+        monkeypatch.setenv("EMOTION_DATA", name)
+        folders[name] = [run_dir(compose(f"data={data}")) for data in ("folder", "fer2013")]
+    assert len({own for own, _ in folders.values()}) == 3
+    assert len({fer for _, fer in folders.values()}) == 1, "FER2013 is the same wherever it lies"
+    assert folders["/photos/b"][0] == run_dir(compose("data=folder", "data_dir=/photos/b"))
+
+
 def test_run_folder_depends_on_the_settings_only():
     first = run_dir(compose("model=cnn", "seed=3"))
     assert first.startswith("runs/default/cnn-seed3-")
@@ -617,6 +632,9 @@ PATHS = [
     *(
         'say "hi"',
         "C:\\data\\new",
+        "\\\\nas\\photos",
+        "\\(\\d+\\)",
+        "\\[\\w+\\]",
         "tail\\",
         "\\'",
         "two\nlines",
@@ -732,6 +750,9 @@ EFFECTIVE = {
     "distill": ("distill=0.5", "teacher=small", "teacher=null"),
     "distill_temperature": ("distill_temperature=2", "teacher=[small]", "teacher=null"),
     "distill_views": ("distill_views=3", "teacher=small", "teacher=null"),
+    "logit_adjustment": ("logit_adjustment=1", "balance=class_weights", "balance=weighted_sampler"),
+    "layer_decay": ("layer_decay=0.5", "model=vgg16_ft unfreeze=3", "model=vgg16_fe"),
+    "weights": ("weights=x.safetensors", "model=vgg16_ft", "model=vgg16_ft init=runs/a"),
     "rotation": ("rotation=20", "augment=true", "augment=false"),
     "zoom": ("zoom=0.3", "balance=offline augment=false", "augment=false"),
     "shift": ("shift=0.3", "augment=true", "augment=false"),
@@ -749,6 +770,11 @@ EFFECTIVE = {
         "trainer.gradient_clip_val=null",
     ),
 }
+
+
+def test_images_that_are_added_to_drawn_ones_may_be_unreadable():
+    words = ["on_bad_image=skip", "data=synthetic", "extra_data=[photos]"]
+    require_effect(words, settings(compose(*words)))
 
 
 def test_every_setting_that_can_lack_an_effect_is_tested():

@@ -22,6 +22,12 @@ def test_errors_of_users_and_of_the_system_are_one_line(capsys, error, line):
     assert capsys.readouterr().err.startswith(f"error: {line}")
 
 
+def test_an_interrupt_is_one_line(capsys):
+    with pytest.raises(SystemExit) as exit_, exit_on_user_error():
+        raise KeyboardInterrupt
+    assert (exit_.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize("error", [OSError("no file is named"), ValueError("a bug")])
 def test_other_errors_are_raised(error):
     with pytest.raises(type(error)), exit_on_user_error():

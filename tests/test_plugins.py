@@ -126,6 +126,21 @@ def test_a_network_of_ones_own_takes_pixels_and_gives_logits(file: Path) -> None
     assert plugins.loss is plugins.augmentation is None
 
 
+def test_only_a_network_of_colours_has_a_normalisation_of_colours(file: Path) -> None:
+    file.write_text(file.read_text().replace("channels = 3", "channels = 1").replace("Linear(12", "Linear(4"))
+    name = f"{file}:TinyNet"
+    grey = NetworkSettings.of({"family": "custom", "network": name, "image_size": 16, "normalize": "imagenet"})
+    with pytest.raises(UserError, match=r"^normalize=imagenet: "):
+        build_network(grey, 5, load_plugin("network", name))
+
+
+def test_a_network_of_ones_own_cannot_be_frozen_as_a_whole(file: Path) -> None:
+    name = f"{file}:TinyNet"
+    frozen = NetworkSettings.of({"family": "custom", "network": name, "image_size": 16, "unfreeze": 0})
+    with pytest.raises(UserError, match=r"^unfreeze=0: leaves nothing to train"):
+        build_network(frozen, 5, load_plugin("network", name))
+
+
 def test_a_network_is_never_imported_from_settings_alone(file: Path) -> None:
     with pytest.raises(UserError, match=f"^network={file}:TinyNet: a class of a user"):
         build_network(settings(f"{file}:TinyNet"), 5)

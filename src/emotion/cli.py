@@ -426,7 +426,7 @@ def export(
 ) -> None:
     """Write a network as ONNX: pixels in, probabilities out; `emotion predict --ckpt` runs it without PyTorch.
 
-    emotion export --ckpt runs/small/.../best.ckpt --out mine.onnx --int8
+    emotion export --ckpt mine.safetensors --out mine.onnx --int8
 
     emotion export data=synthetic --out small.onnx
 

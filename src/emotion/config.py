@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,17 +81,20 @@ def read(config: DictConfig) -> Settings:
 def plain(config: DictConfig) -> dict[str, Any]:
     """Returns the values of a composed configuration, unchecked, with the home folder as `~`.
 
-    Size and colour of images of one's own follow the network unless they are given.
+    Images of one's own lie in the folder of EMOTION_DATA, and their size and colour follow the network, unless these
+    are given.
     """
     # Without Hydra's own settings, one of which is the folder of the run, whose name depends on these values.
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values = OmegaConf.to_container(own, resolve=True)
     assert isinstance(values, dict)
     own_files = values.get("data") in OWN_DATA
-    sizes = {"pack_size": values.get("image_size") if own_files else FER_SIZE}
+    missing = {"pack_size": values.get("image_size") if own_files else FER_SIZE}
     # A network of the user's own takes colour images too, and turns them grey if it wants grey ones.
-    sizes["channels"] = 3 if own_files and (values.get("backbone") or values.get("family") == "custom") else 1
-    derived = {key: value for key, value in sizes.items() if key in values and values[key] is None}
+    missing["channels"] = 3 if own_files and (values.get("backbone") or values.get("family") == "custom") else 1
+    if own_files:
+        missing["data_dir"] = os.environ.get("EMOTION_DATA") or None
+    derived = {key: value for key, value in missing.items() if key in values and values[key] is None}
     return {str(key): _portable(value) for key, value in (values | derived).items()}
 
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+INTERRUPTED = 130
+"""Exit status that shells expect of a process that was ended by Ctrl-C."""
+
 
 class UserError(Exception):
     """Invalid input: the message is one line that names the file or key and the legal values or the remedy.
@@ -40,7 +43,10 @@ def require_choice(key: str, value: object, legal: Sequence[object]) -> None:
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turns a `UserError`, a full disk, and a system error about a file into one line and exit status 2."""
+    """Turns a `UserError`, a full disk, and a system error about a file into one line and exit status 2.
+
+    Ctrl-C ends with one line and `INTERRUPTED`.
+    """
     try:
         yield
     except UserError as error:
@@ -51,6 +57,9 @@ def exit_on_user_error() -> Iterator[None]:
         if error.filename is None:
             raise
         _exit(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _exit(message: str) -> NoReturn:

@@ -39,8 +39,9 @@ The names of files in `conf/` are not among them: a comma separates two of them.
 _AFFINE = (lambda values: values["augment"] or values["balance"] == "offline", "augment=true or balance=offline")
 _AUGMENTED = [key for key in AugmentationSettings.model_fields if key not in ("rotation", "zoom", "shift", "shear")]
 _RANDOM = ("folds", "group_by")
-EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
-    **dict.fromkeys(("data_dir", "on_bad_image"), (lambda values: values["data"] != "synthetic", "data of files")),
+EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
+    "data_dir": (lambda values: values["data"] != "synthetic", "data of files"),
+    "on_bad_image": (lambda values: values["data"] != "synthetic" or values["extra_data"], "data of files"),
     **dict.fromkeys(("channels", "pack_size"), (lambda values: values["data"] in OWN_DATA, "data=folder")),
     **dict.fromkeys(TABLE_SETTINGS, (lambda values: values["data"] == "table", "data=table")),
     **dict.fromkeys(("votes", "soft_labels"), (lambda values: values["labels"] is not None, "labels=ferplus")),
@@ -64,6 +65,12 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
         lambda values: any(values[key] for key in _AUGMENTED if key != "plain_epochs"),
         "augmentation (augment=true, flip, mixup)",
     ),
+    "logit_adjustment": (
+        lambda values: values["balance"] in ("none", "class_weights"),
+        "classes of different shares, balance=none or class_weights",
+    ),
+    "layer_decay": (lambda values: values["unfreeze"] != 0, "trained layers of the backbone, as unfreeze=all"),
+    "weights": (lambda values: values["init"] is None, "init=null, since the network starts from that of init="),
     "feature_views": (lambda values: values["unfreeze"] not in (None, "all"), "frozen layers, as unfreeze=0"),
     "momentum": (lambda values: values["optimizer"] == "sgd", "optimizer=sgd"),
     "warmup_epochs": (lambda values: values["schedule"] == "cosine", "schedule=cosine"),
@@ -262,10 +269,12 @@ def _legal_value(key: str, value: str, many: bool) -> str:
 
 
 def _is_read_as_text(key: str, value: str, many: bool) -> bool:
-    """Returns whether Hydra reads a value of a text setting as text; True for all other settings."""
+    """Returns whether Hydra reads a value of a text setting as this text; True for all other settings."""
     if key not in PLAIN:
         return True
     tokens = _tokens(value)
+    if "\\" in value and not isinstance(tokens, QuotedString):
+        return False  # Hydra would remove some backslashes
     if isinstance(tokens, ChoiceSweep):
         return many and all(_is_text(item) for item in tokens.list)
     if isinstance(tokens, list):

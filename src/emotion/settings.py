@@ -36,6 +36,7 @@ Share = Annotated[int | float, Field(ge=0, le=1)]
 Inside = Annotated[int | float, Field(gt=0, lt=1)]
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Endless = Annotated[int, Field(ge=-1)]
 Names = list[str | int]
 
 
@@ -302,27 +303,29 @@ class TrainerSettings(Group):
 
     prefix = "trainer."
 
-    max_epochs: Any = setting(200, "-1: no limit")
-    min_epochs: Any = setting(None, "")
-    max_steps: Any = setting(-1, "-1: no limit")
+    max_epochs: Endless | None = setting(200, "-1: no limit")
+    min_epochs: Whole | None = setting(None, "")
+    max_steps: Endless = setting(-1, "-1: no limit")
     max_time: str | None = setting(None, "DD:HH:MM:SS of training in all; the epoch under way is finished")
-    accelerator: Any = setting("auto", "auto | cpu | gpu")
+    accelerator: str | None = setting("auto", "auto | cpu | gpu")
     devices: Any = setting(1, "number of devices, or [number of a device,...]")
-    num_nodes: Any = setting(1, "")
-    strategy: Any = setting("auto", "auto | ddp ...")
-    precision: Any = setting(
+    num_nodes: Count = setting(1, "")
+    strategy: str | None = setting("auto", "auto | ddp ...")
+    precision: str | int | None = setting(
         "auto",
         "auto: bf16-mixed on CUDA (16-mixed on GPUs without bf16) and on CPUs with AMX or AVX512_BF16, else 32-true",
     )
-    limit_train_batches: Any = setting(None, "number, or below 1 the share, of batches of an epoch")
-    limit_val_batches: Any = setting(None, "the same for validation")
-    overfit_batches: Any = setting(0.0, "number, or below 1 the share, of batches; every epoch has the same ones")
+    limit_train_batches: AtLeastZero | None = setting(None, "number, or below 1 the share, of batches of an epoch")
+    limit_val_batches: AtLeastZero | None = setting(None, "the same for validation")
+    overfit_batches: AtLeastZero = setting(
+        0.0, "number, or below 1 the share, of batches; every epoch has the same ones"
+    )
     check_val_every_n_epoch: Count = setting(1, "")
     log_every_n_steps: Whole = setting(50, "")
-    gradient_clip_val: Any = setting(None, "largest norm of the gradient (Pascanu et al., ICML 2013)")
-    gradient_clip_algorithm: Any = setting(None, "norm | value")
+    gradient_clip_val: Positive | None = setting(None, "largest norm of the gradient (Pascanu et al., ICML 2013)")
+    gradient_clip_algorithm: Literal["norm", "value"] | None = setting(None, "norm | value")
     accumulate_grad_batches: Count = setting(1, "")
-    deterministic: Any = setting(None, "")
+    deterministic: Literal["warn"] | bool | None = setting(None, "")
     benchmark: bool | None = setting(None, "")
     sync_batchnorm: bool = setting(False, "")
     detect_anomaly: bool = setting(False, "")

@@ -2,6 +2,7 @@ import itertools
 import json
 import re
 import shutil
+import signal
 from functools import partial
 from types import SimpleNamespace
 
@@ -617,6 +618,21 @@ def test_gradients_are_clipped_in_every_precision(tmp_path, precision):
     start, end = (weights(path) for path in (train(tmp_path / "0", *words, "lr=1e-12").last, folder.last))
     moved = max(float((end[name] - value).abs().max()) for name, value in start.items() if "running" not in name)
     assert moved < 1e-5
+
+
+def test_an_interrupted_run_says_how_it_goes_on(tmp_path, monkeypatch, caplog):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)  # Lightning ignores a second Ctrl-C
+    with monkeypatch.context() as patch:
+        patch.setattr(TensorBoardFigures, "on_train_batch_start", interrupt)
+        with pytest.raises(SystemExit) as caught:
+            train(tmp_path, *TINY)
+    signal.signal(signal.SIGINT, handler)
+    assert caught.value.code == 130
+    assert "interrupted in epoch 1: the same command continues the run" in caplog.text
+    assert train(tmp_path, *TINY).state == "finished"
 
 
 def test_failure_is_kept_in_the_folder_until_the_run_finishes(tmp_path, monkeypatch):

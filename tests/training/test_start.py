@@ -1,6 +1,8 @@
 """Training from a trained network."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +18,18 @@ from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.settings import NetworkSettings
 from emotion.shipped import SHIPPED
-from emotion.training.command import with_implied_model
+from emotion.training import start
 from emotion.training.origin import Origin
-from emotion.training.start import Start, read_start
+from emotion.training.start import Start, read_start, with_implied_model
 
 SMALL = {"family": "resnet", "blocks": [2, 2, 2], "width": 48, "stem_stride": 2}
 
 
 def test_the_shipped_network_is_taken_whole_for_its_own_classes() -> None:
-    start, network = read_start("small"), make_network(**SMALL)
-    assert (start.model, start.origin.classes) == ("resnet_small", CLASSES)
+    small, network = read_start("small"), make_network(**SMALL)
+    assert (small.model, small.origin.classes) == ("resnet_small", CLASSES)
     count = len(network.state_dict())
-    assert start.load_into(network, CLASSES) == f"init=small: {count} of {count} tensors taken"
+    assert small.load_into(network, CLASSES) == f"init=small: {count} of {count} tensors taken"
     stored = load_file(SHIPPED / "small.safetensors")
     assert all(torch.equal(value.float(), stored[key].float()) for key, value in network.state_dict().items())
 
@@ -46,9 +48,10 @@ def test_other_classes_get_a_new_last_layer(classes: tuple[str, ...]) -> None:
     assert torch.equal(network.backbone[0][0].weight, stored["backbone.0.0.weight"].float())
 
 
-def test_a_wider_network_takes_nothing_and_is_refused() -> None:
+@pytest.mark.parametrize("settings", [{"blocks": [1, 1]}, SMALL | {"width": 40}])
+def test_a_network_of_which_no_weight_fits_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^init=small: none of its weights fits this model; .* model=resnet_small$"):
-        read_start("small").load_into(make_network(blocks=[1, 1]), CLASSES)
+        read_start("small").load_into(make_network(**settings), CLASSES)
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -96,6 +99,29 @@ def test_a_start_or_a_network_of_ones_own_implies_its_model(words: list[str], ad
     assert with_implied_model(words) == [*words, *added]
 
 
+def test_a_start_implies_the_size_of_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = read_start("small")
+    changes = {"blocks": [1, 1], "stem_stride": 1, "image_size": 32}
+    resized = replace(small, settings=small.settings.model_copy(update=changes))
+    monkeypatch.setattr(start, "read_start", lambda name: resized)
+    assert with_implied_model(["init=x"])[1:] == [
+        "model=resnet_small",
+        "blocks=[1,1]",
+        "stem_stride=1",
+        "image_size=32",
+    ]
+    assert "image_size=32" not in with_implied_model(["init=x", "image_size=64"])
+    backbone = {"family": "timm", "backbone": "resnet18", "normalize": "imagenet"}
+    settings = NetworkSettings.of(backbone)
+    monkeypatch.setattr(start, "read_start", lambda name: replace(small, model="timm", settings=settings))
+    assert with_implied_model(["init=x"])[1:] == [
+        "model=timm",
+        "backbone=resnet18",
+        "image_size=48",
+        "normalize=imagenet",
+    ]
+
+
 def test_a_network_without_a_linear_layer_is_taken_whole() -> None:
     class Pool(nn.Module):
         def __init__(self, num_classes: int) -> None:
@@ -107,8 +133,10 @@ def test_a_network_without_a_linear_layer_is_taken_whole() -> None:
             return self.pool(self.norm(images)).flatten(1)
 
     network = build_network(NetworkSettings(family="custom", network="x.py:Pool"), 3, Pool)
-    start = Start("x", "custom", Origin(("a", "b"), {}), {"backbone.norm.weight": torch.full((1,), 3.0)})
-    assert "1 of" in start.load_into(network, ("a", "b", "c"))
+    begun = Start(
+        "x", "custom", Origin(("a", "b"), {}), {"backbone.norm.weight": torch.full((1,), 3.0)}, NetworkSettings()
+    )
+    assert "1 of" in begun.load_into(network, ("a", "b", "c"))
     assert network.backbone.norm.weight.item() == 3
 
 

@@ -109,6 +109,22 @@ def test_settings_that_only_one_run_can_have_are_refused(word):
         plan(["seed=0,1", word], compose_run)
 
 
+@pytest.mark.parametrize("devices", ["1", "[1]", "null"])
+def test_one_device_of_several_is_one_device(devices):
+    assert len(plan(["seed=0,1", f"trainer.devices={devices}"], compose_run)) == 2
+
+
+def test_runs_that_would_share_a_folder_are_refused():
+    with pytest.raises(UserError, match=r"^seed=1 .*: has the folder runs/fixed of another run; give each its own"):
+        plan(["seed=0,1", "hydra.sweep.dir=runs", "hydra.sweep.subdir=fixed"], compose_run)
+    assert len(plan(["seed=0,0", "hydra.sweep.dir=runs", "hydra.sweep.subdir=fixed"], compose_run)) == 1
+
+
+def test_a_recipe_beside_an_experiment_of_several_parts_is_refused():
+    with pytest.raises(UserError, match="experiment= and recipe= both choose the runs"):
+        plan(["experiment=report", "recipe=small"], compose_run)
+
+
 def test_runs_lie_in_the_folder_of_the_sweep():
     config = compose_run(["seed=0"])
     (job,) = plan(["seed=0", "hydra.sweep.dir=elsewhere"], compose_run)
@@ -247,6 +263,20 @@ def test_run_in_a_process_of_its_own_records_why_it_ended(tmp_path, monkeypatch,
         assert json.loads(folder.failure.read_text())["error"] == reason
     else:
         assert not folder.failure.exists()
+
+
+def test_run_in_a_process_of_its_own_searches_the_same_folders(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$0.arguments"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    run_apart(["experiment=mine"], RunFolder(tmp_path / "run"), ["file:///a b", "pkg://theirs"])
+    arguments = (tmp_path / "python.arguments").read_text().splitlines()
+    assert arguments[2:] == [
+        "experiment=mine",
+        f"hydra.run.dir='{tmp_path}/run'",
+        "hydra.searchpath=['file:///a b','pkg://theirs']",
+    ]
 
 
 def test_ingredients_change_one_thing_each():

@@ -79,4 +79,4 @@ def require_unit(normalize: NormalizeName) -> None:
         UserError: the normalisation is not `unit`.
     """
     if normalize != "unit":
-        raise UserError(f"normalize={normalize}: this model has no pretrained weights to match; set normalize=unit")
+        raise UserError(f"normalize={normalize}: no pretrained weights of colour images to match; set normalize=unit")

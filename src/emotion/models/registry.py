@@ -10,7 +10,7 @@ from torch import nn
 from emotion.errors import UserError, first_line
 from emotion.models.cnn import build_cnn
 from emotion.models.network import Network
-from emotion.models.preprocess import Preprocess
+from emotion.models.preprocess import Preprocess, require_unit
 from emotion.models.resnet import build_resnet
 from emotion.models.transfer import build_transfer
 from emotion.settings import Family, NetworkSettings
@@ -66,6 +66,8 @@ def build_network(settings: NetworkSettings, num_classes: int, own: Callable[...
         network = FAMILIES[settings.family].build(settings, num_classes)
     if settings.unfreeze is not None:
         network.unfreeze(settings.unfreeze)
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise UserError(f"unfreeze={settings.unfreeze}: leaves nothing to train, since this network has no head")
     return network.to(memory_format=torch.channels_last)
 
 
@@ -96,6 +98,8 @@ def _wrap(settings: NetworkSettings, num_classes: int, own: Callable[..., nn.Mod
     if own is None:
         raise UserError(f"{name}: a class of a user, which is only imported where its name is given; add {name}")
     channels, size = getattr(own, "channels", 1), settings.image_size
+    if channels != 3:
+        require_unit(settings.normalize)
     try:
         body = own(num_classes=num_classes)
     except Exception as error:

@@ -12,6 +12,10 @@ SUFFIXES = (".onnx", ".safetensors", ".ckpt")
 """Suffixes of network files."""
 
 
+HUB = "hf://"
+"""Beginning of the name of a network on the hub."""
+
+
 def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
     """Returns the path of a network file.
 
@@ -26,7 +30,7 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
     shipped = sorted(path.stem for path in SHIPPED.glob("*.onnx"))
     if name in shipped:
         return SHIPPED / f"{name}{suffix}"
-    if str(name).startswith("hf://"):
+    if str(name).startswith(HUB):
         from emotion.shipped.hub import download
 
         return _require_suffix(download(str(name), suffix), shipped)

@@ -10,20 +10,21 @@ from pathlib import Path
 
 import hydra
 import torch
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from emotion.config import SAME_NAME, choice_names, conf_dir, describe_settings, register_resolvers
+from emotion.config import SAME_NAME, conf_dir, describe_settings, register_resolvers
 from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
 from emotion.files import hide_home
 from emotion.overrides import check_overrides, quote_arguments
 from emotion.privacy import keep_private
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
-from emotion.training.start import read_start
+from emotion.training.start import with_implied_model
 from emotion.training.sweep import run_apart
 
 log = logging.getLogger(__name__)
@@ -55,19 +56,6 @@ def main() -> None:
             raise UserError(": ".join(lines)) from None
 
 
-def with_implied_model(arguments: list[str]) -> list[str]:
-    """Adds the model that `network=` or `init=` stands for, where the command line names no model."""
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if {"model", "recipe", "experiment", "resume"} & given.keys():
-        return arguments
-    model = ""
-    if "network" in given:
-        model = "custom"
-    elif given.get("init", "null") != "null" and "," not in given["init"]:
-        model = read_start(given["init"]).model
-    return [*arguments, f"model={model}"] if model in choice_names("model") else arguments
-
-
 def _excepthook(arguments: threading.ExceptHookArgs) -> None:
     if not disk_is_full(arguments.exc_value):
         threading.__excepthook__(arguments)
@@ -90,7 +78,7 @@ def _job(config: DictConfig) -> float | None:
                 raise UserError(f"{' '.join(sys.argv[1:])}: several values mean several runs; add -m to start them")
             run(config, path, overrides)
     elif choices["hydra/launcher"] not in SHARED_PROCESS_LAUNCHERS:
-        run_apart(overrides, folder)
+        run_apart(overrides, folder, _further_config_folders(hydra_config))
         if searches and folder.failure.is_file():
             raise UserError(read_json(folder.failure)["error"])
     else:
@@ -106,6 +94,13 @@ def _job(config: DictConfig) -> float | None:
             gc.collect()
             torch.cuda.empty_cache()
     return float(read_json(folder.metrics)["val"]["acc"]) if folder.state == "finished" else None
+
+
+def _further_config_folders(hydra_config: HydraConf) -> list[str]:
+    """Returns the folders of `--config-dir` and `hydra.searchpath`."""
+    own = ("hydra", "main", "schema")
+    sources = hydra_config.runtime.config_sources
+    return [f"{one.schema}://{one.path}" for one in sources if one.provider not in own and one.path]
 
 
 def _relative(path: Path) -> Path:

@@ -25,6 +25,7 @@ from emotion.models.onnx import ViewsName
 from emotion.overrides import parse_arguments
 from emotion.privacy import keep_private
 from emotion.settings import OWN_DATA
+from emotion.shipped import HUB
 from emotion.training.checkpoint import data_for
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.folder import EVALUATION, make_results_folder, write_json
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def evaluate(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     changes: dict[str, Any],
     out: str | None = None,
     device: str | None = None,
@@ -71,8 +72,8 @@ def evaluate(
     """Tests networks and writes `metrics.json`, `predictions.npz`, `evaluation.json`, figures and the report.
 
     Args:
-        paths: checkpoints, folders of runs, published files or names of shipped networks; the probabilities of several
-            are averaged.
+        paths: checkpoints, folders of runs, published files, names of shipped networks or of those on the hub; the
+            probabilities of several are averaged.
         changes: settings of the data that replace those of the training. With `votes`, the predictions are compared
             with the votes of people in this file, too (see `emotion.analysis.agreement`).
         out: folder for the results; None makes `runs/evaluations/<data>-<split>-<hash>`.
@@ -200,15 +201,18 @@ def _predict(
     return {stage: mean_predictions([each[stage] for each in predicted]) for stage in predicted[0]}
 
 
-def _matches(pattern: str) -> list[Path]:
+def _matches(pattern: str) -> Sequence[Path | str]:
     """Returns the files that match a pattern, or the path itself if it exists (its name may contain `[` or `*`)."""
+    if pattern.startswith(HUB):
+        return [pattern]
     path = expand(pattern)
     files = [] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
     return files or [path]
 
 
-def _default_folder(data: EmotionDataModule, paths: Sequence[Path], changes: dict[str, Any]) -> Path:
-    key = repr((sorted(str(path.resolve()) for path in paths), sorted(changes.items())))
+def _default_folder(data: EmotionDataModule, paths: Sequence[Path | str], changes: dict[str, Any]) -> Path:
+    names = [path if isinstance(path, str) else str(path.resolve()) for path in paths]
+    key = repr((sorted(names), sorted(changes.items())))
     digest = hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
     return Path("runs/evaluations") / f"{data.hparams['data']}-{data.hparams['split']}-{digest}"
 

@@ -243,8 +243,8 @@ def load_weights(settings: Settings, task: EmotionTask, start: Start | None = No
     """
     network, training = settings.network, settings.training
     if start is not None:
-        if (start.activation_scale or 1) != (network.activation_scale or 1):
-            raise UserError(f"init={training.init}: needs activation_scale={start.activation_scale or 1}, as it began")
+        if (scale := start.settings.activation_scale or 1) != (network.activation_scale or 1):
+            raise UserError(f"init={training.init}: needs activation_scale={scale}, as it began")
         log.info("%s", start.load_into(task.network, task.classes))
     elif network.backbone is not None and training.weights is not None:
         source = (training.weights, network.family, network.backbone, network.image_size, network.activation_scale or 1)

@@ -19,7 +19,7 @@ from emotion.analysis.figures import read_curves
 from emotion.config import read
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.data.loader import global_batch_sizes
-from emotion.errors import UserError, first_line
+from emotion.errors import INTERRUPTED, UserError, first_line
 from emotion.overrides import require_effect
 from emotion.settings import Settings
 from emotion.training.checkpoint import load_checkpoint
@@ -145,6 +145,11 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
         # Lightning raises this between two batches, after `ThrottledCheckpointIO` has written pending checkpoints.
         log.warning("ended by SIGTERM in epoch %d: the same command continues the run", trainer.current_epoch + 1)
         raise SystemExit(SIGTERM_STATUS) from None
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        log.warning("interrupted in epoch %d: the same command continues the run", trainer.current_epoch + 1)
+        raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         of_machine = isinstance(error, UserError | OSError) or is_out_of_memory(error)
         if last is None or timer.start_time() is not None or of_machine:

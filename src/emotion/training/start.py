@@ -7,13 +7,18 @@ from pathlib import Path
 
 from torch import Tensor
 
+from emotion.config import choice_names, compose, read
 from emotion.data.classes import CLASSES, listed
 from emotion.errors import UserError, first_line
 from emotion.models.classifier import Card, described
 from emotion.models.network import COUNTED_LAYERS, Network
+from emotion.settings import NetworkSettings
 from emotion.shipped import find_weights
 from emotion.training.checkpoint import read_content
 from emotion.training.origin import Origin
+
+ARCHITECTURE = ("backbone", "blocks", "width", "stem_stride", "stem_width", "image_size", "normalize")
+"""The settings of a trained network that a network which starts from it has too, unless others are asked for."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +30,14 @@ class Start:
         model: name of its model in `conf/model`; empty if it is not known.
         origin: its classes, in the order of its outputs, and its training images.
         state: its tensors by name.
-        activation_scale: factor on its feature maps, which its biases contain; None for 1.
+        settings: those of its network; the biases contain the factor `activation_scale`.
     """
 
     name: str
     model: str
     origin: Origin
     state: dict[str, Tensor]
-    activation_scale: float | None = None
+    settings: NetworkSettings
 
     def load_into(self, network: Network, classes: Sequence[str]) -> str:
         """Copies the tensors that fit into a network; the last layer fits only if the classes are the same.
@@ -54,7 +59,8 @@ class Start:
             if isinstance(value, Tensor) and key in own and own[key].shape == value.shape
             if not (last and key.startswith(f"{last}."))
         }
-        if not any(key.startswith("backbone.") for key in fits):
+        counters = "num_batches_tracked"  # of batch normalisation; they fit any network
+        if not any(key.startswith("backbone.") and not key.endswith(counters) for key in fits):
             hint = f"; it is a {self.model}: model={self.model}" if self.model else ""
             raise UserError(f"init={self.name}: none of its weights fits this model{hint}")
         if not all(value.isfinite().all() for value in fits.values()):
@@ -88,12 +94,34 @@ def read_start(name: str) -> Start:
         state = {
             key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)
         }
-        scale = settings.get("activation_scale")
         origin = Origin.of_checkpoint(settings.get("classes", CLASSES), content)
-        return Start(name, str(settings["model"]), origin, state, scale)
+        return Start(name, str(settings["model"]), origin, state, NetworkSettings.of(settings))
     except Exception as error:
         # A file of another origin can hold anything.
         raise UserError(f"init={name}: not a checkpoint of this project ({first_line(error)})") from None
+
+
+def with_implied_model(arguments: list[str]) -> list[str]:
+    """Adds the model that `network=` or `init=` stands for, where the command line names no model.
+
+    The model of `init=` is that of the file, with the settings of its network that differ from `conf/model`.
+    """
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if {"model", "recipe", "experiment", "resume"} & given.keys():
+        return arguments
+    if "network" in given:
+        return [*arguments, "model=custom"]
+    if given.get("init", "null") == "null" or "," in given["init"]:
+        return arguments
+    start = read_start(given["init"])
+    if start.model not in choice_names("model"):
+        return arguments
+    implied, own = [f"model={start.model}"], start.settings.flat()
+    if start.model not in ("custom", "timm"):
+        usual = read(compose(*implied)).network.flat()
+        own = {key: value for key, value in own.items() if value != usual[key]}
+    chosen = {key: own[key] for key in ARCHITECTURE if own.get(key) is not None and key not in given}
+    return [*arguments, *implied, *(f"{key}={str(value).replace(' ', '')}" for key, value in chosen.items())]
 
 
 def _read_published(name: str, path: Path) -> Start:
@@ -103,8 +131,8 @@ def _read_published(name: str, path: Path) -> Start:
         with safe_open(path, "pt") as file:
             card = Card(**json.loads(described(file.metadata())))
             state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        scale, model = card.network.get("activation_scale"), str(card.facts.get("model", ""))
-        return Start(name, model, Origin.of_card(card, card.classes), state, scale)
+        model, origin = str(card.facts.get("model", "")), Origin.of_card(card, card.classes)
+        return Start(name, model, origin, state, NetworkSettings.of(card.network))
     except Exception as error:
         # A damaged or hostile file can make safetensors and json raise any exception.
         raise UserError(f"init={name}: not a network of this project ({first_line(error)})") from None

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from emotion.config import read
+from emotion.config import distinguishing, read
 from emotion.errors import UserError, exit_on_user_error, first_line
 from emotion.overrides import quote_argument, quoted, require_effect
 from emotion.settings import TrainerSettings
@@ -89,9 +89,10 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
     `hydra.sweeper.parts` stands for the runs of its parts.
 
     Raises:
-        UserError: the settings of a run are not legal, or ask for several devices.
+        UserError: the settings of a run are not legal, ask for several devices, or put it into the folder of another.
     """
     jobs: dict[Path, Job] = {}
+    kept: dict[Path, dict[str, Any]] = {}
     every = (expanded for combination in _product(arguments) for expanded in _expand(combination, compose))
     for number, overrides in enumerate(every):
         # The launcher counts only the runs that it starts, so each run's number in the sweep is written in here.
@@ -104,6 +105,12 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
         require_effect(numbered, settings.flat())
         _require_one_device(settings.trainer)
         path = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
+        values = distinguishing(settings.flat())
+        if kept.setdefault(path, values) != values:
+            raise UserError(
+                f"{' '.join(overrides)}: has the folder {path} of another run; give each its own, as "
+                "hydra.sweep.subdir='${hydra.job.num}'"
+            )
         folder_override = f"hydra.sweep.subdir={quoted(str(config.hydra.sweep.subdir))}"
         folder = RunFolder(path)
         blocked = folder.config.is_file() and not (folder.holds(settings) or config.overwrite)
@@ -112,9 +119,17 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
     return list(jobs.values())
 
 
-def run_apart(overrides: Sequence[str], folder: RunFolder) -> None:
-    """Runs one run in a process of its own: an error that ends this process ends neither the launcher nor the sweep."""
+def run_apart(overrides: Sequence[str], folder: RunFolder, searched: Sequence[str] = ()) -> None:
+    """Runs one run in a process of its own: an error that ends this process ends neither the launcher nor the sweep.
+
+    Args:
+        overrides: the arguments of its command line.
+        folder: its folder.
+        searched: further folders in which Hydra looks for models, recipes and experiments.
+    """
     arguments = [*overrides, f"hydra.run.dir={quoted(str(folder.path))}"]
+    if searched:
+        arguments.append(f"hydra.searchpath=[{','.join(map(quoted, searched))}]")
     status = subprocess.run([sys.executable, "-m", "emotion.training.command", *arguments], check=False).returncode
     if status and not folder.failure.is_file():
         folder.write_failure(f"the process ended with {_describe_exit(status)}")
@@ -126,6 +141,8 @@ def _expand(overrides: list[str], compose: Compose) -> list[list[str]]:
     grid = [f"{key}={value}" for key, value in sweeper.params.items() if key not in given]
     if not sweeper.parts:
         return _product([*grid, *overrides])
+    if {"experiment", "recipe"} <= given:
+        raise UserError(f"{' '.join(overrides)}: experiment= and recipe= both choose the runs; give one of them")
     others = [override for override in overrides if _key(override) not in ("experiment", "recipe")]
     runs = (run for part in sweeper.parts for run in _product([*grid, *part.split(), *others]))
     return [expanded for run in runs for expanded in _expand(run, compose)]
@@ -150,7 +167,8 @@ def _key(override: str) -> str:
 
 
 def _require_one_device(trainer: TrainerSettings) -> None:
-    if trainer.devices not in (1, "1") or trainer.num_nodes != 1:
+    several = len(trainer.devices) > 1 if isinstance(trainer.devices, list) else trainer.devices not in (1, "1", None)
+    if several or trainer.num_nodes != 1:
         raise UserError(
             f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}: in a sweep (-m) every run "
             "has one device; leave out -m to train one run on several"

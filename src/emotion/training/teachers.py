@@ -24,9 +24,11 @@ from emotion.models.classifier import TEACHING
 from emotion.models.device import find_device
 from emotion.overrides import check_overrides, quote_arguments, require_effect
 from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings
+from emotion.shipped import HUB
 from emotion.training.features import FeatureCache, images_digest
 from emotion.training.member import Member, read_member
 from emotion.training.origin import UNKNOWN, Origin, require_unseen
+from emotion.training.start import with_implied_model
 from emotion.training.trainer import best_precision
 
 log = logging.getLogger(__name__)
@@ -111,7 +113,7 @@ def read_teachers(asked: DistillationSettings, data: EmotionDataModule) -> Teach
 
 def _read_teacher(name: str) -> Member:
     try:
-        return read_member(name if name.startswith("hf://") else expand(name))
+        return read_member(name if name.startswith(HUB) else expand(name))
     except UserError as error:
         raise UserError(f"teacher={str(error).removeprefix('ckpt=')}") from None
 
@@ -148,6 +150,7 @@ def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: a name that ends with .safetensors is needed")
+    arguments = with_implied_model([*arguments])
     check_overrides(arguments)
     settings = read(compose(*quote_arguments(arguments)))
     require_effect(arguments, settings.flat())

@@ -46,8 +46,8 @@ def build_trainer(settings: Settings, folder: RunFolder, extra: Sequence[Callbac
     options.pop("max_time", None)  # `build_timer` uses it
     if (profiler := options.pop("profiler", None)) is not None:
         options["profiler"] = PROFILERS[profiler](folder.path, "profile")
-    if options["precision"] == "auto":
-        options["precision"] = best_precision(options["accelerator"])
+    if options.get("precision") == "auto":
+        options["precision"] = best_precision(options.get("accelerator", "auto"))
     loggers = [
         TensorBoard(folder.tensorboard, run_name(settings, folder)),
         CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"] or 1),
@@ -70,7 +70,7 @@ def build_trainer(settings: Settings, folder: RunFolder, extra: Sequence[Callbac
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"trainer: {first_line(error)}") from None
     if (
         options["sync_batchnorm"]
