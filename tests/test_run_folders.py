@@ -1,11 +1,15 @@
 """Runs keep their folders: the hash of their settings is the same in every version."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
+from keep import NAMES, keep
 from omegaconf import DictConfig, OmegaConf
 
 from emotion.config import choice_names, compose, distinguishing, read, run_dir, same_settings, settings
+from emotion.errors import UserError
 
 RESULTS = Path(__file__).parents[1] / "results"
 GOLDEN = Path(__file__).with_suffix(".json")
@@ -43,3 +47,20 @@ def test_settings_of_kept_runs_read_as_the_same_settings() -> None:
         assert isinstance(values, dict)
         assert same_settings({str(key): value for key, value in values.items()}, settings(config)), file
         assert distinguishing(read(config).flat()) == settings(config), file
+
+
+def test_a_run_is_kept_as_the_others_are(tmp_path: Path) -> None:
+    kept = RESULTS / "table1/cnn_111/cnn_111-seed0-22096597"
+    run = shutil.copytree(kept, tmp_path / "runs/report" / kept.name)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints/best.ckpt").touch()
+    (tmp_path / NAMES).parent.mkdir()
+    names = json.loads(GOLDEN.read_text())
+    (tmp_path / NAMES).write_text(json.dumps(names | {"kept runs": {}}))
+    folder = keep(run, "table1/cnn_111", tmp_path)
+    files = {file.relative_to(kept): file.read_bytes() for file in kept.rglob("*") if file.is_file()}
+    assert {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()} == files
+    assert json.loads((tmp_path / NAMES).read_text())["kept runs"] == {f"table1/cnn_111/{kept.name}": kept.name}
+    (run / "metrics.json").unlink()
+    with pytest.raises(UserError, match="not a finished run"):
+        keep(run, "table1/cnn_111", tmp_path)

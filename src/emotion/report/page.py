@@ -227,7 +227,7 @@ def _measures(section: Section, folder: Path, votes: VotesFile | None) -> Iterat
     """Yields the title and the blocks of each part of a section; a part without blocks is left out."""
     shown = section.configurations
     best = sorted(shown, key=lambda one: one.val_accuracy.mean, reverse=True)[:MAX_COMPARED]
-    compared = [one for one in shown if one in best]
+    compared = sorted(best, key=lambda one: one.number)
     pairs = measures.compare_pairs(compared)
     marks = measures.significance_marks(compared, pairs)
     results = measures.metrics_table(shown, marks)

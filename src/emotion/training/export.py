@@ -106,7 +106,7 @@ def export_network(
         f"differ from PyTorch's by at most {exported.difference:.1e}, {exported.agreement:.2%} of the classes agree"
     )
     if find_weights(name).suffix == ".ckpt":
-        yield f"{out}: not calibrated, as every checkpoint; calibrated is what `emotion publish` writes"
+        yield f"{out}: the probabilities are not calibrated; emotion publish calibrates a checkpoint"
     if int8:
         quantized = out.with_name(f"{out.stem}-int8.onnx")
         rows = data.rows.train[:: max(1, len(data.rows.train) // CALIBRATION)]

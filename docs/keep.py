@@ -1,0 +1,49 @@
+"""Keeps a finished run in results/, from which `make tables` counts.
+
+    python docs/keep.py runs/report/cnn_1111-seed0-<hash> table1/cnn_1111
+
+Settings, environment, curves, metrics and predictions are copied; checkpoints and figures are not.
+tests/test_run_folders.json gets the name of the run, so that no later version finds its folder under another name.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from layout import ROOT
+
+from emotion.errors import UserError, exit_on_user_error
+from emotion.training.folder import RunFolder
+
+KEPT = ("config.yaml", "environment.json", "metrics.json", "predictions.npz", "csv/*/metrics.csv")
+NAMES = Path("tests/test_run_folders.json")
+
+
+def keep(run: Path, target: str, root: Path = ROOT) -> Path:
+    """Copies the files of a run to results/<target>/<name of the run>, and returns that folder.
+
+    Raises:
+        UserError: the run is not finished.
+    """
+    if RunFolder(run).state != "finished":
+        raise UserError(f"{run}: not a finished run")
+    folder = root / "results" / target / run.name
+    for file in (file for pattern in KEPT for file in sorted(run.glob(pattern))):
+        copy = folder / file.relative_to(run)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    names = json.loads((root / NAMES).read_text(encoding="utf-8"))
+    runs = names["kept runs"] | {f"{target}/{run.name}": run.name}
+    names["kept runs"] = {name: runs[name] for name in sorted(runs, key=Path)}
+    (root / NAMES).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("target", help="folder below results/ for all seeds of its settings, as table1/cnn_1111")
+    options = parser.parse_args()
+    with exit_on_user_error():
+        print(keep(options.run, options.target))
