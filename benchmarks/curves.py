@@ -12,6 +12,7 @@ the share of the channels of the last trained convolution that are 0 on all vali
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,8 @@ Curves = Mapping[str, Sequence[Sequence[float]]]
 class Validations(Callback):
     """Keeps the validation accuracy of every epoch, and the share of dead channels.
 
-    A channel of the last convolution, if that is trained, is dead if ReLU makes it 0 in every place of all images.
+    A channel of the last convolution is dead if ReLU makes it 0 in every place of all images. There is no share if this
+    convolution is frozen, or if a normalisation stands between it and ReLU.
     """
 
     def __init__(self) -> None:
@@ -47,8 +49,9 @@ class Validations(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watches the last convolution of the network."""
-        *_, last = (module for module in pl_module.modules() if isinstance(module, nn.Conv2d))
-        if last.weight.requires_grad:
+        pairs = [*itertools.pairwise(pl_module.modules())]
+        last, after = [pair for pair in pairs if isinstance(pair[0], nn.Conv2d)][-1]
+        if last.weight.requires_grad and isinstance(after, nn.ReLU):
             last.register_forward_hook(self._watch)
 
     def _watch(self, convolution: nn.Module, inputs: tuple[Tensor, ...], maps: Tensor) -> None:
@@ -95,7 +98,8 @@ def main() -> None:
     add("--model", default="vgg16_fe", help="model as for train.py (vgg16_fe)")
     add("--data", choices=("fer2013", "synthetic"), default="fer2013", help="source of the images (fer2013)")
     add("--images", type=int, default=2560, help="training images, and a quarter as many for validation (2560)")
-    add("--vary", default="feature_views=0,1,3,8", help="a setting and its values (feature_views=0,1,3,8)")
+    vary = ("feature_views", "0", "1", "3", "8")
+    add("--vary", nargs="+", default=vary, help=f"a setting and its values ({' '.join(vary)})")
     add("--seeds", type=int, default=3, help="runs of each curve (3)")
     add("--epochs", type=int, default=10, help="epochs of each run (10)")
     add("--out", type=Path, help="JSON file to write, with the plot beside it")
@@ -104,8 +108,8 @@ def main() -> None:
         images = write_folders(Path(folder), options.data, data_dir(), options.images)
         fixed = [f"model={options.model}", "data=folder", f"data_dir={folder}", "split=official", "patience=null"]
         fixed += [f"trainer.max_epochs={options.epochs}", *options.settings]
-        setting, values = options.vary.split("=")
-        curves: dict[str, list[list[float]]] = {value: [] for value in values.split(",")}
+        setting, *values = options.vary
+        curves: dict[str, list[list[float]]] = {value: [] for value in values}
         dead: dict[str, list[list[float]]] = {value: [] for value in curves}
         for seed in range(options.seeds):
             for value in curves:

@@ -1,4 +1,4 @@
-"""Keeps a finished run in results/, from which `make tables` counts.
+"""Copies a finished run into results/, from which `make tables` makes the tables.
 
     python docs/keep.py runs/report/cnn_1111-seed0-<hash> table1/cnn_1111
 

@@ -41,11 +41,12 @@ RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
 NULLABLE = (
     *("dropout", "activation_scale"),
     *("trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.gradient_clip_val"),
+    "trainer.overfit_batches",
 )
 RANGES = [
     (("val_fraction", "lr_factor"), (1e-6, 0.5, 0.999), (0, 1, -0.1, 1.5)),
     (("lr", "offline_strength", "distill_temperature", "activation_scale"), (1e-9, 1, 10), (0, -1e-3)),
-    (("trainer.gradient_clip_val",), (1e-9, 1, 10), (0, -1)),
+    (("trainer.gradient_clip_val",), (0, 1e-9, 1, 10), (-1e-9, -1)),
     (("trainer.limit_train_batches", "trainer.limit_val_batches"), (0.5, 1, 100), (0, -1, -0.5)),
     (("trainer.overfit_batches",), (0, 0.5, 1, 100), (-1, -0.5)),
     (("layer_decay", "distill"), (1e-6, 0.75, 1), (0, 1.01, -0.5)),
@@ -70,11 +71,12 @@ WHOLE = [
     (("seed",), 0, 4294967295, ()),
     (("fold", "plain_epochs", "trainer.log_every_n_steps"), 0, None, ()),
     (("split_seed", "memory_budget", "trainer.min_epochs"), 0, None, (None,)),
-    (("trainer.max_steps",), -1, None, ()),
+    (("trainer.max_steps",), -1, None, (None,)),
+    (("trainer.num_nodes",), 1, None, (None,)),
     (("feature_views",), 0, None, ("auto",)),
     (("unfreeze",), 0, None, ("all", None)),
     (("runs_per_gpu", "lr_patience", "distill_views"), 1, None, ()),
-    (("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches", "trainer.num_nodes"), 1, None, ()),
+    (("trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches"), 1, None, ()),
     (("patience",), 1, None, (None,)),
     (("synthetic_images",), 1, 1_000_000, ()),
     (("width", "stem_width"), 1, 1024, (None,)),
@@ -86,6 +88,10 @@ WHOLE = [
 # Settings of which nothing but these values is legal.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "trainer.gradient_clip_algorithm": ("norm", "value", None),
+    "trainer.precision": (
+        *("auto", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "32-true", "64-true", "16", "bf16", "32", "64"),
+        *("transformer-engine", "transformer-engine-float16", 16, 32, 64, None),
+    ),
     "trainer.deterministic": ("warn", True, False, None),
     "logger": ("wandb", "mlflow", None),
     "data": ("fer2013", "fer2013_csv", "folder", "table", "synthetic"),
@@ -126,7 +132,7 @@ LISTS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "blocks": (([2, 2, 1], [1], None), ("2", 2, [1.5], ["2"])),
 }
 # Checked by Lightning's Trainer, in the messages of which they are named.
-UNCHECKED = {"trainer.max_epochs", "trainer.max_time", "trainer.devices", "trainer.precision"}
+UNCHECKED = {"trainer.max_epochs", "trainer.max_time", "trainer.devices"}
 # What a value is legal beside, if not beside all defaults.
 BESIDE: dict[str, dict[str, Any]] = {
     "unfreeze": {"family": "timm", "backbone": "resnet18"},
@@ -485,6 +491,11 @@ def test_settings_that_exclude_each_other_are_refused():
     with pytest.raises(UserError, match=r"^unfreeze=3: would freeze random weights; .* init=$"):
         Settings.of({"unfreeze": 3})
     assert Settings.of({"unfreeze": 3, "init": "small"}).network.unfreeze == 3
+
+
+def test_precisions_written_as_numbers_keep_their_folder():
+    (typed,) = quote_arguments(["trainer.precision=32"])
+    assert run_dir(compose(typed)) == "runs/default/cnn-seed0-87f470a7"
 
 
 def test_images_of_the_environment_are_part_of_the_run(monkeypatch):

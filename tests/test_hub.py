@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from emotion.errors import UserError
 from emotion.models.classifier import save_pretrained
 from emotion.shipped import SHIPPED, find_network, find_weights
 from emotion.shipped.hub import push
+from emotion.training import evaluate
 
 
 class Hub:
@@ -86,6 +88,15 @@ def test_what_is_pushed_can_be_loaded(hub: Hub) -> None:
     for path in fetched.iterdir():
         assert path.read_bytes() == (SHIPPED / f"small{path.suffix}").read_bytes()
     assert type(emotion.load("hf://me/faces").networks[0]).__name__ == "OnnxNetwork"
+
+
+def test_evaluation_takes_a_network_of_the_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    push("me/faces", [SHIPPED / "small.safetensors"], "")
+    monkeypatch.chdir(tmp_path)
+    words = ["data=synthetic", "synthetic_images=140", "split=test_only", "out=out", "device=cpu"]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "ckpt=hf://me/faces", *words])
+    evaluate.main()
+    assert json.loads((tmp_path / "out/evaluation.json").read_text())["checkpoints"] == ["hf://me/faces"]
 
 
 def test_the_other_kind_does_where_there_is_one(hub: Hub) -> None:

@@ -112,10 +112,11 @@ def distinguishing(values: Mapping[str, Any]) -> dict[str, Any]:
 def same_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Returns whether the settings of a stored run are those of a command.
 
-    Settings newer than the stored run count as defaults. A folder of weights equals each of its files.
+    Settings newer than the stored run count as defaults. A folder of weights equals each of its files, and a missing
+    folder of images, which older runs took from EMOTION_DATA, every folder.
     """
     kept, wanted = with_defaults(stored), with_defaults(asked)
-    return kept.keys() == wanted.keys() and all(_same(key, kept[key], wanted[key]) for key in kept)
+    return kept.keys() == wanted.keys() and all(is_same(key, kept[key], wanted[key]) for key in kept)
 
 
 def with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +125,10 @@ def with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {key: field.default for key, field in fields().items() if key not in control} | flatten(stored)
 
 
-def _same(key: str, kept: Any, wanted: Any) -> bool:
+def is_same(key: str, kept: Any, wanted: Any) -> bool:
+    """Returns whether the value of a setting of a stored run is that of a command (see `same_settings`)."""
+    if key == "data_dir" and kept is None:
+        return True
     if key == "weights" and isinstance(kept, str) and isinstance(wanted, str):
         return Path(wanted) in (Path(kept), Path(kept).parent)
     return bool(kept == wanted)

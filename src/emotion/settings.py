@@ -37,6 +37,11 @@ Inside = Annotated[int | float, Field(gt=0, lt=1)]
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Endless = Annotated[int, Field(ge=-1)]
+Precision = (
+    Literal["auto", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "32-true", "64-true", "16", "bf16", "32", "64"]
+    | Literal["transformer-engine", "transformer-engine-float16"]
+    | Literal[16, 32, 64]
+)
 Names = list[str | int]
 
 
@@ -124,8 +129,8 @@ class DataSettings(Group):
     split: SplitName = setting(
         "report",
         "report: the paper's | official: PublicTest validates, PrivateTest tests | clean: official without "
-        "training images that are in one of these too | random: of all images, stratified | test_only: all images "
-        "test, for evaluate.py",
+        "training images that are also validation or test images | random: of all images, stratified | "
+        "test_only: all images test, for evaluate.py",
         FIXED,
     )
     val_fraction: Inside = setting(
@@ -305,24 +310,24 @@ class TrainerSettings(Group):
 
     max_epochs: Endless | None = setting(200, "-1: no limit")
     min_epochs: Whole | None = setting(None, "")
-    max_steps: Endless = setting(-1, "-1: no limit")
+    max_steps: Endless | None = setting(-1, "-1: no limit")
     max_time: str | None = setting(None, "DD:HH:MM:SS of training in all; the epoch under way is finished")
     accelerator: str | None = setting("auto", "auto | cpu | gpu")
     devices: Any = setting(1, "number of devices, or [number of a device,...]")
-    num_nodes: Count = setting(1, "")
+    num_nodes: Count | None = setting(1, "")
     strategy: str | None = setting("auto", "auto | ddp ...")
-    precision: str | int | None = setting(
+    precision: Precision | None = setting(
         "auto",
         "auto: bf16-mixed on CUDA (16-mixed on GPUs without bf16) and on CPUs with AMX or AVX512_BF16, else 32-true",
     )
     limit_train_batches: AtLeastZero | None = setting(None, "number, or below 1 the share, of batches of an epoch")
     limit_val_batches: AtLeastZero | None = setting(None, "the same for validation")
-    overfit_batches: AtLeastZero = setting(
+    overfit_batches: AtLeastZero | None = setting(
         0.0, "number, or below 1 the share, of batches; every epoch has the same ones"
     )
     check_val_every_n_epoch: Count = setting(1, "")
     log_every_n_steps: Whole = setting(50, "")
-    gradient_clip_val: Positive | None = setting(None, "largest norm of the gradient (Pascanu et al., ICML 2013)")
+    gradient_clip_val: AtLeastZero | None = setting(None, "largest norm of the gradient (Pascanu et al., ICML 2013)")
     gradient_clip_algorithm: Literal["norm", "value"] | None = setting(None, "norm | value")
     accumulate_grad_batches: Count = setting(1, "")
     deterministic: Literal["warn"] | bool | None = setting(None, "")

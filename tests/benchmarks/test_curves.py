@@ -21,7 +21,7 @@ def test_the_figure_has_a_line_for_each_value() -> None:
 @pytest.mark.usefixtures("cache")
 def test_curves_of_images_and_of_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "curves.json"
-    arguments = f"weights=none --data synthetic --images 56 --vary feature_views=0,2 --seeds 1 --epochs 2 --out {out}"
+    arguments = f"weights=none --data synthetic --images 56 --vary feature_views 0 2 --seeds 1 --epochs 2 --out {out}"
     monkeypatch.setattr(sys, "argv", ["curves.py", *arguments.split()])
     main()
     result = json.loads(out.read_text())

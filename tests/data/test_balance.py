@@ -4,7 +4,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from emotion.data.augment import RandomAffine
-from emotion.data.balance import class_weights, oversample
+from emotion.data.balance import class_weights, oversample, sampling_weights
 from emotion.data.synthetic import draw_image
 
 UNCHANGED = RandomAffine(rotation=0, zoom=0, shift=0, shear=0)
@@ -106,3 +106,17 @@ def test_classes_of_equal_size_need_no_images(images):
     assert rows.dtype == torch.int64
     assert added.shape == (0, *images.shape[1:])
     assert added.dtype == torch.uint8
+
+
+def test_of_a_million_images_all_classes_are_drawn_equally_often() -> None:
+    """Sums of float32 lose the small weights of a large class: then the last images are never drawn."""
+    labels = make_labels([100_000, *[900] * 1_000])
+    weights = sampling_weights(labels, 1_001)
+    drawn = torch.multinomial(weights, len(labels), replacement=True, generator=torch.Generator().manual_seed(0))
+    large = drawn[labels[drawn] == 0]
+    assert abs(len(large) - 999) < 5 * 999**0.5
+    assert large.max() > 0.98 * len(labels)
+
+
+def test_the_draws_of_few_images_are_those_of_earlier_versions() -> None:
+    assert sampling_weights(make_labels(FER2013_TRAIN), 7).dtype == torch.float32

@@ -371,9 +371,12 @@ def test_evaluations_on_other_images_or_classes_share_no_table(make_run: MakeRun
         (folder.path / "evaluation.json").write_text(json.dumps(record))
     path, _ = write_report([tmp_path / "runs"], tmp_path / "out")
     text = path.with_suffix(".md").read_text()
-    for data in ("fer2013, split=test_only, 7 classes (1)", "photos, split=test_only, 7 classes (2)"):
+    for data in (
+        "fer2013, split=test_only, 7 classes, 42 images (1)",
+        "photos, split=test_only, 7 classes, 42 images (2)",
+    ):
         assert f"### Evaluations on {data}" in text
-    assert "### Evaluations on photos, split=test_only, 3 classes (3)" in text
-    assert "### Evaluations on photos, split=test_only, 3 classes (4)" in text
+    assert "### Evaluations on photos, split=test_only, 3 classes, 42 images (3)" in text
+    assert "### Evaluations on photos, split=test_only, 3 classes, 21 images (4)" in text
     assert text.count("| Evaluation | Data |") == 4
     assert len(list((tmp_path / "out/tables").glob("evaluations-*.csv"))) == 4

@@ -17,6 +17,7 @@ from other_classes import FERPLUS, STRANGE, THREE, make_classifier
 from PIL import Image
 from pytorch_grad_cam import HiResCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from small_runs import TINY, train
 from torch import nn
 
 import emotion
@@ -267,6 +268,15 @@ def test_without_fer2013_drawn_faces_serve_but_not_for_8_bits(tmp_path: Path, mo
     assert line.startswith(f"{tmp_path / 'out.onnx'}: ")
     assert "560 validation images of synthetic" in line
     assert OnnxNetwork(tmp_path / "out.onnx").views == "flip"
+
+
+def test_a_checkpoint_is_not_calibrated(tmp_path: Path) -> None:
+    best = train(tmp_path / "run", *TINY).best
+    _, note = export_network(str(best), tmp_path / "out.onnx", {})
+    assert (
+        note
+        == f"{tmp_path / 'out.onnx'}: the probabilities are not calibrated; emotion publish calibrates a checkpoint"
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])

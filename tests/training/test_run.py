@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import signal
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -89,16 +90,17 @@ def test_killed_run_continues_as_if_undisturbed(tmp_path, killer, monkeypatch, o
 
 
 def test_moved_run_keeps_its_best_epoch(tmp_path, killer, monkeypatch):
-    words = ["trainer.max_epochs=3", "lr=0.5", "trainer.precision=32-true"]  # the first epoch is the best
+    words = ["trainer.max_epochs=3", "lr=0.5", "trainer.precision=32-true"]  # diverges: the last epoch is not the best
     undisturbed = train(tmp_path / "undisturbed", *words)
     killer(2)
     with pytest.raises(KilledError):
         train(tmp_path / "killed", *words)
     monkeypatch.undo()
-    assert load_checkpoint(RunFolder(tmp_path / "killed").best).epoch == 1
+    best = load_checkpoint(RunFolder(tmp_path / "killed").best).epoch
+    assert best < 3
     (tmp_path / "killed").rename(tmp_path / "moved")
     moved = train(tmp_path / "moved", *words)
-    assert load_checkpoint(moved.best).epoch == 1
+    assert load_checkpoint(moved.best).epoch == best
     assert not differences(undisturbed, moved)
 
 
@@ -631,8 +633,15 @@ def test_an_interrupted_run_says_how_it_goes_on(tmp_path, monkeypatch, caplog):
             train(tmp_path, *TINY)
     signal.signal(signal.SIGINT, handler)
     assert caught.value.code == 130
-    assert "interrupted in epoch 1: the same command continues the run" in caplog.text
+    assert f"interrupted in epoch 1: resume={tmp_path} continues" in caplog.text
     assert train(tmp_path, *TINY).state == "finished"
+
+
+def test_an_exit_of_the_users_code_is_no_interrupt(tmp_path, monkeypatch):
+    monkeypatch.setattr(TensorBoardFigures, "on_train_batch_start", lambda *_: sys.exit(3))
+    with pytest.raises(SystemExit) as caught:
+        train(tmp_path, *TINY)
+    assert caught.value.code == 3
 
 
 def test_failure_is_kept_in_the_folder_until_the_run_finishes(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Training from a trained network."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def test_other_classes_get_a_new_last_layer(classes: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("settings", [{"blocks": [1, 1]}, SMALL | {"width": 40}])
 def test_a_network_of_which_no_weight_fits_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"^init=small: none of its weights fits this model; .* model=resnet_small$"):
+    own = re.escape("model=resnet_small blocks=[2,2,2] width=48 stem_stride=2 image_size=48 normalize=unit")
+    with pytest.raises(UserError, match=f"^init=small: none of its weights fits this model; the .* has {own}$"):
         read_start("small").load_into(make_network(**settings), CLASSES)
 
 
@@ -111,6 +113,13 @@ def test_a_start_implies_the_size_of_its_network(monkeypatch: pytest.MonkeyPatch
         "image_size=32",
     ]
     assert "image_size=32" not in with_implied_model(["init=x", "image_size=64"])
+    own = replace(small, model="custom", settings=NetworkSettings.of({"family": "custom", "image_size": 96}))
+    monkeypatch.setattr(start, "read_start", lambda name: own)
+    assert with_implied_model(["init=x", "network=net.py:Net"])[2:] == [
+        "model=custom",
+        "image_size=96",
+        "normalize=unit",
+    ]
     backbone = {"family": "timm", "backbone": "resnet18", "normalize": "imagenet"}
     settings = NetworkSettings.of(backbone)
     monkeypatch.setattr(start, "read_start", lambda name: replace(small, model="timm", settings=settings))

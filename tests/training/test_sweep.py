@@ -5,11 +5,14 @@ import logging
 from functools import cache
 from pathlib import Path
 
+import hydra
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from emotion.config import compose, conf_dir, read, run_dir
 from emotion.errors import UserError
+from emotion.training.command import _further_config_folders
 from emotion.training.folder import RunFolder
 from emotion.training.sweep import plan, run_apart, sweep
 
@@ -102,14 +105,22 @@ def test_values_with_commas_are_distinguished_from_lists_of_values():
 
 
 @pytest.mark.parametrize(
-    "word", ["trainer.devices=2", "trainer.devices=auto", "trainer.num_nodes=2", "resume=runs/default/cnn"]
+    "word",
+    [
+        "trainer.devices=2",
+        "trainer.devices=auto",
+        "trainer.devices=null",
+        "trainer.devices=[0,1]",
+        "trainer.num_nodes=2",
+        "resume=runs/default/cnn",
+    ],
 )
 def test_settings_that_only_one_run_can_have_are_refused(word):
     with pytest.raises(UserError, match="leave out -m"):
         plan(["seed=0,1", word], compose_run)
 
 
-@pytest.mark.parametrize("devices", ["1", "[1]", "null"])
+@pytest.mark.parametrize("devices", ["1", "[1]"])
 def test_one_device_of_several_is_one_device(devices):
     assert len(plan(["seed=0,1", f"trainer.devices={devices}"], compose_run)) == 2
 
@@ -277,6 +288,21 @@ def test_run_in_a_process_of_its_own_searches_the_same_folders(tmp_path, monkeyp
         f"hydra.run.dir='{tmp_path}/run'",
         "hydra.searchpath=['file:///a b','pkg://theirs']",
     ]
+
+
+def test_further_config_folders_are_those_of_the_command_line(tmp_path, monkeypatch):
+    """The folders of Hydra itself are found without being named."""
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py", "--config-dir", "mine", "hydra.searchpath=[file:///theirs]"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    seen = []
+
+    def job(config):
+        seen.extend(_further_config_folders(HydraConfig.get()))
+
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    assert seen == [f"file://{tmp_path / 'mine'}", "file:///theirs"]
 
 
 def test_ingredients_change_one_thing_each():

@@ -6,11 +6,23 @@ from torch import Tensor
 
 from emotion.data.augment import RandomAffine
 
+MANY = 100_000
+"""Number of images up to which sums of their weights in float32 are exact enough."""
+
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     """Returns scikit-learn's "balanced" weight n / (k n_c) of each class, float32 [k], for labels int64 [n]."""
     counts = torch.bincount(labels, minlength=num_classes)  # [k]
     return len(labels) / (num_classes * counts)
+
+
+def sampling_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Returns the weight of each image with which all classes are drawn equally often, float [n], for int64 [n].
+
+    Of many images float64, since sums of float32 would lose the smallest weights.
+    """
+    weights = class_weights(labels, num_classes)[labels]
+    return weights.double() if len(labels) > MANY else weights
 
 
 def oversample(

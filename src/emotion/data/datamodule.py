@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emotion.data.augment import Augmentation, RandomAffine
-from emotion.data.balance import class_weights, oversample
+from emotion.data.balance import class_weights, oversample, sampling_weights
 from emotion.data.classes import CLASSES, FERPLUS, ClassRule
 from emotion.data.folders import FolderSource
 from emotion.data.labelled import Source
@@ -340,8 +340,7 @@ class EmotionDataModule(LightningDataModule):
         inputs, labels, rows = self._features.get("train", self.train_set)
         weights = None
         if self.batches.balance == "weighted_sampler":
-            ids = self._training_labels
-            weights = class_weights(ids, len(self.classes)).double()[ids]  # [n], sums of float32 would lose the last
+            weights = sampling_weights(self._training_labels, len(self.classes))
         loader = self._loader(
             inputs,
             labels,

@@ -63,7 +63,7 @@ class FilesSource(Source):
 
     def __iter__(self) -> Iterator[LabelledImage | BadImageError]:
         chunk = 1024
-        # More threads would not read faster, and each holds a decoded image of up to 150 MB three times.
+        # Each thread can hold a decoded image of 150 MB three times.
         with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
             for start in range(0, len(self.files), chunk):
                 yield from pool.map(self._read, self.files[start : start + chunk])

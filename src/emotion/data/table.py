@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emotion.data.classes import AUTO, ClassRule, listed
@@ -22,7 +22,7 @@ DELIMITERS = (",", "\t", ";", " ")
 PARTS: dict[str, Part] = {**PART_FOLDERS, **{name.lower(): part for name, part in FER_PARTS.items()}}
 """The part that a value of the split column stands for, in lower case."""
 FIELD = re.compile(r"\{(path|name|stem)\}")
-FLOAT = re.compile(r"^([0-9]+)\.0+$")
+WHOLE = re.compile(r"[0-9]+(\.0+)?")
 log = logging.getLogger(__name__)
 
 
@@ -140,6 +140,8 @@ class TableSource(FilesSource):
         if not rows:
             raise UserError(f"{path}: the table is empty")
         _require_unique(rows)
+        if not isinstance(rule.classes, str):
+            rows = _with_whole_numbers(rows)
         places: dict[str, str] = {}
         for row in rows:
             places.setdefault(row.label, row.place)
@@ -208,8 +210,7 @@ class TableSource(FilesSource):
             if not fields[labels]:
                 raise UserError(f"{place}: no label in column {columns.label_column!r}")
             own = part if splits is None else _part(fields[splits], place)
-            label = FLOAT.sub(r"\1", fields[labels])  # pandas writes integers beside empty cells as 3.0
-            yield _Row(self._name(fields[paths], place), label, own, place), fields
+            yield _Row(self._name(fields[paths], place), fields[labels], own, place), fields
 
     def _name(self, path: str, place: str) -> str:
         """Returns the path of an image below the images' folder."""
@@ -253,6 +254,13 @@ def _images(folder: Path, images: str | None) -> tuple[Path, str]:
     if not root.is_dir():
         raise UserError(f"images={images}: no folder {root}")
     return root, template
+
+
+def _with_whole_numbers(rows: list[_Row]) -> list[_Row]:
+    """Turns labels as 3.0, which pandas writes for integers beside empty cells, into 3, if all of them are numbers."""
+    if not all(WHOLE.fullmatch(row.label) for row in rows):
+        return rows
+    return [replace(row, label=row.label.partition(".")[0]) for row in rows]
 
 
 def _require_unique(rows: Sequence[_Row]) -> None:

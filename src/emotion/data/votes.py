@@ -25,7 +25,7 @@ EMOTIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "
 VOTED = (*EMOTIONS, "unknown", "NF")
 """The columns of votes; NF stands for an image without a face."""
 _LINE = re.compile(r"[^:]+:(\d{1,9})")
-"""The name of an image of `data=fer2013_csv`: the file and the line."""
+"""The name of an image of `data=fer2013_csv`: the file and the row, of which the header is the first."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class VotesFile:
     def _key(self, name: str) -> str:
         file = name.rsplit("/", 1)[-1]
         line = _LINE.fullmatch(file) if self.parts else None
-        return str(int(line[1]) - 2) if line else file  # the first row is in line 2, below the header
+        return str(int(line[1]) - 2) if line else file  # the votes have no header
 
 
 def open_votes(path: Path) -> VotesFile:

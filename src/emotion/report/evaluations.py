@@ -78,7 +78,8 @@ def evaluation_blocks(evaluations: Sequence[Evaluation], votes: VotesFile | None
         groups.setdefault((record.data, record.split, test.classes, images_digest(test)), []).append(evaluation)
     blocks: list[Block] = []
     for number, ((data, split, classes, _), members) in enumerate(groups.items(), 1):
-        title = f"Evaluations on {data}, split={split}, {len(classes)} classes ({number})"
+        images = len(members[0].stages["test"])
+        title = f"Evaluations on {data}, split={split}, {len(classes)} classes, {images:,} images ({number})"
         name = "evaluations" if len(groups) == 1 else f"evaluations-{number}"
         blocks += [Heading(title, 3)] if len(groups) > 1 else []
         blocks.append(_table(members, name, f"Evaluations of checkpoints on {data}, split={split}."))

@@ -37,13 +37,14 @@ OPTIONS = ("ckpt", "out", "device", "tta", "network")
 USAGE = """usage: evaluate.py ckpt=<network> | ckpt=[a.ckpt,b.ckpt] [tta=flip] [out=<folder>] [device=cuda]
                    [data=... split=... exclude=[...]] [votes=<file>]
 
-Rebuilds network and data and tests the network. A network is a checkpoint, the folder of a run, a published file or the
-name of a shipped one, as small. Settings of the data on the command line replace those of its training; split=test_only
-tests on all images of a source. Images of classes that the network does not have are left out, with a line that names
-them; exclude= leaves out further classes. The probabilities of several networks are averaged; a pattern in quotes,
-ckpt='runs/small/*/checkpoints/best.ckpt', stands for all files that match it. tta=flip, shifts or ten_crop also tests
-with test-time augmentation. votes=<file> compares the predictions for images of FER2013 with the votes of people, from
-FER+. network=<file>.py:<class> allows the code of a checkpoint that has a network of a user."""
+Rebuilds network and data and tests the network. A network is a checkpoint, the folder of a run, a published file, the
+name of a shipped one, as small, or hf://<owner>/<repository>. Settings of the data on the command line replace those of
+its training; split=test_only tests on all images of a source. Images of classes that the network does not have are left
+out, with a line that names them; exclude= leaves out further classes. The probabilities of several networks are
+averaged; a pattern in quotes, ckpt='runs/small/*/checkpoints/best.ckpt', stands for all files that match it. tta=flip,
+shifts or ten_crop also tests with test-time augmentation. votes=<file> compares the predictions for images of FER2013
+with the votes of people, from FER+. network=<file>.py:<class> allows the code of a checkpoint that has a network of a
+user."""
 
 
 def main() -> None:

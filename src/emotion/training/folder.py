@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from emotion.config import distinguishing, flatten, same_settings, with_defaults
+from emotion.config import distinguishing, flatten, is_same, same_settings, with_defaults
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, hide_home, remove_stale_temporaries
 from emotion.settings import Settings
@@ -169,7 +169,7 @@ class RunFolder:
         changes = read_json(self.environment).get("changes", []) if self.environment.is_file() else []
         if self.config.is_file():
             before, now = with_defaults(read_yaml(self.config)), flatten(kept)
-            changed = {key: [before.get(key), now[key]] for key in now if before.get(key) != now[key]}
+            changed = {key: [before.get(key), now[key]] for key in now if not is_same(key, before.get(key), now[key])}
             if changed:
                 changes = [*changes, {"after_epoch": epochs, "changed": changed}]
                 self.metrics.unlink(missing_ok=True)

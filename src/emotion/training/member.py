@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from emotion.models.classifier import load_pretrained
-from emotion.shipped import find_weights
+from emotion.shipped import HUB, find_weights
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.origin import Origin
 
@@ -32,13 +32,14 @@ def read_member(name: str | Path, network: str | None = None) -> Member:
     """Reads a trained network.
 
     Args:
-        name: a checkpoint, the folder of a run, a published file or the name of a shipped network.
+        name: a checkpoint, the folder of a run, a published file, the name of a shipped network or of one on the hub.
         network: name of the user's network in the checkpoint, if its code is trusted.
 
     Raises:
         UserError: there is no such network, or its file is of another kind.
     """
-    path = Path(name) if Path(name).suffix == ".ckpt" else find_weights(str(name))
+    is_file = Path(name).suffix == ".ckpt" and not str(name).startswith(HUB)
+    path = Path(name) if is_file else find_weights(str(name))
     if path.suffix == ".ckpt":
         read = load_checkpoint(path, network)
         return Member(read.task.inference_network, str(read.task.hparams["model"]), read.origin)

@@ -143,12 +143,12 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
         raise UserError(f"trainer: {first_line(error)}") from None
     except SIGTERMException:
         # Lightning raises this between two batches, after `ThrottledCheckpointIO` has written pending checkpoints.
-        log.warning("ended by SIGTERM in epoch %d: the same command continues the run", trainer.current_epoch + 1)
+        log.warning("ended by SIGTERM in epoch %d: resume=%s continues", trainer.current_epoch + 1, folder.path)
         raise SystemExit(SIGTERM_STATUS) from None
-    except SystemExit:
-        if not trainer.interrupted:
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into an exit
             raise
-        log.warning("interrupted in epoch %d: the same command continues the run", trainer.current_epoch + 1)
+        log.warning("interrupted in epoch %d: resume=%s continues", trainer.current_epoch + 1, folder.path)
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         of_machine = isinstance(error, UserError | OSError) or is_out_of_memory(error)

@@ -1,9 +1,10 @@
 """Starts a training from a trained network: a shipped one, a checkpoint, a published file or the folder of a run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +18,10 @@ from emotion.shipped import find_weights
 from emotion.training.checkpoint import read_content
 from emotion.training.origin import Origin
 
-ARCHITECTURE = ("backbone", "blocks", "width", "stem_stride", "stem_width", "image_size", "normalize")
+ARCHITECTURE = (
+    *("backbone", "blocks", "width", "stem_stride", "stem_width"),
+    *("image_size", "normalize", "activation_scale"),
+)
 """The settings of a trained network that a network which starts from it has too, unless others are asked for."""
 
 
@@ -38,6 +42,12 @@ class Start:
     origin: Origin
     state: dict[str, Tensor]
     settings: NetworkSettings
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The values of `ARCHITECTURE` that its network has."""
+        values = {key: getattr(self.settings, key) for key in ARCHITECTURE}
+        return {key: value for key, value in values.items() if value is not None}
 
     def load_into(self, network: Network, classes: Sequence[str]) -> str:
         """Copies the tensors that fit into a network; the last layer fits only if the classes are the same.
@@ -61,7 +71,8 @@ class Start:
         }
         counters = "num_batches_tracked"  # of batch normalisation; they fit any network
         if not any(key.startswith("backbone.") and not key.endswith(counters) for key in fits):
-            hint = f"; it is a {self.model}: model={self.model}" if self.model else ""
+            words = " ".join([f"model={self.model}", *_words(self.architecture)])
+            hint = f"; the network in the file has {words}" if self.model else ""
             raise UserError(f"init={self.name}: none of its weights fits this model{hint}")
         if not all(value.isfinite().all() for value in fits.values()):
             raise UserError(f"init={self.name}: has numbers that are not finite")
@@ -109,19 +120,19 @@ def with_implied_model(arguments: list[str]) -> list[str]:
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if {"model", "recipe", "experiment", "resume"} & given.keys():
         return arguments
-    if "network" in given:
-        return [*arguments, "model=custom"]
+    custom = ["model=custom"] if "network" in given else []
     if given.get("init", "null") == "null" or "," in given["init"]:
-        return arguments
+        return [*arguments, *custom]
     start = read_start(given["init"])
-    if start.model not in choice_names("model"):
-        return arguments
-    implied, own = [f"model={start.model}"], start.settings.flat()
-    if start.model not in ("custom", "timm"):
-        usual = read(compose(*implied)).network.flat()
-        own = {key: value for key, value in own.items() if value != usual[key]}
-    chosen = {key: own[key] for key in ARCHITECTURE if own.get(key) is not None and key not in given}
-    return [*arguments, *implied, *(f"{key}={str(value).replace(' ', '')}" for key, value in chosen.items())]
+    if start.model not in choice_names("model") or (custom and start.model != "custom"):
+        return [*arguments, *custom]
+    usual = {} if start.model in ("custom", "timm") else read(compose(f"model={start.model}")).network.flat()
+    own = {key: value for key, value in start.architecture.items() if value != usual.get(key) and key not in given}
+    return [*arguments, f"model={start.model}", *_words(own)]
+
+
+def _words(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={str(value).replace(' ', '')}" for key, value in settings.items()]
 
 
 def _read_published(name: str, path: Path) -> Start:

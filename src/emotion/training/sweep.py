@@ -167,8 +167,8 @@ def _key(override: str) -> str:
 
 
 def _require_one_device(trainer: TrainerSettings) -> None:
-    several = len(trainer.devices) > 1 if isinstance(trainer.devices, list) else trainer.devices not in (1, "1", None)
-    if several or trainer.num_nodes != 1:
+    several = len(trainer.devices) > 1 if isinstance(trainer.devices, list) else trainer.devices not in (1, "1")
+    if several or trainer.num_nodes not in (1, None):
         raise UserError(
             f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}: in a sweep (-m) every run "
             "has one device; leave out -m to train one run on several"
