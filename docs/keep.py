@@ -3,7 +3,7 @@
     python docs/keep.py runs/report/cnn_1111-seed0-<hash> table1/cnn_1111
 
 Settings, environment, curves, metrics and predictions are copied; checkpoints and figures are not.
-tests/test_run_folders.json gets the name of the run, so that no later version finds its folder under another name.
+tests/test_run_folders.json gets the name that the settings give to the folder, so that no later version changes it.
 """
 
 import argparse
@@ -12,7 +12,9 @@ import shutil
 from pathlib import Path
 
 from layout import ROOT
+from omegaconf import OmegaConf
 
+from emotion.config import run_dir
 from emotion.errors import UserError, exit_on_user_error
 from emotion.training.folder import RunFolder
 
@@ -34,7 +36,8 @@ def keep(run: Path, target: str, root: Path = ROOT) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
     names = json.loads((root / NAMES).read_text(encoding="utf-8"))
-    runs = names["kept runs"] | {f"{target}/{run.name}": run.name}
+    settings = OmegaConf.merge(OmegaConf.load(run / "config.yaml"), {"resume": None})
+    runs = names["kept runs"] | {f"{target}/{run.name}": Path(run_dir(settings)).name}
     names["kept runs"] = {name: runs[name] for name in sorted(runs, key=Path)}
     (root / NAMES).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
     return folder

@@ -497,8 +497,8 @@ def refuses_to_resume(folder):
 
 
 def test_trainer_argument_that_lightning_refuses_gets_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"^trainer: .*recision"):
-        train(tmp_path, "trainer.precision=17")
+    with pytest.raises(UserError, match=r"^trainer: .*strategy"):
+        train(tmp_path, "trainer.strategy=nonsense")
 
 
 @pytest.mark.real
