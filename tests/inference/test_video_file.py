@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from browser import EXECUTABLE, chromium, new_page
 from drawn_films import FILMS, VARYING, corner, draw_film, noise, pictures, read_all
 
 from emotion.data.decode import BadImageError
@@ -304,9 +305,8 @@ def test_damaged_sound_costs_no_pictures(sound: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.skipif(EXECUTABLE is None, reason="needs Chromium")
 def test_copies_play_in_a_browser(tmp_path: Path) -> None:
-    from browser import chromium, new_page
-
     source = draw_film(tmp_path / "film.mov", flashing(), sound="pcm_s16le")
     copy(source, tmp_path / "copy.mp4")
     (tmp_path / "page.html").write_text('<video src="copy.mp4"></video>')
