@@ -94,7 +94,8 @@ def export_network(
     Raises:
         UserError: there is no such network or data, or the network cannot be written.
     """
-    classifier, data = _open(name, changes, int8, own)
+    path = find_weights(name)
+    classifier, data = _open(path, changes, int8, own)
     classifier.set_views(views)
     for part, part_rows in {"validation": data.rows.val, **({"training": data.rows.train} if int8 else {})}.items():
         if not len(part_rows):
@@ -105,7 +106,7 @@ def export_network(
         f"{out}: {_mebibytes(out)}; on {len(images):,} validation images of {data.hparams['data']} the probabilities "
         f"differ from PyTorch's by at most {exported.difference:.1e}, {exported.agreement:.2%} of the classes agree"
     )
-    if find_weights(name).suffix == ".ckpt":
+    if path.suffix == ".ckpt":
         yield f"{out}: the probabilities are not calibrated; emotion publish calibrates a checkpoint"
     if int8:
         quantized = out.with_name(f"{out.stem}-int8.onnx")
@@ -220,8 +221,7 @@ def accuracy(network: OnnxNetwork, images: NDArray[np.uint8], labels: NDArray[np
     return float((_run(network, images).argmax(1) == labels).mean())
 
 
-def _open(name: str, changes: Mapping[str, Any], int8: bool, own: str | None) -> tuple[Classifier, EmotionDataModule]:
-    path = find_weights(name)
+def _open(path: Path, changes: Mapping[str, Any], int8: bool, own: str | None) -> tuple[Classifier, EmotionDataModule]:
     if path.suffix == ".safetensors":
         classifier = load_pretrained(path)
         images = {"split": "official", "pack_size": classifier.card.side, "channels": classifier.card.channels}

@@ -13,6 +13,7 @@ from emotion.data.classes import CLASSES, listed
 from emotion.errors import UserError, first_line
 from emotion.models.classifier import Card, described
 from emotion.models.network import COUNTED_LAYERS, Network
+from emotion.models.weights import OPTIONAL_SUFFIX
 from emotion.settings import NetworkSettings
 from emotion.shipped import find_weights
 from emotion.training.checkpoint import read_content
@@ -69,8 +70,8 @@ class Start:
             if isinstance(value, Tensor) and key in own and own[key].shape == value.shape
             if not (last and key.startswith(f"{last}."))
         }
-        counters = "num_batches_tracked"  # of batch normalisation; they fit any network
-        if not any(key.startswith("backbone.") and not key.endswith(counters) for key in fits):
+        # The counters of batch normalisation fit any network.
+        if not any(key.startswith("backbone.") and not key.endswith(OPTIONAL_SUFFIX) for key in fits):
             words = " ".join([f"model={self.model}", *_words(self.architecture)])
             hint = f"; the network in the file has {words}" if self.model else ""
             raise UserError(f"init={self.name}: none of its weights fits this model{hint}")
