@@ -175,17 +175,24 @@ def test_timelines(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_an_image_from_standard_input() -> None:
+def test_an_image_from_standard_input(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "emotion", "predict", "-", "--json"]
-    for content, status in ((Path(PORTRAIT).read_bytes(), 0), (b"no image", 2), (b"", 2)):
+    reason = "not an image that can be read"
+    film = draw_film(tmp_path / "film.mp4", 1).read_bytes()
+    for content, problem in (
+        (Path(PORTRAIT).read_bytes(), ""),
+        (b"no image", reason),
+        (b"", reason),
+        (film, "a video, not an image"),
+    ):
         result = subprocess.run(command, input=content, capture_output=True)
-        assert result.returncode == status
-        if status == 0:
+        assert result.returncode == (2 if problem else 0)
+        if not problem:
             (entry,) = json.loads(result.stdout)
             assert entry["file"] == "-"
             assert [face["label"] for face in entry["faces"]] == ["neutral"]
         else:
-            assert result.stderr == b"error: image: not an image that can be read\n"
+            assert result.stderr.decode() == f"error: image: {problem}\n"
 
 
 def test_a_camera_prints_a_line_for_each_frame(tmp_path: Path) -> None:
@@ -224,7 +231,8 @@ def test_a_missing_camera_gets_one_line(camera: str) -> None:
 
 
 def test_defaults_of_the_command_are_those_of_python() -> None:
-    assert (cli.CONFIDENCE, cli.FRAME_STRIDE, cli.SMOOTH) == (faces.CONFIDENCE, film.FRAME_STRIDE, film.SMOOTH)
+    assert (cli.CONFIDENCE, cli.FRAME_STRIDE) == (faces.CONFIDENCE, film.FRAME_STRIDE)
+    assert (cli.SMOOTH, cli.MOST_SMOOTH) == (film.SMOOTH, film.MOST_SMOOTH)
 
 
 def test_help_lists_commands_in_groups() -> None:
@@ -286,6 +294,7 @@ def test_min_face(tmp_path: Path) -> None:
         (["--device", "cuda:77", PORTRAIT], "device=cuda:77"),
         (["--device", "cuda:77", "--ckpt", str(SHIPPED / "small.safetensors"), PORTRAIT], "device=cuda:77"),
         (["--ckpt", "hf://x", PORTRAIT], "hf://<owner>/<repository>"),
+        (["", PORTRAIT], "an empty path"),
     ],
 )
 def test_mistakes_get_one_line(arguments: list[str], part: str) -> None:

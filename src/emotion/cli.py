@@ -27,7 +27,7 @@ USE, TRAIN, DATA = "Use a network", "Train a network", "Inspect data"
 VIDEOS, NETWORKS, ADDRESS, LIMITS = "Videos", "Networks", "Address", "Limits"
 DETECTION = "Detection, unless a request says otherwise"
 """Groups of options in the help, the last four of `emotion serve`."""
-CONFIDENCE, FRAME_STRIDE, SMOOTH = 0.7, 5, 1.0
+CONFIDENCE, FRAME_STRIDE, SMOOTH, MOST_SMOOTH = 0.7, 5, 1.0, 60.0
 """Defaults of options; tests compare them with those of the modules, which take long to import."""
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 RENAMED = {"--every": "--frame-stride", "--smallest": "--min-face", "--near": "--threshold"}
@@ -73,7 +73,10 @@ Confidence = Annotated[float, typer.Option(help=CONFIDENCE_HELP)]
 Smooth = Annotated[
     float,
     typer.Option(
-        min=0, help="Seconds over which a person's probabilities are averaged; 0 for none.", rich_help_panel=VIDEOS
+        min=0,
+        max=MOST_SMOOTH,
+        help="Seconds over which a person's probabilities are averaged; 0 for none.",
+        rich_help_panel=VIDEOS,
     ),
 ]
 OutFile = Annotated[Path, typer.Option(help="The file to write.")]
@@ -230,7 +233,10 @@ def publish(
 @app.command(rich_help_panel=USE)
 def predict(
     paths: Annotated[
-        list[str], typer.Argument(help="Images, videos, folders of them, patterns in quotes, or - for standard input.")
+        list[str],
+        typer.Argument(
+            help="Images, videos, folders of them, patterns in quotes, or - for an image on standard input."
+        ),
     ],
     ckpt: Checkpoints = None,
     tta: Tta = None,

@@ -198,6 +198,38 @@ def test_too_many_pixels_are_refused_before_they_are_decoded_and_after() -> None
         assert str(error.value).startswith("51000000 x 2 " if decoded else "51000 x 1001 ")
 
 
+@pytest.mark.parametrize("size", [(1_000_001, 1), (1, 1_000_001)])
+def test_images_of_a_very_long_side_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(BadImageError, match=r"^\d+ x \d+ pixels: a side of more than 1,000,000$"):
+        upright(Image.new("L", size), "L")
+
+
+def jpeg(scans: int, side: int = 64) -> bytes:
+    """Returns a grey JPEG file whose last scan, of a few bytes, is there as often as it takes."""
+    file = io.BytesIO()
+    Image.new("L", (side, side), 90).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    first, last = content.count(b"\xff\xda"), content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * (scans - first + 1) + content[-2:]
+
+
+def test_jpeg_files_of_many_scans_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "slow.jpg"
+    path.write_bytes(jpeg(400, 2000))
+    for file in (path, io.BytesIO(path.read_bytes())):
+        with pytest.raises(BadImageError, match=r"^400 scans of 2000 x 2000 pixels are more than 255$"):
+            upright(open_image(file), "L")
+
+
+def test_small_jpeg_files_may_have_many_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    film = b"\xff\xda\0\4ab" * 500  # behind the photograph, as of an iPhone
+    assert upright(open_image(io.BytesIO(jpeg(300) + film)), "L").mean() == 90
+    monkeypatch.setattr(decode, "MAX_PIXELS", 64 * 64)
+    assert upright(open_image(io.BytesIO(jpeg(20) + film)), "L").mean() == 90
+    with pytest.raises(BadImageError, match="21 scans"):
+        upright(open_image(io.BytesIO(jpeg(21))), "L")
+
+
 @pytest.mark.parametrize("orientation", [1, 6, 7])
 @pytest.mark.parametrize("wanted", ["L", "RGB"])
 def test_images_larger_than_a_tile(orientation: int, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:

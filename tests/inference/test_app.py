@@ -315,6 +315,7 @@ def test_a_photograph_without_faces_offers_what_may_help(page: Page, tmp_path: P
     page.click("#closer")
     expect(page.locator("#summary")).to_have_text("No face was found.")
     until(page, "document.getElementById('result').getAttribute('aria-busy') === 'false'")
+    assert page.evaluate("document.activeElement.id") == "summary"  # the button is hidden while the answer is awaited
     assert "confidence=0.3" in addresses[-1]
     page.click("#cropped")
     expect(page.locator(".face .confidence")).to_have_text("cropped face")
@@ -333,6 +334,23 @@ def test_formats_that_browsers_do_not_show_are_shown(page: Page, portrait: Path,
     expect(page.locator(".face")).to_have_count(1)
     assert any("preview=true" in url for url in addresses)
     assert np.abs(drawing(page).astype(int) - expected).mean() < 5  # it was a JPEG once more
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_photographs_that_lie_on_their_side_are_shown_upright(
+    kind: str, page: Page, portrait: Path, tmp_path: Path
+) -> None:
+    path, exif = tmp_path / f"side.{kind.lower()}", Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(portrait) as image:
+        image.rotate(90, expand=True).save(path, kind, exif=exif)
+        upright = np.asarray(image.convert("RGB"), float)
+    upload(page, path)
+    expect(page.locator(".face")).to_have_count(1)
+    picture = drawing(page)[..., :3].astype(float)
+    shown = np.asarray(Image.fromarray(upright.astype(np.uint8)).resize(picture.shape[1::-1]), float)
+    assert picture.shape[0] > picture.shape[1]
+    assert np.abs(picture - shown).mean() < 12
 
 
 # Several files, and downloads.
@@ -478,6 +496,19 @@ def test_a_film_gets_progress_boxes_a_timeline_and_downloads(page: Page, film: P
     assert all(url.startswith(("file:", "data:")) for url in addresses)
 
 
+def test_boxes_of_a_film_whose_sound_begins_first(page: Page, pixels: NDArray[np.uint8], tmp_path: Path) -> None:
+    times = [2 + index / 25 for index in range(25)]
+    upload(page, draw_film(tmp_path / "late.mp4", [pixels[:400, :400]] * 25, times=times, sound=True))
+    expect(page.locator("#timeline .person")).to_have_count(1)
+    for second, visible in ((1, False), (2.5, True)):
+        page.evaluate(f"void (document.querySelector('#film video').currentTime = {second})")
+        until(page, f"Math.abs(document.querySelector('#film video').currentTime - {second}) < 0.01")
+        page.wait_for_timeout(300)
+        assert drawing(page, "#film-stage canvas")[..., 3].any() == visible
+    page.click("#timeline .jump")
+    until(page, "Math.abs(document.querySelector('#film video').currentTime - 2) < 0.01")
+
+
 def test_a_film_that_the_browser_cannot_play_has_results(page: Page, tmp_path: Path) -> None:
     upload(page, draw_film(tmp_path / "old.avi", noise(20), codec="mpeg4"))
     expect(page.locator("#unplayable")).to_be_visible()
@@ -497,6 +528,7 @@ def test_a_film_can_be_stopped(page: Page, tmp_path: Path, address: str) -> None
     expect(page.locator("#rows tr")).to_have_count(5)
     page.click("#stop")
     expect(page.locator("#film-summary")).to_have_text(re.compile(r"^Stopped: \d+ frames are classified\.$"))
+    assert page.evaluate("document.activeElement.id") == "film-name"  # the button is hidden
     assert page.locator("#film-timeline").is_disabled()
     _, content = saved(page, "#film-csv")
     assert len(content.decode().splitlines()) - 1 == int(re.findall(r"\d+", page.inner_text("#film-summary"))[0])

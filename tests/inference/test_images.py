@@ -233,6 +233,16 @@ def test_invalid_paths_get_one_line(argument: str) -> None:
     assert argument[:20] in str(error.value)
 
 
+@pytest.mark.parametrize("argument", ["", " "])
+def test_an_empty_path_is_not_the_current_folder(
+    argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (9, 9)).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^an empty path; name images, videos or folders$"):
+        find_media([argument])
+
+
 def test_the_home_folder_and_the_order_of_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b.png", "a.png", "folder/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import pytest
 from drawn_films import draw_film
 from drawn_films import noise as noisy_frames
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
@@ -166,6 +166,33 @@ def test_annotated_files_repeat_the_folders_of_the_originals(
         assert np.abs(annotated - pixels)[400:].mean() < 12, name
     annotated = Video(tmp_path / "out/film.MOV.mp4")
     assert (annotated.rate, annotated.frames) == (10, 12)
+
+
+def test_originals_of_one_annotated_name_get_files_of_their_own(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+    names = ["a.dat", "a.dat.png", "a.dat.png.png", "b.dat"]
+    for name in names:
+        noise(tmp_path / name, "PNG")
+    run(Prediction(recognizer, detect=False, out=tmp_path / "out"), [tmp_path / name for name in names])
+    copies = contents(tmp_path / "out")
+    assert sorted(copies) == ["a.dat.png", "a.dat.png.png", "a.dat.png.png.png", "b.dat.png"]
+    assert len(set(copies.values())) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [*((kind, "RGB") for kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF")), ("JPEG", "L"), ("PNG", "L")],
+)
+def test_annotated_images_keep_the_profile_of_their_colours(
+    kind: str, mode: str, tmp_path: Path, recognizer: Recognizer
+) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / f"image.{kind.lower()}"
+    Image.new(mode, (60, 40), 90).save(path, kind, icc_profile=profile)
+    run(Prediction(recognizer, detect=False, out=tmp_path / "out"), [path])
+    with Image.open(tmp_path / "out" / path.name) as copy:
+        assert copy.info.get("icc_profile") == (
+            profile if mode == "RGB" else None
+        )  # that of grey tones fits no colours
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "I;16"])

@@ -224,10 +224,10 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_and_open(
-    browser: Browser, path: Path, film: Film, video: Path | None = None, width: int = 1200
+    browser: Browser, path: Path, film: Film, video: Path | None = None, width: int = 1200, annotated: bool = False
 ) -> tuple[Page, list[str], list[str]]:
     """Opens the page of a timeline; returns it with the addresses that it asks for and its messages."""
-    write_timeline(film, path, video)
+    write_timeline(film, path, video, annotated=annotated)
     page = new_page(browser, width, 900)
     addresses, messages = watch(page)
     page.goto(path.as_uri())
@@ -413,6 +413,27 @@ class TestPage:
             line = float(page.locator(".position").first.evaluate("line => parseFloat(line.style.left)"))
             assert line > 10 * before
             assert abs(line - 10 * film.evaluate("video => video.currentTime")) < 1
+            assert messages == []
+
+    @pytest.mark.parametrize("annotated", [False, True])
+    def test_the_time_of_a_film_whose_sound_begins_first(
+        self, annotated: bool, browser: Browser, tmp_path: Path, video: Path
+    ) -> None:
+        film = small_film()
+        film.lead = 2.0
+        lead = 0 if annotated else 2
+        page, _, messages = write_and_open(browser, tmp_path / "timeline.html", film, video, annotated=annotated)
+        with page:
+            player, track = page.locator("video"), page.get_by_role("slider").first
+            expect(player).to_be_visible()
+            track.press("Home")
+            track.press("ArrowRight")
+            expect(track).to_have_attribute("aria-valuenow", "1.000")
+            assert abs(player.evaluate("video => video.currentTime") - lead - 1) < 0.05
+            for second, shown in ((8, 80 - 10 * lead), (1, 10 - 5 * lead)):
+                player.evaluate(f"video => {{ video.currentTime = {second}; }}")
+                position = page.locator(".position").first
+                expect(position).to_have_attribute("style", re.compile(rf"left: {shown}(\.0+\d*)?%"))
             assert messages == []
 
     def test_a_missing_film_can_be_opened(self, browser: Browser, tmp_path: Path, video: Path) -> None:

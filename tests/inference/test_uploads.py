@@ -15,7 +15,7 @@ from emotion.data.decode import BadImageError
 from emotion.inference.limits import Limits
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.service import make_service
-from emotion.inference.uploads import ONE_PIXEL, EncodedImage
+from emotion.inference.uploads import ONE_PIXEL, EncodedImage, EncodedImages
 
 BAD = b"no image"
 UNREADABLE = {"detail": "image: not an image that can be read"}
@@ -114,6 +114,15 @@ def test_more_images_than_the_limit(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["detail"]) == (400, "images: 4, at most 3 in a request")
     assert client.post("/predict", files=[("image", BAD)] * 3).status_code == 200
     assert client.post("/predict", files=[("image", BAD)] * 4).status_code == 400
+
+
+@pytest.mark.parametrize("item", ["0", '""', '"0": 0', "[]"])
+def test_a_million_items_of_json_are_refused_before_they_are_read(item: str, client: TestClient, monkeypatch) -> None:
+    monkeypatch.setattr(EncodedImages, "model_validate_json", None)
+    items = ",".join([item] * 1_000_000)
+    body = f'{{"images": ["a"], {items}}}' if ":" in item else f'{{"images": [{items}]}}'
+    answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["detail"]) == (400, "images: too many, at most 3 in a request")
 
 
 def test_all_images_together_are_within_the_limit_of_bytes() -> None:

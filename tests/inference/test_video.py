@@ -3,6 +3,7 @@ import sys
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -72,7 +73,26 @@ def test_frames_have_the_times_of_the_file(name: str) -> None:
 
 def test_times_count_from_the_first_frame(tmp_path: Path) -> None:
     path = draw_film(tmp_path / "film.mp4", 5, times=[3 + index / 25 for index in range(5)], sound=True)
-    assert read_all(path).seconds == pytest.approx([index / 25 for index in range(5)])
+    video = read_all(path)
+    assert video.seconds == pytest.approx([index / 25 for index in range(5)])
+    assert video.lead == pytest.approx(3)
+    assert Video(draw_film(tmp_path / "other.mp4", 5)).lead == 0
+
+
+SLIDES, PAUSES = [0, 15, 30, 45], [0, 0.04, 5, 5.04, 30, 30.04]
+
+
+@pytest.mark.parametrize("times", [SLIDES, PAUSES])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("x.mp4", "libx264"), ("x.mp4", "mpeg4"), ("x.mov", "libx264"), ("x.mkv", "libx264"), ("x.flv", "flv1")],
+)
+def test_pauses_and_the_end_of_films_whose_rate_varies(
+    name: str, codec: str, times: list[float], tmp_path: Path
+) -> None:
+    video = read_all(draw_film(tmp_path / name, len(times), times=times, codec=codec))
+    assert video.seconds == pytest.approx(times, abs=0.002)
+    assert video.end == pytest.approx(times[-1] + 0.04, abs=0.002)
 
 
 def test_frames_without_time_stamps_follow_the_rate(tmp_path: Path) -> None:
@@ -248,6 +268,21 @@ def test_frames_of_too_many_pixels_are_refused_before_they_are_decoded(tmp_path:
     assert peak.growth() < 60  # such a frame takes 78 MB
 
 
+def test_more_frames_than_bytes_are_refused_before_they_are_listed(tmp_path: Path) -> None:
+    path = draw_film(tmp_path / "film.mp4", 1, codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    for table, place in ((b"stsz", 8), (b"stts", 12), (b"stsc", 16)):
+        offset = content.index(table) + place
+        content[offset : offset + 4] = (50_000_000).to_bytes(4, "big")
+    offset = content.index(b"stsz") + 8
+    content[offset : offset + 8] = b"\0\0\0\1" + (50_000_000).to_bytes(4, "big")  # of one byte each
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        for source in (path, file):
+            with pytest.raises(BadImageError, match="damaged, it states more frames or sounds than it has bytes"):
+                Video(source)
+
+
 def join(path: Path, *shapes: tuple[int, int]) -> Path:
     """Writes a video whose frames change their size after each ten."""
     parts = [draw_film(path.with_name("part.ts"), pictures(10, *shape)).read_bytes() for shape in shapes]
@@ -277,15 +312,15 @@ def test_wide_pixels_count_as_several(tmp_path: Path, monkeypatch: pytest.Monkey
         Video(path)
 
 
-def damaged(path: Path) -> tuple[int, int]:
+def damaged(source: Path | BinaryIO) -> tuple[int, int]:
     """Reads a damaged video; returns the numbers of frames read and missing."""
-    video = Video(path)
+    video = Video(source)
     read = sum(1 for _ in video)
     with pytest.raises(BadImageError) as error:
         video.require_whole()
-    missing = int(str(error.value).removeprefix(f"{path}: damaged, ").split()[0])
+    missing = int(str(error.value).removeprefix(f"{video.name}: damaged, ").split()[0])
     assert str(error.value) == (
-        f"{path}: damaged, {missing} of {read + missing} frames ({missing / video.rate:.1f} s) cannot be read"
+        f"{video.name}: damaged, {missing} of {read + missing} frames ({missing / video.rate:.1f} s) cannot be read"
     )
     return read, missing
 
@@ -304,6 +339,8 @@ def test_videos_that_end_early(
     assert len(read_all(path).seconds) == 100
     path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
     read, missing = damaged(path)
+    with path.open("rb") as file:
+        assert damaged(file) == (read, missing)
     assert read == pytest.approx(100 * share, abs=12)
     assert read + missing == pytest.approx(100, abs=3)
     assert capfd.readouterr().err == ""
@@ -344,8 +381,10 @@ def test_a_video_with_longer_sound_is_complete_but_not_its_half(tag: bytes, fram
     assert len(video.seconds) == 40
     assert video.frames == pytest.approx(frames, abs=1)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(BadImageError, match=rf"film\.mkv: damaged, \d+ of {video.frames} frames"):
-        read_all(path)
+    with path.open("rb") as file:
+        for source in (path, file):
+            with pytest.raises(BadImageError, match=rf"film\.mkv: damaged, \d+ of {video.frames} frames"):
+                read_all(source)
 
 
 def test_a_trimmed_video_is_complete(tmp_path: Path) -> None:

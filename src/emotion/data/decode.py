@@ -1,6 +1,7 @@
 """Decodes image files of cameras and scanners to upright images of eight bits."""
 
 import io
+import re
 import stat
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -10,12 +11,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from emotion.errors import UserError
 from emotion.extras import MissingExtraError, require_extra
 
 MAX_PIXELS = 51_000_000
 """Largest number of pixels, that of a 50 megapixel camera (8192 x 6144); a file of a few kB can claim billions."""
+MAX_SIDE = 1_000_000
+"""Largest height and width. PIL holds a pointer to each row, and a row of tiles takes time however low it is."""
+MAX_SCANS = 20
+"""Largest number of scans of a JPEG file of `MAX_PIXELS`; each scan decodes all pixels anew, and may take 36 bytes.
+Photographs have about ten. Smaller images may have more."""
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+"""The begin of a segment of a JPEG file. Restart markers and bytes of 255 within a scan do not match."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
 """The accepted formats of PIL. Formats that PIL passes to other programs (EPS) are left out, and those whose header
 lacks the size (ICO)."""
@@ -90,10 +99,11 @@ def upright(image: Image.Image, mode: Literal["L", "RGB"]) -> Pixels:
         uint8 [H, W] or [H, W, 3], contiguous.
 
     Raises:
-        BadImageError: the image has no pixels, more than `MAX_PIXELS`, or pixels of unknown range: floating-point
-            numbers, or integers outside 0..65535.
+        BadImageError: the image has no pixels, more than `MAX_PIXELS`, a side of more than `MAX_SIDE`, too many scans,
+            or pixels of unknown range: floating-point numbers, or integers outside 0..65535.
     """
     _check_size(image)
+    _check_scans(image)
     image.load()  # before EXIF is read, since PIL itself turns a TIFF upright when it decodes it
     _check_size(image)  # the header may have claimed another size
     if image.mode == "F":
@@ -128,8 +138,32 @@ def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadImageError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+    if max(width, height) > MAX_SIDE:
+        raise BadImageError(f"{width} x {height} pixels: a side of more than {MAX_SIDE:,}")
     if not width * height:
         raise BadImageError(f"{width} x {height}: no pixels")
+
+
+def _check_scans(image: Image.Image) -> None:
+    if not isinstance(image, JpegImageFile) or image.fp is None:
+        return
+    position = image.fp.tell()
+    image.fp.seek(0)
+    content = image.fp.read()
+    image.fp.seek(position)
+    width, height = image.size
+    most = MAX_SCANS * MAX_PIXELS // max(1, width * height)
+    if content.count(b"\xff\xda") > most and (scans := _count_scans(content)) > most:
+        raise BadImageError(f"{scans:,} scans of {width} x {height} pixels are more than {most:,}")
+
+
+def _count_scans(content: bytes) -> int:
+    """Counts the scans of a JPEG file. What follows its end, such as the film of a live photograph, does not count."""
+    scans, offset = 0, 2
+    while (marker := _MARKER.search(content, offset)) is not None and marker[0] != b"\xff\xd9":
+        scans += marker[0] == b"\xff\xda"
+        offset = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return scans
 
 
 def _orientation(image: Image.Image) -> int:

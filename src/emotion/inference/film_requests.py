@@ -74,7 +74,8 @@ class FilmRow(BaseModel):
     """A classified frame: a line of the answer."""
 
     frame: int = Field(description="number of the frame, from 0")
-    second: float
+    second: float = Field(description="when the frame is shown, seconds after the first one")
+    lead: float = Field(description="second at which players show the first frame, later than 0 if sound is before it")
     share: float | None = Field(description="share of the film that is done; null if the film does not say its length")
     faces: list[FilmFace] = Field(description="from left to right")
 
@@ -230,7 +231,7 @@ def _lines(video: Video, frames: Iterable[Frame], watcher: Watcher, film: Film) 
     except Exception:
         logging.getLogger("uvicorn.error").exception("film failed")
         problem = f"{NAME}: the service failed on this film"
-    film.end = video.end
+    film.end, film.lead = video.end, video.lead
     yield _line({"film": timeline_data(film), "persons": [person.as_dict() for person in film.persons]})
     if problem:
         yield _line({"detail": problem})
@@ -248,7 +249,8 @@ def _giving_way(frames: Iterable[Frame], stride: int, is_busy: Callable[[], bool
 def _row(frame: FilmFrame, video: Video) -> dict[str, Any]:
     share = round(min(1.0, (frame.number + 1) / video.frames), 4) if video.frames else None
     faces = [face.as_dict() for face in frame.faces]
-    return {"frame": frame.number, "second": round(frame.second, 3), "share": share, "faces": faces}
+    times = {"second": round(frame.second, 3), "lead": round(video.lead, 3)}
+    return {"frame": frame.number, **times, "share": share, "faces": faces}
 
 
 def _line(content: dict[str, Any]) -> bytes:

@@ -86,7 +86,7 @@ def _reason(error: Exception, image: object) -> str:
         return "no such file"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(image, str | Path) and holds_video(Path(image)):
+    if isinstance(image, str | Path | bytes) and holds_video(image if isinstance(image, bytes) else Path(image)):
         return "a video, not an image"
     return "not an image that can be read"
 
@@ -96,6 +96,14 @@ def count_frames(path: Path) -> int:
     with suppress(Exception), open_image(path) as image:
         return int(getattr(image, "n_frames", 1)) if image.format in ANIMATED else 1
     return 1
+
+
+def colour_profile(path: Path) -> bytes | None:
+    """Returns the ICC profile of an image file, which says how its red, green and blue look; None if it has none."""
+    with suppress(Exception), open_image(path) as image:
+        profile = image.info.get("icc_profile")
+        return profile if isinstance(profile, bytes) and image.mode in ("RGB", "RGBA", "P") else None
+    return None
 
 
 def find_media(
@@ -143,6 +151,8 @@ def _from_array(pixels: NDArray[Any], bgr: bool) -> NDArray[np.uint8]:
 
 
 def _expand(argument: str, out: Path | None, on_note: Callable[[str], object]) -> Sequence[Path]:
+    if not argument.strip():
+        raise UserError("an empty path; name images, videos or folders")
     path = expand(argument)
     if path == STANDARD_INPUT or path.is_file():
         return [path]

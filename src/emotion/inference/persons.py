@@ -85,6 +85,7 @@ class Film:
     Attributes:
         classes: names of the K classes, in the order of the probabilities.
         end: end of the film, seconds; None if it is not known.
+        lead: second at which players show the first frame: sound may begin before the pictures.
         portraits: of each person by number, up to `MOST_PORTRAITS` times in seconds with small copies of the face, RGB
             uint8 [P, P, 3], where the frames hold them.
 
@@ -96,6 +97,7 @@ class Film:
     def __init__(self, name: str, classes: Sequence[str] = CLASSES) -> None:
         self.name, self.classes = name, tuple(classes)
         self.end: float | None = None
+        self.lead = 0.0
         self.portraits: dict[int, list[tuple[float, NDArray[np.uint8]]]] = {}
         self._times = array("d")  # number and second of each frame
         self._faces = array("d")  # of each face the `_PLACE` numbers and the probabilities, averaged and raw
@@ -171,11 +173,11 @@ class Film:
         parts = zip(numbers, np.split(rows, firsts[1:]), strict=False)  # without persons, one part is empty
         return {int(number): (part[:, 0].astype(np.int64), part[:, values]) for number, part in parts}
 
-    def timeline(self, path: str | Path, video: str | Path | None = None) -> None:
+    def timeline(self, path: str | Path, video: str | Path | None = None, *, annotated: bool = False) -> None:
         """Writes a timeline of the persons, see `emotion.inference.timeline.write_timeline`."""
         from emotion.inference.timeline import write_timeline
 
-        write_timeline(self, Path(path), None if video is None else Path(video))
+        write_timeline(self, Path(path), None if video is None else Path(video), annotated=annotated)
 
     def _table(self) -> NDArray[np.float64]:
         return np.array(self._faces).reshape(-1, _PLACE + 2 * len(self.classes))  # [faces, numbers]
@@ -267,7 +269,7 @@ def analyze_video(
     film = Film(Path(path).name, recognizer.classes)
     for frame in watcher.watch(video):
         film.add(frame)
-    film.end = video.end
+    film.end, film.lead = video.end, video.lead
     try:
         video.require_whole()
     except BadImageError as error:

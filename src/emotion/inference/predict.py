@@ -21,6 +21,7 @@ from emotion.inference.images import (
     IMAGES,
     STANDARD_INPUT,
     annotated_images,
+    colour_profile,
     count_frames,
     find_media,
     is_video,
@@ -124,7 +125,7 @@ class Prediction:
             with self._reporting_errors():
                 if self.timeline is not None:
                     written = self._timeline_path(path, videos)
-                    write_timeline(film, written, outputs.get(path, path))
+                    write_timeline(film, written, outputs.get(path, path), annotated=path in outputs)
                     self.on_note(f"timeline: {written}")
 
     def _classify_video(self, path: Path, film: Film) -> Iterator[Record]:
@@ -144,7 +145,7 @@ class Prediction:
                 yield from watcher.rest()  # an interruption or an error loses no classified frame
                 raise
             finally:
-                film.end = video.end
+                film.end, film.lead = video.end, video.lead
 
         frames = _added(film, watch())
         for frame in per_second(frames) if self.by_second else frames:
@@ -177,7 +178,7 @@ class Prediction:
             yield Record(str(path), faces)
             with self._reporting_errors():
                 self._note_annotated(outputs[path])
-                _save(draw_faces(image, faces), outputs[path])
+                _save(draw_faces(image, faces), outputs[path], colour_profile(path))
 
     def _read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         for path in paths:
@@ -226,7 +227,7 @@ class Prediction:
         absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100, links are not followed
         root = Path(os.path.commonpath([path.parent for path in absolute]))
         mirrored = {path: self.out / full.relative_to(root) for path, full in zip(paths, absolute, strict=True)}
-        outputs = {path: _with_writable_suffix(output, path in videos) for path, output in mirrored.items()}
+        outputs = _apart({path: _with_writable_suffix(output, path in videos) for path, output in mirrored.items()})
         self._annotated = annotated_images(self.out)
         for original in {path.resolve() for path in paths} & {output.resolve() for output in outputs.values()}:
             raise UserError(f"--out {self.out}: an annotated file would replace {original}; name another folder")
@@ -240,6 +241,18 @@ class Prediction:
         return outputs
 
 
+def _apart(outputs: dict[Path, Path]) -> dict[Path, Path]:
+    """Repeats the suffix of an annotated file whose name another one has: a.heic and a.heic.png both get a.heic.png."""
+    taken = {output for path, output in outputs.items() if path.name == output.name}
+    apart: dict[Path, Path] = {}
+    for path, output in outputs.items():
+        while path.name != output.name and output in taken:
+            output = output.with_name(output.name + output.suffix)
+        taken.add(output)
+        apart[path] = output
+    return apart
+
+
 def _added(film: Film, frames: Iterable[FilmFrame]) -> Iterator[FilmFrame]:
     """Adds the frames to a film as they pass."""
     for frame in frames:
@@ -247,10 +260,11 @@ def _added(film: Film, frames: Iterable[FilmFrame]) -> Iterator[FilmFrame]:
         yield frame
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def _save(image: Image.Image, path: Path, profile: bytes | None) -> None:
     try:
         with atomic_write(path) as temporary:
-            image.save(temporary)
+            options: dict[str, Any] = {"icc_profile": profile} if profile else {}
+            image.save(temporary, **options)
     except Exception as error:
         # Encoders raise nearly any exception for an image that is too large for their format.
         if disk_is_full(error):

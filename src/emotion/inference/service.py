@@ -310,7 +310,8 @@ def _add_endpoints(application: FastAPI, pipeline: Pipeline) -> None:
         network: network_name = names[0],
         frame_stride: Annotated[int, Query(ge=1, description="every Nth frame is classified")] = FRAME_STRIDE,
         smooth: Annotated[
-            float, Query(description="seconds over which the probabilities of a person are averaged; 0 for none")
+            float,
+            Query(description="seconds over which the probabilities of a person are averaged, up to 60; 0 for none"),
         ] = SMOOTH,
         min_face: smallest_face = None,
         confidence: lowest_confidence = None,

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from emotion.data.decode import BadImageError, open_image
 from emotion.errors import first_line
-from emotion.inference.containers import IMAGE_BRANDS, holds_video
+from emotion.inference.containers import IMAGE_BRANDS, holds_video, states_too_many_samples
 
 FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,mxf,"
@@ -38,18 +38,22 @@ def open_video(source: Path | str | BinaryIO, name: str) -> InputContainer:
         name: of the video in messages.
 
     Raises:
-        BadImageError: there is no such file, it cannot be read, or it is not a video.
+        BadImageError: there is no such file, it cannot be read, it is not a video, or it states more frames than it can
+            hold.
     """
     if isinstance(source, Path | str):
         path = Path(source)
         if not path.is_file():
             reason = "a folder, pipe or device, not a video" if path.exists() else "no such file"
             raise BadImageError(f"{name}: {reason}")
-        with one_line(name):
-            path.open("rb").close()
-        if _is_picture(path):
+        source = path.absolute()  # a relative name may look like an address
+    with one_line(name), opened(source) as file:
+        if states_too_many_samples(file):
+            raise BadImageError(f"{name}: damaged, it states more frames or sounds than it has bytes")
+    if isinstance(source, Path):
+        if _is_picture(source):
             raise BadImageError(f"{name}: not a video but a picture")
-        source = str(path.absolute())  # a relative name may look like an address
+        source = str(source)
     try:
         container = av.open(source, "r", options={"format_whitelist": FORMATS}, metadata_errors="replace")
     except (av.FFmpegError, ValueError):  # FFmpeg raises nearly any kind for damaged files
@@ -113,6 +117,18 @@ def read_packets(
         failures = 0
         if packet.size:
             yield packet
+
+
+@contextmanager
+def opened(source: Path | str | BinaryIO) -> Iterator[BinaryIO]:
+    """Opens a path to read. An open file is given as it is, and is at the same place after the block as before it."""
+    if isinstance(source, Path | str):
+        with Path(source).open("rb") as file:
+            yield file
+    else:
+        position = source.tell()
+        yield source
+        source.seek(position)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ PORTRAIT_QUALITY = 85
 _PAGE = Path(__file__).parent / "page"
 
 
-def write_timeline(film: Film, path: Path, video: Path | None = None) -> None:
+def write_timeline(film: Film, path: Path, video: Path | None = None, *, annotated: bool = False) -> None:
     """Writes a timeline of the persons of a film who are seen for at least `BRIEF` seconds.
 
     Args:
@@ -40,6 +40,7 @@ def write_timeline(film: Film, path: Path, video: Path | None = None) -> None:
             persons who are seen longest.
         video: the film's file or an annotated copy, which the page plays: it holds the path from its own folder to
             this file. If the file is not found there, the page asks for it.
+        annotated: whether this is the annotated copy, which begins with the first frame.
 
     Raises:
         UserError: the suffix is none of `SUFFIXES`, or the file cannot be written.
@@ -47,7 +48,7 @@ def write_timeline(film: Film, path: Path, video: Path | None = None) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: a timeline is written as {' or '.join(SUFFIXES)}")
-    data = timeline_data(film)
+    data = timeline_data(film) | ({"lead": 0} if annotated else {})
     try:
         with atomic_write(path) as temporary:
             if path.suffix.lower() == ".html":
@@ -69,7 +70,8 @@ def timeline_data(film: Film) -> dict[str, Any]:
 
     Returns:
         `name`: name of the film. `classes`: the K classes. `colours`: their colours by class. `ink`: colour of letters
-        on these. `duration`: end of the last frame, seconds. `seconds`: begin of each of the T points. `brief`, and
+        on these. `duration`: end of the last frame, seconds. `lead`: see `Film`. `seconds`: begin of each of the T
+        points. `brief`, and
         `left_out`: number of persons who are seen for less than so many seconds. `persons`: of each other person the
         summary of `Person.as_dict`, and also `frames`: the P of the T points that show the person, as numbers from 0;
         `probabilities`: [P, K], rounded to three digits, from 10 classes on to more; `portraits`: `second` and `image`,
@@ -86,6 +88,7 @@ def timeline_data(film: Film) -> dict[str, Any]:
         "colours": class_colours(film.classes),
         "ink": INK,
         "duration": round(duration, 3),
+        "lead": round(film.lead, 3),
         "seconds": np.round(seconds[firsts], 3).tolist(),
         "brief": BRIEF,
         "left_out": len(persons) - len(shown),

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from emotion.data.decode import MAX_PIXELS, BadImageError
 from emotion.inference.containers import is_cut_off
-from emotion.inference.streams import THREADS, frame_rate, open_video, read_packets, start_second, video_stream
+from emotion.inference.streams import (
+    THREADS,
+    frame_rate,
+    open_video,
+    opened,
+    read_packets,
+    start_second,
+    video_stream,
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class Video:
         rate: number of frames a second. Where it varies, this is its mean.
         frames: number of frames that the file states; it may be an estimate. 0 if the file states none.
         duration: seconds that the file states; None if it states none.
+        lead: second at which the first frame is shown, as players count: sound may begin before the pictures.
 
     Args:
         source: path of the video, an open binary file that can seek, or a video that FFmpeg has opened.
@@ -88,12 +97,14 @@ class Video:
         self.name = name or str(source if is_path else getattr(source, "name", "video"))
         self._container = source if isinstance(source, InputContainer) else open_video(source, self.name)
         self._coded = self._read = self._errors = self._concealed = 0
-        self._second = 0.0
+        self._second = self._length = 0.0  # of the last frame; a length of 0 is unknown
         try:
             stream = self._find_stream()
             self._set_properties(stream)
-            if isinstance(source, Path | str) and is_cut_off(Path(source)):
-                self._is_stated = True  # whatever the number of frames follows from, the file lacks some of them
+            if not isinstance(source, InputContainer):
+                with opened(source) as file:
+                    # Whatever the number of frames follows from, a file that is cut off lacks some of them.
+                    self._is_stated |= is_cut_off(file)
             images = self._decode(stream)
             first = next(images, None)
             if first is None:
@@ -126,7 +137,7 @@ class Video:
     def _set_properties(self, stream: VideoStream) -> None:
         assert stream.time_base is not None
         self._time_base, self._start = stream.time_base, start_second(stream)
-        self.rate = float(frame_rate(stream))
+        self.rate, self.lead = float(frame_rate(stream)), max(0.0, float(self._start))
         container, own = self._container, _own_duration(stream)
         whole = None if container.duration is None else container.duration / av.time_base  # that of the sound, too
         self.duration = whole if own is None else own
@@ -139,13 +150,16 @@ class Video:
     @property
     def end(self) -> float:
         """The end of the last frame that was read, seconds."""
-        return self._second + 1 / self.rate
+        end = self._second + (self._length or 1 / self.rate)
+        # The last frame of slides may have the length of the one before it, or the mean.
+        return self.duration if self.duration is not None and self._second < self.duration < end else end
 
     def __iter__(self) -> Iterator[Frame]:
         """Yields the frames; a second iteration yields none."""
         try:
             for image in self._images:
                 self._second = self._time(image)
+                self._length = float((image.duration or 0) * self._time_base)
                 self._read += 1
                 yield Frame(self._read - 1, self._second, image, self._widening)
         finally:
@@ -163,7 +177,8 @@ class Video:
         if stamp is None:
             return following
         second = float(stamp * self._time_base - self._start)
-        if self.duration is not None and second > max(self.duration, self._second + 10):
+        has_index = "mp4" in self._container.format.name  # of times; its stated end may lack the last frames
+        if self.duration is not None and not has_index and second > max(self.duration, self._second + 10):
             return following  # no pause is so long after the stated end: the stamp is damaged
         if second < self._second - 1 and "mpeg" in self._container.format.name:  # recordings that were joined
             self._start -= Fraction(following - second)

@@ -16,6 +16,13 @@ export function showMessage(text) {
   byId("message").hidden = !text;
 }
 
+/** Shows a part of the page or hides it; if the keyboard was in it, it goes on from another part. */
+export function show(part, visible, next) {
+  const holds = byId(part).contains(document.activeElement);
+  byId(part).hidden = !visible;
+  if (holds && !visible) byId(next).focus();
+}
+
 /** Scrolls to the first result if it begins below the middle of the window, as on a phone. */
 export function scrollToResults() {
   const first = ["files", "live", "result", "film"].map(byId).find((part) => !part.hidden);

@@ -95,6 +95,7 @@ function questionFor({ source, confidence }) {
 
 /** Returns the picture of a file, upright, or null for a format that this browser does not show. */
 async function decode(blob, side = SIDE) {
+  if (await mayBeTurned(blob)) return null;
   try {
     const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
     const copy = smallCopy(bitmap, side);
@@ -103,6 +104,12 @@ async function decode(blob, side = SIDE) {
   } catch {
     return null;
   }
+}
+
+/** Tells whether a file is WebP with EXIF data, which may say that the picture lies on its side; browsers ignore it. */
+async function mayBeTurned(blob) {
+  const start = new Uint8Array(await blob.slice(0, 21).arrayBuffer());
+  return String.fromCharCode(...start.slice(8, 16)) === "WEBPVP8X" && (start[20] & 8) !== 0;
 }
 
 async function pictureAt(address) {

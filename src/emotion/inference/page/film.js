@@ -2,7 +2,7 @@
 
 import { filmTable, save, stem, timelinePage } from "./downloads.js";
 import { drawFaces, fitCanvas } from "./drawing.js";
-import { byId, counted, element } from "./elements.js";
+import { byId, counted, element, show } from "./elements.js";
 import { titleOf } from "./faces.js";
 import { askFilm } from "./service.js";
 import { drawTimeline } from "./timeline.js";
@@ -40,13 +40,13 @@ export function showFilm(entry) {
   if (shown !== entry) open(entry);
   const busy = entry.state !== "done";
   byId("film").setAttribute("aria-busy", String(busy));
-  byId("progress").hidden = !busy;
+  show("progress", busy, "film-name");
   byId("film-downloads").hidden = busy || !entry.rows.length;
   byId("film-timeline").disabled = !entry.film;
   if (busy) return showProgress(entry);
   byId("film-summary").textContent = entry.film ? "" : `Stopped: ${counted(entry.rows.length, "frame")} are classified.`;
   if (entry.film && !byId("timeline").childElementCount) {
-    if (video.paused) video.currentTime = 0;
+    if (video.paused) video.currentTime = entry.film.lead;
     drawTimeline(byId("timeline"), entry.film, { video });
   }
   return drawBoxes();
@@ -89,7 +89,7 @@ function showProgress({ rows, share, state }) {
   byId("progress-text").textContent = last ? `${last.second.toFixed(1)} s are done` : waits;
   byId("stop").hidden = state === "waiting";
   byId("rows").replaceChildren(...rows.slice(-ROWS).reverse().map(line));
-  if (last) lookAt(last.second);
+  if (last) lookAt(last.second + last.lead);
 }
 
 function line({ second, faces }) {
@@ -120,7 +120,7 @@ function drawBoxes() {
   const pen = fitCanvas(canvas, ...size);
   canvas.style.left = `${video.offsetLeft + (video.clientWidth - size[0]) / 2}px`;
   canvas.style.top = `${video.offsetTop + (video.clientHeight - size[1]) / 2}px`;
-  drawFaces(pen, size, facesAt(shown.rows, video.currentTime), scale);
+  drawFaces(pen, size, facesAt(shown.rows, video.currentTime - (shown.rows[0]?.lead ?? 0)), scale);
 }
 
 /** Returns the faces at a second; boxes move evenly between two classified frames. */

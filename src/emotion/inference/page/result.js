@@ -2,7 +2,7 @@
 
 import { Cards } from "./cards.js";
 import { Picture } from "./drawing.js";
-import { byId } from "./elements.js";
+import { byId, show } from "./elements.js";
 import { summary } from "./faces.js";
 
 const picture = new Picture(byId("image"), { onPoint: activate, onPick: (number) => cards.focus(number) });
@@ -27,7 +27,7 @@ export function showResult(source, answer, credit = "") {
   cards.show(source, answer ?? { width: source.width, faces: [] });
   byId("summary").textContent = answer ? summary(answer) : "Looking for faces …";
   byId("credit").textContent = credit;
-  byId("hints").hidden = !answer || answer.faces.length > 0;
+  show("hints", answer?.faces.length === 0, "summary");
   byId("networks").hidden = !answer?.faces.some(({ members }) => members.length > 1);
 }
 

@@ -311,7 +311,7 @@ function listen(view, { track }, person) {
 
 function seek(view, second) {
   view.position = Math.min(view.data.duration, Math.max(0, second));
-  if (view.video) view.video.currentTime = view.position;
+  if (view.video) view.video.currentTime = view.position + view.data.lead;
   showTime(view);
 }
 
@@ -319,7 +319,7 @@ function seek(view, second) {
 function follow(view) {
   const { video, data } = view;
   const update = () => {
-    view.position = Math.min(video.currentTime, data.duration);
+    view.position = Math.min(Math.max(0, video.currentTime - data.lead), data.duration);
     showTime(view);
     if (!video.paused && !video.ended) requestAnimationFrame(update);
   };
