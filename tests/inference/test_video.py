@@ -268,7 +268,7 @@ def test_frames_of_too_many_pixels_are_refused_before_they_are_decoded(tmp_path:
     assert peak.growth() < 60  # such a frame takes 78 MB
 
 
-def test_more_frames_than_bytes_are_refused_before_they_are_listed(tmp_path: Path) -> None:
+def test_more_frames_than_a_file_can_hold_are_refused_before_they_are_listed(tmp_path: Path) -> None:
     path = draw_film(tmp_path / "film.mp4", 1, codec="mpeg4")
     content = bytearray(path.read_bytes())
     for table, place in ((b"stsz", 8), (b"stts", 12), (b"stsc", 16)):
@@ -279,7 +279,7 @@ def test_more_frames_than_bytes_are_refused_before_they_are_listed(tmp_path: Pat
     path.write_bytes(content)
     with path.open("rb") as file:
         for source in (path, file):
-            with pytest.raises(BadImageError, match="damaged, it states more frames or sounds than it has bytes"):
+            with pytest.raises(BadImageError, match="damaged, it states more frames or sounds than it can hold"):
                 Video(source)
 
 

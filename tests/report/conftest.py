@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
+from PIL import Image
 
 from emotion.analysis.document import Cell, Row
 from emotion.analysis.predictions import Predictions, save_predictions
@@ -56,6 +58,16 @@ def make_predictions(
 @pytest.fixture(scope="session", autouse=True)
 def _quick_runs(quick_runs: None) -> None:
     """Draws no figures of runs."""
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes all figures one pixel: drawing them takes most of the time of a page."""
+
+    def savefig(figure: Figure, file: Path, **options: Any) -> None:
+        Image.new("L", (1, 1)).save(file, "PNG")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 def texts(row: Row) -> list[str]:

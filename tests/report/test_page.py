@@ -81,6 +81,7 @@ def test_page_has_every_section(runs: Path, tmp_path: Path, documents: list[Docu
     ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_sections_without_content_are_left_out(make_run: MakeRun, tmp_path: Path, documents: list[Document]) -> None:
     make_run("data=synthetic", "data_dir=gone", images=70)
     write_report([tmp_path / "run"], tmp_path / "out")
@@ -120,6 +121,7 @@ def own_runs(make_run: MakeRun, folder: str, classes: tuple[str, ...], models: d
             )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_of_ones_own_says_nothing_of_the_paper(
     make_run: MakeRun, tmp_path: Path, documents: list[Document]
 ) -> None:
@@ -141,6 +143,7 @@ def test_a_study_of_ones_own_says_nothing_of_the_paper(
     assert "moods, split=report: 2 configurations, 4 runs. 3 classes: bored, calm, engaged." in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_on_other_data_or_classes_share_no_table(
     make_run: MakeRun, tmp_path: Path, documents: list[Document]
 ) -> None:
@@ -176,6 +179,7 @@ def numbers_below(blocks: Sequence[Block], heading: str) -> list[str]:
     return [row[0].text.split(".")[0] for row in table.rows if isinstance(row[0], Cell)]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_are_files_named_after_them(make_run: MakeRun, tmp_path: Path) -> None:
     own_runs(make_run, "my moods & more", MOODS, {"cnn": 0.6, "cnn_111": 0.3})
     write_report([tmp_path / "runs"], tmp_path / "out")
@@ -195,6 +199,7 @@ def test_tables_are_files_named_after_them(make_run: MakeRun, tmp_path: Path) ->
         parse_latex(file.read_text(encoding="utf-8"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_files_of_sections_do_not_replace_each_other(make_run: MakeRun, tmp_path: Path) -> None:
     own_runs(make_run, "moods", MOODS, {"cnn": 0.6, "cnn_111": 0.3})
     own_runs(make_run, "faces", EXPRESSIONS, {"cnn": 0.6, "cnn_111": 0.5})
@@ -207,6 +212,7 @@ def test_files_of_sections_do_not_replace_each_other(make_run: MakeRun, tmp_path
     assert {row["Class"] for row in classes} > set(EXPRESSIONS)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_that_differ_in_their_signs_only_make_separate_files(make_run: MakeRun, tmp_path: Path) -> None:
     own_runs(make_run, "a-b", MOODS, {"cnn": 0.6})
     own_runs(make_run, "a b", MOODS, {"cnn": 0.3})
@@ -215,6 +221,7 @@ def test_names_that_differ_in_their_signs_only_make_separate_files(make_run: Mak
     assert len(list((tmp_path / "out").glob("*curves.png"))) == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_folds_have_a_table_and_a_matrix_of_all_images(
     make_run: MakeRun, tmp_path: Path, documents: list[Document]
 ) -> None:
@@ -244,6 +251,7 @@ def test_folds_have_a_table_and_a_matrix_of_all_images(
     assert (tmp_path / "out/tables/cross-validation.tex").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failed_runs_are_listed_with_their_error(runs: Path, tmp_path: Path, documents: list[Document]) -> None:
     path, _ = write_report([runs], tmp_path / "out")
     table = documents[0].blocks[documents[0].blocks.index(Heading("Skipped runs")) + 1]
@@ -252,6 +260,7 @@ def test_failed_runs_are_listed_with_their_error(runs: Path, tmp_path: Path, doc
     assert "out of &lt;b&gt;memory&lt;/b&gt;" in path.read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_only_unfinished_runs_make_a_page_too(make_run: MakeRun, tmp_path: Path) -> None:
     make_run(images=70).folder.metrics.unlink()
     path, verdict = write_report([tmp_path / "run"], tmp_path / "out")
@@ -273,12 +282,13 @@ def test_page_is_the_same_whenever_it_is_written(runs: Path, tmp_path: Path) -> 
     assert first == second
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_too_many_configurations_the_best_on_validation_images_are_compared(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "MAX_COMPARED", 2)
     for lr, accuracy in (("0.01", 0.2), ("0.02", 0.6), ("0.03", 0.7)):
-        make_run(f"lr={lr}", name=f"runs/{lr}", images=200, accuracy=accuracy)
+        make_run("data_dir=gone", f"lr={lr}", name=f"runs/{lr}", images=200, accuracy=accuracy)
     text = write_report([tmp_path / "runs"], tmp_path / "out")[0].with_suffix(".md").read_text()
     assert "Of 3 configurations, the 2 with the highest validation accuracy are compared." in text
     (pairs,) = (file.read_text() for file in (tmp_path / "out/tables").glob("pairs*.csv"))
@@ -286,6 +296,7 @@ def test_of_too_many_configurations_the_best_on_validation_images_are_compared(
     assert row.startswith('"2. CNN 2-2-1-1, class weights","3. CNN 2-2-1-1, class weights"')
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_command_prints_the_verdict_and_the_path_of_the_page(runs: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["report", str(runs), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
@@ -310,6 +321,7 @@ def test_folder_that_is_a_file_is_one_line(runs: Path, tmp_path: Path) -> None:
     assert result.stderr == f"error: {tmp_path / 'out'}: the folder cannot be made (File exists)\n"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_undecodable_names_are_written_as_escapes(make_run: MakeRun, tmp_path: Path) -> None:
     name = os.fsdecode(b"n\xff")
     make_run("data_dir=gone", name=f"{name}/used", images=70)
@@ -352,6 +364,7 @@ def test_report_of_real_runs_on_drawn_faces(tmp_path: Path) -> None:
     assert "checkpoints: List should have at least 1 item" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluations_make_a_page_without_runs(make_run: MakeRun, tmp_path: Path) -> None:
     folder = make_run("data_dir=gone").folder
     record = {"checkpoints": ["a.ckpt"], "data": "fer2013", "split": "report", "tta": "none", "seen": "not known"}
@@ -362,6 +375,7 @@ def test_evaluations_make_a_page_without_runs(make_run: MakeRun, tmp_path: Path)
     assert "| fer2013, split=report |" in path.with_suffix(".md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluations_on_other_images_or_classes_share_no_table(make_run: MakeRun, tmp_path: Path) -> None:
     kinds = (("fer2013", CLASSES, 42), ("photos", CLASSES, 42), ("photos", MOODS, 42), ("photos", MOODS, 21))
     for number, (data, classes, images) in enumerate(kinds):

@@ -24,10 +24,11 @@ _SIGNATURES = (
 
 _PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"cmov")
 """Types of the boxes of a MOV or MP4 file that hold the boxes of the index."""
-MOST_BOXES = 1_000_000
-"""Boxes of a file that are looked at: some seconds."""
-SAMPLES = 100_000
-"""Number of samples of equal size that a file of any size may state."""
+MOST_BOXES, MOST_INDEX = 1_000_000, 2_000_000
+"""Boxes of a file that are looked at, some seconds, and bytes of a compressed index that are."""
+SAMPLES, SAMPLES_PER_BYTE = 1_000_000, 4
+"""Number of samples of equal size that a file of any size may state, and that a larger one may state for each of its
+bytes: old films count the samples of their sound before it was compressed."""
 
 
 def holds_video(source: Path | bytes) -> bool:
@@ -76,13 +77,13 @@ def _read_number(start: bytes, offset: int) -> tuple[int, int]:
 
 
 def states_too_many_samples(file: BinaryIO) -> bool:
-    """Checks whether a MOV or MP4 file states more samples than it has bytes; returns False for other formats.
+    """Checks whether a MOV or MP4 file states more samples than it can hold; returns False for other formats.
 
     A number in the file stands for all samples (frames, or pieces of sound) of equal size, and FFmpeg makes an index
     of some 35 bytes for each of them when it opens the file.
     """
     size = file.seek(0, os.SEEK_END)
-    return sum(_equal_samples(file, size, iter(range(MOST_BOXES)))) > max(SAMPLES, size)
+    return sum(_equal_samples(file, size, iter(range(MOST_BOXES)))) > max(SAMPLES, SAMPLES_PER_BYTE * size)
 
 
 def _equal_samples(file: BinaryIO, size: int, numbers: Iterator[int], depth: int = 0) -> Iterator[int]:
@@ -116,7 +117,7 @@ def _equal_samples(file: BinaryIO, size: int, numbers: Iterator[int], depth: int
             ends.append(end)
         elif kind == b"cmvd" and depth < 10:
             with suppress(zlib.error):
-                index = zlib.decompressobj().decompress(file.read(end - content)[4:], 16 * SAMPLES)
+                index = zlib.decompressobj().decompress(file.read(end - content)[4:], MOST_INDEX)
                 yield from _equal_samples(io.BytesIO(index), len(index), numbers, depth + 1)
         elif kind in (b"stsz", b"trun"):
             fields = file.read(12).ljust(12, b"\0")

@@ -49,7 +49,7 @@ def open_video(source: Path | str | BinaryIO, name: str) -> InputContainer:
         source = path.absolute()  # a relative name may look like an address
     with one_line(name), opened(source) as file:
         if states_too_many_samples(file):
-            raise BadImageError(f"{name}: damaged, it states more frames or sounds than it has bytes")
+            raise BadImageError(f"{name}: damaged, it states more frames or sounds than it can hold")
     if isinstance(source, Path):
         if _is_picture(source):
             raise BadImageError(f"{name}: not a video but a picture")
