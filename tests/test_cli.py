@@ -119,6 +119,40 @@ def test_a_mistake_gets_one_line_and_status_2(words, parts, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("words", [["data_dir=/nowhere"], ["experiment=report", "data=synthetic"]])
+def test_a_refused_run_leaves_no_folder(words, tmp_path):
+    result = call("emotion", "train", *words, folder=tmp_path)
+    assert result.returncode == 2
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() or "seed" in path.name]
+
+
+@pytest.mark.process
+def test_a_reader_of_the_help_may_end_early():
+    with subprocess.Popen(
+        [sys.executable, "-u", "train.py", "--help"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["data", "info", "data=synthetic", "fold=1"], "fold=1: has no effect; it needs folds="),
+        (
+            ["data", "info", "photos", "data=folder", "path_column=x"],
+            "path_column=x: has no effect; it needs data=table",
+        ),
+        (["audit", "photos", "data=folder", "synthetic_images=200"], "synthetic_images=200: has no effect"),
+    ],
+)
+def test_settings_without_effect_are_refused(words, part):
+    result = call("emotion", *words)
+    assert result.returncode == 2
+    assert part in result.stderr
+
+
 def test_info_counts_splits_and_classes():
     result = call("emotion", "data", "info", "data=synthetic", "synthetic_images=210", "split=official")
     assert result.returncode == 0, result.stderr

@@ -540,6 +540,8 @@ def test_arguments_of_evaluate_are_settings_of_the_data_and_options():
     }
     with pytest.raises(UserError, match="did you mean split"):
         parse_arguments(["splt=clean"])
+    with pytest.raises(UserError, match=r"^ckpt: given twice; several networks are ckpt=\[a\.ckpt,b\.ckpt\]$"):
+        parse_arguments(["ckpt=a", "ckpt=b"], ["ckpt"])
 
 
 def test_options_are_those_of_hydra():

@@ -11,7 +11,7 @@ from torch import nn
 from emotion.config import compose, read
 from emotion.errors import UserError
 from emotion.models.registry import build_network
-from emotion.plugins import Plugins, load_plugin
+from emotion.plugins import Plugins, load_plugin, own_code
 from emotion.settings import LossSettings, NetworkSettings, Settings
 from emotion.training.folder import RunFolder
 from emotion.training.loss import EmotionLoss
@@ -53,6 +53,11 @@ class Distance(nn.Module):
 class Wrong(nn.Module):
     def forward(self, logits, labels):
         return logits
+
+
+class Raises(nn.Module):
+    def forward(self, logits, labels):
+        raise KeyError("none")
 
 
 class Colour(nn.Module):
@@ -187,8 +192,25 @@ def test_a_loss_that_does_not_work_is_one_line(file: Path) -> None:
     wrong = EmotionLoss(LossSettings(loss="x:Wrong"), None, None, load_plugin("loss", f"{file}:Wrong"))
     with pytest.raises(UserError, match=r"^loss=x:Wrong: returns \[2, 3\]; losses \[B\] or their mean are needed$"):
         wrong(torch.zeros(2, 3), torch.tensor([1, 2]))
+    raises = EmotionLoss(LossSettings(loss="x:Raises"), None, None, load_plugin("loss", f"{file}:Raises"))
+    with pytest.raises(UserError, match=r"^loss=x:Raises: fails on logits \[2, 3\] \(KeyError: 'none'\)$"):
+        raises(torch.zeros(2, 3), torch.tensor([1, 2]))
     with pytest.raises(UserError, match=r"^label_smoothing: a change of the cross-entropy, which loss=x:L replaces"):
         EmotionLoss(LossSettings(loss="x:L", label_smoothing=0.1), None, None, nn.Identity)
+
+
+def test_an_augmentation_that_does_not_work_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Forgetful:\n    def __call__(self, images):\n        return images\n")
+    words = (*SMALL, f"augmentation={tmp_path}/mine.py:Forgetful")
+    prepared = prepare(read(compose(*words)), RunFolder(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"^augmentation: fails on images \[\d+, 1, 48, 48\] \(TypeError: .*2 pos"):
+        next(iter(prepared.data.train_dataloader()))
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_want_of_memory_is_no_error_of_the_code(error: type[Exception]) -> None:
+    with pytest.raises(error), own_code("network=x", "fails"):
+        raise error
 
 
 def test_an_augmentation_that_draws_when_it_is_made_is_that_of_the_seed(tmp_path: Path) -> None:

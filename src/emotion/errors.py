@@ -51,6 +51,9 @@ def exit_on_user_error() -> Iterator[None]:
         yield
     except UserError as error:
         _exit(str(error))
+    except BrokenPipeError:  # the program that reads the output, as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails once more when it ends
+        raise SystemExit(1) from None
     except OSError as error:
         if disk_is_full(error):
             _exit(f"{error.strerror}: complete files are intact; free some space and try again")

@@ -239,6 +239,8 @@ def parse_arguments(arguments: Sequence[str], options: Sequence[str] = ()) -> di
         if "=" not in argument:
             raise UserError(f"{argument}: not a setting; settings have the form key=value")
         value = _parse(quote_argument(argument)).value()
+        if key == "ckpt" and key in values:
+            raise UserError("ckpt: given twice; several networks are ckpt=[a.ckpt,b.ckpt]")
         values[key] = (
             [item.text if isinstance(item, QuotedString) else item for item in value]
             if isinstance(value, list)

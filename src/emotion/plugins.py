@@ -7,11 +7,14 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import torch
 
 from emotion.errors import UserError, first_line
 from emotion.files import expand
@@ -50,6 +53,22 @@ class Plugins:
             "augmentation": settings.augmentation.augmentation,
         }
         return cls(**{key: load_plugin(key, name) for key, name in names.items() if name is not None})
+
+
+@contextmanager
+def own_code(name: str, problem: str) -> Iterator[None]:
+    """Turns an exception of a user's code, which can be any, into a line; one for want of memory stays as it is.
+
+    Args:
+        name: name of the class, or its setting and name.
+        problem: what the exception means, as `cannot be made`.
+    """
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{name}: {problem} ({type(error).__name__}: {first_line(error)})") from error
 
 
 def load_plugin(key: str, name: str) -> Make:

@@ -105,11 +105,16 @@ def test_an_empty_list_is_refused() -> None:
         emotion.load([])
 
 
-@pytest.mark.parametrize("name", ["~nobody-of-this-name/own.onnx", "x" * 300, "x\0y", "", "."])
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/own.onnx", "x" * 300, "x\0y", ""])
 def test_invalid_names_get_one_line(name: str) -> None:
     with pytest.raises(UserError) as error:
         find_network(name)
     assert str(error.value) == f"{name}: no such file; the networks with a name are small"
+
+
+def test_folders_without_a_checkpoint_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{tmp_path}: a folder without checkpoints/best.ckpt$"):
+        find_network(tmp_path)
 
 
 def test_names_and_paths_of_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -161,6 +162,14 @@ def test_epoch_counts_from_one(trained):
     assert load_checkpoint(trained[1]).epoch == 2
 
 
+def test_the_folder_of_a_run_stands_for_its_best_checkpoint(trained, tmp_path):
+    with pytest.raises(UserError, match=f"^ckpt={tmp_path}: a folder without checkpoints/best.ckpt$"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(trained[1], tmp_path / "checkpoints/best.ckpt")
+    assert load_checkpoint(tmp_path).epoch == 2
+
+
 def test_data_is_rebuilt_with_its_split(trained):
     data, original = load_checkpoint(trained[1]).data_module(), data_module(**DATA)
     assert dict(data.hparams) == dict(original.hparams)
@@ -197,9 +206,8 @@ def test_pretrained_weights_are_not_downloaded_again(make_task, make_trainer, tm
     ]
 
 
-@pytest.mark.parametrize("name", ["missing.ckpt", "."])
-def test_missing_file_is_refused(tmp_path, name):
-    refused(tmp_path / name, "no such file")
+def test_missing_file_is_refused(tmp_path):
+    refused(tmp_path / "missing.ckpt", "no such file")
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])

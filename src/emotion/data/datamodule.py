@@ -194,6 +194,8 @@ class EmotionDataModule(LightningDataModule):
     def _require_all_classes(self, labels: Tensor) -> None:
         counts = torch.bincount(labels, minlength=len(self.classes))
         empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        if empty and self.settings.split == "test_only":
+            raise UserError("split=test_only: leaves no images to train on; it is for evaluate.py")
         if empty:
             without = ",".join([*map(str, self.settings.exclude), *empty])
             raise UserError(

@@ -222,8 +222,8 @@ def _existing_folder(root: Path) -> Path:
         raise UserError(f"{root}: no such folder")
     if not root.is_dir():
         raise UserError(
-            f"{root}: a file, not a folder; unpack an archive with `python -m zipfile -e {root} <folder>`, read a CSV "
-            "file with data=fer2013_csv"
+            f"{root}: a file, not a folder; unpack an archive with `python -m zipfile -e {root} <folder>`, read a "
+            "table of paths and labels with data=table, or fer2013.csv with data=fer2013_csv"
         )
     return root
 

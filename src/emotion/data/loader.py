@@ -14,6 +14,7 @@ from emotion.data.mix import Mix
 from emotion.data.storage import Storage
 from emotion.data.teaching import Teaching
 from emotion.errors import UserError
+from emotion.plugins import own_code
 
 CPU_CHUNK, DEVICE_CHUNK = 2 * 2**20, 128 * 2**20
 """Bytes gathered and augmented at once: about a CPU's cache, and on a GPU more, so that fewer kernels start."""
@@ -160,7 +161,8 @@ class BatchLoader:
 
     @staticmethod
     def _changed(batch: Batch, own: OwnAugmentation, generator: torch.Generator) -> Batch:
-        changed = own(batch.inputs, generator)
+        with own_code("augmentation", f"fails on images {list(batch.inputs.shape)}"):
+            changed = own(batch.inputs, generator)
         if changed.shape != batch.inputs.shape:
             shapes = f"{list(batch.inputs.shape)} to {list(changed.shape)}"
             raise UserError(f"augmentation: maps images {shapes}; images of the same shape are needed")

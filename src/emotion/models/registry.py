@@ -7,12 +7,13 @@ from typing import get_args
 import torch
 from torch import nn
 
-from emotion.errors import UserError, first_line
+from emotion.errors import UserError
 from emotion.models.cnn import build_cnn
 from emotion.models.network import Network
 from emotion.models.preprocess import Preprocess, require_unit
 from emotion.models.resnet import build_resnet
 from emotion.models.transfer import build_transfer
+from emotion.plugins import own_code
 from emotion.settings import Family, NetworkSettings
 
 
@@ -100,19 +101,11 @@ def _wrap(settings: NetworkSettings, num_classes: int, own: Callable[..., nn.Mod
     channels, size = getattr(own, "channels", 1), settings.image_size
     if channels != 3:
         require_unit(settings.normalize)
-    try:
+    with own_code(name, "cannot be made"):
         body = own(num_classes=num_classes)
-    except Exception as error:
-        # The code of another person can raise any exception.
-        raise UserError(f"{name}: cannot be made ({type(error).__name__}: {first_line(error)})") from error
-    try:
-        with torch.no_grad():
-            shape = tuple(body.eval()(torch.zeros(2, channels, size, size)).shape)
-    except Exception as error:
-        raise UserError(
-            f"{name}: cannot be used with images [2, {channels}, {size}, {size}], which its attribute channels and "
-            f"image_size= change ({type(error).__name__}: {first_line(error)})"
-        ) from error
+    images = f"images [2, {channels}, {size}, {size}], which its attribute channels and image_size= change"
+    with own_code(name, f"cannot be used with {images}"), torch.no_grad():
+        shape = tuple(body.eval()(torch.zeros(2, channels, size, size)).shape)
     if shape != (2, num_classes):
         raise UserError(
             f"{name}: maps images [2, {channels}, {size}, {size}] to {list(shape)}, not to logits [2, {num_classes}]"

@@ -38,6 +38,8 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
     best = path / "checkpoints" / "best.ckpt"
     path = best if os.path.isfile(best) else path  # noqa: PTH113
     if not os.path.isfile(path):  # noqa: PTH113, Path.is_file raises for names that are too long
+        if str(name) and os.path.isdir(path):  # noqa: PTH112
+            raise UserError(f"{name}: a folder without checkpoints/best.ckpt")
         raise UserError(f"{name}: no such file; the networks with a name are {', '.join(shipped)}")
     return _require_suffix(path, shipped)
 

@@ -132,7 +132,7 @@ def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
     """Reads a checkpoint, without running any code that the file may contain or name.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a run, whose best checkpoint is read.
         network: name of the user's network in the file (see `emotion.plugins`), if its code is trusted.
 
     Raises:
@@ -140,8 +140,10 @@ def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
             project, or its network is a user's that `network` does not name.
     """
     path = expand(path)
+    best = path / "checkpoints" / "best.ckpt"
+    path = best if best.is_file() else path
     if not path.is_file():
-        raise UserError(f"ckpt={path}: no such file")
+        raise UserError(f"ckpt={path}: {'a folder without checkpoints/best.ckpt' if path.is_dir() else 'no such file'}")
     if path.suffix != ".ckpt":
         raise UserError(f"ckpt={path}: wrong suffix; give a .ckpt file")
     content = read_content(path)
@@ -182,7 +184,7 @@ def _plugins(path: Path, content: dict[str, Any], network: str | None) -> Plugin
     if network is None or hide_home(network) != hide_home(stored):
         raise UserError(
             f"ckpt={path}: its network is code of a user; if you trust it, evaluate.py and emotion export take "
-            f"network={stored[:200]}, and everything else takes the file that emotion export writes"
+            f"network={stored[:200]}; emotion predict, webcam, app and serve take the file that emotion export writes"
         )
     return Plugins(load_plugin("network", stored))
 

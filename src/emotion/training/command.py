@@ -35,7 +35,8 @@ SHARED_PROCESS_LAUNCHERS = ("basic", "joblib")
 def main() -> None:
     """Runs the command line: one run, or with `-m` a sweep."""
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(describe_settings())
+        with exit_on_user_error():
+            print(describe_settings(), flush=True)
         return
     keep_private()
     # On a full disk, logging and TensorBoard's thread would print tracebacks; the run itself ends with one message.
@@ -75,8 +76,13 @@ def _job(config: DictConfig) -> float | None:
         # Handled here, since Hydra would print a line of its own before the message.
         with exit_on_user_error():
             if searches or hydra_config.sweeper.parts:
+                folder.discard_unused()
                 raise UserError(f"{' '.join(sys.argv[1:])}: several values mean several runs; add -m to start them")
-            run(config, path, overrides)
+            try:
+                run(config, path, overrides)
+            except UserError:
+                folder.discard_unused()  # a pattern for runs would match it
+                raise
     elif choices["hydra/launcher"] not in SHARED_PROCESS_LAUNCHERS:
         run_apart(overrides, folder, _further_config_folders(hydra_config))
         if searches and folder.failure.is_file():

@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import format_exc
 from typing import Any, Literal
@@ -237,6 +237,15 @@ class RunFolder:
         except Exception as error:
             self.write_failure(first_line(error), format_exc())
             raise
+
+    def discard_unused(self) -> None:
+        """Removes the folder of a run that was refused before it wrote a file beside its log and its error."""
+        files = [self.path / "run.log", self.failure, self.lock]
+        if self.path.is_dir() and {*self.path.iterdir()} <= {*files}:
+            for file in files:
+                file.unlink(missing_ok=True)
+            with suppress(OSError):  # the working directory
+                self.path.rmdir()
 
     def write_failure(self, error: str, traceback: str = "") -> None:
         """Writes why the run failed to `failure.json`: the message, and the traceback."""

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emotion.errors import UserError, first_line
+from emotion.errors import UserError
+from emotion.plugins import own_code
 from emotion.settings import DistillationSettings, LossSettings
 
 
@@ -89,7 +90,8 @@ class EmotionLoss(nn.Module):
         return (1 - smoothing) * sharp - smoothing * weights * logits.log_softmax(1).mean(1)
 
     def _own_loss(self, own: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
-        losses: Tensor = own(logits, labels)
+        with own_code(f"loss={self.settings.loss}", f"fails on logits {list(logits.shape)}"):
+            losses: Tensor = own(logits, labels)
         if losses.shape == labels.shape[:1] and self.weights is not None:
             losses = losses * self._image_weights(self.weights, labels)
         if self.weights is not None and losses.shape == ():
@@ -115,10 +117,5 @@ def _make(settings: LossSettings, own: Callable[[], nn.Module] | None) -> nn.Mod
     others = [key for key, value in settings.flat().items() if key != "loss" and value]
     if others:
         raise UserError(f"{others[0]}: a change of the cross-entropy, which loss={settings.loss} replaces; remove it")
-    try:
+    with own_code(f"loss={settings.loss}", "cannot be made"):
         return own()
-    except Exception as error:
-        # The code of another person can raise any exception.
-        raise UserError(
-            f"loss={settings.loss}: cannot be made ({type(error).__name__}: {first_line(error)})"
-        ) from error

@@ -34,7 +34,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
     The temperature is fitted on the validation images; test images decide nothing.
 
     Args:
-        checkpoint: a `best.ckpt`.
+        checkpoint: a `best.ckpt`, or the folder of its run.
         out: the `.safetensors` file.
         views: test-time augmentation of the published network.
 
