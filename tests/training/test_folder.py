@@ -242,3 +242,19 @@ def test_written_files_hide_the_home_folder_and_are_utf8(tmp_path: Path, monkeyp
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     write_text(tmp_path / "a.csv", f"file\n{name}\n")
     assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "file\nn\\udcff.png\n"
+
+
+def test_the_folder_of_a_refused_run_goes_unless_it_holds_more_or_is_in_use(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.discard_unused()
+    with folder.locked():
+        folder.write_failure("no data")
+        folder.discard_unused()
+        assert folder.failure.is_file()
+    folder.discard_unused()
+    assert not folder.path.exists()
+    folder.path.mkdir()
+    for file in (folder.failure, folder.config):
+        file.touch()
+    folder.discard_unused()
+    assert folder.failure.is_file()

@@ -239,13 +239,17 @@ class RunFolder:
             raise
 
     def discard_unused(self) -> None:
-        """Removes the folder of a run that was refused before it wrote a file beside its log and its error."""
+        """Removes the folder of a run that was refused before it wrote a file beside its log and its error.
+
+        The folder of a run that another process has just begun stays.
+        """
         files = [self.path / "run.log", self.failure, self.lock]
-        if self.path.is_dir() and {*self.path.iterdir()} <= {*files}:
+        if not self.path.is_dir() or not {*self.path.iterdir()} <= {*files}:
+            return
+        with suppress(UserError, OSError), self.locked():  # OSError: the working directory
             for file in files:
                 file.unlink(missing_ok=True)
-            with suppress(OSError):  # the working directory
-                self.path.rmdir()
+            self.path.rmdir()
 
     def write_failure(self, error: str, traceback: str = "") -> None:
         """Writes why the run failed to `failure.json`: the message, and the traceback."""
