@@ -184,7 +184,8 @@ def _plugins(path: Path, content: dict[str, Any], network: str | None) -> Plugin
     if network is None or hide_home(network) != hide_home(stored):
         raise UserError(
             f"ckpt={path}: its network is code of a user; if you trust it, evaluate.py and emotion export take "
-            f"network={stored[:200]}; emotion predict, webcam, app and serve take the file that emotion export writes"
+            f"network={stored[:200]}, and emotion predict, webcam, app and serve take the file that emotion export "
+            "writes"
         )
     return Plugins(load_plugin("network", stored))
 
