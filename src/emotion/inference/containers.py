@@ -95,6 +95,23 @@ def _equal_samples(file: BinaryIO, size: int, numbers: Iterator[int], depth: int
         numbers: an iterator that ends when enough boxes were read.
         depth: number of indices around this one; FFmpeg follows ten.
     """
+    for kind, begin, end in _boxes(file, size, numbers):
+        file.seek(begin)
+        if kind == b"cmvd" and depth < 10:
+            with suppress(zlib.error):
+                index = zlib.decompressobj().decompress(file.read(end - begin)[4:], MOST_INDEX)
+                yield from _equal_samples(io.BytesIO(index), len(index), numbers, depth + 1)
+        elif kind in (b"stsz", b"trun"):
+            fields = file.read(12).ljust(12, b"\0")
+            # The second number of stsz is the size of all samples, or 0; in trun, flags say which lists follow.
+            if kind == b"stsz" and any(fields[4:8]):
+                yield int.from_bytes(fields[8:], "big")
+            elif kind == b"trun" and not fields[2] & 0x0F:
+                yield int.from_bytes(fields[4:8], "big")
+
+
+def _boxes(file: BinaryIO, size: int, numbers: Iterator[int]) -> Iterator[tuple[bytes, int, int]]:
+    """Yields the type of each box, and where its content begins and ends; the boxes within `_PARENTS` follow them."""
     begin, ends = 0, [size]  # offset of the next box, and the ends of the boxes around it
     for _ in numbers:
         while ends and begin + 8 > ends[-1]:
@@ -110,19 +127,7 @@ def _equal_samples(file: BinaryIO, size: int, numbers: Iterator[int], depth: int
         if end < content:  # damaged: the rest of the box around it is left out
             begin = ends.pop()
             continue
-        begin = end
-        file.seek(content)
         if kind in _PARENTS:
-            begin = content
             ends.append(end)
-        elif kind == b"cmvd" and depth < 10:
-            with suppress(zlib.error):
-                index = zlib.decompressobj().decompress(file.read(end - content)[4:], MOST_INDEX)
-                yield from _equal_samples(io.BytesIO(index), len(index), numbers, depth + 1)
-        elif kind in (b"stsz", b"trun"):
-            fields = file.read(12).ljust(12, b"\0")
-            # The second number of stsz is the size of all samples, or 0; in trun, flags say which lists follow.
-            if kind == b"stsz" and any(fields[4:8]):
-                yield int.from_bytes(fields[8:], "big")
-            elif kind == b"trun" and not fields[2] & 0x0F:
-                yield int.from_bytes(fields[4:8], "big")
+        begin = content if kind in _PARENTS else end
+        yield kind, content, end

@@ -242,7 +242,7 @@ class Prediction:
 
 
 def _apart(outputs: dict[Path, Path]) -> dict[Path, Path]:
-    """Repeats the suffix of an annotated file whose name another one has: a.heic and a.heic.png both get a.heic.png."""
+    """Repeats the suffix of an annotated file whose name is taken: beside a.heic.png, a.heic gets a.heic.png.png."""
     taken = {output for path, output in outputs.items() if path.name == output.name}
     apart: dict[Path, Path] = {}
     for path, output in outputs.items():

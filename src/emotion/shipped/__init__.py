@@ -34,14 +34,18 @@ def find_network(name: str | Path, suffix: str = ".onnx") -> Path:
         from emotion.shipped.hub import download
 
         return _require_suffix(download(str(name), suffix), shipped)
-    path = expand(name)
-    best = path / "checkpoints" / "best.ckpt"
-    path = best if os.path.isfile(best) else path  # noqa: PTH113
+    path = best_of_run(expand(name))
     if not os.path.isfile(path):  # noqa: PTH113, Path.is_file raises for names that are too long
-        if str(name) and os.path.isdir(path):  # noqa: PTH112
+        if str(name) and os.path.isdir(path):  # noqa: PTH112, the empty name would be the working directory
             raise UserError(f"{name}: a folder without checkpoints/best.ckpt")
         raise UserError(f"{name}: no such file; the networks with a name are {', '.join(shipped)}")
     return _require_suffix(path, shipped)
+
+
+def best_of_run(path: Path) -> Path:
+    """Returns the best checkpoint in the folder of a run; any other path as it is."""
+    best = path / "checkpoints" / "best.ckpt"
+    return best if os.path.isfile(best) else path  # noqa: PTH113, Path.is_file raises for names that are too long
 
 
 def _require_suffix(path: Path, shipped: list[str]) -> Path:

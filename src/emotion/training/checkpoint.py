@@ -21,6 +21,7 @@ from emotion.files import atomic_write, check_unpacked_size, expand, hide_home
 from emotion.models.weights import describe_load_error, state_shapes, validate_state
 from emotion.plugins import Plugins, load_plugin
 from emotion.settings import fields, marked
+from emotion.shipped import best_of_run
 from emotion.training.origin import Origin
 from emotion.training.task import STORED, EmotionTask
 
@@ -139,9 +140,7 @@ def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
         UserError: there is no such file, it contains more than tensors and plain values, it is not a checkpoint of this
             project, or its network is a user's that `network` does not name.
     """
-    path = expand(path)
-    best = path / "checkpoints" / "best.ckpt"
-    path = best if best.is_file() else path
+    path = best_of_run(expand(path))
     if not path.is_file():
         raise UserError(f"ckpt={path}: {'a folder without checkpoints/best.ckpt' if path.is_dir() else 'no such file'}")
     if path.suffix != ".ckpt":
