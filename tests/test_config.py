@@ -762,7 +762,7 @@ EFFECTIVE = {
     "offline_strength": ("offline_strength=2", "balance=offline", "balance=none"),
     "distill": ("distill=0.5", "teacher=small", "teacher=null"),
     "distill_temperature": ("distill_temperature=2", "teacher=[small]", "teacher=null"),
-    "distill_views": ("distill_views=3", "teacher=small", "teacher=null"),
+    "distill_views": ("distill_views=3", "teacher=small", "teacher=small augment=false"),
     "logit_adjustment": ("logit_adjustment=1", "balance=class_weights", "balance=weighted_sampler"),
     "layer_decay": ("layer_decay=0.5", "model=vgg16_ft unfreeze=3", "model=vgg16_fe"),
     "weights": ("weights=x.safetensors", "model=vgg16_ft", "model=vgg16_ft init=runs/a"),

@@ -744,14 +744,13 @@ def _data_module(arguments: list[str] | None, **defaults: str) -> "EmotionDataMo
     """Builds the data of `key=value` arguments; an argument without `=` is the folder or file of the images."""
     from emotion.data.datamodule import EmotionDataModule
     from emotion.overrides import parse_arguments, require_effect
-    from emotion.settings import fields
 
     paths = [argument for argument in arguments or [] if "=" not in argument]
     if len(paths) > 1:
         raise UserError(f"{' '.join(paths)}: more than one folder or file; give one and settings as key=value")
     given = [argument for argument in arguments or [] if "=" in argument]
     values = {**defaults, **parse_arguments(given), **({"data_dir": paths[0]} if paths else {})}
-    require_effect(given, {name: each.default for name, each in fields().items()} | values)
+    require_effect(given, values)
     return EmotionDataModule.of(values)
 
 

@@ -20,7 +20,6 @@ from emotion.files import expand
 from emotion.settings import (
     OWN_DATA,
     TABLE_SETTINGS,
-    AugmentationSettings,
     DataSettings,
     fields,
     lists,
@@ -37,7 +36,8 @@ PLAIN = {*texts(), *FOLDERS, *LISTS, "out"} - {*CONFIG_GROUPS}
 The names of files in `conf/` are not among them: a comma separates two of them.
 """
 _AFFINE = (lambda values: values["augment"] or values["balance"] == "offline", "augment=true or balance=offline")
-_AUGMENTED = [key for key in AugmentationSettings.model_fields if key not in ("rotation", "zoom", "shift", "shear")]
+_CHANGES = ("augment", "flip", "brightness", "contrast", "erase")
+_AUGMENTED = (*_CHANGES, "mixup", "cutmix", "augmentation")
 _RANDOM = ("folds", "group_by")
 EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
     "data_dir": (lambda values: values["data"] != "synthetic", "data of files"),
@@ -56,13 +56,15 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
         "split=random without folds, which test a part of 1 / folds",
     ),
     "fold": (lambda values: values["folds"] is not None, "folds="),
-    **dict.fromkeys(
-        ("distill", "distill_temperature", "distill_views"), (lambda values: values["teacher"] is not None, "teacher=")
+    **dict.fromkeys(("distill", "distill_temperature"), (lambda values: values["teacher"] is not None, "teacher=")),
+    "distill_views": (
+        lambda values: values["teacher"] is not None and any(values[key] for key in _CHANGES),
+        "teacher= and augmentation that changes single images (augment=true, flip)",
     ),
     "offline_strength": (lambda values: values["balance"] == "offline", "balance=offline"),
     **dict.fromkeys(("rotation", "zoom", "shift", "shear"), _AFFINE),
     "plain_epochs": (
-        lambda values: any(values[key] for key in _AUGMENTED if key != "plain_epochs"),
+        lambda values: any(values[key] for key in _AUGMENTED),
         "augmentation (augment=true, flip, mixup)",
     ),
     "logit_adjustment": (
@@ -205,12 +207,12 @@ def require_effect(arguments: Iterable[str], values: Mapping[str, Any]) -> None:
 
     Args:
         arguments: `key=value`, as on the command line.
-        values: all settings of the run.
+        values: the settings of the run; those that are missing have their defaults.
 
     Raises:
         UserError: a setting is changed from its default, but nothing uses it.
     """
-    flat = flatten(values)
+    flat = {key: field.default for key, field in fields().items()} | flatten(values)
     for name, _, typed in (argument.partition("=") for argument in arguments):
         key = name.lstrip("+")
         if key not in EFFECTS or typed == "null":

@@ -223,6 +223,19 @@ def seen_line(capsys):
     return lambda: next(line for line in capsys.readouterr().out.splitlines() if "trained on" in line)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pack_size": 64}, "pack_size=64: has no effect; it needs data=folder"),
+        ({"split_seed": 1}, "split_seed=1: has no effect; it needs split=report or split=random"),
+        ({"split": "report", "fold": 1}, "fold=1: has no effect; it needs folds="),
+    ],
+)
+def test_changes_of_the_data_without_effect_are_refused(changes, message, runs):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        evaluate([runs[0].best], changes)
+
+
 def test_images_that_were_trained_on_are_counted(runs, tmp_path, seen_line):
     """Drawn faces of one seed are all different, so that only tests on all of the images meet those of the training."""
     evaluate([runs[0].best], {}, str(tmp_path / "own"), "cpu")

@@ -19,6 +19,7 @@ from emotion.declarations import SOURCE
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, check_unpacked_size, expand, hide_home
 from emotion.models.weights import describe_load_error, state_shapes, validate_state
+from emotion.overrides import require_effect
 from emotion.plugins import Plugins, load_plugin
 from emotion.settings import fields, marked
 from emotion.shipped import best_of_run
@@ -65,13 +66,16 @@ def data_for(classes: Sequence[str], stored: Mapping[str, Any], changes: Mapping
         changes: settings that replace them.
 
     Raises:
-        UserError: a value is not legal.
+        UserError: a value is not legal, or a change has no effect.
     """
     gone = [*_GROUPED] if changes.get("split", "random") != "random" else []
     if changes.get("data", stored.get("data")) != stored.get("data"):
         gone += [*_GROUPED, *(key for key in marked(SOURCE) if key not in _OF_EVERY_SOURCE)]
-    kept = {key: value for key, value in stored.items() if key not in gone}
-    return EmotionDataModule.of({**kept, **changes}, network_classes=classes)
+    values = {**{key: value for key, value in stored.items() if key not in gone}, **changes}
+    data = EmotionDataModule.of(values, network_classes=classes)
+    # The votes of people also serve to compare the predictions with them, whatever the labels are.
+    require_effect([f"{key}={value}" for key, value in changes.items() if key != "votes"], values)
+    return data
 
 
 class ThrottledCheckpointIO(TorchCheckpointIO):
