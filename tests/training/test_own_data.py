@@ -23,7 +23,7 @@ from emotion.errors import UserError
 from emotion.overrides import quote_argument
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.evaluate import evaluate
-from emotion.training.folder import RunFolder
+from emotion.training.folder import RunFolder, read_json
 from emotion.training.resume import resumed_config
 from emotion.training.run import run
 
@@ -224,6 +224,24 @@ def test_votes_replace_the_labels_and_soften_the_targets(tmp_path: Path) -> None
     assert torch.equal(hard.targets, torch.from_numpy(plain.labels))
 
 
+def test_a_network_of_ones_own_teaches_and_starts_one_of_its_class(tmp_path: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setenv("EMOTION_CACHE", str(tmp_path / "cache"))
+    code, judgements, seven = tmp_path / "mine.py", tmp_path / "cache" / "features", "synthetic_images=140"
+    code.write_text(NETWORK)
+    caplog.set_level("INFO")
+    words = ["model=custom", f"network={code}:TinyNet", "trainer.max_epochs=1", seven, "split=official"]
+    first = train(tmp_path / "first", *words).path
+    train(tmp_path / "started", *words, f"init={first}")
+    assert f"init={first}: 2 of 2 tensors taken" in caplog.text
+    taught = train(tmp_path / "taught", *words, f"teacher={first}")
+    assert [name.split(",")[0] for name in read_json(taught.metrics)["run"]["teachers"]] == ["custom"]
+    train(tmp_path / "again", *words, f"teacher={first}", "seed=1")
+    assert len(list(judgements.glob("*.npy"))) == 1
+    code.write_text(NETWORK.replace("AvgPool", "MaxPool"))  # the same weights, but another judgement
+    train(tmp_path / "changed", *words, f"teacher={first}")
+    assert len(list(judgements.glob("*.npy"))) == 2
+
+
 def test_a_checkpoint_with_a_network_of_ones_own_imports_nothing_until_it_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(NETWORK)
     canary, name = tmp_path / "canary", f"{tmp_path / 'mine.py'}:TinyNet"
@@ -236,12 +254,15 @@ def test_a_checkpoint_with_a_network_of_ones_own_imports_nothing_until_it_is_nam
         lambda: evaluate([folder.path], {}, str(tmp_path / "out"), "cpu"),
     ):
         with pytest.raises(
-            UserError, match=rf"if you trust it, evaluate.py and emotion export take network={name}, and"
+            UserError, match=rf"if you trust it, train.py, evaluate.py and emotion export take network={name}, and"
         ):
             refused()
     resume = [f"resume={folder.path}"]
     with pytest.raises(UserError, match=rf"runs your own code; add network={name} to allow it$"):
         resumed_config(compose(*resume), folder, resume)
+    assert not canary.exists()
+    with pytest.raises(UserError, match=r"^teacher=.*: its network is code of a user"):
+        train(tmp_path / "taught", "model=resnet_small", f"teacher={folder.path}", "split=official")
     assert not canary.exists()
     assert load_checkpoint(folder.best, name).task.classes == CLASSES
     assert "test" in evaluate([folder.path], {}, str(tmp_path / "out"), "cpu", network=name)

@@ -186,9 +186,9 @@ def _plugins(path: Path, content: dict[str, Any], network: str | None) -> Plugin
         return Plugins()
     if network is None or hide_home(network) != hide_home(stored):
         raise UserError(
-            f"ckpt={path}: its network is code of a user; if you trust it, evaluate.py and emotion export take "
-            f"network={stored[:200]}, and emotion predict, webcam, app and serve take the file that emotion export "
-            "writes"
+            f"ckpt={path}: its network is code of a user; if you trust it, train.py, evaluate.py and emotion export "
+            f"take network={stored[:200]}, and emotion predict, webcam, app and serve take the file that emotion "
+            "export writes"
         )
     return Plugins(load_plugin("network", stored))
 

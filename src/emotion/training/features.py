@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ FORMAT = 3
 """Number that is raised when the same settings would give other features, so that old files are not found."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """The half precision of each `trainer.precision` that has one."""
+LIBRARIES = ("emotion", "torch", "torchvision", "timm")
+"""Packages whose classes make up all networks but those of a user."""
 HASH_BATCH = 4096
 """Images that are read and hashed together."""
 log = logging.getLogger(__name__)
@@ -134,8 +137,17 @@ class FeatureCache:
         for name, value in self.frozen.state_dict(keep_vars=True).items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().numpy().tobytes())
+        for file in own_files(self.frozen):
+            digest.update(file.read_bytes())
         digest.update(images_digest(images, rows).encode())
         return digest.hexdigest()
+
+
+def own_files(network: nn.Module) -> list[Path]:
+    """Returns the files that hold a user's classes of a network, whose code can change while their weights stay."""
+    names = {type(part).__module__ for part in network.modules()}
+    own = [name for name in names if name.partition(".")[0] not in LIBRARIES]
+    return sorted({Path(file) for name in own if (file := getattr(sys.modules[name], "__file__", None))})
 
 
 def images_digest(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> str:

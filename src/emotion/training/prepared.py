@@ -75,7 +75,7 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
         settings.run.seed,
         own_augmentation=plugins.augmentation,
     )
-    teachers = read_teachers(settings.distillation, data)
+    teachers = read_teachers(settings.distillation, data, settings.network.network)
     resumes = folder.state != "new" and not settings.run.overwrite
     epochs = _resume(settings, folder, data, teachers) if resumes else 0
     start = _read_start(settings, data, folder.last if resumes else None)

@@ -93,8 +93,13 @@ class Teachers:
             raise UserError(f"teacher: the run began with {names[0]}; now it has {names[1]}")
 
 
-def read_teachers(asked: DistillationSettings, data: EmotionDataModule) -> Teachers:
+def read_teachers(asked: DistillationSettings, data: EmotionDataModule, network: str | None = None) -> Teachers:
     """Reads the teachers that the settings name, and checks them.
+
+    Args:
+        asked: names of the teachers.
+        data: the images that they judge.
+        network: name of the user's network that learns; its code is trusted in teachers, too.
 
     Raises:
         UserError: there is no such network, it has other classes or image sizes, or it was trained on images that
@@ -104,16 +109,16 @@ def read_teachers(asked: DistillationSettings, data: EmotionDataModule) -> Teach
     for name in given:
         if (described := _read_description(expand(name))) is not None:
             return _recorded(given, name, described, data)
-    members = [_read_teacher(name) for name in given]
+    members = [_read_teacher(name, network) for name in given]
     known = [_require_fit(name, member.origin, data) for name, member in zip(given, members, strict=True)]
     mirrors = data.augmentation is not None and data.augmentation.settings.flip > 0
     networks = [Mirrored(member.network) if mirrors else member.network for member in members]
     return Teachers(tuple(map(_name, members)), all(known), tuple(network.eval() for network in networks))
 
 
-def _read_teacher(name: str) -> Member:
+def _read_teacher(name: str, network: str | None) -> Member:
     try:
-        return read_member(name if name.startswith(HUB) else expand(name))
+        return read_member(name if name.startswith(HUB) else expand(name), network)
     except UserError as error:
         raise UserError(f"teacher={str(error).removeprefix('ckpt=')}") from None
 
@@ -155,7 +160,7 @@ def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
     settings = read(compose(*quote_arguments(arguments)))
     require_effect(arguments, settings.flat())
     data, trainer = EmotionDataModule.of(settings.flat()), settings.trainer
-    teachers = read_teachers(settings.distillation, data)
+    teachers = read_teachers(settings.distillation, data, settings.network.network)
     if not teachers.names:
         raise UserError("teacher: missing; name the networks that teach, as teacher=[a.ckpt,b.ckpt]")
     device = find_device("cpu" if trainer.accelerator == "cpu" else None)
