@@ -30,6 +30,7 @@ def keep(run: Path, target: str, root: Path = ROOT) -> Path:
     """
     if RunFolder(run).state != "finished":
         raise UserError(f"{run}: not a finished run")
+    run = run.resolve()
     folder = root / "results" / target / run.name
     for file in (file for pattern in KEPT for file in sorted(run.glob(pattern))):
         copy = folder / file.relative_to(run)

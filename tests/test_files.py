@@ -126,11 +126,11 @@ def test_the_message_without_a_home_folder_names_the_variable():
     assert done.stdout == "no home folder for the cache: name a folder, as EMOTION_CACHE=/var/tmp/emotion\n"
 
 
-@pytest.mark.parametrize("text", ["-1", "+0.5", "-3e-05", "+1.2e+10", "plain", "", "-"])
+@pytest.mark.parametrize("text", ["-1", "+0.5", "-3e-05", "+1.2e+10", "-0.01 to 0.02", "-2 to -1e-3", "plain", "", "-"])
 def test_numbers_and_names_are_no_formulas(text):
     assert no_formula(text) == text
 
 
-@pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "-1+2", "+a", "-1e", "-e5"])
+@pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "-1+2", "+a", "-1e", "-e5", "-1 to A1"])
 def test_formulas_are_texts(text):
     assert no_formula(text) == f"'{text}"

@@ -18,8 +18,9 @@ SYSTEM_NAMES = (
     *("system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
 )
 """Names, in lower case, of files and folders that systems, archivers and network drives create."""
-_FORMULA = re.compile(r"[=@]|[+-](?!$|[\d.]+(e[+-]?\d+)?$)")
-"""Begin of a text that a spreadsheet would take for a formula; -1, +0.5 and -3e-05 are numbers."""
+_NUMBER = r"[\d.]+(e[+-]?\d+)?"
+_FORMULA = re.compile(rf"[=@]|[+-](?!$|{_NUMBER}( to -?{_NUMBER})?$)")
+"""Begin of a text that a spreadsheet would take for a formula; -1, +0.5, -3e-05 and -1 to 2 are numbers."""
 
 
 def is_hidden(name: str) -> bool:

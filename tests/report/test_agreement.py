@@ -98,6 +98,15 @@ def test_images_of_other_data_have_no_votes(make_run: MakeRun, tmp_path: Path) -
     assert headings == [f"### {TITLE}: FER2013, split=report"]
 
 
+def test_runs_of_classes_without_votes_do_not_stop_the_page(make_run: MakeRun, tmp_path: Path) -> None:
+    fer = make_run("data_dir=gone", name="runs/fer", images=70)
+    make_run("data=folder", "data_dir=photos", name="runs/own", images=70, own=True, classes=("negative", "positive"))
+    votes = write_votes(tmp_path / "votes.csv", fer.test)
+    text = write_report([tmp_path / "runs"], tmp_path / "out", votes)[0].with_suffix(".md").read_text()
+    assert "Not compared with people. votes: FER+ has none for negative, positive; it has " in text
+    assert "All: 70 of 70 images have votes." in text
+
+
 def test_each_part_and_augmentation_has_a_row(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("tta=flip", images=70)
     parts = {"val": "public", "test": "private"}

@@ -119,6 +119,32 @@ def test_the_same_images_in_another_folder_are_the_same_data(make_run: MakeRun, 
     assert len(configuration.runs) == 2
 
 
+def test_runs_from_before_a_setting_of_the_data_are_of_the_same_data(make_run: MakeRun) -> None:
+    newer = make_run("seed=0", name="newer", images=70, data="1")
+    older = make_run("seed=1", name="older", images=70)
+    values = {key: value for key, value in older.settings.items() if key not in ("images", "path_column")}
+    assert len(values) == len(older.settings) - 2
+    (configuration,), _ = group([newer, replace(older, settings=values)])
+    assert len(configuration.runs) == 2
+
+
+def test_numbers_are_unique_on_a_page_and_tested_runs_come_first(make_run: MakeRun) -> None:
+    runs = [
+        make_run("model=cnn_111", name="validated", images=70, tested=False),
+        make_run("recipe=small", name="tested", images=70),
+    ]
+    configurations, _ = group(runs)
+    assert [(one.number, one.first.tested) for one in configurations] == [(1, True), (2, False)]
+
+
+@pytest.mark.parametrize("missing", [("unfreeze",), ("backbone", "unfreeze")])
+def test_runs_without_settings_of_their_network_have_a_name(make_run: MakeRun, missing: tuple[str, ...]) -> None:
+    run = make_run("model=vgg16_fe", "split=official", images=70)
+    values = {key: value for key, value in run.settings.items() if key not in missing}
+    (configuration,), _ = group([replace(run, settings=values)])
+    assert "unfreeze=None" in configuration.network
+
+
 @pytest.mark.parametrize(
     ("arguments", "images", "reason", "warning"),
     [

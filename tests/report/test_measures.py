@@ -192,6 +192,15 @@ def test_seeds_of_a_fold_are_averaged_before_the_folds_are_compared(make_run: Ma
     assert pair.test.runs == (3, 3)
 
 
+def test_a_mark_does_not_stand_beside_the_better_of_the_shared_folds(make_run: MakeRun) -> None:
+    first = fold_runs(make_run, "1e-3", (0.5, 0.51, 0.9, 0.9, 0.9))
+    second = fold_runs(make_run, "1e-4", (0.7, 0.72, 0.0, 0.0, 0.0))
+    configurations, _ = group([*first, *second[:2]])
+    pairs = compare_pairs(configurations)
+    assert pairs[0].significant
+    assert significance_marks(configurations, pairs) == {}
+
+
 def test_one_common_fold_is_too_little_for_a_test(make_run: MakeRun) -> None:
     first, second = fold_runs(make_run, "1e-3", (0.7, 0.7)), fold_runs(make_run, "1e-4", (0.6, 0.6))
     assert compare_pairs(group([*first, second[0]])[0]) == []

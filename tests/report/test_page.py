@@ -200,6 +200,26 @@ def test_tables_are_files_named_after_them(make_run: MakeRun, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_tables_of_an_earlier_page_are_removed(make_run: MakeRun, tmp_path: Path) -> None:
+    own_runs(make_run, "moods", MOODS, {"cnn": 0.6, "cnn_111": 0.3})
+    write_report([tmp_path / "runs"], tmp_path / "out")
+    (tmp_path / "out/tables/mine.csv").write_text("kept")
+    first = next((tmp_path / "runs").rglob("config.yaml")).parent
+    write_report([first], tmp_path / "out")
+    files = {file.name for file in (tmp_path / "out/tables").iterdir()}
+    names = ("results", "calibration", "cost", "01-classes")
+    assert files == {"mine.csv", *(f"{name}.{suffix}" for name in names for suffix in ("csv", "tex"))}
+
+
+def test_names_of_networks_may_look_like_formulas(make_run: MakeRun, tmp_path: Path) -> None:
+    for accuracy in (0.3, 0.6):
+        own = {"family": "custom", "model": "custom", "network": r"a$\frac$.py:Net", "lr": accuracy}
+        make_run("split=official", name=f"runs/{accuracy}", images=70, accuracy=accuracy, changes=own)
+    assert write_report([tmp_path / "runs"], tmp_path / "out")[0].is_file()
+    assert (tmp_path / "out/pairs.png").is_file()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_files_of_sections_do_not_replace_each_other(make_run: MakeRun, tmp_path: Path) -> None:
     own_runs(make_run, "moods", MOODS, {"cnn": 0.6, "cnn_111": 0.3})
     own_runs(make_run, "faces", EXPRESSIONS, {"cnn": 0.6, "cnn_111": 0.5})
@@ -290,7 +310,8 @@ def test_of_too_many_configurations_the_best_on_validation_images_are_compared(
     for lr, accuracy in (("0.01", 0.2), ("0.02", 0.6), ("0.03", 0.7)):
         make_run("data_dir=gone", f"lr={lr}", name=f"runs/{lr}", images=200, accuracy=accuracy)
     text = write_report([tmp_path / "runs"], tmp_path / "out")[0].with_suffix(".md").read_text()
-    assert "Of 3 configurations, the 2 with the highest validation accuracy are compared." in text
+    assert text.count("Of 3 configurations, the 2 with the highest validation accuracy are compared.") == 1
+    assert text.index("Marks beside the accuracy") < text.index("Of 3 configurations")
     (pairs,) = (file.read_text() for file in (tmp_path / "out/tables").glob("pairs*.csv"))
     (row,) = pairs.splitlines()[1:]
     assert row.startswith('"2. CNN 2-2-1-1, class weights","3. CNN 2-2-1-1, class weights"')

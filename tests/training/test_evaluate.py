@@ -158,6 +158,12 @@ def test_several_checkpoints_are_averaged(runs, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "predictions.npz")["test_probabilities"], mean, atol=2e-3)
 
 
+def test_a_network_does_not_count_twice_in_an_average(runs, tmp_path):
+    copy = shutil.copyfile(runs[0].best, tmp_path / "copy.ckpt")
+    with pytest.raises(UserError, match=rf"^ckpt={copy}: the network of {runs[0].best} again; name each network once$"):
+        evaluate([runs[0].best, runs[1].best, copy], {}, str(tmp_path), "cpu")
+
+
 def test_validation_is_left_out_where_the_members_validated_on_different_images(runs, tmp_path):
     results = evaluate([folder.best for folder in runs], {"split": "report"}, str(tmp_path), "cpu")
     assert "val" not in results

@@ -28,6 +28,10 @@ _LINE = re.compile(r"[^:]+:(\d{1,9})")
 """The name of an image of `data=fer2013_csv`: the file and the row, of which the header is the first."""
 
 
+class NoVotesError(UserError):
+    """FER+ has no votes for some classes of a network."""
+
+
 @dataclass(frozen=True)
 class Votes:
     """The votes on N images.
@@ -180,12 +184,12 @@ def vote_columns(classes: Sequence[str]) -> list[int]:
     """Returns the position in `VOTED` of each class.
 
     Raises:
-        UserError: there are no votes for one of the classes.
+        NoVotesError: there are no votes for one of the classes.
     """
     positions = {canonical(name): number for number, name in enumerate(EMOTIONS)}
     unknown = [name for name in classes if canonical(name) not in positions]
     if unknown:
-        raise UserError(f"votes: FER+ has none for {listed(unknown)}; it has {', '.join(EMOTIONS)}")
+        raise NoVotesError(f"votes: FER+ has none for {listed(unknown)}; it has {', '.join(EMOTIONS)}")
     return [positions[canonical(name)] for name in classes]
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from emotion.analysis.agreement import agreement_rows
 from emotion.analysis.agreement_tables import AgreementRow, agreement_blocks
-from emotion.analysis.document import Block
+from emotion.analysis.document import Block, Paragraph
 from emotion.analysis.predictions import Predictions
-from emotion.data.votes import VotesFile
+from emotion.data.votes import NoVotesError, VotesFile
 from emotion.report.configurations import Configuration
 from emotion.report.measures import ensemble_stages
 from emotion.report.tables import shared_parts
@@ -18,16 +18,25 @@ def configurations_agreement(configurations: Sequence[Configuration], votes: Vot
     """Builds the tables of configurations, with the mean probability of several seeds in rows of its own.
 
     Returns:
-        The blocks; none without votes on the images.
+        The blocks; none without votes on the images, and a sentence where FER+ does not have the classes.
     """
-    return agreement_blocks(list(configuration_rows(configurations, votes))) if votes else []
+    try:
+        return agreement_blocks(list(configuration_rows(configurations, votes))) if votes else []
+    except NoVotesError as error:
+        return [not_compared(error)]
+
+
+def not_compared(error: NoVotesError) -> Paragraph:
+    """Returns a sentence on networks whose classes FER+ does not have."""
+    return Paragraph(f"Not compared with people. {error}.")
 
 
 def configuration_rows(configurations: Sequence[Configuration], votes: VotesFile) -> Iterator[AgreementRow]:
     """Yields the rows of configurations: for each part of the held-out images that has votes.
 
     Raises:
-        UserError: there are no votes for one of the classes, or the rows of FER+'s own file have another order.
+        NoVotesError: there are no votes for one of the classes.
+        UserError: the rows of FER+'s own file have another order.
     """
     for configuration in configurations:
         runs = configuration.runs

@@ -12,6 +12,7 @@ import numpy as np
 
 from emotion.analysis.predictions import Predictions
 from emotion.analysis.statistics import Interval, Metric, Summary, bootstrap_interval, summarize
+from emotion.config import with_defaults
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import SOURCE_SETTINGS
 from emotion.declarations import NEW
@@ -176,7 +177,7 @@ def _network(values: Mapping[str, Any]) -> str:
     title = FAMILIES[values["family"]].title
     if title:
         return f"{title} {'-'.join(map(str, values.get('blocks') or []))}".rstrip()
-    return f"{values['backbone']}, unfreeze={values['unfreeze']}"
+    return f"{values.get('backbone')}, unfreeze={values.get('unfreeze')}"
 
 
 def interval(tests: Sequence[Predictions], metric: Metric) -> Interval:
@@ -195,7 +196,7 @@ def interval(tests: Sequence[Predictions], metric: Metric) -> Interval:
 
 
 def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[SkippedRun]]:
-    """Groups runs that differ only in seed and fold, in the order of the paper.
+    """Groups runs that differ only in seed and fold, in the order of the paper; those without test images come last.
 
     Runs with the same settings but different data, classes or test images are separate configurations.
 
@@ -210,7 +211,7 @@ def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[SkippedRun]]:
     for run in sorted(runs, key=lambda run: not run.folder.best.is_file()):
         # The folds of a cross-validation have different test images.
         images = b"" if run.folds and run.tested else images_digest(run.test)
-        members = groups.setdefault((*_key(run), run.classes, data[run.folder.path], images), {})
+        members = groups.setdefault((run.tested, *_key(run), run.classes, data[run.folder.path], images), {})
         reason = _repeats(run, members)
         if reason:
             repeated.append(SkippedRun(run.folder.path, reason))
@@ -241,8 +242,8 @@ def _data_of(runs: Sequence[Run]) -> dict[Path, str | None]:
 
 
 def _source(run: Run) -> tuple[str, ...]:
-    names = [*SOURCE_SETTINGS, "extra_data"]
-    return tuple(str(run.settings.get(name)) for name in names if name != "data_dir")
+    values = with_defaults(run.settings)
+    return tuple(str(values[name]) for name in (*SOURCE_SETTINGS, "extra_data") if name != "data_dir")
 
 
 def _configuration(
@@ -251,7 +252,7 @@ def _configuration(
     members: Mapping[tuple[int, int], Run],
     groups: Iterable[tuple[Any, ...]],
 ) -> Configuration:
-    published, *_, changed, _, data, _ = key
+    _, published, *_, changed, _, data, _ = key
     runs = tuple(members[unit] for unit in sorted(members))
     settings = runs[0].settings
     same_data = len({other[-2] for other in groups if other[:-2] == key[:-2]}) == 1
@@ -268,7 +269,7 @@ def _key(run: Run) -> tuple[Any, ...]:
 
 
 def _order(key: tuple[Any, ...], members: Mapping[tuple[int, int], Run]) -> tuple[Any, ...]:
-    """Returns a sort key: the order of the paper, then FER2013 first, then the fewest differences from the recipe."""
-    published, *given, changed, classes, data, images = key
-    position = RUNS.index(published) if published else len(RUNS)
-    return position, given[1] != "fer2013", len(changed), given, changed, classes, data or "", min(members), images
+    """Returns a sort key: tested runs, the paper's order, FER2013, then the fewest differences from the recipe."""
+    tested, published, *given, changed, classes, data, images = key
+    place = (not tested, RUNS.index(published) if published else len(RUNS), given[1] != "fer2013")
+    return *place, len(changed), given, changed, classes, data or "", min(members), images

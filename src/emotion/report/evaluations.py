@@ -13,8 +13,9 @@ from emotion.analysis.agreement_tables import TITLE, AgreementRow, agreement_blo
 from emotion.analysis.document import Block, Cell, Heading, Row, Table
 from emotion.analysis.predictions import Predictions, load_predictions
 from emotion.analysis.statistics import bootstrap_interval, summarize
-from emotion.data.votes import VotesFile
+from emotion.data.votes import NoVotesError, VotesFile
 from emotion.errors import UserError, first_line
+from emotion.report.agreement import not_compared
 from emotion.report.runs import SkippedRun, images_digest, read_record
 from emotion.report.tables import value_cell
 from emotion.training.folder import EVALUATION
@@ -101,11 +102,14 @@ def _table(evaluations: Sequence[Evaluation], name: str, caption: str) -> Table:
 
 def _agreement(evaluations: Sequence[Evaluation], votes: VotesFile, name: str) -> list[Block]:
     """Builds the tables of the votes; `name` begins the names of their files. None if there are no votes on them."""
-    rows = [
-        AgreementRow(evaluation.cell, views if views == "none" else evaluation.record.tta, part, [one])
-        for evaluation in evaluations
-        for views, part, one in agreement_rows(evaluation.stages, votes)
-    ]
+    try:
+        rows = [
+            AgreementRow(evaluation.cell, views if views == "none" else evaluation.record.tta, part, [one])
+            for evaluation in evaluations
+            for views, part, one in agreement_rows(evaluation.stages, votes)
+        ]
+    except NoVotesError as error:
+        return [not_compared(error)]
     return [
         replace(block, name=f"{name}-{block.name}") if isinstance(block, Table) else block
         for block in agreement_blocks(rows)

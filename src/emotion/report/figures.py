@@ -59,7 +59,7 @@ def pairs_figure(pairs: Sequence[Pair]) -> Figure:
         colour = "black" if significant[row, column] else GREY
         axes.text(column, row, f"{points[row, column]:+.1f}", ha="center", va="center", fontsize=7.5, color=colour)
     axes.set_xticks(list(index.values()), [f"{number}." for number in index])
-    axes.set_yticks(list(index.values()), [shown[number].title for number in index])
+    axes.set_yticks(list(index.values()), [shown[number].title for number in index], parse_math=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure

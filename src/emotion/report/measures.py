@@ -114,8 +114,12 @@ def significance_marks(configurations: Sequence[Configuration], pairs: Sequence[
     best = max(configurations, key=lambda configuration: configuration.scores("acc").mean)
     marks = {}
     for pair in pairs:
-        if best.number in (pair.first.number, pair.second.number) and pair.significant:
-            other = pair.second if pair.first.number == best.number else pair.first
+        if best.number not in (pair.first.number, pair.second.number):
+            continue
+        is_first = pair.first.number == best.number
+        other, lead = (pair.second, pair.test.difference) if is_first else (pair.first, -pair.test.difference)
+        # Of cross-validations, the shared folds are compared; there the best over all folds can be the worse one.
+        if pair.significant and lead > 0:
             stars = "*" * sum(pair.corrected < limit for limit in (0.05, 0.01, 0.001))
             marks[other.number] = "†" if pair.test.runs == (1, 1) else stars
     return marks
@@ -272,5 +276,5 @@ def _cost_row(configuration: Configuration, run: Run) -> Row:
         format_number(record.best_epoch, "d"),
         format_number(None if record.train_seconds is None else record.train_seconds / 60, ".1f"),
         format_number(record.images_per_second, ",.0f"),
-        record.hardware,
+        ", ".join(filter(None, (record.hardware, record.precision))),
     )

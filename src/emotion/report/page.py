@@ -64,8 +64,9 @@ _FOLDS = (
 _VERDICT = (
     "The paper is “Emotion detection from images”, Università di Pisa, 2022/23. The verdict compares the 95 % interval "
     "with the published test accuracy, which is rounded to two decimals and so stands for a range: they agree if "
-    "interval and range overlap. Runs on drawn faces, with other splits, or with random weights in place of ImageNet "
-    "weights get no verdict."
+    "interval and range overlap. Where several configurations repeat a run of the paper, the summary counts the one "
+    "with the fewest differences from its recipe, and among equals the one with the most seeds. Runs on drawn faces, "
+    "with other splits, or with random weights in place of ImageNet weights get no verdict."
 )
 _UNTESTED = "These runs were not evaluated on the test images, so only their validation metrics can be compared."
 _DUPLICATES = (
@@ -89,16 +90,17 @@ _CALIBRATION = (
 _PAIRS = (
     "Both configurations classify the same images. With several seeds, the difference is that of the mean accuracies "
     "over all seeds, and its standard error adds the variance over images and the variance over seeds (Student's t, "
-    "degrees of freedom of Welch and Satterthwaite). With one seed each it is McNemar's exact test, which "
-    "compares two networks and not two methods: another seed can turn the result. Over folds it is the corrected "
-    "t-test of Nadeau and Bengio. The p-values of all pairs are corrected by Holm; the better one is named if its "
-    "corrected p is below 0.05. The figure shows the accuracy of the row minus that of the column, in percentage "
-    "points: blue where the row is better, red where it is worse."
+    "degrees of freedom of Welch and Satterthwaite). The part of the variance that images and seeds share counts twice "
+    "in it, so that small differences are missed rather than seen where there are none. With one seed each it is "
+    "McNemar's exact test, which compares two networks and not two methods: another seed can turn the result. Over "
+    "folds it is the corrected t-test of Nadeau and Bengio. The p-values of all pairs are corrected by Holm; the "
+    "better one is named if its corrected p is below 0.05. The figure shows the accuracy of the row minus that of the "
+    "column, in percentage points: blue where the row is better, red where it is worse."
 )
 _MARKS = (
-    "Marks beside the accuracy: significantly below the highest accuracy of the table, over all seeds or folds, with p "
-    "below 0.05 (*), 0.01 (**) or 0.001 (***), corrected by Holm for all pairs. A dagger (†, corrected p below 0.05) "
-    "compares one network each by McNemar's test, and says nothing about other seeds."
+    "Marks beside the accuracy: significantly below the highest accuracy that was compared, over all seeds or folds, "
+    "with p below 0.05 (*), 0.01 (**) or 0.001 (***), corrected by Holm for all pairs. A dagger (†, corrected p below "
+    "0.05) compares one network each by McNemar's test, and says nothing about other seeds."
 )
 
 
@@ -123,8 +125,8 @@ def write_report(paths: Sequence[Path], folder: Path, votes: Path | None = None)
     if ballots:
         _require_votes(ballots, runs, evaluations)
     make_results_folder(folder)
-    tested, repeated_tested = group([run for run in runs if run.tested])
-    validated, repeated_validated = group([run for run in runs if not run.tested])
+    configurations, repeated = group(runs)
+    tested, validated = ([one for one in configurations if one.first.tested == each] for each in (True, False))
     verdict = _verdict(tested, validated, len(evaluations))
     blocks = [Paragraph(verdict, lead=True), *_tested(tested, folder, ballots)]
     if validated:
@@ -135,7 +137,7 @@ def write_report(paths: Sequence[Path], folder: Path, votes: Path | None = None)
             Heading("Evaluations of checkpoints"),
             *_without_repeated_text(evaluation_blocks(evaluations, ballots)),
         ]
-    if left_out := [*skipped, *skipped_evaluations, *repeated_tested, *repeated_validated]:
+    if left_out := [*skipped, *skipped_evaluations, *repeated]:
         blocks += [Heading("Skipped runs"), measures.skipped_table(left_out)]
     repeats = _repeats_paper(tested)
     reading = [*_READING, _VERDICT] if repeats else _READING
@@ -143,10 +145,20 @@ def write_report(paths: Sequence[Path], folder: Path, votes: Path | None = None)
     document = Document(TITLE if repeats else OWN_TITLE, blocks, contents=True)
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
-    for table in find_tables(blocks):
-        write_text(folder / "tables" / f"{table.name}.csv", to_csv(table))
-        write_text(folder / "tables" / f"{table.name}.tex", to_latex(table))
+    _write_tables(list(find_tables(blocks)), folder / "tables")
     return folder / "report.html", verdict
+
+
+def _write_tables(tables: Sequence[Table], folder: Path) -> None:
+    """Writes tables as CSV and LaTeX, and removes those that an earlier page left, which are pairs of such files."""
+    names = {table.name for table in tables}
+    for old in folder.glob("*.csv"):
+        if old.stem not in names and old.with_suffix(".tex").is_file():
+            old.with_suffix(".tex").unlink()
+            old.unlink()
+    for table in tables:
+        write_text(folder / f"{table.name}.csv", to_csv(table))
+        write_text(folder / f"{table.name}.tex", to_latex(table))
 
 
 def _repeats_paper(configurations: Sequence[Configuration]) -> bool:
@@ -232,7 +244,8 @@ def _measures(section: Section, folder: Path, votes: VotesFile | None) -> Iterat
     marks = measures.significance_marks(compared, pairs)
     results = measures.metrics_table(shown, marks)
     results = replace(results, caption=f"{results.caption} {_MARKS}") if marks else results
-    yield "Runs", [Paragraph(section.facts), results, *([Paragraph(_MARKS)] if marks else [])]
+    limit = _limit(section)
+    yield "Runs", [Paragraph(section.facts), results, *([Paragraph(_MARKS), *limit] if marks else [])]
     folds = folds_table(shown)
     yield "Cross-validation", [Paragraph(_FOLDS), folds] if folds.rows else []
     yield "PublicTest chooses, PrivateTest is read once", _protocol(shown)
@@ -296,20 +309,18 @@ def _pairs(section: Section, pairs: Sequence[measures.Pair], folder: Path) -> li
     if not pairs:
         return []
     file = folder / f"{section.file('pairs')}.png"
-    blocks: list[Block] = [
-        Paragraph(_PAIRS),
-        _image(section.heading("Difference of every two runs, in percentage points"), pairs_figure(pairs), file),
-    ]
-    shown = len(section.configurations)
-    if shown > MAX_COMPARED:
-        blocks.append(
-            Paragraph(
-                f"Of {shown} configurations, the {MAX_COMPARED} with the highest validation accuracy are compared."
-            )
-        )
+    figure = _image(section.heading("Difference of every two runs, in percentage points"), pairs_figure(pairs), file)
     significant = sum(pair.significant for pair in pairs)
     summary = f"Table of {len(pairs)} pair{'s' * (len(pairs) != 1)}, {significant} with a significant difference"
-    return [*blocks, Details(section.heading(summary), [measures.pairs_table(pairs)])]
+    table = Details(section.heading(summary), [measures.pairs_table(pairs)])
+    return [Paragraph(_PAIRS), figure, *_limit(section), table]
+
+
+def _limit(section: Section) -> list[Block]:
+    """Says which configurations are compared, where they are too many for all pairs."""
+    shown = len(section.configurations)
+    text = f"Of {shown} configurations, the {MAX_COMPARED} with the highest validation accuracy are compared."
+    return [Paragraph(text)] if shown > MAX_COMPARED else []
 
 
 def _details(configurations: Sequence[Configuration], folder: Path) -> Iterable[Block]:

@@ -29,7 +29,7 @@ from emotion.shipped import HUB
 from emotion.training.checkpoint import data_for
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.folder import EVALUATION, make_results_folder, write_json
-from emotion.training.member import Member, read_member
+from emotion.training.member import Member, read_member, require_different
 from emotion.training.origin import Origin
 from emotion.training.results import predict_stages, write_results
 
@@ -86,8 +86,8 @@ def evaluate(
         The content of `metrics.json`: metrics by stage, and the agreement with people as `votes`.
 
     Raises:
-        UserError: no network is given, one cannot be read, their classes or test images differ, there is no such
-            device, the folder cannot be made, or the votes are broken or not on these images and classes.
+        UserError: no network is given, one is given twice or cannot be read, their classes or test images differ, there
+            is no such device, the folder cannot be made, or the votes are broken or not on these images and classes.
     """
     if not paths:
         raise UserError(f"ckpt: missing; give a checkpoint\n{USAGE}")
@@ -95,6 +95,7 @@ def evaluate(
     EmotionDataModule.of(changes)  # refuses illegal settings before any file is read
     torch_device = find_device(device)
     members = [read_member(path, network) for path in paths]
+    require_different("ckpt", paths, members)
     require_same_classes(paths, [member.origin.classes for member in members])
     modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
     first = modules[0]

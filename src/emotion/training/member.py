@@ -1,10 +1,14 @@
 """A trained network that is evaluated, or that teaches: its weights and the images that it learned from."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
 
+from emotion.errors import UserError
 from emotion.models.classifier import load_pretrained
 from emotion.shipped import HUB, find_weights
 from emotion.training.checkpoint import load_checkpoint
@@ -26,6 +30,23 @@ class Member:
     model: str
     origin: Origin
     temperature: float = 1.0
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the weights, 8 hexadecimal digits."""
+        digest = hashlib.blake2b(digest_size=4)
+        for value in self.network.state_dict().values():
+            digest.update(value.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def require_different(key: str, names: Sequence[object], members: Sequence[Member]) -> None:
+    """Refuses a network that is named twice, in one file or in copies, which would count twice in an average."""
+    known: dict[str, object] = {}
+    for name, member in zip(names, members, strict=True):
+        if member.digest in known:
+            raise UserError(f"{key}={name}: the network of {known[member.digest]} again; name each network once")
+        known[member.digest] = name
 
 
 def read_member(name: str | Path, network: str | None = None) -> Member:

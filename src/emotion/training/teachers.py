@@ -1,6 +1,5 @@
 """Teachers: trained networks whose judgement of the training images another network learns (distillation)."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from emotion.overrides import check_overrides, quote_arguments, require_effect
 from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings
 from emotion.shipped import HUB
 from emotion.training.features import FeatureCache, images_digest
-from emotion.training.member import Member, read_member
+from emotion.training.member import Member, read_member, require_different
 from emotion.training.origin import UNKNOWN, Origin, require_unseen
 from emotion.training.start import with_implied_model
 from emotion.training.trainer import best_precision
@@ -102,14 +101,15 @@ def read_teachers(asked: DistillationSettings, data: EmotionDataModule, network:
         network: name of the user's network that learns; its code is trusted in teachers, too.
 
     Raises:
-        UserError: there is no such network, it has other classes or image sizes, or it was trained on images that
-            validate or test here.
+        UserError: there is no such network, it is named twice, has other classes or image sizes, or was trained on
+            images that validate or test here.
     """
     given = [asked.teacher] if isinstance(asked.teacher, str) else asked.teacher or ()
     for name in given:
         if (described := _read_description(expand(name))) is not None:
             return _recorded(given, name, described, data)
     members = [_read_teacher(name, network) for name in given]
+    require_different("teacher", given, members)
     known = [_require_fit(name, member.origin, data) for name, member in zip(given, members, strict=True)]
     mirrors = data.augmentation is not None and data.augmentation.settings.flip > 0
     networks = [Mirrored(member.network) if mirrors else member.network for member in members]
@@ -204,10 +204,7 @@ def _require_fit(name: str, teacher: Origin, data: EmotionDataModule) -> bool:
 
 
 def _name(teacher: Member) -> str:
-    digest = hashlib.blake2b(digest_size=4)
-    for value in teacher.network.state_dict().values():
-        digest.update(value.cpu().numpy().tobytes())
-    return f"{teacher.model}, seed {teacher.origin.data.get('seed', 'unknown')}, {digest.hexdigest()}"
+    return f"{teacher.model}, seed {teacher.origin.data.get('seed', 'unknown')}, {teacher.digest}"
 
 
 def _description(data: EmotionDataModule, views: int) -> dict[str, Any]:
