@@ -89,8 +89,7 @@ WHOLE = [
 CHOICES: dict[str, tuple[Any, ...]] = {
     "trainer.gradient_clip_algorithm": ("norm", "value", None),
     "trainer.precision": (
-        *("auto", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "32-true", "64-true", "16", "bf16", "32", "64"),
-        *("transformer-engine", "transformer-engine-float16", 16, 32, 64, None),
+        *("auto", "16-mixed", "bf16-mixed", "32-true", "64-true", "16", "bf16", "32", "64", 16, 32, 64, None),
     ),
     "trainer.deterministic": ("warn", True, False, None),
     "logger": ("wandb", "mlflow", None),
@@ -763,6 +762,9 @@ EFFECTIVE = {
     "distill": ("distill=0.5", "teacher=small", "teacher=null"),
     "distill_temperature": ("distill_temperature=2", "teacher=[small]", "teacher=null"),
     "distill_views": ("distill_views=3", "teacher=small", "teacher=small augment=false"),
+    "label_smoothing": ("label_smoothing=0.1", "teacher=small", "teacher=small distill=1"),
+    "focal_gamma": ("focal_gamma=1", "teacher=null", "teacher=small distill=1"),
+    "loss": ("loss=mine.py:Loss", "teacher=small distill=0.5", "teacher=small distill=1"),
     "logit_adjustment": ("logit_adjustment=1", "balance=class_weights", "balance=weighted_sampler"),
     "layer_decay": ("layer_decay=0.5", "model=vgg16_ft unfreeze=3", "model=vgg16_fe"),
     "weights": ("weights=x.safetensors", "model=vgg16_ft", "model=vgg16_ft init=runs/a"),

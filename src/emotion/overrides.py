@@ -67,6 +67,10 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
         lambda values: any(values[key] for key in _AUGMENTED),
         "augmentation (augment=true, flip, mixup)",
     ),
+    **dict.fromkeys(
+        ("label_smoothing", "focal_gamma", "loss"),
+        (lambda values: values["teacher"] is None or values["distill"] < 1, "a share of the labels, distill below 1"),
+    ),
     "logit_adjustment": (
         lambda values: values["balance"] in ("none", "class_weights"),
         "classes of different shares, balance=none or class_weights",

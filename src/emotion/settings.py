@@ -36,11 +36,10 @@ Share = Annotated[int | float, Field(ge=0, le=1)]
 Inside = Annotated[int | float, Field(gt=0, lt=1)]
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Endless = Annotated[int, Field(ge=-1)]
 Precision = (
-    Literal["auto", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "32-true", "64-true", "16", "bf16", "32", "64"]
-    | Literal["transformer-engine", "transformer-engine-float16"]
-    | Literal[16, 32, 64]
+    Literal["auto", "16-mixed", "bf16-mixed", "32-true", "64-true", "16", "bf16", "32", "64"] | Literal[16, 32, 64]
 )
 Names = list[str | int]
 
@@ -51,9 +50,7 @@ class RunSettings(Group):
     recipe: str | None = setting(None, "name of a file in conf/recipe, which sets all that it needs", FIXED)
     model: str = setting("cnn", "name of a file in conf/model, which sets family and network", FIXED)
     name: str = setting("default", "runs/<name>/ holds the run")
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = setting(
-        0, "of split, order, augmentation, initial weights, dropout", FIXED
-    )
+    seed: Seed = setting(0, "of split, order, augmentation, initial weights, dropout", FIXED)
     logger: Literal["wandb", "mlflow"] | None = setting(
         None,
         "wandb | mlflow: log there too, beside TensorBoard and CSV; the extra of that name installs it",
@@ -148,7 +145,7 @@ class DataSettings(Group):
         NEW,
     )
     group_duplicates: bool = setting(False, "split=report, random: keep identical images on one side", FIXED)
-    split_seed: Whole | None = setting(None, "seed of the split alone; null: seed", FIXED, NEW)
+    split_seed: Seed | None = setting(None, "seed of the split alone; null: seed", FIXED, NEW)
 
 
 class BatchSettings(Group):
@@ -264,7 +261,7 @@ class OptimizerSettings(Group):
     schedule: ScheduleName = setting("none", "none | plateau | cosine", FIXED)
     warmup_epochs: AtLeastZero = setting(0, "schedule=cosine: number of first epochs in which the learning rate rises")
     lr_factor: Inside = setting(0.5, "schedule=plateau: factor on the learning rate ...")
-    lr_patience: Count = setting(3, "... after this number of epochs without a lower val/loss")
+    lr_patience: Count = setting(3, "... after this number of validations (one an epoch) without a lower val/loss")
 
 
 class TrainingSettings(Group):
@@ -288,7 +285,7 @@ class TrainingSettings(Group):
         "val/loss", "val/loss | val/acc | val/f1_macro: decides on early stopping and the best checkpoint"
     )
     patience: Count | None = setting(
-        10, "number of epochs without improvement before training stops; null: no early stopping"
+        10, "number of validations (one an epoch) without improvement before training stops; null: no early stopping"
     )
     min_delta: AtLeastZero = setting(0.0, "smallest improvement that counts for early stopping")
     tta: ViewsName = setting(

@@ -11,6 +11,7 @@ from emotion.data.loader import Batch, BatchLoader
 from emotion.data.storage import Resident, Streamed
 from emotion.data.synthetic import draw_image
 from emotion.data.teaching import Teaching
+from emotion.errors import UserError
 
 CPU = torch.device("cpu")
 AFFINE = make_augmentation(RandomAffine())
@@ -149,6 +150,20 @@ def test_ranks_share_the_augmented_images_of_one_process():
     )
     assert len(whole.flatten(1).unique(dim=0)) == 16
     assert torch.equal(shares.flatten(1).unique(dim=0), whole.flatten(1).unique(dim=0))
+
+
+def test_ranks_draw_numbers_of_their_own_for_an_augmentation_of_ones_own():
+    def noise(images, generator):
+        return images + torch.rand(images.shape, generator=generator)
+
+    first, second = (torch.cat(epoch(faces(16, rank=rank, world_size=2, own_augmentation=noise))) for rank in (0, 1))
+    assert len(torch.cat([first, second]).flatten(1).unique(dim=0)) == 16
+
+
+@pytest.mark.parametrize("change", [lambda images: images.double(), lambda images: images[:, :, 1:]])
+def test_images_of_an_augmentation_of_ones_own_stay_as_they_were(change):
+    with pytest.raises(UserError, match=r"^augmentation: maps images \[4, 1, 48, 48\] torch.float32 cpu to "):
+        epoch(faces(4, own_augmentation=lambda images, generator: change(images)))
 
 
 @pytest.fixture

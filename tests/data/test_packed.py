@@ -314,6 +314,19 @@ def test_repaired_images_are_packed(tree, broken):
     assert packed.skipped == ()
 
 
+def test_images_that_have_become_readable_are_packed(tree):
+    """As after the installation of a package that their format needs, which changes no file."""
+    path = tree / "happy" / "0.bmp"
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(content)))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert len(pack(FolderSource(tree), "skip")) == 2
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert len(pack(FolderSource(tree), "error")) == 3
+    assert len(pack(FolderSource(tree), "skip")) == 3
+
+
 def test_nothing_but_bad_images_is_an_error_with_the_folder(tmp_path):
     path = tmp_path / "faces" / "happy" / "face.bmp"
     path.parent.mkdir(parents=True)

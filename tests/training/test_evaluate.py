@@ -14,12 +14,14 @@ from rich.console import Console
 from small_runs import train
 
 from emotion.data.classes import canonical
+from emotion.data.synthetic import draw_image
 from emotion.data.votes import VOTED
 from emotion.errors import UserError
 from emotion.models.classifier import save_pretrained
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.evaluate import evaluate, main
 from emotion.training.folder import read_json
+from emotion.training.publish import publish
 
 pytestmark = pytest.mark.training
 
@@ -374,8 +376,44 @@ def test_a_run_without_test_images_is_evaluated_on_its_validation_images(tmp_pat
     assert list(evaluate([folder.best], {}, str(tmp_path / "out"), "cpu")) == ["val"]
     assert read_json(tmp_path / "out/evaluation.json")["seen"] == "there are no test images"
     with pytest.raises(UserError, match=r"^split=random: has no images to evaluate; split=test_only takes all$"):
-        evaluate([folder.best], {"split_seed": 5}, str(tmp_path / "other"), "cpu")
+        evaluate([folder.best], {"split": "random", "split_seed": 5}, str(tmp_path / "other"), "cpu")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A run on a folder of one's own, of which a random part tests; the folder."""
+    root = tmp_path_factory.mktemp("drawn")
+    for number in range(90):
+        path = root / "faces" / ("a", "b", "c")[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_image(number % 3, seed=5, index=number)).save(path)
+    words = ["data=folder", f"data_dir={root / 'faces'}", "split=random", "trainer.max_epochs=1"]
+    return train(root / "run", *words), root / "faces"
+
+
+def test_images_that_the_network_saw_do_not_test_it_after_the_data_has_changed(drawn, tmp_path, seen_line):
+    run, faces = drawn
+    evaluate([run.path], {}, str(tmp_path / "own"), "cpu")
+    assert seen_line().startswith("test images trained on: 0 of 18")
+    message = (
+        r"was trained on \d+ of the images that validate or test now, since images or settings of the split"
+    )
+    with pytest.raises(UserError, match=message):
+        evaluate([run.path], {"exclude": ["c"]}, str(tmp_path / "fewer"), "cpu")
+    Image.fromarray(draw_image(0, seed=5, index=500)).save(faces / "a" / "0a.png")
+    for refused in (
+        lambda: evaluate([run.path], {}, str(tmp_path / "more"), "cpu"),
+        lambda: publish(run.path, tmp_path / "more.safetensors"),
+    ):
+        with pytest.raises(UserError, match=message):
+            refused()
+    assert not (tmp_path / "more").exists()
+    assert not (tmp_path / "more.safetensors").exists()
+    evaluate([run.path], {"split": "test_only"}, str(tmp_path / "all"), "cpu")
+    assert seen_line().startswith("test images trained on: 54 of 91")
+    (faces / "a" / "0a.png").unlink()
+    assert publish(run.path, tmp_path / "again.safetensors").card.facts["figures"]["All"]["images"] == 18
 
 
 @pytest.mark.parametrize("word", ["flip=0.5", "balance=offline", "mixup=1"])

@@ -72,6 +72,14 @@ def test_smoothing_spreads_a_label_evenly_whatever_the_weights():
         assert best.grad.abs().max() < 1e-6
 
 
+def test_weights_are_exact_in_half_precision():
+    loss = EmotionLoss(LossSettings(label_smoothing=0.1), torch.tensor([0.571, 9.41, 1.0]))
+    logits, labels = torch.zeros(3, 3), torch.arange(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        hard, soft = (loss(logits, each) for each in (labels, F.one_hot(labels).float()))
+    torch.testing.assert_close(soft, hard, rtol=1e-6, atol=0)
+
+
 def test_weighted_mean_is_that_of_keras():
     """PyTorch divides by the sum of the weights, Keras by the number of images."""
     logits, hard, _ = draw()

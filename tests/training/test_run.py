@@ -25,6 +25,7 @@ from emotion.analysis.predictions import load_predictions
 from emotion.config import compose, read, settings
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
+from emotion.data.synthetic import draw_image
 from emotion.errors import UserError
 from emotion.models.views import Views
 from emotion.report.runs import find_runs
@@ -546,6 +547,37 @@ def test_a_run_does_not_resume_with_other_training_images(tmp_path):
     folder.config.write_text(OmegaConf.to_yaml(config))
     with pytest.raises(UserError, match=r"^the run began with other training images \(134, now \d+\)"):
         resume(folder.path, "trainer.max_epochs=2")
+
+
+def test_a_run_does_not_resume_with_other_labels(tmp_path):
+    for number in range(60):
+        path = tmp_path / "faces" / ("train", "val", "test")[number // 2 % 3] / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_image(number % 2, seed=5, index=number)).save(path)
+    words = ["data=folder", f"data_dir={tmp_path / 'faces'}", "split=official", "trainer.max_epochs=1"]
+    folder = train(tmp_path / "run", *words)
+    resume(folder.path, "trainer.max_epochs=2")
+    (tmp_path / "faces/train/a/0.png").rename(tmp_path / "faces/train/b/0.png")
+    with pytest.raises(UserError, match=r"^the run began with other labels of its training images; "):
+        resume(folder.path, "trainer.max_epochs=3")
+
+
+@pytest.mark.parametrize(("begun", "asked"), [(0, 0.1), (0.1, 0)])
+def test_a_resumed_run_keeps_the_groups_of_its_weights(tmp_path, begun, asked):
+    folder = train(tmp_path, "trainer.max_epochs=1", f"weight_decay={begun}", "optimizer=sgd")
+    with pytest.raises(UserError, match=rf"^weight_decay={asked}: would divide the weights into other groups; "):
+        resume(folder.path, f"weight_decay={asked}", "trainer.max_epochs=2")
+    resume(folder.path, f"weight_decay={2 * begun}", "trainer.max_epochs=2")
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_cosine_goes_to_zero_though_a_resumed_epoch_has_other_steps(tmp_path, size):
+    words = ["schedule=cosine", "optimizer=sgd", "lr=0.01", "batch_size=16"]
+    folder = train(tmp_path, *words, "trainer.max_epochs=1")
+    resume(tmp_path, f"batch_size={size}", "trainer.max_epochs=4")
+    rates = dict(read_curves(folder.csv_files())["lr"])
+    expected = [0.005 * (1 + np.cos(np.pi * done / 4)) for done in (1, 2, 3)]  # at the begin of each epoch
+    assert [rates[epoch] for epoch in (2, 3, 4)] == pytest.approx(expected)
 
 
 def test_a_start_from_a_network_that_saw_the_held_out_images_is_refused(tmp_path, caplog):

@@ -242,6 +242,16 @@ def test_overwrite_repeats_finished_runs(launcher):
     assert launcher.launched == [0, 1, 0, 1]
 
 
+def test_overwrite_repeats_a_run_whose_metrics_are_damaged(launcher, capsys):
+    sweep(["seed=0,1"], compose_run, launcher)
+    RunFolder(Path(run_dir(compose_run(["seed=0"])))).metrics.write_text("{")
+    with pytest.raises(SystemExit):
+        sweep(["seed=0,1"], compose_run, launcher)
+    assert capsys.readouterr().err.endswith("overwrite=true starts again\n")
+    sweep(["seed=0,1", "overwrite=true"], compose_run, launcher)
+    assert launcher.launched == [0, 1, 0, 1]
+
+
 def test_outcomes_are_listed_after_a_launcher_failed(launcher, capsys, caplog):
     launcher.outcomes = {1: "raise"}
     with pytest.raises(SystemExit):

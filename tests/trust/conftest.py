@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 from peak import Peak
 from small_runs import TINY, train
 
@@ -76,7 +77,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         facts = {
             "date": datetime.now(UTC).date().isoformat(),
             "commit": environment["commit"],
-            "hardware": describe_hardware(environment),
+            "hardware": describe_hardware(environment, torch.device("cpu")),
             "nightly": config.getoption("--nightly"),
         }
         path.write_text(json.dumps(facts | {"rows": rows}, indent=2) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """The LightningDataModule, which packs, splits, balances and loads the images of a source."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -299,32 +300,41 @@ class EmotionDataModule(LightningDataModule):
         """Returns the state for checkpoints.
 
         Returns:
-            `classes`, `size` [C, S, S] of the images, `hashes` of the training images, int64 [n], `further` hashes of
-            those of start and teachers, int64 [m], and whether these are `complete`.
+            `classes`, `size` [C, S, S] of the images, `hashes` of the training images, int64 [n], a hash of these and
+            their `labels`, `further` hashes of those of start and teachers, int64 [m], and whether these are
+            `complete`.
         """
         hashes = (self.packed.hashes[self.rows.train], self.further)
         own, further = (torch.from_numpy(each.view(np.int64)) for each in hashes)
-        size = list(self.packed.images.shape[1:])
-        found = {"size": size, "hashes": own, "classes": list(self.classes)}
+        size, labels = list(self.packed.images.shape[1:]), self.packed.labels[self.rows.train]
+        order = np.lexsort((labels, own.numpy()))
+        labelled = hashlib.blake2b(np.stack([own.numpy(), labels])[:, order].tobytes(), digest_size=8).hexdigest()
+        found = {"size": size, "hashes": own, "labels": labelled, "classes": list(self.classes)}
         return {**found, "further": further, "complete": self.complete}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Checks that a resumed run trains on the images it began with; older checkpoints without the state pass.
 
         Raises:
-            UserError: the classes have changed, or the training images, which may validate or test now.
+            UserError: the classes, the training images, which may validate or test now, or their labels have changed.
         """
         before = tuple(state_dict.get("classes", self.classes))
         if before != self.classes:
             raise UserError(
                 f"the run began with the classes {', '.join(before)}; now they are {', '.join(self.classes)}"
             )
-        hashes = self.state_dict()["hashes"]
+        own = self.state_dict()
+        hashes = own["hashes"]
         saved = state_dict.get("hashes", hashes)
         if not torch.equal(saved.sort().values, hashes.sort().values):
             raise UserError(
                 f"the run began with other training images ({len(saved):,}, now {len(hashes):,}), which may be among "
                 "the validation or test images now; restore the old images, or train again with overwrite=true"
+            )
+        if state_dict.get("labels", own["labels"]) != own["labels"]:
+            raise UserError(
+                "the run began with other labels of its training images; restore the old ones, or train again with "
+                "overwrite=true"
             )
         further = torch.as_tensor(state_dict.get("further", ()), dtype=torch.int64).numpy().view(np.uint64)
         self.add_training_images(further, bool(state_dict.get("complete", True)))

@@ -129,6 +129,8 @@ class BatchLoader:
         augmentation, own, mix = (None,) * 3 if plain else (self.augmentation, self.own_augmentation, self.mix)
         draws = self._draw(augmentation, order, generator) if augmentation else None
         soft_targets = None if self.teaching is None else self.teaching.targets(self._view(plain), order)  # [n, K]
+        if self.world_size > 1:  # each process changes images of its own
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch, self.rank))
         chunks = list(self._chunks())
         values = self.inputs.gather(input_rows[positions] for positions, _ in chunks)
         for (positions, sizes), inputs in zip(chunks, values, strict=True):  # inputs [m, ...]
@@ -163,9 +165,11 @@ class BatchLoader:
     def _changed(batch: Batch, own: OwnAugmentation, generator: torch.Generator) -> Batch:
         with own_code("augmentation", f"fails on images {list(batch.inputs.shape)}"):
             changed = own(batch.inputs, generator)
-        if changed.shape != batch.inputs.shape:
-            shapes = f"{list(batch.inputs.shape)} to {list(changed.shape)}"
-            raise UserError(f"augmentation: maps images {shapes}; images of the same shape are needed")
+        before, after = (f"{list(each.shape)} {each.dtype} {each.device}" for each in (batch.inputs, changed))
+        if before != after:
+            raise UserError(
+                f"augmentation: maps images {before} to {after}; the same shape, dtype and device are needed"
+            )
         return batch._replace(inputs=changed)
 
     def _mixed(self, batch: Batch, mix: Mix | None, generator: torch.Generator) -> Batch:

@@ -157,14 +157,17 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
     folder = root / f"{identity}-{content}-v{FORMAT}"
     with FileLock(root / f"{identity}.lock"):
         packed = _find(folder)
-        if packed is None:
+        # What could not be read then may be readable now, as with a package that was missing.
+        if packed is None or (packed.skipped and on_bad_image == "error"):
             _remove_stale(root, identity)
             _write(source, folder, on_bad_image)
             packed = _open(folder)
     if packed.skipped:
-        if on_bad_image == "error":
-            raise _with_advice(packed.skipped[0])
-        log.warning("%d images skipped, the first: %s", len(packed.skipped), hide_home(packed.skipped[0]))
+        log.warning(
+            "%d images skipped, the first: %s; on_bad_image=error tries them again",
+            len(packed.skipped),
+            hide_home(packed.skipped[0]),
+        )
     return replace(packed, classes=source.classes, left_out=source.left_out)
 
 

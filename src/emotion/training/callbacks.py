@@ -34,7 +34,8 @@ class RandomState(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the states of all processes; every process must call this method."""
-        state = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []  # of the device of this process
+        state = {"cpu": torch.get_rng_state(), "cuda": cuda}
         states = [state]
         if distributed.is_available() and distributed.is_initialized():
             states = [state] * distributed.get_world_size()
@@ -50,8 +51,9 @@ class RandomState(Callback):
         if len(self._restored) == trainer.world_size:
             state = self._restored[trainer.global_rank]
             torch.set_rng_state(state["cpu"].cpu())
-            if len(state["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all([state.cpu() for state in state["cuda"]])
+            if state["cuda"] and torch.cuda.is_available():
+                number = torch.cuda.current_device() if len(state["cuda"]) > 1 else 0  # older files have all devices
+                torch.cuda.set_rng_state(state["cuda"][min(number, len(state["cuda"]) - 1)].cpu())
         elif trainer.global_rank:
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
 

@@ -35,9 +35,21 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def describe_hardware(environment: dict[str, Any]) -> str:
-    """Returns a short text on the hardware: the names of the GPUs, or those of the CPU and the number of its cores."""
-    return ", ".join(environment["gpus"]) or f"{environment['cpu']}, {environment['cores']} cores"
+def describe_hardware(environment: dict[str, Any], device: torch.device, count: int = 1) -> str:
+    """Returns a short text on the hardware that was used.
+
+    Args:
+        environment: as from `describe_environment`, on this machine.
+        device: the device of this process.
+        count: number of devices.
+
+    Returns:
+        The name of the GPU, after the number of GPUs if there are several, or the CPU and the number of its cores.
+    """
+    if device.type == "cuda":
+        name = environment["gpus"][device.index or 0]
+        return f"{count} x {name}" if count > 1 else name
+    return f"{environment['cpu']}, {environment['cores']} cores"
 
 
 def cpu_flags() -> set[str]:

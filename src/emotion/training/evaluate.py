@@ -30,7 +30,7 @@ from emotion.training.checkpoint import data_for
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.folder import EVALUATION, make_results_folder, write_json
 from emotion.training.member import Member, read_member, require_different
-from emotion.training.origin import Origin
+from emotion.training.origin import Origin, require_own_split
 from emotion.training.results import predict_stages, write_results
 
 OPTIONS = ("ckpt", "out", "device", "tta", "network")
@@ -86,8 +86,9 @@ def evaluate(
         The content of `metrics.json`: metrics by stage, and the agreement with people as `votes`.
 
     Raises:
-        UserError: no network is given, one is given twice or cannot be read, their classes or test images differ, there
-            is no such device, the folder cannot be made, or the votes are broken or not on these images and classes.
+        UserError: no network is given, one is given twice or cannot be read, their classes or test images differ, one
+            was trained on images that its split tests now, there is no such device, the folder cannot be made, or the
+            votes are broken or not on these images and classes.
     """
     if not paths:
         raise UserError(f"ckpt: missing; give a checkpoint\n{USAGE}")
@@ -99,6 +100,10 @@ def evaluate(
     require_same_classes(paths, [member.origin.classes for member in members])
     modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
     first = modules[0]
+    if not {"data", "data_dir", "split"} & changes.keys():
+        for path, member, data in zip(paths, members, modules, strict=True):
+            advice = "restore them, or name the split to test on such images too, as split=test_only"
+            require_own_split(f"ckpt={path}", member.origin, data, advice)
     members = [replace(member, origin=_with_hashes(member.origin, first)) for member in members]
     votes = _read_votes(changes, first)
     folder = expand(str(out)) if out else _default_folder(first, paths, {**changes, "tta": tta})
@@ -113,7 +118,7 @@ def evaluate(
         "test images trained on": _describe_seen(members, first),
         **_describe_validation(stages, first),
         **({"other images": first.packed.left_out} if first.packed.left_out else {}),
-        "hardware": describe_hardware(environment),
+        "hardware": describe_hardware(environment, torch_device),
         "command": environment["command"],
     }
     results = write_results(folder, "Evaluation", facts, stages, first, votes=votes)

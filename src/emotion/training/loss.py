@@ -108,7 +108,8 @@ class EmotionLoss(nn.Module):
     @staticmethod
     def _image_weights(weights: Tensor, labels: Tensor) -> Tensor:
         """Returns the weight of each image's label, float [B]."""
-        return labels @ weights if labels.is_floating_point() else weights[labels]
+        # Not as a product of matrices, which autocast would compute in half precision.
+        return (labels * weights).sum(1) if labels.is_floating_point() else weights[labels]
 
 
 def _make(settings: LossSettings, own: Callable[[], nn.Module] | None) -> nn.Module | None:

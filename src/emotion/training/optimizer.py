@@ -50,7 +50,7 @@ def cosine_factor(step: int, steps: int, warm_up: int = 0) -> float:
     """Returns the factor (0..1) of the learning rate: linear up to 1 over `warm_up` steps, then half a cosine to 0."""
     if step < warm_up:
         return (step + 1) / warm_up
-    return (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2
+    return (1 + math.cos(math.pi * (min(step, steps) - warm_up) / max(1, steps - warm_up))) / 2
 
 
 class SharpnessAware:

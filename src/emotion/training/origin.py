@@ -102,17 +102,47 @@ def require_unseen(setting: str, origin: Origin, data: EmotionDataModule) -> boo
     Raises:
         UserError: some of them validate or test in the run.
     """
-    hashes, rows = origin.known_hashes(data), data.rows
+    hashes = origin.known_hashes(data)
     known = hashes is not None and origin.complete
     data.add_training_images(hashes if hashes is not None else origin.hashes, known)
     if hashes is None:
         return False
-    held_out = data.packed.hashes[np.concatenate([rows.val, rows.test])]
-    # Images that have a copy among the training images here can teach nothing that the run does not see anyway.
-    seen = np.isin(held_out, hashes) & ~np.isin(held_out, data.packed.hashes[rows.train])
-    if seen.any():
+    if seen := _count_seen(hashes, data):
         raise UserError(
-            f"{setting}: was trained on {seen.sum():,} of the images that validate or test here; give both the "
-            "same split and split_seed"
+            f"{setting}: was trained on {seen:,} of the images that validate or test here; give both the same split "
+            "and split_seed"
         )
     return known
+
+
+def require_own_split(name: str, origin: Origin, data: EmotionDataModule, advice: str) -> None:
+    """Checks that the split of a network's own data, which is made anew, is that of its training.
+
+    Args:
+        name: what the message calls the network, as `ckpt=best.ckpt`.
+        origin: what is known of its images.
+        data: its data.
+        advice: end of the message.
+
+    Raises:
+        UserError: it was trained on images that validate or test now, since images or settings have changed.
+    """
+    if (
+        len(origin.hashes)
+        and origin.size == data.packed.images.shape[1:]
+        and (seen := _count_seen(origin.hashes, data))
+    ):
+        raise UserError(
+            f"{name}: was trained on {seen:,} of the images that validate or test now, since images or settings of the "
+            f"split={data.settings.split} have changed; {advice}"
+        )
+
+
+def _count_seen(hashes: NDArray[np.uint64], data: EmotionDataModule) -> int:
+    """Counts the held-out images among those with some hashes.
+
+    Images that have a copy among the training images of the data do not count, since a training there sees the copy.
+    """
+    held_out = data.packed.hashes[np.concatenate([data.rows.val, data.rows.test])]
+    seen = np.isin(held_out, hashes) & ~np.isin(held_out, data.packed.hashes[data.rows.train])
+    return int(seen.sum())

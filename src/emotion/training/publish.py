@@ -19,7 +19,7 @@ from emotion.models.classifier import Card, Classifier, load_pretrained, save_pr
 from emotion.models.onnx import ViewsName
 from emotion.settings import FER_SIZE, OWN_DATA, DataSettings, NetworkSettings, marked
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
-from emotion.training.origin import FURTHER, Origin
+from emotion.training.origin import FURTHER, Origin, require_own_split
 from emotion.training.results import predict
 
 
@@ -39,13 +39,14 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
         views: test-time augmentation of the published network.
 
     Raises:
-        UserError: there is no such checkpoint, its network is code of a user, its data is missing, or the file has
-            another suffix.
+        UserError: there is no such checkpoint, its network is code of a user, its data is missing or has changed, or
+            the file has another suffix.
     """
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: a name that ends with .safetensors is needed")
     trained = load_checkpoint(checkpoint)
     network, data = trained.task.inference_network, trained.data_module()
+    require_own_split(f"ckpt={checkpoint}", trained.origin, data, "restore them")
     card = replace(_card(trained), views=views)
     with atomic_write(out) as temporary:
         save_pretrained(temporary, network, card)

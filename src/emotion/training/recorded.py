@@ -93,8 +93,10 @@ class RecordedStep:
         with torch.cuda.stream(side), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
-            outcome = self._step(batch)
-            torch.cuda.set_sync_debug_mode("default")
+            try:
+                outcome = self._step(batch)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
         main.wait_stream(side)
         waits = [str(one.message) for one in caught if "synchroniz" in str(one.message)]
         if waits and self._done[batch.inputs.shape] == WARM_UP and self._waits is None:

@@ -12,6 +12,8 @@ from emotion.plugins import Plugins
 from emotion.settings import marked
 from emotion.training.folder import RunFolder
 
+UNDIVIDED = {"weight_decay": 0, "layer_decay": 1}
+"""Settings that divide the weights into groups, unless they have this value; a checkpoint keeps the groups."""
 NAMED_AGAIN = [plugin.name for plugin in fields(Plugins)]
 """Settings that import code: a run's folder can come from a stranger, so they must be named again."""
 
@@ -39,6 +41,11 @@ def resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]
             raise UserError(
                 f"{argument}: a resumed run keeps its {key.lstrip('+~')}; other values can be changed, as lr= or "
                 "trainer.max_epochs="
+            )
+        if key in UNDIVIDED and (asked == UNDIVIDED[key]) != (stored.get(key, UNDIVIDED[key]) == UNDIVIDED[key]):
+            raise UserError(
+                f"{argument}: would divide the weights into other groups; a resumed run that begins with "
+                f"{key}={UNDIVIDED[key]} keeps it, and one with another value can get other values but not this"
             )
         OmegaConf.update(changed, key, asked)
     config = OmegaConf.merge(defaults, stored, {"resume": None, "overwrite": False}, changed)

@@ -187,7 +187,7 @@ def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:
         "test_images": len(trained.data.rows.test),
         "train_seconds": round(trained.seconds, 1),
         "images_per_second": round(epochs * images / trained.seconds, 1),
-        "hardware": describe_hardware(environment),
+        "hardware": describe_hardware(environment, device, trained.trainer.world_size),
         "precision": str(trained.trainer.precision),
         "command": environment["command"],
         **({"teachers": best.task.hparams["teachers"]} if settings.distillation.teacher else {}),

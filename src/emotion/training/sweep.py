@@ -114,7 +114,7 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
         folder_override = f"hydra.sweep.subdir={quoted(str(config.hydra.sweep.subdir))}"
         folder = RunFolder(path)
         blocked = folder.config.is_file() and not (folder.holds(settings) or config.overwrite)
-        finished = folder.is_finished(settings)
+        finished = not config.overwrite and folder.is_finished(settings)
         jobs.setdefault(path, Job(numbered, folder_override, folder, config.overwrite, finished, blocked))
     return list(jobs.values())
 

@@ -96,6 +96,7 @@ class EmotionTask(LightningModule):
         # Never compiled: the changes of momentum while statistics are estimated would compile it again and again.
         self._estimated = self._validated
         self._perturbed = self._rate_changed = False
+        self._steps_per_epoch = 0
         self._slow: list[str] = []
 
     @classmethod
@@ -231,7 +232,7 @@ class EmotionTask(LightningModule):
         optimizer = self._optimizer()
         factor = self._restart_schedule()
         for group, values in zip(optimizer.param_groups, self._group_values, strict=True):
-            rate = values["lr"] * factor if self._rate_changed else group["lr"]
+            rate = group["lr"] if factor is None else values["lr"] * factor
             group.update(values, lr=self._rate(float(rate)))
             group["fused"] = self._fused
             if "capturable" in group:
@@ -241,17 +242,25 @@ class EmotionTask(LightningModule):
                 continue
             state["step"] = state["step"].to(parameter.device if self._fused else "cpu", torch.float32)
 
-    def _restart_schedule(self) -> float:
-        """Sets the values of this run in the schedule; returns its factor of the learning rate at this step."""
+    def _restart_schedule(self) -> float | None:
+        """Sets the values of this run in the schedule.
+
+        Returns:
+            The factor of the learning rate at this step; None if the rate in the checkpoint holds.
+        """
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.factor = self.optimizer_settings.lr_factor
             scheduler.patience = self.optimizer_settings.lr_patience - 1
         if not isinstance(scheduler, LambdaLR):
-            return 1.0
-        if self._rate_changed:
-            scheduler.base_lrs = [values["lr"] for values in self._group_values]
-        return float(scheduler.lr_lambdas[0](scheduler.last_epoch))
+            return 1.0 if self._rate_changed else None
+        # An epoch can have another number of steps than before, as with another batch size or number of devices.
+        step = self.current_epoch * self._steps_per_epoch if self.trainer.max_steps < 0 else scheduler.last_epoch
+        if step == scheduler.last_epoch and not self._rate_changed:
+            return None
+        scheduler.last_epoch = step
+        scheduler.base_lrs = [values["lr"] for values in self._group_values]
+        return float(scheduler.lr_lambdas[0](step))
 
     def on_train_epoch_start(self) -> None:
         """Freezes statistics again, since Lightning sets all modules to training mode, and sets the loader's epoch."""
@@ -298,8 +307,8 @@ class EmotionTask(LightningModule):
         if settings.schedule == "none":
             return optimizer
         if settings.schedule == "cosine":
-            steps, per_epoch = self._planned_steps()
-            warm_up = round(settings.warmup_epochs * per_epoch)
+            steps, self._steps_per_epoch = self._planned_steps()
+            warm_up = round(settings.warmup_epochs * self._steps_per_epoch)
             cosine = LambdaLR(optimizer, partial(cosine_factor, steps=steps, warm_up=warm_up))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
         # PyTorch acts on the epoch after `patience` bad ones, Keras on the last of them; Keras's threshold is absolute.
