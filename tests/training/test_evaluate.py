@@ -396,9 +396,7 @@ def test_images_that_the_network_saw_do_not_test_it_after_the_data_has_changed(d
     run, faces = drawn
     evaluate([run.path], {}, str(tmp_path / "own"), "cpu")
     assert seen_line().startswith("test images trained on: 0 of 18")
-    message = (
-        r"was trained on \d+ of the images that validate or test now, since images or settings of the split"
-    )
+    message = r"was trained on \d+ of the images that validate or test now, since images or settings of the split"
     with pytest.raises(UserError, match=message):
         evaluate([run.path], {"exclude": ["c"]}, str(tmp_path / "fewer"), "cpu")
     Image.fromarray(draw_image(0, seed=5, index=500)).save(faces / "a" / "0a.png")
