@@ -208,11 +208,12 @@ def teach(
 
 @app.command(rich_help_panel=TRAIN)
 def publish(
-    checkpoint: Annotated[Path, typer.Argument(help="A best.ckpt.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A best.ckpt, or the folder of its run.")],
     out: OutFile = Path("network.safetensors"),
     tta: Annotated[
         str, typer.Option(help="Test-time augmentation of the file: none, flip, shifts, ten_crop.")
     ] = "flip",
+    test: Annotated[bool, typer.Option("--test/--no-test", help="Measure on the test images, too.")] = True,
 ) -> None:
     """Turn a checkpoint into a small file that `emotion.load` reads: weights, temperature, metrics, no code.
 
@@ -226,7 +227,7 @@ def publish(
     from emotion.training.publish import publish as publish_network
 
     require_choice("--tta", tta, get_args(ViewsName))
-    classifier = publish_network(checkpoint, out, cast("ViewsName", tta))
+    classifier = publish_network(checkpoint, out, cast("ViewsName", tta), test)
     typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
 
 

@@ -41,6 +41,12 @@ def test_the_file_has_temperature_and_metrics_of_the_run(trained: Path, tmp_path
     assert metrics["nll"] == pytest.approx(calibration(scaled.astype("float32"), held_out.labels).nll, rel=0.01)
 
 
+def test_test_images_are_left_alone_if_asked(trained: Path, tmp_path: Path) -> None:
+    val = load_predictions(trained / "predictions.npz")["val_tta"]
+    figures = publish(trained, tmp_path / "out.safetensors", test=False).card.facts["figures"]
+    assert {name: part["images"] for name, part in figures.items()} == {"PublicTest": len(val), "All": len(val)}
+
+
 def test_the_file_is_the_averaged_network(trained: Path, tmp_path: Path) -> None:
     classifier = publish(trained / "checkpoints/best.ckpt", tmp_path / "out.safetensors", "none")
     state = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)["state_dict"]

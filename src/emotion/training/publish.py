@@ -28,7 +28,7 @@ def uncalibrated(trained: Checkpoint) -> Classifier:
     return Classifier(trained.task.inference_network, _card(trained))
 
 
-def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifier:
+def publish(checkpoint: Path, out: Path, views: ViewsName = "flip", test: bool = True) -> Classifier:
     """Writes a network to a file, with metrics measured on the rounded weights, and returns it.
 
     The temperature is fitted on the validation images; test images decide nothing.
@@ -37,6 +37,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
         checkpoint: a `best.ckpt`, or the folder of its run.
         out: the `.safetensors` file.
         views: test-time augmentation of the published network.
+        test: whether the card gets metrics on the test images, too; without, no test image is read.
 
     Raises:
         UserError: there is no such checkpoint, its network is code of a user, its data is missing or has changed, or
@@ -51,7 +52,9 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip") -> Classifie
     with atomic_write(out) as temporary:
         save_pretrained(temporary, network, card)
         rounded = load_pretrained(temporary)  # the weights that users get
-        stages = {stage: predict(rounded.averaged, data, stage, torch.device("cpu")) for stage in ("val", "test")}
+        val = predict(rounded.averaged, data, "val", torch.device("cpu"))
+        none = val.subset(np.arange(0))
+        stages = {"val": val, "test": predict(rounded.averaged, data, "test", torch.device("cpu")) if test else none}
         temperature = fit_temperature(stages["val"])
         facts = _facts(trained, stages, temperature, data.packed.digest) | _further(trained.origin, data)
         save_pretrained(temporary, network, replace(card, temperature=temperature, facts=facts))
