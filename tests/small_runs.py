@@ -24,7 +24,10 @@ from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["data=synthetic", "synthetic_images=210", "model=cnn_111", "batch_size=32", "trainer.accelerator=cpu"]
+SMALL = [
+    *("data=synthetic", "synthetic_images=210", "model=cnn_111", "image_size=24", "batch_size=32"),
+    "trainer.accelerator=cpu",
+]
 TINY = ["model=resnet_small", "width=4", "image_size=24", "balance=none", "trainer.max_epochs=1"]
 FIGURES = ("confusion_matrix_figure", "curves_figure", "mistakes_figure", "recall_figure")
 

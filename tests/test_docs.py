@@ -77,7 +77,7 @@ def commands() -> list[list[str]]:
     """Finds the commands in README and docs, as arguments of `emotion`; those of extending.md need its changes."""
     pages = [path for path in TEXTS[:-1] if path.name != "extending.md"]
     text = "\n".join(path.read_text(encoding="utf-8") for path in pages).replace("\\\n", " ")
-    lines = re.findall(r"^(?:\$ )?(python (?:train|evaluate)\.py .*|emotion .*)$", text, re.MULTILINE)
+    lines = re.findall(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(python (?:train|evaluate)\.py .*|emotion .*)$", text, re.MULTILINE)
     inline = re.findall(r"`(python (?:train|evaluate)\.py [^`<]*[^`<.]|emotion [^`]*[^`.])`", text)
     words = [re.sub(r"\s(#|>\s).*", "", line).split() for line in dict.fromkeys([*lines, *inline])]
     # `python train.py` and `emotion train` are the same.

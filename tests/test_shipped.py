@@ -57,6 +57,11 @@ def test_the_card_states_the_figures_of_the_file() -> None:
         assert f"| {part} | {own['images']:,} | {' | '.join(cells)} |" in CARD
 
 
+def test_the_shipped_network_is_calibrated() -> None:
+    figures = emotion.load_pretrained().card.facts["figures"]
+    assert max(own["ece"] for own in figures.values()) < 0.03
+
+
 def test_the_card_states_how_well_each_class_is_recognised() -> None:
     run = load_predictions(next(RECIPES.glob("small/*-seed0-*/predictions.npz")))
     everything = protocol_parts({"val": run["val_tta"], "test": run["test_tta"]})["All"]

@@ -82,14 +82,16 @@ def maps_by_hand(network, layer, images, classes, method):
     return scale(F.interpolate(coarse[:, None], images.shape[2:], mode="bilinear")[:, 0]).numpy()
 
 
-@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "hirescam"])
 @pytest.mark.parametrize(("changes", "layer"), LAYERS)
-def test_maps_equal_those_of_plain_autograd(changes, layer, method):
+def test_maps_equal_those_of_plain_autograd(changes, layer):
     network, images, classes = build(**changes), draw(7), np.arange(7)
-    maps = heatmaps(network, images, classes, method)
-    expected = maps_by_hand(network, layer, images, classes, method)
-    assert expected.any((1, 2)).sum() >= 2
-    np.testing.assert_allclose(maps, expected, atol=2e-3)
+    for method in ("gradcam", "gradcam++", "hirescam"):
+        maps = heatmaps(network, images, classes, method)
+        expected = maps_by_hand(network, layer, images, classes, method)
+        assert expected.any((1, 2)).sum() >= 2
+        np.testing.assert_allclose(maps, expected, atol=2e-3)
+        assert maps.dtype == np.float32
+        assert (maps.min(), maps.max()) == (0, pytest.approx(1))
 
 
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "hirescam"])
@@ -110,18 +112,6 @@ def test_maps_are_the_same_where_gradients_are_off(mode):
     expected = heatmaps(build(), draw(2), np.array([1, 2]))
     with mode():
         np.testing.assert_array_equal(heatmaps(build(), draw(2), np.array([1, 2])), expected)
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "hirescam"])
-def test_every_kind_of_network_has_heatmaps(name, method):
-    network = build(**BACKBONES[name], image_size=96)
-    maps = heatmaps(network, draw(2), np.array([1, 5]), method)
-    assert maps.shape == (2, 48, 48)
-    assert maps.dtype == np.float32
-    assert np.isfinite(maps).all()
-    assert maps.min() >= 0
-    assert maps.max() <= 1
 
 
 def test_maps_of_colour_images_do_not_depend_on_the_batch():

@@ -125,9 +125,9 @@ def test_interval_contains_the_value_of_matrix_metrics(metric):
 
 def test_interval_of_a_test_split_takes_less_than_a_second():
     matrix = confusion_matrix(*draw(size=7178), 7)
-    start = time.perf_counter()
+    start = time.process_time()
     bootstrap_interval(matrix, "f1_macro")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("metric", METRICS)

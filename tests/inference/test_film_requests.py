@@ -194,10 +194,10 @@ def empty_picture() -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture
-def long_film(tmp_path: Path) -> bytes:
+@pytest.fixture(scope="module")
+def long_film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A film of 2,000 frames, which takes 100 s with `Slow`."""
-    return draw_film(tmp_path / "long.mp4", 2000, rate=100).read_bytes()
+    return draw_film(tmp_path_factory.mktemp("long") / "long.mp4", 2000, rate=100).read_bytes()
 
 
 def test_photographs_are_answered_while_a_film_runs_and_a_second_film_is_refused(

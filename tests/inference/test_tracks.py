@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from emotion.inference.tracks import LONGEST_GAP, Tracker
+from emotion.inference.tracks import Tracker
 
 
 def box(x: float, y: float = 200, side: float = 100) -> tuple[int, int, int, int]:
@@ -49,9 +49,9 @@ def test_a_face_that_leaves_and_comes_back_within_a_second_keeps_its_number() ->
 def test_a_face_that_stays_away_is_a_new_person() -> None:
     tracker = Tracker()
     assert tracker.update(0, [box(100)]) == [1]
-    assert tracker.update(LONGEST_GAP, [box(100)]) == [1]
-    assert tracker.update(LONGEST_GAP + 0.1, []) == []
-    assert tracker.update(2 * LONGEST_GAP + 0.01, [box(100)]) == [2]
+    assert tracker.update(1.5, [box(100)]) == [1]
+    assert tracker.update(1.6, []) == []
+    assert tracker.update(3.01, [box(100)]) == [2]
 
 
 @pytest.mark.parametrize("step", [2.0, 30.0])

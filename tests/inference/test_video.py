@@ -330,19 +330,18 @@ FORMATS += [("film.flv", "libx264"), ("film.avi", "mpeg4")]
 
 
 @pytest.mark.parametrize(("name", "codec"), FORMATS)
-@pytest.mark.parametrize("share", [0.3, 0.8])
-def test_videos_that_end_early(
-    name: str, codec: str, share: float, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
+def test_videos_that_end_early(name: str, codec: str, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     options = {"movflags": "faststart"} if name in ("film.mp4", "film.mov") else {}
     path = draw_film(tmp_path / name, noise(100), codec=codec, options=options)
     assert len(read_all(path).seconds) == 100
-    path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
-    read, missing = damaged(path)
-    with path.open("rb") as file:
-        assert damaged(file) == (read, missing)
-    assert read == pytest.approx(100 * share, abs=12)
-    assert read + missing == pytest.approx(100, abs=3)
+    content = path.read_bytes()
+    for share in (0.3, 0.8):
+        path.write_bytes(content[: round(share * len(content))])
+        read, missing = damaged(path)
+        with path.open("rb") as file:
+            assert damaged(file) == (read, missing)
+        assert read == pytest.approx(100 * share, abs=12)
+        assert read + missing == pytest.approx(100, abs=3)
     assert capfd.readouterr().err == ""
 
 

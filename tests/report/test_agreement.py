@@ -24,6 +24,8 @@ from emotion.report.runs import Run
 
 from .conftest import MakeRun, texts
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TITLE = "What people would have said"
 SAID = {"angry": "anger", "happy": "happiness", "sad": "sadness"}
 

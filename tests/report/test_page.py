@@ -68,6 +68,7 @@ def documents(monkeypatch: pytest.MonkeyPatch) -> list[Document]:
     return written
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_page_has_every_section(runs: Path, tmp_path: Path, documents: list[Document]) -> None:
     path, verdict = write_report([runs], tmp_path / "out")
     assert path == tmp_path / "out" / "report.html"
@@ -335,9 +336,10 @@ def test_path_without_runs_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_folder_that_is_a_file_is_one_line(runs: Path, tmp_path: Path) -> None:
+def test_folder_that_is_a_file_is_one_line(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("data_dir=gone", images=70)
     (tmp_path / "out").touch()
-    result = CliRunner().invoke(app, ["report", str(runs), "--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["report", str(run.folder.path), "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert result.stderr == f"error: {tmp_path / 'out'}: the folder cannot be made (File exists)\n"
 

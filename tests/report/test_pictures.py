@@ -62,6 +62,7 @@ def test_network_without_mistakes_shows_none() -> None:
     assert mistakes(make_predictions(70, 1.0), 8).tolist() == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_missing_curves_and_data_have_a_message_each(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(f"data_dir={tmp_path / 'gone'}", images=70, curves=False)
     blocks = show(run, tmp_path / "out")
@@ -83,6 +84,7 @@ def test_learning_curves_are_drawn_from_the_logs(make_run: MakeRun, tmp_path: Pa
         assert image.width > 2 * image.height
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("path", ["x" * 300, "~nobody-of-this-name/data", "a\0b"])
 def test_invalid_paths_are_missing_data(make_run: MakeRun, tmp_path: Path, path: str) -> None:
     changes = {"data": "folder", "data_dir": path, "weights": path}
@@ -90,6 +92,7 @@ def test_invalid_paths_are_missing_data(make_run: MakeRun, tmp_path: Path, path:
     assert paragraphs(show(run, tmp_path / "out"))[-1].startswith("No images are shown, since the data is missing: ")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_images_of_other_data_are_not_shown(make_run: MakeRun, tmp_path: Path) -> None:
     blocks = show(make_run(*DRAWN, images=42), tmp_path / "out")
     assert "test/" in paragraphs(blocks)[-1]
@@ -131,6 +134,7 @@ def test_heatmaps_explain_classes_and_mistakes(drawn_run: Run, tmp_path: Path, m
     assert explained[1] == drawn_run.test.predicted[mistakes(drawn_run.test, 8)].tolist()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_facts_name_settings_folders_and_command(drawn_run: Run, tmp_path: Path) -> None:
     table = show(drawn_run, tmp_path / "out")[0]
     assert isinstance(table, Table)
@@ -178,6 +182,7 @@ def test_figures_of_other_classes(make_run: MakeRun, tmp_path: Path) -> None:
     assert pictures._titles(run.test)[2].count("a very long name o…s engaged") >= 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_missing_folder_of_own_data_is_named(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("data=folder", f"data_dir={tmp_path / 'gone'}", images=70)
     message = paragraphs(show(run, tmp_path / "out"))[-1]

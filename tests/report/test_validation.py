@@ -99,6 +99,7 @@ def test_without_a_seed_on_the_same_images_there_is_no_difference(make_run: Make
     assert [row[2] for row in table.rows].count("") == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_separates_untested_from_tested_runs(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("recipe=small", name="runs/tested")
     make_run("recipe=small", "seed=1", name="runs/again", tested=False)
@@ -112,6 +113,7 @@ def test_the_page_separates_untested_from_tested_runs(make_run: MakeRun, tmp_pat
     assert "## Calibration" in before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_of_untested_runs_alone_has_no_published_tables(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("recipe=small", name="runs/alone", tested=False)
     write_report([tmp_path / "runs"], tmp_path / "page")

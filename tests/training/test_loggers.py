@@ -127,6 +127,7 @@ def test_mlflow_gets_settings_curves_and_results(tmp_path, mlflow):
         assert run.data.metrics[f"final/{name}"] == metrics[stage][key]
     assert run.data.metrics.keys() >= CURVES | RECALLS
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "val/loss")] == [4]
+    assert client.list_artifacts(run.info.run_id) == []  # no image and no weight
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
@@ -206,6 +207,8 @@ def test_wandb_gets_settings_curves_and_results(tmp_path, wandb):
         assert str(metrics[stage][key]).encode() in content[place : place + 50]
     for name in CURVES | RECALLS | {"trainer.max_epochs", "lr", "augment"}:
         assert name.encode() in content
+    suffixes = {path.suffix for path in (folder.path / "wandb").rglob("*") if path.is_file()}
+    assert not suffixes & {".png", ".jpg", ".ckpt", ".safetensors", ".npz", ".pt"}
 
 
 @pytest.mark.training

@@ -28,7 +28,7 @@ def test_out_of_memory_error_advises_on_the_batch_size(tmp_path, monkeypatch, er
         raise error
 
     monkeypatch.setattr(nn.Conv2d, "forward", forward)
-    with pytest.raises(UserError, match="out of memory with batch_size=32 and image_size=48: try batch_size=16 "):
+    with pytest.raises(UserError, match="out of memory with batch_size=32 and image_size=24: try batch_size=16 "):
         train(tmp_path / "run", "trainer.max_epochs=1")
 
 

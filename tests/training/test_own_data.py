@@ -18,6 +18,7 @@ from small_runs import ROOT, SMALL, train
 from emotion.analysis.predictions import load_predictions
 from emotion.config import compose, read
 from emotion.data.classes import CLASSES
+from emotion.data.datamodule import EmotionDataModule
 from emotion.data.synthetic import draw_image
 from emotion.errors import UserError
 from emotion.overrides import quote_argument
@@ -64,6 +65,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(folder: Path, *words: str) -> RunFolder:
     run(compose(*map(quote_argument, (*QUICK, *words))), folder, [*QUICK, *words])
     return RunFolder(folder)
+
+
+def data_of(*words: str) -> EmotionDataModule:
+    return EmotionDataModule.of(read(compose(*map(quote_argument, (*QUICK, *words)))).flat())
 
 
 def own(photos: Path, *words: str) -> list[str]:
@@ -141,30 +146,15 @@ def test_members_of_an_ensemble_have_the_same_classes(finished: RunFolder, tmp_p
         evaluate([finished.path, Path("small")], {}, str(tmp_path), "cpu")
 
 
-def test_folds_test_every_image_once(photos: Path, tmp_path: Path) -> None:
-    tested = []
-    for fold in range(3):
-        folder = start(tmp_path / str(fold), *own(photos, "folds=3", f"fold={fold}", r"group_by=p(\d+)_"))
-        tested += load_predictions(folder.predictions)["test"].ids.tolist()
-    assert len(tested) == len({*tested}) == 90
-
-
-def test_a_table_gives_the_same_run_as_its_folders(photos: Path, tmp_path: Path) -> None:
+def test_a_table_gives_the_same_images_as_its_folders(photos: Path) -> None:
     table = ["data=table", f"data_dir={photos.parent / 'labels.csv'}", "images=photos", "group_by=person"]
-    folder = start(tmp_path / "table", *own(photos)[2:], *table)
-    data = load_checkpoint(folder.best).data_module()
-    folders = start(tmp_path / "folders", *own(photos))
+    data, folders = (data_of(*words) for words in ([*own(photos)[2:], *table], own(photos)))
     pairs = []
-    for packed in (data.packed, load_checkpoint(folders.best).data_module().packed):
+    for packed in (data.packed, folders.packed):
         labels = [packed.classes[label] for label in packed.labels]
         pairs.append(sorted(zip(map(os.path.basename, packed.names.tolist()), labels, packed.hashes, strict=True)))
     assert pairs[0] == pairs[1]
     assert (data.classes, len(data.packed)) == (THREE, 90)
-
-
-def test_runs_without_test_images_have_validation_metrics_only(photos: Path, tmp_path: Path) -> None:
-    folder = start(tmp_path, *own(photos, "test_fraction=0"))
-    assert "test" not in json.loads(folder.metrics.read_text())
 
 
 def test_split_seed_fixes_the_split_of_all_seeds(photos: Path, tmp_path: Path) -> None:
@@ -318,7 +308,7 @@ def test_the_advice_for_missing_classes_can_be_followed(photos: Path, tmp_path: 
     with pytest.raises(UserError, match=r"without: exclude=\[bored,asleep\]$"):
         start(tmp_path / "refused", *asked)
     words = [*asked[:3], "exclude=[bored,asleep]", asked[-1]]
-    assert load_checkpoint(start(tmp_path / "run", *words).best).task.classes == ("engaged", "confused")
+    assert data_of(*words).classes == ("engaged", "confused")
 
 
 def test_grouped_runs_are_tested_with_another_split(finished: RunFolder, photos: Path, tmp_path: Path) -> None:
@@ -363,11 +353,12 @@ def test_code_in_the_home_folder_can_be_named_again(tmp_path: Path, monkeypatch:
         assert load_checkpoint(folder.best, again).task.classes == CLASSES
 
 
-def test_a_resumed_run_does_not_need_the_network_that_it_started_from(photos: Path, tmp_path: Path) -> None:
-    first = start(tmp_path / "first", *own(photos))
-    words = own(photos, f"init={first.best}")
-    second = start(tmp_path / "second", *words)
-    first.best.unlink()
+def test_a_resumed_run_does_not_need_the_network_that_it_started_from(
+    finished: RunFolder, photos: Path, tmp_path: Path
+) -> None:
+    first = shutil.copyfile(finished.best, tmp_path / "first.ckpt")
+    second = start(tmp_path / "second", *own(photos, r"group_by=p(\d+)_", f"init={first}"))
+    first.unlink()
     again = [f"resume={second.path}", "trainer.max_epochs=2"]
     run(compose(*again), second.path, again)
     assert json.loads(second.metrics.read_text())["run"]["epochs"] == 2

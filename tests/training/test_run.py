@@ -67,17 +67,27 @@ def killer(monkeypatch):
     monkeypatch.undo()
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory) -> RunFolder:
+    return train(tmp_path_factory.mktemp("once") / "run", "trainer.max_epochs=1")
+
+
+@pytest.fixture
+def once(trained_once, tmp_path) -> RunFolder:
+    """A copy of a finished run of one epoch."""
+    return RunFolder(shutil.copytree(trained_once.path, tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["balance=class_weights", "schedule=plateau", "lr_patience=1", "lr=0.01"],
         pytest.param(["balance=weighted_sampler", "schedule=cosine"], marks=pytest.mark.check),
         ["balance=offline"],
         pytest.param(["balance=none", "augment=false", "monitor=val/acc"], marks=pytest.mark.check),
         INGREDIENTS,
         ["model=resnet_small", "width=4", "image_size=24", "sam_rho=0.05", "optimizer=adamw", "dropout=0.2"],
     ],
-    ids=["class_weights", "weighted_sampler", "offline", "none", "ingredients", "sharpness-aware"],
+    ids=["weighted_sampler", "offline", "none", "ingredients", "sharpness-aware"],
 )
 def test_killed_run_continues_as_if_undisturbed(tmp_path, killer, monkeypatch, overrides):
     undisturbed = train(tmp_path / "undisturbed", "trainer.max_epochs=4", *overrides)
@@ -93,12 +103,12 @@ def test_killed_run_continues_as_if_undisturbed(tmp_path, killer, monkeypatch, o
 def test_moved_run_keeps_its_best_epoch(tmp_path, killer, monkeypatch):
     words = ["trainer.max_epochs=3", "lr=0.5", "trainer.precision=32-true"]  # diverges: the last epoch is not the best
     undisturbed = train(tmp_path / "undisturbed", *words)
+    best = read_json(undisturbed.metrics)["run"]["best_epoch"]
+    assert best < 3
     killer(2)
     with pytest.raises(KilledError):
         train(tmp_path / "killed", *words)
     monkeypatch.undo()
-    best = load_checkpoint(RunFolder(tmp_path / "killed").best).epoch
-    assert best < 3
     (tmp_path / "killed").rename(tmp_path / "moved")
     moved = train(tmp_path / "moved", *words)
     assert load_checkpoint(moved.best).epoch == best
@@ -168,12 +178,12 @@ def test_resume_with_fewer_epochs_than_the_run_has_had_is_refused(tmp_path):
         resume(tmp_path, "trainer.max_epochs=1")
 
 
-def test_resume_gives_new_settings_their_defaults(tmp_path):
-    folder = train(tmp_path, "trainer.max_epochs=1")
+def test_resume_gives_new_settings_their_defaults(once):
+    folder = once
     old = folder.read_config()
     del old.memory_budget, old.compile
     folder.config.write_text(OmegaConf.to_yaml(old))
-    resume(tmp_path, "trainer.max_epochs=2")
+    resume(folder.path, "trainer.max_epochs=2")
     assert epochs(folder) == 2
     assert folder.read_config().compile == "auto"
 
@@ -223,14 +233,14 @@ def test_resume_with_more_patience_continues_after_early_stopping(tmp_path):
     assert epochs(stopped) == 4
 
 
-def test_finished_run_is_skipped_and_overwrite_trains_again(tmp_path, caplog):
+def test_finished_run_is_skipped_and_overwrite_trains_again(once, caplog):
     caplog.set_level("INFO")
-    folder = train(tmp_path, "trainer.max_epochs=1")
+    folder = once
     written = folder.metrics.stat().st_mtime_ns
-    train(tmp_path, "trainer.max_epochs=1")
+    train(folder.path, "trainer.max_epochs=1")
     assert "finished already" in caplog.text
     assert folder.metrics.stat().st_mtime_ns == written
-    train(tmp_path, "trainer.max_epochs=1", "overwrite=true")
+    train(folder.path, "trainer.max_epochs=1", "overwrite=true")
     assert folder.metrics.stat().st_mtime_ns > written
 
 
@@ -293,9 +303,8 @@ WRONG = [
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="some of these are right where there is a GPU")
 @pytest.mark.parametrize("word", ["overwrite=true", "resume"])
-def test_a_command_that_is_refused_changes_nothing_of_a_finished_run(tmp_path, word):
-    folder = train(tmp_path / "run", "trainer.max_epochs=1")
-    before = content(folder.path)
+def test_a_command_that_is_refused_changes_nothing_of_a_finished_run(once, word):
+    folder, before = once, content(once.path)
     for wrong in WRONG:
         words = [f"resume={folder.path}" if word == "resume" else word, *wrong.split()]
         with pytest.raises(UserError):
@@ -305,9 +314,8 @@ def test_a_command_that_is_refused_changes_nothing_of_a_finished_run(tmp_path, w
     assert content(folder.path) == before
 
 
-def test_a_run_that_breaks_before_its_first_checkpoint_leaves_the_one_it_was_to_replace(tmp_path, monkeypatch):
-    folder = train(tmp_path / "run", "trainer.max_epochs=1")
-    before = content(folder.path)
+def test_a_run_that_breaks_before_its_first_checkpoint_leaves_the_one_it_was_to_replace(once, monkeypatch):
+    folder, before = once, content(once.path)
 
     def break_down(*_):
         raise RuntimeError("no memory")
@@ -323,21 +331,21 @@ def test_a_run_that_breaks_before_its_first_checkpoint_leaves_the_one_it_was_to_
     assert not folder.replaced.exists()
 
 
-def test_a_finished_run_with_other_settings_is_not_skipped(tmp_path, caplog):
+def test_a_finished_run_with_other_settings_is_not_skipped(once, caplog):
     caplog.set_level("INFO")
-    folder = train(tmp_path, "trainer.max_epochs=1")
-    resume(tmp_path, "lr=1e-4", "trainer.max_epochs=2")
+    folder = once
+    resume(folder.path, "lr=1e-4", "trainer.max_epochs=2")
     change = {"after_epoch": 1, "changed": {"lr": [1e-3, 1e-4], "trainer.max_epochs": [1, 2]}}
     assert read_json(folder.metrics)["run"]["changes"] == [change]
     assert (
         "| after epoch 1 | lr=0.0001 (was 0.001), trainer.max_epochs=2 (was 1) |"
-        in (tmp_path / "report.md").read_text()
+        in (folder.path / "report.md").read_text()
     )
     before = content(folder.path)
     with pytest.raises(UserError, match="holds a run with other settings"):
-        train(tmp_path, "trainer.max_epochs=1")
+        train(folder.path, "trainer.max_epochs=1")
     assert content(folder.path) == before
-    train(tmp_path, "lr=1e-4", "trainer.max_epochs=2")
+    train(folder.path, "lr=1e-4", "trainer.max_epochs=2")
     assert "finished already" in caplog.text
 
 
@@ -353,31 +361,30 @@ def test_an_early_stopped_run_with_another_rate_continues(tmp_path, caplog):
     assert "nothing is left to train after epoch 3" in caplog.text
 
 
-def test_a_setting_newer_than_the_run_has_its_default(tmp_path):
-    folder = train(tmp_path, "trainer.max_epochs=1")
+def test_a_setting_newer_than_the_run_has_its_default(once):
+    folder = once
     old = folder.read_config()
     del old.mixup, old.trainer.profiler
     folder.config.write_text(OmegaConf.to_yaml(old))
-    train(tmp_path, "trainer.max_epochs=1")
+    train(folder.path, "trainer.max_epochs=1")
     for word in ("mixup=0.4", "trainer.profiler=simple"):
         with pytest.raises(UserError, match="holds a run with other settings"):
-            train(tmp_path, "trainer.max_epochs=1", word)
+            train(folder.path, "trainer.max_epochs=1", word)
     assert not folder.failure.exists()
 
 
-def test_overwriting_keeps_a_file_that_a_message_names(tmp_path):
-    folder = train(tmp_path, "trainer.max_epochs=1")
+def test_overwriting_keeps_a_file_that_a_message_names(once):
+    folder = once
     with pytest.raises(UserError, match=r"diverged\.safetensors"):
-        train(tmp_path, "trainer.max_epochs=1", "overwrite=true", "optimizer=sgd", "lr=1e30")
+        train(folder.path, "trainer.max_epochs=1", "overwrite=true", "optimizer=sgd", "lr=1e30")
     assert folder.diverged.is_file()
     assert folder.state == "finished"
 
 
-def test_folder_of_another_run_is_refused(tmp_path):
-    train(tmp_path, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
-    RunFolder(tmp_path).metrics.unlink()
+def test_folder_of_another_run_is_refused(once):
+    once.metrics.unlink()
     with pytest.raises(UserError, match="other settings"):
-        train(tmp_path, "trainer.max_epochs=1", "lr=0.1")
+        train(once.path, "trainer.max_epochs=1", "lr=0.1")
 
 
 def test_run_folder_contains_the_documented_files(tmp_path, drawn_figures):
@@ -422,7 +429,7 @@ def test_best_checkpoint_is_tested_not_the_last(tmp_path):
     folder = train(tmp_path, "trainer.precision=32-true", "trainer.max_epochs=4", "lr=0.01", "patience=null")
     record = json.loads(folder.metrics.read_text())["run"]
     losses = [value for _, value in read_curves(folder.csv_files())["val/loss"]]
-    assert record["best_epoch"] == losses.index(min(losses)) + 1
+    assert record["best_epoch"] == losses.index(min(losses)) + 1 < 4
     assert json.loads(folder.metrics.read_text())["val"]["loss"] == pytest.approx(min(losses), abs=1e-5)
 
 
@@ -443,16 +450,29 @@ def test_slurm_does_not_save_in_mid_epoch(tmp_path, monkeypatch):
     assert not environment.auto_requeue
 
 
-def test_without_test_a_run_does_not_read_the_test_images(tmp_path, monkeypatch):
-    seen = []
+@pytest.fixture
+def read_stages(monkeypatch) -> list[tuple[str, bool]]:
+    """The stages whose images a run has read in full, each with whether training had ended."""
+    seen: list[tuple[str, bool]] = []
     make = EmotionDataModule.eval_loader
-    monkeypatch.setattr(
-        EmotionDataModule,
-        "eval_loader",
-        lambda self, stage, **options: (seen.append(stage), make(self, stage, **options))[1],
-    )
+
+    def eval_loader(self, stage, **options):
+        seen.append((stage, self.trainer.state.finished))
+        return make(self, stage, **options)
+
+    monkeypatch.setattr(EmotionDataModule, "eval_loader", eval_loader)
+    return seen
+
+
+def test_the_test_images_are_read_after_the_training(tmp_path, read_stages):
+    train(tmp_path / "run", *TINY)
+    assert ("test", True) in read_stages
+    assert ("test", False) not in read_stages
+
+
+def test_without_test_a_run_does_not_read_the_test_images(tmp_path, read_stages):
     folder = train(tmp_path / "run", "trainer.max_epochs=1", "test=false", "tta=flip")
-    assert set(seen) == {"val"}
+    assert {stage for stage, _ in read_stages} == {"val"}
     assert set(read_json(folder.metrics)) == {"val", "val_tta", "run"}
     assert set(load_predictions(folder.predictions)) == {"val", "val_tta"}
     report = (folder.path / "report.md").read_text()
@@ -463,8 +483,8 @@ def test_without_test_a_run_does_not_read_the_test_images(tmp_path, monkeypatch)
     assert settings(compose(*SMALL, "test=false")) == settings(compose(*SMALL))
 
 
-def test_a_wrong_last_checkpoint_gets_one_line(tmp_path):
-    folder = train(tmp_path / "run", "trainer.max_epochs=1")
+def test_a_wrong_last_checkpoint_gets_one_line(once):
+    folder = once
     kept = torch.load(folder.last, weights_only=True)
     folder.metrics.unlink()
     for changed in ({"optimizer_states": [{}]}, {"callbacks": 5}, {"state_dict": {}}):
@@ -478,15 +498,13 @@ def test_a_wrong_last_checkpoint_gets_one_line(tmp_path):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), OSError(28, "No space left on device")]
 )
-def test_an_error_of_the_machine_is_not_blamed_on_the_checkpoint(tmp_path, monkeypatch, error):
-    train(tmp_path, "trainer.max_epochs=1")
-
+def test_an_error_of_the_machine_is_not_blamed_on_the_checkpoint(once, monkeypatch, error):
     def setup(*_, **__):
         raise error
 
     monkeypatch.setattr(TensorBoardFigures, "setup", setup)
     with pytest.raises((UserError, OSError)) as caught:
-        resume(tmp_path, "trainer.max_epochs=2")
+        resume(once.path, "trainer.max_epochs=2")
     assert "cannot be resumed" not in str(caught.value)
     assert str(caught.value).startswith("out of memory" if isinstance(error, RuntimeError) else "[Errno 28]")
 
@@ -600,7 +618,7 @@ def test_a_run_remembers_the_images_of_its_start(tmp_path):
         path = tmp_path / "photos" / CLASSES[number % 7] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (48, 48), np.uint8)).save(path)
-    words = ["data=folder", f"data_dir={tmp_path / 'photos'}", "split=random", f"init={first.best}"]
+    words = ["data=folder", f"data_dir={tmp_path / 'photos'}", "pack_size=48", "split=random", f"init={first.best}"]
     second = train(tmp_path / "second", *words, "trainer.max_epochs=1")
     first.best.unlink()
     resume(second.path, "trainer.max_epochs=2")
@@ -649,9 +667,12 @@ def test_gradients_are_clipped_in_every_precision(tmp_path, precision):
         "trainer.limit_train_batches=1",
     ]
     folder = train(tmp_path, *words, "trainer.gradient_clip_val=1e-6", "lr=0.1")
-    start, end = (weights(path) for path in (train(tmp_path / "0", *words, "lr=1e-12").last, folder.last))
-    moved = max(float((end[name] - value).abs().max()) for name, value in start.items() if "running" not in name)
-    assert moved < 1e-5
+    start, free = (weights(train(tmp_path / rate, *words, f"lr={rate}").last) for rate in ("1e-12", "0.1"))
+    moves = [
+        max(float((end[name] - value).abs().max()) for name, value in start.items() if "running" not in name)
+        for end in (weights(folder.last), free)
+    ]
+    assert moves[0] < 1e-5 < 1e-4 < moves[1]
 
 
 def test_an_interrupted_run_says_how_it_goes_on(tmp_path, monkeypatch, caplog):

@@ -199,14 +199,6 @@ class TestOptimizer:
         rates = [rate for rate in (0.05, 0.025, 0.0125, 0.00625) for _ in range(2)]
         assert groups == [(rate, 0.8, decay) for rate, decay in zip(rates, [0.01, 0.0] * 4, strict=True)]
 
-    def test_is_the_adam_of_keras(self, make_task, make_trainer, make_loader, tmp_path):
-        trainer = make_trainer(tmp_path)
-        trainer.fit(make_task(lr=3e-4), make_loader())
-        (optimizer,) = trainer.optimizers
-        (group,) = optimizer.param_groups
-        assert type(optimizer) is torch.optim.Adam
-        assert (group["lr"], group["eps"], group["betas"], group["weight_decay"]) == (3e-4, 1e-7, (0.9, 0.999), 0)
-
     @pytest.mark.parametrize("accumulate", [1, 2])
     def test_cosine_goes_to_zero_step_by_step(self, make_task, make_trainer, make_loader, tmp_path, accumulate):
         task = make_task(schedule="cosine", lr=0.1)
@@ -296,15 +288,6 @@ class TestSharpnessAware:
         right = logits.argmax(1) == torch.cat([batch.labels for batch in steps.batches])
         assert logged(tmp_path, "train/acc") == pytest.approx([float(right.float().mean())])
         assert trainer.global_step == 3
-
-    def test_the_radius_changes_the_training(self, make_task, make_trainer, make_loader, tmp_path):
-        weights = []
-        for rho in (0.0, 0.1, 0.5):
-            task = make_task(**RESNET, **SGD, sam_rho=rho)
-            make_trainer(tmp_path / str(rho)).fit(task, make_loader())
-            weights.append(task.network.head[-1].weight.detach())
-        assert not torch.allclose(weights[0], weights[1])
-        assert not torch.allclose(weights[1], weights[2])
 
     def test_accumulated_gradients_are_refused(self, make_task, make_trainer, make_loader, tmp_path):
         trainer = make_trainer(tmp_path, accumulate_grad_batches=2)

@@ -107,7 +107,7 @@ def _labels(question: bytes) -> list[bytes]:
     return labels
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def namespaces(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Skips where the system gives no network of one's own; shows that a name which is asked for is seen."""
     may = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, check=False).returncode == 0
@@ -117,6 +117,7 @@ def namespaces(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert names_asked_for(tmp_path_factory.mktemp("control"), asks) == ["seen.example"]
 
 
+@pytest.mark.usefixtures("namespaces")
 @pytest.mark.forms("commands", test=[SHORT], check=[USE, (*(f"{command} &" for command in STAY), "wait")])
 def test_nothing_is_sent_and_nothing_left(commands: Sequence[str], tmp_path: Path, record: Record) -> None:
     Image.fromarray(draw_image(3, seed=0, index=0)).resize((200, 200)).save(tmp_path / "face.png")
