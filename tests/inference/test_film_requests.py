@@ -2,6 +2,9 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -192,6 +195,22 @@ def empty_picture() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "PNG")
     return file.getvalue()
+
+
+def test_a_film_that_has_begun_is_answered_to_its_end_after_sigterm(film_file: Path) -> None:
+    command = [sys.executable, "-m", "emotion", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        address = process.stdout.readline().split()[-1].removesuffix("/predict")
+        options = {"files": {"video": film_file.read_bytes()}, "timeout": 60}
+        with httpx.stream("POST", f"{address}/film?frame_stride=1", **options) as answer:
+            rows = answer.iter_lines()
+            first = next(rows)
+            process.terminate()
+            shown = [json.loads(row) for row in (first, *rows)]
+    assert len(shown) == FRAMES + 1
+    assert "film" in shown[-1]
+    assert process.returncode in (0, -signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
