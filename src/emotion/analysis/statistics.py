@@ -138,11 +138,10 @@ def compare_seeds(
     The squared standard error of the difference is the variance of a mean over images plus that of a mean over seeds:
     other images and other seeds would both have given another difference. Both contain the variance that depends on
     image and seed together, so the test is cautious: of equal methods it calls fewer than 5 % different. Student's t
-    distribution with the degrees of
-    freedom of Welch and Satterthwaite gives p-value and interval, so that two or three seeds say little where seeds
-    matter. Differences are taken seed by seed if both have the same seeds; otherwise the deviation over seeds is
-    pooled. With one run each there is no deviation: then the test is `paired_test`, which compares two networks
-    and not the methods that trained them.
+    distribution with the degrees of freedom of Welch and Satterthwaite gives p-value and interval, so that two or three
+    seeds say little where seeds matter. Differences are taken seed by seed if both have the same seeds; otherwise the
+    deviation over seeds is pooled. With one run each there is no deviation: then the test is `paired_test`, which
+    compares two networks and not the methods that trained them.
 
     Args:
         first: predictions of one configuration by seed.

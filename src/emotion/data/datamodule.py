@@ -306,11 +306,18 @@ class EmotionDataModule(LightningDataModule):
         """
         hashes = (self.packed.hashes[self.rows.train], self.further)
         own, further = (torch.from_numpy(each.view(np.int64)) for each in hashes)
-        size, labels = list(self.packed.images.shape[1:]), self.packed.labels[self.rows.train]
-        order = np.lexsort((labels, own.numpy()))
-        labelled = hashlib.blake2b(np.stack([own.numpy(), labels])[:, order].tobytes(), digest_size=8).hexdigest()
-        found = {"size": size, "hashes": own, "labels": labelled, "classes": list(self.classes)}
+        size = list(self.packed.images.shape[1:])
+        found = {"size": size, "hashes": own, "labels": self._labels_digest, "classes": list(self.classes)}
         return {**found, "further": further, "complete": self.complete}
+
+    @cached_property
+    def _labels_digest(self) -> str:
+        """A hash of the training images and their labels, whatever their order, as 16 hexadecimal digits."""
+        hashes, labels = (values[self.rows.train] for values in (self.packed.hashes, self.packed.labels))
+        order = np.lexsort((labels, hashes))
+        digest = hashlib.blake2b(hashes[order].tobytes(), digest_size=8)
+        digest.update(labels[order].tobytes())
+        return digest.hexdigest()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Checks that a resumed run trains on the images it began with; older checkpoints without the state pass.

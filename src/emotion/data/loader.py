@@ -130,7 +130,7 @@ class BatchLoader:
         draws = self._draw(augmentation, order, generator) if augmentation else None
         soft_targets = None if self.teaching is None else self.teaching.targets(self._view(plain), order)  # [n, K]
         if self.world_size > 1:  # each process changes images of its own
-            generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch, self.rank))
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch, self.rank + 1))
         chunks = list(self._chunks())
         values = self.inputs.gather(input_rows[positions] for positions, _ in chunks)
         for (positions, sizes), inputs in zip(chunks, values, strict=True):  # inputs [m, ...]
