@@ -16,7 +16,7 @@ from emotion.report.configurations import BALANCES, Configuration, group
 from emotion.report.measures import protocol_table
 from emotion.report.published import TABLES as PUBLISHED
 from emotion.report.published import PublishedRun
-from emotion.report.runs import find_runs
+from emotion.report.runs import Run, find_runs
 from emotion.report.validation import validation_blocks
 
 SHARED = ("weights", "augment", "feature_views", "trainer.precision")
@@ -116,13 +116,15 @@ def ingredients() -> str:
 
 def distillation() -> str:
     """What each kind of teaching is worth for the small recipe, on the validation images, which chose among them."""
-    rows = []
+    found: dict[str, list[Run]] = {}  # runs whose settings differ in `SHARED` only have one row
     for one in [_small(), *configurations("distillation", tested=False)]:
-        changed = _changed(one)
-        stages = [[run.val for run in one.runs], [run.augmented["val"] for run in one.runs]]
+        found.setdefault(_changed(one), []).extend(one.runs)
+    rows = []
+    for changed, runs in found.items():
+        stages = [[run.val for run in runs], [run.augmented["val"] for run in runs]]
         accuracies = [str(summarize([own.metrics()["acc"] for own in stage])) for stage in stages]
-        epochs = f"{_best_epochs(one)} of {span({run.record.epochs for run in one.runs}, 'd')}"
-        rows.append((f"`{changed}`" if changed else "nothing", *accuracies, str(len(one.runs)), epochs))
+        epochs = f"{_best_epochs(runs)} of {span({run.record.epochs for run in runs}, 'd')}"
+        rows.append((f"`{changed}`" if changed else "nothing", *accuracies, str(len(runs)), epochs))
     return markdown(("Changed in the small recipe", "PublicTest", "with flips", "Seeds", "Best epoch"), "lrrrr", rows)
 
 
@@ -178,7 +180,7 @@ def _ran(one: Configuration) -> Sequence[str]:
         str(_accuracy(tests, seen=False)),
         str(one.scores("f1_macro")),
         str(len(one.runs)),
-        _best_epochs(one),
+        _best_epochs(one.runs),
     )
 
 
@@ -194,8 +196,8 @@ def _changed(one: Configuration) -> str:
     return " ".join(f"{key}={value}" for key, value in one.differences.items() if key not in SHARED)
 
 
-def _best_epochs(one: Configuration) -> str:
-    return span([run.record.best_epoch for run in one.runs if run.record.best_epoch], "d")
+def _best_epochs(runs: Sequence[Run]) -> str:
+    return span([run.record.best_epoch for run in runs if run.record.best_epoch], "d")
 
 
 def _not_run(published: PublishedRun) -> Sequence[str]:
