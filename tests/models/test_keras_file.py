@@ -180,6 +180,7 @@ class TestRefused:
 def test_a_start_needs_the_scale_that_it_was_trained_with(tmp_path):
     words = [
         "model=vgg16_ft",
+        "image_size=48",
         "weights=none",
         "unfreeze=1",
         "trainer.max_epochs=1",

@@ -20,7 +20,7 @@ from emotion.training.checkpoint import load_checkpoint
 from emotion.training.folder import RunFolder
 
 Record = Callable[[str, int, int], None]
-WORDS = ["trainer.max_epochs=2"]
+WORDS = ["image_size=48", "trainer.max_epochs=2"]
 # In KiB. The prepared images take 500, then come small files, then three checkpoints of 15,000, and results of 900.
 SPACE = [22_000]
 MORE_SPACE = [45_700]
