@@ -43,6 +43,7 @@ def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
     ]
     first = start("train.py", *words)
     assert first.returncode == 0, first.stderr
+    assert "cnn: 1,029,223 parameters, 1,027,559 of them trainable" in first.stderr
     assert (tmp_path / "run/report.html").is_file()
     checkpoint = f"ckpt={tmp_path}/run/checkpoints/best.ckpt"
     tested = start("evaluate.py", checkpoint, f"out={tmp_path}/out")

@@ -36,6 +36,7 @@ PLAIN = {*texts(), *FOLDERS, *LISTS, "out"} - {*CONFIG_GROUPS}
 The names of files in `conf/` are not among them: a comma separates two of them.
 """
 _AFFINE = (lambda values: values["augment"] or values["balance"] == "offline", "augment=true or balance=offline")
+# The augmentation that changes single images, and all augmentation.
 _CHANGES = ("augment", "flip", "brightness", "contrast", "erase")
 _AUGMENTED = (*_CHANGES, "mixup", "cutmix", "augmentation")
 _RANDOM = ("folds", "group_by")

@@ -373,6 +373,7 @@ class TestVotes:
 
 def test_a_run_without_test_images_is_evaluated_on_its_validation_images(tmp_path):
     folder = train(tmp_path / "run", "trainer.max_epochs=1", "split=random", "test_fraction=0")
+    assert "test" not in read_json(folder.metrics)
     assert list(evaluate([folder.best], {}, str(tmp_path / "out"), "cpu")) == ["val"]
     assert read_json(tmp_path / "out/evaluation.json")["seen"] == "there are no test images"
     with pytest.raises(UserError, match=r"^split=random: has no images to evaluate; split=test_only takes all$"):

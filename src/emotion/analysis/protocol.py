@@ -5,6 +5,7 @@ that are pixel-identical to one of the training part.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 
 from emotion.analysis.calibration import calibration, fit_temperature, with_temperature
 from emotion.analysis.predictions import Predictions
@@ -17,13 +18,13 @@ def protocol_parts(stages: Mapping[str, Predictions]) -> dict[str, Predictions]:
     """Returns the predictions for each part of the held-out images, by the part's name, without empty parts.
 
     Args:
-        stages: predictions of `test` and, if there are any, of `val`. Of the validation images, those of PublicTest
-            count, as in other work; all others only choose.
+        stages: predictions of `val`, `test` or both. Of the validation images, those of PublicTest count, as in other
+            work; all others only choose.
     """
-    held_out = stages["test"]
+    shown = [stages[stage] for stage in ("val", "test") if stage in stages]
     if "val" in stages:
-        val = stages["val"]
-        held_out = val.subset(val.parts == "public").joined(held_out)
+        shown[0] = shown[0].subset(shown[0].parts == "public")
+    held_out = reduce(Predictions.joined, shown)
     private = held_out.subset(held_out.parts == "private")
     parts = {
         "PublicTest": held_out.subset(held_out.parts == "public"),

@@ -101,9 +101,7 @@ def evaluate(
     modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
     first = modules[0]
     if not {"data", "data_dir", "split"} & changes.keys():
-        for path, member, data in zip(paths, members, modules, strict=True):
-            advice = "restore them, or name the split to test on such images too, as split=test_only"
-            require_own_split(f"ckpt={path}", member.origin, data, advice)
+        _require_own_splits(paths, members, modules)
     members = [replace(member, origin=_with_hashes(member.origin, first)) for member in members]
     votes = _read_votes(changes, first)
     folder = expand(str(out)) if out else _default_folder(first, paths, {**changes, "tta": tta})
@@ -128,6 +126,14 @@ def evaluate(
         {stage: results[stage] for stage in stages}, results.get("votes", {}), folder, facts["test images trained on"]
     )
     return results
+
+
+def _require_own_splits(
+    paths: Sequence[Path | str], members: Sequence[Member], modules: Sequence[EmotionDataModule]
+) -> None:
+    advice = "restore them, or name the split to test on such images too, as split=test_only"
+    for path, member, data in zip(paths, members, modules, strict=True):
+        require_own_split(f"ckpt={path}", member.origin, data, advice)
 
 
 def _with_hashes(origin: Origin, data: EmotionDataModule) -> Origin:

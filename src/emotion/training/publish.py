@@ -11,7 +11,7 @@ import torch
 from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.predictions import Predictions
 from emotion.analysis.protocol import protocol_metrics, protocol_parts
-from emotion.data.datamodule import EmotionDataModule
+from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.declarations import NEW
 from emotion.errors import UserError
 from emotion.files import atomic_write
@@ -52,9 +52,10 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip", test: bool =
     with atomic_write(out) as temporary:
         save_pretrained(temporary, network, card)
         rounded = load_pretrained(temporary)  # the weights that users get
-        val = predict(rounded.averaged, data, "val", torch.device("cpu"))
-        none = val.subset(np.arange(0))
-        stages = {"val": val, "test": predict(rounded.averaged, data, "test", torch.device("cpu")) if test else none}
+        measured: tuple[Stage, ...] = ("val", "test") if test else ("val",)
+        stages: dict[str, Predictions] = {
+            stage: predict(rounded.averaged, data, stage, torch.device("cpu")) for stage in measured
+        }
         temperature = fit_temperature(stages["val"])
         facts = _facts(trained, stages, temperature, data.packed.digest) | _further(trained.origin, data)
         save_pretrained(temporary, network, replace(card, temperature=temperature, facts=facts))
