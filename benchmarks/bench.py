@@ -112,12 +112,14 @@ def measure(options: argparse.Namespace) -> None:
 
 def describe(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the result without any measurement."""
+    import torch
+
     from emotion.training.environment import describe_environment, describe_hardware
 
     environment = describe_environment()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": describe_hardware(environment),
+        "hardware": describe_hardware(environment, torch.device("cuda" if environment["gpus"] else "cpu")),
         "settings": {
             "precision": resolve_precision(options.precision),
             "rounds": options.rounds,

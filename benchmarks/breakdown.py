@@ -23,7 +23,6 @@ from bench import PRECISIONS, resolve_precision
 from contestants.limit import step_of, trained_part
 from contestants.pytorch import ON_GPU, build
 from roofline import bytes_per_second, count, flops_per_second, seconds
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from workloads import WORKLOADS, Job
 
@@ -59,9 +58,7 @@ def shares(profiler: profile) -> dict[str, float]:
     key = "self_device_time_total" if ON_GPU else "self_cpu_time_total"
     # The list has GPU kernels twice: on their own, which are left out, and in the operation that started them.
     events = [
-        event
-        for event in profiler.key_averages()
-        if event.device_type == DeviceType.CPU and not event.is_user_annotation
+        event for event in profiler.key_averages() if event.device_type.name == "CPU" and not event.is_user_annotation
     ]
     times = {event.key: getattr(event, key) for event in events}
     total = sum(times.values())

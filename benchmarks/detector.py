@@ -165,7 +165,7 @@ def accuracy(detectors: dict[str, Detector]) -> dict[str, Any]:
     rows = np.flatnonzero(packed.parts == "public")
     network = OnnxNetwork(SHIPPED / "small.onnx")
     crops: dict[str, dict[int, NDArray[np.uint8]]] = {name: {} for name in detectors}
-    for row in rows:
+    for row in map(int, rows):
         image = on_canvas(packed.images[row, 0])
         for name, detector in detectors.items():
             if face := central(detector(image)):
@@ -178,7 +178,9 @@ def accuracy(detectors: dict[str, Detector]) -> dict[str, Any]:
         "found": {name: len(found) for name, found in crops.items()},
         "right of all, a miss is wrong": {name: round(sum(own.values()) / len(rows), 4) for name, own in right.items()},
         "found by both": len(both),
-        "accuracy on these": {name: round(sum(map(own.get, both)) / len(both), 4) for name, own in shared.items()},
+        "accuracy on these": {
+            name: round(sum(own[row] for row in both) / len(both), 4) for name, own in shared.items()
+        },
     }
 
 
@@ -189,8 +191,9 @@ def levelling(detector: Detector) -> dict[int, dict[str, float]]:
     network = OnnxNetwork(SHIPPED / "small.onnx")
     results = {}
     for degrees in (0, 10, 20, 30, 40):
-        crooked, level = {}, {}
-        for row in rows:
+        crooked: dict[int, NDArray[np.uint8]] = {}
+        level: dict[int, NDArray[np.uint8]] = {}
+        for row in map(int, rows):
             angle = degrees if row % 2 else -degrees
             turned = Image.fromarray(on_canvas(packed.images[row, 0])).rotate(angle, Image.Resampling.BICUBIC)
             image = np.asarray(turned)  # [384, 384, 3]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -39,9 +40,9 @@ class Environment:
     modules: Path
 
     @property
-    def installed(self) -> dict[str, object]:
+    def installed(self) -> dict[str, Any]:
         """`megabytes` (10**6 bytes) that the installation added, and the `versions` of all packages by name."""
-        content: dict[str, object] = json.loads((self.folder / "installed.json").read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((self.folder / "installed.json").read_text(encoding="utf-8"))
         return content
 
 

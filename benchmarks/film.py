@@ -72,9 +72,10 @@ def repeat(path: Path, times: int, out: Path) -> None:
             with av.open(str(path)) as source:
                 pictures = source.streams.video[0]
                 stream = stream or output.add_stream_from_template(pictures)
+                assert pictures.time_base is not None
                 offset = round(turn * SECONDS / pictures.time_base)
                 for packet in source.demux(pictures):
-                    if packet.size:
+                    if packet.pts is not None and packet.dts is not None:  # the last packet is empty
                         packet.pts, packet.dts, packet.stream = packet.pts + offset, packet.dts + offset, stream
                         output.mux(packet)
 

@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from emotion.models.onnx import OnnxNetwork
 from emotion.shipped import SHIPPED
 
 PHOTOGRAPH = Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
-COMMAND = Path(sys.executable).with_name("emotion")
+COMMAND = str(Path(sys.executable).with_name("emotion"))
 REQUESTS, CLIENTS, ROUNDS = 200, (1, 8), 3
 BATCHES = (1, 2, 8, 32)
 PACKAGES = ("onnxruntime", "pillow", "fastapi", "uvicorn")
@@ -67,13 +68,8 @@ def main() -> None:
 def cold() -> dict[str, float]:
     """Measures whole processes; repetitions find their files in the system's file cache."""
     commands = {"emotion --help": ["--help"], "emotion predict": ["predict", str(PHOTOGRAPH)]}
-    return {
-        name: median(
-            lambda arguments=arguments: subprocess.run([COMMAND, *arguments], capture_output=True, check=True),
-            repeats=7,
-        )
-        for name, arguments in commands.items()
-    }
+    run = partial(subprocess.run, capture_output=True, check=True)
+    return {name: median(partial(run, [COMMAND, *words]), repeats=7) for name, words in commands.items()}
 
 
 def warm() -> dict[str, float]:
@@ -135,7 +131,7 @@ def batches() -> dict[int, float]:
     """Measures the number of faces that the network classifies in a second, by batch size."""
     network = OnnxNetwork(SHIPPED / "small.onnx")
     faces = np.random.default_rng(0).integers(256, size=(max(BATCHES), 48, 48), dtype=np.uint8)
-    return {size: round(1000 * size / median(lambda batch=faces[:size]: network(batch)), 1) for size in BATCHES}
+    return {size: round(1000 * size / median(partial(network, faces[:size])), 1) for size in BATCHES}
 
 
 def export() -> list[str]:

@@ -40,11 +40,11 @@ class Work:
     bytes_moved: int
 
 
-class BytesCounter(TorchDispatchMode):
+class BytesCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts in `bytes_moved` the bytes that operations read and write; views and uninitialised memory move none."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes_moved = 0
 
     def __torch_dispatch__(

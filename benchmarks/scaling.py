@@ -57,7 +57,8 @@ def measure(model: str, images: int, factor: int, storage: str) -> dict[str, Any
         def on_validation_start(self, *_: Any) -> None:
             clock.finish()
 
-    clock, process, memory = Clock(time.time()), psutil.Process(), []
+    clock, process = Clock(time.time()), psutil.Process()
+    memory: list[int] = []
     arguments = [f"model={model}", "data=synthetic", f"synthetic_images={2 * images}", "split=official"]
     limits = ["trainer.max_epochs=2", "trainer.limit_val_batches=2", f"memory_budget={BUDGETS[storage]}"]
     settings = read(compose(*arguments, *limits))

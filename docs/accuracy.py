@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from layout import ROOT, markdown, span
 
-from emotion.analysis.document import Cell
+from emotion.analysis.document import Cell, Table
 from emotion.analysis.predictions import Predictions
 from emotion.analysis.protocol import METRICS
 from emotion.analysis.statistics import Summary, summarize
@@ -44,9 +44,12 @@ def _small() -> Configuration:
 
 def paper() -> str:
     """The paper's tables with ours beside its values, then the runs that repeat none of its own."""
-    repeated = [(table.title, [row for run in table.runs for row in _repeating(run) or [run]]) for table in PUBLISHED]
-    others = [one for one in configurations(".") if not one.published and not one.first.settings.get("recipe")]
-    return "\n\n".join(f"### {title}\n\n{_accuracies(rows)}" for title, rows in [*repeated, ("Other runs", others)])
+    rows: dict[str, list[Configuration | PublishedRun]] = {
+        table.title: [row for run in table.runs for row in _rows(run)] for table in PUBLISHED
+    }
+    unpublished = (one for one in configurations(".") if not one.published)
+    rows["Other runs"] = [one for one in unpublished if not one.first.settings.get("recipe")]
+    return "\n\n".join(f"### {title}\n\n{_accuracies(own)}" for title, own in rows.items())
 
 
 def recipes() -> str:
@@ -67,8 +70,7 @@ def duplicates() -> str:
         tests = [run.augmented["test"] for run in one.runs]
         hours = [run.record.train_seconds / 3600 for run in one.runs if run.record.train_seconds]
         accuracies = [str(_accuracy(tests, seen)) for seen in (True, False)]
-        epochs = {run.record.epochs for run in one.runs}
-        rows.append((recipe_name(one), str(len(one.runs)), *accuracies, span(epochs, "d"), span(hours, ".1f")))
+        rows.append((recipe_name(one), str(len(one.runs)), *accuracies, _epochs(one.runs), span(hours, ".1f")))
     copied = configurations("recipes")[0].first.test.copied
     images = [f"Accuracy on the {count:,} images {which}" for count, which in _counts(copied)]
     return markdown(("Recipe", "Seeds", *images, "Epochs", "Hours a seed"), "lrrrrr", rows)
@@ -103,7 +105,8 @@ def _best(*patterns: str) -> Summary:
 
 def ingredients() -> str:
     """What each change of the small recipe is worth, the best first."""
-    (table,) = (block for block in validation_blocks(configurations("ablations", tested=False))[1:])
+    blocks = validation_blocks(configurations("ablations", tested=False))
+    (table,) = (block for block in blocks if isinstance(block, Table))
     rows = []
     for name, accuracy, difference, f1, seeds, _ in table.rows:
         base = str(difference) == "baseline"
@@ -123,7 +126,7 @@ def distillation() -> str:
     for changed, runs in found.items():
         stages = [[run.val for run in runs], [run.augmented["val"] for run in runs]]
         accuracies = [str(summarize([own.metrics()["acc"] for own in stage])) for stage in stages]
-        epochs = f"{_best_epochs(runs)} of {span({run.record.epochs for run in runs}, 'd')}"
+        epochs = f"{_best_epochs(runs)} of {_epochs(runs)}"
         rows.append((f"`{changed}`" if changed else "nothing", *accuracies, str(len(runs)), epochs))
     return markdown(("Changed in the small recipe", "PublicTest", "with flips", "Seeds", "Best epoch"), "lrrrr", rows)
 
@@ -196,6 +199,10 @@ def _changed(one: Configuration) -> str:
     return " ".join(f"{key}={value}" for key, value in one.differences.items() if key not in SHARED)
 
 
+def _epochs(runs: Sequence[Run]) -> str:
+    return span([run.record.epochs for run in runs if run.record.epochs], "d")
+
+
 def _best_epochs(runs: Sequence[Run]) -> str:
     return span([run.record.best_epoch for run in runs if run.record.best_epoch], "d")
 
@@ -205,8 +212,9 @@ def _not_run(published: PublishedRun) -> Sequence[str]:
     return (published.network, f"{published.test:.2f}", reason, *[""] * 4)
 
 
-def _repeating(published: PublishedRun) -> list[Configuration]:
-    return [one for one in configurations(".") if one.published == published]
+def _rows(published: PublishedRun) -> Sequence[Configuration | PublishedRun]:
+    """The configurations that repeat a network of the paper, or that network itself if none does."""
+    return [one for one in configurations(".") if one.published == published] or [published]
 
 
 def _one_by_one(row: Sequence[str | Cell], one: Configuration) -> bool:

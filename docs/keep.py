@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from layout import ROOT
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from emotion.config import run_dir
 from emotion.errors import UserError, exit_on_user_error
@@ -37,7 +37,9 @@ def keep(run: Path, target: str, root: Path = ROOT) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
     names = json.loads((root / NAMES).read_text(encoding="utf-8"))
-    settings = OmegaConf.merge(OmegaConf.load(run / "config.yaml"), {"resume": None})
+    settings = OmegaConf.load(run / "config.yaml")
+    assert isinstance(settings, DictConfig)
+    settings.resume = None
     runs = names["kept runs"] | {f"{target}/{run.name}": Path(run_dir(settings)).name}
     names["kept runs"] = {name: runs[name] for name in sorted(runs, key=Path)}
     (root / NAMES).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")

@@ -187,9 +187,10 @@ def installed() -> str:
 
 def published() -> str:
     """Accuracies that others publish, the best first."""
-    rows = [(one.title, one.accuracy, one.images, one.parameters, one.source) for one in PUBLISHED]
+    ranked = sorted(PUBLISHED, key=lambda one: one.accuracy[:4], reverse=True)
+    rows = [(one.title, one.accuracy, one.images, one.parameters, one.source) for one in ranked]
     header = ("Network", "Published accuracy", "Images", "Parameters", "Source")
-    return markdown(header, "lrlrl", sorted(rows, key=lambda row: row[1][:4], reverse=True))
+    return markdown(header, "lrlrl", rows)
 
 
 def measured() -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from layout import ROOT, markdown
@@ -84,7 +84,7 @@ def detector() -> str:
     """Faces found and time of the face detector beside the one before it."""
     measured = _benchmark("detector")
     own = measured["photographs"]
-    shown = {
+    shown: dict[str, Callable[[str], str]] = {
         "faces found, all photographs": lambda name: _of(own[name]["found"]["all"]),
         "faces found, the half that chose no threshold": lambda name: _of(own[name]["found"]["test"]),
         "false detections, all photographs": lambda name: str(own[name]["false"]["all"]),
@@ -166,7 +166,8 @@ def batches() -> str:
 def eight_bits() -> str:
     """Size and accuracy of the exported network."""
     line = _benchmark("inference")["export"][-1]
-    size, eight, float32 = re.search(r"int8.onnx: (\S+) MiB; .*accuracy (\S+), (\S+) in", line).groups()
+    (figures,) = re.findall(r"int8.onnx: (\S+) MiB; .*accuracy (\S+), (\S+) in", line)
+    size, eight, float32 = figures
     full = (ROOT / "src/emotion/shipped/small.onnx").stat().st_size / 2**20
     rows = [("float32", f"{full:.1f}", float32), ("eight bits, `--int8`", size, eight)]
     return markdown(("`small` as ONNX", "MiB", "Accuracy on PublicTest"), "lrr", rows)
