@@ -79,7 +79,8 @@ def job(data: Path, workload: str = "cnn", precision: str = "32-true") -> Job:
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("workload", "old"), [("cnn", False), ("vgg16_fe", True), pytest.param("cnn", True, marks=pytest.mark.check)]
+    ("workload", "old"),
+    [("cnn", False), *(pytest.param(workload, True, marks=pytest.mark.check) for workload in ("vgg16_fe", "cnn"))],
 )
 def test_a_script_of_timms_shape_trains_our_network(workload: str, old: bool, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")

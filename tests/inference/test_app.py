@@ -274,7 +274,8 @@ def test_the_old_answer_goes_at_once(page: Page, portrait: Path, group: Path) ->
     expect(page.locator(".face")).to_have_count(6)
     held: list[Route] = []
     page.route("**/predict?*", lambda route: held.append(route))
-    upload(page, portrait)
+    with page.expect_request("**/predict?*"):  # or it may come after the loop that lets it go
+        upload(page, portrait)
     expect(page.locator("#result")).to_have_attribute("aria-busy", "true")
     expect(page.locator("#spinner")).to_be_visible()
     expect(page.locator("#summary")).to_have_text("Looking for faces …")
@@ -694,8 +695,7 @@ def test_smoothing_averages_over_time(page: Page) -> None:
     page.wait_for_timeout(500)
     assert {share_of_happy(page) for _ in range(30)} == {0, 100}
     page.fill("#smooth", "2")
-    page.wait_for_timeout(6000)
-    assert all(30 < share_of_happy(page) < 70 for _ in range(30))
+    assert any({30 < share_of_happy(page) < 70 for _ in range(30)} == {True} for _ in range(30))
 
 
 def answer_of(label: str) -> dict[str, object]:

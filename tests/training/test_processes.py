@@ -69,7 +69,8 @@ def test_two_processes_train_like_one(tmp_path, balance):
     ],
 )
 def test_the_command_starts_further_processes(tmp_path, command):
-    words = ["train", *SETTINGS, "trainer.max_epochs=1", "trainer.devices=2", f"hydra.run.dir={tmp_path / 'run'}"]
+    words = [*SETTINGS, "synthetic_images=140", "trainer.max_epochs=1", "trainer.devices=2"]
+    words = ["train", *words, "trainer.limit_train_batches=1", f"hydra.run.dir={tmp_path / 'run'}"]
     result = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 0, result.stderr
     assert "MEMBER: 1/2" in result.stderr
