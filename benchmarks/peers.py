@@ -1,6 +1,6 @@
 """Compares the network that comes with the package with those in other packages, on the same images of FER2013.
 
-    EMOTION_DATA=data/fer2013 python benchmarks/peers.py --out benchmarks/results/peers.json
+    EMOTION_DATA=data/fer2013 python benchmarks/peers.py
 
 `--only shipped` measures one network again, and the others keep their values.
 
@@ -43,6 +43,7 @@ from emotion.training.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(__file__).parent / "recognizers"
+OUT = ROOT / "benchmarks/results/peers.json"
 PARTS = {"private": "PrivateTest", "public": "PublicTest", "train": "Training"}
 TIMED, WARM_UP = 200, 20
 """Images whose time is measured in a round, and images before them."""
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS), help="networks to measure")
     parser.add_argument("--measure", nargs="+", choices=("accuracy", "speed"), default=("accuracy", "speed"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file; networks that are not measured stay in it")
+    parser.add_argument("--out", type=Path, default=OUT, help="JSON file; networks that are not measured stay in it")
     options = parser.parse_args()
     parts = read_parts()
     result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {"networks": {}}

@@ -314,6 +314,8 @@ def test_command_line_wins_in_any_order(overrides):
         (["se ed=3"], ["se ed"]),
         (["model=cnn,cnn_111"], ["model=cnn,cnn_111", "-m"]),
         (["cnn"], ["cnn", "key=value"]),
+        (["hydra/launcher=joblib"], ["hydra/launcher=joblib", "add -m"]),
+        (["-m", "runs_per_gpu=3"], ["runs_per_gpu=3", "needs hydra/launcher=ray"]),
     ],
 )
 def test_wrong_arguments_get_one_line_with_the_legal_ones(words, parts):
@@ -340,6 +342,7 @@ def test_options_come_before_settings(words, ordered):
 def test_right_arguments_pass():
     check_overrides(["-m", "model=cnn,vgg16_ft", "seed=range(3)", "hydra.run.dir=x", "--cfg=job", "trainer.devices=2"])
     check_overrides(["-m", "recipe=small,best_ensemble", "flip=0.5", "mixup=0,0.2", "tta=flip"])
+    check_overrides(["-m", "hydra/launcher=ray", "runs_per_gpu=3"])
 
 
 @pytest.mark.parametrize(
@@ -539,6 +542,10 @@ def test_arguments_of_evaluate_are_settings_of_the_data_and_options():
     }
     with pytest.raises(UserError, match="did you mean split"):
         parse_arguments(["splt=clean"])
+    with pytest.raises(UserError, match=r"^a.ckpt: not a setting; .*; a network is named by ckpt=a.ckpt$"):
+        parse_arguments(["a.ckpt"], ["ckpt"])
+    with pytest.raises(UserError, match=r"^a.ckpt: not a setting; settings have the form key=value$"):
+        parse_arguments(["a.ckpt"])
     with pytest.raises(UserError, match=r"^ckpt: given twice; several networks are ckpt=\[a\.ckpt,b\.ckpt\]$"):
         parse_arguments(["ckpt=a", "ckpt=b"], ["ckpt"])
 
@@ -807,6 +814,15 @@ def test_a_setting_without_effect_is_refused(key):
     default = OmegaConf.select(OmegaConf.load(conf_dir() / "config.yaml"), key)
     same = f"{key}={'null' if default is None else default}"
     require_effect([same], settings(compose(same, *alone.split())))
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["logit_adjustment=1 balance=none teacher=small distill=1", "layer_decay=0.5 model=custom network=mine.py:Net"],
+)
+def test_another_reason_for_no_effect(words):
+    with pytest.raises(UserError, match="has no effect; it needs "):
+        require_effect(words.split(), settings(compose(*words.split())))
 
 
 @pytest.mark.parametrize("model", ["cnn", "resnet18", "resnet_small"])

@@ -40,6 +40,12 @@ _AFFINE = (lambda values: values["augment"] or values["balance"] == "offline", "
 _CHANGES = ("augment", "flip", "brightness", "contrast", "erase")
 _AUGMENTED = (*_CHANGES, "mixup", "cutmix", "augmentation")
 _RANDOM = ("folds", "group_by")
+
+
+def _learns_labels(values: Mapping[str, Any]) -> bool:
+    return bool(values["teacher"] is None or values["distill"] < 1)
+
+
 EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
     "data_dir": (lambda values: values["data"] != "synthetic", "data of files"),
     "on_bad_image": (lambda values: values["data"] != "synthetic" or values["extra_data"], "data of files"),
@@ -70,13 +76,16 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
     ),
     **dict.fromkeys(
         ("label_smoothing", "focal_gamma", "loss"),
-        (lambda values: values["teacher"] is None or values["distill"] < 1, "a share of the labels, distill below 1"),
+        (_learns_labels, "a share of the labels, distill below 1"),
     ),
     "logit_adjustment": (
-        lambda values: values["balance"] in ("none", "class_weights"),
-        "classes of different shares, balance=none or class_weights",
+        lambda values: values["balance"] in ("none", "class_weights") and _learns_labels(values),
+        "classes of different shares, balance=none or class_weights, and a share of the labels, distill below 1",
     ),
-    "layer_decay": (lambda values: values["unfreeze"] != 0, "trained layers of the backbone, as unfreeze=all"),
+    "layer_decay": (
+        lambda values: values["unfreeze"] != 0 and values["network"] is None,
+        "trained layers of the backbone, as unfreeze=all, of a model other than custom",
+    ),
     "weights": (lambda values: values["init"] is None, "init=null, since the network starts from that of init="),
     "feature_views": (lambda values: values["unfreeze"] not in (None, "all"), "frozen layers, as unfreeze=0"),
     "momentum": (lambda values: values["optimizer"] == "sgd", "optimizer=sgd"),
@@ -161,15 +170,16 @@ def as_typed(argument: str) -> str:
     return plain if quote_argument(plain) == argument else argument
 
 
-def check_overrides(arguments: Iterable[str]) -> None:
+def check_overrides(arguments: Iterable[str], remedy: str = "add -m to start them") -> None:
     """Checks the arguments of a command line before Hydra composes them.
 
     Args:
         arguments: arguments such as `lr=1e-4`; options (`-m`, `--cfg job`) and Hydra's own keys are left to Hydra.
+        remedy: advice for several values of a setting without `-m`.
 
     Raises:
         UserError: a key or model does not exist (the message names the legal ones), an argument is not `key=value`, or
-            a key has several values without `-m`.
+            a key has several values or a launcher without `-m`.
     """
     parser = _options()
     parsed, unknown = parser.parse_known_intermixed_args(list(arguments))
@@ -191,7 +201,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
     for override in overrides:
         key = override.get_key_element().lstrip("+~")
         if override.is_sweep_override() and not parsed.multirun:
-            raise UserError(f"{override.input_line}: several values mean several runs; add -m to start them")
+            raise UserError(f"{override.input_line}: several values mean several runs; {remedy}")
         if key in CONFIG_GROUPS:
             for value in _values(override) if folders is not None else ():
                 require_known(value, choice_names(key, folders or ()), key)
@@ -199,6 +209,10 @@ def check_overrides(arguments: Iterable[str]) -> None:
             _require_run(override.value())
         elif key == "hydra/launcher":
             _require_launcher(override.get_value_element_as_str())
+            if not parsed.multirun:
+                raise UserError(f"{override.input_line}: starts the runs of a sweep; add -m")
+        elif key == "runs_per_gpu" and "hydra/launcher=ray" not in parsed.overrides and not parsed.config_dir:
+            raise UserError(f"{override.input_line}: needs hydra/launcher=ray")
         elif key == "hydra/sweeper" and override.get_value_element_as_str() == "search":
             require_extra("optuna", "hydra/sweeper=search")
             _require_one_seed(overrides)
@@ -241,10 +255,11 @@ def parse_arguments(arguments: Sequence[str], options: Sequence[str] = ()) -> di
     legal = [*options, *DataSettings.model_fields, "batch_size", "memory_budget", "seed"]
     values = {}
     for argument in arguments:
+        if "=" not in argument:
+            network = f"; a network is named by ckpt={argument}" if "ckpt" in options else ""
+            raise UserError(f"{argument}: not a setting; settings have the form key=value{network}")
         key = argument.split("=", 1)[0]
         require_known(key, legal, "key")
-        if "=" not in argument:
-            raise UserError(f"{argument}: not a setting; settings have the form key=value")
         value = _parse(quote_argument(argument)).value()
         if key == "ckpt" and key in values:
             raise UserError("ckpt: given twice; several networks are ckpt=[a.ckpt,b.ckpt]")

@@ -252,7 +252,7 @@ class OptimizerSettings(Group):
     momentum: BelowOne = setting(0.9, "optimizer=sgd")
     weight_decay: AtLeastZero = setting(0, "on weights, not on biases and normalisation layers")
     layer_decay: Annotated[int | float, Field(gt=0, le=1)] = setting(
-        1, "learning rate of a layer, as a factor of that of the layer after it"
+        1, "learning rate of a block of layers, as a factor of that of the block after it; the head is the last"
     )
     sam_rho: AtLeastZero = setting(0, "radius of sharpness-aware minimisation; 0: off")
     ema_decay: BelowOne = setting(
@@ -268,7 +268,8 @@ class TrainingSettings(Group):
     """Start, end and speed of training."""
 
     weights: str | None = setting(
-        "none", "of the backbone: imagenet | none | path of a .safetensors or state dict file"
+        "none",
+        "of the backbone: imagenet | none | path of a .safetensors, state dict or Keras .h5 file, or their folder",
     )
     init: str | None = setting(
         None,

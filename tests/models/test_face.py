@@ -56,7 +56,7 @@ def test_network_normalises_as_dlib_and_splits_anywhere() -> None:
         family="face", backbone="resnet29_dlib", unfreeze=2, image_size=103, normalize="imagenet"
     ).eval()
     image = torch.randint(256, (1, 3, 103, 103), dtype=torch.uint8)
-    expected = (image.float() - torch.tensor([122.782, 117.001, 104.298]).view(3, 1, 1)) / 255
+    expected = (image.float() - torch.tensor([122.782, 117.001, 104.298]).view(3, 1, 1)) / 256  # dlib's divisor
     assert torch.allclose(network.preprocess(image), expected, atol=1e-6)
     trainable = {name for name, parameter in network.backbone.named_parameters() if parameter.requires_grad}
     assert trainable == {f"blocks.13.conv{number}.{kind}" for number in (1, 2) for kind in ("weight", "bias")}
@@ -170,7 +170,7 @@ def test_bgr_convolution_expects_blue_first() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("resnet29_dlib", [1 - 122.782 / 255, -117.001 / 255, -104.298 / 255]),
+        ("resnet29_dlib", [(255 - 122.782) / 256, -117.001 / 256, -104.298 / 256]),
         ("inception_resnet_v1", [127.5 / 128, -127.5 / 128, -127.5 / 128]),
         ("resnet50_vggface2", [255 - 131.0912, -103.8827, -91.4953]),
     ],

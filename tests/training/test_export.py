@@ -270,6 +270,14 @@ def test_without_fer2013_drawn_faces_serve_but_not_for_8_bits(tmp_path: Path, mo
     assert OnnxNetwork(tmp_path / "out.onnx").views == "flip"
 
 
+def test_8_bits_are_refused_without_a_second_convolution(tmp_path: Path) -> None:
+    settings = {**TIMM, "backbone": "vit_tiny_patch16_224", "image_size": 48}  # its one convolution makes the patches
+    save_pretrained(tmp_path / "vit.safetensors", classifier_of(settings).network, Card(settings))
+    with pytest.raises(UserError, match=r"^--int8: only convolutions after the first one .* this network has none$"):
+        list(export_network(str(tmp_path / "vit.safetensors"), tmp_path / "out.onnx", {"data": "synthetic"}, int8=True))
+    assert not (tmp_path / "out.onnx").exists()
+
+
 def test_a_checkpoint_is_not_calibrated(tmp_path: Path) -> None:
     best = train(tmp_path / "run", *TINY).best
     _, note = export_network(str(best), tmp_path / "out.onnx", {})

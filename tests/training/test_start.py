@@ -49,6 +49,17 @@ def test_other_classes_get_a_new_last_layer(classes: tuple[str, ...]) -> None:
     assert torch.equal(network.backbone[0][0].weight, stored["backbone.0.0.weight"].float())
 
 
+def test_a_network_of_another_form_says_so() -> None:
+    start = read_start("small")
+    other = start.settings.model_copy(update={"blocks": [1, 1, 1], "stem_stride": 1})
+    assert start.differences(start.settings) == []
+    assert start.differences(other) == ["blocks=[2, 2, 2], here [1, 1, 1]", "stem_stride=2, here 1"]
+    assert (
+        start.load_into(make_network(**other.flat()), CLASSES)
+        == "init=small: 56 of 56 tensors taken and 36 of the file left out"
+    )
+
+
 @pytest.mark.parametrize("settings", [{"blocks": [1, 1]}, SMALL | {"width": 40}])
 def test_a_network_of_which_no_weight_fits_is_refused(settings: dict[str, Any]) -> None:
     own = re.escape("model=resnet_small blocks=[2,2,2] width=48 stem_stride=2 image_size=48 normalize=unit")
@@ -93,6 +104,9 @@ def test_files_of_other_content_are_one_line(tmp_path: Path) -> None:
         (["init=small", "model=cnn"], []),
         (["init=null"], []),
         (["init=small", "recipe=finetune"], []),
+        (["init=small", "recipe=best_scratch"], []),
+        (["init=small", "recipe=none"], []),
+        (["init=small", "recipe=finetune,small"], []),
         (["network=my_nets.py:TinyNet", "experiment=table1"], []),
         (["seed=1"], []),
     ],
@@ -113,6 +127,10 @@ def test_a_start_implies_the_size_of_its_network(monkeypatch: pytest.MonkeyPatch
         "image_size=32",
     ]
     assert "image_size=32" not in with_implied_model(["init=x", "image_size=64"])
+    # A recipe keeps its own model and the settings of it that it changes.
+    assert with_implied_model(["init=x", "recipe=finetune"])[2:] == ["blocks=[1,1]", "stem_stride=1", "image_size=32"]
+    assert with_implied_model(["init=x", "recipe=small"])[2:] == ["blocks=[1,1]", "stem_stride=1", "image_size=32"]
+    assert with_implied_model(["init=x", "recipe=best_scratch"])[2:] == []
     own = replace(small, model="custom", settings=NetworkSettings.of({"family": "custom", "image_size": 96}))
     monkeypatch.setattr(start, "read_start", lambda name: own)
     assert with_implied_model(["init=x", "network=net.py:Net"])[2:] == [
@@ -123,6 +141,7 @@ def test_a_start_implies_the_size_of_its_network(monkeypatch: pytest.MonkeyPatch
     backbone = {"family": "timm", "backbone": "resnet18", "normalize": "imagenet"}
     settings = NetworkSettings.of(backbone)
     monkeypatch.setattr(start, "read_start", lambda name: replace(small, model="timm", settings=settings))
+    assert "model=timm" in with_implied_model(["init=x", "recipe=finetune"])
     assert with_implied_model(["init=x"])[1:] == [
         "model=timm",
         "backbone=resnet18",

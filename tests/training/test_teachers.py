@@ -226,6 +226,8 @@ class TestRecorded:
     def test_another_suffix_is_refused(self, tmp_path):
         with pytest.raises(UserError, match=r"t.npz: a name that ends with .safetensors is needed$"):
             record([*LESSON, "teacher=small"], tmp_path / "t.npz")
+        with pytest.raises(UserError, match=r"^seed=0,1: several values mean several runs; give one; the file serves"):
+            record([*LESSON, "teacher=small", "seed=0,1"], tmp_path / "t.safetensors")
 
 
 def with_origin(member, **changes):

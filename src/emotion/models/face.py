@@ -137,7 +137,7 @@ def build_vggface2() -> tuple[nn.Module, list[nn.Module]]:
 
 
 FACE_BACKBONES = {
-    "resnet29_dlib": FaceBackbone(build_dlib, (122.782 / 255, 117.001 / 255, 104.298 / 255), (1.0, 1.0, 1.0)),
+    "resnet29_dlib": FaceBackbone(build_dlib, (122.782 / 255, 117.001 / 255, 104.298 / 255), (256 / 255,) * 3),
     "inception_resnet_v1": FaceBackbone(build_inception, (127.5 / 255,) * 3, (128 / 255,) * 3),
     "resnet50_vggface2": FaceBackbone(
         build_vggface2, (131.0912 / 255, 103.8827 / 255, 91.4953 / 255), (1 / 255, 1 / 255, 1 / 255)

@@ -81,7 +81,8 @@ def _check_settings(settings: NetworkSettings) -> None:
         if value is not None and key not in needed and family not in OPTIONAL.get(key, ()):
             takers = [other for other, definition in FAMILIES.items() if key in definition.needs]
             others = takers or OPTIONAL.get(key, ("custom",))
-            raise UserError(f"{key}: a setting of family {', '.join(others)}, not of family {family}; remove it")
+            remedy = "add model=custom" if key == "network" else "remove it"
+            raise UserError(f"{key}: a setting of family {', '.join(others)}, not of family {family}; {remedy}")
     if settings.blocks is not None and sum(settings.blocks) > MAX_BLOCKS:
         raise UserError(
             f"blocks={str(settings.blocks)[:100]}: a list of whole numbers, sum at most {MAX_BLOCKS}, is needed"

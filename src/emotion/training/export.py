@@ -97,6 +97,8 @@ def export_network(
     path = find_weights(name)
     classifier, data = _open(path, changes, int8, own)
     classifier.set_views(views)
+    if int8 and sum(isinstance(module, nn.Conv2d) for module in classifier.network.modules()) < 2:
+        raise UserError("--int8: only convolutions after the first one become integers, and this network has none")
     for part, part_rows in {"validation": data.rows.val, **({"training": data.rows.train} if int8 else {})}.items():
         if not len(part_rows):
             raise UserError(f"split={data.settings.split}: has no {part} images, which are needed; try split=random")

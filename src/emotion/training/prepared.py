@@ -246,6 +246,8 @@ def load_weights(settings: Settings, task: EmotionTask, start: Start | None = No
         if (scale := start.settings.activation_scale or 1) != (network.activation_scale or 1):
             raise UserError(f"init={training.init}: needs activation_scale={scale}, as it began")
         log.info("%s", start.load_into(task.network, task.classes))
+        if differences := start.differences(network):
+            log.warning("init=%s: its network was trained with %s", training.init, "; ".join(differences))
     elif network.backbone is not None and training.weights is not None:
         source = (training.weights, network.family, network.backbone, network.image_size, network.activation_scale or 1)
         load_backbone(task.network.backbone, *source)

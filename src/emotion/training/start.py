@@ -1,7 +1,7 @@
 """Starts a training from a trained network: a shipped one, a checkpoint, a published file or the folder of a run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,13 @@ class Start:
         values = {key: getattr(self.settings, key) for key in ARCHITECTURE}
         return {key: value for key, value in values.items() if value is not None}
 
+    def differences(self, settings: NetworkSettings) -> list[str]:
+        """Returns a text for each value of its architecture that the settings of another network do not have."""
+        others = {key: getattr(settings, key) for key in self.architecture}
+        return [
+            f"{key}={value}, here {others[key]}" for key, value in self.architecture.items() if value != others[key]
+        ]
+
     def load_into(self, network: Network, classes: Sequence[str]) -> str:
         """Copies the tensors that fit into a network; the last layer fits only if the classes are the same.
 
@@ -80,6 +87,8 @@ class Start:
         network.load_state_dict(fits, strict=False)
         new = sorted({key.rpartition(".")[0] for key in own if key not in fits})
         kept = f"init={self.name}: {len(fits)} of {len(own)} tensors taken"
+        if unused := len(self.state.keys() - own.keys()):
+            kept += f" and {unused} of the file left out"
         if any(layer.startswith("backbone.") for layer in new):
             kept += f"; {len(new)} layers are new, since the network in the file has another architecture"
         elif new:
@@ -116,20 +125,34 @@ def read_start(name: str) -> Start:
 def with_implied_model(arguments: list[str]) -> list[str]:
     """Adds the model that `network=` or `init=` stands for, where the command line names no model.
 
-    The model of `init=` is that of the file, with the settings of its network that differ from `conf/model`.
+    The model of `init=` is that of the file, with the settings of its network that differ from `conf/model`. A recipe
+    or experiment keeps its own model, unless it starts from a trained network itself, and the settings of that model
+    which it changes.
     """
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    if {"model", "recipe", "experiment", "resume"} & given.keys():
+    if {"model", "resume"} & given.keys():
         return arguments
-    custom = ["model=custom"] if "network" in given else []
-    if given.get("init", "null") == "null" or "," in given["init"]:
+    named: dict[str, str] = {group: given[group] for group in ("recipe", "experiment") if group in given}
+    custom = ["model=custom"] if "network" in given and not named else []
+    if given.get("init", "null") == "null" or any("," in value for value in (given["init"], *named.values())):
         return [*arguments, *custom]
     start = read_start(given["init"])
-    if start.model not in choice_names("model") or (custom and start.model != "custom"):
+    legal = all(name in choice_names(group) for group, name in (*named.items(), ("model", start.model)))
+    if not legal or (custom and start.model != "custom"):
         return [*arguments, *custom]
     usual = {} if start.model in ("custom", "timm") else read(compose(f"model={start.model}")).network.flat()
-    own = {key: value for key, value in start.architecture.items() if value != usual.get(key) and key not in given}
-    return [*arguments, f"model={start.model}", *_words(own)]
+    chosen = read(compose(*_words(named)))
+    if named and chosen.run.model == start.model:
+        changed = {key for key, value in chosen.network.flat().items() if value != usual.get(key)}
+        return [*arguments, *_words(_differing(start, usual, {*given, *changed}))]
+    if named and chosen.training.init is None:
+        return arguments
+    return [*arguments, f"model={start.model}", *_words(_differing(start, usual, given))]
+
+
+def _differing(start: Start, usual: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
+    """Returns the architecture in a file where it is not the usual one, without the keys that are known otherwise."""
+    return {key: value for key, value in start.architecture.items() if value != usual.get(key) and key not in known}
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:

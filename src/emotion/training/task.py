@@ -144,7 +144,8 @@ class EmotionTask(LightningModule):
         frozen, trained = self.network.split(first)
         if not list(frozen.parameters()):
             raise UserError(
-                "feature_views: this network has no frozen part; use feature_views=0, or unfreeze fewer layers"
+                "feature_views: this network has no frozen part; use feature_views=0, or unfreeze fewer layers "
+                "(unfreeze=0 for backbones of timm, whose parts cannot run alone)"
             )
         self._trained, self._validated = (trained,), (self.inference_network.split(first)[1],)
         self._estimated = self._validated

@@ -156,7 +156,7 @@ def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: a name that ends with .safetensors is needed")
     arguments = with_implied_model([*arguments])
-    check_overrides(arguments)
+    check_overrides(arguments, "give one; the file serves all of them")
     settings = read(compose(*quote_arguments(arguments)))
     require_effect(arguments, settings.flat())
     data, trainer = EmotionDataModule.of(settings.flat()), settings.trainer
