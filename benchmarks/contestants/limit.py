@@ -51,7 +51,7 @@ def step_of(trained: nn.Module, inputs: Tensor, job: Job) -> Callable[[int], Non
         with autocast(job):
             logits = trained(inputs[:size])
         losses = F.cross_entropy(logits.float(), labels[:size], weights, reduction="none")
-        losses.mean().backward()  # type: ignore[no-untyped-call]
+        losses.mean().backward()
         optimizer.step()
 
     return step

@@ -73,7 +73,7 @@ class Streamed:
             self._file, self._offset = Path(array.filename).open("rb"), array.offset  # noqa: SIM115
         self.device, self.shape, self.itemsize = device, array.shape, array.itemsize
         self.bytes_held = 0
-        self._transfers = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._transfers = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def gather(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields the values [n, ...] of each chunk of rows, int64 [n]."""

@@ -20,7 +20,7 @@ class Metrics:
 
     def __init__(self, networks: Iterable[str]) -> None:
         # Series that say when a counter was made, one for each counter.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()
         self._registry = registry = CollectorRegistry()
         self.requests = Counter("emotion_requests", "Requests", ["network", "status"], registry=registry)
         self.faces = Counter("emotion_faces", "Classified faces", ["network"], registry=registry)

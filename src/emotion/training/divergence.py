@@ -31,7 +31,7 @@ class _Steps:
     @classmethod
     def start(cls, trainer: Trainer, batches: list[Batch], losses: Tensor) -> "_Steps":
         """Starts to copy the losses; does not wait for the device, since a GPU is several steps behind Python."""
-        arrival = torch.cuda.Event() if losses.is_cuda else None  # type: ignore[no-untyped-call]
+        arrival = torch.cuda.Event() if losses.is_cuda else None
         copy = torch.empty(losses.numel(), pin_memory=losses.is_cuda)  # a copy to memory that is not pinned would wait
         copy.copy_(losses.detach().reshape(-1), non_blocking=True)
         if arrival:
@@ -44,7 +44,7 @@ class _Steps:
         """Returns whether the losses have been copied to the CPU; with `wait`, waits until they have."""
         if self.arrival and wait:
             self.arrival.synchronize()
-        return self.arrival is None or bool(self.arrival.query())  # type: ignore[no-untyped-call]
+        return self.arrival is None or bool(self.arrival.query())
 
 
 class FiniteLoss(Callback):

@@ -88,7 +88,7 @@ class RecordedStep:
         """Runs a step on a separate stream, as a recording does, and detects whether the step waits for the device."""
         if batch.inputs.device.type != "cuda":
             return self._step(batch)
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(main)
         with torch.cuda.stream(side), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -190,7 +190,7 @@ class RecordedTask(EmotionTask):
             outcome = Outcome(*self._loss_and_logits(batch))
         with torch.autocast(kind, enabled=False):
             optimizer.zero_grad()
-            outcome.loss.backward()  # type: ignore[no-untyped-call]
+            outcome.loss.backward()
             optimizer.step()
             self._move_average()
         return Outcome(*(value.detach() for value in outcome))

@@ -1,7 +1,7 @@
 """Starts a training from a trained network: a shipped one, a checkpoint, a published file or the folder of a run."""
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,18 +141,16 @@ def with_implied_model(arguments: list[str]) -> list[str]:
     if not legal or (custom and start.model != "custom"):
         return [*arguments, *custom]
     usual = {} if start.model in ("custom", "timm") else read(compose(f"model={start.model}")).network.flat()
-    chosen = read(compose(*_words(named)))
-    if named and chosen.run.model == start.model:
-        changed = {key for key, value in chosen.network.flat().items() if value != usual.get(key)}
-        return [*arguments, *_words(_differing(start, usual, {*given, *changed}))]
-    if named and chosen.training.init is None:
-        return arguments
-    return [*arguments, f"model={start.model}", *_words(_differing(start, usual, given))]
-
-
-def _differing(start: Start, usual: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
-    """Returns the architecture in a file where it is not the usual one, without the keys that are known otherwise."""
-    return {key: value for key, value in start.architecture.items() if value != usual.get(key) and key not in known}
+    model, asked = [f"model={start.model}"], {*given}
+    if named:
+        chosen = read(compose(*_words(named)))
+        if chosen.run.model == start.model:
+            model = []
+            asked |= {key for key, value in chosen.network.flat().items() if value != usual.get(key)}
+        elif chosen.training.init is None:
+            return arguments
+    own = {key: value for key, value in start.architecture.items() if value != usual.get(key) and key not in asked}
+    return [*arguments, *model, *_words(own)]
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:

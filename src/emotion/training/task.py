@@ -129,7 +129,7 @@ class EmotionTask(LightningModule):
     def restart_average(self) -> None:
         """Restarts the average of the weights from the present weights."""
         if self.average is not None:
-            self.average.set(self.network)  # type: ignore[no-untyped-call]
+            self.average.set(self.network)
 
     def train_on_features(self) -> nn.Module:
         """Makes the task train on features in place of images.
