@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from small_runs import SMALL, TINY, differences, epochs, resume, train, weights
 from torch import _dynamo as dynamo
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from emotion.analysis.figures import read_curves
@@ -161,6 +162,25 @@ def test_average_starts_with_the_pretrained_weights(tmp_path):
     average = load_checkpoint(folder.last).task.inference_network.backbone.state_dict()
     for name, value in pretrained.items():
         torch.testing.assert_close(average[name], value, msg=name)
+
+
+def test_statistics_that_a_file_lacks_come_from_training_images(tmp_path, caplog):
+    caplog.set_level("INFO")
+    backbone = make_network(family="torchvision", backbone="resnet18", unfreeze=2, image_size=32).backbone
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.normal_(norm.bias, std=0.1)
+    torch.save(backbone.state_dict(), tmp_path / "folded.pt")
+    words = ["model=resnet50_ft", "backbone=resnet18", "image_size=32", f"weights={tmp_path / 'folded.pt'}"]
+    words += ["unfreeze=2", "trainer.max_epochs=1", "trainer.limit_train_batches=1", "feature_views=0"]
+    folder = train(tmp_path / "run", *words)
+    assert f"images gave {len(norms)} layers of batch normalisation their statistics" in caplog.text
+    trained = load_checkpoint(folder.last).task.network.backbone
+    assert trained.layer1[0].bn1.running_mean.any()  # frozen, so that the step has not changed it
+    images = torch.rand(4, 3, 32, 32)
+    for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2"):  # frozen, too: it computes the same as before
+        given, images = getattr(backbone.eval(), name)(images), getattr(trained.eval(), name)(images)
+        torch.testing.assert_close(images, given, rtol=1e-4, atol=1e-4)
 
 
 def test_resume_extends_a_finished_run(tmp_path):

@@ -136,10 +136,35 @@ def build_vggface2() -> tuple[nn.Module, list[nn.Module]]:
     return network, [network.conv1, network.bn1, network.relu, network.maxpool, *blocks, network.avgpool]
 
 
+def build_mobilenet() -> tuple[nn.Module, list[nn.Module]]:
+    """Builds the MobileNet-v1 of VGGFace2 (Savchenko, SISY 2021) up to its 1,024 pooled features.
+
+    It is timm's, with the padding of TensorFlow and the channel order BGR. It was trained on images of 224 pixels.
+
+    Returns:
+        The network and its stages.
+    """
+    import timm
+
+    network = timm.create_model("mobilenetv1_100", num_classes=0, pad_type="same")
+    first = network.get_submodule("conv_stem")
+    first.register_forward_pre_hook(_to_bgr)
+    groups = network.get_submodule("blocks").children()
+    blocks = (block for group in groups for block in group.children())
+    return network, [first, network.get_submodule("bn1"), *blocks, network.get_submodule("global_pool")]
+
+
+def _to_bgr(_: nn.Module, images: tuple[Tensor]) -> tuple[Tensor]:
+    return (images[0].flip(1),)
+
+
 FACE_BACKBONES = {
     "resnet29_dlib": FaceBackbone(build_dlib, (122.782 / 255, 117.001 / 255, 104.298 / 255), (256 / 255,) * 3),
     "inception_resnet_v1": FaceBackbone(build_inception, (127.5 / 255,) * 3, (128 / 255,) * 3),
     "resnet50_vggface2": FaceBackbone(
         build_vggface2, (131.0912 / 255, 103.8827 / 255, 91.4953 / 255), (1 / 255, 1 / 255, 1 / 255)
+    ),
+    "mobilenet_vggface2": FaceBackbone(
+        build_mobilenet, (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255)
     ),
 }

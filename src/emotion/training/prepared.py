@@ -15,7 +15,7 @@ from emotion.data.datamodule import EmotionDataModule
 from emotion.data.loader import global_batch_sizes
 from emotion.errors import UserError, first_line
 from emotion.files import hide_home
-from emotion.models.network import feature_count
+from emotion.models.network import Network, feature_count
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.plugins import Plugins
 from emotion.settings import Settings, TrainerSettings, TrainingSettings
@@ -27,6 +27,7 @@ from emotion.training.memory import keep_freed_memory
 from emotion.training.origin import UNKNOWN, require_unseen
 from emotion.training.recorded import RecordedTask, group_steps, records_steps
 from emotion.training.start import Start, read_start
+from emotion.training.statistics import FEW_IMAGES, folded_layers, restore_statistics
 from emotion.training.task import EmotionTask
 from emotion.training.teachers import Teachers, read_teachers
 from emotion.training.trainer import build_timer, build_trainer
@@ -89,7 +90,7 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     if recorded:
         group_steps(data, trainer)
     _log_sizes(settings, task, data, teachers.names)
-    load_weights(settings, task, start)
+    load_weights(settings, task, data, start)
     _require_whole_epoch(settings.trainer, data, trainer)
     _configure_speed(settings, task, data, trainer)
     if teachers.names:
@@ -230,12 +231,13 @@ def _read_start(settings: Settings, data: EmotionDataModule, last: Path | None) 
     return start
 
 
-def load_weights(settings: Settings, task: EmotionTask, start: Start | None = None) -> None:
+def load_weights(settings: Settings, task: EmotionTask, data: EmotionDataModule, start: Start | None = None) -> None:
     """Loads the pretrained weights of the backbone, or of a whole trained network, that the settings name.
 
     Args:
         settings: the settings of the run.
         task: the task, whose network gets the weights.
+        data: its training images give the network those statistics that a file of weights lacks.
         start: the trained network that `init` names, or of a resumed run its last checkpoint.
 
     Raises:
@@ -251,4 +253,17 @@ def load_weights(settings: Settings, task: EmotionTask, start: Start | None = No
     elif network.backbone is not None and training.weights is not None:
         source = (training.weights, network.family, network.backbone, network.image_size, network.activation_scale or 1)
         load_backbone(task.network.backbone, *source)
+        if training.weights != "none":
+            _restore_statistics(task.network, data)
     task.restart_average()
+
+
+def _restore_statistics(network: Network, data: EmotionDataModule) -> None:
+    """Measures the statistics of batch normalisation that a file lacks, on training images without augmentation."""
+    if not (folded := folded_layers(network.backbone)):
+        return
+    images, _, rows = data.train_set
+    some = rows[torch.linspace(0, len(rows) - 1, min(len(rows), FEW_IMAGES)).long()].numpy()  # from all classes
+    restore_statistics(folded, network.eval(), torch.from_numpy(images[some]).split(64))  # [64, C, S, S]
+    network.train()
+    log.info("weights: %d images gave %d layers of batch normalisation their statistics", len(some), len(folded))

@@ -1,4 +1,4 @@
-"""The statistics of batch normalisation in short epochs, of which a running mean over many steps knows too little."""
+"""The statistics of batch normalisation where its running mean does not know them: in short epochs, in some files."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -8,6 +8,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 ENOUGH_IMAGES = 4096
 """Number of images from which statistics are estimated, if an epoch has more (arXiv:2105.07576: 1,000 to 10,000)."""
+
+FEW_IMAGES = 1024
+"""Number of images from which the statistics of a file's layers are restored, before the first step."""
 
 
 def slow_statistics(network: nn.Module, batches: int) -> list[str]:
@@ -29,6 +32,42 @@ def slow_statistics(network: nn.Module, batches: int) -> list[str]:
         and module.momentum
         and batches * module.momentum < 1
     ]
+
+
+def folded_layers(network: nn.Module) -> list[nn.Module]:
+    """Returns the layers that have a trained bias but no statistics: a file has folded these into the convolutions."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.affine]
+    return [norm for norm in norms if norm.bias.any() and norm.running_mean is not None and not norm.running_mean.any()]
+
+
+@torch.no_grad()
+def restore_statistics(
+    layers: Sequence[nn.Module], forward: Callable[[Tensor], object], inputs: Iterable[Tensor]
+) -> None:
+    """Gives folded layers the statistics of images, so that they can be trained; the network computes the same.
+
+    In training mode, a folded layer would scale every channel by statistics that its weights do not expect.
+
+    Args:
+        layers: the layers; all modules are in eval mode, before and after the call.
+        forward: the pass through the network that contains them.
+        inputs: batches [B, ...].
+    """
+    norms = [layer for layer in layers if isinstance(layer, _BatchNorm)]
+    measured = [nn.BatchNorm2d(norm.num_features, affine=False, momentum=None) for norm in norms]
+    handles = [
+        norm.register_forward_pre_hook(lambda _, inputs, meter=meter: (meter(inputs[0]), None)[1])
+        for norm, meter in zip(norms, measured, strict=True)
+    ]
+    for batch in inputs:
+        forward(batch)
+    for norm, meter, handle in zip(norms, measured, handles, strict=True):
+        handle.remove()
+        old, new = norm.state_dict(), meter.state_dict()
+        before, after = ((each["running_var"] + norm.eps).sqrt() for each in (old, new))  # [C]
+        weight = old["weight"] * after / before
+        bias = old["bias"] + old["weight"] * (new["running_mean"] - old["running_mean"]) / before
+        norm.load_state_dict({"weight": weight, "bias": bias, **new})
 
 
 @torch.no_grad()
