@@ -40,7 +40,7 @@ class FeatureCache:
         device: device that computes.
         seed: seed of the augmentation of the views.
         precision: as `trainer.precision`; if it has a half precision, the features are computed in it.
-        batch_size: number of images per batch.
+        batch_size: number of images per batch; None: 256, or 32 on a CPU, whose cache then holds the feature maps.
     """
 
     def __init__(
@@ -49,10 +49,11 @@ class FeatureCache:
         device: torch.device,
         seed: int = 0,
         precision: str = "32-true",
-        batch_size: int = 256,
+        batch_size: int | None = None,
     ) -> None:
         self.frozen = frozen.eval().to(device)
-        self.device, self.seed, self.batch_size = device, seed, batch_size
+        self.device, self.seed = device, seed
+        self.batch_size = batch_size or (32 if device.type == "cpu" else 256)
         self.half = AUTOCAST.get(precision)
 
     def __call__(
