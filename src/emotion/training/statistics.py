@@ -1,4 +1,4 @@
-"""The statistics of batch normalisation where its running mean does not know them: in short epochs, in some files."""
+"""The statistics of batch normalisation where the running means are too slow, in short epochs, or missing in a file."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -8,7 +8,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 ENOUGH_IMAGES = 4096
 """Number of images from which statistics are estimated, if an epoch has more (arXiv:2105.07576: 1,000 to 10,000)."""
-
 FEW_IMAGES = 1024
 """Number of images from which the statistics of a file's layers are restored, before the first step."""
 
@@ -34,15 +33,15 @@ def slow_statistics(network: nn.Module, batches: int) -> list[str]:
     ]
 
 
-def folded_layers(network: nn.Module) -> list[nn.Module]:
+def folded_layers(network: nn.Module) -> list[nn.BatchNorm2d]:
     """Returns the layers that have a trained bias but no statistics: a file has folded these into the convolutions."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.affine]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.affine]
     return [norm for norm in norms if norm.bias.any() and norm.running_mean is not None and not norm.running_mean.any()]
 
 
 @torch.no_grad()
 def restore_statistics(
-    layers: Sequence[nn.Module], forward: Callable[[Tensor], object], inputs: Iterable[Tensor]
+    layers: Sequence[nn.BatchNorm2d], forward: Callable[[Tensor], object], inputs: Iterable[Tensor]
 ) -> None:
     """Gives folded layers the statistics of images, so that they can be trained; the network computes the same.
 
@@ -53,21 +52,24 @@ def restore_statistics(
         forward: the pass through the network that contains them.
         inputs: batches [B, ...].
     """
-    norms = [layer for layer in layers if isinstance(layer, _BatchNorm)]
-    measured = [nn.BatchNorm2d(norm.num_features, affine=False, momentum=None) for norm in norms]
-    handles = [
-        norm.register_forward_pre_hook(lambda _, inputs, meter=meter: (meter(inputs[0]), None)[1])
-        for norm, meter in zip(norms, measured, strict=True)
-    ]
+    # In training mode, a layer without weights measures the statistics of its input.
+    meters: dict[nn.Module, nn.Module] = {
+        layer: nn.BatchNorm2d(layer.num_features, affine=False, momentum=None) for layer in layers
+    }
+
+    def measure(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        meters[layer](inputs[0])  # [B, C, H, W]
+
+    handles = [layer.register_forward_pre_hook(measure) for layer in layers]
     for batch in inputs:
         forward(batch)
-    for norm, meter, handle in zip(norms, measured, handles, strict=True):
+    for layer, handle in zip(layers, handles, strict=True):
         handle.remove()
-        old, new = norm.state_dict(), meter.state_dict()
-        before, after = ((each["running_var"] + norm.eps).sqrt() for each in (old, new))  # [C]
+        old, new = layer.state_dict(), meters[layer].state_dict()
+        before, after = ((each["running_var"] + layer.eps).sqrt() for each in (old, new))  # [C]
         weight = old["weight"] * after / before
         bias = old["bias"] + old["weight"] * (new["running_mean"] - old["running_mean"]) / before
-        norm.load_state_dict({"weight": weight, "bias": bias, **new})
+        layer.load_state_dict({"weight": weight, "bias": bias, **new})
 
 
 @torch.no_grad()
