@@ -40,7 +40,7 @@ class FeatureCache:
         device: device that computes.
         seed: seed of the augmentation of the views.
         precision: as `trainer.precision`; if it has a half precision, the features are computed in it.
-        batch_size: number of images per batch; None: 256, or 32 on a CPU, whose cache then holds the feature maps.
+        batch_size: number of images per batch; None: 256, or 64 on a CPU, whose cache then holds the feature maps.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FeatureCache:
     ) -> None:
         self.frozen = frozen.eval().to(device)
         self.device, self.seed = device, seed
-        self.batch_size = batch_size or (32 if device.type == "cpu" else 256)
+        self.batch_size = batch_size or (64 if device.type == "cpu" else 256)
         self.half = AUTOCAST.get(precision)
 
     def __call__(
