@@ -40,7 +40,7 @@ def count(votes: VotesFile) -> list[dict[str, Any]]:
     """
     return [
         {"name": name, "seeds": seeds, "averaged": averaged, "views": views, "networks": counted}
-        for name, one in _chosen()
+        for name, one in chosen()
         for seeds, averaged, views, counted in _count(one, votes)
     ]
 
@@ -107,7 +107,7 @@ def _mean(row: Mapping[str, Any], key: str) -> Summary:
     return summarize([own[key] for own in row["networks"]])
 
 
-def _chosen() -> Iterator[tuple[str, Configuration]]:
+def chosen() -> Iterator[tuple[str, Configuration]]:
     """Yields the recipes, the best run beside each table of the paper, and the best of the others, with their names."""
     for one in configurations("recipes"):
         yield recipe_name(one), one

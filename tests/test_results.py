@@ -67,6 +67,12 @@ def ingredient(changes, seed):
     return found
 
 
+def test_agreement_has_the_networks_of_the_tables():
+    """Needs no votes, so that a new run without `python docs/agreement.py` fails everywhere."""
+    kept = json.loads(agreement.KEPT.read_text(encoding="utf-8"))
+    assert list(dict.fromkeys(row["name"] for row in kept)) == [name for name, _ in agreement.chosen()]
+
+
 @pytest.fixture(scope="module")
 def counted(real_votes):
     """The agreement of the kept runs with the votes of FER+, counted anew."""
@@ -75,7 +81,7 @@ def counted(real_votes):
 
 def test_agreement_is_counted_from_the_predictions(counted):
     kept = json.loads(agreement.KEPT.read_text(encoding="utf-8"))
-    assert [row["name"] for row in kept] == [row["name"] for row in counted], "python docs/agreement.py"
+    assert [row["name"] for row in kept] == [row["name"] for row in counted]
     for own, row in zip(counted, kept, strict=True):
         found, expected = (flat(value) for value in (json.loads(json.dumps(own)), row))
         assert found.keys() == expected.keys()
