@@ -26,6 +26,7 @@ from roofline import bytes_per_second, count, flops_per_second, seconds
 from torch.profiler import ProfilerActivity, profile
 from workloads import WORKLOADS, Job
 
+from emotion.errors import exit_on_user_error
 from emotion.training.environment import describe_environment
 from emotion.training.folder import write_json
 
@@ -90,4 +91,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

@@ -1,7 +1,7 @@
 """Compares trainings with several values of one setting.
 
 Trains on a subset of FER2013's training images (or on drawn faces) with each value and several seeds, validates on
-another subset of them, and writes the result after every epoch, as JSON and as a plot. The values may be those of
+another subset of them, and writes the accuracy after every epoch, as JSON and as a plot. The values may be those of
 `feature_views`: features of K augmented views of each image, or 0, images that are augmented in each epoch.
 
     python benchmarks/curves.py weights=<file> --out benchmarks/results/curves.json
@@ -22,7 +22,6 @@ import numpy as np
 from bench import data_dir
 from faces import write_folders
 from lightning import Callback, LightningModule, Trainer
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -78,7 +77,6 @@ def train(arguments: Sequence[str]) -> Validations:
 def curves_figure(curves: Curves, setting: str) -> Figure:
     """Draws mean and range over seeds of the accuracy, for each value of a setting."""
     figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for value, seeds in curves.items():
         values, epochs = np.array(seeds), range(1, len(seeds[0]) + 1)

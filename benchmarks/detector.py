@@ -9,7 +9,6 @@ Both detectors see each image in turn, in one process on one thread; the time of
 
 import argparse
 import json
-import platform
 import time
 import warnings
 from collections import defaultdict
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emotion.data.datamodule import EmotionDataModule
+from emotion.errors import exit_on_user_error
 from emotion.inference.crops import Box, crop_faces
 from emotion.inference.faces import Detection, FaceDetector
 from emotion.inference.film import Follower
@@ -33,6 +33,7 @@ from emotion.inference.yunet import YuNet
 from emotion.models.onnx import OnnxNetwork
 from emotion.settings import DataSettings
 from emotion.shipped import SHIPPED
+from emotion.training.environment import describe_environment
 
 Detector = Callable[[NDArray[np.uint8]], Sequence[Detection]]
 
@@ -247,7 +248,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     detectors: dict[str, Detector] = {"MTCNN": Mtcnn(), "YuNet": FaceDetector()}
     results = {
-        "machine": f"{platform.processor() or platform.machine()}, one thread",
+        "machine": f"{describe_environment()['cpu']}, one thread",
         "photographs": on_photographs(detectors, options.photographs, options.rounds),
         "milliseconds": on_drawn_scenes(detectors, 5 * options.rounds),
         "PublicTest on a canvas": accuracy(detectors),
@@ -258,4 +259,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from summary import LIMIT, OURS
 
@@ -27,7 +26,6 @@ def speed_figure(result: Mapping[str, Any]) -> Figure:
     workloads = result["workloads"]
     rows = [len(workload["runs"]) for workload in workloads.values()]
     figure = Figure(figsize=(8.5, 0.9 + sum(0.9 + 0.36 * count for count in rows)), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(len(workloads), squeeze=False, height_ratios=[count + 1 for count in rows])[:, 0]
     for axes, (name, workload) in zip(panels, workloads.items(), strict=True):
         _draw_panel(axes, name, workload)

@@ -9,7 +9,6 @@ Each command runs in a process of its own. Longer films repeat the film's packet
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,9 @@ import numpy as np
 from matplotlib.cbook import get_sample_data
 from numpy.typing import NDArray
 from PIL import Image
+
+from emotion.errors import exit_on_user_error
+from emotion.training.environment import describe_environment
 
 RATE, SECONDS = 25, 60
 COMMANDS = {
@@ -100,7 +102,11 @@ def main() -> None:
         "--hour", action=argparse.BooleanOptionalAction, default=True, help="also measure a quarter and a whole hour"
     )
     options = parser.parse_args()
-    results: dict[str, Any] = {"cores": os.cpu_count(), "machine": platform.machine(), "film_seconds": SECONDS}
+    results: dict[str, Any] = {
+        "cores": os.cpu_count(),
+        "machine": describe_environment()["cpu"],
+        "film_seconds": SECONDS,
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw(folder / "minute.mp4")
@@ -115,4 +121,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -33,13 +32,16 @@ from typing import Any
 import numpy as np
 from matplotlib.cbook import get_sample_data
 from PIL import Image
+from service import service
 
 import emotion
+from emotion.errors import exit_on_user_error
 from emotion.inference.crops import crop_faces
 from emotion.inference.images import read_image
 from emotion.models.onnx import OnnxNetwork
 from emotion.shipped import SHIPPED
 
+ROOT = Path(__file__).parents[1]
 PHOTOGRAPH = Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
 COMMAND = str(Path(sys.executable).with_name("emotion"))
 REQUESTS, CLIENTS, ROUNDS = 200, (1, 8), 3
@@ -147,20 +149,9 @@ def serve() -> list[dict[str, Any]]:
     """Measures `emotion serve` with one client and with eight concurrent clients, with and without face detection."""
     import httpx
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [COMMAND, "serve", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        await_health(httpx, address)
+    with service(ROOT) as (port, _):
         kinds = [(detect, clients) for detect in (True, False) for clients in CLIENTS]
-        return [load(httpx, address, *kind) for _ in range(ROUNDS) for kind in kinds]
-    finally:
-        server.terminate()
-        server.wait()
+        return [load(httpx, f"http://127.0.0.1:{port}", *kind) for _ in range(ROUNDS) for kind in kinds]
 
 
 def load(httpx: Any, address: str, detect: bool, clients: int) -> dict[str, Any]:
@@ -189,16 +180,6 @@ def load(httpx: Any, address: str, detect: bool, clients: int) -> dict[str, Any]
     }
 
 
-def await_health(httpx: Any, address: str) -> None:
-    for _ in range(200):
-        try:
-            if httpx.get(f"{address}/health").status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.1)
-    raise TimeoutError(f"{address}: no response")
-
-
 def median(call: Callable[[], object], repeats: int = 100) -> float:
     """Returns the median time of a call in milliseconds, after warm-up calls."""
     for _ in range(1 + repeats // 10):
@@ -212,4 +193,5 @@ def median(call: Callable[[], object], repeats: int = 100) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

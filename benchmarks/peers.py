@@ -23,7 +23,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +38,7 @@ from recognizers.protocol import class_name
 from emotion.analysis.metrics import confusion_matrix, matrix_metrics
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
-from emotion.errors import UserError
+from emotion.errors import UserError, exit_on_user_error
 from emotion.settings import DataSettings
 from emotion.training.environment import describe_environment
 
@@ -148,7 +149,7 @@ def classify(key: str, environment: Environment, pixels: NDArray[np.uint8], core
         the first answer.
 
     Raises:
-        UserError: the program failed.
+        UserError: the program failed, or did not end.
     """
     pin = (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -159,9 +160,12 @@ def classify(key: str, environment: Environment, pixels: NDArray[np.uint8], core
         pixels.tofile(path)
         command = [environment.interpreter, str(PROGRAMS / program), str(path), *words]
         began = time.time()
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=variables, cwd=folder, preexec_fn=pin, timeout=SECONDS
-        )
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=variables, cwd=folder, preexec_fn=pin, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{key}: {program} did not end in {SECONDS} s") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise UserError(f"{key}: {program} failed ({lines[-1]})")
@@ -191,15 +195,26 @@ def measure_accuracy(key: str, environment: Environment, parts: dict[str, Images
 
 
 def measure_speed(environments: dict[str, Environment], images: Images, rounds: int) -> dict[str, dict[str, Any]]:
-    """Returns the median milliseconds of an image and the seconds of the cold start in each round."""
+    """Returns the median milliseconds of an image and the seconds of the cold start in each round that did not fail."""
     pixels = images.pixels[: WARM_UP + TIMED]
-    times: dict[str, dict[str, Any]] = {key: {"milliseconds": [], "cold_seconds": []} for key in environments}
+    times: dict[str, dict[str, Any]] = {}
     for _ in range(rounds):
         for key, environment in environments.items():
-            answers = classify(key, environment, pixels, core=0)
-            times[key]["milliseconds"].append(round(statistics.median(answers["milliseconds"][WARM_UP:]), 3))
-            times[key]["cold_seconds"].append(round(answers["cold_seconds"], 2))
+            with reported():
+                answers = classify(key, environment, pixels, core=0)
+                own = times.setdefault(key, {"milliseconds": [], "cold_seconds": []})
+                own["milliseconds"].append(round(statistics.median(answers["milliseconds"][WARM_UP:]), 3))
+                own["cold_seconds"].append(round(answers["cold_seconds"], 2))
     return times
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Prints the error of a network, so that the others are still measured."""
+    try:
+        yield
+    except UserError as error:
+        print(error, file=sys.stderr)
 
 
 def describe(key: str, environment: Environment) -> dict[str, Any]:
@@ -239,17 +254,17 @@ def main() -> None:
 
     environments = {}
     for key in options.only:
-        try:
+        with reported():
             environments[key] = install(key)
-        except UserError as error:
-            print(error, file=sys.stderr)
     for key, environment in environments.items():
         if "accuracy" in options.measure:
-            keep(key, measure_accuracy(key, environment, parts))
+            with reported():
+                keep(key, measure_accuracy(key, environment, parts))
     if "speed" in options.measure:
         for key, times in measure_speed(environments, parts["private"], options.rounds).items():
             keep(key, times)
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

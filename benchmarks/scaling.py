@@ -26,11 +26,11 @@ from unittest.mock import patch
 
 import numpy as np
 import psutil
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from measurement import MIB, Clock
 
 from emotion.data.packed import PackedImages
+from emotion.errors import exit_on_user_error
 from emotion.palette import BLUE, ORANGE
 
 FACTORS = (1, 4, 16)
@@ -93,7 +93,6 @@ def repeat(source: PackedImages, images: int, factor: int, folder: Path) -> Pack
 def scaling_figure(measurements: list[dict[str, Any]]) -> Figure:
     """Draws seconds and memory against the number of images, with the line through origin and first measurement."""
     figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)
     for storage, colour in COLOURS.items():
         selected = [measured for measured in measurements if measured["storage"] == storage]
@@ -142,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

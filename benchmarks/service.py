@@ -121,10 +121,12 @@ def service(checkout: Path) -> Iterator[tuple[int, psutil.Process]]:
     command = [sys.executable, "-m", "emotion", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}) as process:
         assert process.stdout
-        address = re.search(r":(\d+)/predict", process.stdout.readline())
-        assert address
-        yield int(address[1]), psutil.Process(process.pid)
-        process.terminate()
+        try:
+            address = re.search(r":(\d+)/predict", process.stdout.readline())
+            assert address
+            yield int(address[1]), psutil.Process(process.pid)
+        finally:
+            process.terminate()
 
 
 def quietest(port: int, server: psutil.Process, content: bytes, clients: int, seconds: float) -> dict[str, Any]:

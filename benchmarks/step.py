@@ -23,6 +23,7 @@ from lightning import Callback
 
 from emotion.config import compose, read
 from emotion.data.datamodule import EmotionDataModule
+from emotion.errors import exit_on_user_error
 from emotion.settings import Settings
 from emotion.training.environment import describe_environment
 from emotion.training.folder import RunFolder
@@ -108,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        main()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def ingredients() -> str:
 def distillation() -> str:
     """What each kind of teaching is worth for the small recipe, on the validation images, which chose among them."""
     found: dict[str, list[Run]] = {}  # runs whose settings differ in `SHARED` only have one row
-    for one in [_small(), *configurations("distillation", tested=False)]:
+    for one in [_small(), *configurations("recipes/two_teachers"), *configurations("distillation", tested=False)]:
         found.setdefault(_changed(one), []).extend(one.runs)
     rows = []
     for changed, runs in found.items():
@@ -240,7 +241,8 @@ def _counts(copied: np.ndarray) -> list[tuple[int, str]]:
 def recipe_name(one: Configuration) -> str:
     """The words of a recipe and of its changes, as code; another model stands for all that it changes."""
     settings = one.first.settings
-    changes = _typed(one) if _has_recipes_model(one) else [f"model={settings['model']}"]
+    own = [f"{key}={Path(value).name}" for key, value in one.differences.items()]  # files without their folder
+    changes = own if _has_recipes_model(one) else [f"model={settings['model']}"]
     return f"`{' '.join(['recipe=' + settings['recipe'], *changes])}`"
 
 

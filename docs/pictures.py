@@ -78,14 +78,16 @@ def app(browser: Browser) -> None:
     command = [sys.executable, "-m", "emotion", "app", "--no-open", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, new_page(browser, 1100, 900) as page:
         assert process.stdout
-        page.goto(process.stdout.readline().split()[-1])
-        expect(page.locator("#samples img")).to_have_count(4)
-        page.click("#heatmap")
-        page.click("#samples li:first-child button")
-        expect(page.locator(".face")).to_have_count(1, timeout=30_000)
-        page.evaluate("window.scrollTo(0, 0)")
-        Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(OUT / "app.jpg", quality=88)
-        process.terminate()
+        try:
+            page.goto(process.stdout.readline().split()[-1])
+            expect(page.locator("#samples img")).to_have_count(4)
+            page.click("#heatmap")
+            page.click("#samples li:first-child button")
+            expect(page.locator(".face")).to_have_count(1, timeout=30_000)
+            page.evaluate("window.scrollTo(0, 0)")
+            Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(OUT / "app.jpg", quality=88)
+        finally:
+            process.terminate()
 
 
 def report(browser: Browser) -> None:

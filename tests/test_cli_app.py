@@ -15,7 +15,15 @@ def test_networks_have_the_names_of_their_files(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("emotion.inference.service.run", lambda recognizers, *_, **options: given.update(recognizers))
     loaded = lambda name: SimpleNamespace(name=name, classes=CLASSES)  # noqa: E731
     monkeypatch.setattr("emotion.inference.recognizer.load", loaded)
-    names = ["runs/one/best.ckpt", "runs/two/best.ckpt", "small", "best (2).onnx", "hf://owner/faces", "/x/best.onnx"]
+    names = [
+        "runs/one/best.ckpt",
+        "runs/two/best.ckpt",
+        "/y/small.onnx",
+        "small",
+        "best (2).onnx",
+        "hf://owner/faces",
+        "/x/best.onnx",
+    ]
     first, *others = names
     words = [word for name in others for word in ("--compare", name)]
     result = CliRunner().invoke(app, ["app", "--ckpt", first, *words])
@@ -23,6 +31,7 @@ def test_networks_have_the_names_of_their_files(monkeypatch: pytest.MonkeyPatch)
     assert {label: network.name for label, network in given.items()} == {
         "best": "runs/one/best.ckpt",
         "best (2)": "runs/two/best.ckpt",
+        "small (2)": "/y/small.onnx",
         "small": "small",
         "best (2) (2)": "best (2).onnx",
         "faces": "hf://owner/faces",

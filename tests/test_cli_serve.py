@@ -102,7 +102,6 @@ def test_networks_with_names(served: dict[str, Any]) -> None:
         (["--hosts", "a:80"], "--hosts a:80: a host name without a port"),
         (["--min-face", "2"], "min_face=2.0: a share of the image's longer side, from 0.01 to 1, is needed"),
         (["--confidence", "nan"], "confidence=nan: a number from 0.1 to 1 is needed"),
-        (["--max-mb", "inf"], "megabytes=inf: a number from 0 on is needed"),
     ],
 )
 def test_wrong_values_get_one_line(served: dict[str, Any], words: list[str], line: str) -> None:

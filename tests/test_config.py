@@ -316,6 +316,8 @@ def test_command_line_wins_in_any_order(overrides):
         (["cnn"], ["cnn", "key=value"]),
         (["hydra/launcher=joblib"], ["hydra/launcher=joblib", "add -m"]),
         (["-m", "runs_per_gpu=3"], ["runs_per_gpu=3", "needs hydra/launcher=ray"]),
+        (["-m", "hydra/launcher=ray,basic"], ["hydra/launcher=ray,basic: several values; give one"]),
+        (["-m", "hydra/sweeper=basic,search"], ["hydra/sweeper=basic,search: several values; give one"]),
     ],
 )
 def test_wrong_arguments_get_one_line_with_the_legal_ones(words, parts):
@@ -546,6 +548,8 @@ def test_arguments_of_evaluate_are_settings_of_the_data_and_options():
         parse_arguments(["a.ckpt"], ["ckpt"])
     with pytest.raises(UserError, match=r"^a.ckpt: not a setting; settings have the form key=value$"):
         parse_arguments(["a.ckpt"])
+    with pytest.raises(UserError, match=r"^split=clean,report: several values; give one$"):
+        parse_arguments(["split=clean,report"])
     with pytest.raises(UserError, match=r"^ckpt: given twice; several networks are ckpt=\[a\.ckpt,b\.ckpt\]$"):
         parse_arguments(["ckpt=a", "ckpt=b"], ["ckpt"])
 

@@ -99,6 +99,13 @@ def test_evaluation_takes_a_network_of_the_hub(hub: Hub, tmp_path: Path, monkeyp
     assert json.loads((tmp_path / "out/evaluation.json").read_text())["checkpoints"] == ["hf://me/faces"]
 
 
+def test_a_download_sends_no_telemetry(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    push("me/faces", [SHIPPED / "small.onnx"], "")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    find_network("hf://me/faces")
+    assert "torch/" not in huggingface_hub.utils.build_hf_headers()["user-agent"]
+
+
 def test_the_other_kind_does_where_there_is_one(hub: Hub) -> None:
     push("me/faces", [SHIPPED / "small.safetensors"], "")
     assert find_network("hf://me/faces").name == "network.safetensors"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 USE, TRAIN, DATA = "Use a network", "Train a network", "Inspect data"
 """Groups of commands in the help."""
 VIDEOS, NETWORKS, ADDRESS, LIMITS = "Videos", "Networks", "Address", "Limits"
+MOST = 1_000_000
+"""Largest value of a limit that is given in seconds or megabytes."""
 DETECTION = "Detection, unless a request says otherwise"
 """Groups of options in the help, the last four of `emotion serve`."""
 CONFIDENCE, FRAME_STRIDE, SMOOTH, MOST_SMOOTH = 0.7, 5, 1.0, 60.0
@@ -428,7 +430,9 @@ def export(
     tta: Tta = None,
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="Also write <out>-int8.onnx in 8-bit integers, and measure the loss of accuracy."),
+        typer.Option(
+            "--int8", help="Also write a file in 8-bit integers, network-int8.onnx, and measure the loss of accuracy."
+        ),
     ] = False,
 ) -> None:
     """Write a network as ONNX: pixels in, probabilities out; `emotion predict --ckpt` runs it without PyTorch.
@@ -542,21 +546,24 @@ def serve(
         _served(LIMITS, "MAX_FACES", "Classified faces of an image, the largest; requests may ask for fewer.", min=1),
     ] = Limits.faces,
     max_images: Annotated[int, _served(LIMITS, "MAX_IMAGES", "Images in a request.", min=1)] = Limits.images,
-    max_mb: Annotated[float, _served(LIMITS, "MAX_MB", "Megabytes of a request.", min=0.001)] = Limits.megabytes,
+    max_mb: Annotated[
+        float, _served(LIMITS, "MAX_MB", "Megabytes of a request.", min=0.001, max=MOST)
+    ] = Limits.megabytes,
     timeout: Annotated[
-        float, _served(LIMITS, "TIMEOUT", "Seconds from the last byte of a request to its answer.", min=0.1)
+        float, _served(LIMITS, "TIMEOUT", "Seconds from the last byte of a request to its answer.", min=0.1, max=MOST)
     ] = Limits.seconds,
     max_wait: Annotated[
         float,
         _served(
             LIMITS,
             "MAX_WAIT",
-            "Seconds; a request that would wait longer for the requests before it is refused at once.",
+            "Longest wait for a free thread, seconds; a request that would wait longer is refused at once.",
             min=0,
+            max=MOST,
         ),
     ] = Limits.wait,
     max_film_mb: Annotated[
-        float, _served(LIMITS, "MAX_FILM_MB", "Megabytes of a film.", min=0.001)
+        float, _served(LIMITS, "MAX_FILM_MB", "Megabytes of a film.", min=0.001, max=MOST)
     ] = Limits.film_megabytes,
     max_requests: Annotated[
         int,
@@ -634,13 +641,16 @@ def web_app(
 
 
 def _labels(names: list[str]) -> list[str]:
-    """Returns a short name for each network: that of its file without folder and suffix, numbered where it repeats."""
+    """Returns a short name for each network: that of its file without folder and suffix, numbered where it repeats.
+
+    The page says what it knows of the network of the package if one is called `small`, so no file gets this name.
+    """
     labels: list[str] = []
     for name in names:
         stem = Path(name).stem or name
         number = count(2)
         label = stem
-        while label in labels:
+        while label in labels or (label == "small" and name != label):
             label = f"{stem} ({next(number)})"
         labels.append(label)
     return labels
@@ -658,7 +668,7 @@ def audit(
         Path | None, typer.Option(help="Folder for the results.", show_default="runs/audit/<data>-<hash>")
     ] = None,
 ) -> None:
-    """Find copies within and across splits or that a random split would divide, wrong labels, rare classes.
+    """Find duplicates of images, also across training and test, labels that contradict each other, and rare classes.
 
     emotion audit photos data=folder
     """

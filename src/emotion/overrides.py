@@ -49,7 +49,9 @@ def _learns_labels(values: Mapping[str, Any]) -> bool:
 EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
     "data_dir": (lambda values: values["data"] != "synthetic", "data of files"),
     "on_bad_image": (lambda values: values["data"] != "synthetic" or values["extra_data"], "data of files"),
-    **dict.fromkeys(("channels", "pack_size"), (lambda values: values["data"] in OWN_DATA, "data=folder")),
+    **dict.fromkeys(
+        ("channels", "pack_size"), (lambda values: values["data"] in OWN_DATA, "data=folder or data=table")
+    ),
     **dict.fromkeys(TABLE_SETTINGS, (lambda values: values["data"] == "table", "data=table")),
     **dict.fromkeys(("votes", "soft_labels"), (lambda values: values["labels"] is not None, "labels=ferplus")),
     "synthetic_images": (lambda values: values["data"] == "synthetic", "data=synthetic"),
@@ -91,7 +93,7 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
     "momentum": (lambda values: values["optimizer"] == "sgd", "optimizer=sgd"),
     "warmup_epochs": (lambda values: values["schedule"] == "cosine", "schedule=cosine"),
     **dict.fromkeys(("lr_factor", "lr_patience"), (lambda values: values["schedule"] == "plateau", "schedule=plateau")),
-    "min_delta": (lambda values: values["patience"] is not None, "patience"),
+    "min_delta": (lambda values: values["patience"] is not None, "early stopping, a patience= that is not null"),
     "trainer.gradient_clip_algorithm": (
         lambda values: values["trainer.gradient_clip_val"] is not None,
         "trainer.gradient_clip_val",
@@ -202,6 +204,8 @@ def check_overrides(arguments: Iterable[str], remedy: str = "add -m to start the
         key = override.get_key_element().lstrip("+~")
         if override.is_sweep_override() and not parsed.multirun:
             raise UserError(f"{override.input_line}: several values mean several runs; {remedy}")
+        if key in ("hydra/launcher", "hydra/sweeper") and override.is_sweep_override():
+            raise UserError(f"{override.input_line}: several values; give one")
         if key in CONFIG_GROUPS:
             for value in _values(override) if folders is not None else ():
                 require_known(value, choice_names(key, folders or ()), key)
@@ -260,7 +264,10 @@ def parse_arguments(arguments: Sequence[str], options: Sequence[str] = ()) -> di
             raise UserError(f"{argument}: not a setting; settings have the form key=value{network}")
         key = argument.split("=", 1)[0]
         require_known(key, legal, "key")
-        value = _parse(quote_argument(argument)).value()
+        override = _parse(quote_argument(argument))
+        if override.is_sweep_override():
+            raise UserError(f"{argument}: several values; give one")
+        value = override.value()
         if key == "ckpt" and key in values:
             raise UserError("ckpt: given twice; several networks are ckpt=[a.ckpt,b.ckpt]")
         values[key] = (

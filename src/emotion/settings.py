@@ -131,7 +131,10 @@ class DataSettings(Group):
         FIXED,
     )
     val_fraction: Inside = setting(
-        0.2, "share used for validation, of the training images with split=report, of all with split=random", FIXED
+        0.2,
+        "share used for validation, of the training images with split=report (where the data has no test images, the "
+        "test takes this share of them before), of all with split=random",
+        FIXED,
     )
     test_fraction: BelowOne = setting(0.2, "split=random: share of the images used for the test", FIXED, NEW)
     folds: Annotated[int, Field(ge=2)] | None = setting(
@@ -204,8 +207,8 @@ class NetworkSettings(Group):
     )
     normalize: NormalizeName = setting(
         "unit",
-        "imagenet | unit: 0..1 | keras_unit: 1/255 of imagenet's contrast | caffe: 0..255 minus the mean, for Keras's "
-        "weights of VGG",
+        "imagenet | unit: 0..1 | keras_unit: imagenet without its mean, divided by 255 | caffe: 0..255 minus the mean, "
+        "for Keras's weights of VGG",
         FIXED,
     )
     activation_scale: Positive | None = setting(

@@ -174,7 +174,9 @@ def test_classes_without_votes_are_named():
 
 
 def test_votes_that_leave_no_image_are_refused():
-    with pytest.raises(UserError, match="labels=ferplus: on no image one of the classes angry, sad has the most votes"):
+    with pytest.raises(
+        UserError, match="labels=ferplus: no image can be used; on none has one of angry, sad the most votes"
+    ):
         with_votes(fake(["a", "b"]), votes(ballot(fear=1), ballot()), ("angry", "sad"), soft=False)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emotion.inference.containers import holds_video, is_cut_off, states_too_many_samples
+from emotion.inference.containers import MOST_INDEX, holds_video, is_cut_off, states_too_many_samples
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF"])
@@ -83,3 +83,18 @@ def film(*tables: bytes, **options: bool) -> bytes:
 )
 def test_more_frames_than_a_file_can_hold(content: bytes, many: bool) -> None:
     assert states_too_many_samples(io.BytesIO(content)) == many
+
+
+def test_a_large_compressed_index_is_not_read_whole() -> None:
+    class Counted(io.BytesIO):
+        most = 0
+
+        def read(self, number: int | None = -1, /) -> bytes:
+            content = super().read(number)
+            self.most = max(self.most, len(content))
+            return content
+
+    index = zlib.compress(film(box("stsz", 0, 1, 10**9))) + bytes(10_000_000)
+    file = Counted(box("moov", box("cmov", box("cmvd", 99, index))))
+    assert states_too_many_samples(file)
+    assert file.most <= MOST_INDEX

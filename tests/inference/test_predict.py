@@ -493,11 +493,22 @@ def test_timelines_of_equal_names_do_not_replace_each_other(tmp_path: Path, vide
     }
 
 
+def test_a_timeline_that_has_no_folder_fails_before_the_images(tmp_path: Path, recognizer: Recognizer, noise) -> None:
+    (tmp_path / "file").touch()
+    noise(tmp_path / "a.png")
+    prediction = Prediction(recognizer, detect=False, timeline=tmp_path / "file/t.html")
+    records = prediction.run([tmp_path / "a.png", tmp_path / "film.mp4"])
+    with pytest.raises(OSError, match="file"):
+        next(records)
+
+
 def test_a_timeline_without_videos_is_noted(tmp_path: Path, recognizer: Recognizer, noise) -> None:
     noise(tmp_path / "a.png")
     notes: list[str] = []
-    run(Prediction(recognizer, timeline=tmp_path / "t.html", on_note=notes.append), [tmp_path / "a.png"])
-    assert notes == [f"--timeline {tmp_path / 't.html'}: there are no videos"]
+    line = tmp_path / "new/t.html"
+    run(Prediction(recognizer, timeline=line, on_note=notes.append), [tmp_path / "a.png"])
+    assert notes == [f"--timeline {line}: there are no videos"]
+    assert not line.parent.exists()
 
 
 def test_an_incomplete_annotated_video_costs_no_results_of_others(

@@ -513,3 +513,10 @@ def test_each_network_has_its_own_classes(classes: tuple[str, ...], tmp_path: Pa
 def test_the_description_of_the_seven_stays(stub: Client) -> None:
     (example,) = stub.get("/openapi.json").json()["components"]["schemas"]["FaceAnswer"]["examples"]
     assert example == FACE_EXAMPLE
+
+
+def test_the_example_of_a_face_is_what_the_network_answers(portrait: Path) -> None:
+    (face,) = emotion.load().predict(portrait)
+    answer = face.as_dict()
+    assert (list(answer["box"]), answer["label"]) == (FACE_EXAMPLE["box"], FACE_EXAMPLE["label"])
+    assert answer["probabilities"] == pytest.approx(FACE_EXAMPLE["probabilities"], abs=2e-3)

@@ -146,6 +146,13 @@ def test_an_unwritable_file_gets_one_line(tmp_path: Path, name: str) -> None:
         small_film().timeline(path)
 
 
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small_film().timeline("~/line.html", "~/film.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["line.html"]
+    assert '"address":"film.mp4"' in (tmp_path / "line.html").read_text(encoding="utf-8")
+
+
 def test_a_full_disk_is_no_error_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

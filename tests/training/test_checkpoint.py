@@ -1,5 +1,6 @@
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from emotion.declarations import NEW
 from emotion.errors import UserError
 from emotion.models.weights import state_shapes
 from emotion.settings import fields, marked
-from emotion.training.checkpoint import ThrottledCheckpointIO, load_checkpoint
+from emotion.training.checkpoint import ThrottledCheckpointIO, data_for, load_checkpoint
 from emotion.training.task import EmotionTask
 
 pytestmark = [
@@ -182,6 +183,24 @@ def test_settings_of_the_data_can_be_replaced(trained):
     data = checkpoint.data_module(split="test_only", batch_size=7)
     assert data.hparams == checkpoint.data | {"split": "test_only", "batch_size": 7}
     assert len(data.rows.test) == 140
+
+
+@pytest.mark.parametrize(
+    ("stored", "changes", "kept"),
+    [
+        ({"data": "folder"}, {}, ("/photos", ["/more"])),
+        ({"data": "folder"}, {"split": "test_only"}, ("/photos", ["/more"])),
+        ({"data": "folder"}, {"data_dir": "/others"}, ("/others", [])),
+        ({"data": "folder"}, {"data": "table"}, ("/photos", [])),
+        ({"data": "folder"}, {"data": "fer2013"}, (None, [])),
+        ({"data": "fer2013"}, {"data": "fer2013_csv"}, ("/photos", [])),
+        ({"data": "fer2013"}, {"data": "folder", "data_dir": "/others"}, ("/others", [])),
+    ],
+)
+def test_folders_of_the_training_are_not_those_of_other_data(stored, changes, kept):
+    stored = stored | {"data_dir": "/photos", "extra_data": ["/more"], "split": "random"}
+    settings = data_for(CLASSES, stored, changes).settings
+    assert (settings.data_dir, list(settings.extra_data or ())) == kept
 
 
 def test_pretrained_weights_are_not_downloaded_again(make_task, make_trainer, tmp_path, monkeypatch):
@@ -363,6 +382,19 @@ class TestThrottledCheckpointIO:
         )
         self.save(writer, last, 4)
         assert order == [3, 4]
+
+    def test_an_interrupted_write_is_repeated_at_the_end(self, tmp_path, clock, monkeypatch):
+        writer, best, last = ThrottledCheckpointIO(30.0), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+        self.save(writer, best, 1)
+        self.save(writer, last, 1)
+        clock[0] += 40
+        self.save(writer, best, 2)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            self.save(writer, last, 2)
+        assert (self.on_disk(best), self.on_disk(last)) == (1, 1)
+        writer.teardown()
+        assert (self.on_disk(best), self.on_disk(last)) == (2, 2)
 
     def test_a_file_that_is_removed_before_it_is_written_stays_removed(self, tmp_path, clock):
         writer, old, last = ThrottledCheckpointIO(30.0), tmp_path / "epoch=1.ckpt", tmp_path / "last.ckpt"

@@ -57,6 +57,14 @@ def test_the_message_names_the_rate_of_the_last_layer(tmp_path, monkeypatch):
         train(tmp_path / "run", "trainer.max_epochs=1", "lr=0.002", "layer_decay=0.5")
 
 
+def test_the_message_names_the_rate_of_the_step_itself(tmp_path, monkeypatch):
+    """134 images in batches of 32 make five steps an epoch: in ten of warm-up the rate of step 2 is 3/10 of the last."""
+    break_from(monkeypatch, 2, float("nan"))
+    words = ["schedule=cosine", "warmup_epochs=2", "trainer.max_epochs=9", "lr=0.01"]
+    with pytest.raises(UserError, match=r"step 2, epoch 1, learning rate 0.003: "):
+        train(tmp_path / "run", *words)
+
+
 def test_the_run_resumes_when_the_cause_is_gone(tmp_path, monkeypatch):
     break_from(monkeypatch, 6, float("nan"))
     words = ["trainer.max_epochs=2"]

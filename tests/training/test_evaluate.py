@@ -180,7 +180,7 @@ def test_validation_is_left_out_if_it_was_trained_on(runs, tmp_path):
     first, second = ((folder / "report.md").read_text() for folder in (same, other))
     assert "NLL" in first
     assert "NLL" not in second
-    assert "left out: not the same for all, or trained on" in second
+    assert "left out: they differ between the networks, or some were trained on them" in second
 
 
 def test_other_split(runs, tmp_path):
@@ -234,7 +234,7 @@ def seen_line(capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pack_size": 64}, "pack_size=64: has no effect; it needs data=folder"),
+        ({"pack_size": 64}, "pack_size=64: has no effect; it needs data=folder or data=table"),
         ({"split_seed": 1}, "split_seed=1: has no effect; it needs split=report or split=random"),
         ({"split": "report", "fold": 1}, "fold=1: has no effect; it needs folds="),
     ],

@@ -378,7 +378,7 @@ def test_an_early_stopped_run_with_another_rate_continues(tmp_path, caplog):
     assert "nothing is left to train" not in caplog.text
     resume(tmp_path, "trainer.max_epochs=8")
     assert epochs(folder) == 3
-    assert "nothing is left to train after epoch 3" in caplog.text
+    assert "nothing is left to train after epoch 3: it had stopped early, and a larger patience= trains" in caplog.text
 
 
 def test_a_setting_newer_than_the_run_has_its_default(once):

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,19 @@ def test_a_network_without_a_linear_layer_is_taken_whole() -> None:
     )
     assert "1 of" in begun.load_into(network, ("a", "b", "c"))
     assert network.backbone.norm.weight.item() == 3
+
+
+def test_images_of_a_published_network_are_told_beside_a_bad_one(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, number in product(("a", "b"), range(10)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (48, 48), np.uint8)).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "b" / "bad.png").write_bytes(b"no image")
+    asked = {"data": "folder", "data_dir": str(tmp_path), "split": "random", "on_bad_image": "skip"}
+    data = EmotionDataModule.of(asked)
+    facts = {"data": "folder", "split": "random", "val_fraction": 0.2, "images_hash": data.packed.digest}
+    hashes = Origin(("a", "b"), {"split": "random"}, facts=facts).known_hashes(data)
+    assert sorted(hashes) == sorted(data.packed.hashes[data.rows.train])
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("train", "val", "test")])

@@ -190,7 +190,7 @@ def _page() -> Template:
         trim_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
-        finalize=lambda value: printable(value) if type(value) is str else value,
+        finalize=lambda value: public_text(value) if type(value) is str else value,
     )
     filters = {"kind": _kind, "as_cell": as_cell, "base64": _base64, "group_images": _group_images}
     environment.filters.update(filters)
@@ -234,7 +234,7 @@ def _anchors(document: Document) -> dict[str, str]:
     anchors: dict[str, str] = {}
     seen: Counter[str] = Counter()
     for text in _targets(document.blocks):
-        anchor = re.sub(r"[^\w\- ]", "", printable(text).lower()).replace(" ", "-")
+        anchor = re.sub(r"[^\w\- ]", "", public_text(text).lower()).replace(" ", "-")
         anchors[text] = f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor
         seen[anchor] += 1
     return anchors
@@ -249,14 +249,14 @@ def as_cell(cell: str | Cell) -> Cell:
     return cell if isinstance(cell, Cell) else Cell(cell)
 
 
-def printable(text: str) -> str:
+def public_text(text: str) -> str:
     """Returns text without the home folder's path and with escapes for bytes that UTF-8 cannot express."""
     return hide_home(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _markdown_text(text: str) -> str:
     """Returns text on one line, with every character escaped that means something in markdown, HTML or a table."""
-    line = " ".join(printable(text).split())
+    line = " ".join(public_text(text).split())
     escaped = _MARKDOWN_SPECIAL.sub(lambda match: "".join(f"\\{character}" for character in match[0]), line)
     return re.sub("[&<>$]", lambda match: _MARKDOWN_ENTITIES[match[0]], escaped)
 
@@ -277,7 +277,7 @@ def _markdown_block(block: Block, folder: Path, anchors: dict[str, str]) -> str:
         case Details(summary, inner):
             parts = [_markdown_block(part, folder, anchors) for part in inner]
             # The summary is one line, since a blank line would end the HTML block of markdown.
-            line = f'{escape(printable(" ".join(summary.split())))}</summary><a id="{escape(anchors[summary])}"></a>'
+            line = f'{escape(public_text(" ".join(summary.split())))}</summary><a id="{escape(anchors[summary])}"></a>'
             return "\n\n".join([f"<details><summary>{line}", *parts, "</details>"])
         case Table():
             return _markdown_table(block, anchors)

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from emotion.analysis.document import Block, Cell, Details, Row, Table, as_cell, printable
+from emotion.analysis.document import Block, Cell, Details, Row, Table, as_cell, public_text
 from emotion.files import no_formula
 
 # ruff: noqa: RUF001
@@ -47,7 +47,7 @@ def find_tables(blocks: Sequence[Block]) -> Iterator[Table]:
 
 def file_stem(name: str) -> str:
     """Returns a name as part of a file name: lower case letters, digits, and a hyphen for everything between them."""
-    return re.sub(r"[^a-z0-9]+", "-", printable(name).lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", public_text(name).lower()).strip("-")
 
 
 def to_csv(table: Table) -> str:
@@ -62,7 +62,7 @@ def to_csv(table: Table) -> str:
     file = io.StringIO()
     rows = ([no_formula(text) for text in row] for row in zip(*columns, strict=True))
     csv.writer(file, lineterminator="\n").writerows(rows)
-    return printable(file.getvalue())
+    return public_text(file.getvalue())
 
 
 def to_latex(table: Table) -> str:
@@ -89,7 +89,7 @@ def to_latex(table: Table) -> str:
 
 def latex_text(text: str) -> str:
     """Returns text on one line, with every character escaped that means something in LaTeX."""
-    line = " ".join(printable(text).split())
+    line = " ".join(public_text(text).split())
     kept = "".join(character for character in line if character.isprintable())
     # Without braces between them two hyphens would become a dash.
     pairs = zip(f" {kept}", kept, strict=False)

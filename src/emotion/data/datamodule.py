@@ -159,7 +159,7 @@ class EmotionDataModule(LightningDataModule):
 
     @cached_property
     def labels(self) -> Tensor:
-        """Class ids of all images of the source, int64 [N]."""
+        """Class ids of all images, also those of `extra_data`, int64 [N]; -1 for images of part `unused`."""
         return torch.from_numpy(self.packed.labels)
 
     @cached_property

@@ -170,7 +170,7 @@ def with_votes(packed: "PackedImages", votes: Votes, classes: Sequence[str], *, 
     """
     labels = votes.labels(classes)
     if (labels < 0).all():
-        raise UserError(f"labels=ferplus: on no image one of the classes {listed(classes)} has the most votes")
+        raise UserError(f"labels=ferplus: no image can be used; on none has one of {listed(classes)} the most votes")
     return replace(
         packed,
         labels=labels,

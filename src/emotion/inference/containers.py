@@ -25,7 +25,7 @@ _SIGNATURES = (
 _PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"cmov")
 """Types of the boxes of a MOV or MP4 file that hold the boxes of the index."""
 MOST_BOXES, MOST_INDEX = 1_000_000, 2_000_000
-"""Boxes of a file that are looked at, some seconds, and bytes of a compressed index that are."""
+"""Boxes of a file that are looked at, some seconds, and bytes of an index that are, compressed and decompressed."""
 SAMPLES, SAMPLES_PER_BYTE = 1_000_000, 4
 """Number of samples of equal size that a file of any size may state, and that a larger one may state for each of its
 bytes: old films count the samples of their sound before it was compressed."""
@@ -99,7 +99,7 @@ def _equal_samples(file: BinaryIO, size: int, numbers: Iterator[int], depth: int
         file.seek(begin)
         if kind == b"cmvd" and depth < 10:
             with suppress(zlib.error):
-                index = zlib.decompressobj().decompress(file.read(end - begin)[4:], MOST_INDEX)
+                index = zlib.decompressobj().decompress(file.read(min(end - begin, MOST_INDEX))[4:], MOST_INDEX)
                 yield from _equal_samples(io.BytesIO(index), len(index), numbers, depth + 1)
         elif kind in (b"stsz", b"trun"):
             fields = file.read(12).ljust(12, b"\0")

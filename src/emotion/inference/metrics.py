@@ -12,7 +12,7 @@ BATCHES = (0, 1, 2, 4, 8, 16, 32, 64)
 class Metrics:
     """Counters and histograms of the service, each by network.
 
-    Requests for a network that does not exist, or that were refused before it was read, have an empty network.
+    Requests for a network that does not exist have an empty network.
 
     Args:
         networks: names of the networks, whose counters begin at 0.

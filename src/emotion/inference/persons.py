@@ -177,7 +177,7 @@ class Film:
         """Writes a timeline of the persons, see `emotion.inference.timeline.write_timeline`."""
         from emotion.inference.timeline import write_timeline
 
-        write_timeline(self, Path(path), None if video is None else Path(video), annotated=annotated)
+        write_timeline(self, expand(path), None if video is None else expand(video), annotated=annotated)
 
     def _table(self) -> NDArray[np.float64]:
         return np.array(self._faces).reshape(-1, _PLACE + 2 * len(self.classes))  # [faces, numbers]

@@ -104,14 +104,14 @@ class Prediction:
         videos = dict.fromkeys(path for path in paths if is_video(path))
         outputs = self._output_paths(paths, videos)
         images = [path for path in paths if path not in videos]
+        if self.timeline is not None and videos:
+            self.timeline.parent.mkdir(parents=True, exist_ok=True)  # fails before anything is classified
         yield from self._classify_images(self.progress(images), outputs)
         if self._animated:
             names = ", ".join(map(str, self._animated[:3])) + (", ..." if self._animated[3:] else "")
             self.on_note(f"{names}: only the first of several frames or pages is classified")
-        if self.timeline is not None:
-            self.timeline.parent.mkdir(parents=True, exist_ok=True)  # fails before anything is classified
-            if not videos:
-                self.on_note(f"--timeline {self.timeline}: there are no videos")
+        if self.timeline is not None and not videos:
+            self.on_note(f"--timeline {self.timeline}: there are no videos")
         for path in videos:
             film = Film(path.name, self.recognizer.classes)
             self.films.append(film)

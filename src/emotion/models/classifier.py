@@ -115,14 +115,10 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
     Raises:
         UserError: the network, the file or the device does not exist, or the file is of another kind.
     """
-    from safetensors import safe_open
-
     path, found_device = find_weights(name), find_device(device)
     try:
-        with safe_open(path, "pt") as file:
-            card = Card(**json.loads(described(file.metadata())))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        build = partial(build_network, _settings(card), len(card.classes))
+        card, settings, state = read_published(path)
+        build = partial(build_network, settings, len(card.classes))
         validate_state(state_shapes(build), state)
         network = build()
         network.load_state_dict(state)
@@ -130,6 +126,22 @@ def load_pretrained(name: str | Path = "small", device: str | torch.device = "cp
         # A damaged or hostile file can make safetensors, json and PyTorch raise any exception.
         raise UserError(f"{path}: not a network of this project ({first_line(error)})") from None
     return Classifier(network, card).to(found_device)
+
+
+def read_published(path: Path) -> tuple[Card, NetworkSettings, dict[str, Tensor]]:
+    """Reads the card, the settings of the network and the weights of a published file, which runs no code.
+
+    Raises:
+        Exception: the file is damaged or of another kind; safetensors and json raise nearly any exception then.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        card = Card(**json.loads(described(file.metadata())))
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if not isinstance(card.network, dict) or not {*card.network} <= {*NetworkSettings.model_fields}:
+        raise UserError(f"network={str(card.network)[:100]}: not the settings of a network")
+    return card, NetworkSettings.of(card.network), state
 
 
 def described(metadata: Mapping[str, str] | None) -> str:
@@ -149,12 +161,6 @@ def described(metadata: Mapping[str, str] | None) -> str:
 def to_planes(faces: Tensor) -> Tensor:
     """Turns faces, as `OnnxNetwork` takes them, [N, S, S] or [N, S, S, 3], into images [N, C, S, S]."""
     return faces[:, None] if faces.ndim == 3 else faces.permute(0, 3, 1, 2)
-
-
-def _settings(card: Card) -> NetworkSettings:
-    if not isinstance(card.network, dict) or not {*card.network} <= {*NetworkSettings.model_fields}:
-        raise UserError(f"network={str(card.network)[:100]}: not the settings of a network")
-    return NetworkSettings.of(card.network)
 
 
 def save_pretrained(path: Path, network: Network, card: Card) -> None:

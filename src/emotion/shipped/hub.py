@@ -120,5 +120,7 @@ def _numbered(classes: tuple[str, ...]) -> str:
 def _hub() -> Any:
     require_extra("hub", "the Hugging Face hub")
     import huggingface_hub
+    from huggingface_hub import constants
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # the package reads the variable of this name once, when it is imported
     return huggingface_hub

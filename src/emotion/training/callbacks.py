@@ -83,8 +83,8 @@ class MovableCheckpoint(ModelCheckpoint):
 class Patience(EarlyStopping):
     """Stops training early, and does not resume it in a run that had stopped early and was killed during its test.
 
-    A run that is resumed with other settings does train on: it keeps its count of epochs without improvement and takes
-    the new patience.
+    A run that is resumed with another patience, or with other settings of network, optimisation or data, does train on:
+    it keeps its count of epochs without improvement and takes the new patience.
     """
 
     _stopped = _changed = False

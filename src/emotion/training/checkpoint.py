@@ -21,7 +21,7 @@ from emotion.files import atomic_write, check_unpacked_size, expand, hide_home
 from emotion.models.weights import describe_load_error, state_shapes, validate_state
 from emotion.overrides import require_effect
 from emotion.plugins import Plugins, load_plugin
-from emotion.settings import fields, marked
+from emotion.settings import OWN_DATA, fields, marked
 from emotion.shipped import best_of_run
 from emotion.training.origin import Origin
 from emotion.training.task import STORED, EmotionTask
@@ -62,15 +62,20 @@ def data_for(classes: Sequence[str], stored: Mapping[str, Any], changes: Mapping
     Args:
         classes: classes of the network, in the order of its outputs.
         stored: settings of the data that it was trained on. Where `data` changes, those that describe one source
-            (its classes, labels and columns) do not hold, and with another split, groups and folds do not.
+            (its classes, labels and columns, and its folder if only one of the two is the user's own data) do not hold.
+            Further training images do not on other data, and with another split groups and folds do not.
         changes: settings that replace them.
 
     Raises:
         UserError: a value is not legal, or a change has no effect.
     """
     gone = [*_GROUPED] if changes.get("split", "random") != "random" else []
-    if changes.get("data", stored.get("data")) != stored.get("data"):
+    before, after = stored.get("data"), changes.get("data", stored.get("data"))
+    if after != before:
         gone += [*_GROUPED, *(key for key in marked(SOURCE) if key not in _OF_EVERY_SOURCE)]
+        gone += ["data_dir"] if (before in OWN_DATA) != (after in OWN_DATA) else []
+    if after != before or "data_dir" in changes:
+        gone.append("extra_data")
     values = {**{key: value for key, value in stored.items() if key not in gone}, **changes}
     data = EmotionDataModule.of(values, network_classes=classes)
     # The votes of people also serve to compare the predictions with them, whatever the labels are.
@@ -99,8 +104,9 @@ class ThrottledCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Stores a checkpoint; after the last one of an epoch, writes all pending files if they are due."""
-        self._pending.pop(str(path), None)
-        self._pending[str(path)] = apply_to_collection(checkpoint, Tensor, lambda value: value.detach().clone())
+        content = apply_to_collection(checkpoint, Tensor, lambda value: value.detach().clone())
+        self._pending.pop(str(path), None)  # the last that was saved is the last to be written
+        self._pending[str(path)] = content
         if Path(path).name == LAST and time.monotonic() - self._written >= self.seconds:
             self._write()
 
@@ -124,12 +130,13 @@ class ThrottledCheckpointIO(TorchCheckpointIO):
 
     def _write(self) -> None:
         while self._pending:
-            path = next(iter(self._pending))
+            path, checkpoint = next(iter(self._pending.items()))
             content = io.BytesIO()
-            torch.save(self._pending.pop(path), content)
+            torch.save(checkpoint, content)
             # Lightning's temporary file may lie on another disk; moving it is a copy, which a kill can cut off.
             with atomic_write(Path(path)) as temporary:
                 temporary.write_bytes(content.getbuffer())
+            del self._pending[path]  # if the write fails or is interrupted, `teardown` writes the file
             self._written = time.monotonic()
 
 

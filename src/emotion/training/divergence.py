@@ -29,15 +29,13 @@ class _Steps:
     arrival: torch.cuda.Event | None  # recorded after the copy; None on a CPU
 
     @classmethod
-    def start(cls, trainer: Trainer, batches: list[Batch], losses: Tensor) -> "_Steps":
+    def start(cls, trainer: Trainer, lr: float | Tensor, batches: list[Batch], losses: Tensor) -> "_Steps":
         """Starts to copy the losses; does not wait for the device, since a GPU is several steps behind Python."""
         arrival = torch.cuda.Event() if losses.is_cuda else None
         copy = torch.empty(losses.numel(), pin_memory=losses.is_cuda)  # a copy to memory that is not pinned would wait
         copy.copy_(losses.detach().reshape(-1), non_blocking=True)
         if arrival:
             arrival.record()
-        lr = trainer.optimizers[0].param_groups[0]["lr"]  # a tensor on the device if steps are recorded
-        lr = lr.clone() if isinstance(lr, Tensor) else lr
         return cls(max(trainer.global_step - len(batches), 0), trainer.current_epoch, lr, batches, copy, arrival)
 
     def arrived(self, wait: bool) -> bool:
@@ -57,12 +55,19 @@ class FiniteLoss(Callback):
 
     Raises:
         UserError: the loss is infinite or not a number; the message names the step (from 0), the epoch (from 1) and
-            the learning rate of the last layer.
+            the learning rate of the last layer at the start of the step, or of the steps recorded with it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._pending: deque[_Steps] = deque()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch | list[Batch], batch_idx: int
+    ) -> None:
+        """Keeps the learning rate, which the schedule changes at the end of the step."""
+        lr = trainer.optimizers[0].param_groups[0]["lr"]  # a tensor on the device if steps are recorded
+        self._lr: float | Tensor = lr.clone() if isinstance(lr, Tensor) else lr
 
     def on_train_batch_end(
         self,
@@ -75,7 +80,7 @@ class FiniteLoss(Callback):
         """Starts to copy the loss of a step, or of several recorded steps; checks the losses that have arrived."""
         losses = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         assert isinstance(losses, Tensor)
-        self._pending.append(_Steps.start(trainer, batch if isinstance(batch, list) else [batch], losses))
+        self._pending.append(_Steps.start(trainer, self._lr, batch if isinstance(batch, list) else [batch], losses))
         self._check(wait=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -43,8 +43,7 @@ its training; split=test_only tests on all images of a source. Images of classes
 out, with a line that names them; exclude= leaves out further classes. The probabilities of several networks are
 averaged; a pattern in quotes, ckpt='runs/small/*/checkpoints/best.ckpt', stands for all files that match it. tta=flip,
 shifts or ten_crop also tests with test-time augmentation. votes=<file> compares the predictions for images of FER2013
-with the votes of people, from FER+. network=<file>.py:<class> allows the code of a checkpoint that has a network of a
-user."""
+with the votes of people, from FER+. network=<file>.py:<class> names the code of a network of your own; it is run."""
 
 
 def main() -> None:
@@ -162,7 +161,11 @@ def _describe_data(data: EmotionDataModule) -> str:
 
 def _describe_validation(stages: Mapping[str, Predictions], data: EmotionDataModule) -> dict[str, str]:
     left_out = "val" not in stages and len(data.rows.val) > 0
-    return {"validation images": "left out: not the same for all, or trained on"} if left_out else {}
+    return (
+        {"validation images": "left out: they differ between the networks, or some were trained on them"}
+        if left_out
+        else {}
+    )
 
 
 def _stages(members: Sequence[Member], modules: Sequence[EmotionDataModule]) -> list[Stage]:

@@ -81,7 +81,8 @@ class Origin:
         real = own.data not in _FER2013 or "images_hash" in facts or {"public", "private"} <= {*data.packed.parts}
         if not (same and known and real) or drawn or "extra_folders" in facts:
             return None
-        source = {key: getattr(own, key) for key in ("data", "data_dir", "votes", "images", "synthetic_images")}
+        keys = ("data", "data_dir", "on_bad_image", "votes", "images", "synthetic_images")
+        source = {key: getattr(own, key) for key in keys}
         trained = EmotionDataModule.of({**self.data, **source}, network_classes=self.classes)
         return trained.packed.hashes[trained.rows.train]
 

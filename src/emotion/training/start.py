@@ -1,6 +1,5 @@
 """Starts a training from a trained network: a shipped one, a checkpoint, a published file or the folder of a run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor
 from emotion.config import choice_names, compose, read
 from emotion.data.classes import CLASSES, listed
 from emotion.errors import UserError, first_line
-from emotion.models.classifier import Card, described
+from emotion.models.classifier import read_published
 from emotion.models.network import COUNTED_LAYERS, Network
 from emotion.models.weights import OPTIONAL_SUFFIX
 from emotion.settings import NetworkSettings
@@ -158,14 +157,10 @@ def _words(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _read_published(name: str, path: Path) -> Start:
-    from safetensors import safe_open
-
     try:
-        with safe_open(path, "pt") as file:
-            card = Card(**json.loads(described(file.metadata())))
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        card, settings, weights = read_published(path)
         model, origin = str(card.facts.get("model", "")), Origin.of_card(card, card.classes)
-        return Start(name, model, origin, state, NetworkSettings.of(card.network))
+        return Start(name, model, origin, {key: value.float() for key, value in weights.items()}, settings)
     except Exception as error:
         # A damaged or hostile file can make safetensors and json raise any exception.
         raise UserError(f"init={name}: not a network of this project ({first_line(error)})") from None

@@ -272,8 +272,7 @@ class EmotionTask(LightningModule):
         same = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         loader.set_epoch(0 if same else self.current_epoch)
         self._slow = slow_statistics(self.network, self.batches_per_epoch)
-        batches = self.current_epoch * len(loader)
-        if batches * (1 - self.optimizer_settings.ema_decay) < self.trainer.accumulate_grad_batches:
+        if self.global_step * (1 - self.optimizer_settings.ema_decay) < 1:
             self.restart_average()
 
     def on_validation_epoch_end(self) -> None:
