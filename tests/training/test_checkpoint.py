@@ -389,9 +389,14 @@ class TestThrottledCheckpointIO:
         self.save(writer, last, 1)
         clock[0] += 40
         self.save(writer, best, 2)
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Path, "write_bytes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
             self.save(writer, last, 2)
+        monkeypatch.undo()
         assert (self.on_disk(best), self.on_disk(last)) == (1, 1)
         writer.teardown()
         assert (self.on_disk(best), self.on_disk(last)) == (2, 2)

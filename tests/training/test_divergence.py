@@ -58,7 +58,7 @@ def test_the_message_names_the_rate_of_the_last_layer(tmp_path, monkeypatch):
 
 
 def test_the_message_names_the_rate_of_the_step_itself(tmp_path, monkeypatch):
-    """134 images in batches of 32 make five steps an epoch: in ten of warm-up the rate of step 2 is 3/10 of the last."""
+    """134 images in batches of 32 make five steps an epoch: of ten of warm-up the third has 3/10 of the rate."""
     break_from(monkeypatch, 2, float("nan"))
     words = ["schedule=cosine", "warmup_epochs=2", "trainer.max_epochs=9", "lr=0.01"]
     with pytest.raises(UserError, match=r"step 2, epoch 1, learning rate 0.003: "):
