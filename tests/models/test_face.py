@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import resnet50
 
 from emotion.errors import UserError
-from emotion.models.face import FACE_BACKBONES, BgrConv2d, DlibBlock, DlibResNet, build_mobilenet, build_vggface2
+from emotion.models.face import FACE_BACKBONES, DlibBlock, DlibResNet, build_mobilenet, build_vggface2
 from emotion.models.inception_resnet import InceptionResNetV1
 from emotion.models.weights import load_backbone
 
@@ -157,13 +157,12 @@ def test_vggface2_is_the_resnet50_of_caffe() -> None:
     assert set(resnet50().state_dict()) - set(backbone.state_dict()) == {"fc.weight", "fc.bias"}
 
 
-def test_bgr_convolution_expects_blue_first() -> None:
-    convolution = BgrConv2d(3, 1, 1, bias=False)
-    convolution.weight.data = torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1)
-    assert convolution(torch.tensor([3.0, 2.0, 1.0]).view(1, 3, 1, 1)).item() == 1 + 20 + 300
-    backbone, stages = build_vggface2()
-    assert stages[0] is backbone.conv1
-    assert isinstance(stages[0], BgrConv2d)
+def test_resnet_of_vggface2_expects_blue_first() -> None:
+    _, stages = build_vggface2()
+    stages[0].weight.data = torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1).expand(64, 3, 7, 7).clone()
+    image = torch.zeros(1, 3, 8, 8)
+    image[0, :, 0, 0] = torch.tensor([3.0, 2.0, 1.0])  # red, green, blue
+    assert stages[0](image)[0, 0, 0, 0].item() == 1 + 20 + 300
 
 
 def test_mobilenet_pads_as_tensorflow_and_expects_blue_first() -> None:

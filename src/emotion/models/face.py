@@ -93,14 +93,6 @@ class DlibBlock(nn.Module):
         return F.relu(F.pad(branch, (0, missing[1], 0, missing[0])) + shortcut)
 
 
-class BgrConv2d(nn.Conv2d):
-    """A convolution of RGB images with weights in the channel order BGR."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps RGB images [B, 3, H, W] to feature maps [B, C, H', W']."""
-        return super().forward(images.flip(1))
-
-
 def build_dlib() -> tuple[nn.Module, list[nn.Module]]:
     """Builds dlib's network (see `DlibResNet`); returns it and its stages, as `FaceBackbone.build` does."""
     network = DlibResNet()
@@ -126,7 +118,7 @@ def build_vggface2() -> tuple[nn.Module, list[nn.Module]]:
     from torchvision.models import resnet50
 
     network = resnet50()
-    network.conv1 = BgrConv2d(3, 64, 7, stride=2, padding=3, bias=False)
+    network.conv1.register_forward_pre_hook(_to_bgr)
     network.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     network.fc = nn.Identity()
     groups = (network.layer1, network.layer2, network.layer3, network.layer4)
@@ -155,6 +147,7 @@ def build_mobilenet() -> tuple[nn.Module, list[nn.Module]]:
 
 
 def _to_bgr(_: nn.Module, images: tuple[Tensor]) -> tuple[Tensor]:
+    """Turns RGB images [B, 3, H, W] into the channel order of the weights of a first convolution."""
     return (images[0].flip(1),)
 
 
