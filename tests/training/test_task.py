@@ -344,6 +344,14 @@ class TestAverage:
         expected = average_by_hand(first, steps.states[1::2], 0.8, steps_per_epoch=3)
         assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
 
+    def test_restarts_as_long_with_a_limit_of_batches(self, make_task, make_trainer, make_loader, tmp_path):
+        task, steps = make_task(**RESNET, **SGD, ema_decay=0.8), Steps()
+        first = self.start(task)
+        trainer = make_trainer(tmp_path, max_epochs=4, callbacks=[steps], limit_train_batches=2)
+        trainer.fit(task, make_loader(48))
+        expected = average_by_hand(first, steps.states, 0.8, steps_per_epoch=2)
+        assert_same_state(task.average.module.state_dict(), expected, rtol=1e-5, atol=1e-6)
+
     def test_is_used_by_validation_and_inference(self, make_task, make_trainer, make_loader, tmp_path):
         task, val = make_task(lr=0.05, ema_decay=0.8), make_loader(20, seed=1)
         trainer = make_trainer(tmp_path)

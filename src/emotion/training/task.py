@@ -272,7 +272,8 @@ class EmotionTask(LightningModule):
         same = bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         loader.set_epoch(0 if same else self.current_epoch)
         self._slow = slow_statistics(self.network, self.batches_per_epoch)
-        if self.global_step * (1 - self.optimizer_settings.ema_decay) < 1:
+        batches = self.current_epoch * self.batches_per_epoch
+        if batches * (1 - self.optimizer_settings.ema_decay) < self.trainer.accumulate_grad_batches:
             self.restart_average()
 
     def on_validation_epoch_end(self) -> None:
