@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 USE, TRAIN, DATA = "Use a network", "Train a network", "Inspect data"
 """Groups of commands in the help."""
 VIDEOS, NETWORKS, ADDRESS, LIMITS = "Videos", "Networks", "Address", "Limits"
-MOST = 1_000_000
-"""Largest value of a limit that is given in seconds or megabytes."""
 DETECTION = "Detection, unless a request says otherwise"
 """Groups of options in the help, the last four of `emotion serve`."""
+MOST = 1_000_000
+"""Largest limit of `emotion serve` in seconds or megabytes."""
 CONFIDENCE, FRAME_STRIDE, SMOOTH, MOST_SMOOTH = 0.7, 5, 1.0, 60.0
 """Defaults of options; tests compare them with those of the modules, which take long to import."""
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
