@@ -113,7 +113,13 @@ def test_wrong_values_get_one_line(served: dict[str, Any], words: list[str], lin
     assert not served
 
 
-@pytest.mark.parametrize(("name", "value"), [("port", "x"), ("max_faces", "0"), ("max_wait", "-1"), ("timeout", "")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("port", "x"), ("max_faces", "0"), ("max_wait", "-1"), ("timeout", "")),
+        *((name, "inf") for name in ("max_mb", "max_film_mb", "max_wait", "timeout")),
+    ],
+)
 def test_wrong_values_of_variables_are_named(served: dict[str, Any], name: str, value: str) -> None:
     result = invoke(**{name: value})
     if value:

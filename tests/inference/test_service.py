@@ -1,5 +1,6 @@
 import base64
 import io
+import math
 import socket
 import struct
 import subprocess
@@ -508,6 +509,12 @@ def test_each_network_has_its_own_classes(classes: tuple[str, ...], tmp_path: Pa
         assert (example["label"], example["score"]) == (classes[0], example["probabilities"][classes[0]])
         metrics = client.get("/metrics").text
     assert not any(name in metrics for name in classes if name != "label")
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1])
+def test_limits_are_finite_numbers(value: float) -> None:
+    with pytest.raises(UserError, match=f"^megabytes={value}: a number from 0 on is needed$"):
+        Limits(megabytes=value)
 
 
 def test_the_description_of_the_seven_stays(stub: Client) -> None:

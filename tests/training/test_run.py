@@ -381,6 +381,15 @@ def test_an_early_stopped_run_with_another_rate_continues(tmp_path, caplog):
     assert "nothing is left to train after epoch 3: it had stopped early, and a larger patience= trains" in caplog.text
 
 
+def test_a_run_that_had_all_its_steps_did_not_stop_early(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = train(tmp_path, "trainer.max_epochs=9", "trainer.max_steps=10")
+    assert epochs(folder) == 2
+    resume(tmp_path, "trainer.max_epochs=8")
+    assert "nothing is left to train" in caplog.text
+    assert "stopped early" not in caplog.text
+
+
 def test_a_setting_newer_than_the_run_has_its_default(once):
     folder = once
     old = folder.read_config()

@@ -137,14 +137,14 @@ def read_published(path: Path) -> tuple[Card, NetworkSettings, dict[str, Tensor]
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        card = Card(**json.loads(described(file.metadata())))
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        card, names = Card(**json.loads(_described(file.metadata()))), file.keys()
+        state = {name: file.get_tensor(name) for name in names}
     if not isinstance(card.network, dict) or not {*card.network} <= {*NetworkSettings.model_fields}:
         raise UserError(f"network={str(card.network)[:100]}: not the settings of a network")
     return card, NetworkSettings.of(card.network), state
 
 
-def described(metadata: Mapping[str, str] | None) -> str:
+def _described(metadata: Mapping[str, str] | None) -> str:
     """Returns the description in the metadata of a published file, JSON.
 
     Raises:

@@ -61,13 +61,14 @@ class FiniteLoss(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._pending: deque[_Steps] = deque()
+        self._lr: float | Tensor = 0.0
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch | list[Batch], batch_idx: int
     ) -> None:
         """Keeps the learning rate, which the schedule changes at the end of the step."""
         lr = trainer.optimizers[0].param_groups[0]["lr"]  # a tensor on the device if steps are recorded
-        self._lr: float | Tensor = lr.clone() if isinstance(lr, Tensor) else lr
+        self._lr = lr.clone() if isinstance(lr, Tensor) else lr
 
     def on_train_batch_end(
         self,

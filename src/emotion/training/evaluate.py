@@ -160,12 +160,9 @@ def _describe_data(data: EmotionDataModule) -> str:
 
 
 def _describe_validation(stages: Mapping[str, Predictions], data: EmotionDataModule) -> dict[str, str]:
-    left_out = "val" not in stages and len(data.rows.val) > 0
-    return (
-        {"validation images": "left out: they differ between the networks, or some were trained on them"}
-        if left_out
-        else {}
-    )
+    if "val" in stages or not len(data.rows.val):
+        return {}
+    return {"validation images": "left out: they differ between the networks, or some were trained on them"}
 
 
 def _stages(members: Sequence[Member], modules: Sequence[EmotionDataModule]) -> list[Stage]:

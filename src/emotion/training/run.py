@@ -157,7 +157,8 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
         # An error of another kind before the first step of a resumed run comes from the content of its checkpoint.
         raise UserError(f"{last}: cannot be resumed ({first_line(error)}); overwrite=true starts again") from error
     if timer.start_time() is None:
-        stopped = prepared.epochs != prepared.settings.trainer.max_epochs
+        patience = trainer.early_stopping_callback
+        stopped = patience is not None and patience.stopped_epoch > 0
         reason = ": it had stopped early, and a larger patience= trains on" if stopped else ""
         log.info("nothing is left to train after epoch %d%s", prepared.epochs, reason)
         claim(prepared.settings, folder, prepared.epochs)
