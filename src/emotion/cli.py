@@ -284,9 +284,9 @@ def predict(
     from emotion.inference.images import is_video
     from emotion.inference.predict import Prediction
     from emotion.inference.recognizer import load
-    from emotion.inference.records import CsvWriter, JsonWriter, Record, Writer, to_summary, to_table
+    from emotion.inference.records import CsvWriter, JsonWriter, TableWriter, Writer, to_summary
 
-    errors = Console(stderr=True)
+    errors, as_table = Console(stderr=True), not (as_json or as_jsonl or as_csv)
     if as_json + as_jsonl + as_csv > 1:
         raise UserError("--json, --jsonl and --csv: use one of them")
     prediction = Prediction(
@@ -303,32 +303,25 @@ def predict(
         on_error=partial(_show, kind="error"),
         on_note=_show,
     )
-    if by_second and not as_csv + as_json + as_jsonl:
+    if by_second and as_table:
         _show("--per-second: the summary of a video stays the same; add --csv, --json or --jsonl")
     found = prediction.find(paths)
-    images: list[Record] = []  # the table is printed at the end, since the width of its columns depends on all rows
-    writer: Writer | None = None
+    writer: Writer
     if as_csv:
         writer = CsvWriter(sys.stdout, any(map(is_video, found)), prediction.recognizer.classes)
-    elif as_json or as_jsonl:
-        writer = JsonWriter(sys.stdout, lines=as_jsonl)
+    else:
+        writer = TableWriter(Console()) if as_table else JsonWriter(sys.stdout, lines=as_jsonl)
     try:
         for record in prediction.run(found):
-            if writer is not None:
-                writer.write(record)
-            elif record.second is None:
-                images.append(record)
+            writer.write(record)
     except KeyboardInterrupt:
         _show("interrupted: these are the results so far")
         raise typer.Exit(130) from None
     finally:  # also after an error, the results so far are shown
-        if writer is not None:
-            writer.close()
-        elif images:
-            Console().print(to_table(images))
-        for film in filter(len, prediction.films):
-            if writer is None or errors.is_terminal:
-                (Console() if writer is None else errors).print(to_summary(film))
+        writer.close()
+        if as_table or errors.is_terminal:
+            for film in filter(len, prediction.films):
+                (Console() if as_table else errors).print(to_summary(film))
     raise typer.Exit(2 if prediction.failed else 0)
 
 

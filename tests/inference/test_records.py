@@ -23,6 +23,7 @@ from emotion.inference.records import (
     CsvWriter,
     JsonWriter,
     Record,
+    TableWriter,
     columns_of,
     to_frame,
     to_live,
@@ -259,6 +260,18 @@ def test_table() -> None:
         ["x.jpg", "10 -2 30x30", "fear?", "40%", "━" * 2, "happy 30%", "99%"],
     ]
     assert lines(to_table([Record("x.jpg", [])]), 120)[1].split() == ["x.jpg", "no", "face"]
+
+
+def test_the_table_of_images_is_printed_at_the_end() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    writer = TableWriter(console)
+    for record in (Record("x.jpg", [HAPPY]), Record("film.mp4", [SAD], 0, 0.0), Record("long name.jpg", [])):
+        writer.write(record)
+    assert console.file.getvalue() == ""
+    writer.close()
+    header, *rows = console.file.getvalue().splitlines()
+    assert [row.rstrip()[:13].rstrip() for row in rows] == ["x.jpg", "long name.jpg"]
+    assert header.split()[0] == "file"
 
 
 def test_the_folder_that_files_share_is_the_title() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
@@ -143,6 +144,29 @@ class JsonWriter:
         """Writes the end of the list."""
         if not self._lines:
             self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
+
+
+class TableWriter:
+    """Prints one table of all images at the end, since the width of its columns depends on all rows.
+
+    Frames of films are left out; `to_summary` shows a film.
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._images = console, list[Record]()
+
+    def write(self, record: Record) -> None:
+        """Keeps the record of an image."""
+        if record.second is None:
+            self._images.append(record)
+
+    def close(self) -> None:
+        """Prints the table, if there are images."""
+        if self._images:
+            self._console.print(to_table(self._images))
 
 
 def to_table(records: Sequence[Record]) -> Table:
