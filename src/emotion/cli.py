@@ -455,7 +455,7 @@ def push(
     card: Annotated[Path, typer.Option(help="A model card in Markdown: purpose, data, metrics, limits.")],
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
 ) -> None:
-    """Publish a network with its card on the Hugging Face hub, from where `--ckpt hf://owner/name` loads it.
+    """Upload a network with its card to the Hugging Face hub, from where `--ckpt hf://owner/name` loads it.
 
     emotion push me/faces network.onnx network.safetensors --card card.md
     """

@@ -60,7 +60,7 @@ class RunSettings(Group):
     resume: str | None = setting(
         None, "folder of a run to continue with its own settings and those given beside this one", CONTROL
     )
-    overwrite: bool = setting(False, "true: replace a finished run of these settings", CONTROL)
+    overwrite: bool = setting(False, "true: replace the run in the folder, finished or not", CONTROL)
     runs_per_gpu: Count = setting(1, "hydra/launcher=ray: number of runs that share a GPU", CONTROL)
 
 
@@ -115,7 +115,7 @@ class DataSettings(Group):
         None, "data=folder, table: height and width of the stored images, pixels; null: image_size", FIXED, SOURCE
     )
     channels: Literal[1, 3] | None = setting(
-        None, "data=folder, table: 1 (grey) | 3 (RGB); null: 3 for a model with a backbone, else 1", FIXED, SOURCE
+        None, "data=folder, table: 1 (grey) | 3 (RGB); null: 3 with a backbone or network=, else 1", FIXED, SOURCE
     )
     synthetic_images: Annotated[int, Field(ge=1, le=10**6)] = setting(
         3500, "data=synthetic: number of drawn faces, from 140", FIXED, SOURCE

@@ -210,6 +210,19 @@ def test_a_file_that_is_not_a_checkpoint_gets_one_line(tmp_path, content, messag
     assert "\n" not in str(error.value)
 
 
+def test_a_published_file_brings_its_test_time_augmentation(runs, fer_tree, tmp_path):
+    settings = {"data": "fer2013", "data_dir": str(fer_tree), "split": "test_only"}
+
+    def tested(*paths, **options):
+        return evaluate(paths, settings, str(tmp_path / f"out{len(paths)}{options}"), "cpu", **options)
+
+    own = tested("small")
+    assert list(own) == ["test", "test_tta"]
+    assert own == tested("small", tta="flip")
+    assert list(tested("small", tta="none")) == ["test"]
+    assert list(tested("small", runs[0].best)) == ["test"]  # a checkpoint has none
+
+
 def test_illegal_settings_are_refused_before_anything_is_read(tmp_path):
     with pytest.raises(UserError, match="split=foo"):
         evaluate([tmp_path / "missing.ckpt"], {"split": "foo"})

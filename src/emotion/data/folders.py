@@ -150,7 +150,7 @@ class FolderSource(FilesSource):
             raise UserError(f"{folder}: the class folder has no images; add some or remove it")
         prefix = os.path.join(self.root, "")
         for path in paths:
-            name = path.removeprefix(prefix)
+            name = path.removeprefix(prefix).replace(os.sep, "/")
             yield ImageFile(Path(path), name, label, self._part(part, os.path.basename(path)), path)
 
     def _part(self, part: str, file_name: str) -> str:

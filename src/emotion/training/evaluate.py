@@ -42,8 +42,9 @@ name of a shipped one, as small, or hf://<owner>/<repository>. Settings of the d
 its training; split=test_only tests on all images of a source. Images of classes that the network does not have are left
 out, with a line that names them; exclude= leaves out further classes. The probabilities of several networks are
 averaged; a pattern in quotes, ckpt='runs/small/*/checkpoints/best.ckpt', stands for all files that match it. tta=flip,
-shifts or ten_crop also tests with test-time augmentation. votes=<file> compares the predictions for images of FER2013
-with the votes of people, from FER+. network=<file>.py:<class> names the code of a network of your own; it is run."""
+shifts or ten_crop also tests with test-time augmentation; without tta=, published files bring their own. votes=<file>
+compares the predictions for images of FER2013 with the votes of people, from FER+. network=<file>.py:<class> names the
+code of a network of your own; it is run."""
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def evaluate(
     changes: dict[str, Any],
     out: str | None = None,
     device: str | None = None,
-    tta: ViewsName = "none",
+    tta: ViewsName | None = None,
     network: str | None = None,
 ) -> dict[str, Any]:
     """Tests networks and writes `metrics.json`, `predictions.npz`, `evaluation.json`, figures and the report.
@@ -79,6 +80,7 @@ def evaluate(
         out: folder for the results; None makes `runs/evaluations/<data>-<split>-<hash>`.
         device: `cpu` or `cuda`; None takes a GPU if there is one.
         tta: test-time augmentation, see `emotion.models.views.Views`; adds the stages `val_tta` and `test_tta`.
+            None takes that of the published files, if all networks have the same.
         network: name of the user's network in a checkpoint, if its code is trusted (see `emotion.plugins`).
 
     Returns:
@@ -91,11 +93,13 @@ def evaluate(
     """
     if not paths:
         raise UserError(f"ckpt: missing; give a checkpoint\n{USAGE}")
-    require_choice("tta", tta, get_args(ViewsName))
+    if tta is not None:
+        require_choice("tta", tta, get_args(ViewsName))
     EmotionDataModule.of(changes)  # refuses illegal settings before any file is read
     torch_device = find_device(device)
     members = [read_member(path, network) for path in paths]
     require_different("ckpt", paths, members)
+    views = tta or _own_views(members)
     require_same_classes(paths, [member.origin.classes for member in members])
     modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
     first = modules[0]
@@ -103,10 +107,10 @@ def evaluate(
         _require_own_splits(paths, members, modules)
     members = [replace(member, origin=_with_hashes(member.origin, first)) for member in members]
     votes = _read_votes(changes, first)
-    folder = expand(str(out)) if out else _default_folder(first, paths, {**changes, "tta": tta})
+    folder = expand(str(out)) if out else _default_folder(first, paths, {**changes, "tta": views})
     evaluated = _stages(members, modules)
     make_results_folder(folder)
-    stages = _predict(members, modules, evaluated, torch_device, tta)
+    stages = _predict(members, modules, evaluated, torch_device, views)
     environment = describe_environment()
     facts = {
         "checkpoints": ", ".join(map(str, paths)),
@@ -119,12 +123,18 @@ def evaluate(
         "command": environment["command"],
     }
     results = write_results(folder, "Evaluation", facts, stages, first, votes=votes)
-    record = {"checkpoints": [str(path) for path in paths], "seen": facts["test images trained on"], "tta": tta}
+    record = {"checkpoints": [str(path) for path in paths], "seen": facts["test images trained on"], "tta": views}
     write_json(folder / EVALUATION, record | {key: facts[key] for key in ("data", "split", "hardware", "command")})
     _print(
         {stage: results[stage] for stage in stages}, results.get("votes", {}), folder, facts["test images trained on"]
     )
     return results
+
+
+def _own_views(members: Sequence[Member]) -> ViewsName:
+    """Returns the test-time augmentation that all networks bring; "none" if they differ."""
+    first, *others = {member.views for member in members}
+    return "none" if others else first
 
 
 def _require_own_splits(

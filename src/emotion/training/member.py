@@ -10,6 +10,7 @@ from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.classifier import load_pretrained
+from emotion.models.onnx import ViewsName
 from emotion.shipped import HUB, find_weights
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.origin import Origin
@@ -24,12 +25,14 @@ class Member:
         model: name of its model in `conf/model`; empty if it is not known.
         origin: its classes and training images.
         temperature: divisor of the logits; 1 for a checkpoint, which is not calibrated.
+        views: test-time augmentation of a published file; a checkpoint has none.
     """
 
     network: nn.Module
     model: str
     origin: Origin
     temperature: float = 1.0
+    views: ViewsName = "none"
 
     @cached_property
     def digest(self) -> str:
@@ -67,4 +70,4 @@ def read_member(name: str | Path, network: str | None = None) -> Member:
     published = load_pretrained(path)
     card = published.card
     origin = Origin.of_card(card, published.classes)
-    return Member(published.network, str(card.facts.get("model", "")), origin, card.temperature)
+    return Member(published.network, str(card.facts.get("model", "")), origin, card.temperature, card.views)
