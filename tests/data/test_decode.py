@@ -106,6 +106,19 @@ def test_all_orientations(orientation: int, kind: str) -> None:
     assert np.asarray(upright(Image.open(file), "L")).tolist() == upright_pixels.tolist()
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_orientation_in_xmp_is_not_followed(kind: str) -> None:
+    """Tools that turn a photograph upright and remove its EXIF leave XMP as it was; browsers do not follow it."""
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    texts = PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", xmp)
+    file = io.BytesIO()
+    Image.new("L", (64, 32)).save(file, kind, **({"pnginfo": texts} if kind == "PNG" else {"xmp": xmp.encode()}))
+    image = Image.open(file)
+    assert image.getexif().get(0x0112) == 6  # what PIL says
+    assert upright(Image.open(file), "L").shape == (32, 64)
+
+
 def with_exif(content: bytes) -> Image.Image:
     file = io.BytesIO()
     Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)).save(file, "PNG", exif=content)

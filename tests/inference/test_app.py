@@ -542,14 +542,108 @@ def test_films_and_photographs_are_taken_together(page: Page, film: Path, portra
     upload(page, film, portrait)
     expect(page.locator("#status")).to_have_text("2 files")
     assert page.locator(".tile .text").first.inner_text() == "1 person"
+    page.evaluate("document.querySelector('#film video').play()")
     page.locator(".tile").nth(1).click()
     expect(page.locator(".face")).to_have_count(1)
     assert not page.is_visible("#film")
+    assert page.evaluate("document.querySelector('#film video').paused")  # its sound would go on
     page.locator(".tile").first.click()
     expect(page.locator("#timeline .person")).to_have_count(1)
+    assert page.inner_text("#film-summary") == "Done."
 
 
 # The webcam.
+
+
+def test_the_picture_of_each_photograph_is_shown_again(page: Page, portrait: Path, group: Path) -> None:
+    """Only the open one keeps its picture; the others are decoded anew."""
+    upload(page, portrait, group)
+    expect(page.locator("#status")).to_have_text("2 files")
+    first = drawing(page)
+    page.locator(".tile").nth(1).click()
+    expect(page.locator(".face")).to_have_count(6)
+    assert not np.array_equal(drawing(page), first)
+    page.locator(".tile").first.click()
+    expect(page.locator(".face")).to_have_count(1)
+    assert np.array_equal(drawing(page), first)
+
+
+def test_a_sample_that_comes_late_is_dropped(page: Page, portrait: Path) -> None:
+    page.route("**/samples/einstein.jpg", lambda route: (page.wait_for_timeout(1500), route.continue_()))
+    page.locator("#samples button").last.click()
+    upload(page, portrait)
+    expect(page.locator(".face")).to_have_count(1)
+    page.wait_for_timeout(2500)
+    assert page.inner_text("#credit") == ""
+
+
+def test_a_timeline_that_cannot_be_built_gets_a_message(page: Page, film: Path) -> None:
+    upload(page, film)
+    expect(page.locator("#timeline .person")).to_have_count(1)
+    page.route("**/page/timeline.css", lambda route: route.abort())
+    page.click("#film-timeline")
+    expect(page.locator("#message")).to_have_text(re.compile("^The service does not answer"))
+
+
+def test_a_file_that_is_gone_gets_a_message(page: Page) -> None:
+    message = page.evaluate(
+        """async () => {
+          const { askAll } = await import("/page/service.js");
+          const gone = { size: 9, slice: () => ({ arrayBuffer: () => Promise.reject(new DOMException()) }) };
+          return askAll({ blob: gone, name: "old.jpg" }, {}).catch(({ message }) => message);
+        }"""
+    )
+    assert message.startswith("old.jpg: cannot be read; choose it again")
+
+
+def test_the_answers_of_networks_are_joined(page: Page) -> None:
+    """The label of one network stays though its rounded probabilities are equal; a heatmap explains its own label."""
+    alone, joint = page.evaluate(
+        """async () => {
+          const { about } = await import("/page/service.js");
+          const { joined } = await import("/page/faces.js");
+          const answer = (label, score, heatmap) => {
+            const others = Object.fromEntries(about.classes.map((name) => [name, 0]));
+            const probabilities = { ...others, sad: 1 - score, [label]: score };
+            return { faces: [{ label, score, probabilities, heatmap: [[heatmap]] }] };
+          };
+          const tie = { ...answer("angry", 0.5, 1).faces[0], label: "sad" };
+          const pictures = [[{ faces: [tie] }], [answer("happy", 0.8, 0.25), answer("sad", 1, 1)]];
+          return pictures.map((answers) => joined(answers).faces[0]);
+        }"""
+    )
+    assert (alone["label"], alone["heatmap"]) == ("sad", [[1]])
+    assert (joint["label"], joint["heatmap"]) == ("sad", [[1]])
+
+
+def test_a_face_stays_lit_while_pictures_follow(page: Page) -> None:
+    active = page.evaluate(
+        """async () => {
+          const { Picture } = await import("/page/drawing.js");
+          const canvas = document.createElement("canvas");
+          document.body.append(canvas);
+          const picture = new Picture(canvas, { onPoint() {}, onPick() {} });
+          const face = (number) => ({ number, box: [0, 0, 9, 9], label: "happy", score: 1 });
+          const shown = [[1, 2], [2], [1]].map((numbers) => {
+            picture.show(document.createElement("canvas"), { width: 300, faces: numbers.map(face) });
+            if (numbers.length === 2) picture.activate(2);
+            return picture.active;
+          });
+          return shown;
+        }"""
+    )
+    assert active == [2, 2, None]
+
+
+def test_without_a_camera_results_stay(page: Page, portrait: Path) -> None:
+    upload(page, portrait)
+    expect(page.locator(".face")).to_have_count(1)
+    page.evaluate(
+        "void (navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError')))"
+    )
+    page.click("#webcam")
+    expect(page.locator("#message")).to_have_text(re.compile("^The browser does not allow"))
+    expect(page.locator(".face")).to_have_count(1)
 
 
 def test_a_missing_webcam_gets_a_message(page: Page) -> None:
@@ -615,6 +709,7 @@ def test_the_webcam_records(page: Page) -> None:
     assert len(rows) == number > 2
     assert {row["person"] for row in rows} == {"1"}
     assert rows[0]["second"] == "0"
+    assert [int(row["frame"]) for row in rows] == [*range(number)]
     assert 2 <= float(rows[-1]["second"]) < 5
     assert all(sum(float(row[name]) for name in CLASSES) == pytest.approx(1, abs=0.001) for row in rows)
 

@@ -80,6 +80,15 @@ def test_the_label_holds_the_class_and_its_probability(labels) -> None:
     assert [text for _, _, text, _ in labels] == ["happy 80%"]
 
 
+def test_letters_of_other_languages_are_drawn() -> None:
+    """A font without a letter draws the same box for each of them."""
+    image = np.zeros((100, 200, 3), np.uint8)
+    drawn = [
+        np.asarray(draw_faces(image, [Face((50, 50, 40, 40), 2 * letter, {2 * letter: 1.0})])) for letter in "éñłαж"
+    ]
+    assert len({picture.tobytes() for picture in drawn}) == len(drawn)
+
+
 def test_the_label_is_above_the_box_unless_there_is_no_room(labels) -> None:
     draw_faces(np.zeros((300, 400, 3), np.uint8), [face((100, 120, 80, 80))])
     ((background, *_),) = labels

@@ -95,6 +95,15 @@ def test_a_cut_begins_new_persons(recognizer: Recognizer, head, other) -> None:
     assert persons(frames) == [[1]] * 5 + [[2]] * 5
 
 
+def test_the_first_frame_after_a_cut_is_classified(recognizer: Recognizer, head, other) -> None:
+    pictures = [scene((head, 200, 100))] * 6 + [scene((other, 300, 150), tone=200)] * 6
+    frames = list(Watcher(recognizer, frame_stride=5).watch(films(pictures)))
+    assert [frame.number for frame in frames] == [0, 5, 6, 10]
+    assert persons(frames) == [[1], [1], [2], [2]]
+    shown = [[face.person for face in faces] for _, faces in with_faces(films(pictures), frames)]
+    assert shown == [[1]] * 6 + [[2]] * 6
+
+
 def test_motion_noise_and_light_are_no_cuts(recognizer: Recognizer, head) -> None:
     rng = np.random.default_rng(0)
     pictures = [scene((head, 100 + 8 * n, 100)) * (0.5 if n > 10 else 0.8) for n in range(20)]

@@ -199,14 +199,18 @@ def empty_picture() -> bytes:
 
 def test_a_film_that_has_begun_is_answered_to_its_end_after_sigterm(film_file: Path) -> None:
     command = [sys.executable, "-m", "emotion", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True) as process:
         assert process.stdout
+        assert process.stderr
         address = process.stdout.readline().split()[-1].removesuffix("/predict")
         options = {"files": {"video": film_file.read_bytes()}, "timeout": 60}
         with httpx.stream("POST", f"{address}/film?frame_stride=1", **options) as answer:
             rows = answer.iter_lines()
             first = next(rows)
             process.terminate()
+            told = process.stderr.readline()
+            assert told == "answers the requests that have begun, then ends; Ctrl-C again ends at once\n"
             shown = [json.loads(row) for row in (first, *rows)]
     assert len(shown) == FRAMES + 1
     assert "film" in shown[-1]

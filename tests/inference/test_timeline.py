@@ -197,6 +197,11 @@ def test_pixels_of_the_picture(tmp_path: Path) -> None:
     assert [colours_at(pixels, share)[-1][0] for share in (0.398, 0.402)] == [neutral, BAND]
 
 
+def test_the_title_of_the_picture_has_letters_of_other_languages(tmp_path: Path) -> None:
+    first, second = (draw(Film(name), tmp_path / "film.png") for name in ("ä.mp4", "ж.mp4"))
+    assert not np.array_equal(first, second)
+
+
 def test_the_picture_shows_the_persons_who_are_seen_longest(tmp_path: Path) -> None:
     # Person n is seen for n seconds, and there is one more person than rows.
     pixels = draw(crowd(MOST_PERSONS + 1), tmp_path / "crowd.png")

@@ -40,6 +40,18 @@
   }
   dialog.addEventListener("click", () => dialog.close());
 
+  // Not every browser unfolds <details> for a link to its content.
+  function unfold(hash) {
+    const target = document.getElementById(decodeURIComponent(hash.slice(1)));
+    const folded = [];
+    for (let at = target?.closest("details"); at; at = at.parentElement.closest("details")) if (!at.open) folded.push(at);
+    for (const details of folded) details.open = true;
+    if (folded.length) target.scrollIntoView();
+  }
+  for (const link of document.querySelectorAll('a[href^="#"]')) link.addEventListener("click", () => unfold(link.hash));
+  addEventListener("hashchange", () => unfold(location.hash));
+  unfold(location.hash);
+
   // Folded content would be missing on paper.
   let opened = [];
   addEventListener("beforeprint", () => {

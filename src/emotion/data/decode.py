@@ -168,8 +168,10 @@ def _count_scans(content: bytes) -> int:
 
 def _orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation, 1..8."""
+    exif = Image.Exif()  # PIL's `getexif` also takes the orientation in XMP, which browsers and cameras do not follow
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        exif.load(image.info.get("exif", b""))
+        orientation = exif.get(ExifTags.Base.Orientation)
     except Exception:
         # PIL raises nearly any exception for damaged EXIF, which must not reject the image.
         return 1

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,19 @@ from PIL import Image, ImageDraw, ImageFont
 from emotion.inference.images import ImageInput, read_image
 from emotion.inference.recognizer import Face
 from emotion.palette import INK, class_colours
+
+FONT = Path(__file__).with_name("fonts") / "DejaVuSansCondensed.ttf"
+"""PIL's own font has the letters of ASCII only."""
+
+
+@lru_cache(maxsize=32)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Returns the font of pictures, DejaVu Sans Condensed: Latin, Greek, Cyrillic, Arabic and others, but no Chinese.
+
+    Args:
+        size: height of a line in pixels.
+    """
+    return ImageFont.truetype(FONT, size)
 
 
 def draw(image: ImageInput, faces: Sequence[Face], *, bgr: bool = False) -> Image.Image:
@@ -47,17 +62,17 @@ def _draw_label(pen: ImageDraw.ImageDraw, face: Face, colour: str, font_size: in
 
     Narrow images get no probability, and only the beginning of a label that is wider than the image.
     """
-    font, margin = ImageFont.load_default(font_size), font_size // 4
+    letters, margin = font(font_size), font_size // 4
     label = face.title if face.person is None else f"{face.person}: {face.title}"
     text = f"{label} {face.score:.0%}"
-    if pen.textlength(text, font) + 2 * margin > image_size[0]:
+    if pen.textlength(text, letters) + 2 * margin > image_size[0]:
         text = label
-    while pen.textlength(text, font) + 2 * margin > image_size[0] and len(label) > 1:
+    while pen.textlength(text, letters) + 2 * margin > image_size[0] and len(label) > 1:
         label = label[:-1]
         text = f"{label}..."
-    left, top, right, bottom = pen.textbbox((0, 0), text, font)
+    left, top, right, bottom = pen.textbbox((0, 0), text, letters)
     width, height = math.ceil(right - left) + 2 * margin, math.ceil(bottom - top) + 2 * margin
     x = max(0, min(face.box[0], image_size[0] - width))
     y = max(0, min(face.box[1] - height if face.box[1] >= height else face.box[1], image_size[1] - height))
     pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-    pen.text((x + margin - left, y + margin - top), text, INK, font)
+    pen.text((x + margin - left, y + margin - top), text, INK, letters)

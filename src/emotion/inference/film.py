@@ -52,7 +52,7 @@ class Watcher:
 
     Args:
         recognizer: detects and classifies the faces.
-        frame_stride: every Nth frame is classified.
+        frame_stride: every Nth frame is classified, and the first after each cut.
         smooth: seconds over which the probabilities of a person are averaged: half of them before a frame and half
             after it; 0 averages nothing.
         live: True averages over the seconds before a frame only, so that each frame is returned at once.
@@ -85,11 +85,15 @@ class Watcher:
         self._thumbnail: NDArray[np.uint8] | None = None
 
     def watch(self, frames: Iterable[Frame]) -> Iterator[FilmFrame]:
-        """Yields every Nth frame with its faces, in order, some frames later if probabilities are averaged."""
+        """Yields every Nth frame and the first after each cut with their faces, in order.
+
+        A frame comes some frames later if probabilities are averaged.
+        """
         for frame in frames:
-            if self._is_cut(frame.thumbnail()):
+            is_cut = self._is_cut(frame.thumbnail())
+            if is_cut:
                 self._tracker.forget()
-            if frame.number % self._stride == 0:
+            if is_cut or frame.number % self._stride == 0:
                 yield from self._smoother.push(self._classify(frame))
         yield from self.rest()
 

@@ -238,7 +238,7 @@ def _lines(video: Video, frames: Iterable[Frame], watcher: Watcher, film: Film) 
 
 
 def _giving_way(frames: Iterable[Frame], stride: int, is_busy: Callable[[], bool]) -> Iterator[Frame]:
-    """Yields frames; each that will be classified waits for photographs, so that these are not slowed down."""
+    """Yields frames; every Nth, which will be classified, waits for photographs, so that these are not slowed down."""
     for frame in frames:
         end = time.monotonic() + PATIENCE_S
         while frame.number % stride == 0 and is_busy() and time.monotonic() < end:

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import sys
 import threading
 import time
 import webbrowser
@@ -9,6 +10,7 @@ from asyncio import timeout
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
@@ -162,9 +164,15 @@ def make_server(application: FastAPI) -> "uvicorn.Server":
     """Returns the server of an application, which limits the number of connections."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if self.server_state.tasks and not self.should_exit:
+                print("answers the requests that have begun, then ends; Ctrl-C again ends at once", file=sys.stderr)
+            super().handle_exit(sig, frame)
+
     # h11 even if a faster HTTP parser is installed, so that the service behaves the same everywhere.
     config = uvicorn.Config(application, http="h11", limit_concurrency=MAX_CONNECTIONS, log_level="warning")
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def _listen(host: str, port: int) -> socket.socket:

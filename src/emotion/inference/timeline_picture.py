@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from emotion.errors import printable
+from emotion.inference.drawing import font
 from emotion.palette import BAND, GRID, SOFT_TEXT, TEXT
 
 MOST_PERSONS = 12
@@ -56,7 +57,7 @@ def draw_picture(data: Mapping[str, Any], portraits: Portraits) -> Image.Image:
     if persons:
         top = _draw_axis(pen, data["duration"], top - ROW_HEIGHT + CHART_HEIGHT)
     if note := _note(data, len(persons)):
-        pen.text((MARGIN, top), note, SOFT_TEXT, _font(SMALL))
+        pen.text((MARGIN, top), note, SOFT_TEXT, font(SMALL))
         top += 2 * SMALL
     return picture.crop((0, 0, WIDTH, top + MARGIN // 2))
 
@@ -64,25 +65,25 @@ def draw_picture(data: Mapping[str, Any], portraits: Portraits) -> Image.Image:
 def _draw_head(pen: ImageDraw.ImageDraw, data: Mapping[str, Any]) -> int:
     """Writes title and legend, and returns where the charts begin, pixels from the top."""
     name = _fitted(pen, printable(data["name"]), LARGE, WIDTH - 2 * MARGIN)
-    pen.text((MARGIN, MARGIN - 8), name, TEXT, _font(LARGE))
+    pen.text((MARGIN, MARGIN - 8), name, TEXT, font(LARGE))
     if not data["persons"]:
         return MARGIN + 76
     text = f"{_clock(data['duration'])} long. The height of a colour is the probability of the expression."
     if len(data["classes"]) > MOST_NAMED:
         text += f" Of {len(data['classes']):,} expressions, the {MOST_NAMED} with the largest areas are named."
-    pen.text((MARGIN, MARGIN + 60), text, SOFT_TEXT, _font(SMALL))
+    pen.text((MARGIN, MARGIN + 60), text, SOFT_TEXT, font(SMALL))
     return _draw_legend(pen, data, MARGIN + 120) + 44
 
 
 def _draw_legend(pen: ImageDraw.ImageDraw, data: Mapping[str, Any], top: int) -> int:
     """Writes the classes on their colours, and returns where the legend ends, pixels from the top."""
-    left, height, font = MARGIN, 46, _font(SMALL)
+    left, height, letters = MARGIN, 46, font(SMALL)
     for name in _named(data):
-        width = math.ceil(pen.textlength(name, font)) + 44
+        width = math.ceil(pen.textlength(name, letters)) + 44
         if left + width > WIDTH - MARGIN:
             left, top = MARGIN, top + height + 12
         pen.rounded_rectangle((left, top, left + width - 1, top + height - 1), 23, fill=data["colours"][name])
-        pen.text((left + width / 2, top + height / 2), name, data["ink"], font, "mm")
+        pen.text((left + width / 2, top + height / 2), name, data["ink"], letters, "mm")
         left += width + 12
     return top + height
 
@@ -141,7 +142,7 @@ def _draw_portrait(picture: Image.Image, number: int, portraits: Portraits, top:
     else:
         face = Image.new("RGB", (CHART_HEIGHT, CHART_HEIGHT), BAND)
         middle = (CHART_HEIGHT / 2, CHART_HEIGHT / 2)
-        ImageDraw.Draw(face).text(middle, str(number), SOFT_TEXT, _font(LARGE), "mm")
+        ImageDraw.Draw(face).text(middle, str(number), SOFT_TEXT, font(LARGE), "mm")
     picture.paste(face, (MARGIN, top), mask.reduce(FINE))
 
 
@@ -150,15 +151,15 @@ def _describe(pen: ImageDraw.ImageDraw, classes: Sequence[str], person: Mapping[
     left = MARGIN + CHART_HEIGHT + 28
     width = CHART_LEFT - 28 - left
     heading = f"Person {person['person']}"
-    pen.text((left, top + 2), heading, TEXT, _font(MEDIUM), "lt")
-    beside = left + pen.textlength(heading, _font(MEDIUM)) + 16
+    pen.text((left, top + 2), heading, TEXT, font(MEDIUM), "lt")
+    beside = left + pen.textlength(heading, font(MEDIUM)) + 16
     seen = f"seen {_length(person['seconds'])}, {_counted(person['changes'], 'change')}"
-    pen.text((beside, top + 2 + MEDIUM * 0.74), seen, SOFT_TEXT, _font(SMALL), "ls")
+    pen.text((beside, top + 2 + MEDIUM * 0.74), seen, SOFT_TEXT, font(SMALL), "ls")
     shares = sorted(((name, person["shares"][name]) for name in classes), key=lambda pair: -pair[1])
     words = [f"{name} {share:.0%}".replace("%", " %") for name, share in shares if share >= NAMED_FROM] or [
         shares[0][0]
     ]
-    fitting = [text for text in accumulate(words, "{}, {}".format) if pen.textlength(text, _font(SMALL)) <= width]
+    fitting = [text for text in accumulate(words, "{}, {}".format) if pen.textlength(text, font(SMALL)) <= width]
     longest = person["longest"]
     lines = (
         fitting[-1] if fitting else words[0],
@@ -166,7 +167,7 @@ def _describe(pen: ImageDraw.ImageDraw, classes: Sequence[str], person: Mapping[
     )
     for line, text in enumerate(lines):
         fitted = _fitted(pen, text, SMALL, width)
-        pen.text((left, top + 58 + 42 * line), fitted, (TEXT, SOFT_TEXT)[line], _font(SMALL), "lt")
+        pen.text((left, top + 58 + 42 * line), fitted, (TEXT, SOFT_TEXT)[line], font(SMALL), "lt")
 
 
 def _draw_axis(pen: ImageDraw.ImageDraw, duration: float, top: int) -> int:
@@ -174,9 +175,9 @@ def _draw_axis(pen: ImageDraw.ImageDraw, duration: float, top: int) -> int:
     for second in _ticks(duration):
         place = CHART_LEFT + second / duration * CHART_WIDTH
         pen.line((place, top, place, top + 10), fill=GRID, width=2)
-        half = pen.textlength(_clock(second), _font(SMALL)) / 2
+        half = pen.textlength(_clock(second), font(SMALL)) / 2
         middle = min(max(place, CHART_LEFT + half), CHART_LEFT + CHART_WIDTH - half)
-        pen.text((middle, top + 18), _clock(second), SOFT_TEXT, _font(SMALL), "mt")
+        pen.text((middle, top + 18), _clock(second), SOFT_TEXT, font(SMALL), "mt")
     return top + 72
 
 
@@ -216,11 +217,7 @@ def _counted(number: int, noun: str) -> str:
 def _fitted(pen: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
     """Shortens a text to a width in pixels."""
     short = text
-    while pen.textlength(short, _font(size)) > width:
+    while pen.textlength(short, font(size)) > width:
         text = text[:-1]
         short = f"{text}..."
     return short
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

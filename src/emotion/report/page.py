@@ -83,8 +83,9 @@ _PROTOCOL = (
     "probabilities of the networks of several seeds."
 )
 _CALIBRATION = (
-    "NLL is the mean negative log likelihood, ECE the mean gap between confidence and accuracy over 15 bins of "
-    "confidence, Brier the mean squared error of the probabilities; lower is better. After: with the logits divided by "
+    "NLL is the mean negative log likelihood, ECE the gap between confidence and accuracy in 15 bins of confidence, "
+    "weighted by their images, Brier the squared error of the probabilities, summed over the classes and averaged over "
+    "the images; lower is better. After: with the logits divided by "
     "the temperature that has the lowest NLL on the validation images."
 )
 _PAIRS = (

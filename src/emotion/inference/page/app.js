@@ -11,12 +11,16 @@ const MOST_LISTED = 30; // classes
 
 const ready = loadAbout();
 
-/** Takes files in place of all that is on the page. */
+let takes = 0;
+
+/** Takes files, or the promise of some, in place of all that is on the page. */
 async function take(files, credit) {
-  await ready;
+  const number = ++takes;
+  const [chosen] = await Promise.all([files, ready]);
+  if (number !== takes) return; // others were chosen meanwhile
   webcam.stopWebcam();
   film.closeFilm();
-  takeFiles(files, credit);
+  takeFiles(chosen, credit);
 }
 
 function listenForFiles() {
@@ -46,6 +50,7 @@ function listenForFiles() {
 
 function listenForOptions() {
   byId("webcam").addEventListener("click", async () => {
+    takes++; // drops a sample that is on its way
     await ready;
     webcam.toggleWebcam(() => {
       film.closeFilm();

@@ -1,7 +1,7 @@
 // Results to take away.
 
 import { ranked } from "./faces.js";
-import { about } from "./service.js";
+import { about, fetchFile } from "./service.js";
 
 const BOX = ["left", "top", "width", "height"];
 const FACE = [...BOX, "confidence", "label"];
@@ -21,8 +21,9 @@ export const stem = (name) => name.replace(/\.[^.]*$/, "") || name;
 
 /** Returns the faces of photographs as CSV, with the columns of `emotion predict --csv`. */
 export function imageTable(photos) {
-  const rows = photos.flatMap(({ name, answer }) => rowsOf({ file: noFormula(name) }, answer.faces));
-  return csv(["file", ...faceColumns()], rows);
+  const columns = classColumns();
+  const rows = photos.flatMap(({ name, answer }) => rowsOf({ file: noFormula(name) }, answer.faces, columns));
+  return csv(["file", ...FACE, ...columns.values()], rows);
 }
 
 /**
@@ -31,12 +32,11 @@ export function imageTable(photos) {
  * @param frames with `frame`, `second` and `faces`, which have `person` and `raw`.
  */
 export function filmTable(name, frames) {
-  const rows = frames.flatMap(({ frame, second, faces }) => rowsOf({ file: noFormula(name), frame, second }, faces));
-  const raw = [...classColumns().values()].map((column) => `raw_${column}`);
-  return csv([...FRAME, ...faceColumns(), "raw_label", ...raw], rows);
+  const columns = classColumns();
+  const rows = frames.flatMap(({ frame, second, faces }) => rowsOf({ file: noFormula(name), frame, second }, faces, columns));
+  const own = [...columns.values()];
+  return csv([...FRAME, ...FACE, ...own, "raw_label", ...own.map((column) => `raw_${column}`)], rows);
 }
-
-const faceColumns = () => [...FACE, ...classColumns().values()];
 
 /** Returns the columns of the probabilities, by class, as `columns_of` in records.py names them. */
 function classColumns() {
@@ -49,9 +49,8 @@ function classColumns() {
   }));
 }
 
-function rowsOf(place, faces) {
+function rowsOf(place, faces, columns) {
   if (!faces.length) return [new Map(Object.entries(place))];
-  const columns = classColumns();
   return faces.map(({ box, person, confidence, label, probabilities, raw }) => {
     const row = new Map(Object.entries({ ...place, person, confidence, label: noFormula(label) }));
     BOX.forEach((side, index) => row.set(side, box[index]));
@@ -72,7 +71,7 @@ const noFormula = (name) => (/^([=@]|[+-](?!$|[\d.]+(e[+-]?\d+)?$))/.test(name) 
  */
 export async function timelinePage(film) {
   const names = ["timeline.html", "timeline.css", "timeline.js", "timeline-page.js"];
-  const [template, style, ...scripts] = await Promise.all(names.map(async (name) => (await fetch(`/page/${name}`)).text()));
+  const [template, style, ...scripts] = await Promise.all(names.map(async (name) => (await fetchFile(`/page/${name}`)).text()));
   const script = scripts.join("");
   const policy = `default-src 'none'; script-src '${await digest(script)}'; style-src '${await digest(style)}'; img-src data:; `
     + "media-src 'self' file: blob:; base-uri 'none'; form-action 'none'";

@@ -128,7 +128,8 @@ export class Picture {
 
   /** Shows a picture, and the faces of an answer if there is one. */
   show(source, answer) {
-    Object.assign(this, { source, answer, active: null });
+    const active = answer?.faces.some(({ number }) => number === this.active) ? this.active : null;
+    Object.assign(this, { source, answer, active });
     this.resize();
   }
 

@@ -24,15 +24,17 @@ export function labelled(face) {
  * Joins the answers of all networks for a picture to one with numbered faces.
  *
  * The probabilities of a face are the mean over the networks; `members` holds those of each network, in their order. Its
- * heatmap is the mean over the networks that give heatmaps.
+ * heatmap is the mean over the networks that give heatmaps and the same label, which a heatmap explains.
  */
 export function joined(answers) {
   const [first] = answers;
   const faces = first.faces.map((face, index) => {
     const members = answers.map((answer) => answer.faces[index].probabilities);
-    const heatmaps = answers.map((answer) => answer.faces[index].heatmap).filter(Boolean);
-    const probabilities = mean(members);
-    return labelled({ ...face, number: index + 1, members, probabilities, heatmap: heatmaps.length ? meanMap(heatmaps) : null });
+    // The label of one network stays: its probabilities are rounded, so that two of them may be equal here.
+    const joint = answers.length === 1 ? face : labelled({ ...face, probabilities: mean(members) });
+    const own = answers.map((answer) => answer.faces[index]).filter(({ label, heatmap }) => heatmap && label === joint.label);
+    const heatmap = own.length ? meanMap(own.map((one) => one.heatmap)) : null;
+    return { ...joint, number: index + 1, members, heatmap };
   });
   return { ...first, faces };
 }

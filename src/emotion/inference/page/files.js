@@ -4,7 +4,7 @@ import { drawFaces, newCanvas, smallCopy } from "./drawing.js";
 import { imageTable, save, stem } from "./downloads.js";
 import { byId, counted, element, scrollToResults, showMessage, showParts } from "./elements.js";
 import { joined, titleOf } from "./faces.js";
-import { runFilm, showFilm } from "./film.js";
+import { pauseFilm, runFilm, showFilm } from "./film.js";
 import { showHeatmaps, showResult } from "./result.js";
 import { about, askAll } from "./service.js";
 
@@ -49,8 +49,8 @@ export function clear() {
 
 function newEntry(file, credit) {
   const isFilm = file.type.startsWith("video/") || FILMS.test(file.name);
-  const entry = { name: file.name, blob: file, isFilm, credit, state: "waiting", error: "", source: null, answers: [], answer: null,
-    question: null, confidence: null, asked: 0, rows: [], film: null, share: 0 };
+  const entry = { name: file.name, blob: file, isFilm, credit, state: "waiting", error: "", source: null, small: null, preview: "",
+    answers: [], answer: null, question: null, confidence: null, asked: 0, rows: [], film: null, share: 0 };
   return Object.assign(entry, { tile: newTile(entry) });
 }
 
@@ -71,12 +71,15 @@ async function askPhoto(entry, signal) {
   entry.state = "busy";
   updateTile(entry);
   try {
-    entry.source ??= await decode(entry.blob);
+    keep(entry, await pictureOf(entry));
     if (entry === open && !isOld()) showEntry(entry);
     entry.question = questionFor(entry);
     const answers = await askAll(entry, entry.question, signal);
+    if (!entry.small) {
+      entry.preview = answers[0].preview;
+      keep(entry, await pictureOf(entry));
+    }
     if (isOld()) return;
-    entry.source ??= await pictureAt(answers[0].preview);
     Object.assign(entry, { state: "done", error: "", answers: answers.map(({ preview, ...answer }) => answer), answer: joined(answers) });
     noteHeatmaps(entry);
   } catch (error) {
@@ -88,15 +91,27 @@ async function askPhoto(entry, signal) {
   if (entry === open) showEntry(entry);
 }
 
-function questionFor({ source, confidence }) {
+/** Returns the picture of an entry, or null for a format that this browser does not show, before it has the answer. */
+async function pictureOf({ source, preview, blob }) {
+  return source ?? (preview ? pictureAt(preview) : decode(blob));
+}
+
+/** Keeps the picture of the open entry, and of others a small copy: a large one takes megabytes. */
+function keep(entry, picture) {
+  if (!picture) return;
+  entry.small ??= smallCopy(picture, TILE);
+  entry.source = entry === open ? picture : null;
+}
+
+function questionFor({ small, confidence }) {
   const asked = { detect: !byId("single-face").checked, heatmap: byId("heatmap").checked };
-  return { ...asked, ...(source ? {} : { preview: true }), ...(confidence === null ? {} : { confidence }) };
+  return { ...asked, ...(small ? {} : { preview: true }), ...(confidence === null ? {} : { confidence }) };
 }
 
 /** Returns the picture of a file, upright, or null for a format that this browser does not show. */
 async function decode(blob, side = SIDE) {
-  if (await mayBeTurned(blob)) return null;
   try {
+    if (await mayBeTurned(blob)) return null;
     const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" });
     const copy = smallCopy(bitmap, side);
     bitmap.close();
@@ -119,8 +134,9 @@ async function pictureAt(address) {
   return smallCopy(image, SIDE);
 }
 
-function noteHeatmaps({ answer, question }) {
-  const lacking = question.heatmap && answer.faces.length > 0 && !answer.faces.some(({ heatmap }) => heatmap);
+function noteHeatmaps({ answers, question }) {
+  const faces = answers.flatMap((answer) => answer.faces);
+  const lacking = question.heatmap && faces.length > 0 && !faces.some(({ heatmap }) => heatmap);
   byId("heatmap").disabled ||= lacking;
   byId("no-heatmap").hidden = !byId("heatmap").disabled;
 }
@@ -175,17 +191,17 @@ function newTile(entry) {
 }
 
 function updateTile(entry) {
-  const { tile, source, answer, state, isFilm } = entry;
+  const { tile, small, answer, state, isFilm } = entry;
   tile.text.textContent = stateOf(entry);
   tile.choose.classList.toggle("failed", state === "failed");
   tile.choose.classList.toggle("is-busy", state === "busy");
   if (isFilm) return drawFilmTile(entry);
-  if (!source) return undefined;
-  const scale = Math.min(TILE / source.width, TILE / source.height);
-  const size = [source.width * scale, source.height * scale];
+  if (!small) return undefined;
+  const scale = Math.min(TILE / small.width, TILE / small.height);
+  const size = [small.width * scale, small.height * scale];
   Object.assign(tile.canvas, { width: Math.round(size[0]), height: Math.round(size[1]) });
   const pen = tile.canvas.getContext("2d");
-  pen.drawImage(source, 0, 0, ...size);
+  pen.drawImage(small, 0, 0, ...size);
   if (answer) drawFaces(pen, size, answer.faces, size[0] / answer.width);
   return undefined;
 }
@@ -219,15 +235,18 @@ function updateStatus() {
   for (const id of ["csv", "json"]) byId(id).disabled = !photos;
 }
 
-function show(entry) {
+async function show(entry) {
+  if (open) open.source = null;
   open = entry;
   for (const { tile } of entries) tile.choose.setAttribute("aria-current", String(tile === entry.tile));
-  showEntry(entry);
+  if (entry.small) keep(entry, await pictureOf(entry));
+  if (entry === open) showEntry(entry);
 }
 
 function showEntry(entry) {
   byId("png").disabled = !entry.answer;
   showMessage(entry.error && (entry.state === "failed" || entry.isFilm) ? entry.error : "");
+  if (entry.state === "failed" || !entry.isFilm) pauseFilm();
   if (entry.state === "failed") return showParts();
   if (entry.isFilm) {
     showParts("film");
@@ -235,7 +254,7 @@ function showEntry(entry) {
   }
   showParts("result");
   showHeatmaps(byId("heatmap").checked);
-  return showResult(entry.source ?? newCanvas(480, 320), entry.answer, entry.credit);
+  return showResult(entry.source ?? entry.small ?? newCanvas(480, 320), entry.answer, entry.credit);
 }
 
 // Downloads.
@@ -259,12 +278,19 @@ export function saveAnswers() {
 
 /** Saves the photograph that is shown, in its own size, with boxes and labels. */
 export async function savePicture() {
-  const { answer, blob, source, name } = open;
-  const canvas = (await decode(blob, Infinity)) ?? smallCopy(source, SIDE);
+  const entry = open;
+  const { answer, name, blob } = entry;
+  const own = await decode(blob, Infinity);
+  const small = async () => annotated(smallCopy(await pictureOf(entry), SIDE), answer);
+  save(`${stem(name)}-faces.png`, (own && (await annotated(own, answer))) ?? (await small()));
+}
+
+/** Draws the faces on a picture, and returns it as PNG; null if it is too large for this browser. */
+function annotated(canvas, answer) {
   const unit = Math.max(1, Math.max(canvas.width, canvas.height) / PRINTED);
   const pen = canvas.getContext("2d");
   pen.scale(unit, unit);
   const size = [canvas.width / unit, canvas.height / unit];
   drawFaces(pen, size, answer.faces, size[0] / answer.width, { heatmaps: byId("heatmap").checked });
-  save(`${stem(name)}-faces.png`, await new Promise((done) => canvas.toBlob(done, "image/png")));
+  return new Promise((done) => canvas.toBlob(done, "image/png"));
 }

@@ -2,7 +2,7 @@
 
 import { filmTable, save, stem, timelinePage } from "./downloads.js";
 import { drawFaces, fitCanvas } from "./drawing.js";
-import { byId, counted, element, show } from "./elements.js";
+import { byId, counted, element, show, showMessage } from "./elements.js";
 import { titleOf } from "./faces.js";
 import { askFilm } from "./service.js";
 import { drawTimeline } from "./timeline.js";
@@ -13,6 +13,7 @@ const LOOK_MS = 700; // between two pictures of a film that is read
 let shown = null; // the film on the page: see `newEntry` in files.js
 let video = null;
 let stopFilm = () => {}; // of the film that is read
+let looked = 0; // when `lookAt` last moved the film, ms
 
 /** Reads a film: fills its `rows`, `share` and `film`. `onChange` is called after each row. */
 export async function runFilm(entry, signal, onChange) {
@@ -44,7 +45,7 @@ export function showFilm(entry) {
   byId("film-downloads").hidden = busy || !entry.rows.length;
   byId("film-timeline").disabled = !entry.film;
   if (busy) return showProgress(entry);
-  byId("film-summary").textContent = entry.film ? "" : `Stopped: ${counted(entry.rows.length, "frame")} are classified.`;
+  byId("film-summary").textContent = entry.film ? "Done." : `Stopped: ${counted(entry.rows.length, "frame")} are classified.`;
   if (entry.film && !byId("timeline").childElementCount) {
     if (video.paused) video.currentTime = entry.film.lead;
     drawTimeline(byId("timeline"), entry.film, { video });
@@ -58,7 +59,7 @@ function open(entry) {
   byId("film-summary").textContent = "";
   byId("timeline").replaceChildren();
   byId("rows").replaceChildren();
-  if (video) URL.revokeObjectURL(video.src);
+  if (video) unload(video);
   video = element("video"); // a timeline listens to its video for good, so that each film gets a new one
   Object.assign(video, { controls: true, playsInline: true, preload: "auto", muted: true });
   video.setAttribute("aria-label", entry.name);
@@ -77,6 +78,14 @@ function open(entry) {
   video.addEventListener("play", follow);
   new ResizeObserver(drawBoxes).observe(video);
   video.src = URL.createObjectURL(entry.blob);
+}
+
+/** Frees the memory of a film, and ends its sound. */
+function unload(old) {
+  old.pause();
+  URL.revokeObjectURL(old.src);
+  old.removeAttribute("src");
+  old.load();
 }
 
 function showProgress({ rows, share, state }) {
@@ -100,8 +109,8 @@ function line({ second, faces }) {
 /** Shows the picture of a film at a second while it is read, unless the user plays it. */
 function lookAt(second) {
   const now = performance.now();
-  if (!video.paused || video.seeking || now - (lookAt.last ?? 0) < LOOK_MS || video.readyState < 1) return;
-  lookAt.last = now;
+  if (!video.paused || video.seeking || now - looked < LOOK_MS || video.readyState < 1) return;
+  looked = now;
   video.currentTime = second;
 }
 
@@ -109,7 +118,7 @@ function lookAt(second) {
 
 function follow() {
   drawBoxes();
-  if (!video.paused) requestAnimationFrame(follow);
+  if (video?.paused === false) requestAnimationFrame(follow);
 }
 
 function drawBoxes() {
@@ -145,7 +154,12 @@ export function listen() {
   });
   byId("film-timeline").hidden = !globalThis.crypto?.subtle; // only on this machine and with HTTPS
   byId("film-timeline").addEventListener("click", async () => {
-    save(`${stem(shown.name)}.html`, await timelinePage(shown.film), "text/html");
+    const { name, film } = shown;
+    try {
+      save(`${stem(name)}.html`, await timelinePage(film), "text/html");
+    } catch (error) {
+      showMessage(error.message);
+    }
   });
   byId("film-jsonl").addEventListener("click", () => {
     const lines = shown.rows.map(({ frame, second, faces }) => `${JSON.stringify({ file: shown.name, frame, second, faces })}\n`);
@@ -153,8 +167,11 @@ export function listen() {
   });
 }
 
-/** Ends the playing of a film that is no longer shown. */
+/** Ends the playing of a film that is not shown now. */
+export const pauseFilm = () => video?.pause();
+
+/** Forgets the film. */
 export function closeFilm() {
-  video?.pause();
-  shown = null;
+  if (video) unload(video);
+  video = shown = null;
 }

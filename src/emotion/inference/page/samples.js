@@ -1,6 +1,7 @@
 // Sample photographs, whose origins are listed in CREDITS.md.
 
 import { byId, element, showMessage } from "./elements.js";
+import { fetchFile } from "./service.js";
 
 const SAMPLES = [
   { file: "collins.jpg", name: "Eileen Collins, astronaut", credit: "Photograph: NASA, in the public domain." },
@@ -10,7 +11,7 @@ const SAMPLES = [
   { file: "einstein.jpg", name: "Albert Einstein, physicist, 1921", credit: "Photograph: Ferdinand Schmutzer, in the public domain." },
 ];
 
-/** Fills the list of samples; `take` is called with a file and who made it. */
+/** Fills the list of samples; `take` is called with the promise of a file and who made it. */
 export function addSamples(take) {
   for (const { file, name, credit } of SAMPLES) {
     const thumbnail = element("img");
@@ -20,12 +21,16 @@ export function addSamples(take) {
     choose.title = name;
     choose.addEventListener("click", async () => {
       try {
-        const blob = await (await fetch(thumbnail.src)).blob();
-        take([new File([blob], file, { type: blob.type })], `${name}. ${credit}`);
-      } catch {
-        showMessage("The service does not answer. Check that `emotion app` is still running.");
+        await take(load(thumbnail.src, file), `${name}. ${credit}`);
+      } catch (error) {
+        showMessage(error.message);
       }
     });
     byId("samples").append(element("li", "", choose));
   }
+}
+
+async function load(address, name) {
+  const blob = await (await fetchFile(address)).blob();
+  return [new File([blob], name, { type: blob.type })];
 }

@@ -2,6 +2,7 @@
 
 const MILLION = 1e6;
 const MOST_TRIES = 10;
+const GONE = "The service does not answer. Check that `emotion app` is still running.";
 const LONGEST_WAIT_S = 4; // a service that asks for more had no time for this request, or is busy for long
 
 /** What the service says about itself; filled by `loadAbout`. */
@@ -25,7 +26,7 @@ export function askAll(image, question, signal, tries = MOST_TRIES) {
 }
 
 async function ask({ blob, name }, question, signal, tries) {
-  refuseLarge(blob, name, about.megabytes);
+  await check(blob, name, about.megabytes);
   const form = new FormData();
   form.append("image", blob, "image");
   const answer = await send(`/predict?${new URLSearchParams(question)}`, form, signal, tries);
@@ -35,7 +36,7 @@ async function ask({ blob, name }, question, signal, tries) {
 
 /** Yields what the service says about a film: a row for each classified frame, then the persons. */
 export async function* askFilm({ blob, name }, signal) {
-  refuseLarge(blob, name, about.film_megabytes);
+  await check(blob, name, about.film_megabytes);
   const form = new FormData();
   form.append("video", blob, name);
   const answer = await send("/film", form, signal);
@@ -47,8 +48,19 @@ export async function* askFilm({ blob, name }, signal) {
   }
 }
 
-function refuseLarge(blob, name, megabytes) {
+/** Refuses a file that is too large or cannot be read, such as one that has changed since it was chosen. */
+async function check(blob, name, megabytes) {
   if (blob.size > megabytes * MILLION) throw new Error(`${name}: more than ${megabytes} MB`);
+  await blob.slice(0, 1).arrayBuffer().catch(() => {
+    throw new Error(`${name}: cannot be read; choose it again, and the files of a folder in place of the folder`);
+  });
+}
+
+/** Returns the answer for a file of the page. */
+export async function fetchFile(address) {
+  const answer = await fetch(address).catch(() => null);
+  if (!answer?.ok) throw new Error(GONE);
+  return answer;
 }
 
 /** Sends a form; while the service has too much to do for a moment, it is sent again. */
@@ -66,7 +78,7 @@ async function post(address, body, signal) {
     return await fetch(address, { method: "POST", body, signal });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Error("The service does not answer. Check that `emotion app` is still running.");
+    throw new Error(GONE);
   }
 }
 
@@ -83,7 +95,9 @@ async function* linesOf(stream) {
   let rest = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch(() => {
+        throw new Error(GONE);
+      });
       if (done) break;
       const lines = (rest + value).split("\n");
       rest = lines.pop();

@@ -26,7 +26,7 @@ export function drawTimeline(root, data, { video = null } = {}) {
   if (!data.persons.length) return;
   root.append(legend(data), ...data.persons.map((person) => drawPerson(view, person)), timeAxis(data));
   const observer = new ResizeObserver(() => view.charts.forEach((chart) => spread(chart.thumbnails)));
-  observer.observe(root);
+  observer.observe(root.firstChild); // as wide as the root, which may outlive this timeline
   if (video) follow(view);
 }
 

@@ -29,15 +29,13 @@ let history = []; // { second, probabilities } of the largest face
 let recording = null; // { from, frames } while the user records
 let recorded = []; // frames of the last recording
 
-/** Starts the webcam, or ends it. */
+/** Starts the webcam, or ends it; `onStart` is called once there is a camera. */
 export async function toggleWebcam(onStart) {
   if (stream) return stopWebcam();
-  onStart();
-  await start();
-  return undefined;
+  return start({ onStart });
 }
 
-async function start(camera) {
+async function start({ camera = null, onStart = () => {} }) {
   showMessage("");
   if (!navigator.mediaDevices) return showMessage(INSECURE);
   const number = ++run;
@@ -46,9 +44,11 @@ async function start(camera) {
   try {
     opened = await navigator.mediaDevices.getUserMedia({ video, audio: false });
   } catch (error) {
+    if (number !== run) return undefined;
     return showMessage(PROBLEMS[error.name] ?? `The webcam cannot be used (${error.name}).`);
   }
   if (number !== run) return opened.getTracks().forEach((track) => track.stop());
+  onStart();
   stream = opened;
   opened.getVideoTracks()[0].addEventListener("ended", () => {
     if (stream !== opened) return;
@@ -104,7 +104,7 @@ async function watch(number) {
   const begin = performance.now();
   let spoken = -Infinity;
   byId("pause").disabled = byId("record").disabled = false;
-  for (let frame = 0; stream && number === run; frame++) {
+  while (stream && number === run) {
     if (paused) {
       await new Promise((done) => setTimeout(done, 100));
       continue;
@@ -121,7 +121,7 @@ async function watch(number) {
       byId("summary").setAttribute("aria-live", speaks ? "polite" : "off");
       if (speaks) spoken = performance.now();
       showLive({ ...answer, faces }, mirror, second);
-      if (recording) record(frame, second, faces);
+      if (recording) record(second, faces);
       showMessage("");
     } catch (error) {
       if (number !== run) break;
@@ -169,6 +169,7 @@ function mirrored(answer) {
 
 function setPaused(value) {
   paused = value;
+  if (paused && history.length) history.push({ second: history.at(-1).second, probabilities: null }); // a gap in the curve
   byId("pause").textContent = paused ? "Go on" : "Pause";
   byId("pause").setAttribute("aria-pressed", String(paused));
 }
@@ -182,10 +183,11 @@ function toggleRecording() {
   byId("recorded").textContent = !recording && recorded.length ? `${counted(recorded.length, "picture")} recorded` : "";
 }
 
-function record(frame, second, faces) {
+function record(second, faces) {
   recording.from ??= second;
   const passed = second - recording.from;
-  recording.frames.push({ frame, second: Math.round(1000 * passed) / 1000, faces });
+  const kept = faces.map(({ box, person, confidence, label, probabilities, raw }) => ({ box, person, confidence, label, probabilities, raw }));
+  recording.frames.push({ frame: recording.frames.length, second: Math.round(1000 * passed) / 1000, faces: kept });
   byId("recorded").textContent = `recording: ${Math.floor(passed)} s`;
 }
 
@@ -198,7 +200,7 @@ export function listen() {
   byId("camera").addEventListener("change", () => {
     const camera = byId("camera").value;
     stopWebcam();
-    start(camera);
+    start({ camera });
   });
   showSmooth();
   new ResizeObserver(() => history.length && drawCurve(byId("curve"), history, drawnClasses(history))).observe(byId("history"));
