@@ -217,6 +217,23 @@ def test_a_film_that_has_begun_is_answered_to_its_end_after_sigterm(film_file: P
     assert process.returncode in (0, -signal.SIGTERM)
 
 
+def test_a_second_interruption_ends_at_once_and_prints_no_traceback(long_film: bytes) -> None:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-m", "emotion", "serve", "--port", "0"], **pipes, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        address = process.stdout.readline().split()[-1].removesuffix("/predict")
+        options = {"files": {"video": long_film}, "timeout": 60}
+        with httpx.stream("POST", f"{address}/film?frame_stride=1", **options) as answer:
+            rows = answer.iter_lines()  # kept, since its end closes the connection
+            next(rows)
+            process.send_signal(signal.SIGINT)
+            process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            told = process.stderr.read()
+    assert (process.returncode, told) == (130, "interrupted\n")
+
+
 @pytest.fixture(scope="module")
 def long_film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A film of 2,000 frames, which takes 100 s with `Slow`."""

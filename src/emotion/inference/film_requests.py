@@ -6,8 +6,8 @@ import logging
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -116,12 +116,16 @@ class FilmResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the lines until there are no more or the client is gone."""
         loop = asyncio.get_running_loop()
+
+        def release(_: Future[None]) -> None:
+            with suppress(RuntimeError):  # the loop is closed: the service has ended
+                loop.call_soon_threadsafe(self._release)
+
         try:
             await super().__call__(scope, receive, send)
         finally:
             if not self._released:  # the thread may be making a line: it ends after this one
-                closing = self._thread.submit(self._lines.close)
-                closing.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
+                self._thread.submit(self._lines.close).add_done_callback(release)
 
     async def _stream(self) -> AsyncIterator[bytes]:
         line = await self._next()

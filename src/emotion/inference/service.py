@@ -166,9 +166,12 @@ def make_server(application: FastAPI) -> "uvicorn.Server":
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            if self.server_state.tasks and not self.should_exit:
-                print("answers the requests that have begun, then ends; Ctrl-C again ends at once", file=sys.stderr)
+            again = self.should_exit
             super().handle_exit(sig, frame)
+            if again:
+                logging.getLogger("uvicorn.error").disabled = True  # it would print where each request was broken off
+            elif self.server_state.tasks:
+                print("answers the requests that have begun, then ends; Ctrl-C again ends at once", file=sys.stderr)
 
     # h11 even if a faster HTTP parser is installed, so that the service behaves the same everywhere.
     config = uvicorn.Config(application, http="h11", limit_concurrency=MAX_CONNECTIONS, log_level="warning")
