@@ -122,7 +122,7 @@ def _summary(packed: PackedImages, audit: Audit) -> list[Block]:
         Heading("Images of each class"),
         _class_table(packed, audit),
         Heading("Duplicates"),
-        Paragraph(_duplicates_note(audit)),
+        Paragraph(_duplicates_note(packed, audit)),
         _groups_table(audit),
         Heading("Duplicates within and across parts"),
         Paragraph(_PARTS_NOTE),
@@ -156,9 +156,11 @@ def _class_table(packed: PackedImages, audit: Audit) -> Table:
     return Table(("class", *audit.class_counts, "all"), "l" + "r" * len(counts), rows, footer=[total])
 
 
-def _duplicates_note(audit: Audit) -> str:
+def _duplicates_note(packed: PackedImages, audit: Audit) -> str:
+    channels, height, width = packed.images.shape[1:]
+    colour = "grey" if channels == 1 else "colour"
     return (
-        "Identical: equal in every pixel. Nearly identical: the pixels of two images correlate at "
+        f"Compared are copies of {width} x {height} pixels in {colour}. Identical: equal in every pixel. Nearly identical: the pixels of two images correlate at "
         f"{audit.threshold:g} or more, regardless of brightness and contrast. Chains of such pairs make a group, so "
         "some images of a group may be less similar; identical images in the group are counted too."
     )
