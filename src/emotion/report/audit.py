@@ -160,9 +160,10 @@ def _duplicates_note(packed: PackedImages, audit: Audit) -> str:
     channels, height, width = packed.images.shape[1:]
     colour = "grey" if channels == 1 else "colour"
     return (
-        f"Compared are copies of {width} x {height} pixels in {colour}. Identical: equal in every pixel. "
-        f"Nearly identical: the pixels of two images correlate at {audit.threshold:g} or more, regardless of brightness "
-        "and contrast. Chains of such pairs make a group, so some images of a group may be less similar; identical images in the group are counted too."
+        f"Compared are copies of {width} x {height} pixels in {colour}. Identical: equal in every pixel. Nearly "
+        f"identical: the pixels of two images correlate at {audit.threshold:g} or more, regardless of brightness and "
+        "contrast. Chains of such pairs make a group, so some images of a group may be less similar; identical images "
+        "in the group are counted too."
     )
 
 
