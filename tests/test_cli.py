@@ -46,7 +46,7 @@ def test_train_evaluate_and_resume_from_the_command_line(tmp_path):
     assert "cnn: 1,029,223 parameters, 1,027,559 of them trainable" in first.stderr
     assert (tmp_path / "run/report.html").is_file()
     checkpoint = f"ckpt={tmp_path}/run/checkpoints/best.ckpt"
-    tested = start("evaluate.py", checkpoint, f"out={tmp_path}/out")
+    tested = call("evaluate.py", checkpoint, f"out={tmp_path}/out")
     assert tested.returncode == 0, tested.stderr
     accuracy = re.search(r"test accuracy (\S+),", first.stderr)
     assert accuracy is not None
@@ -68,13 +68,10 @@ def test_a_run_in_the_home_folder_is_complete_and_its_stored_command_can_be_repe
     assert {"run.log", "config.yaml", "metrics.json", "csv"} <= {path.name for path in (tmp_path / "a, run").iterdir()}
     stored = json.loads((tmp_path / "a, run" / "environment.json").read_text())["command"]
     assert str(tmp_path) not in stored
-    again = subprocess.run(
-        ["sh", "-c", stored.replace("emotion", f"{sys.executable} -m emotion", 1)],
-        cwd=tmp_path,
-        env=os.environ | {"HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    assert stored.startswith("emotion train ")
+    script = stored.replace("emotion", r"printf '%s\0'", 1)  # the words as a shell reads them
+    words = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    again = call("emotion", *words.split("\0")[:-1], folder=tmp_path, HOME=str(tmp_path))
     assert again.returncode == 0, stored + again.stderr
     assert "finished already" in again.stderr
 
@@ -123,6 +120,7 @@ def test_a_reader_of_the_help_may_end_early():
     ) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
+        assert process.wait() == 1  # as of a program that could not print
 
 
 @pytest.mark.parametrize(

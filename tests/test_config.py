@@ -1,6 +1,7 @@
 import inspect
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from emotion.config import (
     compose,
     conf_dir,
     describe_settings,
+    flatten,
     read,
     register_resolvers,
     run_dir,
@@ -35,6 +37,8 @@ from emotion.overrides import (
 )
 from emotion.settings import GROUPS, Settings, as_yaml, fields, marked
 
+BASE = OmegaConf.load(conf_dir() / "config.yaml")
+default_config = cache(compose)
 MODELS = choice_names("model")
 RECIPES = sorted({*choice_names("recipe")} - {"best_ensemble"})
 # Keys, legal numbers (with the ends of the range), and illegal numbers. Null is legal for `NULLABLE` alone.
@@ -523,7 +527,7 @@ def test_run_folder_depends_on_the_settings_only():
 
 @pytest.mark.parametrize("key", marked(NEW))
 def test_a_new_setting_changes_the_name_of_a_run_only_when_it_is_set(key):
-    config = compose()
+    config = default_config()
     older = OmegaConf.masked_copy(config, [str(name) for name in config if name != key])
     assert run_dir(older) == run_dir(config) == "runs/default/cnn-seed0-2ab08c0c"
     changed = OmegaConf.merge(older, {key: "another"})
@@ -815,9 +819,9 @@ def test_a_setting_without_effect_is_refused(key):
     require_effect(alone.split(), values)
     with pytest.raises(UserError, match=rf"^{re.escape(word.split('=')[0])}=.*: has no effect; it needs "):
         require_effect([word], values)
-    default = OmegaConf.select(OmegaConf.load(conf_dir() / "config.yaml"), key)
+    default = OmegaConf.select(BASE, key)
     same = f"{key}={'null' if default is None else default}"
-    require_effect([same], settings(compose(same, *alone.split())))
+    require_effect([same], flatten(values) | {key: default})
 
 
 @pytest.mark.parametrize(

@@ -53,18 +53,23 @@ def test_kept_runs_name_no_place_of_a_machine():
 
 def test_the_ablation_has_a_run_of_each_ingredient_and_no_other():
     parts = yaml.safe_load((conf_dir() / "experiment/ingredients.yaml").read_text())["hydra"]["sweeper"]["parts"]
-    found = {part: [run for seed in range(3) for run in ingredient(part.split(), seed)] for part in parts}
+    found = {part: ingredients(part.split()) for part in parts}
     assert all(found.values())
     assert sorted(run for runs in found.values() for run in runs) == INGREDIENTS
 
 
-def ingredient(changes, seed):
-    """Finds the run of the ablation that changes these settings, if it is there."""
+def ingredients(changes):
+    """Finds the runs of the ablation that change these settings, at most one for each seed."""
     shared = ("recipe=small", "name=ingredients", "width=16", "trainer.max_epochs=15", "warmup_epochs=1")
-    expected = settings(compose(*shared, "trainer.precision=32-true", *changes, f"seed={seed}"))
-    found = [run for run in INGREDIENTS if config(run) == {key: expected.get(key) for key in config(run)}]
-    assert len(found) <= 1
-    return found
+    expected = settings(compose(*shared, "trainer.precision=32-true", *changes))
+    found = [
+        (seed, run)
+        for seed in range(3)
+        for run in INGREDIENTS
+        if config(run) == {key: (expected | {"seed": seed}).get(key) for key in config(run)}
+    ]
+    assert len({seed for seed, _ in found}) == len(found)
+    return [run for _, run in found]
 
 
 def test_agreement_has_the_networks_of_the_tables():

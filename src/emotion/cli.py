@@ -143,6 +143,10 @@ def options(
 def train(context: typer.Context) -> None:
     """Train a network: `emotion train model=vgg16_ft unfreeze=6` (`emotion train --help` lists all settings)."""
     require_extra("train", "emotion train")
+    from emotion.config import show_help
+
+    if show_help(context.args):
+        return
     # Run as a program: Lightning starts it again for every further device.
     sys.argv[1:] = context.args
     runpy.run_module("emotion.training.command", run_name="__main__", alter_sys=True)

@@ -65,6 +65,14 @@ def describe_settings() -> str:
     )
 
 
+def show_help(words: Sequence[str]) -> bool:
+    """Prints the help of training if a command line asks for it, and returns whether it did."""
+    asked = bool({"-h", "--help"} & {*words})
+    if asked:
+        print(describe_settings(), flush=True)
+    return asked
+
+
 def read(config: DictConfig) -> Settings:
     """Returns the settings of a composed configuration.
 

@@ -11,7 +11,7 @@ from workloads import WORKLOADS
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("workloads", "contestants"),
-    [("vgg16_fe", "limit ours"), pytest.param("cnn vgg16_fe", "limit plain ours", marks=pytest.mark.check)],
+    [("vgg16_fe", "ours"), pytest.param("cnn vgg16_fe", "limit plain ours", marks=pytest.mark.check)],
 )
 def test_a_round_of_workloads_from_start_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workloads: str, contestants: str

@@ -569,11 +569,15 @@ def test_the_picture_of_each_photograph_is_shown_again(page: Page, portrait: Pat
 
 
 def test_a_sample_that_comes_late_is_dropped(page: Page, portrait: Path) -> None:
-    page.route("**/samples/einstein.jpg", lambda route: (page.wait_for_timeout(1500), route.continue_()))
+    held: list[Route] = []
+    page.route("**/samples/einstein.jpg", held.append)
     page.locator("#samples button").last.click()
     upload(page, portrait)
     expect(page.locator(".face")).to_have_count(1)
-    page.wait_for_timeout(2500)
+    (route,) = held
+    with page.expect_response("**/samples/einstein.jpg"):
+        route.continue_()
+    page.wait_for_timeout(300)
     assert page.inner_text("#credit") == ""
 
 
@@ -676,10 +680,12 @@ def wait_for_change(page: Page, before: NDArray[np.uint8]) -> None:
 
 
 def assert_still(page: Page) -> None:
-    page.wait_for_timeout(2000)  # until the last answer has arrived
-    stopped = drawing(page, "#curve")
+    end, before = time.monotonic() + 30, drawing(page, "#curve")
     page.wait_for_timeout(1000)
-    assert (drawing(page, "#curve") == stopped).all()
+    while not np.array_equal(stopped := drawing(page, "#curve"), before):  # the last answer has arrived meanwhile
+        assert time.monotonic() < end
+        before = stopped
+        page.wait_for_timeout(1000)
 
 
 def test_the_webcam_pauses_and_goes_on(page: Page) -> None:
@@ -698,7 +704,7 @@ def test_the_webcam_records(page: Page) -> None:
     expect(page.locator(".face")).to_have_count(1)
     assert page.locator("#live-csv").is_disabled()
     page.click("#record")
-    expect(page.locator("#recorded")).to_have_text(re.compile("^recording: 2 s"))
+    expect(page.locator("#recorded")).to_have_text(re.compile(r"^recording: ([2-9]|\d\d) s"))
     page.click("#record")
     number = int(re.findall(r"(\d+) pictures recorded", page.inner_text("#recorded"))[0])
     page.click("#webcam")
@@ -710,7 +716,7 @@ def test_the_webcam_records(page: Page) -> None:
     assert {row["person"] for row in rows} == {"1"}
     assert rows[0]["second"] == "0"
     assert [int(row["frame"]) for row in rows] == [*range(number)]
-    assert 2 <= float(rows[-1]["second"]) < 5
+    assert float(rows[-1]["second"]) >= 2
     assert all(sum(float(row[name]) for name in CLASSES) == pytest.approx(1, abs=0.001) for row in rows)
 
 
@@ -718,7 +724,7 @@ def test_another_camera_ends_the_recording(page: Page) -> None:
     page.click("#webcam")
     expect(page.locator(".face")).to_have_count(1)
     page.click("#record")
-    expect(page.locator("#recorded")).to_have_text(re.compile("^recording: 1 s"))
+    expect(page.locator("#recorded")).to_have_text(re.compile(r"^recording: [1-9]\d* s"))
     page.evaluate("document.getElementById('camera').dispatchEvent(new Event('change'))")
     expect(page.locator("#record")).to_have_attribute("aria-pressed", "false")
     expect(page.locator("#recorded")).to_have_text(re.compile("^[1-9][0-9]* pictures? recorded$"))

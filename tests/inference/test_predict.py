@@ -203,7 +203,9 @@ def test_images_of_every_mode_are_annotated(mode: str, tmp_path: Path, recognize
         image.save(tmp_path / f"image{suffix}")
     run(Prediction(recognizer, detect=False, out=tmp_path / "out"), [tmp_path / "image*"])
     for path in tmp_path.glob("image*"):
-        assert Image.open(tmp_path / "out" / path.name).size == (60, 60)
+        copy = Image.open(tmp_path / "out" / path.name).convert("RGB")
+        assert copy.size == (60, 60)
+        assert len(copy.getcolors(3600) or ()) > 1  # the box and its label
 
 
 def test_formats_that_cannot_be_written_become_png(tmp_path: Path, recognizer: Recognizer, noise) -> None:

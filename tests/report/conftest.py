@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,12 @@ TRAIN_ACCURACIES = (0.4, 0.5, 0.6)
 MakeRun = Callable[..., Run]
 
 
+composed = cache(compose)
+
+
 def make_settings(*arguments: str) -> dict[str, Any]:
     """Returns the settings of a command line."""
-    return settings(compose(*arguments))
+    return settings(composed(*arguments))
 
 
 def make_predictions(

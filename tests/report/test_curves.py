@@ -18,8 +18,8 @@ ACCURACIES = {0: (0.2, 0.4, 0.6, 0.8), 1: (0.4, 0.5, 0.6)}
 def configurations(make_run: MakeRun, *settings: str, **options: Any) -> list[Configuration]:
     runs = [
         make_run(
-            change,
             f"seed={seed}",
+            changes={"lr": float(change.removeprefix("lr="))},
             name=f"{change}{seed}",
             images=14,
             history={"val/acc": values, "val/loss": [1 - value for value in values]},

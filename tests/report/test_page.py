@@ -84,7 +84,7 @@ def test_page_has_every_section(runs: Path, tmp_path: Path, documents: list[Docu
 
 @pytest.mark.usefixtures("undrawn")
 def test_sections_without_content_are_left_out(make_run: MakeRun, tmp_path: Path, documents: list[Document]) -> None:
-    make_run("data=synthetic", "data_dir=gone", images=70)
+    make_run("data=synthetic", "synthetic_images=140", "data_dir=gone", images=70)
     write_report([tmp_path / "run"], tmp_path / "out")
     found = [block.text for block in documents[0].blocks if isinstance(block, Heading) and block.level == 2]
     assert found == [

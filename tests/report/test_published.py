@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -22,8 +24,9 @@ def test_there_are_21_different_runs() -> None:
 
 
 def test_runs_are_those_of_the_experiment() -> None:
-    jobs = plan(["experiment=report"], lambda arguments: compose(*arguments, with_hydra=True))
-    configs = [compose(*job.overrides) for job in jobs]
+    composed = cache(lambda arguments: compose(*arguments, with_hydra=True))
+    jobs = plan(["experiment=report"], lambda arguments: composed(tuple(arguments)))
+    configs = [composed(tuple(job.overrides)) for job in jobs]
     trained = {(config.model, config.unfreeze, config.balance) for config in configs}
     assert trained == {(run.model, run.unfreeze, run.balance) for run in RUNS}
 

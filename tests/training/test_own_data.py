@@ -274,7 +274,7 @@ def test_a_run_starts_from_the_shipped_network_for_other_classes(
     assert not torch.equal(task.network.backbone[3][1].conv2.weight, shipped["backbone.3.1.conv2.weight"])
 
 
-def test_small_sets_learn_with_the_defaults(tmp_path: Path) -> None:
+def test_small_sets_get_more_than_one_class_with_the_defaults(tmp_path: Path) -> None:
     """Seven steps an epoch; with Keras's slow statistics alone, macro F1 would be 0.04, one class for all images.
 
     How far beyond it comes depends on the processor.

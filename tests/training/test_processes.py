@@ -39,13 +39,21 @@ def train(folder, *words, settings=SETTINGS):
     return history, load_predictions(folder / "predictions.npz"), [line for line in lines if line["train"]]
 
 
+TWO = ["balance=class_weights", "batch_size=16", "trainer.devices=2"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("two") / "whole", *TWO)
+
+
 @pytest.mark.parametrize(
     "balance",
     ["class_weights", *(pytest.param(name, marks=MORE) for name in ("none", "offline", "weighted_sampler"))],
 )
-def test_two_processes_train_like_one(tmp_path, balance):
+def test_two_processes_train_like_one(tmp_path, balance, undisturbed):
     one = train(tmp_path / "one", f"balance={balance}", "batch_size=32")
-    two = train(tmp_path / "two", f"balance={balance}", "batch_size=16", "trainer.devices=2")
+    two = undisturbed if TWO[0] == f"balance={balance}" else train(tmp_path / "two", *TWO, f"balance={balance}")
     curves, predictions, drawn = two
     for tag in ("train/loss", "val/loss"):
         np.testing.assert_allclose(curves[tag], one[0][tag], rtol=1e-3, err_msg=tag)
@@ -65,7 +73,7 @@ def test_two_processes_train_like_one(tmp_path, balance):
     "command",
     [
         [Path(sys.executable).with_name("emotion")],
-        pytest.param([sys.executable, "-m", "emotion"], marks=pytest.mark.check),
+        pytest.param([sys.executable, "-m", "emotion"], marks=MORE),
     ],
 )
 def test_the_command_starts_further_processes(tmp_path, command):
@@ -77,10 +85,8 @@ def test_the_command_starts_further_processes(tmp_path, command):
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["command"].startswith("emotion train model=")
 
 
-def test_two_processes_resume_as_if_undisturbed(tmp_path):
-    words = ["balance=none", "batch_size=16", "trainer.devices=2"]
-    undisturbed = train(tmp_path / "whole", *words)
-    train(tmp_path / "parts", *words, "trainer.max_epochs=1")
+def test_two_processes_resume_as_if_undisturbed(tmp_path, undisturbed):
+    train(tmp_path / "parts", *TWO, "trainer.max_epochs=1")
     resumed = train(tmp_path / "parts", f"resume={tmp_path / 'parts'}", "trainer.max_epochs=2", settings=[])
     for stage in ("val", "test"):
         np.testing.assert_array_equal(resumed[1][stage].probabilities, undisturbed[1][stage].probabilities)

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from emotion.config import SAME_NAME, conf_dir, describe_settings, register_resolvers
+from emotion.config import SAME_NAME, conf_dir, register_resolvers
 from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
 from emotion.files import hide_home
 from emotion.overrides import check_overrides, quote_arguments
@@ -34,10 +34,6 @@ SHARED_PROCESS_LAUNCHERS = ("basic", "joblib")
 
 def main() -> None:
     """Runs the command line: one run, or with `-m` a sweep."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        with exit_on_user_error():
-            print(describe_settings(), flush=True)
-        return
     keep_private()
     # On a full disk, logging and TensorBoard's thread would print tracebacks; the run itself ends with one message.
     logging.raiseExceptions = False
