@@ -570,7 +570,7 @@ def test_the_picture_of_each_photograph_is_shown_again(page: Page, portrait: Pat
 
 def test_a_sample_that_comes_late_is_dropped(page: Page, portrait: Path) -> None:
     held: list[Route] = []
-    page.route("**/samples/einstein.jpg", held.append)
+    page.route("**/samples/einstein.jpg", lambda route: held.append(route))
     page.locator("#samples button").last.click()
     upload(page, portrait)
     expect(page.locator(".face")).to_have_count(1)
