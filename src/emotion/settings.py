@@ -286,7 +286,7 @@ class TrainingSettings(Group):
         "output; 0: off; auto: 1 where images are not augmented, else 0",
     )
     monitor: MonitorName = setting(
-        "val/loss", "val/loss | val/acc | val/f1_macro: decides on early stopping and the best checkpoint"
+        "val/loss", "val/loss | val/acc | val/f1_macro: decides on early stopping and the best checkpoint", FIXED
     )
     patience: Count | None = setting(
         10, "number of validations (one an epoch) without improvement before training stops; null: no early stopping"

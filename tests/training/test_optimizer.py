@@ -63,7 +63,7 @@ class TestBuild:
         assert type(optimizer) is kind
         for group in optimizer.param_groups:
             assert {key: group[key] for key in expected} == expected
-            assert group["fused"] is fused
+            assert group["fused"] is (fused or None)  # None lets PyTorch choose; False takes one weight after the other
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
 
     @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
@@ -218,13 +218,13 @@ class TestSharpnessAware:
         assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
 
     def test_a_gradient_that_overflowed_leaves_no_trace(self, network):
-        """With float16 the Trainer skips such a step, so weights and statistics must be restored."""
+        """With float16 the Trainer skips such a step: nothing moves, or the loss would be no number and end the run."""
         self.backward(network)
         start = {name: value.clone() for name, value in network.state_dict().items()}
         network[2].weight.grad[0, 0] = math.inf
         sharpness = SharpnessAware(network, 0.5)
         before = sharpness.perturb()
+        assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
         self.backward(network)
-        assert network[1].running_mean.isnan().any() or network[2].weight.isnan().any()
         sharpness.restore(before)
         assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())

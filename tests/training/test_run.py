@@ -563,7 +563,7 @@ def test_a_few_steps_on_the_real_data(tmp_path, fer2013):
     "word",
     [
         *("model=cnn", "recipe=small", "experiment=table1", "seed=1", "optimizer=sgd", "schedule=cosine", "+x=1"),
-        *("blocks=[2,2]", "image_size=64", "normalize=imagenet", "unfreeze=1", "ema_decay=0.9"),
+        *("blocks=[2,2]", "image_size=64", "normalize=imagenet", "unfreeze=1", "ema_decay=0.9", "monitor=val/acc"),
     ],
 )
 def test_resume_refuses_settings_that_would_make_another_run(tmp_path, word):
@@ -617,7 +617,7 @@ def test_a_resumed_run_keeps_the_groups_of_its_weights(tmp_path, begun, asked):
     resume(folder.path, f"weight_decay={2 * begun}", "trainer.max_epochs=2")
 
 
-@pytest.mark.parametrize("size", [8, 32])
+@pytest.mark.parametrize("size", [8, 16, 32])
 def test_cosine_goes_to_zero_though_a_resumed_epoch_has_other_steps(tmp_path, size):
     words = ["schedule=cosine", "optimizer=sgd", "lr=0.01", "batch_size=16"]
     folder = train(tmp_path, *words, "trainer.max_epochs=1")

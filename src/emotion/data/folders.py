@@ -1,5 +1,6 @@
 """Sources of image files: any tree of class folders, and FER2013 as image folders."""
 
+import inspect
 import os
 from abc import abstractmethod
 from collections import Counter
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from emotion.data import decode
 from emotion.data.classes import AUTO, CLASSES, ClassRule, canonical, listed
 from emotion.data.decode import BadImageError, open_image, upright
-from emotion.data.labelled import FER_PARTS, PART_FOLDERS, LabelledImage, Part, Source
+from emotion.data.labelled import FER_PARTS, PART_FOLDERS, LabelledImage, Part, Source, digest
 from emotion.errors import UserError
 from emotion.files import is_hidden, visible_files
 from emotion.settings import FER_SIZE
@@ -55,8 +57,11 @@ class FilesSource(Source):
         self._real_root = root.resolve()
 
     def stamp(self) -> object:
-        """Returns names, sizes and modification times of all files (of links themselves, not of their targets)."""
-        return [(file.name, *stat_of(file.path)) for file in self.files]
+        """Returns a hash of the decoding code, and names, sizes and modification times of all files.
+
+        Those of links are their own, not those of their targets.
+        """
+        return digest(inspect.getsource(decode)), [(file.name, *stat_of(file.path)) for file in self.files]
 
     def __len__(self) -> int:
         return len(self.files)

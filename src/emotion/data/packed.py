@@ -22,7 +22,7 @@ from emotion.errors import UserError
 from emotion.files import flush, hide_home, make_cache_folder
 from emotion.settings import OnBadImage
 
-FORMAT = 1
+FORMAT = 2
 PIXELS, INDEX = "images.u8", "index.npz"
 log = logging.getLogger(__name__)
 

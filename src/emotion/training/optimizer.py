@@ -25,7 +25,7 @@ def build_optimizer(
             Nesterov's momentum (Sutskever et al., ICML 2013). Weights with two or more dimensions decay, biases and
             normalisation do not. `layer_decay` is the ratio of a layer's rate to that of the next layer (as in ELECTRA,
             Clark et al., ICLR 2020).
-        fused: whether one kernel updates all parameters.
+        fused: whether one kernel updates all parameters; otherwise PyTorch chooses.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for index, layer in enumerate(layers, 1):
@@ -34,16 +34,17 @@ def build_optimizer(
             if parameter.requires_grad:
                 decay = settings.weight_decay if parameter.ndim > 1 else 0.0
                 groups[scale, decay].append(parameter)
+    kernel = fused or None  # False would update the parameters one by one
     # The group with the highest rate comes first: logs and learning curves show the first group, whose rate is `lr`.
     parameters = [
         {"params": groups[scale, decay], "lr": lr * scale, "weight_decay": decay}
         for scale, decay in sorted(groups, reverse=True)
     ]
     if settings.optimizer == "sgd":
-        return SGD(parameters, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=fused)
+        return SGD(parameters, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=kernel)
     if settings.optimizer == "adamw":
-        return AdamW(parameters, fused=fused)
-    return Adam(parameters, eps=KERAS_EPSILON, fused=fused)
+        return AdamW(parameters, fused=kernel)
+    return Adam(parameters, eps=KERAS_EPSILON, fused=kernel)
 
 
 def cosine_factor(step: int, steps: int, warm_up: int = 0) -> float:
@@ -67,12 +68,16 @@ class SharpnessAware:
 
     @torch.no_grad()
     def perturb(self) -> list[Tensor]:
-        """Moves the weights along their gradients; returns the previous weights and running statistics."""
+        """Moves the weights along their gradients; returns the previous weights and running statistics.
+
+        Infinite gradients move nothing: float16 has them until the scaler of the gradients has found its scale.
+        """
         moves = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
         scale = self.rho / (nn.utils.get_total_norm([gradient for _, gradient in moves]) + 1e-12)
+        scale = scale.nan_to_num(0)
         before = [value.clone() for value in self.state]
         for parameter, gradient in moves:
-            parameter.addcmul_(gradient, scale)
+            parameter.addcmul_(gradient.nan_to_num(0, 0, 0), scale)
         return before
 
     @torch.no_grad()

@@ -235,7 +235,7 @@ class EmotionTask(LightningModule):
         for group, values in zip(optimizer.param_groups, self._group_values, strict=True):
             rate = group["lr"] if factor is None else values["lr"] * factor
             group.update(values, lr=self._rate(float(rate)))
-            group["fused"] = self._fused
+            group["fused"] = self._fused or None
             if "capturable" in group:
                 group["capturable"] = self._capturable
         for parameter, state in optimizer.state.items():
@@ -257,8 +257,6 @@ class EmotionTask(LightningModule):
             return 1.0 if self._rate_changed else None
         # An epoch can have another number of steps than before, as with another batch size or number of devices.
         step = self.current_epoch * self._steps_per_epoch if self.trainer.max_steps < 0 else scheduler.last_epoch
-        if step == scheduler.last_epoch and not self._rate_changed:
-            return None
         scheduler.last_epoch = step
         scheduler.base_lrs = [values["lr"] for values in self._group_values]
         return float(scheduler.lr_lambdas[0](step))
