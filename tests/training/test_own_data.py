@@ -298,6 +298,7 @@ def test_the_page_on_fine_tuning_works(tmp_path: Path) -> None:
     for line in (line for line in commands if "predict" not in line):
         words = shlex.split(line.replace("python train.py", "emotion train"))[1:]
         words += ["trainer.max_epochs=1"] if words[0] == "train" else []
+        words = [found for word in words for found in sorted(map(str, tmp_path.glob(word))) or [word]]  # as a shell
         subprocess.run([sys.executable, "-m", "emotion", *words], cwd=tmp_path, env=environment, check=True)
     assert "5 folds" in (tmp_path / "runs/report-page/report.md").read_text()
 

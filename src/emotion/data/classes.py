@@ -146,6 +146,12 @@ class ClassRule:
             return {}
         first = self._first_number(found)
         if first == 1 and found and max(map(int, found)) < len(names):
+            if self.others == "skip":  # images for a trained network, of which the labels may be a part
+                numbers = sorted(found, key=int)
+                raise UserError(
+                    f"{found[numbers[0]]}: the numbers {listed(numbers)} count from 0 or from 1, which no 0 and no "
+                    f"{len(names)} tells; write the names in place of the numbers"
+                )
             log.warning("classes: numbers count from 1, since there is no 0: 1 is %s", names[0])
         places = {label: int(label) - first for label in found}
         return {label: names[place] if place < len(names) else None for label, place in places.items()}
