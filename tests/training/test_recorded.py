@@ -261,6 +261,11 @@ def test_steps_are_recorded_on_one_cuda_device():
     assert not records_steps(settings(), CPU, "32-true")
 
 
+@pytest.mark.parametrize("key", ["num_nodes", "max_steps", "strategy", "overfit_batches"])
+def test_steps_are_recorded_with_lightnings_defaults(key):
+    assert records_steps(settings(**{f"trainer.{key}": "null"}), CUDA, "32-true")
+
+
 def test_steps_that_need_a_loss_scaler_are_not_recorded():
     """On GPUs without bf16, trainer.precision=auto means 16-mixed."""
     assert not records_steps(settings(), CUDA, "16-mixed")

@@ -246,15 +246,15 @@ def _obstacle(settings: Settings, device: torch.device, precision: str) -> str |
     if rho:
         return f"sam_rho={rho}"
     plain = {
-        "num_nodes": (1,),
-        "max_steps": (-1,),
-        "accumulate_grad_batches": (1,),
-        "gradient_clip_val": (None, 0),
-        "limit_train_batches": (None,),
-        "overfit_batches": (0, 0.0),
-        "detect_anomaly": (False, None),
-        "strategy": ("auto",),
-    }
+        "num_nodes": 1,
+        "max_steps": -1,
+        "accumulate_grad_batches": 1,
+        "gradient_clip_val": 0,
+        "limit_train_batches": None,
+        "overfit_batches": 0,
+        "detect_anomaly": False,
+        "strategy": "auto",
+    }  # null is legal for all
     if device.type != "cuda":
         return f"trainer.accelerator={trainer.accelerator} (no CUDA device)"
     if trainer.devices not in (1, [0], "1"):
@@ -262,4 +262,4 @@ def _obstacle(settings: Settings, device: torch.device, precision: str) -> str |
     if precision not in ("32-true", "bf16-mixed"):
         return f"trainer.precision={precision}"
     values = trainer.flat()
-    return next((f"trainer.{key}={values[key]}" for key, legal in plain.items() if values[key] not in legal), None)
+    return next((f"trainer.{key}={values[key]}" for key, one in plain.items() if values[key] not in (None, one)), None)
