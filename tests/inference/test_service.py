@@ -8,8 +8,9 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 
 import httpx
 import numpy as np
@@ -267,11 +268,22 @@ def test_uploads_are_not_written_to_the_disk(client: Client, monkeypatch: pytest
 
 
 def test_too_many_requests_are_refused_at_once() -> None:
+    refused = Event()
+
+    class Waiting(Stub):
+        def detect(self, *arguments, **options):
+            assert refused.wait(60)
+            return super().detect(*arguments, **options)
+
     with (
-        Client(make_service({"slow": Stub(0.3)}, limits=Limits(requests=2))) as client,
+        Client(make_service({"slow": Waiting()}, limits=Limits(requests=2, seconds=60))) as client,
         ThreadPoolExecutor(6) as pool,
     ):
-        answers = list(pool.map(lambda _: client.post("/predict", files={"image": stub_image(1)}), range(6)))
+        asked = [pool.submit(client.post, "/predict", files={"image": stub_image(1)}) for _ in range(6)]
+        for _ in zip(range(4), as_completed(asked), strict=False):
+            pass
+        refused.set()
+        answers = [each.result() for each in asked]
         statuses = sorted(answer.status_code for answer in answers)
         assert statuses == [200, 200, 503, 503, 503, 503]
         assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 503)
