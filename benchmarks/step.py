@@ -96,7 +96,7 @@ def main() -> None:
     rounds = [measure(settings, data) for _ in range(options.rounds)]
     result = {
         "batch_size": settings.batches.batch_size,
-        "precision": resolve_precision(settings.trainer.precision),
+        "precision": resolve_precision(str(settings.trainer.precision)),
         "step_ms": [round(1e3 * total, 2) for total, _ in rounds],
         "network_ms": [round(1e3 * network, 2) for _, network in rounds],
         "images_per_second": round(settings.batches.batch_size / statistics.median(total for total, _ in rounds), 1),
