@@ -290,7 +290,9 @@ def predict(
     from emotion.inference.recognizer import load
     from emotion.inference.records import CsvWriter, JsonWriter, TableWriter, Writer, to_summary
 
-    errors, as_table = Console(stderr=True), not (as_json or as_jsonl or as_csv)
+    as_table = not (as_json or as_jsonl or as_csv)
+    errors = Console(stderr=True)
+    shown = Console() if as_table else errors  # for the summaries of films
     if as_json + as_jsonl + as_csv > 1:
         raise UserError("--json, --jsonl and --csv: use one of them")
     prediction = Prediction(
@@ -313,8 +315,10 @@ def predict(
     writer: Writer
     if as_csv:
         writer = CsvWriter(sys.stdout, any(map(is_video, found)), prediction.recognizer.classes)
+    elif as_table:
+        writer = TableWriter(shown)
     else:
-        writer = TableWriter(Console()) if as_table else JsonWriter(sys.stdout, lines=as_jsonl)
+        writer = JsonWriter(sys.stdout, lines=as_jsonl)
     try:
         for record in prediction.run(found):
             writer.write(record)
@@ -325,7 +329,7 @@ def predict(
         writer.close()
         if as_table or errors.is_terminal:
             for film in filter(len, prediction.films):
-                (Console() if as_table else errors).print(to_summary(film))
+                shown.print(to_summary(film))
     raise typer.Exit(2 if prediction.failed else 0)
 
 

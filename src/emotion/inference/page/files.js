@@ -71,7 +71,7 @@ async function askPhoto(entry, signal) {
   entry.state = "busy";
   updateTile(entry);
   try {
-    keep(entry, await pictureOf(entry));
+    if (!entry.small) keep(entry, await pictureOf(entry));
     if (entry === open && !isOld()) showEntry(entry);
     entry.question = questionFor(entry);
     const answers = await askAll(entry, entry.question, signal);
