@@ -11,8 +11,8 @@ seen. For the times every process may use one core and one thread; the networks 
 without code (`weights_only` of PyTorch).
 
 Contents of the JSON file: `networks`, by key, {`install`, `versions`, `megabytes`, `parameters`, `accuracy` and
-`f1_macro` by part, `milliseconds` and `cold_seconds`, a value a round, `environment`: when and on which machine};
-`images`, their number by part.
+`f1_macro` by part, `milliseconds` and `cold_seconds`, a value a round, `environment`: when and on which machine these
+times were measured}; `images`, their number by part.
 """
 
 import argparse
@@ -218,21 +218,23 @@ def reported() -> Iterator[None]:
 
 
 def describe(key: str, environment: Environment) -> dict[str, Any]:
-    """Returns how a network is installed, versions, megabytes, and where and when it is measured."""
+    """Returns how a network is installed, versions and megabytes."""
     installed = environment.installed
     package = "emotion" if PEERS[key].fresh else PEERS[key].package
     versions = {name.lower().replace("_", "-"): version for name, version in installed["versions"].items()}
     wanted = [name for name in (package, *RECORDED) if name.lower() in versions]
-    machine = describe_environment()
     return {
         "install": PEERS[key].install,
         "versions": {name: versions[name.lower()] for name in wanted},
         "megabytes": installed["megabytes"],
-        "environment": {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            **{name: machine[name] for name in ("command", "python", "cpu", "cores")},
-        },
     }
+
+
+def place_and_date() -> dict[str, Any]:
+    """Returns when, by which command and on which machine the times are measured."""
+    machine = describe_environment()
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"date": date, **{name: machine[name] for name in ("command", "python", "cpu", "cores")}}
 
 
 def main() -> None:
@@ -262,7 +264,7 @@ def main() -> None:
                 keep(key, measure_accuracy(key, environment, parts))
     if "speed" in options.measure:
         for key, times in measure_speed(environments, parts["private"], options.rounds).items():
-            keep(key, times)
+            keep(key, {"environment": place_and_date(), **times})
 
 
 if __name__ == "__main__":

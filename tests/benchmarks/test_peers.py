@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import others
@@ -124,7 +125,29 @@ def test_versions_are_found_by_any_spelling_of_a_name(tmp_path: Path) -> None:
     described = peers.describe("what-the-face", Environment(tmp_path, "python", tmp_path))
     assert described["versions"] == {"what-the-face-classification": "0.0.27", "torch": "2.15.0"}
     assert described["megabytes"] == 5
-    assert str(Path.home()) not in described["environment"]["command"]
+
+
+def test_the_environment_is_that_of_the_times(
+    program: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = peers.Images(np.zeros((peers.WARM_UP + 2, 48, 48), np.uint8), np.zeros(peers.WARM_UP + 2, np.int64))
+    (tmp_path / "installed.json").write_text(json.dumps({"megabytes": 5, "versions": {}}))
+    monkeypatch.setattr(peers, "PEERS", {"own": peers.PEERS["own"]})
+    monkeypatch.setattr(peers, "read_parts", lambda: dict.fromkeys(peers.PARTS, images))
+    monkeypatch.setattr(peers, "install", lambda key: program)
+
+    def measure(kind: str) -> dict[str, Any]:
+        monkeypatch.setattr(
+            sys, "argv", ["peers.py", "--measure", kind, "--rounds", "1", "--out", str(tmp_path / "out.json")]
+        )
+        peers.main()
+        return json.loads((tmp_path / "out.json").read_text())["networks"]["own"]
+
+    assert "environment" not in measure("accuracy")
+    timed = measure("speed")
+    assert timed["environment"]["cores"] > 0
+    assert str(Path.home()) not in timed["environment"]["command"]
+    assert measure("accuracy")["environment"] == timed["environment"]
 
 
 def test_size_counts_all_files_of_a_folder(tmp_path: Path) -> None:

@@ -208,6 +208,24 @@ def test_resume_gives_new_settings_their_defaults(once):
     assert folder.read_config().compile == "auto"
 
 
+def test_a_resumed_run_computes_its_features_with_its_own_backbone(tmp_path):
+    """Its checkpoint has the frozen part: other weights, or a file that is gone, do not matter any more."""
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    for file in (first, second):
+        torch.save(
+            make_network(family="torchvision", backbone="resnet18", unfreeze=0, image_size=32).backbone.state_dict(),
+            file,
+        )
+    words = ["model=resnet50_fe", "backbone=resnet18", "image_size=32", "augment=false", "feature_views=1"]
+    whole, part = (
+        train(tmp_path / name, *words, f"weights={first}", f"trainer.max_epochs={number}")
+        for name, number in (("whole", 2), ("part", 1))
+    )
+    first.unlink()
+    resume(part.path, "trainer.max_epochs=2", f"weights={second}")
+    assert not differences(whole, part)
+
+
 def test_streamed_images_train_the_same_network(tmp_path, caplog):
     caplog.set_level("INFO")
     resident = train(tmp_path / "resident", "trainer.max_epochs=2")

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from lightning import Callback, Trainer, seed_everything
@@ -64,7 +63,10 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     Raises:
         UserError: settings, data, weights, a checkpoint or a device cannot be used.
     """
-    settings, plugins = _with_weights_file(settings), Plugins.load(settings)
+    resumes = folder.state != "new" and not settings.run.overwrite
+    if not resumes:
+        settings = _with_weights_file(settings)
+    plugins = Plugins.load(settings)
     # The Trainer sets both and does not reset them, and a sweep can train several runs in one process.
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
@@ -77,9 +79,8 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
         own_augmentation=plugins.augmentation,
     )
     teachers = read_teachers(settings.distillation, data, settings.network.network)
-    resumes = folder.state != "new" and not settings.run.overwrite
     epochs = _resume(settings, folder, data, teachers) if resumes else 0
-    start = _read_start(settings, data, folder.last if resumes else None)
+    start = None if resumes else _read_start(settings, data)
     timer, folder_updates = build_timer(settings.trainer), _folder_updates(settings, folder, epochs)
     trainer = build_trainer(settings, folder, [timer, folder_updates, *callbacks])
     device, precision = trainer.strategy.root_device, str(trainer.precision)
@@ -90,7 +91,12 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     if recorded:
         group_steps(data, trainer)
     _log_sizes(settings, task, data, teachers.names)
-    load_weights(settings, task, data, start)
+    if resumes:
+        # The frozen part computes features before the Trainer loads the checkpoint.
+        read_start(str(folder.last)).load_into(task.network, task.classes)
+        task.restart_average()
+    else:
+        _load_weights(settings, task, data, start)
     _require_whole_epoch(settings.trainer, data, trainer)
     _configure_speed(settings, task, data, trainer)
     if teachers.names:
@@ -218,27 +224,25 @@ def build_task(
     )
 
 
-def _read_start(settings: Settings, data: EmotionDataModule, last: Path | None) -> Start | None:
-    """Reads the network that the run starts from, if it does; a resumed run's is its last checkpoint."""
+def _read_start(settings: Settings, data: EmotionDataModule) -> Start | None:
+    """Reads the network that a new run starts from, if it does."""
     init = settings.training.init
     if init is None:
         return None
-    if last is not None:
-        return read_start(str(last))
     start = read_start(init)
     if not require_unseen(f"init={init}", start.origin, data):
         log.info(UNKNOWN, f"init={init}")
     return start
 
 
-def load_weights(settings: Settings, task: EmotionTask, data: EmotionDataModule, start: Start | None = None) -> None:
+def _load_weights(settings: Settings, task: EmotionTask, data: EmotionDataModule, start: Start | None) -> None:
     """Loads the pretrained weights of the backbone, or of a whole trained network, that the settings name.
 
     Args:
         settings: the settings of the run.
         task: the task, whose network gets the weights.
         data: its training images give the network those statistics that a file of weights lacks.
-        start: the trained network that `init` names, or of a resumed run its last checkpoint.
+        start: the trained network that `init` names.
 
     Raises:
         UserError: the weights are missing or do not fit.
