@@ -248,15 +248,14 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     detectors: dict[str, Detector] = {"MTCNN": Mtcnn(), "YuNet": FaceDetector()}
+    results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
     if options.photographs:
-        results = {
+        results |= {
             "machine": f"{describe_environment()['cpu']}, one thread",
             "photographs": on_photographs(detectors, options.photographs, options.rounds),
             "milliseconds": on_drawn_scenes(detectors, 5 * options.rounds),
             "frame of FER2013": framing(),
         }
-    else:
-        results = json.loads(options.out.read_text())
     results["PublicTest on a canvas"] = accuracy(detectors)
     results["PublicTest on a canvas, turned"] = levelling(detectors["YuNet"])
     options.out.write_text(json.dumps(results, indent=1) + "\n")
