@@ -322,6 +322,9 @@ def test_command_line_wins_in_any_order(overrides):
         (["-m", "runs_per_gpu=3"], ["runs_per_gpu=3", "needs hydra/launcher=ray"]),
         (["-m", "hydra/launcher=ray,basic"], ["hydra/launcher=ray,basic: several values; give one"]),
         (["-m", "hydra/sweeper=basic,search"], ["hydra/sweeper=basic,search: several values; give one"]),
+        (["-m", "model=glob(vgg*)"], ["model=glob(vgg*): not a list of values; give a list, as a,b,c"]),
+        (["-m", "hydra/sweeper=search", "seed=0", "resume=runs/a"], ["resume=runs/a: continues only one run"]),
+        (["-m", "hydra/sweeper=search", "seed=0", "trainer.devices=2"], ["trainer.devices=2: in a search every run"]),
     ],
 )
 def test_wrong_arguments_get_one_line_with_the_legal_ones(words, parts):

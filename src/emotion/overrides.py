@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -220,6 +220,7 @@ def check_overrides(arguments: Iterable[str], remedy: str = "add -m to start the
         elif key == "hydra/sweeper" and override.get_value_element_as_str() == "search":
             require_extra("optuna", "hydra/sweeper=search")
             _require_one_seed(overrides)
+            _require_trials(overrides)
         elif not key.startswith("hydra"):
             group = key.rpartition(".")[0]
             require_known(key, [name for name in legal if name.rpartition(".")[0] == group] or legal, "key")
@@ -361,9 +362,11 @@ def _keys(tree: object, prefix: str = "") -> Iterator[str]:
 
 
 def _values(override: Override) -> list[str]:
-    if override.is_sweep_override():
-        return list(override.sweep_string_iterator())
-    return [override.get_value_element_as_str()]
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
+        raise UserError(f"{override.input_line}: not a list of values; give a list, as a,b,c")
+    return list(override.sweep_string_iterator())
 
 
 def _require_run(value: object) -> None:
@@ -385,3 +388,13 @@ def _require_one_seed(overrides: Sequence[Override]) -> None:
     """Checks that a search has one seed; otherwise it would choose the luckiest of a recipe's seeds."""
     if not any(override.get_key_element() == "seed" and not override.is_sweep_override() for override in overrides):
         raise UserError("hydra/sweeper=search: needs the same seed in all runs; add one, as seed=0")
+
+
+def _require_trials(overrides: Sequence[Override]) -> None:
+    """Checks that the trials of a search are runs of their own, each on one device."""
+    for override in overrides:
+        key, value = override.get_key_element().lstrip("+"), override.get_value_element_as_str()
+        if key == "resume" and value != "null":
+            raise UserError(f"resume={value}: continues only one run; leave out -m")
+        if key in ("trainer.devices", "trainer.num_nodes") and value not in ("1", "[0]"):
+            raise UserError(f"{key}={value}: in a search every run has one device")

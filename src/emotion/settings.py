@@ -273,6 +273,7 @@ class TrainingSettings(Group):
     weights: str | None = setting(
         "none",
         "of the backbone: imagenet | none | path of a .safetensors, state dict or Keras .h5 file, or their folder",
+        FIXED,
     )
     init: str | None = setting(
         None,

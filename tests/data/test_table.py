@@ -196,6 +196,13 @@ def test_parts_of_the_split_column(tmp_path, written, part):
     assert items_of(opened(path, split_column="Usage")) == [("train_a.png", "happy", part)]
 
 
+def test_a_split_column_has_no_effect_where_the_tables_name_the_parts(tmp_path):
+    photos(tmp_path, "a.png")
+    write(tmp_path / "train.csv", "path,label,fold", "a.png,happy,test")
+    with pytest.raises(UserError, match=r"^split_column=fold: has no effect; the tables in .* name the parts$"):
+        opened(tmp_path, split_column="fold")
+
+
 def test_without_a_split_column_all_images_train(tmp_path):
     photos(tmp_path, "a.png", "test_b.png")
     path = write(tmp_path / "test.csv", "path,label", "a.png,happy", "test_b.png,sad")

@@ -142,7 +142,11 @@ def test_labels_and_classes_are_replaced_and_unusable_images_unused():
         (HEADER, ["a.jpg,1,2,3"], " line 2: broken row (expected an image and ten whole numbers from 0)"),
         (HEADER, ["a.jpg,0,0,0,0,0,0,0,0,0,0", "b.jpg,-1,0,0,0,0,0,0,0,0,0"], " line 3: broken row"),
         (HEADER, ["a.jpg,0.5,0,0,0,0,0,0,0,0,0"], " line 2: broken row"),
-        (HEADER, ["a.jpg,0,0,0,0,0,0,0,0,0,0"] * 2, " line 3: a second row for a.jpg"),
+        (
+            HEADER,
+            ["a.jpg,0,0,0,0,0,0,0,0,0,0"] * 2,
+            " line 3: a second row for a.jpg; images of one name need their folders, as train/happy/a.jpg",
+        ),
         (HEADER, ['"a.jpg'], " line 2: not CSV ("),
         (
             HEADER,
@@ -271,3 +275,9 @@ def test_labels_of_the_csv_are_replaced_by_the_file_of_ferplus_itself(tmp_path, 
         data="fer2013_csv", data_dir=str(tmp_path), labels="ferplus", votes=str(own_file(tmp_path, *ROWS))
     )
     assert named(data.packed.labels, CLASSES) == ["sad", None, "happy", "fear"]
+
+
+def test_a_row_with_folders_is_for_one_of_two_images_of_a_name(tmp_path):
+    rows = ["train/sad/a.jpg,1,0,0,0,0,0,0,0,0,0", "a.jpg,0,1,0,0,0,0,0,0,0,0"]
+    votes = open_votes(write(tmp_path / "votes.csv", *rows, header=HEADER)).on(["train/sad/a.jpg", "train/happy/a.jpg"])
+    assert votes.counts[:, :2].tolist() == [[1, 0], [0, 1]]

@@ -98,6 +98,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         classes: Sequence[str] = CLASSES,
         own: bool = False,
         history: dict[str, Sequence[float]] | None = None,
+        record: dict[str, Any] | None = None,
     ) -> Run:
         folder = tmp_path / name
         folder.mkdir(parents=True)
@@ -115,7 +116,9 @@ def make_run(tmp_path: Path) -> MakeRun:
         if not tested:
             del stages["test"]
         save_predictions(folder / "predictions.npz", stages)
-        (folder / "metrics.json").write_text(json.dumps({"run": RECORD | ({"data": data} if data else {})}))
+        (folder / "metrics.json").write_text(
+            json.dumps({"run": RECORD | ({"data": data} if data else {}) | (record or {})})
+        )
         if curves:
             _write_curves(folder / "csv" / "version_0" / "metrics.csv", history or {"train/acc": TRAIN_ACCURACIES})
         return find_runs([folder])[0][0]

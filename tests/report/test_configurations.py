@@ -57,6 +57,31 @@ def test_another_setting_makes_another_configuration(make_run: MakeRun) -> None:
     ]
 
 
+def test_runs_with_other_teachers_of_the_same_name_are_separate(make_run: MakeRun) -> None:
+    runs = [
+        make_run(f"seed={seed}", "teacher=small", name=str(seed), images=70, record={"teachers": [teacher]})
+        for seed, teacher in (
+            (0, "resnet_small, seed 0, 1"),
+            (1, "resnet_small, seed 0, 1"),
+            (2, "resnet_small, seed 1, 2"),
+        )
+    ]
+    assert [[run.seed for run in one.runs] for one in group(runs)[0]] == [[0, 1], [2]]
+
+
+def test_a_setting_that_changed_while_a_run_was_trained_is_shown(make_run: MakeRun) -> None:
+    changes = [
+        {"after_epoch": 0, "changed": {"lr": [0.1, 0.01]}},
+        {"after_epoch": 50, "changed": {"lr": [0.01, 0.001], "patience": [10, 30], "trainer.max_epochs": [200, 300]}},
+    ]
+    runs = [
+        make_run("seed=0", name="0", images=70),
+        make_run("seed=1", name="1", images=70, record={"changes": changes}),
+    ]
+    configurations, _ = group(runs)
+    assert [one.differences for one in configurations] == [{}, {"lr until epoch 50": "0.01"}]
+
+
 def test_of_runs_with_the_same_seed_the_one_with_a_checkpoint_is_used(make_run: MakeRun) -> None:
     first, second = (make_run(name=name, images=70) for name in ("a", "b"))
     second.folder.best.parent.mkdir()

@@ -56,8 +56,15 @@ def test_settings_that_an_older_run_lacks_are_no_difference() -> None:
     assert differences(values | {"experiment": "default"}, published_run(values)) == {"patience": "30"}
 
 
+def test_a_run_of_another_recipe_is_not_that_of_the_paper() -> None:
+    values = make_settings("recipe=small", "model=cnn", "split=report", "balance=class_weights")
+    assert published_run(values) is None
+    assert differences(values, None) == {"split": "report"}
+
+
 @pytest.mark.parametrize(
-    "argument", ["balance=none", "balance=weighted_sampler", "unfreeze=4", "unfreeze=all", "unfreeze=0", "data=folder"]
+    "argument",
+    ["balance=none", "balance=weighted_sampler", "unfreeze=4", "unfreeze=all", "unfreeze=0", "data=folder"],
 )
 def test_runs_that_the_paper_does_not_have(argument: str) -> None:
     values = make_settings("model=vgg16_ft", argument)

@@ -47,6 +47,13 @@ def test_test_images_are_left_alone_if_asked(trained: Path, tmp_path: Path) -> N
     assert {name: part["images"] for name, part in figures.items()} == {"PublicTest": len(val), "All": len(val)}
 
 
+def test_validation_images_of_the_training_part_are_measured_too(tmp_path: Path) -> None:
+    run(compose(*WORDS, "split=report", "test=false"), tmp_path, [])
+    figures = publish(tmp_path, tmp_path / "out.safetensors", test=False).card.facts["figures"]
+    val = load_predictions(tmp_path / "predictions.npz")["val"]
+    assert {name: part["images"] for name, part in figures.items()} == {"validation": len(val)}
+
+
 def test_the_file_is_the_averaged_network(trained: Path, tmp_path: Path) -> None:
     classifier = publish(trained / "checkpoints/best.ckpt", tmp_path / "out.safetensors", "none")
     state = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)["state_dict"]

@@ -209,7 +209,7 @@ def test_resume_gives_new_settings_their_defaults(once):
 
 
 def test_a_resumed_run_computes_its_features_with_its_own_backbone(tmp_path):
-    """Its checkpoint has the frozen part: other weights, or a file that is gone, do not matter any more."""
+    """Its checkpoint has the frozen part, so that its file of weights is not needed any more."""
     first, second = tmp_path / "first.pt", tmp_path / "second.pt"
     for file in (first, second):
         torch.save(
@@ -221,8 +221,10 @@ def test_a_resumed_run_computes_its_features_with_its_own_backbone(tmp_path):
         train(tmp_path / name, *words, f"weights={first}", f"trainer.max_epochs={number}")
         for name, number in (("whole", 2), ("part", 1))
     )
-    first.unlink()
-    resume(part.path, "trainer.max_epochs=2", f"weights={second}")
+    with pytest.raises(UserError, match=rf"^weights={second}: a resumed run keeps its weights;"):
+        resume(part.path, "trainer.max_epochs=2", f"weights={second}")
+    second.replace(first)
+    resume(part.path, "trainer.max_epochs=2", f"weights={first}")
     assert not differences(whole, part)
 
 

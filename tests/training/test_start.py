@@ -16,12 +16,13 @@ from torch import nn
 
 from emotion.data.classes import CLASSES
 from emotion.data.datamodule import EmotionDataModule
+from emotion.data.votes import VOTED
 from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.settings import NetworkSettings
 from emotion.shipped import SHIPPED
 from emotion.training import start
-from emotion.training.origin import Origin
+from emotion.training.origin import Origin, require_unseen
 from emotion.training.start import Start, read_start, with_implied_model
 
 SMALL = {"family": "resnet", "blocks": [2, 2, 2], "width": 48, "stem_stride": 2}
@@ -177,9 +178,53 @@ def test_images_of_a_published_network_are_told_beside_a_bad_one(tmp_path: Path)
     (tmp_path / "b" / "bad.png").write_bytes(b"no image")
     asked = {"data": "folder", "data_dir": str(tmp_path), "split": "random", "on_bad_image": "skip"}
     data = EmotionDataModule.of(asked)
-    facts = {"data": "folder", "split": "random", "val_fraction": 0.2, "images_hash": data.packed.digest}
-    hashes = Origin(("a", "b"), {"split": "random"}, facts=facts).known_hashes(data)
-    assert sorted(hashes) == sorted(data.packed.hashes[data.rows.train])
+    facts = {"data": "folder", "split": "random", "val_fraction": 0.2, "training_hash": data.training_hash}
+    origin = Origin(("a", "b"), {"split": "random"}, facts=facts)
+    assert sorted(origin.known_hashes(data)) == sorted(data.packed.hashes[data.rows.train])
+    # A random split depends on the order of the images, here that of their names.
+    for name, number in product(("a", "b"), range(10)):
+        (tmp_path / name / f"{number}.png").rename(tmp_path / name / f"new{-number % 7}{number}.png")
+    renamed = EmotionDataModule.of(asked)
+    assert renamed.packed.digest == data.packed.digest
+    assert origin.known_hashes(renamed) is None
+    for older in ({}, {"images_hash": data.packed.digest}):
+        facts = {"data": "folder", "split": "random", "val_fraction": 0.2, **older}
+        assert Origin(("a", "b"), {"split": "random"}, facts=facts).known_hashes(data) is None
+
+
+@pytest.fixture(scope="module")
+def fer2013(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of a small FER2013: of each class, 10 training images and 2 of each test part."""
+    folder, random = tmp_path_factory.mktemp("fer2013"), np.random.default_rng(1)
+    parts = {"train/{}/Training": 10, "test/{}/PublicTest": 2, "test/{}/PrivateTest": 2}
+    for label, name in enumerate(CLASSES):
+        for path, index in ((path, index) for path, number in parts.items() for index in range(number)):
+            file = folder / f"{path.format(name)}_{label}{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (48, 48), np.uint8)).save(file)
+    return folder
+
+
+@pytest.mark.parametrize("changes", [{}, {"exclude": ["disgust"]}, {"extra_data": ["more"]}, {"labels": "ferplus"}])
+def test_the_shipped_network_is_known_to_have_seen_the_training_images_of_fer2013(
+    changes: dict[str, Any], fer2013: Path, tmp_path: Path
+) -> None:
+    for name in CLASSES:
+        (tmp_path / "more" / name).mkdir(parents=True)
+        Image.fromarray(np.full((48, 48), CLASSES.index(name), np.uint8)).save(tmp_path / "more" / name / "0.png")
+    lines = [",".join(["image", *VOTED])]
+    for number, path in enumerate(sorted(fer2013.rglob("*.png"))):
+        lines.append(",".join([path.name, *np.eye(len(VOTED), dtype=int)[number % 7].astype(str)]))
+    (tmp_path / "votes.csv").write_text("\n".join(lines))
+    if "extra_data" in changes:
+        changes = {"extra_data": [str(tmp_path / "more")]}
+    asked = {"data": "fer2013", "data_dir": str(fer2013), "votes": str(tmp_path / "votes.csv"), **changes}
+    official, random = (EmotionDataModule.of({**asked, "split": split}) for split in ("official", "random"))
+    small = read_start("small").origin
+    assert len(small.known_hashes(official)) == 70
+    assert require_unseen("init=small", small, official)
+    with pytest.raises(UserError, match=r"^init=small: was trained on \d+ of the images that validate or test here; "):
+        require_unseen("init=small", small, random)
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("train", "val", "test")])

@@ -196,15 +196,18 @@ def test_finished_runs_are_skipped_and_failed_ones_tried_again(launcher, capsys,
     assert "2 ran, 2 skipped" in capsys.readouterr().err
 
 
-def test_a_run_with_other_settings_in_the_folder_counts_as_failed(launcher, capsys):
+def test_a_run_with_other_settings_in_the_folder_counts_as_failed(launcher, capsys, caplog):
     config = compose_run(["seed=0"])
     folder = RunFolder(Path(run_dir(config)))
     folder.claim(read(compose_run(["seed=0", "lr=0.5"])), {}, 0)
     launcher.end_run(folder, "finish")
 
     with pytest.raises(SystemExit):
-        sweep(["seed=0"], compose_run, lambda *_, **__: None)
-    assert "1 failed" in capsys.readouterr().err
+        sweep(["seed=0,1"], compose_run, launcher)
+    assert launcher.launched == [1]
+    assert "1 ran, 1 failed" in capsys.readouterr().err
+    assert f"{folder.path}: holds a run with other settings" in caplog.text
+    assert not folder.failure.exists()
 
 
 @pytest.mark.parametrize("done", [[], [0, 2]])
@@ -240,6 +243,14 @@ def test_overwrite_repeats_finished_runs(launcher):
     sweep(["seed=0,1"], compose_run, launcher)
     sweep(["seed=0,1", "overwrite=true"], compose_run, launcher)
     assert launcher.launched == [0, 1, 0, 1]
+
+
+def test_old_metrics_are_no_outcome_of_an_overwriting_sweep(launcher, capsys):
+    sweep(["seed=0,1"], compose_run, launcher)
+    launcher.outcomes = {1: "raise"}
+    with pytest.raises(SystemExit):
+        sweep(["seed=0,1", "overwrite=true"], compose_run, launcher)
+    assert "1 ran, 1 unfinished" in capsys.readouterr().err
 
 
 def test_overwrite_repeats_a_run_whose_metrics_are_damaged(launcher, capsys):
@@ -284,6 +295,24 @@ def test_run_in_a_process_of_its_own_records_why_it_ended(tmp_path, monkeypatch,
         assert json.loads(folder.failure.read_text())["error"] == reason
     else:
         assert not folder.failure.exists()
+
+
+@pytest.mark.process
+def test_a_run_that_is_refused_in_a_process_of_its_own_keeps_the_reason(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    run_apart(["model=cnn", f"data_dir={tmp_path / 'nowhere'}"], folder)
+    assert json.loads(folder.failure.read_text())["error"].startswith(f"data_dir: nothing at {tmp_path / 'nowhere'}; ")
+
+
+def test_a_process_that_could_not_lock_the_folder_writes_nothing_into_it(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 2\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        run_apart(["seed=1"], folder)
+    assert not folder.failure.exists()
 
 
 def test_run_in_a_process_of_its_own_searches_the_same_folders(tmp_path, monkeypatch):

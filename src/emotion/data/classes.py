@@ -87,12 +87,14 @@ class ClassRule:
         exclude: labels (or the classes of numbered labels) that are left out. Their names leave the classes.
         others: what to do with a label that is none of the classes: `error`, or `skip` to leave it out.
         counts: whether numbers count along the list; only if the user wrote it for this data.
+        guess: whether numbers that may count from 0 or from 1 count from 1, with a warning; else they are refused.
     """
 
     classes: ClassesSetting = "auto"
     exclude: Sequence[str | int] = ()
     others: Others = "error"
     counts: bool = True
+    guess: bool = True
 
     @cached_property
     def excluded(self) -> tuple[str, ...]:
@@ -146,7 +148,7 @@ class ClassRule:
             return {}
         first = self._first_number(found)
         if first == 1 and found and max(map(int, found)) < len(names):
-            if self.others == "skip":  # images for a trained network, of which the labels may be a part
+            if not self.guess:
                 numbers = sorted(found, key=int)
                 raise UserError(
                     f"{found[numbers[0]]}: the numbers {listed(numbers)} count from 0 or from 1, which no 0 and no "

@@ -52,6 +52,7 @@ class EmotionDataModule(LightningDataModule):
         seed: seed of oversampling, order and augmentation, and of the split unless `split_seed` is set.
         network_classes: classes of a trained network that the data is for, in the order of its outputs; images of other
             classes are left out with a line in the log. None takes the classes of the settings.
+        guess_numbers: whether numbered classes may be guessed (see `guess` of `emotion.data.classes.ClassRule`).
         own_augmentation: the user's changes of training images (see `emotion.plugins.Plugins`).
     """
 
@@ -63,12 +64,13 @@ class EmotionDataModule(LightningDataModule):
         seed: int = 0,
         *,
         network_classes: Sequence[str] | None = None,
+        guess_numbers: bool = True,
         own_augmentation: Callable[[], OwnAugmentation] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters({**data.flat(), **batches.flat(), **augmentation.flat(), "seed": seed}, logger=False)
         self.settings, self.batches, self.plain_epochs = data, batches, augmentation.plain_epochs
-        self.seed, self.network_classes = seed, network_classes
+        self.seed, self.network_classes, self._guess = seed, network_classes, guess_numbers
         self.affine = RandomAffine.of(augmentation)
         self.augmentation = changes if (changes := Augmentation(augmentation)).changes else None
         self.own_augmentation = None if own_augmentation is None else own_augmentation()
@@ -85,7 +87,7 @@ class EmotionDataModule(LightningDataModule):
 
         Args:
             values: settings of the data, batches and augmentation, and `seed`; others are ignored.
-            options: `network_classes` and `own_augmentation`.
+            options: `network_classes`, `guess_numbers` and `own_augmentation`.
 
         Raises:
             UserError: a value is not legal.
@@ -103,7 +105,7 @@ class EmotionDataModule(LightningDataModule):
         asked = self.settings
         if asked.labels is not None:  # the classes are those of the votes, whatever the folders are called
             asked = asked.model_copy(update={"classes": "auto", "exclude": []})
-        return open_source(asked, "error" if self.network_classes is None else "skip")
+        return open_source(asked, "error" if self.network_classes is None else "skip", guess=self._guess)
 
     @cached_property
     def packed(self) -> PackedImages:
@@ -307,11 +309,11 @@ class EmotionDataModule(LightningDataModule):
         hashes = (self.packed.hashes[self.rows.train], self.further)
         own, further = (torch.from_numpy(each.view(np.int64)) for each in hashes)
         size = list(self.packed.images.shape[1:])
-        found = {"size": size, "hashes": own, "labels": self._labels_digest, "classes": list(self.classes)}
+        found = {"size": size, "hashes": own, "labels": self.training_hash, "classes": list(self.classes)}
         return {**found, "further": further, "complete": self.complete}
 
     @cached_property
-    def _labels_digest(self) -> str:
+    def training_hash(self) -> str:
         """A hash of the training images and their labels, whatever their order, as 16 hexadecimal digits."""
         hashes, labels = (values[self.rows.train] for values in (self.packed.hashes, self.packed.labels))
         order = np.lexsort((labels, hashes))

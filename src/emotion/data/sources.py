@@ -65,14 +65,14 @@ class SyntheticFaces(Source):
                 yield LabelledImage(pixels, label, part, f"drawn/{part}/{CLASSES[drawn]}_{index}")
 
 
-def open_source(settings: DataSettings, others: Others = "error") -> Source:
-    """Opens the source that the settings name; `others` are labels that are none of its classes (see `ClassRule`).
+def open_source(settings: DataSettings, others: Others = "error", *, guess: bool = True) -> Source:
+    """Opens the source that the settings name; see `ClassRule` for labels that are none of its classes, and numbers.
 
     Raises:
         UserError: the source is missing or unusable, or has labels that are none of the classes; the message names the
             alternatives.
     """
-    rule = ClassRule(settings.classes, settings.exclude, others)
+    rule = ClassRule(settings.classes, settings.exclude, others, guess=guess)
     if settings.data == "synthetic":
         return SyntheticFaces(settings.synthetic_images, rule=rule)
     path = expand(settings.data_dir or os.environ.get("EMOTION_DATA") or "data/fer2013")

@@ -133,7 +133,10 @@ class TableSource(FilesSource):
         rule: ClassRule = AUTO,
     ) -> None:
         self.path, self.settings = path, settings
-        self._tables = [(part, Table(table, settings.columns, settings.path_column)) for part, table in _tables(path)]
+        tables = _tables(path)
+        if settings.split_column != "split" and tables[0][0] is not None:
+            raise UserError(f"split_column={settings.split_column}: has no effect; the tables in {path} name the parts")
+        self._tables = [(part, Table(table, settings.columns, settings.path_column)) for part, table in tables]
         root, self._template = _images(self._tables[0][1].path.parent, settings.images)
         super().__init__(root, settings.pack_size or FER_SIZE, settings.channels or 1)
         rows = [row for part, table in self._tables for row, _ in self._rows(part, table)]

@@ -81,8 +81,8 @@ class VotesFile:
 
     Attributes:
         path: the file.
-        counts: ten numbers, in the order of `VOTED`, for each image by the name of its file or, in the file of FER+
-            itself, by the number of its row as text, from 0.
+        counts: ten numbers, in the order of `VOTED`, for each image by the name of its file, with its folders or
+            without, or, in the file of FER+ itself, by the number of its row as text, from 0.
         parts: part of each image by the same keys; empty unless the file is that of FER+ itself.
     """
 
@@ -132,14 +132,16 @@ class VotesFile:
     def _key(self, name: str) -> str:
         file = name.rsplit("/", 1)[-1]
         line = _LINE.fullmatch(file) if self.parts else None
-        return str(int(line[1]) - 2) if line else file  # the votes have no header
+        if line:
+            return str(int(line[1]) - 2)  # the votes have no header
+        return name if name in self.counts else file
 
 
 def open_votes(path: Path) -> VotesFile:
     """Reads a CSV file of votes: that of FER+ itself (`fer2013new.csv`), or one with the column `image`.
 
     Args:
-        path: the file, with the columns `VOTED` and, for names of files without folders, `image`; or else with
+        path: the file, with the columns `VOTED` and `image`, the names of files, with their folders or without; or with
             `Image name`, empty for images that are left out, `Usage`, and the rows of `fer2013.csv` in their order.
 
     Raises:
@@ -209,7 +211,10 @@ def _read(path: Path) -> VotesFile:
             values = [_count(row[column]) for column in columns]
             key = str(number) if own else row[image]
             if key in counts:
-                raise UserError(f"{path} line {rows.line_num}: a second row for {key}")
+                raise UserError(
+                    f"{path} line {rows.line_num}: a second row for {key}; images of one name need their folders, as "
+                    f"train/happy/{key}"
+                )
             if own:
                 parts[key] = FER_PARTS[row[header.index("Usage")]]
             if not own or row[image].strip():  # FER+ names no image that it leaves out for want of a face

@@ -19,7 +19,7 @@ from emotion.declarations import NEW
 from emotion.files import hide_home
 from emotion.models.registry import FAMILIES
 from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
-from emotion.report.recipes import RECIPE_KEYS, differences, published_run, weights_name
+from emotion.report.recipes import RECIPE_KEYS, differences, earlier_settings, published_run, weights_name
 from emotion.report.runs import Run, SkippedRun, images_digest
 from emotion.settings import OWN_DATA, marked
 
@@ -198,7 +198,7 @@ def interval(tests: Sequence[Predictions], metric: Metric) -> Interval:
 def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[SkippedRun]]:
     """Groups runs that differ only in seed and fold, in the order of the paper; those without test images come last.
 
-    Runs with the same settings but different data, classes or test images are separate configurations.
+    Runs with the same settings but different data, classes, test images or teachers are separate configurations.
 
     Returns:
         The configurations, and the skipped runs: those with the settings, data, seed and fold of another run, and
@@ -264,8 +264,9 @@ def _configuration(
 
 def _key(run: Run) -> tuple[Any, ...]:
     published = published_run(run.settings) if run.classes == CLASSES else None
-    changed = tuple(differences(run.settings, published).items())
-    return (published, *(str(run.settings.get(key)) for key in RECIPE_KEYS), changed)
+    changes = [(one.after_epoch, {key: old for key, (old, _) in one.changed.items()}) for one in run.record.changes]
+    changed = (*differences(run.settings, published).items(), *earlier_settings(run.settings, changes).items())
+    return (published, *(str(run.settings.get(key)) for key in RECIPE_KEYS), run.record.teachers, changed)
 
 
 def _order(key: tuple[Any, ...], members: Mapping[tuple[int, int], Run]) -> tuple[Any, ...]:

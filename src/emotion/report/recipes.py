@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,11 @@ RECIPE_KEYS = ("model", "data", "balance", "unfreeze", "recipe")
 
 
 def published_run(values: Mapping[str, Any]) -> PublishedRun | None:
-    """Returns the run of the paper with the model, unfreezing and balance of these settings, or None."""
-    if values["data"] not in PAPER_DATA or values.get("folds") or values.get("labels"):
+    """Returns the run of the paper with the model, unfreezing and balance of these settings, or None.
+
+    A recipe of this project is not that of the paper, whatever its model.
+    """
+    if values["data"] not in PAPER_DATA or any(values.get(key) for key in ("folds", "labels", "recipe")):
         return None
     chosen = (values["model"], values.get("unfreeze"), values["balance"])
     return next((run for run in RUNS if (run.model, run.unfreeze, run.balance) == chosen), None)
@@ -53,7 +56,7 @@ def differences(values: Mapping[str, Any], published: PublishedRun | None) -> di
     seed are no differences, and neither are settings that did not exist yet when an older run was made.
     """
     recipe_name = values.get("recipe")
-    experiment = published.experiment if published and not recipe_name else None
+    experiment = published.experiment if published else None
     config = _compose(experiment=experiment, recipe=recipe_name, model=values["model"])
     config.update({key: values.get(key) for key in RECIPE_KEYS})
     recipe = dict(_flat(settings(config)))
@@ -61,6 +64,24 @@ def differences(values: Mapping[str, Any], published: PublishedRun | None) -> di
     keys = [*recipe, *(key for key in given if key not in recipe)]
     changed = [key for key in keys if given.get(key, recipe.get(key)) != recipe.get(key)]
     return {key: _typed(given[key]) for key in changed if key not in _RUNTIME_KEYS}
+
+
+def earlier_settings(values: Mapping[str, Any], changes: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:
+    """Returns the settings that were others in the first epochs of a run, each with its value in them.
+
+    Those that only decide on its end are left out: it is the run that began with the later value.
+
+    Args:
+        values: the settings of the run.
+        changes: number of epochs before each change, and the former values.
+    """
+    ends = {"patience"} if values.get("schedule") == "cosine" else {"patience", "trainer.max_epochs"}
+    return {
+        f"{key} until epoch {epochs}": _typed(before)
+        for epochs, changed in changes
+        for key, before in changed.items()
+        if epochs and key not in ends | _RUNTIME_KEYS
+    }
 
 
 def typed_settings(values: Mapping[str, Any]) -> dict[str, str]:

@@ -31,6 +31,13 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Content = TypeVar("Content", bound=BaseModel)
 
 
+class Change(BaseModel):
+    """Settings of a resumed run that changed after an epoch, with their values before and after."""
+
+    after_epoch: Count
+    changed: dict[str, tuple[Any, Any]]
+
+
 class Record(BaseModel):
     """Facts about the training of a run, times in seconds; older runs have fewer of them."""
 
@@ -42,6 +49,8 @@ class Record(BaseModel):
     precision: str = ""
     command: str = "not kept"
     data: str | None = None
+    teachers: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 class _Metrics(BaseModel):

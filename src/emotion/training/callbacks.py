@@ -84,9 +84,11 @@ class Patience(EarlyStopping):
     """Stops training early, and does not resume it in a run that had stopped early and was killed during its test.
 
     A run that is resumed with another patience, or with other settings of network, optimisation or data, does train on:
-    it keeps its count of epochs without improvement and takes the new patience.
+    it keeps its count of epochs without improvement and takes the new patience. The place of the images is no such
+    setting.
     """
 
+    _PLACES = ("data_dir", "memory_budget")
     _stopped = _changed = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -97,6 +99,7 @@ class Patience(EarlyStopping):
             key in checkpoint[group] and checkpoint[group][key] != value
             for group, module in now.items()
             for key, value in module.hparams.items()
+            if key not in self._PLACES
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

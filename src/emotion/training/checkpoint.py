@@ -74,10 +74,12 @@ def data_for(classes: Sequence[str], stored: Mapping[str, Any], changes: Mapping
     if after != before:
         gone += [*_GROUPED, *(key for key in marked(SOURCE) if key not in _OF_EVERY_SOURCE)]
         gone += ["data_dir"] if (before in OWN_DATA) != (after in OWN_DATA) else []
-    if after != before or "data_dir" in changes:
+    other = after != before or "data_dir" in changes
+    if other:
         gone.append("extra_data")
     values = {**{key: value for key, value in stored.items() if key not in gone}, **changes}
-    data = EmotionDataModule.of(values, network_classes=classes)
+    # Of other images, the labels may be a part of those of the training, which showed from where their numbers count.
+    data = EmotionDataModule.of(values, network_classes=classes, guess_numbers=not other)
     # The votes of people also serve to compare the predictions with them, whatever the labels are.
     require_effect([f"{key}={value}" for key, value in changes.items() if key != "votes"], values)
     return data

@@ -25,7 +25,7 @@ from emotion.privacy import keep_private
 from emotion.training.folder import RunFolder, read_json
 from emotion.training.run import run
 from emotion.training.start import with_implied_model
-from emotion.training.sweep import run_apart
+from emotion.training.sweep import APART, run_apart
 
 log = logging.getLogger(__name__)
 SHARED_PROCESS_LAUNCHERS = ("basic", "joblib")
@@ -77,7 +77,8 @@ def _job(config: DictConfig) -> float | None:
             try:
                 run(config, path, overrides)
             except UserError:
-                folder.discard_unused()  # a pattern for runs would match it
+                if APART not in os.environ:
+                    folder.discard_unused()  # a pattern for runs would match it
                 raise
     elif choices["hydra/launcher"] not in SHARED_PROCESS_LAUNCHERS:
         run_apart(overrides, folder, _further_config_folders(hydra_config))

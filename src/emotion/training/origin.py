@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from emotion.data.datamodule import EmotionDataModule
 from emotion.errors import UserError
 from emotion.models.classifier import Card
-from emotion.settings import OWN_DATA, DataSettings
+from emotion.settings import DataSettings
 
 FURTHER = "further_images"
 """The fact on a card that counts the images of start and teachers that the network itself was not trained on."""
 UNKNOWN = "%s: not all its training images are known; the others could be among those that validate or test here"
 """The message for a network of which `require_unseen` returns False."""
 _FER2013 = ("fer2013", "fer2013_csv")
+_FILES = ("data", "data_dir", "on_bad_image", "votes", "images", "synthetic_images")
+"""Settings that say where images and labels lie."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,30 @@ class Origin:
             return None
         if len(self.hashes):
             return self.hashes
-        facts, own = self.facts, data.settings
-        kinds = [_FER2013 if kind in _FER2013 else (kind,) for kind in (facts.get("data"), own.data)]
-        same = kinds[0] == kinds[1] and facts.get("images_hash", data.packed.digest) == data.packed.digest
-        known = own.data not in OWN_DATA or "images_hash" in facts
-        drawn = facts.get("split") in ("report", "random") and "val_fraction" not in facts
-        # A card without the hash is of FER2013, and a folder of other images may be read as FER2013's.
-        real = own.data not in _FER2013 or "images_hash" in facts or {"public", "private"} <= {*data.packed.parts}
-        if not (same and known and real) or drawn or "extra_folders" in facts:
+        kinds = [_FER2013 if kind in _FER2013 else (kind,) for kind in (self.facts.get("data"), data.settings.data)]
+        if kinds[0] != kinds[1] or "extra_folders" in self.facts:
             return None
-        keys = ("data", "data_dir", "on_bad_image", "votes", "images", "synthetic_images")
-        source = {key: getattr(own, key) for key in keys}
-        trained = EmotionDataModule.of({**self.data, **source}, network_classes=self.classes)
-        return trained.packed.hashes[trained.rows.train]
+        # The files are those of the run; its classes, labels and further images may be others than the network's.
+        trained = EmotionDataModule.of({**self.data, **{key: getattr(data.settings, key) for key in _FILES}})
+        try:
+            told = trained.packed.images.shape[1:] == data.packed.images.shape[1:] and self._tells(trained)
+            return trained.packed.hashes[trained.rows.train] if told else None
+        except UserError:  # the images cannot be split as the card says, so they are others
+            return None
+
+    def _tells(self, trained: EmotionDataModule) -> bool:
+        """Whether the card of a published file tells that the network was trained on the training images of some data.
+
+        A split that is drawn depends on the order of the images, so only a hash of the training images tells it. Cards
+        of older versions have a hash of all images, or none.
+        """
+        if self.facts.get("training_hash") == trained.training_hash:
+            return True
+        if self.facts.get("split") not in ("official", "clean"):
+            return False
+        # The names of the files tell the parts of FER2013, whatever changed beside them.
+        fer2013 = trained.settings.data in _FER2013 and {"public", "private"} <= {*trained.packed.parts}
+        return fer2013 or self.facts.get("images_hash") == trained.packed.digest
 
 
 def require_unseen(setting: str, origin: Origin, data: EmotionDataModule) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from emotion.models.network import Network, feature_count
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.plugins import Plugins
 from emotion.settings import Settings, TrainerSettings, TrainingSettings
-from emotion.training.checkpoint import read_progress
+from emotion.training.checkpoint import read_content, read_progress
 from emotion.training.environment import describe_environment
 from emotion.training.features import FeatureCache
 from emotion.training.folder import RunFolder
@@ -64,9 +65,7 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
         UserError: settings, data, weights, a checkpoint or a device cannot be used.
     """
     resumes = folder.state != "new" and not settings.run.overwrite
-    if not resumes:
-        settings = _with_weights_file(settings)
-    plugins = Plugins.load(settings)
+    settings, plugins = _with_weights_file(settings, folder if resumes else None), Plugins.load(settings)
     # The Trainer sets both and does not reset them, and a sweep can train several runs in one process.
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
@@ -92,9 +91,9 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
         group_steps(data, trainer)
     _log_sizes(settings, task, data, teachers.names)
     if resumes:
-        # The frozen part computes features before the Trainer loads the checkpoint.
-        read_start(str(folder.last)).load_into(task.network, task.classes)
-        task.restart_average()
+        # The frozen part computes features before the Trainer loads the checkpoint, and says what is wrong with it.
+        with suppress(RuntimeError):
+            task.load_state_dict(read_content(folder.last)["state_dict"], strict=False)
     else:
         _load_weights(settings, task, data, start)
     _require_whole_epoch(settings.trainer, data, trainer)
@@ -144,12 +143,15 @@ def claim(settings: Settings, folder: RunFolder, epochs: int) -> None:
     folder.claim(settings, describe_environment(), epochs)
 
 
-def _with_weights_file(settings: Settings) -> Settings:
-    """Returns the settings with the file of weights in place of its folder."""
+def _with_weights_file(settings: Settings, begun: RunFolder | None) -> Settings:
+    """Returns the settings with the file of weights in place of its folder; a run that has begun keeps its own."""
     network, weights = settings.network, settings.training.weights
     if network.backbone is None or weights is None:
         return settings
-    file = hide_home(resolve_weights(weights, file_stem(network.family, network.backbone)))
+    if begun is not None:
+        file = begun.read_config().get("weights", weights)
+    else:
+        file = hide_home(resolve_weights(weights, file_stem(network.family, network.backbone)))
     return settings.model_copy(update={"training": settings.training.model_copy(update={"weights": file})})
 
 

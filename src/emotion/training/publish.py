@@ -57,7 +57,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip", test: bool =
             stage: predict(rounded.averaged, data, stage, torch.device("cpu")) for stage in measured
         }
         temperature = fit_temperature(stages["val"])
-        facts = _facts(trained, stages, temperature, data.packed.digest) | _further(trained.origin, data)
+        facts = _facts(trained, stages, temperature, data.training_hash) | _further(trained.origin, data)
         save_pretrained(temporary, network, replace(card, temperature=temperature, facts=facts))
     return load_pretrained(out)
 
@@ -67,7 +67,7 @@ def _facts(trained: Checkpoint, stages: Mapping[str, Predictions], temperature: 
     metrics = {
         part: {name: round(value, 4) for name, value in protocol_metrics(predictions, temperature).items()}
         | {"images": len(predictions)}
-        for part, predictions in protocol_parts(stages).items()
+        for part, predictions in (protocol_parts(stages) or {"validation": stages["val"]}).items()
     }
     settings = {key: trained.data[key] for key in ("data", "split", "balance", "seed")}
     settings |= _labels_and_split(trained, images)
@@ -82,7 +82,7 @@ def _labels_and_split(trained: Checkpoint, images: str) -> dict[str, Any]:
 
     Args:
         trained: the checkpoint.
-        images: hash of all images of the source.
+        images: hash of the training images and their labels.
     """
     fields = DataSettings.model_fields
     keys = [key for key in marked(NEW) if key in fields and key not in ("images", "votes")]
@@ -90,7 +90,7 @@ def _labels_and_split(trained: Checkpoint, images: str) -> dict[str, Any]:
     if trained.data["split"] in ("report", "random"):
         told |= {key: trained.data[key] for key in ("val_fraction", "group_duplicates")}
     extra = {"extra_folders": len(trained.data["extra_data"])} if trained.data["extra_data"] else {}
-    return told | extra | {"images_hash": images}
+    return told | extra | {"training_hash": images}
 
 
 def _teachers(trained: Checkpoint) -> dict[str, Any]:

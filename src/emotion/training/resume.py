@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from omegaconf import DictConfig, OmegaConf
 
-from emotion.config import CONFIG_GROUPS
+from emotion.config import CONFIG_GROUPS, is_same
 from emotion.declarations import FIXED
 from emotion.errors import UserError
 from emotion.files import hide_home
@@ -37,7 +37,8 @@ def resumed_config(defaults: DictConfig, folder: RunFolder, overrides: list[str]
     for argument in (argument for argument in overrides if not argument.startswith("resume=")):
         key, _, value = argument.partition("=")
         asked = value if key in CONFIG_GROUPS else OmegaConf.select(defaults, key)
-        if key[0] in "+~" or (key in kept and asked != stored.get(key)):
+        stated = hide_home(asked) if isinstance(asked, str) else asked
+        if key[0] in "+~" or (key in kept and not is_same(key, stored.get(key), stated)):
             raise UserError(
                 f"{argument}: a resumed run keeps its {key.lstrip('+~')}; other values can be changed, as lr= or "
                 "trainer.max_epochs="

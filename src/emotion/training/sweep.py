@@ -2,9 +2,11 @@
 
 import itertools
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -20,13 +22,15 @@ from rich.table import Table
 from emotion.config import distinguishing, read
 from emotion.errors import UserError, exit_on_user_error, first_line
 from emotion.overrides import quote_argument, quoted, require_effect
-from emotion.settings import TrainerSettings
+from emotion.settings import Settings, TrainerSettings
 from emotion.training.folder import RunFolder, read_json
 
 Compose = Callable[[list[str]], DictConfig]
 Launch = Callable[..., Sequence[Any]]
 Outcome = Literal["ran", "skipped", "failed", "unfinished"]
 log = logging.getLogger(__name__)
+APART = "EMOTION_RUN_APART"
+"""The variable by which a process knows that it runs one run of a sweep, which reads the error in the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Job:
         folder: its folder.
         overwrite: whether it is trained again if it is finished.
         finished: whether it was finished, with these settings, before the sweep began.
-        blocked: whether its folder holds a run with other settings, which it must not replace.
+        blocked: why it must not start, as its folder holds a run with other settings; empty if it may.
+        written: when the metrics in its folder were written, in nanoseconds; 0 without metrics.
     """
 
     overrides: list[str]
@@ -47,7 +52,8 @@ class Job:
     folder: RunFolder
     overwrite: bool
     finished: bool
-    blocked: bool
+    blocked: str
+    written: int
 
 
 def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
@@ -63,10 +69,10 @@ def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
     """
     with exit_on_user_error():
         jobs = plan(arguments, compose)
-    todo = [job for job in jobs if job.overwrite or not job.finished]
+    todo = [job for job in jobs if not job.blocked and (job.overwrite or not job.finished)]
     for job in todo:
         job.folder.failure.unlink(missing_ok=True)
-    log.info("%d runs, %d of them finished already", len(jobs), len(jobs) - len(todo))
+    log.info("%d runs, %d of them finished already", len(jobs), sum(job.finished for job in jobs))
     if todo:
         try:
             launch([[*job.overrides, job.folder_override] for job in todo], initial_job_idx=0)
@@ -75,7 +81,7 @@ def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
             log.error("the launcher stopped: %s", first_line(error))
     outcomes = {job.folder.path: _outcome(job, todo) for job in jobs}
     Console(stderr=True).print(_table(jobs, outcomes))
-    _log_failures(todo)
+    _log_failures(jobs, todo)
     if set(outcomes.values()) & {"failed", "unfinished"}:
         log.error("not every run finished; the same command starts the unfinished ones again")
         raise SystemExit(1)
@@ -113,10 +119,23 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
             )
         folder_override = f"hydra.sweep.subdir={quoted(str(config.hydra.sweep.subdir))}"
         folder = RunFolder(path)
-        blocked = folder.config.is_file() and not (folder.holds(settings) or config.overwrite)
+        blocked = "" if config.overwrite else _why_blocked(folder, settings)
         finished = not config.overwrite and folder.is_finished(settings)
-        jobs.setdefault(path, Job(numbered, folder_override, folder, config.overwrite, finished, blocked))
+        job = Job(numbered, folder_override, folder, config.overwrite, finished, blocked, _written(folder))
+        jobs.setdefault(path, job)
     return list(jobs.values())
+
+
+def _why_blocked(folder: RunFolder, settings: Settings) -> str:
+    try:
+        folder.require_same_run(settings)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _written(folder: RunFolder) -> int:
+    return folder.metrics.stat().st_mtime_ns if folder.metrics.is_file() else 0
 
 
 def run_apart(overrides: Sequence[str], folder: RunFolder, searched: Sequence[str] = ()) -> None:
@@ -130,9 +149,12 @@ def run_apart(overrides: Sequence[str], folder: RunFolder, searched: Sequence[st
     arguments = [*overrides, f"hydra.run.dir={quoted(str(folder.path))}"]
     if searched:
         arguments.append(f"hydra.searchpath=[{','.join(map(quoted, searched))}]")
-    status = subprocess.run([sys.executable, "-m", "emotion.training.command", *arguments], check=False).returncode
+    command = [sys.executable, "-m", "emotion.training.command", *arguments]
+    status = subprocess.run(command, check=False, env=os.environ | {APART: "1"}).returncode
     if status and not folder.failure.is_file():
-        folder.write_failure(f"the process ended with {_describe_exit(status)}")
+        # In a folder that is locked, another process trains this run.
+        with suppress(UserError), folder.locked():
+            folder.write_failure(f"the process ended with {_describe_exit(status)}")
 
 
 def _expand(overrides: list[str], compose: Compose) -> list[list[str]]:
@@ -180,11 +202,13 @@ def _describe_exit(status: int) -> str:
 
 
 def _outcome(job: Job, todo: Sequence[Job]) -> Outcome:
+    if job.blocked:
+        return "failed"
     if job not in todo:
         return "skipped"
-    if job.blocked or job.folder.failure.is_file():
+    if job.folder.failure.is_file():
         return "failed"
-    return "ran" if job.folder.state == "finished" else "unfinished"
+    return "ran" if _written(job.folder) != job.written else "unfinished"
 
 
 def _table(jobs: Sequence[Job], outcomes: dict[Path, Outcome]) -> Table:
@@ -199,9 +223,11 @@ def _table(jobs: Sequence[Job], outcomes: dict[Path, Outcome]) -> Table:
     return table
 
 
-def _log_failures(jobs: Sequence[Job]) -> None:
+def _log_failures(jobs: Sequence[Job], todo: Sequence[Job]) -> None:
     for job in jobs:
-        if job.folder.failure.is_file():
+        if job.blocked:
+            log.error("%s", job.blocked)
+        elif job in todo and job.folder.failure.is_file():
             log.error("%s failed: %s", job.folder.path, read_json(job.folder.failure)["error"])
 
 
