@@ -273,6 +273,21 @@ def test_resume_with_more_patience_continues_after_early_stopping(tmp_path):
     assert epochs(stopped) == 4
 
 
+def test_a_run_that_stopped_early_is_not_trained_on_by_the_place_of_its_files(tmp_path):
+    (tmp_path / "weights").mkdir()
+    backbone = make_network(family="torchvision", backbone="resnet18", unfreeze=0, image_size=32).backbone
+    state = {key: value.contiguous() for key, value in backbone.state_dict().items()}
+    save_file(state, tmp_path / "weights" / "resnet18.safetensors")
+    words = ["model=resnet50_fe", "backbone=resnet18", "image_size=32", "augment=false", "trainer.max_epochs=9"]
+    words += [f"weights={tmp_path / 'weights'}", "patience=1", "min_delta=10"]
+    stopped = train(tmp_path / "run", *words)
+    assert epochs(stopped) == 2
+    stopped.metrics.unlink()  # as if it had been killed during its test
+    train(stopped.path, *words)
+    resume(stopped.path, "memory_budget=0")
+    assert epochs(stopped) == 2
+
+
 def test_finished_run_is_skipped_and_overwrite_trains_again(once, caplog):
     caplog.set_level("INFO")
     folder = once
@@ -728,15 +743,22 @@ def test_an_interrupted_run_says_how_it_goes_on(tmp_path, monkeypatch, caplog):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    handler = signal.getsignal(signal.SIGINT)  # Lightning ignores a second Ctrl-C
-    with monkeypatch.context() as patch:
-        patch.setattr(TensorBoardFigures, "on_train_batch_start", interrupt)
-        with pytest.raises(SystemExit) as caught:
-            train(tmp_path, *TINY)
-    signal.signal(signal.SIGINT, handler)
-    assert caught.value.code == 130
-    assert f"interrupted in epoch 1: resume={tmp_path} continues" in caplog.text
-    assert train(tmp_path, *TINY).state == "finished"
+    def interrupted(*words):
+        handler = signal.getsignal(signal.SIGINT)  # Lightning ignores a second Ctrl-C
+        with monkeypatch.context() as patch:
+            patch.setattr(TensorBoardFigures, "on_train_batch_start", interrupt)
+            with pytest.raises(SystemExit) as caught:
+                train(tmp_path, *TINY, *words)
+        signal.signal(signal.SIGINT, handler)
+        assert caught.value.code == 130
+        return caplog.messages[-1]
+
+    assert interrupted() == f"interrupted in epoch 1: resume={tmp_path} continues"
+    folder = train(tmp_path, *TINY)
+    assert folder.state == "finished"
+    stays = f"the run before it stays in {tmp_path}; the same command starts again"
+    assert interrupted("overwrite=true") == f"interrupted in epoch 1: {stays}"
+    assert folder.state == "finished"
 
 
 def test_an_exit_of_the_users_code_is_no_interrupt(tmp_path, monkeypatch):
