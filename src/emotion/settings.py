@@ -272,7 +272,8 @@ class TrainingSettings(Group):
 
     weights: str | None = setting(
         "none",
-        "of the backbone: imagenet | none | path of a .safetensors, state dict or Keras .h5 file, or their folder",
+        "of the backbone: imagenet | none | path of a .safetensors, state dict or Keras .h5 file | folder of "
+        ".safetensors files",
         FIXED,
     )
     init: str | None = setting(

@@ -201,10 +201,13 @@ def test_hostile_pickle_is_refused_and_does_not_run(tmp_path, how, name):
     assert canary.exists(), "the trap does not work, so the test above proves nothing"
 
 
-def test_folder_resolves_to_its_file_of_the_backbone(tmp_path):
+def test_folder_resolves_to_its_file_of_the_backbone(tmp_path, monkeypatch):
     (tmp_path / "small_features.safetensors").touch()
     (tmp_path / "other.safetensors").touch()
     assert resolve_weights(str(tmp_path), "small") == str(tmp_path / "small_features.safetensors")
+    (tmp_path / "imagenet").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve_weights("imagenet", "small") == "imagenet", "the setting, not the folder of that name"
     for weights in ("none", "imagenet", "file.safetensors"):
         assert resolve_weights(weights, "small") == weights
 

@@ -354,6 +354,29 @@ def test_code_in_the_home_folder_can_be_named_again(tmp_path: Path, monkeypatch:
         assert load_checkpoint(folder.best, again).task.classes == CLASSES
 
 
+def test_a_network_that_looks_at_values_is_read_again(tmp_path: Path) -> None:
+    """It cannot be built on the meta device, whose tensors have no values."""
+    code = NETWORK.replace("super()", "rates = [rate.item() for rate in torch.linspace(0, 1, 3)]\n        super()")
+    (tmp_path / "mine.py").write_text(f"import torch\n{code}")
+    name = f"{tmp_path / 'mine.py'}:TinyNet"
+    words = ["model=custom", f"network={name}", "trainer.max_epochs=1", "synthetic_images=140"]
+    for ema in (0, 0.9):
+        folder = train(tmp_path / f"run{ema}", *words, f"ema_decay={ema}")
+        assert load_checkpoint(folder.best, name).task.classes == CLASSES
+        content = torch.load(folder.best, weights_only=True)
+        del content["state_dict"][next(iter(content["state_dict"]))]
+        torch.save(content, tmp_path / "cut.ckpt")
+        with pytest.raises(UserError, match=r"not a checkpoint of this project \(it lacks"):
+            load_checkpoint(tmp_path / "cut.ckpt", name)
+
+
+def test_an_augmentation_that_cannot_be_made_gets_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def noise(images, generator):\n    return images\n")
+    name = f"{tmp_path / 'mine.py'}:noise"
+    with pytest.raises(UserError, match=rf"^augmentation={name}: cannot be made \(TypeError: noise\(\) missing 2 "):
+        train(tmp_path / "run", f"augmentation={name}", "trainer.max_epochs=1", "synthetic_images=140")
+
+
 def test_a_resumed_run_does_not_need_the_network_that_it_started_from(
     finished: RunFolder, photos: Path, tmp_path: Path
 ) -> None:
@@ -366,10 +389,12 @@ def test_a_resumed_run_does_not_need_the_network_that_it_started_from(
 
 
 def test_a_published_network_is_tested_on_images_of_its_size_and_labels(finished: RunFolder, tmp_path: Path) -> None:
-    from emotion.training.evaluate import read_member
+    from emotion.training.evaluate import evaluate, read_member
     from emotion.training.publish import publish
 
     publish(finished.best, tmp_path / "mine.safetensors")
+    with pytest.raises(UserError, match=r"mine.safetensors: a published file has no images; name them, as data_dir="):
+        evaluate([tmp_path / "mine.safetensors"], {})
     data = read_member(tmp_path / "mine.safetensors").origin.data
     stored = load_checkpoint(finished.best).data
     for key in ("data", "split", "classes", "group_by", "seed"):

@@ -754,6 +754,7 @@ def test_an_interrupted_run_says_how_it_goes_on(tmp_path, monkeypatch, caplog):
         return caplog.messages[-1]
 
     assert interrupted() == f"interrupted in epoch 1: resume={tmp_path} continues"
+    assert interrupted("test=false") == f"interrupted in epoch 1: resume={tmp_path} test=false continues"
     folder = train(tmp_path, *TINY)
     assert folder.state == "finished"
     stays = f"the run before it stays in {tmp_path}; the same command starts again"

@@ -110,11 +110,20 @@ def test_files_of_other_content_are_one_line(tmp_path: Path) -> None:
         (["init=small", "recipe=none"], []),
         (["init=small", "recipe=finetune,small"], []),
         (["network=my_nets.py:TinyNet", "experiment=table1"], []),
+        (["-m", "init=a.ckpt,b.ckpt", "recipe=finetune"], []),
+        (["-m", "init=a.ckpt,b.ckpt", "model=cnn"], []),
         (["seed=1"], []),
     ],
 )
 def test_a_start_or_a_network_of_ones_own_implies_its_model(words: list[str], added: list[str]) -> None:
     assert with_implied_model(words) == [*words, *added]
+
+
+def test_several_starts_need_a_model() -> None:
+    with pytest.raises(UserError, match=r"^init=a.ckpt,b.ckpt: several networks; name their model too, as model="):
+        with_implied_model(["-m", "init=a.ckpt,b.ckpt"])
+    with pytest.raises(UserError, match=r"a,b\.ckpt: no such file"):
+        with_implied_model(["init=a,b.ckpt"])
 
 
 def test_a_start_implies_the_size_of_its_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,7 +205,9 @@ def test_a_run_with_other_settings_in_the_folder_counts_as_failed(launcher, caps
     with pytest.raises(SystemExit):
         sweep(["seed=0,1"], compose_run, launcher)
     assert launcher.launched == [1]
-    assert "1 ran, 1 failed" in capsys.readouterr().err
+    table = capsys.readouterr().err
+    assert "1 ran, 1 failed" in table
+    assert table.count("0.6000") == 1, "not that of the other run in the folder"
     assert f"{folder.path}: holds a run with other settings" in caplog.text
     assert not folder.failure.exists()
 
@@ -320,7 +322,8 @@ def test_run_in_a_process_of_its_own_searches_the_same_folders(tmp_path, monkeyp
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$0.arguments"\n')
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
-    run_apart(["experiment=mine"], RunFolder(tmp_path / "run"), ["file:///a b", "pkg://theirs"])
+    words = ["experiment=mine", "runs_per_gpu=4"]
+    run_apart(words, RunFolder(tmp_path / "run"), ["file:///a b", "pkg://theirs"])
     arguments = (tmp_path / "python.arguments").read_text().splitlines()
     assert arguments[2:] == [
         "experiment=mine",

@@ -28,6 +28,7 @@ from emotion.data.votes import open_votes, with_votes
 from emotion.declarations import SOURCE
 from emotion.errors import UserError
 from emotion.files import expand
+from emotion.plugins import own_code
 from emotion.settings import AugmentationSettings, BatchSettings, DataSettings, RunSettings, marked
 
 Stage = Literal["train", "val", "test"]
@@ -73,7 +74,8 @@ class EmotionDataModule(LightningDataModule):
         self.seed, self.network_classes, self._guess = seed, network_classes, guess_numbers
         self.affine = RandomAffine.of(augmentation)
         self.augmentation = changes if (changes := Augmentation(augmentation)).changes else None
-        self.own_augmentation = None if own_augmentation is None else own_augmentation()
+        with own_code(f"augmentation={augmentation.augmentation}", "cannot be made"):
+            self.own_augmentation = None if own_augmentation is None else own_augmentation()
         self.mix = mix if (mix := Mix(augmentation)).changes else None
         self._group: Callable[[BatchLoader], Iterable[Any]] | None = None
         self.teaching: Teaching | None = None

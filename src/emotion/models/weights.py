@@ -36,7 +36,7 @@ def resolve_weights(weights: str, name: str) -> str:
         UserError: the folder does not have exactly one file of this name.
     """
     folder = expand(weights)
-    if not folder.is_dir():
+    if weights in ("imagenet", "none") or not folder.is_dir():
         return weights
     files = sorted(folder.glob(f"{name}*.safetensors"))
     if len(files) != 1:

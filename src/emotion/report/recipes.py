@@ -69,13 +69,14 @@ def differences(values: Mapping[str, Any], published: PublishedRun | None) -> di
 def earlier_settings(values: Mapping[str, Any], changes: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:
     """Returns the settings that were others in the first epochs of a run, each with its value in them.
 
-    Those that only decide on its end are left out: it is the run that began with the later value.
+    Those that only decide on its end, and paths, are left out: it is the run that began with the later value.
 
     Args:
         values: the settings of the run.
         changes: number of epochs before each change, and the former values.
     """
-    ends = {"patience"} if values.get("schedule") == "cosine" else {"patience", "trainer.max_epochs"}
+    # A resumed run has the teachers that it began with, wherever they lie.
+    ends = {"patience", "teacher"} | ({"trainer.max_epochs"} if values.get("schedule") != "cosine" else set())
     return {
         f"{key} until epoch {epochs}": _typed(before)
         for epochs, changed in changes

@@ -210,11 +210,18 @@ def _task(settings: dict[str, Any], state: dict[str, Tensor], plugins: Plugins) 
     # The average of the weights cannot be built on the meta device; its tensors have the shapes of the network's.
     # Only training needs a loss of the user's own, with its tensors.
     settings, state = {**settings, "loss": None}, {k: v for k, v in state.items() if not k.startswith("loss.")}
-    expected = dict(state_shapes(partial(EmotionTask.of, {**settings, "ema_decay": 0.0}, plugins)))
-    if settings.get("ema_decay"):
-        expected |= {key.replace("network.", "average.module.", 1): value for key, value in expected.items()}
+    task = None
+    if plugins.network:
+        task = EmotionTask.of(
+            settings, plugins
+        )  # the user's code, which is trusted, and need not run on the meta device
+        expected = task.state_dict()
+    else:
+        expected = dict(state_shapes(partial(EmotionTask.of, {**settings, "ema_decay": 0.0}, plugins)))
+        if settings.get("ema_decay"):
+            expected |= {key.replace("network.", "average.module.", 1): value for key, value in expected.items()}
     validate_state(expected, state)
-    task = EmotionTask.of(settings, plugins)
+    task = task or EmotionTask.of(settings, plugins)
     task.load_state_dict(state)
     return task
 

@@ -43,7 +43,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", SAME_NAME)
     register_resolvers()
     with exit_on_user_error():
-        sys.argv[1:] = with_implied_model(sys.argv[1:])
+        if APART not in os.environ:  # for the runs of a sweep, the sweep has decided on it
+            sys.argv[1:] = with_implied_model(sys.argv[1:])
         check_overrides(sys.argv[1:])
         sys.argv[1:] = quote_arguments(sys.argv[1:])
         try:

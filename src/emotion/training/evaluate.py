@@ -101,6 +101,13 @@ def evaluate(
     require_different("ckpt", paths, members)
     views = tta or _own_views(members)
     require_same_classes(paths, [member.origin.classes for member in members])
+    for path, member in zip(paths, members, strict=True):
+        if (
+            member.origin.facts
+            and member.origin.data.get("data") in OWN_DATA
+            and not {"data", "data_dir"} & changes.keys()
+        ):
+            raise UserError(f"ckpt={path}: a published file has no images; name them, as data_dir=photos")
     modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
     first = modules[0]
     if not {"data", "data_dir", "split"} & changes.keys():

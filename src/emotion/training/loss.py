@@ -117,6 +117,8 @@ def _make(settings: LossSettings, own: Callable[[], nn.Module] | None) -> nn.Mod
         return None
     others = [key for key, value in settings.flat().items() if key != "loss" and value]
     if others:
-        raise UserError(f"{others[0]}: a change of the cross-entropy, which loss={settings.loss} replaces; remove it")
+        raise UserError(
+            f"{others[0]}: a change of the cross-entropy, which loss={settings.loss} replaces; set {others[0]}=0"
+        )
     with own_code(f"loss={settings.loss}", "cannot be made"):
         return own()

@@ -190,7 +190,7 @@ def _auto_feature_views(task: EmotionTask, data: EmotionDataModule, device: torc
         return 0
     # A few cached views would be less augmentation than new ones in each epoch.
     if data.augmentation or data.mix or data.own_augmentation:
-        if device.type == "cpu":
+        if device.type == "cpu" and not (data.mix or data.own_augmentation or data.plain_epochs):
             log.info("feature_views=8 trains faster: the frozen layers run once, on 8 augmented views of an image")
         return 0
     side = task.network.preprocess.image_size

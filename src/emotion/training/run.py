@@ -143,12 +143,12 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
         raise UserError(f"trainer: {first_line(error)}") from None
     except SIGTERMException:
         # Lightning raises this between two batches, after `ThrottledCheckpointIO` has written pending checkpoints.
-        log.warning("ended by SIGTERM in epoch %d: %s", trainer.current_epoch + 1, _how_to_continue(folder))
+        log.warning("ended by SIGTERM in epoch %d: %s", trainer.current_epoch + 1, _how_to_continue(prepared, folder))
         raise SystemExit(SIGTERM_STATUS) from None
     except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into an exit
             raise
-        log.warning("interrupted in epoch %d: %s", trainer.current_epoch + 1, _how_to_continue(folder))
+        log.warning("interrupted in epoch %d: %s", trainer.current_epoch + 1, _how_to_continue(prepared, folder))
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         of_machine = isinstance(error, UserError | OSError) or is_out_of_memory(error)
@@ -165,10 +165,14 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
     return Trained(trainer, prepared.data, timer.time_elapsed("train"))
 
 
-def _how_to_continue(folder: RunFolder) -> str:
+def _how_to_continue(prepared: Prepared, folder: RunFolder) -> str:
     if folder.replaced.is_dir() and not folder.last.is_file():
         return f"the run before it stays in {folder.path}; the same command starts again"
-    return f"resume={folder.path} continues"
+    # The folder does not keep these two.
+    values = prepared.settings.flat()
+    others = [f"test={str(values['test']).lower()}"] * (not values["test"])
+    others += [f"logger={values['logger']}"] * (values["logger"] is not None)
+    return f"{' '.join([f'resume={folder.path}', *others])} continues"
 
 
 def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:

@@ -127,14 +127,21 @@ def with_implied_model(arguments: list[str]) -> list[str]:
     The model of `init=` is that of the file, with the settings of its network that differ from `conf/model`. A recipe
     or experiment keeps its own model, unless it starts from a trained network itself, and the settings of that model
     which it changes.
+
+    Raises:
+        UserError: a sweep starts from several networks and names no model, or there is no such network.
     """
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if {"model", "resume"} & given.keys():
         return arguments
     named: dict[str, str] = {group: given[group] for group in ("recipe", "experiment") if group in given}
     custom = ["model=custom"] if "network" in given and not named else []
-    if given.get("init", "null") == "null" or any("," in value for value in (given["init"], *named.values())):
+    if given.get("init", "null") == "null" or any("," in value for value in named.values()):
         return [*arguments, *custom]
+    if "," in given["init"] and {"-m", "--multirun"} & {*arguments}:
+        if not named:
+            raise UserError(f"init={given['init']}: several networks; name their model too, as model=resnet_small")
+        return arguments
     start = read_start(given["init"])
     legal = all(name in choice_names(group) for group, name in (*named.items(), ("model", start.model)))
     if not legal or (custom and start.model != "custom"):

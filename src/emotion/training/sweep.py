@@ -146,7 +146,9 @@ def run_apart(overrides: Sequence[str], folder: RunFolder, searched: Sequence[st
         folder: its folder.
         searched: further folders in which Hydra looks for models, recipes and experiments.
     """
-    arguments = [*overrides, f"hydra.run.dir={quoted(str(folder.path))}"]
+    # The share of a GPU is the launcher's, without which the setting is refused.
+    own = [override for override in overrides if _key(override) != "runs_per_gpu"]
+    arguments = [*own, f"hydra.run.dir={quoted(str(folder.path))}"]
     if searched:
         arguments.append(f"hydra.searchpath=[{','.join(map(quoted, searched))}]")
     command = [sys.executable, "-m", "emotion.training.command", *arguments]
@@ -218,8 +220,9 @@ def _table(jobs: Sequence[Job], outcomes: dict[Path, Outcome]) -> Table:
     common = set.intersection(*(set(job.overrides) for job in jobs))
     for job in jobs:
         name = " ".join(override for override in job.overrides if override not in common)
-        metrics = _metrics(job.folder) if job.folder.state == "finished" else ("",) * 4
-        table.add_row(escape(name), outcomes[job.folder.path], *metrics, escape(job.folder.path.name))
+        outcome = outcomes[job.folder.path]
+        metrics = _metrics(job.folder) if outcome in ("ran", "skipped") else ("",) * 4
+        table.add_row(escape(name), outcome, *metrics, escape(job.folder.path.name))
     return table
 
 
