@@ -134,3 +134,9 @@ def test_numbers_and_names_are_no_formulas(text):
 @pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "-1+2", "+a", "-1e", "-e5", "-1 to A1"])
 def test_formulas_are_texts(text):
     assert no_formula(text) == f"'{text}"
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"a.png'$") as caught, atomic_write(tmp_path / "a.png") as temporary:
+        raise OSError(30, "Read-only file system", str(temporary))
+    assert caught.value.filename == str(tmp_path / "a.png")

@@ -304,7 +304,12 @@ def predict(
         by_second=by_second,
         timeline=timeline,
         progress=partial(
-            track, description="classifying", console=errors, transient=True, disable=not errors.is_terminal
+            track,
+            description="classifying",
+            console=errors,
+            transient=True,
+            # On one terminal, the bar would be drawn over rows and objects.
+            disable=not errors.is_terminal or (not as_table and sys.stdout.isatty()),
         ),
         on_error=partial(_show, kind="error"),
         on_note=_show,
@@ -403,6 +408,8 @@ def explain(
         raise UserError(f"--out {out}: wrong suffix; use .png, .svg or .pdf")
     if not image.exists():
         raise UserError(f"{image}: no such file")
+    if out.resolve() == image.resolve():
+        raise UserError(f"--out {out}: would replace the image")
     find_weights(ckpt)
     require_extra("train", "emotion explain")
     from emotion.analysis.figures import save

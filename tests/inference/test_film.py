@@ -281,6 +281,20 @@ def test_small_faces_do_not_flicker(pixels: NDArray[np.uint8]) -> None:
     assert counts == [2] * 20
 
 
+@pytest.mark.parametrize("lean", [20, -20, 30])
+def test_the_lean_of_a_followed_head_is_seen_and_does_not_flicker(pixels: NDArray[np.uint8], lean: int) -> None:
+    head = Image.fromarray(shrunken(pixels, 520)).rotate(-lean, Image.Resampling.BICUBIC, fillcolor=(90, 110, 120))
+    frame = scene((np.asarray(head), 700, 300), size=(1080, 1920))
+    follower, expected, tilts = Follower(FaceDetector()), [], []
+    for number in range(12):
+        (face,) = follower(frame, 0.2 * number, expected)
+        expected = [face.box]
+        tilts.append(face.tilt)
+    followed = np.array(tilts[1:])
+    assert (followed / lean).min() > 0.5
+    assert np.ptp(followed) < 10
+
+
 def test_small_faces_can_be_left_out_of_films(head) -> None:
     follower = Follower(FaceDetector(), DetectionLimits(min_face=0.4))
     frame = scene((head, 20, 100))

@@ -282,6 +282,14 @@ def test_other_types_are_refused_by_name(given, message: str) -> None:
         read_image(given)
 
 
+def test_an_open_file_can_be_read_again(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        assert read_image(file).shape == read_image(file).shape == (2, 3, 3)
+    with (tmp_path / "a.png").open() as text, pytest.raises(BadImageError, match="open it with mode 'rb'"):
+        read_image(text)
+
+
 def test_the_message_names_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_film(tmp_path / "film.mp4", 1)
     with pytest.raises(BadImageError, match=r"film\.mp4: a video, not an image$"):

@@ -495,6 +495,23 @@ def test_timelines_of_equal_names_do_not_replace_each_other(tmp_path: Path, vide
     }
 
 
+def test_timelines_do_not_take_each_others_numbers(tmp_path: Path, recognizer: Recognizer) -> None:
+    films = [Path("a/film.mp4"), Path("b/film.mp4"), Path("film-1.mp4")]
+    prediction = Prediction(recognizer, timeline=tmp_path / "t.html")
+    names = [path.name for path in prediction._timeline_paths(films, films).values()]
+    assert names == ["t-film-1.html", "t-film-2.html", "t-film-1-1.html"]
+
+
+def test_a_timeline_does_not_replace_a_file_that_is_classified(
+    tmp_path: Path, video_file: Path, recognizer, noise
+) -> None:
+    noise(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(UserError, match=r"^--timeline .*a\.png: would replace this file, which is classified$"):
+        run(Prediction(recognizer, timeline=tmp_path / "a.png"), [tmp_path / "a.png", video_file])
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
 def test_a_timeline_that_has_no_folder_fails_before_the_images(tmp_path: Path, recognizer: Recognizer, noise) -> None:
     (tmp_path / "file").touch()
     noise(tmp_path / "a.png")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -479,10 +480,19 @@ def test_the_page_and_no_other_file_is_served(client: Client) -> None:
 def test_a_taken_port_gets_a_message() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"127.0.0.1:{port}: cannot listen on this address"):
+        with pytest.raises(UserError, match=f"^127.0.0.1:{port}: another program listens here; choose another --port"):
             run({"one": Stub()}, "127.0.0.1", port, page=False, open_browser=False)
     with pytest.raises(UserError, match="cannot listen on this address"):
         run({"one": Stub()}, "no.such.host.invalid", 0, page=False, open_browser=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_address_is_one_at_which_browsers_allow_the_camera(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("emotion.inference.service.make_server", lambda _: SimpleNamespace(run=lambda sockets: None))
+    run({"one": Stub()}, host, 0, page=True, open_browser=False)
+    assert capsys.readouterr().out.startswith("page: http://localhost:")
 
 
 def test_the_service_listens_on_ipv6() -> None:

@@ -148,9 +148,9 @@ class FaceDetector:
         return faces
 
 
-def without_repetitions(faces: Sequence[Detection]) -> list[Detection]:
-    """Keeps the most confident of detections that lie in each other, since they are the same face."""
-    kept: list[Detection] = []
+def without_repetitions(faces: Sequence[Detection], first: Sequence[Detection] = ()) -> list[Detection]:
+    """Keeps all of `first`, and of detections that lie in each other, which are the same face, the most confident."""
+    kept = list(first)
     for face in sorted(faces, key=lambda face: -(face.confidence or 0)):
         if all(_shared(face.box, other.box) <= MOST_SHARED for other in kept):
             kept.append(face)

@@ -65,15 +65,25 @@ def read_image(image: ImageInput, bgr: bool = False) -> NDArray[np.uint8]:
 def _path_or_content(image: object) -> str | io.BytesIO:
     if isinstance(image, str | Path):
         return os.path.expanduser(image)  # noqa: PTH111, leaves ~nobody as it is
-    content = image.read() if hasattr(image, "read") else image
+    if isinstance(image, io.TextIOBase):
+        raise BadImageError("a file opened as text; open it with mode 'rb'")
+    content = _read_all(image) if hasattr(image, "read") else image
     if not isinstance(content, bytes | bytearray | memoryview):
-        if content is not image:
-            raise BadImageError("a file opened as text; open it with mode 'rb'")
         kind = f"{type(image).__module__}.{type(image).__qualname__}".removeprefix("builtins.")
         legal = "a path, bytes, an open file, a PIL image or an array uint8 [H, W, 3] is needed"
         hint = "; cv2.imread returns None for a file that it cannot read" if image is None else ""
         raise BadImageError(f"{kind} is not an image: {legal}{hint}")
     return io.BytesIO(content)
+
+
+def _read_all(file: Any) -> Any:
+    """Reads an open file, and sets it back to where it was, so that it can be read again."""
+    if not (hasattr(file, "seekable") and file.seekable()):
+        return file.read()
+    place = file.tell()
+    content = file.read()
+    file.seek(place)
+    return content
 
 
 def _reason(error: Exception, image: object) -> str:

@@ -1,8 +1,9 @@
 """Classifies the faces in image and video files, and writes annotated images and videos."""
 
+import itertools
 import os
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,13 +98,14 @@ class Prediction:
             paths: the files, see `find`.
 
         Raises:
-            UserError: an annotated file would replace its original.
+            UserError: an annotated file or a timeline would replace one of the files.
             OSError: the disk is full, or a folder cannot be made.
         """
         self.films, self.failed, self._animated = [], 0, []
         videos = dict.fromkeys(path for path in paths if is_video(path))
         outputs = self._output_paths(paths, videos)
         images = [path for path in paths if path not in videos]
+        timelines = self._timeline_paths(paths, videos)
         if self.timeline is not None and videos:
             self.timeline.parent.mkdir(parents=True, exist_ok=True)  # fails before anything is classified
         yield from self._classify_images(self.progress(images), outputs)
@@ -123,8 +125,7 @@ class Prediction:
                 if path in outputs:
                     self._annotate_video(path, film, outputs[path])
             with self._reporting_errors():
-                if self.timeline is not None:
-                    written = self._timeline_path(path, videos)
+                if written := timelines.get(path):
                     write_timeline(film, written, outputs.get(path, path), annotated=path in outputs)
                     self.on_note(f"timeline: {written}")
 
@@ -160,14 +161,28 @@ class Prediction:
             for frame, faces in with_faces(frames, film):
                 file.write(np.asarray(draw_faces(frame.pixels, faces)), frame.second)
 
-    def _timeline_path(self, path: Path, videos: Collection[Path]) -> Path:
-        """Returns the file for the timeline of a video; of several, names may be equal up to folder and suffix."""
-        assert self.timeline is not None
+    def _timeline_paths(self, paths: Sequence[Path], videos: Collection[Path]) -> dict[Path, Path]:
+        """Returns the file for the timeline of each video; of several, names may be equal up to folder and suffix.
+
+        Raises:
+            UserError: one of them is a file that is classified.
+        """
+        if self.timeline is None:
+            return {}
+        names: dict[Path, Path] = {}
+        stems = Counter(video.stem for video in videos)
+        for video in videos:
+            unnumbered = [""] if stems[video.stem] == 1 else []
+            ends = itertools.chain(unnumbered, (f"-{number}" for number in itertools.count(1)))
+            own = (self.timeline.with_stem(f"{self.timeline.stem}-{video.stem}{end}") for end in ends)
+            names[video] = next(name for name in own if name not in names.values())
         if len(videos) == 1:
-            return self.timeline
-        same = [other for other in videos if other.stem == path.stem]
-        number = f"-{same.index(path) + 1}" if len(same) > 1 else ""
-        return self.timeline.with_stem(f"{self.timeline.stem}-{path.stem}{number}")
+            names = dict.fromkeys(videos, self.timeline)
+        classified = {path.resolve() for path in paths}
+        for name in names.values():
+            if name.resolve() in classified:
+                raise UserError(f"--timeline {name}: would replace this file, which is classified")
+        return names
 
     def _classify_images(self, paths: Iterable[Path], outputs: dict[Path, Path]) -> Iterator[Record]:
         if not outputs:

@@ -1,5 +1,6 @@
 """The HTTP service, with or without the web page."""
 
+import errno
 import logging
 import socket
 import sys
@@ -148,7 +149,9 @@ def run(
     """
     listener = _listen(host, port)
     name = f"[{host}]" if ":" in host else host
-    address = f"http://{'localhost' if name == '127.0.0.1' else name}:{listener.getsockname()[1]}"
+    # Browsers give a page the camera at localhost, but not at 0.0.0.0, by which they reach this machine too.
+    shown = "localhost" if name in ("127.0.0.1", "0.0.0.0", "[::]") else name
+    address = f"http://{shown}:{listener.getsockname()[1]}"
     print(f"{'page' if page else 'POST images to'}: {address}{'' if page else '/predict'}", flush=True)
     if not page:
         print(f"description: {address}/docs", flush=True)
@@ -156,6 +159,7 @@ def run(
         opener = threading.Timer(0.5, webbrowser.open, [address])
         opener.daemon = True
         opener.start()
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken request
     application = make_service(recognizers, page, limits, answered_hosts(name, hosts), origins, access_log)
     make_server(application).run(sockets=[listener])
 
@@ -185,6 +189,10 @@ def _listen(host: str, port: int) -> socket.socket:
         # asyncio sets this for its own sockets only. Without it, each answer waits 40 ms for an acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"{host}:{port}: another program listens here; choose another --port, or 0 for any"
+            ) from None
         raise UserError(f"{host}:{port}: cannot listen on this address ({first_line(error)})") from None
     return listener
 
