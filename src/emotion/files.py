@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from zipfile import ZipFile, is_zipfile
 
@@ -58,7 +58,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.filename == str(temporary):
-            error.filename = str(path)
+            with suppress(AttributeError):  # errors of other libraries cannot be changed
+                error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -117,11 +117,12 @@ def test_annotated_videos_keep_the_faces_until_the_next_classified_frame(
 ) -> None:
     records = run(Prediction(recognizer, frame_stride=5, out=tmp_path / "out"), [video_file])
     left, top, width, _ = records[0].faces[0].box
-    upper_line = np.s_[top : top + 2, left + 20 : left + width - 20]
-    assert pixels[upper_line].mean() < 60
+    # The box moves by some pixels between the classified frames.
+    near = np.s_[top - 6 : top + 8, left + 20 : left + width - 20]
+    assert pixels[near].mean(axis=(1, 2)).max() < 60
     annotated = Video(tmp_path / "out" / video_file.name)
     assert (annotated.rate, annotated.frames) == (10, 12)
-    bright = [bool(frame.pixels[upper_line].mean() > 100) for frame in annotated]
+    bright = [bool(frame.pixels[near].mean(axis=(1, 2)).max() > 100) for frame in annotated]
     assert bright == [True] * 10 + [False] * 2  # frame 5 has the face, frame 10 has none
 
 
