@@ -110,7 +110,7 @@ def detector() -> str:
                 *(f"{canvas[key][name]:.4f}" for name in ("MTCNN", "YuNet")),
             )
         )
-    return markdown(("One thread", "MTCNN, before", "YuNet"), "lrr", rows)
+    return markdown((measured["machine"], "MTCNN, before", "YuNet"), "lrr", rows)
 
 
 def detector_kinds() -> str:
