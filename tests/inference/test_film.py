@@ -291,7 +291,7 @@ def test_the_lean_of_a_followed_head_is_seen_and_does_not_flicker(pixels: NDArra
         expected = [face.box]
         tilts.append(face.tilt)
     followed = np.array(tilts[1:])
-    assert (followed / lean).min() > 0.5
+    assert (followed / lean).min() > 0.4  # 0.2 at most where 192 pixels of 2.5 sides are searched
     assert np.ptp(followed) < 10
 
 
