@@ -207,7 +207,7 @@ def check_overrides(arguments: Iterable[str], remedy: str = "add -m to start the
         if key in ("hydra/launcher", "hydra/sweeper") and override.is_sweep_override():
             raise UserError(f"{override.input_line}: several values; give one")
         if key in CONFIG_GROUPS:
-            for value in _values(override) if folders is not None else ():
+            for value in values_of(override) if folders is not None else ():
                 require_known(value, choice_names(key, folders or ()), key)
         elif key == "resume":
             _require_run(override.value())
@@ -361,7 +361,12 @@ def _keys(tree: object, prefix: str = "") -> Iterator[str]:
         yield from _keys(child, f"{prefix}{key}.")
 
 
-def _values(override: Override) -> list[str]:
+def values_of(override: Override) -> list[str]:
+    """Returns the values of a setting on the command line.
+
+    Raises:
+        UserError: they are a range or a pattern, which is no list of values.
+    """
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if not override.is_discrete_sweep() or isinstance(override.value(), Glob):

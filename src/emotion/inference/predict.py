@@ -169,15 +169,8 @@ class Prediction:
         """
         if self.timeline is None:
             return {}
-        names: dict[Path, Path] = {}
-        stems = Counter(video.stem for video in videos)
-        for video in videos:
-            unnumbered = [""] if stems[video.stem] == 1 else []
-            ends = itertools.chain(unnumbered, (f"-{number}" for number in itertools.count(1)))
-            own = (self.timeline.with_stem(f"{self.timeline.stem}-{video.stem}{end}") for end in ends)
-            names[video] = next(name for name in own if name not in names.values())
-        if len(videos) == 1:
-            names = dict.fromkeys(videos, self.timeline)
+        several = len(videos) > 1
+        names = _timelines_of(self.timeline, videos) if several else dict.fromkeys(videos, self.timeline)
         classified = {path.resolve() for path in paths}
         for name in names.values():
             if name.resolve() in classified:
@@ -254,6 +247,18 @@ class Prediction:
                 )
         self.out.mkdir(parents=True, exist_ok=True)  # fails before anything is classified
         return outputs
+
+
+def _timelines_of(timeline: Path, videos: Collection[Path]) -> dict[Path, Path]:
+    """Adds the name of each video to the name of its timeline, and a number where several have one name."""
+    names: dict[Path, Path] = {}
+    stems = Counter(video.stem for video in videos)
+    for video in videos:
+        unnumbered = [""] if stems[video.stem] == 1 else []
+        ends = itertools.chain(unnumbered, (f"-{number}" for number in itertools.count(1)))
+        own = (timeline.with_stem(f"{timeline.stem}-{video.stem}{end}") for end in ends)
+        names[video] = next(name for name in own if name not in names.values())
+    return names
 
 
 def _apart(outputs: dict[Path, Path]) -> dict[Path, Path]:

@@ -264,8 +264,8 @@ def _configuration(
 
 def _key(run: Run) -> tuple[Any, ...]:
     published = published_run(run.settings) if run.classes == CLASSES else None
-    changes = [(one.after_epoch, {key: old for key, (old, _) in one.changed.items()}) for one in run.record.changes]
-    changed = (*differences(run.settings, published).items(), *earlier_settings(run.settings, changes).items())
+    earlier = earlier_settings(run.settings, run.record.changes)
+    changed = (*differences(run.settings, published).items(), *earlier.items())
     return (published, *(str(run.settings.get(key)) for key in RECIPE_KEYS), run.record.teachers, changed)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from emotion.config import choice_names, compose, settings
 from emotion.files import expand
 from emotion.models.weights import file_stem
 from emotion.report.published import RUNS, PublishedRun
+from emotion.report.runs import Change
 
 PAPER_DATA = ("fer2013", "fer2013_csv", "synthetic")
 """Values of `data` whose runs the paper's tables show; only runs on FER2013's folders are compared with the paper."""
@@ -66,22 +67,22 @@ def differences(values: Mapping[str, Any], published: PublishedRun | None) -> di
     return {key: _typed(given[key]) for key in changed if key not in _RUNTIME_KEYS}
 
 
-def earlier_settings(values: Mapping[str, Any], changes: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:
+def earlier_settings(values: Mapping[str, Any], changes: Sequence[Change]) -> dict[str, str]:
     """Returns the settings that were others in the first epochs of a run, each with its value in them.
 
     Those that only decide on its end, and paths, are left out: it is the run that began with the later value.
 
     Args:
         values: the settings of the run.
-        changes: number of epochs before each change, and the former values.
+        changes: its changes while it was trained.
     """
     # A resumed run has the teachers that it began with, wherever they lie.
     ends = {"patience", "teacher"} | ({"trainer.max_epochs"} if values.get("schedule") != "cosine" else set())
     return {
-        f"{key} until epoch {epochs}": _typed(before)
-        for epochs, changed in changes
-        for key, before in changed.items()
-        if epochs and key not in ends | _RUNTIME_KEYS
+        f"{key} until epoch {change.after_epoch}": _typed(before)
+        for change in changes
+        for key, (before, _) in change.changed.items()
+        if change.after_epoch and key not in ends | _RUNTIME_KEYS
     }
 
 

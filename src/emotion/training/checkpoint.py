@@ -207,23 +207,25 @@ def _task(settings: dict[str, Any], state: dict[str, Tensor], plugins: Plugins) 
     if any(isinstance(value, Tensor) for value in settings.values()):
         raise ValueError("hyper_parameters: plain values are needed")
     _require_known(settings, *STORED)
-    # The average of the weights cannot be built on the meta device; its tensors have the shapes of the network's.
     # Only training needs a loss of the user's own, with its tensors.
     settings, state = {**settings, "loss": None}, {k: v for k, v in state.items() if not k.startswith("loss.")}
-    task = None
-    if plugins.network:
-        task = EmotionTask.of(
-            settings, plugins
-        )  # the user's code, which is trusted, and need not run on the meta device
-        expected = task.state_dict()
+    if plugins.network:  # the user's code, which is trusted, and need not run on the meta device
+        task = EmotionTask.of(settings, plugins)
+        validate_state(task.state_dict(), state)
     else:
-        expected = dict(state_shapes(partial(EmotionTask.of, {**settings, "ema_decay": 0.0}, plugins)))
-        if settings.get("ema_decay"):
-            expected |= {key.replace("network.", "average.module.", 1): value for key, value in expected.items()}
-    validate_state(expected, state)
-    task = task or EmotionTask.of(settings, plugins)
+        validate_state(_expected_state(settings), state)
+        task = EmotionTask.of(settings, plugins)
     task.load_state_dict(state)
     return task
+
+
+def _expected_state(settings: dict[str, Any]) -> dict[str, Tensor]:
+    """Returns the tensors that a task of these settings has, without their memory."""
+    # The average of the weights cannot be built on the meta device; its tensors have the shapes of the network's.
+    expected = dict(state_shapes(partial(EmotionTask.of, {**settings, "ema_decay": 0.0}, Plugins())))
+    if settings.get("ema_decay"):
+        expected |= {key.replace("network.", "average.module.", 1): value for key, value in expected.items()}
+    return expected
 
 
 def _data_settings(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,13 +101,8 @@ def evaluate(
     require_different("ckpt", paths, members)
     views = tta or _own_views(members)
     require_same_classes(paths, [member.origin.classes for member in members])
-    for path, member in zip(paths, members, strict=True):
-        if (
-            member.origin.facts
-            and member.origin.data.get("data") in OWN_DATA
-            and not {"data", "data_dir"} & changes.keys()
-        ):
-            raise UserError(f"ckpt={path}: a published file has no images; name them, as data_dir=photos")
+    if not {"data", "data_dir"} & changes.keys():
+        _require_images(paths, members)
     modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
     first = modules[0]
     if not {"data", "data_dir", "split"} & changes.keys():
@@ -136,6 +131,12 @@ def evaluate(
         {stage: results[stage] for stage in stages}, results.get("votes", {}), folder, facts["test images trained on"]
     )
     return results
+
+
+def _require_images(paths: Sequence[Path | str], members: Sequence[Member]) -> None:
+    for path, member in zip(paths, members, strict=True):
+        if member.origin.facts and member.origin.data.get("data") in OWN_DATA:
+            raise UserError(f"ckpt={path}: a published file has no images; name them, as data_dir=photos")
 
 
 def _own_views(members: Sequence[Member]) -> ViewsName:

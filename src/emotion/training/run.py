@@ -168,11 +168,13 @@ def fit(prepared: Prepared, folder: RunFolder) -> Trained:
 def _how_to_continue(prepared: Prepared, folder: RunFolder) -> str:
     if folder.replaced.is_dir() and not folder.last.is_file():
         return f"the run before it stays in {folder.path}; the same command starts again"
+    words, settings = [f"resume={folder.path}"], prepared.settings
     # The folder does not keep these two.
-    values = prepared.settings.flat()
-    others = [f"test={str(values['test']).lower()}"] * (not values["test"])
-    others += [f"logger={values['logger']}"] * (values["logger"] is not None)
-    return f"{' '.join([f'resume={folder.path}', *others])} continues"
+    if not settings.training.test:
+        words.append("test=false")
+    if settings.run.logger:
+        words.append(f"logger={settings.run.logger}")
+    return f"{' '.join(words)} continues"
 
 
 def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from emotion.config import distinguishing, read
 from emotion.errors import UserError, exit_on_user_error, first_line
-from emotion.overrides import quote_argument, quoted, require_effect
+from emotion.overrides import quote_argument, quoted, require_effect, values_of
 from emotion.settings import Settings, TrainerSettings
 from emotion.training.folder import RunFolder, read_json
 
@@ -41,8 +41,7 @@ class Job:
         overrides: the arguments of its command line.
         folder_override: the further argument that sets its folder.
         folder: its folder.
-        overwrite: whether it is trained again if it is finished.
-        finished: whether it was finished, with these settings, before the sweep began.
+        finished: whether it was finished, with these settings, before the sweep began, and stays as it is.
         blocked: why it must not start, as its folder holds a run with other settings; empty if it may.
         written: when the metrics in its folder were written, in nanoseconds; 0 without metrics.
     """
@@ -50,10 +49,14 @@ class Job:
     overrides: list[str]
     folder_override: str
     folder: RunFolder
-    overwrite: bool
     finished: bool
     blocked: str
     written: int
+
+    @property
+    def starts(self) -> bool:
+        """Whether the sweep starts it."""
+        return not (self.finished or self.blocked)
 
 
 def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
@@ -69,7 +72,7 @@ def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
     """
     with exit_on_user_error():
         jobs = plan(arguments, compose)
-    todo = [job for job in jobs if not job.blocked and (job.overwrite or not job.finished)]
+    todo = [job for job in jobs if job.starts]
     for job in todo:
         job.folder.failure.unlink(missing_ok=True)
     log.info("%d runs, %d of them finished already", len(jobs), sum(job.finished for job in jobs))
@@ -79,9 +82,9 @@ def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
         except Exception as error:
             # A launcher that loses a process raises the errors of its engine; the folders hold the outcome of each run.
             log.error("the launcher stopped: %s", first_line(error))
-    outcomes = {job.folder.path: _outcome(job, todo) for job in jobs}
+    outcomes = {job.folder.path: _outcome(job) for job in jobs}
     Console(stderr=True).print(_table(jobs, outcomes))
-    _log_failures(jobs, todo)
+    _log_failures(jobs)
     if set(outcomes.values()) & {"failed", "unfinished"}:
         log.error("not every run finished; the same command starts the unfinished ones again")
         raise SystemExit(1)
@@ -121,7 +124,7 @@ def plan(arguments: list[str], compose: Compose) -> list[Job]:
         folder = RunFolder(path)
         blocked = "" if config.overwrite else _why_blocked(folder, settings)
         finished = not config.overwrite and folder.is_finished(settings)
-        job = Job(numbered, folder_override, folder, config.overwrite, finished, blocked, _written(folder))
+        job = Job(numbered, folder_override, folder, finished, blocked, _written(folder))
         jobs.setdefault(path, job)
     return list(jobs.values())
 
@@ -181,9 +184,7 @@ def _choices(override: Override) -> list[str]:
     if not override.is_sweep_override():
         assert override.input_line is not None
         return [override.input_line]
-    if not override.is_discrete_sweep():
-        raise UserError(f"{override.input_line}: not a list of values; give a list, as a,b,c")
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return [f"{override.get_key_element()}={value}" for value in values_of(override)]
 
 
 def _key(override: str) -> str:
@@ -203,10 +204,10 @@ def _describe_exit(status: int) -> str:
     return f"signal {Signals(-status).name}" if status < 0 else f"status {status}"
 
 
-def _outcome(job: Job, todo: Sequence[Job]) -> Outcome:
+def _outcome(job: Job) -> Outcome:
     if job.blocked:
         return "failed"
-    if job not in todo:
+    if job.finished:
         return "skipped"
     if job.folder.failure.is_file():
         return "failed"
@@ -226,11 +227,11 @@ def _table(jobs: Sequence[Job], outcomes: dict[Path, Outcome]) -> Table:
     return table
 
 
-def _log_failures(jobs: Sequence[Job], todo: Sequence[Job]) -> None:
+def _log_failures(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.blocked:
             log.error("%s", job.blocked)
-        elif job in todo and job.folder.failure.is_file():
+        elif job.starts and job.folder.failure.is_file():
             log.error("%s failed: %s", job.folder.path, read_json(job.folder.failure)["error"])
 
 
