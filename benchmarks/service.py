@@ -179,7 +179,7 @@ def ask(connection: http.client.HTTPConnection, content: bytes, seen: Seen) -> f
         connection.request("POST", "/predict", content, {"Content-Type": "image/jpeg"})
         response = connection.getresponse()
         body = response.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         seen.failed.append(repr(error))
         connection.close()
         return 0.1

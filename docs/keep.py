@@ -32,6 +32,7 @@ def keep(run: Path, target: str, root: Path = ROOT) -> Path:
         raise UserError(f"{run}: not a finished run")
     run = run.resolve()
     folder = root / "results" / target / run.name
+    shutil.rmtree(folder, ignore_errors=True)  # curves of an earlier training would be read with those of this one
     for file in (file for pattern in KEPT for file in sorted(run.glob(pattern))):
         copy = folder / file.relative_to(run)
         copy.parent.mkdir(parents=True, exist_ok=True)

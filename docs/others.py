@@ -188,7 +188,7 @@ def installed() -> str:
 
 def published() -> str:
     """Accuracies that others publish, the best first."""
-    ranked = sorted(PUBLISHED, key=lambda one: one.accuracy[:4], reverse=True)
+    ranked = sorted(PUBLISHED, key=lambda one: float(one.accuracy.split()[0]), reverse=True)
     rows = [(one.title, one.accuracy, one.images, one.parameters, one.source) for one in ranked]
     header = ("Network", "Published accuracy", "Images", "Parameters", "Source")
     return markdown(header, "lrlrl", rows)

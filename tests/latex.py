@@ -17,6 +17,7 @@ def parse_latex(text: str) -> list[list[str]]:
         AssertionError: the text is not one balanced float with a booktabs table of equally long rows, uses a command
             that is not known, or a special character outside its place.
     """
+    text = re.sub(r"^%.*\n", "", text, flags=re.MULTILINE)  # comments
     assert "".join(match[0] for match in TOKEN.finditer(text)) == text
     depth, math, opened = 0, False, []
     for command, special, _ in TOKEN.findall(text):

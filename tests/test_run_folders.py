@@ -58,6 +58,10 @@ def test_a_run_is_kept_as_the_others_are(tmp_path: Path) -> None:
     names = json.loads(GOLDEN.read_text())
     (tmp_path / NAMES).write_text(json.dumps(names | {"kept runs": {}}))
     folder = keep(run, "table1/cnn_111", tmp_path)
+    # An earlier training can have left the curves of a part that the later one does not have.
+    (folder / "csv/version_9").mkdir()
+    (folder / "csv/version_9/metrics.csv").touch()
+    assert keep(run, "table1/cnn_111", tmp_path) == folder
     files = {file.relative_to(kept): file.read_bytes() for file in kept.rglob("*") if file.is_file()}
     assert {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()} == files
     assert json.loads((tmp_path / NAMES).read_text())["kept runs"] == {f"table1/cnn_111/{kept.name}": kept.name}

@@ -322,6 +322,13 @@ def test_message_for_a_zip_has_its_full_path(tmp_path):
     assert f"-e {tmp_path / 'archive.zip'} " in message(error)
 
 
+def test_a_folder_of_which_all_classes_are_excluded(tmp_path):
+    root = make_tree(tmp_path / "two", classes=("happy", "sad"))
+    with pytest.raises(UserError) as error:
+        FolderSource(root, rule=ClassRule(CLASSES, exclude=("happy", "sad"), others="skip"))
+    assert message(error) == f"{root}: exclude= leaves no class folder, of happy, sad"
+
+
 def test_folder_without_class_folders(tmp_path):
     with pytest.raises(UserError) as error:
         FolderSource(tmp_path)

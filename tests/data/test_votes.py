@@ -281,3 +281,10 @@ def test_a_row_with_folders_is_for_one_of_two_images_of_a_name(tmp_path):
     rows = ["train/sad/a.jpg,1,0,0,0,0,0,0,0,0,0", "a.jpg,0,1,0,0,0,0,0,0,0,0"]
     votes = open_votes(write(tmp_path / "votes.csv", *rows, header=HEADER)).on(["train/sad/a.jpg", "train/happy/a.jpg"])
     assert votes.counts[:, :2].tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_row_without_folders_is_for_none_of_two_images_of_its_name(tmp_path):
+    votes = open_votes(write(tmp_path / "votes.csv", "0.png,1,0,0,0,0,0,0,0,0,0", "1.png,2,0,0,0,0,0,0,0,0,0"))
+    assert votes.on(["sad/0.png", "happy/0.png", "sad/1.png", "sad/1.png"]).counts[:, 0].tolist() == [0, 0, 2, 2]
+    with pytest.raises(UserError, match="no votes on any of the 2 images, as sad/0"):
+        votes.require_on(["sad/0.png", "happy/0.png"])

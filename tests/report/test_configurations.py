@@ -66,7 +66,23 @@ def test_runs_with_other_teachers_of_the_same_name_are_separate(make_run: MakeRu
             (2, "resnet_small, seed 1, 2"),
         )
     ]
-    assert [[run.seed for run in one.runs] for one in group(runs)[0]] == [[0, 1], [2]]
+    found, _ = group(runs)
+    assert [[run.seed for run in one.runs] for one in found] == [[0, 1], [2]]
+    assert [one.note for one in found] == [
+        "taught by resnet_small, seed 0, 1; teacher=small",
+        "taught by resnet_small, seed 1, 2; teacher=small",
+    ]
+    assert group(runs[:2])[0][0].note == "teacher=small"
+
+
+def test_a_configuration_names_the_precisions_of_its_runs(make_run: MakeRun) -> None:
+    precisions = ("bf16-mixed", "32-true", "bf16-mixed")
+    runs = [
+        make_run(f"seed={seed}", name=str(seed), images=70, record={"precision": precision})
+        for seed, precision in enumerate(precisions)
+    ]
+    assert group(runs)[0][0].note == "some runs in 32-true, others in bf16-mixed"
+    assert group([runs[0], runs[2]])[0][0].note == ""
 
 
 def test_a_setting_that_changed_while_a_run_was_trained_is_shown(make_run: MakeRun) -> None:

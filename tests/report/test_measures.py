@@ -151,6 +151,25 @@ def test_a_dagger_marks_the_comparison_of_two_networks(make_run: MakeRun) -> Non
     assert significance_marks(configurations, compare_pairs(configurations)) == {2: "†"}
 
 
+def test_the_best_is_among_those_that_are_compared(make_run: MakeRun) -> None:
+    """A cross-validation is compared with none of the others, whatever its accuracy."""
+    folds = fold_runs(make_run, "1e-3", (0.9, 0.92, 0.91))
+    others = seeds_of(make_run, "model=cnn_111", accuracies=(0.7, 0.71, 0.69), draw=0)
+    others += seeds_of(make_run, "model=cnn_1111", accuracies=(0.5, 0.52, 0.51), draw=20)
+    configurations, _ = group([*folds, *others])
+    names = {shown.first.settings["model"]: shown.number for shown in configurations}
+    assert significance_marks(configurations, compare_pairs(configurations)) == {names["cnn_1111"]: "***"}
+
+
+def test_of_folds_only_the_accuracy_has_an_interval(make_run: MakeRun) -> None:
+    """The mean over folds of the others is not their value for all images together."""
+    configurations, _ = group(fold_runs(make_run, "1e-3", (0.7, 0.74, 0.69)))
+    _, accuracy, macro, balanced, _ = metrics_table(configurations).rows[0]
+    assert isinstance(accuracy, Cell)
+    assert " to " in accuracy.note
+    assert [cell.note for cell in (macro, balanced) if isinstance(cell, Cell)] == ["", ""]
+
+
 def fold_runs(make_run: MakeRun, lr: str, accuracies: Sequence[float], seed: int = 0) -> list[Run]:
     return [
         make_run(

@@ -204,12 +204,14 @@ def test_tables_are_files_named_after_them(make_run: MakeRun, tmp_path: Path) ->
 def test_tables_of_an_earlier_page_are_removed(make_run: MakeRun, tmp_path: Path) -> None:
     own_runs(make_run, "moods", MOODS, {"cnn": 0.6, "cnn_111": 0.3})
     write_report([tmp_path / "runs"], tmp_path / "out")
-    (tmp_path / "out/tables/mine.csv").write_text("kept")
+    own = ("mine.csv", "mine.tex", "results.txt")
+    for name in own:
+        (tmp_path / "out/tables" / name).write_text("kept")
     first = next((tmp_path / "runs").rglob("config.yaml")).parent
     write_report([first], tmp_path / "out")
     files = {file.name for file in (tmp_path / "out/tables").iterdir()}
     names = ("results", "calibration", "cost", "01-classes")
-    assert files == {"mine.csv", *(f"{name}.{suffix}" for name in names for suffix in ("csv", "tex"))}
+    assert files == {*own, *(f"{name}.{suffix}" for name in names for suffix in ("csv", "tex"))}
 
 
 def test_names_of_networks_may_look_like_formulas(make_run: MakeRun, tmp_path: Path) -> None:

@@ -86,8 +86,7 @@ def test_names_of_a_section_are_left_out_where_there_is_one(make_run: MakeRun, o
     section = Section(alone.name, alone.stem, alone.configurations, only)
     assert section.heading("Calibration") == ("Calibration" if only else "Calibration: own/a, split=report")
     assert section.file("pairs") == ("pairs" if only else "own-a-split-report-pairs")
-    name = "own/a, split=report: " if only else ""
-    assert section.facts == f"{name}1 configuration, 1 run. 3 classes: bored, calm, engaged."
+    assert section.facts == "own/a, split=report: 1 configuration, 1 run. 3 classes: bored, calm, engaged."
 
 
 def test_other_labels_are_another_section_without_a_run_of_the_paper(make_run: MakeRun) -> None:

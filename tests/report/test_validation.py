@@ -74,6 +74,16 @@ def test_the_best_comes_first_and_rows_name_only_changed_settings(ablation: list
     assert str(table.rows[0][5]).endswith("width=480")
 
 
+def test_a_row_names_a_setting_that_changed_while_a_run_was_trained(make_run: MakeRun) -> None:
+    change = {"changes": [{"after_epoch": 10, "changed": {"lr": [0.5, 0.1]}}]}
+    runs = [
+        make_run("recipe=small", f"flip={flip}", name=name, tested=False, record=record)
+        for name, flip, record in (("a", 0.5, {}), ("b", 0.5, change), ("c", 0, {}))
+    ]
+    (table,) = tables(group(runs)[0])
+    assert sorted(note(row) for row in table.rows) == ["", "flip=0", "lr until epoch 10=0.5"]
+
+
 def test_runs_with_other_validation_images_have_a_separate_table(make_run: MakeRun) -> None:
     variants = {"plain": (), "no flip": ("flip=0",), "drawn": ("data=synthetic", "weights=none")}
     runs = [

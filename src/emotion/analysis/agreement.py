@@ -252,7 +252,7 @@ def _confusions(
                     images=int(chosen.sum()),
                     votes_label=_mean(theirs[:, own]),
                     votes_predicted=_mean(theirs[:, network]),
-                    votes_others=_mean(1 - theirs[:, own] - theirs[:, network]),
+                    votes_others=_mean(np.delete(theirs, [own, network], axis=1).sum(1)),
                     with_network=_mean(winner[chosen] == network),
                     with_label=_mean(winner[chosen] == own),
                 )

@@ -192,7 +192,9 @@ def _labels_table(rows: Sequence[AgreementRow]) -> Table:
 
 
 def _third(one: Agreement) -> float | None:
-    return None if one.differ_label is None or one.differ_votes is None else 1 - one.differ_label - one.differ_votes
+    if one.differ_label is None or one.differ_votes is None:
+        return None
+    return max(0.0, 1 - one.differ_label - one.differ_votes)  # sums of floats may exceed 1
 
 
 def _confused_rows(row: AgreementRow) -> list[Row]:

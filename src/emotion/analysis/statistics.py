@@ -54,7 +54,7 @@ class Difference:
         difference: mean accuracy of the first minus that of the second, -1..1.
         interval: the confidence interval of `difference`.
         p_value: two-sided p-value of the hypothesis that both are equally good.
-        runs: number of runs of the first and of the second.
+        runs: number of runs of the first and of the second; of cross-validations, number of differences of folds.
     """
 
     difference: float

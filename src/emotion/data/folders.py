@@ -140,6 +140,8 @@ class FolderSource(FilesSource):
                 counts[folder.name] += _count(folder) if folder.name in classes.skipped else 0
             self._leave_out(classes, counts, str(root))
         if not self.files:
+            if places and all(classes.ids[name] is None and name not in classes.skipped for name in places):
+                raise UserError(f"{root}: exclude= leaves no class folder, of {listed([*places])}")
             raise UserError(f"{root}: no class folders (<class>/ or train|val|test/<class>/; {listed(self.classes)})")
 
     @property

@@ -5,6 +5,7 @@ The votes replace the labels of FER2013 (Barsoum et al., arXiv:1608.01041).
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +92,9 @@ class VotesFile:
     parts: Mapping[str, str]
 
     def on(self, names: Sequence[str], parts: Sequence[str] = ()) -> Votes:
-        """Returns the votes on images; those without any have zeros.
+        """Returns the votes on images; those without any have zeros, and so have two images that share a name.
+
+        A row that names no folders is for one image. Of two that have its name it does not say which.
 
         Args:
             names: names of N images, which may begin with folders. The file of FER+ itself has the rows of
@@ -102,6 +105,7 @@ class VotesFile:
             UserError: a row of FER+'s own file is of another part than its image.
         """
         keys = [self._key(name) for name in names]
+        owners = Counter(dict(zip(names, keys, strict=True)).values())
         if self.parts:
             for name, key, part in zip(names, keys, parts, strict=False):
                 if self.parts.get(key, part) != part:
@@ -110,7 +114,11 @@ class VotesFile:
                         "files must have the same order"
                     )
         nothing = [0] * len(VOTED)
-        return Votes(np.array([self.counts.get(key, nothing) for key in keys], np.int64).reshape(-1, len(VOTED)))
+        return Votes(
+            np.array(
+                [self.counts.get(key, nothing) if owners[key] == 1 else nothing for key in keys], np.int64
+            ).reshape(-1, len(VOTED))
+        )
 
     def require_on(self, names: Sequence[str], parts: Sequence[str] = ()) -> Votes:
         """Returns the votes on images like `on`, and refuses images of which none has votes.

@@ -44,6 +44,7 @@ class Configuration:
         data: identifier of the data, as in `Run.data`; None if no run kept it.
         data_folder: the folder of the data, if it must be shown to distinguish configurations; otherwise empty.
         same_images: False if another configuration differs in nothing but its test images.
+        same_teachers: False if another configuration differs in nothing but its teachers.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Configuration:
     data: str | None = None
     data_folder: str = ""
     same_images: bool = True
+    same_teachers: bool = True
 
     @property
     def first(self) -> Run:
@@ -88,12 +90,16 @@ class Configuration:
         """The facts of `warning` that the name of a section does not tell."""
         own = self.first.settings["data"] in OWN_DATA
         images = "" if self.same_images else "other test images: split_seed=<number> gives all seeds the same"
-        return "; ".join(filter(None, ("" if own else self.data_folder, self._weights, images)))
+        teachers = "" if self.same_teachers else " and ".join(self.first.record.teachers)
+        learned = f"taught by {teachers}" if teachers else ""
+        return "; ".join(filter(None, ("" if own else self.data_folder, self._weights, images, learned)))
 
     @property
     def note(self) -> str:
-        """The origin, and the settings that differ from the recipe, without those that define the section."""
-        return "; ".join(filter(None, (self.origin, self._changed(hidden={"weights", *_DEFINE_DATA}))))
+        """The origin, settings that differ from the recipe, without those that define the section, and precisions."""
+        precisions = sorted({run.record.precision for run in self.runs} - {""})
+        mixed = f"some runs in {', others in '.join(precisions)}" if len(precisions) > 1 else ""
+        return "; ".join(filter(None, (self.origin, self._changed(hidden={"weights", *_DEFINE_DATA}), mixed)))
 
     def _changed(self, hidden: Collection[str] = ("weights",)) -> str:
         return ", ".join(f"{key}={value}" for key, value in self.differences.items() if key not in hidden)
@@ -252,14 +258,15 @@ def _configuration(
     members: Mapping[tuple[int, int], Run],
     groups: Iterable[tuple[Any, ...]],
 ) -> Configuration:
-    _, published, *_, changed, _, data, _ = key
+    _, published, *_, _, changed, _, data, _ = key
     runs = tuple(members[unit] for unit in sorted(members))
     settings = runs[0].settings
     same_data = len({other[-2] for other in groups if other[:-2] == key[:-2]}) == 1
     shown = settings["data"] in OWN_DATA or not same_data
     data_folder = hide_home(str(settings.get("data_dir") or "the default folder")) if shown else ""
     same_images = sum(other[:-1] == key[:-1] for other in groups) == 1
-    return Configuration(number, published, runs, dict(changed), data, data_folder, same_images)
+    same_teachers = sum(other[:-5] + other[-4:] == key[:-5] + key[-4:] for other in groups) == 1
+    return Configuration(number, published, runs, dict(changed), data, data_folder, same_images, same_teachers)
 
 
 def _key(run: Run) -> tuple[Any, ...]:

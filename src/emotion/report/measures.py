@@ -108,26 +108,27 @@ def compare_pairs(configurations: Sequence[Configuration]) -> list[Pair]:
 def significance_marks(configurations: Sequence[Configuration], pairs: Sequence[Pair]) -> dict[int, str]:
     """Returns a mark for each configuration whose accuracy is significantly below the best, by its number.
 
-    The best is the configuration with the highest mean accuracy. `*`, `**` and `***`: corrected p below 0.05, 0.01 and
-    0.001, over several seeds or folds. `†`: corrected p below 0.05, between one network each.
+    The best has the highest mean accuracy of those that are compared with the configuration. `*`, `**` and `***`:
+    corrected p below 0.05, 0.01 and 0.001, over several seeds or folds. `†`: corrected p below 0.05, between one
+    network each.
     """
-    best = max(configurations, key=lambda configuration: configuration.scores("acc").mean)
     marks = {}
-    for pair in pairs:
-        if best.number not in (pair.first.number, pair.second.number):
+    for one in configurations:
+        compared = [(pair.second, pair, -pair.test.difference) for pair in pairs if pair.first.number == one.number]
+        compared += [(pair.first, pair, pair.test.difference) for pair in pairs if pair.second.number == one.number]
+        if not compared:
             continue
-        is_first = pair.first.number == best.number
-        other, lead = (pair.second, pair.test.difference) if is_first else (pair.first, -pair.test.difference)
+        best, pair, lead = max(compared, key=lambda other: other[0].scores("acc").mean)
         # Of cross-validations, the shared folds are compared; there the best over all folds can be the worse one.
-        if pair.significant and lead > 0:
+        if best.scores("acc").mean >= one.scores("acc").mean and pair.significant and lead > 0:
             stars = "*" * sum(pair.corrected < limit for limit in (0.05, 0.01, 0.001))
-            marks[other.number] = "†" if pair.test.runs == (1, 1) else stars
+            marks[one.number] = "†" if pair.test.runs == (1, 1) else stars
     return marks
 
 
 def pairs_table(pairs: Sequence[Pair]) -> Table:
     """Builds a table with a row for each pair."""
-    header = ("First", "Second", "Difference", "95 % interval", "Runs", "p", "p, corrected", "Better")
+    header = ("First", "Second", "Difference", "95 % interval", "Runs or shared folds", "p", "p, corrected", "Better")
     caption = "Differences in accuracy, first minus second; p corrected by Holm for the number of pairs."
     return Table(header, "llrrrrrl", [_pair_row(pair) for pair in pairs], name="pairs", caption=caption)
 
@@ -154,9 +155,11 @@ def skipped_table(skipped: Sequence[SkippedRun]) -> Table:
 
 
 def _metrics_row(configuration: Configuration, mark: str) -> Row:
-    accuracy, macro, balanced = (
-        value_cell(configuration.scores(metric), configuration.test_interval(metric))
-        for metric in ("acc", "f1_macro", "balanced_acc")
+    accuracy = value_cell(configuration.scores("acc"), configuration.test_interval("acc"))
+    # A mean over folds of these is not their value for all images together, for which an interval could be given.
+    macro, balanced = (
+        value_cell(configuration.scores(metric), None if configuration.folds else configuration.test_interval(metric))
+        for metric in ("f1_macro", "balanced_acc")
     )
     name = name_cell(configuration, configuration.note)
     return (name, replace(accuracy, mark=mark), macro, balanced, configuration.seeds)

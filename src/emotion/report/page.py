@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -42,6 +43,7 @@ from emotion.training.folder import make_results_folder, write_text
 TITLE = "FER2013: the paper and our runs"
 OWN_TITLE = "Facial emotion recognition: runs"
 MAX_COMPARED = 30
+_WRITTEN = "% Written by emotion report, which replaces it.\n"
 
 _READING = [
     "All metrics of our runs are computed from their saved predictions. A value is the mean over seeds ± their sample "
@@ -50,7 +52,8 @@ _READING = [
     "the page into sections; runs of different sections are never compared.",
     "A 95 % interval shows how much a metric would vary on other images of the same kind (percentile bootstrap over "
     "the test images, 2,000 resamples). The variation over seeds is not in it, but in the standard deviation. With "
-    "several seeds the bounds are the means of the seeds' bounds.",
+    "several seeds the bounds are the means of the seeds' bounds. Of cross-validations, the interval counts the images "
+    "of all folds together.",
     "Train accuracy was logged during training in the best epoch, with augmentation and dropout, as in Keras. "
     "Validation images chose that epoch and the temperature; test images chose nothing.",
     "The folder tables beside this page has its tables as CSV, with exact numbers, and as LaTeX for the package "
@@ -99,7 +102,8 @@ _PAIRS = (
     "column, in percentage points: blue where the row is better, red where it is worse."
 )
 _MARKS = (
-    "Marks beside the accuracy: significantly below the highest accuracy that was compared, over all seeds or folds, "
+    "Marks beside the accuracy: significantly below the highest accuracy that it was compared with, over all seeds or "
+    "folds, "
     "with p below 0.05 (*), 0.01 (**) or 0.001 (***), corrected by Holm for all pairs. A dagger (†, corrected p below "
     "0.05) compares one network each by McNemar's test, and says nothing about other seeds."
 )
@@ -151,15 +155,15 @@ def write_report(paths: Sequence[Path], folder: Path, votes: Path | None = None)
 
 
 def _write_tables(tables: Sequence[Table], folder: Path) -> None:
-    """Writes tables as CSV and LaTeX, and removes those that an earlier page left, which are pairs of such files."""
+    """Writes tables as CSV and LaTeX, and removes those that an earlier page left; its LaTeX begins with `_WRITTEN`."""
     names = {table.name for table in tables}
-    for old in folder.glob("*.csv"):
-        if old.stem not in names and old.with_suffix(".tex").is_file():
-            old.with_suffix(".tex").unlink()
+    for old in folder.glob("*.tex"):
+        if old.stem not in names and old.read_bytes().startswith(_WRITTEN.encode()):
             old.unlink()
+            old.with_suffix(".csv").unlink(missing_ok=True)
     for table in tables:
         write_text(folder / f"{table.name}.csv", to_csv(table))
-        write_text(folder / f"{table.name}.tex", to_latex(table))
+        write_text(folder / f"{table.name}.tex", _WRITTEN + to_latex(table))
 
 
 def _repeats_paper(configurations: Sequence[Configuration]) -> bool:
@@ -180,9 +184,9 @@ def _verdict(tested: Sequence[Configuration], validated: Sequence[Configuration]
 def _require_votes(votes: VotesFile, runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> None:
     """Refuses votes that are on none of the images of the page."""
     stages = [*(run.stages for run in runs), *(evaluation.stages for evaluation in evaluations)]
-    names = list(dict.fromkeys(name for each in stages for shown in each.values() for name in shown.ids.tolist()))
-    if names:
-        votes.require_on(names)
+    named = [shown.ids.tolist() for each in stages for shown in each.values()]
+    if named and not any(votes.on(names).counts.any() for names in named):
+        votes.require_on(list(dict.fromkeys(chain.from_iterable(named))))
 
 
 def _tested(configurations: Sequence[Configuration], folder: Path, votes: VotesFile | None) -> list[Block]:

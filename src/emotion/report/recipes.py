@@ -37,6 +37,8 @@ _RUNTIME_KEYS = {
 }
 RECIPE_KEYS = ("model", "data", "balance", "unfreeze", "recipe")
 """Settings that choose the recipe, and so never differ from it."""
+EARLIER = " until epoch "
+"""Between a setting and the last epoch with another value of it."""
 
 
 def published_run(values: Mapping[str, Any]) -> PublishedRun | None:
@@ -79,7 +81,7 @@ def earlier_settings(values: Mapping[str, Any], changes: Sequence[Change]) -> di
     # A resumed run has the teachers that it began with, wherever they lie.
     ends = {"patience", "teacher"} | ({"trainer.max_epochs"} if values.get("schedule") != "cosine" else set())
     return {
-        f"{key} until epoch {change.after_epoch}": _typed(before)
+        f"{key}{EARLIER}{change.after_epoch}": _typed(before)
         for change in changes
         for key, (before, _) in change.changed.items()
         if change.after_epoch and key not in ends | _RUNTIME_KEYS

@@ -44,13 +44,12 @@ class Section:
 
     @property
     def facts(self) -> str:
-        """The numbers of configurations and runs, and the classes, as text; with the name if no heading tells it."""
+        """The name, the numbers of configurations and runs, and the classes, as text."""
         classes = self.configurations[0].classes
         names = ", ".join(classes[:_CLASSES_SHOWN]) + ", …" * (len(classes) > _CLASSES_SHOWN)
         runs = sum(len(configuration.runs) for configuration in self.configurations)
         counts = f"{_counted(len(self.configurations), 'configuration')}, {_counted(runs, 'run')}"
-        name = f"{self.name}: " if self.only else ""
-        return f"{name}{counts}. {len(classes)} classes: {names}."
+        return f"{self.name}: {counts}. {len(classes)} classes: {names}."
 
 
 def make_sections(configurations: Sequence[Configuration]) -> list[Section]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from emotion.analysis.document import Block, Cell, Heading, Paragraph, Row, Table
 from emotion.analysis.statistics import Summary, summarize
 from emotion.report.configurations import Configuration
-from emotion.report.recipes import typed_settings
+from emotion.report.recipes import EARLIER, typed_settings
 from emotion.report.runs import Run, images_digest
 from emotion.report.sections import Section, belong_together, make_sections
 from emotion.report.tables import value_cell
@@ -88,6 +88,7 @@ def _table(configurations: Sequence[Configuration]) -> Table:
 
 def _row(configuration: Configuration, base: Configuration) -> Row:
     changes = _changes(typed_settings(configuration.first.settings), typed_settings(base.first.settings))
+    changes |= {key: value for key, value in configuration.differences.items() if EARLIER in key}
     # The row of the baseline names the settings that differ from its recipe.
     named = base.differences if configuration is base else changes
     text = ", ".join(f"{key}={value}" for key, value in named.items() if key != "weights")
