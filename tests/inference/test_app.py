@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import httpx
@@ -27,8 +28,10 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 import emotion
 from emotion.data.classes import CLASSES
+from emotion.files import no_formula
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.records import CsvWriter, Record, columns_of
+from emotion.inference.video import Video
 from emotion.palette import EXPRESSIONS, INK, class_colours
 from emotion.shipped import SHIPPED
 
@@ -510,6 +513,20 @@ def test_boxes_of_a_film_whose_sound_begins_first(page: Page, pixels: NDArray[np
     until(page, "Math.abs(document.querySelector('#film video').currentTime - 2) < 0.01")
 
 
+@pytest.mark.parametrize("ratio", [Fraction(8, 9), Fraction(4, 3)])
+def test_boxes_of_a_film_whose_pixels_are_not_square(
+    page: Page, pixels: NDArray[np.uint8], tmp_path: Path, ratio: Fraction
+) -> None:
+    """The boxes count the pixels of the frame that the browser shows."""
+    path = draw_film(tmp_path / "dvd.mp4", [pixels[:480, :504]] * 40, pixel_aspect=ratio)
+    upload(page, path)
+    expect(page.locator("#timeline .person")).to_have_count(1)
+    until(page, "document.querySelector('#film video').readyState > 0")
+    height, width = next(iter(Video(path))).pixels.shape[:2]
+    shown = [page.evaluate(f"document.querySelector('#film video').video{side}") for side in ("Width", "Height")]
+    assert shown == pytest.approx([width, height], abs=1)
+
+
 def test_a_film_that_the_browser_cannot_play_has_results(page: Page, tmp_path: Path) -> None:
     upload(page, draw_film(tmp_path / "old.avi", noise(20), codec="mpeg4"))
     expect(page.locator("#unplayable")).to_be_visible()
@@ -757,6 +774,35 @@ def test_the_nearest_face_keeps_its_number(page: Page) -> None:
         }"""
     )
     assert numbers == [3, 1, 2]
+
+
+def test_a_service_that_does_not_say_what_it_is_gets_a_message_and_is_asked_again(
+    browser: Browser, address: str, portrait: Path
+) -> None:
+    refusals = [{"status": 503}, {"status": 503}]
+    with new_page(browser, 1200, 1000) as page:
+        page.route("**/health", lambda route: route.fulfill(**refusals.pop()) if refusals else route.continue_())
+        page.goto(address)
+        expect(page.locator("#message")).to_have_text(re.compile("^The service does not answer"))
+        upload(page, portrait)
+        until(page, "document.querySelector('#message').textContent")
+        assert refusals == []
+        upload(page, portrait)
+        expect(page.locator(".face")).to_have_count(1)
+        expect(page.locator("#message")).to_have_text("")
+
+
+def test_tables_have_the_names_that_the_command_writes(page: Page) -> None:
+    """A spreadsheet would take some texts for formulas."""
+    names = ["-1 to 2", "-1", "+0.5", "-3e-05", "=1", "@a", "-x", "-", "happy", "-1 to x"]
+    table = page.evaluate(
+        """async (names) => {
+          const { imageTable } = await import("/page/downloads.js");
+          return imageTable(names.map((name) => ({ name, answer: { faces: [] } })));
+        }""",
+        names,
+    )
+    assert [row["file"] for row in csv.DictReader(table.splitlines())] == [no_formula(name) for name in names]
 
 
 def test_a_busy_service_is_asked_again(page: Page, portrait: Path) -> None:

@@ -1,3 +1,4 @@
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -102,6 +103,51 @@ def test_the_first_frame_after_a_cut_is_classified(recognizer: Recognizer, head,
     assert persons(frames) == [[1], [1], [2], [2]]
     shown = [[face.person for face in faces] for _, faces in with_faces(films(pictures), frames)]
     assert shown == [[1]] * 6 + [[2]] * 6
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        pytest.param(lambda first, second: [first * 0] * 5, id="black"),
+        pytest.param(lambda first, second: [first * 0 + 255] * 5, id="white"),
+        pytest.param(
+            lambda first, second: [*(first * (1 - n / 12) for n in range(13)), *(second * (n / 12) for n in range(13))],
+            id="fading",
+        ),
+    ],
+)
+def test_scenes_with_something_between_them_have_persons_of_their_own(recognizer, head, other, between) -> None:
+    first = scene((head, 200, 100)).astype(float)
+    second = scene((other, 200, 100), tone=200).astype(float)
+    second[:, :150] = 30
+    pictures = [picture.astype(np.uint8) for picture in [first] * 8 + between(first, second) + [second] * 8]
+    frames = list(Watcher(recognizer, frame_stride=2).watch(films(pictures)))
+    assert persons(frames)[0] == [1]
+    assert persons(frames)[-1] == [2]
+
+
+def test_a_flash_is_no_cut(recognizer: Recognizer, head) -> None:
+    picture = scene((head, 200, 100))
+    pictures = [picture] * 6 + [np.full_like(picture, 255)] * 2 + [picture] * 6
+    frames = list(Watcher(recognizer, frame_stride=2).watch(films(pictures)))
+    assert {person for row in persons(frames) for person in row} == {1}
+
+
+def test_after_a_cut_faces_stand_upright_and_small_ones_are_found(recognizer: Recognizer, pixels) -> None:
+    lying = scene((np.ascontiguousarray(np.rot90(shrunken(pixels, 300))), 100, 20), size=(720, 1280))
+    small = shrunken(pixels, 110)  # faces of some 40 pixels
+    places = ((200, 100), (900, 150), (300, 500), (1000, 520))
+    second = scene(*((small, *place) for place in places), tone=220, size=(720, 1280))
+    frames = list(Watcher(recognizer, frame_stride=5).watch(films([lying] * 15 + [second] * 10)))
+    assert [[round(face.tilt / 90) for face in frame.faces] for frame in frames] == [[-1]] * 3 + [[0] * 4] * 2
+
+
+def test_persons_keep_their_numbers_when_the_size_of_the_frames_changes(recognizer: Recognizer, head) -> None:
+    """As in recordings of calls."""
+    large = scene((head, 380, 180), (head, 100, 40))
+    small = np.asarray(Image.fromarray(large).resize((320, 180), Image.Resampling.BOX))
+    frames = list(Watcher(recognizer, frame_stride=2).watch(films([large] * 6 + [small] * 6 + [large] * 6)))
+    assert persons(frames) == [[1, 2]] * 9
 
 
 def test_motion_noise_and_light_are_no_cuts(recognizer: Recognizer, head) -> None:
@@ -360,7 +406,7 @@ def test_analyze_video(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
     assert person.seconds == pytest.approx(2)
     assert person.shares["neutral"] == 1
     assert len(film.portraits[1]) == 2
-    assert film.portraits[1][0][1].shape == (72, 72, 3)
+    assert Image.open(io.BytesIO(film.portraits[1][0][1])).size == (72, 72)
     assert Video(path).frames == 20
     with pytest.raises(UserError, match=r"nothing\.mp4: no such file"):
         emotion.analyze_video(tmp_path / "nothing.mp4")

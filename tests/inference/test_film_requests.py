@@ -125,7 +125,13 @@ def test_bad_requests_get_a_message(
 
 def test_a_picture_is_no_film(client: TestClient, portrait: Path) -> None:
     answer = client.post("/film", files={"video": portrait.read_bytes()})
-    assert (answer.status_code, answer.json()["detail"]) == (422, "video: not a video that can be read")
+    assert (answer.status_code, answer.json()["detail"]) == (422, "video: not a video but a picture")
+
+
+def test_a_film_that_is_cut_off_is_told_from_other_files(client: TestClient, tmp_path: Path) -> None:
+    content = draw_film(tmp_path / "film.mp4", 20).read_bytes()
+    answer = client.post("/film", files={"video": content[: len(content) // 2]})
+    assert answer.json()["detail"] == "video: a video that is cut off or damaged at its start or end"
 
 
 def test_a_damaged_film_is_classified_up_to_its_end(client: TestClient, tmp_path: Path) -> None:

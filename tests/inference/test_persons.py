@@ -1,6 +1,9 @@
+import io
+
 import numpy as np
 import pytest
 from other_classes import THREE
+from PIL import Image
 
 from emotion.data.classes import CLASSES
 from emotion.inference.film import FilmFrame
@@ -97,7 +100,20 @@ def test_portraits_are_spread_over_the_film() -> None:
     assert seconds[0] == 0
     assert seconds[-1] > 700
     assert max(np.diff(seconds)) < 3 * min(np.diff(seconds))
-    assert all(portrait[0, 0, 0] == round(second / 0.2) % 256 for second, portrait in kept)
+    for second, portrait in kept:
+        grey = Image.open(io.BytesIO(portrait)).getpixel((0, 0))
+        assert grey == pytest.approx([round(second / 0.2) % 256] * 3, abs=2)
+
+
+def test_persons_who_are_seen_briefly_leave_no_portraits() -> None:
+    """A film of many cuts would fill the memory with them."""
+    made, portrait = Film("cuts.mp4"), np.zeros((8, 8, 3), np.uint8)
+    for index in range(200):  # 20 s, in which person 500 comes and goes
+        faces = [face("happy", 1 + index), *([face("sad", 500)] if index % 8 < 6 else [])]
+        made.add(FilmFrame(index, 0.1 * index, faces, [portrait] * len(faces)))
+    assert {*made.portraits} == {200, 500}
+    made.add(FilmFrame(200, 25.0, []))  # the last one was seen for 5.1 s
+    assert {*made.portraits} == {200, 500}
 
 
 def test_an_hour_of_two_faces_is_small() -> None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError
 from emotion.inference import predict
-from emotion.inference.images import ANNOTATED_LIST, read_image
+from emotion.inference.images import ANNOTATED_LIST, find_media, read_image
 from emotion.inference.predict import Prediction
 from emotion.inference.recognizer import Recognizer
 from emotion.inference.records import Record
@@ -269,7 +269,7 @@ def test_annotated_images_of_earlier_runs_are_skipped(tmp_path: Path, recognizer
         assert [record.file for record in run(prediction, arguments)] == [str(tmp_path / "a.png")]
         assert contents(tmp_path) == before
     assert notes == [
-        f"{argument}: skipped 1 annotated file of earlier runs" for argument in (tmp_path, f"{tmp_path}/**/*.png")
+        f"{argument}: skipped 1 file that earlier runs wrote" for argument in (tmp_path, f"{tmp_path}/**/*.png")
     ]
     for out in (None, tmp_path / "others"):
         again = run(Prediction(recognizer, detect=False, out=out), [tmp_path])
@@ -508,9 +508,34 @@ def test_a_timeline_does_not_replace_a_file_that_is_classified(
 ) -> None:
     noise(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    with pytest.raises(UserError, match=r"^--timeline .*a\.png: would replace this file, which is classified$"):
+    reason = "would replace this file, which is classified or written$"
+    with pytest.raises(UserError, match=rf"^--timeline .*a\.png: {reason}"):
         run(Prediction(recognizer, timeline=tmp_path / "a.png"), [tmp_path / "a.png", video_file])
     assert (tmp_path / "a.png").read_bytes() == before
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=rf"^--timeline .*out/a\.png: {reason}"):
+        run(Prediction(recognizer, out=out, timeline=out / "a.png"), [tmp_path / "a.png", video_file])
+
+
+def test_a_timeline_is_not_classified_with_its_folder(tmp_path: Path, video_file: Path, recognizer, noise) -> None:
+    noise(tmp_path / "a.png")
+    notes: list[str] = []
+    prediction = Prediction(recognizer, frame_stride=12, timeline=tmp_path / "it.png", on_note=notes.append)
+    for _ in range(2):
+        files = {Path(record.file).name for record in run(prediction, [tmp_path])}
+        assert files == {video_file.name, "a.png"}
+    assert notes.count(f"{tmp_path}: skipped 1 file that earlier runs wrote") == 1
+    assert len(find_media([tmp_path / "it.png"])) == 1  # unless it is named itself
+
+
+def test_a_timeline_plays_the_film_whose_copy_cannot_be_written(tmp_path: Path, video_file: Path, recognizer) -> None:
+    (tmp_path / "out" / video_file.name).mkdir(parents=True)
+    errors: list[str] = []
+    timeline = tmp_path / "t.html"
+    prediction = Prediction(recognizer, out=tmp_path / "out", frame_stride=6, timeline=timeline, on_error=errors.append)
+    run(prediction, [video_file])
+    assert len(errors) == 1
+    assert f'"address":"{video_file.name}"' in timeline.read_text()
 
 
 def test_a_timeline_that_has_no_folder_fails_before_the_images(tmp_path: Path, recognizer: Recognizer, noise) -> None:

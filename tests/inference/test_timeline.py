@@ -198,7 +198,8 @@ def test_pixels_of_the_picture(tmp_path: Path) -> None:
 
 
 def test_the_title_of_the_picture_has_letters_of_other_languages(tmp_path: Path) -> None:
-    first, second = (draw(Film(name), tmp_path / "film.png") for name in ("ä.mp4", "ж.mp4"))
+    first, second, broken = (draw(Film(name), tmp_path / "film.png") for name in ("ä.mp4", "ж.mp4", "li\nne.mp4"))
+    assert broken.shape == first.shape
     assert not np.array_equal(first, second)
 
 

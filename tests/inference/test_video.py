@@ -389,6 +389,14 @@ def test_a_video_with_longer_sound_is_complete_but_not_its_half(tag: bytes, fram
                 read_all(source)
 
 
+@pytest.mark.parametrize("name", ["slides.mkv", "slides.webm", "slides.mp4"])
+def test_slides_with_a_longer_voice_are_complete(tmp_path: Path, name: str) -> None:
+    codec, sound = ("libvpx", "libopus") if name.endswith("webm") else ("libx264", True)
+    times = (0, 7, 15, 30, 60)
+    path = draw_film(tmp_path / name, 5, times=times, codec=codec, sound=sound, seconds=100)
+    assert read_all(path).seconds == pytest.approx(times, abs=0.01)
+
+
 def test_a_trimmed_video_is_complete(tmp_path: Path) -> None:
     path = draw_film(tmp_path / "film.mp4", noise(40), codec="mpeg4")
     content = bytearray(path.read_bytes())
@@ -442,9 +450,15 @@ def test_memory_does_not_grow_with_the_length(number: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("ratio", "width"), [(Fraction(64, 45), 102), (Fraction(1, 2), 36), (Fraction(1), 72), (Fraction(1000), 72)]
+    ("ratio", "size"),
+    [
+        (Fraction(64, 45), (64, 102)),
+        (Fraction(1, 2), (128, 72)),
+        (Fraction(1), (64, 72)),
+        (Fraction(1000), (64, 72)),
+    ],
 )
-def test_pixels_that_are_not_square_are_made_square(tmp_path: Path, ratio: Fraction, width: int) -> None:
+def test_pixels_that_are_not_square_are_made_square(tmp_path: Path, ratio: Fraction, size: tuple[int, int]) -> None:
     """As on DVDs and from camcorders; a ratio that no camera has is not followed."""
     draw_film(tmp_path / "wide.mp4", [np.full((64, 72, 3), 90, np.uint8)] * 3, pixel_aspect=ratio)
-    assert next(iter(Video(tmp_path / "wide.mp4"))).pixels.shape == (64, width, 3)
+    assert next(iter(Video(tmp_path / "wide.mp4"))).pixels.shape == (*size, 3)

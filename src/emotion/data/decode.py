@@ -1,12 +1,11 @@
 """Decodes image files of cameras and scanners to upright images of eight bits."""
 
-import io
 import re
 import stat
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,7 @@ class BadImageError(UserError):
     """An image cannot be used."""
 
 
-def open_image(file: str | Path | io.BytesIO) -> Image.Image:
+def open_image(file: str | Path | BinaryIO) -> Image.Image:
     """Opens an image in one of the `FORMATS` or in HEIF without decoding its pixels; of several frames, the first.
 
     Raises:
@@ -61,7 +60,7 @@ def open_image(file: str | Path | io.BytesIO) -> Image.Image:
         FileNotFoundError: the file does not exist.
         Exception: PIL raises nearly any kind for a file that is damaged or not an image.
     """
-    if not isinstance(file, io.BytesIO) and not stat.S_ISREG(Path(file).stat().st_mode):
+    if isinstance(file, str | Path) and not stat.S_ISREG(Path(file).stat().st_mode):
         raise BadImageError("not an image but a folder, pipe or device")
     try:
         return Image.open(file, formats=FORMATS)
@@ -78,8 +77,12 @@ def open_image(file: str | Path | io.BytesIO) -> Image.Image:
     return Image.open(file, formats=("HEIF",))
 
 
-def _is_heif(file: str | Path | io.BytesIO) -> bool:
-    header = file.getvalue()[:12] if isinstance(file, io.BytesIO) else _read_header(Path(file))
+def _is_heif(file: str | Path | BinaryIO) -> bool:
+    if isinstance(file, str | Path):
+        header = _read_header(Path(file))
+    else:
+        file.seek(0)
+        header = file.read(12)
     return header[4:8] == b"ftyp" and header[8:] in HEIF
 
 

@@ -29,6 +29,8 @@ PORTRAIT_SIDE = 72
 """Height and width of small copies of faces, pixels."""
 CUT_DIFFERENCE, CUT_CORRELATION = 20, 0.6
 """At a cut, the grey values of two frames differ by more than this on average, of 255, and correlate less."""
+FLAT = 2
+"""Standard deviation of the grey values of a frame of one colour, as between two scenes, is less than this."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Watcher:
         self._recognizer, self._stride, self._portraits = recognizer, frame_stride, portraits
         self._follower = Follower(recognizer.detector, limits or recognizer.limits) if detect else None
         self._tracker, self._smoother = Tracker(), _Smoother(smooth, live)
-        self._thumbnail: NDArray[np.uint8] | None = None
+        self._pattern: NDArray[np.float32] | None = None  # grey values of the last frame that is not flat
+        self._is_after_flat, self._height = False, 0
 
     def watch(self, frames: Iterable[Frame]) -> Iterator[FilmFrame]:
         """Yields every Nth frame and the first after each cut with their faces, in order.
@@ -94,6 +97,8 @@ class Watcher:
             is_cut = self._is_cut(frame.thumbnail())
             if is_cut:
                 self._tracker.forget()
+                if self._follower is not None:
+                    self._follower.forget()
             if is_cut or frame.number % self._stride == 0:
                 yield from self._smoother.push(self._classify(frame))
         yield from self.rest()
@@ -104,6 +109,8 @@ class Watcher:
 
     def _classify(self, frame: Frame) -> FilmFrame:
         pixels = frame.pixels
+        self._tracker.rescale(len(pixels) / (self._height or len(pixels)))  # as of a call whose connection gets worse
+        self._height = len(pixels)
         if self._follower is None:
             detections = [Detection(center_square(pixels), None)]
         else:
@@ -116,25 +123,34 @@ class Watcher:
         return FilmFrame(frame.number, frame.second, numbered, portraits)
 
     def _is_cut(self, thumbnail: NDArray[np.uint8]) -> bool:
-        """Compares a frame with the one before by small grey copies, uint8 [H, W]."""
-        before, self._thumbnail = self._thumbnail, thumbnail
-        if before is None or before.shape != thumbnail.shape:
-            return before is not None
-        old, new = before.astype(np.float32), thumbnail.astype(np.float32)
-        if np.abs(old - new).mean() < CUT_DIFFERENCE:
+        """Compares a frame with the last one that is not of one colour by small grey copies, uint8 [H, W].
+
+        Scenes may be separated by black frames or by fading, with which no frame differs much from the one before.
+        """
+        new = thumbnail.astype(np.float32)
+        if new.std() < FLAT:
+            self._is_after_flat = True
             return False
-        old, new = old - old.mean(), new - new.mean()
-        return bool((old * new).sum() < CUT_CORRELATION * np.sqrt((old**2).sum() * (new**2).sum()))
+        old, self._pattern = self._pattern, new
+        is_after_flat, self._is_after_flat = self._is_after_flat, False
+        if old is None or (np.abs(old - new).mean() < CUT_DIFFERENCE and not is_after_flat):
+            return False
+        return bool(np.corrcoef(old.ravel(), new.ravel())[0, 1] < CUT_CORRELATION)
 
 
 class Follower:
     """Detects faces in frames: around the faces that are followed, and at times in the whole frame.
 
-    A film that lies on its side is turned once: the turn in which the surest face stood upright is kept.
+    A film that lies on its side is turned once: the turn in which the surest face stood upright is kept until a cut.
     """
 
     def __init__(self, detector: FaceDetector, limits: DetectionLimits = ANY_FACE) -> None:
-        self._detector, self._limits, self._turn = detector, limits, 0
+        self._detector, self._limits = detector, limits
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins anew, as at a cut: the next frame is upright, for all that is known, and is searched thoroughly."""
+        self._turn = 0
         self._searched = self._searched_thoroughly = -np.inf
 
     def __call__(self, picture: NDArray[np.uint8], second: float, expected: Sequence[Box]) -> list[Detection]:

@@ -35,6 +35,8 @@ VIDEOS = {
 ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF", "HEIF")
 """Formats whose files may hold several frames or pages; the other images in a JPEG are previews and depth maps."""
 STANDARD_INPUT = Path("-")
+TIMELINE = "emotion predict --timeline"
+"""What a timeline as PNG names as its software, so that it is not classified with the folder that holds it."""
 ANNOTATED_LIST = ".emotion-copies"
 """File in an output folder that lists its annotated images: relative paths, each followed by a zero byte."""
 
@@ -101,16 +103,16 @@ def _reason(error: Exception, image: object) -> str:
     return "not an image that can be read"
 
 
-def count_frames(path: Path) -> int:
+def count_frames(source: Path | bytes) -> int:
     """Returns the number of frames or pages of an image file; 1 for unreadable files and formats not in `ANIMATED`."""
-    with suppress(Exception), open_image(path) as image:
+    with suppress(Exception), open_image(_path_or_content(source)) as image:
         return int(getattr(image, "n_frames", 1)) if image.format in ANIMATED else 1
     return 1
 
 
-def colour_profile(path: Path) -> bytes | None:
+def colour_profile(source: Path | bytes) -> bytes | None:
     """Returns the ICC profile of an image file, which says how its red, green and blue look; None if it has none."""
-    with suppress(Exception), open_image(path) as image:
+    with suppress(Exception), open_image(_path_or_content(source)) as image:
         profile = image.info.get("icc_profile")
         return profile if isinstance(profile, bytes) and image.mode in ("RGB", "RGBA", "P") else None
     return None
@@ -126,7 +128,8 @@ def find_media(
     Args:
         arguments: paths of files, paths of folders, patterns, and `-` for an image from standard input.
         out: output folder of `emotion predict`, or None; annotated images that were written there before are skipped.
-        on_note: called with a message on skipped files: of unreadable formats, in unreadable folders, annotated images.
+        on_note: called with a message on skipped files: of unreadable formats, in unreadable folders, annotated images
+            and timelines.
 
     Raises:
         UserError: an argument matches no file, or a folder has no images and videos.
@@ -176,7 +179,8 @@ def _expand(argument: str, out: Path | None, on_note: Callable[[str], object]) -
         if not files:
             reason = "no files, only folders, pipes or devices" if matches else "no such file or folder"
             raise UserError(f"{argument}: {reason}")
-    return _without_annotated(files, annotated, argument, on_note)
+    written = annotated | {path.resolve() for path in files if _is_timeline(path)}
+    return _without_written(files, written, argument, on_note)
 
 
 def _media_in_folder(folder: Path, argument: str, on_note: Callable[[str], object]) -> list[Path]:
@@ -220,14 +224,21 @@ def _is_system_file(match: Path, pattern: Path) -> bool:
     return any(part.lower() in SYSTEM_NAMES for part in {*match.parts} - {*pattern.parts})
 
 
-def _without_annotated(
-    files: list[Path], annotated: set[Path], argument: str, on_note: Callable[[str], object]
+def _is_timeline(path: Path) -> bool:
+    if path.suffix.lower() == ".png":
+        with suppress(Exception), Image.open(path, formats=("PNG",)) as image:
+            return bool(image.info.get("Software") == TIMELINE)
+    return False
+
+
+def _without_written(
+    files: list[Path], written: set[Path], argument: str, on_note: Callable[[str], object]
 ) -> list[Path]:
-    """Removes annotated images of earlier runs from a list, unless it holds nothing else."""
-    originals = [path for path in files if path.resolve() not in annotated]
+    """Removes annotated images and timelines of earlier runs from a list, unless it holds nothing else."""
+    originals = [path for path in files if path.resolve() not in written]
     skipped = len(files) - len(originals)
     if originals and skipped:
-        on_note(f"{argument}: skipped {skipped:,} annotated file{'s' * (skipped > 1)} of earlier runs")
+        on_note(f"{argument}: skipped {skipped:,} file{'s' * (skipped > 1)} that earlier runs wrote")
     return originals or files
 
 

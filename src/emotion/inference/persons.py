@@ -1,5 +1,6 @@
 """The persons of a film: their expressions over time, and a summary of each."""
 
+import io
 import warnings
 from array import array
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from emotion.data.classes import CLASSES
 from emotion.data.decode import BadImageError
@@ -22,6 +24,8 @@ BRIEF = 1.0
 """Persons who are seen for less than so many seconds are left out of tables and timelines."""
 MOST_PORTRAITS, LEAST_APART = 12, 1.0
 """Portraits of a person, and seconds between two of them."""
+PORTRAIT_QUALITY = 85
+"""Quality of the portraits as JPEG, of 100."""
 _PLACE = 8
 """Numbers that are kept of a face besides its probabilities: index of the frame, person, box, confidence and tilt."""
 
@@ -86,8 +90,8 @@ class Film:
         classes: names of the K classes, in the order of the probabilities.
         end: end of the film, seconds; None if it is not known.
         lead: second at which players show the first frame: sound may begin before the pictures.
-        portraits: of each person by number, up to `MOST_PORTRAITS` times in seconds with small copies of the face, RGB
-            uint8 [P, P, 3], where the frames hold them.
+        portraits: of each person by number, up to `MOST_PORTRAITS` times in seconds with small copies of the face as
+            JPEG files, where the frames hold them; none of persons who were seen for less than `BRIEF`.
 
     Args:
         name: name of the file.
@@ -98,13 +102,16 @@ class Film:
         self.name, self.classes = name, tuple(classes)
         self.end: float | None = None
         self.lead = 0.0
-        self.portraits: dict[int, list[tuple[float, NDArray[np.uint8]]]] = {}
+        self.portraits: dict[int, list[tuple[float, bytes]]] = {}
+        self._seen: dict[int, float] = {}  # seconds for which each person was seen, without the last frame
+        self._shown: set[int] = set()  # persons in the last frame
         self._times = array("d")  # number and second of each frame
         self._faces = array("d")  # of each face the `_PLACE` numbers and the probabilities, averaged and raw
 
     def add(self, frame: FilmFrame) -> None:
         """Adds the next frame."""
         index = len(self)
+        self._drop_brief(frame)
         self._times.extend((frame.number, frame.second))
         for face in frame.faces:
             confidence = np.nan if face.confidence is None else face.confidence
@@ -114,12 +121,23 @@ class Film:
         for face, portrait in zip(frame.faces, frame.portraits, strict=False):
             self._keep(face.person or 0, frame.second, portrait)
 
+    def _drop_brief(self, following: FilmFrame) -> None:
+        """Drops the portraits of persons whom the next frame shows no more, if they were seen for less than `BRIEF`."""
+        still = {face.person for face in following.faces}
+        for person in self._shown:
+            seen = self._seen[person] = self._seen.get(person, 0.0) + following.second - self._times[-1]
+            if seen < BRIEF and person not in still:
+                self.portraits.pop(person, None)
+        self._shown = {face.person or 0 for face in following.faces}
+
     def _keep(self, person: int, second: float, portrait: NDArray[np.uint8]) -> None:
         """Keeps portraits at even distances in time: if there are too many, every other one goes."""
         kept = self.portraits.setdefault(person, [])
         least = min((after - before for (before, _), (after, _) in pairwise(kept)), default=LEAST_APART)
         if not kept or second - kept[-1][0] >= least:
-            kept.append((second, portrait))
+            content = io.BytesIO()
+            Image.fromarray(portrait).save(content, "JPEG", quality=PORTRAIT_QUALITY)
+            kept.append((second, content.getvalue()))
         if len(kept) > MOST_PORTRAITS:
             del kept[1::2]
 
@@ -167,11 +185,11 @@ class Film:
     def all_series(self) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Returns the `series` of each person, by their numbers in order."""
         table = self._table()
-        rows = table[table[:, 1].argsort(kind="stable")]
-        numbers, firsts = np.unique(rows[:, 1], return_index=True)
+        order = table[:, 1].argsort(kind="stable")
+        numbers, firsts = np.unique(table[order, 1], return_index=True)
         values = slice(_PLACE, _PLACE + len(self.classes))
-        parts = zip(numbers, np.split(rows, firsts[1:]), strict=False)  # without persons, one part is empty
-        return {int(number): (part[:, 0].astype(np.int64), part[:, values]) for number, part in parts}
+        parts = zip(numbers, np.split(order, firsts[1:]), strict=False)  # without persons, one part is empty
+        return {int(number): (table[rows, 0].astype(np.int64), table[rows, values]) for number, rows in parts}
 
     def timeline(self, path: str | Path, video: str | Path | None = None, *, annotated: bool = False) -> None:
         """Writes a timeline of the persons, see `emotion.inference.timeline.write_timeline`."""

@@ -86,6 +86,7 @@ class Prediction:
         self.progress, self.on_error, self.on_note, self.failed = progress, on_error, on_note, 0
         self.films: list[Film] = []
         self._animated: list[Path] = []
+        self._standard_input: bytes | None = None
 
     def find(self, arguments: Sequence[str | Path]) -> list[Path]:
         """Returns the files that paths, folders and patterns stand for; see `emotion.inference.images.find_media`."""
@@ -105,7 +106,7 @@ class Prediction:
         videos = dict.fromkeys(path for path in paths if is_video(path))
         outputs = self._output_paths(paths, videos)
         images = [path for path in paths if path not in videos]
-        timelines = self._timeline_paths(paths, videos)
+        timelines = self._timeline_paths(videos, [*paths, *outputs.values()])
         if self.timeline is not None and videos:
             self.timeline.parent.mkdir(parents=True, exist_ok=True)  # fails before anything is classified
         yield from self._classify_images(self.progress(images), outputs)
@@ -121,12 +122,14 @@ class Prediction:
                 yield from self._classify_video(path, film)
             if not len(film):
                 continue
+            shown = path
             with self._reporting_errors():
                 if path in outputs:
                     self._annotate_video(path, film, outputs[path])
+                    shown = outputs[path]
             with self._reporting_errors():
                 if written := timelines.get(path):
-                    write_timeline(film, written, outputs.get(path, path), annotated=path in outputs)
+                    write_timeline(film, written, shown, annotated=shown != path)
                     self.on_note(f"timeline: {written}")
 
     def _classify_video(self, path: Path, film: Film) -> Iterator[Record]:
@@ -161,20 +164,20 @@ class Prediction:
             for frame, faces in with_faces(frames, film):
                 file.write(np.asarray(draw_faces(frame.pixels, faces)), frame.second)
 
-    def _timeline_paths(self, paths: Sequence[Path], videos: Collection[Path]) -> dict[Path, Path]:
+    def _timeline_paths(self, videos: Collection[Path], others: Sequence[Path]) -> dict[Path, Path]:
         """Returns the file for the timeline of each video; of several, names may be equal up to folder and suffix.
 
         Raises:
-            UserError: one of them is a file that is classified.
+            UserError: one of them is one of the other files, which are classified or written.
         """
         if self.timeline is None:
             return {}
         several = len(videos) > 1
         names = _timelines_of(self.timeline, videos) if several else dict.fromkeys(videos, self.timeline)
-        classified = {path.resolve() for path in paths}
+        taken = {path.resolve() for path in others}
         for name in names.values():
-            if name.resolve() in classified:
-                raise UserError(f"--timeline {name}: would replace this file, which is classified")
+            if name.resolve() in taken:
+                raise UserError(f"--timeline {name}: would replace this file, which is classified or written")
         return names
 
     def _classify_images(self, paths: Iterable[Path], outputs: dict[Path, Path]) -> Iterator[Record]:
@@ -186,16 +189,25 @@ class Prediction:
             yield Record(str(path), faces)
             with self._reporting_errors():
                 self._note_annotated(outputs[path])
-                _save(draw_faces(image, faces), outputs[path], colour_profile(path))
+                _save(draw_faces(image, faces), outputs[path], colour_profile(self._content(path)))
 
     def _read(self, paths: Iterable[Path]) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         for path in paths:
             with self._reporting_errors():
-                image = read_image(sys.stdin.buffer.read() if path == STANDARD_INPUT else path)
-                if count_frames(path) > 1:
+                content = self._content(path)
+                image = read_image(content)
+                if count_frames(content) > 1:
                     self._animated.append(path)
                 yield path, image
                 del image  # frees its memory before the next image is read
+
+    def _content(self, path: Path) -> Path | bytes:
+        """Returns the path of an image, or what was read from standard input, which can be read only once."""
+        if path != STANDARD_INPUT:
+            return path
+        if self._standard_input is None:
+            self._standard_input = sys.stdin.buffer.read()
+        return self._standard_input
 
     def _classify_batches(self, images: Iterable[tuple[Key, NDArray[np.uint8]]]) -> Iterator[tuple[Key, list[Face]]]:
         """Yields the key and the faces of each image; `predict_many` takes several images at a time and no keys."""

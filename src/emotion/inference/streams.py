@@ -50,23 +50,28 @@ def open_video(source: Path | str | BinaryIO, name: str) -> InputContainer:
     with one_line(name), opened(source) as file:
         if states_too_many_samples(file):
             raise BadImageError(f"{name}: damaged, it states more frames or sounds than it can hold")
-    if isinstance(source, Path):
-        if _is_picture(source):
-            raise BadImageError(f"{name}: not a video but a picture")
-        source = str(source)
+        file.seek(0)
+        start = file.read(400)
+    if _is_picture(source):
+        raise BadImageError(f"{name}: not a video but a picture")
     try:
-        container = av.open(source, "r", options={"format_whitelist": FORMATS}, metadata_errors="replace")
+        container = av.open(
+            str(source) if isinstance(source, Path) else source,
+            "r",
+            options={"format_whitelist": FORMATS},
+            metadata_errors="replace",
+        )
     except (av.FFmpegError, ValueError):  # FFmpeg raises nearly any kind for damaged files
-        damaged = isinstance(source, str) and holds_video(Path(source))
-        reason = "a video that is cut off or damaged at its start or end" if damaged else "not a video that can be read"
+        damaged = "a video that is cut off or damaged at its start or end"
+        reason = damaged if holds_video(start) else "not a video that can be read"
         raise BadImageError(f"{name}: {reason}") from None
     if container.metadata.get("major_brand", "").encode() in IMAGE_BRANDS:
         raise BadImageError(f"{name}: not a video but a picture")
     return container
 
 
-def _is_picture(path: Path) -> bool:
-    with suppress(Exception), open_image(path):
+def _is_picture(source: Path | BinaryIO) -> bool:
+    with suppress(Exception), opened(source) as file, open_image(file):
         return True
     return False
 
@@ -127,8 +132,10 @@ def opened(source: Path | str | BinaryIO) -> Iterator[BinaryIO]:
             yield file
     else:
         position = source.tell()
-        yield source
-        source.seek(position)
+        try:
+            yield source
+        finally:
+            source.seek(position)
 
 
 @contextmanager

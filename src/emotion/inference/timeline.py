@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import html
-import io
 import json
 import os
 from pathlib import Path
@@ -13,11 +12,12 @@ from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from emotion.data.decode import BadImageError
 from emotion.errors import UserError, disk_is_full
 from emotion.files import atomic_write
+from emotion.inference.images import TIMELINE
 from emotion.inference.persons import BRIEF, Film, Person
 from emotion.inference.timeline_picture import draw_picture
 from emotion.palette import INK, class_colours
@@ -26,8 +26,6 @@ SUFFIXES = (".html", ".png")
 """Formats of a timeline."""
 MOST_POINTS = 1500
 """Points in time of a timeline; a wide screen shows no more."""
-PORTRAIT_QUALITY = 85
-"""Quality of the portraits as JPEG, of 100."""
 _PAGE = Path(__file__).parent / "page"
 
 
@@ -55,7 +53,9 @@ def write_timeline(film: Film, path: Path, video: Path | None = None, *, annotat
                 address = None if video is None else _address(video, path.parent)
                 temporary.write_text(_page(data, address), encoding="utf-8")
             else:
-                draw_picture(data, film.portraits).save(temporary, "PNG", optimize=True)
+                note = PngInfo()
+                note.add_text("Software", TIMELINE)
+                draw_picture(data, film.portraits).save(temporary, "PNG", optimize=True, pnginfo=note)
     except OSError as error:
         if disk_is_full(error):
             raise
@@ -126,15 +126,11 @@ def _person_data(
         **person.as_dict(),
         "frames": own.tolist(),
         "probabilities": np.round(sums / counts[:, np.newaxis], digits).tolist(),
-        "portraits": [{"second": round(second, 3), "image": _jpeg(pixels)} for second, pixels in portraits],
+        "portraits": [
+            {"second": round(second, 3), "image": f"data:image/jpeg;base64,{base64.b64encode(file).decode('ascii')}"}
+            for second, file in portraits
+        ],
     }
-
-
-def _jpeg(pixels: NDArray[np.uint8]) -> str:
-    """Returns an image, RGB uint8 [H, W, 3], as the `data:` address of a JPEG file."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "JPEG", quality=PORTRAIT_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
 
 
 def _page(data: dict[str, Any], address: str | None) -> str:

@@ -1,5 +1,6 @@
 """A timeline of the persons of a film, as a picture."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -33,8 +34,8 @@ NAMED_FROM = 0.005
 MOST_NAMED = 12
 """Classes in the legend: of more, those with the largest areas."""
 
-Portraits = Mapping[int, Sequence[tuple[float, NDArray[np.uint8]]]]
-"""Of each person by number the portraits: the second and the pixels, RGB uint8 [P, P, 3]."""
+Portraits = Mapping[int, Sequence[tuple[float, bytes]]]
+"""Of each person by number the portraits: the second and the JPEG file."""
 
 
 def draw_picture(data: Mapping[str, Any], portraits: Portraits) -> Image.Image:
@@ -64,7 +65,7 @@ def draw_picture(data: Mapping[str, Any], portraits: Portraits) -> Image.Image:
 
 def _draw_head(pen: ImageDraw.ImageDraw, data: Mapping[str, Any]) -> int:
     """Writes title and legend, and returns where the charts begin, pixels from the top."""
-    name = _fitted(pen, printable(data["name"]), LARGE, WIDTH - 2 * MARGIN)
+    name = _fitted(pen, printable(data["name"]).replace("\n", " "), LARGE, WIDTH - 2 * MARGIN)
     pen.text((MARGIN, MARGIN - 8), name, TEXT, font(LARGE))
     if not data["persons"]:
         return MARGIN + 76
@@ -138,11 +139,11 @@ def _draw_portrait(picture: Image.Image, number: int, portraits: Portraits, top:
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, *(side - 1 for side in mask.size)), FINE * 20, fill=255)
     own = portraits.get(number)
     if own:
-        face = Image.fromarray(own[len(own) // 2][1]).resize((CHART_HEIGHT, CHART_HEIGHT), Image.Resampling.LANCZOS)
+        middle = Image.open(io.BytesIO(own[len(own) // 2][1]))
+        face = middle.resize((CHART_HEIGHT, CHART_HEIGHT), Image.Resampling.LANCZOS)
     else:
         face = Image.new("RGB", (CHART_HEIGHT, CHART_HEIGHT), BAND)
-        middle = (CHART_HEIGHT / 2, CHART_HEIGHT / 2)
-        ImageDraw.Draw(face).text(middle, str(number), SOFT_TEXT, font(LARGE), "mm")
+        ImageDraw.Draw(face).text((CHART_HEIGHT / 2, CHART_HEIGHT / 2), str(number), SOFT_TEXT, font(LARGE), "mm")
     picture.paste(face, (MARGIN, top), mask.reduce(FINE))
 
 

@@ -53,6 +53,12 @@ class _Track:
         growth = abs(math.log(side / self.side))
         return distance + growth / 2 if growth < MOST_GROWTH else 2 * LARGEST_COST
 
+    def rescale(self, ratio: float) -> None:
+        """Follows a change of the size of the frames."""
+        self.side *= ratio
+        self._state *= ratio
+        self._covariance *= ratio**2
+
     def move(self, place: NDArray[np.float64], side: float, second: float) -> None:
         """Records where the face was detected."""
         passed = second - self.second
@@ -86,6 +92,11 @@ class Tracker:
     def forget(self) -> None:
         """Ends all tracks, as at a cut: nothing tells whether the next faces are those of the same persons."""
         self._tracks = []
+
+    def rescale(self, ratio: float) -> None:
+        """Follows a change of the size of the frames: the height of the next ones in heights of those before."""
+        for track in self._tracks:
+            track.rescale(ratio)
 
     def update(self, second: float, boxes: Sequence[Box]) -> list[int]:
         """Returns the number of the person of each face, from the squares around the faces of the next frame."""

@@ -41,13 +41,16 @@ class Frame:
     number: int
     second: float
     _image: av.VideoFrame = field(repr=False, compare=False)
-    _widening: float = field(default=1.0, repr=False, compare=False)  # width of a pixel as a multiple of its height
+    _ratio: float = field(default=1.0, repr=False, compare=False)  # width of a pixel as a multiple of its height
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """The frame upright and with square pixels, RGB uint8 [H, W, 3]; each access converts it anew."""
-        width = round(self._image.width * self._widening)
-        stored = self._image.reformat(width, format="rgb24", threads=1).to_ndarray()  # [H, W, 3]
+        """The frame upright and with square pixels, RGB uint8 [H, W, 3]; each access converts it anew.
+
+        The shorter side of the pixels grows, as in browsers, so that boxes have their place there.
+        """
+        width, height = self._image.width * max(1, self._ratio), self._image.height * max(1, 1 / self._ratio)
+        stored = self._image.reformat(round(width), round(height), "rgb24", threads=1).to_ndarray()  # [H, W, 3]
         transposed, mirrored, flipped = _orientation(self._image)
         upright = stored.swapaxes(0, 1) if transposed else stored
         return np.ascontiguousarray(upright[:: -1 if flipped else 1, :: -1 if mirrored else 1], np.uint8)
@@ -126,8 +129,8 @@ class Video:
                 f"`ffmpeg -i {shlex.quote(self.name)} -c:v libx264 converted.mp4`"
             )
         ratio = stream.sample_aspect_ratio
-        self._widening = float(ratio) if ratio and 1 / 4 <= ratio <= 4 else 1.0
-        stored = int(MAX_PIXELS / max(1, self._widening))  # largest number before the pixels are made square
+        self._ratio = float(ratio) if ratio and 1 / 4 <= ratio <= 4 else 1.0
+        stored = int(MAX_PIXELS / max(self._ratio, 1 / self._ratio))  # largest number before the pixels are made square
         if codec.width * codec.height > stored:
             raise BadImageError(f"{self.name}: {codec.width} x {codec.height} pixels are more than {stored:,}")
         codec.options = {"max_pixels": str(stored)}  # the size may change in mid-video
@@ -161,7 +164,7 @@ class Video:
                 self._second = self._time(image)
                 self._length = float((image.duration or 0) * self._time_base)
                 self._read += 1
-                yield Frame(self._read - 1, self._second, image, self._widening)
+                yield Frame(self._read - 1, self._second, image, self._ratio)
         finally:
             self.close()
 
@@ -229,7 +232,9 @@ class Video:
 
 def _own_duration(stream: VideoStream) -> float | None:
     """Returns how long the frames of a video last, seconds, or None where only the length of all streams is stated."""
+    # Of Matroska and WebM first, since FFmpeg may give the length of all streams as that of each.
+    if tag := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "")):
+        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    tag = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))  # in Matroska and WebM
-    return None if tag is None else 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
+    return None

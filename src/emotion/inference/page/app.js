@@ -1,6 +1,6 @@
 // Starts the page: files and the webcam go to the service that it comes from, which answers with the classified faces.
 
-import { byId } from "./elements.js";
+import { byId, showMessage } from "./elements.js";
 import { askAgain, changeHeatmaps, clear, lookCloser, saveAnswers, savePicture, saveTable, takeFiles } from "./files.js";
 import * as film from "./film.js";
 import { addSamples } from "./samples.js";
@@ -9,15 +9,28 @@ import * as webcam from "./webcam.js";
 
 const MOST_LISTED = 30; // classes
 
-const ready = loadAbout();
-
+let ready = null;
 let takes = 0;
+
+/** Says what the service is, once; a service that did not answer is asked again. */
+function begin() {
+  ready ??= loadAbout().then(() => {
+    introduce();
+    webcam.listen();
+  }).catch((error) => {
+    ready = null;
+    throw error;
+  });
+  return ready;
+}
+
+const tell = (error) => showMessage(error.message);
 
 /** Takes files, or the promise of some, in place of all that is on the page. */
 async function take(files, credit) {
   const number = ++takes;
-  const [chosen] = await Promise.all([files, ready]);
-  if (number !== takes) return; // others were chosen meanwhile
+  const [chosen] = await Promise.all([files, begin()]).catch((error) => [tell(error)]);
+  if (!chosen || number !== takes) return; // others were chosen meanwhile
   webcam.stopWebcam();
   film.closeFilm();
   takeFiles(chosen, credit);
@@ -49,13 +62,13 @@ function listenForFiles() {
 }
 
 function listenForOptions() {
-  byId("webcam").addEventListener("click", async () => {
+  byId("webcam").addEventListener("click", () => {
     takes++; // drops a sample that is on its way
-    await ready;
-    webcam.toggleWebcam(() => {
+    const started = () => webcam.toggleWebcam(() => {
       film.closeFilm();
       clear();
     });
+    begin().then(started, tell);
   });
   byId("heatmap").addEventListener("change", changeHeatmaps);
   byId("single-face").addEventListener("change", askAgain);
@@ -83,6 +96,4 @@ listenForFiles(); // at once: a file may be dropped before the service has answe
 listenForOptions();
 addSamples(take);
 film.listen();
-await ready;
-introduce();
-webcam.listen();
+begin().catch(tell);

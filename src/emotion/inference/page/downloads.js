@@ -61,8 +61,8 @@ function rowsOf(place, faces, columns) {
   });
 }
 
-/** Keeps a spreadsheet from taking the name of a class or file for a formula; -1, +0.5 and -3e-05 are numbers. */
-const noFormula = (name) => (/^([=@]|[+-](?!$|[\d.]+(e[+-]?\d+)?$))/.test(name) ? `'${name}` : name);
+/** Keeps a spreadsheet from taking the name of a class or file for a formula; -1, +0.5, -3e-05 and -1 to 2 are numbers. */
+const noFormula = (name) => (/^([=@]|[+-](?!$|[\d.]+(e[+-]?\d+)?( to -?[\d.]+(e[+-]?\d+)?)?$))/.test(name) ? `'${name}` : name);
 
 /**
  * Returns the page of a film's timeline, as `emotion predict --timeline` writes it; it asks for the film.

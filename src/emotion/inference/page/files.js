@@ -149,6 +149,7 @@ export function askAgain() {
   abortPhotos = new AbortController();
   for (const entry of photos) Object.assign(entry, { answer: null, error: "", state: "waiting" });
   if (open && !open.isFilm) showEntry(open);
+  updateStatus();
   work([...photos].sort((one, other) => (other === open) - (one === open)), AT_ONCE, abortPhotos.signal, askPhoto);
 }
 

@@ -1,6 +1,6 @@
 // Sample photographs, whose origins are listed in CREDITS.md.
 
-import { byId, element, showMessage } from "./elements.js";
+import { byId, element } from "./elements.js";
 import { fetchFile } from "./service.js";
 
 const SAMPLES = [
@@ -19,13 +19,7 @@ export function addSamples(take) {
     const choose = element("button", "", thumbnail);
     choose.type = "button";
     choose.title = name;
-    choose.addEventListener("click", async () => {
-      try {
-        await take(load(thumbnail.src, file), `${name}. ${credit}`);
-      } catch (error) {
-        showMessage(error.message);
-      }
-    });
+    choose.addEventListener("click", () => take(load(thumbnail.src, file), `${name}. ${credit}`));
     byId("samples").append(element("li", "", choose));
   }
 }

@@ -9,7 +9,7 @@ const LONGEST_WAIT_S = 4; // a service that asks for more had no time for this r
 export const about = { networks: [], classes: [], colours: {}, ink: "", version: "", megabytes: 0, film_megabytes: 0 };
 
 export async function loadAbout() {
-  const told = await (await fetch("/health")).json();
+  const told = await (await fetchFile("/health")).json();
   Object.assign(about, told, { classes: told.classes[told.networks[0]] }); // `emotion app` has the same for all networks
 }
 
