@@ -497,6 +497,11 @@ def test_settings_that_exclude_each_other_are_refused():
     assert Settings.of({"split": "random", "folds": 5, "fold": 4}).data.fold == 4
     with pytest.raises(UserError, match=r"^plain_epochs=2: needs a last epoch; set trainer.max_epochs$"):
         Settings.of({"plain_epochs": 2, "trainer": {"max_epochs": -1}})
+    with pytest.raises(UserError, match=r"^schedule=cosine: needs an end of training; set trainer.max_epochs or"):
+        Settings.of({"schedule": "cosine", "trainer": {"max_epochs": -1}})
+    assert Settings.of({"schedule": "cosine", "trainer": {"max_epochs": -1, "max_steps": 9}}).trainer.max_steps == 9
+    with pytest.raises(UserError, match=r"^sam_rho: .*trainer\.accumulate_grad_batches=1$"):
+        Settings.of({"sam_rho": 0.05, "trainer": {"accumulate_grad_batches": 2}})
     with pytest.raises(UserError, match=r"^trainer.min_epochs=9: at most trainer.max_epochs=5 is legal$"):
         Settings.of({"trainer": {"max_epochs": 5, "min_epochs": 9}})
     with pytest.raises(UserError, match=r"^unfreeze=3: would freeze random weights; .* init=$"):
@@ -783,7 +788,7 @@ EFFECTIVE = {
     "label_smoothing": ("label_smoothing=0.1", "teacher=small", "teacher=small distill=1"),
     "focal_gamma": ("focal_gamma=1", "teacher=null", "teacher=small distill=1"),
     "loss": ("loss=mine.py:Loss", "teacher=small distill=0.5", "teacher=small distill=1"),
-    "logit_adjustment": ("logit_adjustment=1", "balance=class_weights", "balance=weighted_sampler"),
+    "logit_adjustment": ("logit_adjustment=1", "balance=none", "balance=class_weights"),
     "layer_decay": ("layer_decay=0.5", "model=vgg16_ft unfreeze=3", "model=vgg16_fe"),
     "weights": ("weights=x.safetensors", "model=vgg16_ft", "model=vgg16_ft init=runs/a"),
     "rotation": ("rotation=20", "augment=true", "augment=false"),
@@ -829,7 +834,11 @@ def test_a_setting_without_effect_is_refused(key):
 
 @pytest.mark.parametrize(
     "words",
-    ["logit_adjustment=1 balance=none teacher=small distill=1", "layer_decay=0.5 model=custom network=mine.py:Net"],
+    [
+        "logit_adjustment=1 balance=none teacher=small distill=1",
+        "logit_adjustment=1 balance=offline",
+        "layer_decay=0.5 model=custom network=mine.py:Net",
+    ],
 )
 def test_another_reason_for_no_effect(words):
     with pytest.raises(UserError, match="has no effect; it needs "):

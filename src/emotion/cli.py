@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from emotion import __version__
-from emotion.errors import UserError, exit_on_user_error, printable, require_choice
+from emotion.errors import MISSING_GLYPH, UserError, exit_on_user_error, printable, require_choice
 from emotion.extras import require_extra
 from emotion.inference.limits import Limits
 from emotion.privacy import keep_private
@@ -780,5 +780,5 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files can contain bytes that are not text
     # Pillow warns of damaged images, which the commands read or refuse with a message of their own.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    warnings.filterwarnings("ignore", "Glyph .* missing from")  # names of classes may be of any script
+    warnings.filterwarnings("ignore", MISSING_GLYPH)
     app()

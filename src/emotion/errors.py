@@ -23,6 +23,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+MISSING_GLYPH = "Glyph .* missing from"
+"""A warning of Matplotlib: names of classes may be of any script, and fonts lack some."""
+
+
 def printable(text: str) -> str:
     """Returns a text in which characters that control a terminal are escaped; names of files can hold them."""
     return "".join(

@@ -81,8 +81,8 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
         (_learns_labels, "a share of the labels, distill below 1"),
     ),
     "logit_adjustment": (
-        lambda values: values["balance"] in ("none", "class_weights") and _learns_labels(values),
-        "classes of different shares, balance=none or class_weights, and a share of the labels, distill below 1",
+        lambda values: values["balance"] == "none" and _learns_labels(values),
+        "balance=none, since it balances the classes itself, and a share of the labels, distill below 1",
     ),
     "layer_decay": (
         lambda values: values["unfreeze"] != 0 and values["network"] is None,

@@ -450,6 +450,10 @@ def _check_together(made: Settings) -> None:
     plain, network, weights = made.augmentation.plain_epochs, made.network, made.training.weights
     if plain and made.trainer.max_epochs == -1:
         raise UserError(f"plain_epochs={plain}: needs a last epoch; set trainer.max_epochs")
+    if made.optimizer.schedule == "cosine" and made.trainer.max_epochs == made.trainer.max_steps == -1:
+        raise UserError("schedule=cosine: needs an end of training; set trainer.max_epochs or trainer.max_steps")
+    if made.optimizer.sam_rho and made.trainer.accumulate_grad_batches > 1:
+        raise UserError("sam_rho: gradients cannot be accumulated; use trainer.accumulate_grad_batches=1")
     if weights not in (None, "none") and network.backbone is None:
         raise UserError(
             f"weights={weights}: models of family {network.family} have no backbone; use weights=none, or a model of "

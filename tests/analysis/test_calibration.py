@@ -112,9 +112,12 @@ def test_temperature_has_the_lowest_loss_of_a_grid():
 
 
 def test_temperature_stays_in_its_range():
+    """If all are right, a lower one than 1 would always be better, though others will be wrong."""
     labels = np.arange(70) % 7
     right = 0.3 * np.eye(7, dtype=np.float32)[labels] + np.float32(0.1)
-    assert fit_temperature(predictions_of(right, labels)) == pytest.approx(0.05, rel=0.01)
+    assert fit_temperature(predictions_of(right, labels)) == 1
+    one_wrong = np.append(labels[:-1], (labels[-1] + 1) % 7)
+    assert 0.05 < fit_temperature(predictions_of(right, one_wrong)) < 1
     assert fit_temperature(predictions_of(right, (labels + 1) % 7)) == pytest.approx(20, rel=0.01)
 
 

@@ -138,6 +138,12 @@ def test_numbers_that_may_count_from_0_or_from_1_are_not_guessed_for_other_image
     )
 
 
+def test_excluded_labels_beside_numbers_do_not_count():
+    found = resolve("1", "2", "3", "misc", classes=["a", "b", "c"], exclude=["misc"])
+    assert found.ids == {"1": 0, "2": 1, "3": 2, "misc": None}
+    assert refusal("1", "2", "misc", classes=["a", "b"]).startswith("faces/1: class '1' is not one of a, b")
+
+
 def test_names_that_are_numbers_are_names():
     found = resolve("7", "5", classes=["5", "7"])
     assert found.ids == {"7": 1, "5": 0}

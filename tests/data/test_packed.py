@@ -239,6 +239,38 @@ def test_changed_files_are_packed_again_and_the_stale_pack_removed(tree, cache, 
     assert present != stale
 
 
+def test_exchanged_images_are_packed_again(tree):
+    """They have the same size and time, as files from an archive may have."""
+    first, second, third = tree / "happy" / "0.bmp", tree / "sad" / "0.bmp", tree / "third"
+    for path in (first, second):
+        os.utime(path, ns=(0, 0))
+    pack(FolderSource(tree))
+    for old, new in ((first, third), (second, first), (third, second)):
+        old.rename(new)
+    assert_holds(pack(FolderSource(tree)), FolderSource(tree))
+
+
+def test_a_changed_target_of_a_link_is_packed_again(tree):
+    path, store = tree / "happy" / "1.bmp", tree / ".store.bmp"
+    path.rename(store)
+    path.symlink_to(store)
+    before = pack(FolderSource(tree)).images.tolist()
+    save(store, draw_image(3, seed=9, index=4, size=24))
+    packed = pack(FolderSource(tree))
+    assert packed.images.tolist() != before
+    assert_holds(packed, FolderSource(tree))
+
+
+def test_a_cache_that_cannot_be_written_is_read(tree, monkeypatch):
+    before = pack(FolderSource(tree))
+
+    def refuse(lock):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("emotion.data.packed.FileLock.acquire", refuse)
+    assert pack(FolderSource(tree)).names.tolist() == before.names.tolist()
+
+
 def test_changed_csv_is_packed_again(tmp_path, cache):
     path = tmp_path / "fer2013.csv"
     row = f"0,{' '.join(['7'] * 2304)},Training\n"

@@ -324,6 +324,31 @@ def test_random_keeps_groups_together_and_classes_in_proportion(seed):
         assert (np.abs(counts - expected) <= 8).all()  # of persons with up to 30 images
 
 
+def test_persons_of_many_images_are_held_out_as_often_as_others():
+    packed, owners = persons(0)
+    held_out = np.zeros(2)  # of the persons with the most and with the fewest images
+    names, counts = np.unique(owners, return_counts=True)
+    extremes = [set(names[np.argsort(counts)[part]].tolist()) for part in (slice(-15, None), slice(15))]
+    for seed in range(40):
+        division = split(packed, "random", seed=seed, groups=owners)
+        others = {*owners[division.val].tolist(), *owners[division.test].tolist()}
+        held_out += [len(others & members) for members in extremes]
+    assert (held_out / (40 * 15)).tolist() == pytest.approx([0.4, 0.4], abs=0.1)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("rare", [1, 2])
+@pytest.mark.parametrize("seed", range(5))
+def test_every_class_trains(place, rare, seed):
+    sizes = [40, 40, 40]
+    sizes[place] = rare
+    packed = labelled(np.repeat(np.arange(3), sizes))
+    division = split(packed, "random", seed=seed)
+    assert_disjoint_and_complete(division, list(range(len(packed))))
+    assert set(packed.labels[division.train].tolist()) == {0, 1, 2}
+    assert len(division.val) == len(division.test) == round(0.2 * sum(sizes))
+
+
 def test_group_duplicates_keeps_identical_images_together_in_random():
     hashes = np.random.default_rng(1).integers(200, size=287)
     packed = labelled(hashes=hashes)

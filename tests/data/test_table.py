@@ -342,6 +342,16 @@ def test_numbers_with_a_decimal_point_are_those_without(tmp_path):
     assert opened(path).classes == ("0.0", "1.0"), "without names they are names themselves"
 
 
+@pytest.mark.parametrize(("encoding", "labels"), [("gbk", ("高兴", "悲伤")), ("latin-1", ("fatigué", "gai"))])
+def test_labels_that_are_not_utf_8_are_refused(tmp_path, encoding, labels):
+    """Otherwise different labels would become one class."""
+    photos(tmp_path, "a.png", "b.png")
+    rows = (f"{name},{label}" for name, label in zip(("a.png", "b.png"), labels, strict=True))
+    path = write(tmp_path / "list.csv", "path,label", *rows, encoding=encoding)
+    with pytest.raises(UserError, match=rf"^{path} line 2: .* is not UTF-8; save the table as UTF-8$"):
+        opened(path)
+
+
 def test_a_label_outside_the_classes_is_named_with_its_first_line(tmp_path):
     path = write(tmp_path / "list.csv", "path,label", "a.png,happy", "b.png,hapy", "c.png,hapy")
     assert refusal(path, classes=["happy", "sad"]) == (

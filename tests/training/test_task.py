@@ -289,12 +289,6 @@ class TestSharpnessAware:
         assert logged(tmp_path, "train/acc") == pytest.approx([float(right.float().mean())])
         assert trainer.global_step == 3
 
-    def test_accumulated_gradients_are_refused(self, make_task, make_trainer, make_loader, tmp_path):
-        trainer = make_trainer(tmp_path, accumulate_grad_batches=2)
-        with pytest.raises(UserError, match=r"^sam_rho: .*trainer\.accumulate_grad_batches=1") as error:
-            trainer.fit(make_task(sam_rho=0.1), make_loader())
-        assert "\n" not in str(error.value)
-
 
 def average_by_hand(first, states, decay, steps_per_epoch=1000):
     average = {name: value.clone() for name, value in first.items()}

@@ -66,6 +66,8 @@ def calibration(probabilities: NDArray[np.float32], labels: NDArray[np.int64], b
 def fit_temperature(predictions: Predictions) -> float:
     """Returns the temperature, 0.05..20, at which the predictions have the lowest mean negative log likelihood.
 
+    It is at least 1 where all of them are right: then the lowest one would be the best, and tells nothing of others.
+
     Args:
         predictions: predictions for validation images, since test images must not choose anything.
 
@@ -83,7 +85,8 @@ def fit_temperature(predictions: Predictions) -> float:
         scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
         return -float(scaled[images, predictions.labels].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(_TEMPERATURE_RANGE), method="bounded").x))
+    fitted = float(np.exp(minimize_scalar(loss, bounds=np.log(_TEMPERATURE_RANGE), method="bounded").x))
+    return max(1.0, fitted) if (predictions.predicted == predictions.labels).all() else fitted
 
 
 def with_temperature(predictions: Predictions, temperature: float) -> Predictions:

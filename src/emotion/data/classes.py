@@ -142,20 +142,24 @@ class ClassRule:
         return require_classes(names)
 
     def _numbers(self, found: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str | None]:
-        """Returns the name of each label if all labels are numbers that count along the list, None beyond it."""
+        """Returns the name of each label if all are numbers that count along the list, None beyond it.
+
+        Excluded labels that are no numbers do not count.
+        """
+        counted = [label for label in found if _is_number(label) or canonical(label) not in self.excluded]
         # The order of numbers along FERPLUS would be a guess, since the columns of its votes have another one.
-        if isinstance(self.classes, str) or not self.counts or not _all_numbers(found) or any(map(_is_number, names)):
+        if isinstance(self.classes, str) or not self.counts or not _all_numbers(counted) or any(map(_is_number, names)):
             return {}
-        first = self._first_number(found)
-        if first == 1 and found and max(map(int, found)) < len(names):
+        first = self._first_number(counted)
+        if first == 1 and counted and max(map(int, counted)) < len(names):
             if not self.guess:
-                numbers = sorted(found, key=int)
+                numbers = sorted(counted, key=int)
                 raise UserError(
                     f"{found[numbers[0]]}: the numbers {listed(numbers)} count from 0 or from 1, which no 0 and no "
                     f"{len(names)} tells; write the names in place of the numbers"
                 )
             log.warning("classes: numbers count from 1, since there is no 0: 1 is %s", names[0])
-        places = {label: int(label) - first for label in found}
+        places = {label: int(label) - first for label in counted}
         return {label: names[place] if place < len(names) else None for label, place in places.items()}
 
     def _first_number(self, found: Iterable[str]) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISLNK
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +58,7 @@ class FilesSource(Source):
         self._real_root = root.resolve()
 
     def stamp(self) -> object:
-        """Returns a hash of the decoding code, and names, sizes and modification times of all files.
-
-        Those of links are their own, not those of their targets.
-        """
+        """Returns a hash of the decoding code, and names, sizes and times of all files (see `stat_of`)."""
         return digest(inspect.getsource(decode)), [(file.name, *stat_of(file.path)) for file in self.files]
 
     def __len__(self) -> int:
@@ -90,6 +88,8 @@ class FilesSource(Source):
             return BadImageError(f"{file.place}: {error}")
         except FileNotFoundError:
             return BadImageError(f"{file.place}: no such file")
+        except PermissionError as error:
+            return BadImageError(f"{file.place}: {error.strerror}")
         except Exception as error:
             # Decoders raise nearly any exception for a damaged file.
             reason = str(error).replace(f" {str(file.path)!r}", "") or type(error).__name__
@@ -203,13 +203,18 @@ class Fer2013Folders(FolderSource):
         return np.asarray(image)[np.newaxis]  # [1, 48, 48]
 
 
-def stat_of(path: Path) -> tuple[int, int]:
-    """Returns size and modification time of a file, -1 for one that is missing."""
+def stat_of(path: Path) -> tuple[int, ...]:
+    """Returns size, time of modification and time of change of a file, and those of the target of a link.
+
+    The last time tells files apart that were renamed. A missing file has none of them.
+    """
     try:
-        stat = path.lstat()
+        stats = [path.lstat()]
+        if S_ISLNK(stats[0].st_mode):
+            stats.append(path.stat())
     except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
+        return ()
+    return tuple(value for each in stats for value in (each.st_size, each.st_mtime_ns, each.st_ctime_ns))
 
 
 def _count(folder: Path) -> int:

@@ -155,13 +155,14 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
     identity, content = fingerprint(source)
     root = make_cache_folder("packed")
     folder = root / f"{identity}-{content}-v{FORMAT}"
-    with FileLock(root / f"{identity}.lock"):
-        packed = _find(folder)
-        # What could not be read then may be readable now, as with a package that was missing.
-        if packed is None or (packed.skipped and on_bad_image == "error"):
-            _remove_stale(root, identity)
-            _write(source, folder, on_bad_image)
-            packed = _open(folder)
+    packed = _find(folder, on_bad_image)  # without the lock, for which a shared cache may be read-only
+    if packed is None:
+        with FileLock(root / f"{identity}.lock"):
+            packed = _find(folder, on_bad_image)
+            if packed is None:
+                _remove_stale(root, identity)
+                _write(source, folder, on_bad_image)
+                packed = _open(folder)
     if packed.skipped:
         log.warning(
             "%d images skipped, the first: %s; on_bad_image=error tries them again",
@@ -225,14 +226,18 @@ def _with_progress(source: Source) -> Iterable[LabelledImage | BadImageError]:
     return track(source, "packing images", len(source), console=console, disable=not console.is_terminal)
 
 
-def _find(folder: Path) -> PackedImages | None:
-    """Opens a folder, or returns None if it is incomplete, as after a crash or a partial clean-up of the cache."""
+def _find(folder: Path, on_bad_image: OnBadImage) -> PackedImages | None:
+    """Opens a folder, or returns None if it must be packed again.
+
+    It is incomplete after a crash or a partial clean-up of the cache. What could not be read when it was packed may be
+    readable now, as with a package that was missing.
+    """
     try:
         packed = _open(folder)
-        return packed if (folder / PIXELS).stat().st_size == packed.images.nbytes else None
+        complete = (folder / PIXELS).stat().st_size == packed.images.nbytes
     except Exception:
-        # A truncated file can make numpy raise anything; the source is then packed again.
-        return None
+        return None  # a truncated file can make numpy raise anything
+    return packed if complete and not (packed.skipped and on_bad_image == "error") else None
 
 
 def _open(folder: Path) -> PackedImages:

@@ -204,7 +204,9 @@ def _by_class(labels: NDArray[np.int64], rng: np.random.Generator) -> Indices:
 def _deal(labels: NDArray[np.int64], groups: Indices | None, sizes: Sequence[int], rng: np.random.Generator) -> Indices:
     """Returns the side of each of n images, int64 [n], for sides of given sizes with sum n.
 
-    Without groups the sizes are exact, and a class is off its proportion by at most one image in each side.
+    Without groups the sizes are exact, and a class is off its proportion by at most one image in each side. If it had
+    no image in side 0, which trains, one of its images, drawn at random, goes there in exchange for one of another
+    class.
     """
     if groups is not None:
         return _deal_groups(labels, groups, sizes, rng)
@@ -215,6 +217,11 @@ def _deal(labels: NDArray[np.int64], groups: Indices | None, sizes: Sequence[int
         # Evenly spaced images of this order are as many of each class as its proportion asks for.
         steps = np.arange(len(order) + 1) * sizes[side] // len(order)
         sides[order[np.diff(steps) > 0]] = side
+    for label in np.setdiff1d(labels, labels[sides == 0]):
+        own = rng.choice(np.flatnonzero(labels == label))
+        most = np.bincount(labels[sides == 0]).argmax()
+        other = rng.choice(np.flatnonzero((labels == most) & (sides == 0)))
+        sides[other], sides[own] = sides[own], 0
     return sides
 
 
@@ -223,8 +230,8 @@ def _deal_groups(
 ) -> Indices:
     """Returns the side of each of n images, int64 [n]; whole groups go to one side.
 
-    Each group, from the largest to the smallest, goes to the side that lacks most of what the group has: images of its
-    classes, and images at all. This lowers the sum over sides and classes of (images - target)² / images of the class.
+    Each group, from the largest to the smallest, goes to the side that lacks the largest share of what the group has
+    and the side should have: images of its classes, and images at all. So each side gets groups of every size.
     """
     number = int(groups.max(initial=-1)) + 1
     used = [side for side, size in enumerate(sizes) if size > 0]
@@ -235,14 +242,15 @@ def _deal_groups(
     np.add.at(counts, (groups, labels), 1)
     counts[:, -1] = counts.sum(1)
     portions = counts / np.maximum(counts.sum(0), 1)  # [G, K + 1], of all images of the class
-    lacking = np.repeat(np.array(sizes)[:, np.newaxis] / len(labels), counts.shape[1], 1)  # [sides, K + 1]
+    targets = np.array(sizes)[:, np.newaxis] / len(labels)  # [sides, 1]
+    lacking = np.repeat(targets, counts.shape[1], 1)  # [sides, K + 1]
     sides = np.empty(number, np.int64)
     order = np.lexsort((rng.random(number), -counts[:, -1]))
     empty = set(used)
     for done, group in enumerate(order):
         # The last groups go to sides that have none.
         candidates = list(empty) if number - done <= len(empty) else used
-        side = candidates[int(np.argmax(lacking[candidates] @ counts[group]))]
+        side = candidates[int(np.argmax(lacking[candidates] / targets[candidates] @ counts[group]))]
         sides[group] = side
         lacking[side] -= portions[group]
         empty.discard(side)

@@ -189,6 +189,8 @@ class TableSource(FilesSource):
         for part, table in self._tables:
             column = table.column(group_by, "group_by")
             groups |= {row.name: fields[column] for row, fields in self._rows(part, table)}
+        for name in names:
+            _require_utf_8(groups[name], f"group_by={group_by}, {name}")
         missing = [name for name in names if not groups[name]]
         if missing:
             raise UserError(f"group_by={group_by}: no value for {len(missing):,} images, as {missing[0]}")
@@ -212,6 +214,7 @@ class TableSource(FilesSource):
             place = f"{table.path} line {line}"
             if not fields[labels]:
                 raise UserError(f"{place}: no label in column {columns.label_column!r}")
+            _require_utf_8(fields[labels], place)
             own = part if splits is None else _part(fields[splits], place)
             yield _Row(self._name(fields[paths], place), fields[labels], own, place), fields
 
@@ -264,6 +267,12 @@ def _with_whole_numbers(rows: list[_Row]) -> list[_Row]:
     if not all(WHOLE.fullmatch(row.label) for row in rows):
         return rows
     return [replace(row, label=row.label.partition(".")[0]) for row in rows]
+
+
+def _require_utf_8(text: str, place: str) -> None:
+    """Refuses a text with the sign for letters that could not be decoded, which would make different texts equal."""
+    if "\ufffd" in text:
+        raise UserError(f"{place}: {text!r} is not UTF-8; save the table as UTF-8")
 
 
 def _require_unique(rows: Sequence[_Row]) -> None:

@@ -137,7 +137,7 @@ class TensorBoardFigures(Callback):
         if batch_idx or trainer.current_epoch % self.every:
             return
         batch = batch[0] if isinstance(batch, list) else batch
-        if batch.inputs.ndim == 4 and batch.inputs.dtype != torch.float16:
+        if batch.inputs.ndim == 4 and batch.inputs.shape[1] in (1, 3):  # features have more channels
             from torchvision.utils import make_grid
 
             grid = make_grid(batch.inputs[: self.images].cpu(), nrow=8)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from emotion.config import SAME_NAME, conf_dir, register_resolvers
-from emotion.errors import UserError, disk_is_full, exit_on_user_error, first_line
+from emotion.errors import MISSING_GLYPH, UserError, disk_is_full, exit_on_user_error, first_line
 from emotion.files import hide_home
 from emotion.overrides import check_overrides, quote_arguments
 from emotion.privacy import keep_private
@@ -41,6 +41,7 @@ def main() -> None:
     # Hydra then raises its errors in place of printing them, so that `exit_on_user_error` can print one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     warnings.filterwarnings("ignore", SAME_NAME)
+    warnings.filterwarnings("ignore", MISSING_GLYPH)
     register_resolvers()
     with exit_on_user_error():
         if APART not in os.environ:  # for the runs of a sweep, the sweep has decided on it

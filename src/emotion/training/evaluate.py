@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from glob import glob
@@ -18,7 +19,7 @@ from emotion.analysis.predictions import Predictions, mean_predictions
 from emotion.data.classes import require_same_classes
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.data.votes import VotesFile, open_votes, vote_columns
-from emotion.errors import UserError, exit_on_user_error, require_choice
+from emotion.errors import MISSING_GLYPH, UserError, exit_on_user_error, require_choice
 from emotion.files import expand, hide_home
 from emotion.models.device import find_device
 from emotion.models.onnx import ViewsName
@@ -53,6 +54,7 @@ def main() -> None:
         print(USAGE)
         return
     keep_private()
+    warnings.filterwarnings("ignore", MISSING_GLYPH)
     with exit_on_user_error():
         options = parse_arguments(sys.argv[1:], OPTIONS)
         patterns = options.pop("ckpt", None) or []

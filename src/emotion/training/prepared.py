@@ -90,6 +90,7 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     if recorded:
         group_steps(data, trainer)
     _log_sizes(settings, task, data, teachers.names)
+    _warn_of_short_training(settings)
     if resumes:
         # The frozen part computes features before the Trainer loads the checkpoint, and says what is wrong with it.
         with suppress(RuntimeError):
@@ -111,6 +112,18 @@ def _log_sizes(settings: Settings, task: EmotionTask, data: EmotionDataModule, t
     log.info("classes: %s", listed(data.classes))
     if teachers:
         log.info("teachers: %s", "; ".join(teachers))
+
+
+def _warn_of_short_training(settings: Settings) -> None:
+    """Says which parts of the training a short one does not reach."""
+    epochs, plain = settings.trainer.max_epochs or 0, settings.augmentation.plain_epochs
+    optimizer = settings.optimizer
+    if optimizer.schedule == "cosine" and 0 < epochs <= optimizer.warmup_epochs:
+        log.warning(
+            "warmup_epochs=%g: the learning rate rises until the last of %d epochs", optimizer.warmup_epochs, epochs
+        )
+    if 0 < epochs <= plain:
+        log.warning("plain_epochs=%d: no image is augmented in any of %d epochs", plain, epochs)
 
 
 def _resume(settings: Settings, folder: RunFolder, data: EmotionDataModule, teachers: Teachers) -> int:

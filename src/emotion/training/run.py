@@ -42,6 +42,7 @@ IGNORED_WARNINGS = (
     ".*capturable=True.* but step.. is running without CUDA graph capture",  # before the step is recorded
     "To copy construct from a tensor",  # Lightning's monitor of a learning rate on the device
     "Checkpoint directory .* exists and is not empty",  # a resumed run
+    "ReduceLROnPlateau conditioned on metric",  # which the task steps itself
 )
 """Warnings of PyTorch and Lightning about things that a run does on purpose."""
 SIGTERM_STATUS = 128 + signal.SIGTERM

@@ -295,8 +295,6 @@ class EmotionTask(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimiser of the trainable parameters, and the schedule."""
         settings = self.optimizer_settings
-        if settings.sam_rho and self.trainer.accumulate_grad_batches > 1:
-            raise UserError("sam_rho: gradients cannot be accumulated; use trainer.accumulate_grad_batches=1")
         optimizer = build_optimizer(self.network.layers(), self._rate(settings.lr), settings, self._fused)
         names = ("lr", "weight_decay", "momentum")
         # As numbers: a rate on the device is a tensor that the schedule changes in place.
@@ -333,11 +331,9 @@ class EmotionTask(LightningModule):
     def _planned_steps(self) -> tuple[int, int]:
         """Returns the numbers of the optimiser's steps in the whole training and in an epoch."""
         trainer = self.trainer
-        steps = trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise UserError("schedule=cosine: needs an end of training; set trainer.max_epochs or trainer.max_steps")
+        steps = int(trainer.estimated_stepping_batches)
         trainer.fit_loop.setup_data()
-        return int(steps), math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        return steps, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
     def _rate(self, value: float) -> float | Tensor:
         """Returns a learning rate as the optimiser gets it: a number here, in `RecordedTask` a tensor on the device."""
