@@ -241,7 +241,7 @@ def test_changed_files_are_packed_again_and_the_stale_pack_removed(tree, cache, 
 
 def test_exchanged_images_are_packed_again(tree):
     """They have the same size and time, as files from an archive may have."""
-    first, second, third = tree / "happy" / "0.bmp", tree / "sad" / "0.bmp", tree / "third"
+    first, second, third = tree / "happy" / "1.bmp", tree / "sad" / "2.bmp", tree / "third"
     for path in (first, second):
         os.utime(path, ns=(0, 0))
     pack(FolderSource(tree))
