@@ -430,7 +430,8 @@ def export(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Images for the comparison with PyTorch, by default those of the training: data=synthetic ..."
+            help="Images for the comparison with PyTorch, as data=synthetic; by default those of the training of a "
+            ".ckpt, and FER2013 for other files."
         ),
     ] = None,
     ckpt: Weights = "small",

@@ -59,8 +59,10 @@ def describe_settings() -> str:
         f"models: {', '.join(choice_names('model'))}\n\n"
         f"recipes, recipe=<name>: {', '.join(choice_names('recipe'))}\n\n"
         f"experiments: {', '.join(choice_names('experiment'))}\n\n"
-        f"launchers of -m, hydra/launcher=<name>: basic (one run after another), {', '.join(LAUNCHERS)}\n\n"
-        "settings, with defaults and legal values (a model, recipe or experiment changes some of the defaults):\n\n"
+        f"launchers of -m, hydra/launcher=<name>: basic (one run after another), {', '.join(LAUNCHERS)}\n"
+        "search in place of every combination: -m hydra/sweeper=search\n\n"
+        "settings, with defaults (a model, recipe or experiment changes some of them; a wrong value gets a line that "
+        "names the legal ones):\n\n"
         f"{as_yaml()}"
     )
 

@@ -101,7 +101,11 @@ class DataSettings(Group):
         SOURCE,
     )
     votes: str = setting(
-        "data/ferplus/votes.csv", "labels=ferplus, evaluate.py: file of the votes of FER+", NEW, FIXED, SOURCE
+        "data/ferplus/votes.csv",
+        "labels=ferplus: file of the votes of FER+; evaluate.py compares with them if it is given",
+        NEW,
+        FIXED,
+        SOURCE,
     )
     soft_labels: bool = setting(
         True,
@@ -259,7 +263,7 @@ class OptimizerSettings(Group):
     )
     sam_rho: AtLeastZero = setting(0, "radius of sharpness-aware minimisation; 0: off")
     ema_decay: BelowOne = setting(
-        0, "use the moving average of the weights, with this decay (0.99 to 0.9999); 0: off", FIXED
+        0, "use the moving average of the weights, with this decay, usually 0.99 to 0.9999; 0: off", FIXED
     )
     schedule: ScheduleName = setting("none", "none | plateau | cosine", FIXED)
     warmup_epochs: AtLeastZero = setting(0, "schedule=cosine: number of first epochs in which the learning rate rises")

@@ -30,7 +30,7 @@ if "emotion.training.command" in words and "seed=2" in words:
 """
 
 
-# Their processes start slowly; `make test` has the other two.
+# Their processes start slowly; `make test` has basic.
 SLOW = [pytest.param(name, marks=pytest.mark.check) for name in ("ray", "submitit_local")]
 
 

@@ -39,7 +39,7 @@ class FilmFrame:
 
     Attributes:
         number: number of the frame, from 0.
-        second: when the frame is shown, seconds from the start of the film.
+        second: when the frame is shown, seconds after the first frame.
         faces: the N faces, from left to right, with the numbers of their persons.
         portraits: small copies of the N faces, RGB uint8 [`PORTRAIT_SIDE`, `PORTRAIT_SIDE`, 3], if asked for.
     """

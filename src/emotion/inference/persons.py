@@ -45,7 +45,7 @@ class Person:
 
     Attributes:
         number: number of the person, from 1.
-        first: when the person is seen first, seconds from the start of the film.
+        first: when the person is seen first, seconds after the first frame.
         last: when the person is seen last: the end of that frame.
         seconds: seconds for which the person is seen.
         shares: the share of these seconds for which each class is the most probable one, by class; the sum is 1.
