@@ -1,7 +1,8 @@
 """How a table of README and docs is laid out, and what its modules share."""
 
 import re
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from emotion.analysis.document import Cell
@@ -14,6 +15,11 @@ def markdown(header: Sequence[str], columns: str, rows: Iterable[Sequence[str | 
     rule = ["---:" if column == "r" else "---" for column in columns]
     texts = ([str(cell) for cell in row] for row in (header, rule, *rows))
     return "\n".join(re.sub(r"\| (?= \|)", "|", f"| {' | '.join(row)} |") for row in texts)
+
+
+def spread(values: Sequence[float], form: str, middle: Callable[[Sequence[float]], float] = statistics.median) -> str:
+    """Writes the median, or another middle, of some values, and between which they lie."""
+    return f"{middle(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def span(values: Iterable[float], form: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import accuracy
-from layout import ROOT, markdown
+from layout import ROOT, markdown, spread
 
 MEASURED = ROOT / "benchmarks/results/peers.json"
 SEEN = 0.8
@@ -179,7 +179,7 @@ def installed() -> str:
     """Time, size and versions of all measured networks."""
     rows = []
     for key, own in sorted(measured().items(), key=lambda one: statistics.median(one[1]["milliseconds"])):
-        times = (_spread(own["milliseconds"], ".1f"), _spread(own["cold_seconds"], ".1f"))
+        times = (spread(own["milliseconds"], ".1f"), spread(own["cold_seconds"], ".1f"))
         versions = ", ".join(f"{name} {version}" for name, version in list(own["versions"].items())[1:])
         rows.append((_title(key, own), *times, f"{own['megabytes']:,}", NETWORKS[key].fed, versions))
     header = ("Network", "ms a face", "Cold start, s", "MB installed", "What the network gets", "With")
@@ -235,7 +235,3 @@ def _properties(own: Mapping[str, Any]) -> tuple[str, ...]:
         f"{statistics.median(own['cold_seconds']):.1f}",
         f"{own['megabytes']:,}",
     )
-
-
-def _spread(values: list[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"

@@ -3,10 +3,11 @@
 import json
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from layout import ROOT, markdown
+from layout import ROOT, markdown, spread
 
 CONTESTANTS = {
     "limit": "the limit: bare steps on one batch in memory",
@@ -59,12 +60,15 @@ def _processor(name: str) -> str:
     return str(environment["cpu"]).replace("(R)", "").removesuffix(" Processor")
 
 
+over_seeds = partial(spread, form=".3f", middle=statistics.mean)
+
+
 def service() -> str:
     """Requests a second of `emotion serve`."""
     rows = []
     for detect, name in ((True, "faces are detected and classified"), (False, "the image is one face already")):
         rates = [_rates(detect, clients) for clients in (1, 8)]
-        rows.append((name, *(f"{statistics.median(own):.0f} ({min(own):.0f} to {max(own):.0f})" for own in rates)))
+        rows.append((name, *(spread(own, ".0f") for own in rates)))
     return markdown(("Requests a second", "One client", "Eight clients"), "lrr", rows)
 
 
@@ -244,7 +248,7 @@ def overhead() -> str:
 def curves() -> str:
     """Accuracy after ten epochs on features and on images."""
     rows = [
-        (f"`{views}`", _over_seeds([seed[-1] for seed in seeds]), str(len(seeds)))
+        (f"`{views}`", over_seeds([seed[-1] for seed in seeds]), str(len(seeds)))
         for views, seeds in _benchmark("curves")["curves"].items()
     ]
     return markdown(("`feature_views`", "Validation accuracy", "Seeds"), "lrr", rows)
@@ -256,18 +260,14 @@ def activation_scale() -> str:
     rows = [
         (
             f"`{scale}`",
-            *(_over_seeds([seed[epoch] for seed in measured["dead_channels"][scale]]) for epoch in (0, -1)),
-            _over_seeds([seed[-1] for seed in seeds]),
+            *(over_seeds([seed[epoch] for seed in measured["dead_channels"][scale]]) for epoch in (0, -1)),
+            over_seeds([seed[-1] for seed in seeds]),
             str(len(seeds)),
         )
         for scale, seeds in measured["curves"].items()
     ]
     header = ("`activation_scale`", "Dead after 10 steps", "Dead after 100 steps", "Validation accuracy", "Seeds")
     return markdown(header, "lrrrr", rows)
-
-
-def _over_seeds(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def _benchmark(name: str) -> Any:

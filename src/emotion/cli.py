@@ -749,8 +749,6 @@ def info(
     from rich.table import Table
     from rich.text import Text
 
-    from emotion.errors import printable
-
     require_extra("train", "emotion data info")
     images = _data_module(settings)
     counts = images.counts()

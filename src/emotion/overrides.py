@@ -18,6 +18,7 @@ from emotion.errors import UserError
 from emotion.extras import require_extra
 from emotion.files import expand
 from emotion.settings import (
+    IMAGE_CHANGES,
     OWN_DATA,
     TABLE_SETTINGS,
     DataSettings,
@@ -36,9 +37,7 @@ PLAIN = {*texts(), *FOLDERS, *LISTS, "out"} - {*CONFIG_GROUPS}
 The names of files in `conf/` are not among them: a comma separates two of them.
 """
 _AFFINE = (lambda values: values["augment"] or values["balance"] == "offline", "augment=true or balance=offline")
-# The augmentation that changes single images, and all augmentation.
-_CHANGES = ("augment", "flip", "brightness", "contrast", "erase")
-_AUGMENTED = (*_CHANGES, "mixup", "cutmix", "augmentation")
+_AUGMENTED = (*IMAGE_CHANGES, "mixup", "cutmix", "augmentation")
 _RANDOM = ("folds", "group_by")
 
 
@@ -67,7 +66,7 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
     "fold": (lambda values: values["folds"] is not None, "folds="),
     **dict.fromkeys(("distill", "distill_temperature"), (lambda values: values["teacher"] is not None, "teacher=")),
     "distill_views": (
-        lambda values: values["teacher"] is not None and any(values[key] for key in _CHANGES),
+        lambda values: values["teacher"] is not None and any(values[key] for key in IMAGE_CHANGES),
         "teacher= and augmentation that changes single images (augment=true, flip)",
     ),
     "offline_strength": (lambda values: values["balance"] == "offline", "balance=offline"),

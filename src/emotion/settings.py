@@ -168,6 +168,10 @@ class BatchSettings(Group):
     )
 
 
+IMAGE_CHANGES = ("augment", "flip", "brightness", "contrast", "erase")
+"""The settings that turn on augmentation of single images."""
+
+
 class AugmentationSettings(Group):
     """Augmentation, which is drawn anew for every image and epoch."""
 
@@ -396,16 +400,8 @@ class Settings(BaseModel):
 
 
 GROUPS: dict[str, type[Group]] = {
-    "run": RunSettings,
-    "data": DataSettings,
-    "batches": BatchSettings,
-    "augmentation": AugmentationSettings,
-    "network": NetworkSettings,
-    "loss": LossSettings,
-    "distillation": DistillationSettings,
-    "optimizer": OptimizerSettings,
-    "training": TrainingSettings,
-    "trainer": TrainerSettings,
+    name: field.annotation  # type: ignore[misc]
+    for name, field in Settings.model_fields.items()
 }
 """The groups by their names in `Settings`."""
 

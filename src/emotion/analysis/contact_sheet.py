@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from numpy.typing import NDArray
 
-from emotion.analysis.figures import short_name
+from emotion.analysis.figures import rgb, short_name
 from emotion.data.audit import Audit, Group
 from emotion.data.packed import PackedImages
 from emotion.palette import BAND, BLUE, GREEN, ORANGE, PURPLE, SOFT_TEXT, TEXT
@@ -131,9 +131,7 @@ def _draw_card(axes: Axes, card: _Card, x: float, y: float, packed: PackedImages
     axes.text(x + 0.1, y + 0.15, card.title, color=SOFT_TEXT, **style)
     for position, row in enumerate(card.rows):
         left, top = x + 0.1 + 1.06 * position, y + 0.3
-        image = packed.images[row]  # [1 or 3, S, S]
-        pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)  # [S, S, 3]
-        axes.imshow(pixels, extent=(left, left + 1, top + 1, top), aspect="auto", zorder=2)
+        axes.imshow(rgb(packed.images[row]), extent=(left, left + 1, top + 1, top), aspect="auto", zorder=2)
         part = str(packed.parts[row])
         name = short_name(packed.classes[packed.labels[row]], _NAME)
         axes.text(left + 0.5, top + 1.11, name, color=TEXT, ha="center", **style)

@@ -174,6 +174,11 @@ def short_name(name: str, length: int = _MAX_NAME) -> str:
     return name if len(name) <= length else f"{name[: length - 1 - tail]}…{name[-tail:]}"
 
 
+def rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns an image uint8 [1 or 3, H, W] as Matplotlib shows it, [H, W, 3]."""
+    return np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure in the format of the file's suffix, at 120 dots per inch.
 
@@ -353,8 +358,7 @@ def _gallery(images: NDArray[np.uint8], titles: Sequence[str], columns: int) -> 
     for axes in grid:
         axes.set_axis_off()
     for axes, image, title in zip(grid, images, titles, strict=False):
-        pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)  # [H, W, 3]
-        axes.imshow(pixels, interpolation="nearest")
+        axes.imshow(rgb(image), interpolation="nearest")
         axes.set_title(title, fontsize=8, parse_math=False)
     return figure
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from emotion.analysis.figures import rgb
 from emotion.errors import UserError, require_choice
 from emotion.models.network import Network
 from emotion.palette import SOFT_TEXT
@@ -27,6 +28,7 @@ predicted class no more than blurring the region that the map of another image m
 """
 
 _BATCH_SIZE = 32
+_COLUMNS = 4  # pairs of an image and its heatmap in a row
 _GAP = 0.04  # between an image and its heatmap, in widths of the image
 _OPACITY = 0.7  # of the heatmap where it is 1
 
@@ -78,29 +80,23 @@ def heatmaps(
     return maps
 
 
-def heatmap_figure(
-    images: NDArray[np.uint8], heatmaps: NDArray[np.float32], titles: Sequence[str], columns: int = 4
-) -> Figure:
+def heatmap_figure(images: NDArray[np.uint8], heatmaps: NDArray[np.float32], titles: Sequence[str]) -> Figure:
     """Draws pairs: each image, and beside it the image under its heatmap.
 
     Args:
         images: uint8 [N, C, S, S], C = 1 (grey) or 3 (RGB); N may be 0.
         heatmaps: float [N, S, S], from 0 (transparent) to 1 (bright yellow).
         titles: N titles, one for each pair.
-        columns: number of pairs in a row, at least 1.
 
     Returns:
         A figure of N pairs, or of the text "no images".
 
     Raises:
-        ValueError: the shapes or lengths do not match, or `columns` is below 1.
+        ValueError: the shapes or lengths do not match.
     """
-    if heatmaps.shape != (len(images), *images.shape[2:]) or len(titles) != len(images) or columns < 1:
-        raise ValueError(
-            f"images {images.shape}, heatmaps {heatmaps.shape} and {len(titles)} titles do not match, "
-            f"or columns={columns} is below 1"
-        )
-    columns = min(columns, len(images)) or 1
+    if heatmaps.shape != (len(images), *images.shape[2:]) or len(titles) != len(images):
+        raise ValueError(f"images {images.shape}, heatmaps {heatmaps.shape} and {len(titles)} titles do not match")
+    columns = min(_COLUMNS, len(images)) or 1
     rows = math.ceil(len(images) / columns) or 1
     figure = Figure((2.9 * columns, 1.75 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -116,7 +112,7 @@ def heatmap_figure(
 
 def _draw_pair(axes: Axes, image: NDArray[np.uint8], heatmap: NDArray[np.float32]) -> None:
     height, width = heatmap.shape
-    pixels = np.broadcast_to(image, (3, height, width)).transpose(1, 2, 0)  # [S, S, 3]
+    pixels = rgb(image)
     left, right = (0.0, width, height, 0.0), ((1.0 + _GAP) * width, (2.0 + _GAP) * width, height, 0.0)
     for extent in (left, right):
         axes.imshow(pixels, extent=extent, interpolation="nearest")

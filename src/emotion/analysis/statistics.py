@@ -14,6 +14,8 @@ from emotion.errors import UserError
 
 Metric = Literal["acc", "f1_macro", "balanced_acc"]
 
+LEVEL = 0.95
+"""Probability of the intervals."""
 DRAWN = 2**24
 """Largest number of counts that are drawn at a time."""
 
@@ -27,32 +29,12 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class PairedTest:
-    """Two runs compared on the same images.
-
-    Attributes:
-        only_first: number of images that only the first run classifies correctly.
-        only_second: number of images that only the second run classifies correctly.
-        difference: accuracy of the first run minus that of the second, -1..1.
-        interval: the confidence interval of `difference`.
-        p_value: p-value of McNemar's exact test, two-sided: the probability of counts at least as unequal if both
-            runs are equally good.
-    """
-
-    only_first: int
-    only_second: int
-    difference: float
-    interval: Interval
-    p_value: float
-
-
-@dataclass(frozen=True)
 class Difference:
     """Two configurations compared, each with one or several runs.
 
     Attributes:
         difference: mean accuracy of the first minus that of the second, -1..1.
-        interval: the confidence interval of `difference`.
+        interval: the 95 % confidence interval of `difference`.
         p_value: two-sided p-value of the hypothesis that both are equally good.
         runs: number of runs of the first and of the second; of cross-validations, number of differences of folds.
     """
@@ -76,7 +58,7 @@ class Summary:
 
 
 def bootstrap_interval(
-    matrix: NDArray[np.int64], metric: Metric, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
+    matrix: NDArray[np.int64], metric: Metric, *, seed: int = 0, resamples: int = 2000, level: float = LEVEL
 ) -> Interval:
     """Computes the confidence interval of a metric by the percentile bootstrap over images.
 
@@ -94,19 +76,16 @@ def bootstrap_interval(
     return _percentiles(np.concatenate(values), level)
 
 
-def paired_test(
-    first: Predictions, second: Predictions, *, seed: int = 0, resamples: int = 2000, level: float = 0.95
-) -> PairedTest:
-    """Compares the accuracy of two runs on the same images, in any order.
+def paired_test(first: Predictions, second: Predictions, *, resamples: int = 2000) -> Difference:
+    """Compares the accuracy of two runs on the same images, in any order, by McNemar's exact test.
 
-    The p-values of many tests need a correction, for example `holm`.
+    Its p-value is the probability of as many images or more that only one of them classifies correctly, if both are
+    equally good. The p-values of many tests need a correction, for example `holm`.
 
     Args:
         first: predictions of one run.
         second: predictions of the other run.
-        seed: seed of the resampling.
-        resamples: number of resamples, each of as many images as there are, drawn with replacement.
-        level: share of the resamples inside the interval of the difference, 0..1.
+        resamples: number of resamples for the interval, each of as many images as there are, drawn with replacement.
 
     Raises:
         UserError: the runs differ in their images or in the labels of their images.
@@ -119,20 +98,17 @@ def paired_test(
     only_first, only_second = int((correct_first & ~correct_second).sum()), int((correct_second & ~correct_first).sum())
     # Images that both runs classify correctly, or both wrongly, cancel in the difference, so one count holds them all.
     counts = np.array([only_first, only_second, images - only_first - only_second])
-    draws = np.concatenate(list(_resample(counts, seed, resamples)))  # [R, 3]
+    draws = np.concatenate(list(_resample(counts, 0, resamples)))  # [R, 3]
     discordant = only_first + only_second
-    return PairedTest(
-        only_first,
-        only_second,
+    return Difference(
         difference=(only_first - only_second) / images,
-        interval=_percentiles((draws[:, 0] - draws[:, 1]) / images, level),
+        interval=_percentiles((draws[:, 0] - draws[:, 1]) / images),
         p_value=float(binomtest(only_first, discordant).pvalue) if discordant else 1.0,
+        runs=(1, 1),
     )
 
 
-def compare_seeds(
-    first: Mapping[int, Predictions], second: Mapping[int, Predictions], *, level: float = 0.95
-) -> Difference:
+def compare_seeds(first: Mapping[int, Predictions], second: Mapping[int, Predictions]) -> Difference:
     """Compares the mean accuracy of two configurations over their seeds, on the same images.
 
     The squared standard error of the difference is the variance of a mean over images plus that of a mean over seeds:
@@ -146,7 +122,6 @@ def compare_seeds(
     Args:
         first: predictions of one configuration by seed.
         second: predictions of the other configuration by seed.
-        level: probability of the interval, 0..1.
 
     Raises:
         UserError: the runs differ in their images or in the labels of their images.
@@ -154,8 +129,7 @@ def compare_seeds(
     """
     counts = len(first), len(second)
     if counts == (1, 1):
-        test = paired_test(*first.values(), *second.values(), level=level)
-        return Difference(test.difference, test.interval, test.p_value, counts)
+        return paired_test(*first.values(), *second.values())
     reference = next(iter(first.values()))
     pairs = {seed: _correct_on_same_images(run, reference)[0] for seed, run in first.items()}
     others = {seed: _correct_on_same_images(run, reference)[0] for seed, run in second.items()}
@@ -163,10 +137,10 @@ def compare_seeds(
     accuracies = ({seed: float(run.mean()) for seed, run in runs.items()} for runs in (pairs, others))
     over_seeds = _seed_variance(*accuracies)
     over_images = _Variance(float(by_image.var()) / len(by_image), len(by_image) - 1)
-    return _t_test(float(by_image.mean()), [over_seeds, over_images], counts, level)
+    return _t_test(float(by_image.mean()), [over_seeds, over_images], counts)
 
 
-def compare_folds(differences: Sequence[float], folds: int, *, level: float = 0.95) -> Difference:
+def compare_folds(differences: Sequence[float], folds: int) -> Difference:
     """Compares two configurations by their differences in accuracy on the folds of a cross-validation.
 
     This is the corrected t-test of Nadeau and Bengio (Machine Learning 52, 2003): the training images of two folds
@@ -175,11 +149,10 @@ def compare_folds(differences: Sequence[float], folds: int, *, level: float = 0.
     Args:
         differences: accuracy of the first minus that of the second, on the same held-out images, for n >= 2 folds.
         folds: number of folds of the cross-validation, at least 2.
-        level: probability of the interval, 0..1.
     """
     count = len(differences)
     variance = float(np.var(differences, ddof=1)) * (1 / count + 1 / (folds - 1))
-    return _t_test(float(np.mean(differences)), [_Variance(variance, count - 1)], (count, count), level)
+    return _t_test(float(np.mean(differences)), [_Variance(variance, count - 1)], (count, count))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -226,7 +199,7 @@ def _seed_variance(first: Mapping[int, float], second: Mapping[int, float]) -> _
     return _Variance(pooled * sum(1 / len(values) for values in groups), freedom)
 
 
-def _t_test(difference: float, variances: Sequence[_Variance], runs: tuple[int, int], level: float) -> Difference:
+def _t_test(difference: float, variances: Sequence[_Variance], runs: tuple[int, int]) -> Difference:
     """Tests a difference whose variance is the sum of some variances, with the degrees of freedom of Satterthwaite."""
     from scipy.stats import t
 
@@ -236,7 +209,7 @@ def _t_test(difference: float, variances: Sequence[_Variance], runs: tuple[int, 
         return Difference(difference, interval, 1.0, runs)
     error = variance**0.5
     freedom = variance**2 / sum(part.value**2 / part.freedom for part in variances if part.value)
-    half = float(t.ppf((1 + level) / 2, freedom)) * error
+    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
     p_value = float(2 * t.sf(abs(difference) / error, freedom))
     interval = Interval(max(-1.0, difference - half), min(1.0, difference + half))
     return Difference(difference, interval, p_value, runs)
@@ -268,7 +241,7 @@ def _metric_values(matrices: NDArray[np.int64], metric: Metric) -> NDArray[np.fl
     return np.asarray(np.mean(numerator / np.maximum(denominator, 1), axis=1, where=support > 0), np.float64)
 
 
-def _percentiles(values: NDArray[np.float64], level: float) -> Interval:
+def _percentiles(values: NDArray[np.float64], level: float = LEVEL) -> Interval:
     low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
     return Interval(float(low), float(high))
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emotion.settings import AugmentationSettings, check_zoom
+from emotion.settings import IMAGE_CHANGES, AugmentationSettings, check_zoom
 
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 10 / 3)
 """Ranges of an erased rectangle: its area as a share of the image, and its height divided by its width."""
@@ -113,8 +113,7 @@ class Augmentation:
     @property
     def changes(self) -> bool:
         """Whether any augmentation is on."""
-        settings = self.settings
-        return any((settings.augment, settings.flip, settings.brightness, settings.contrast, settings.erase))
+        return any(getattr(self.settings, key) for key in IMAGE_CHANGES)
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Draws the parameters of `count` images of this size from a CPU generator."""

@@ -10,7 +10,7 @@ import numpy as np
 from emotion.data.classes import AUTO, CSV_CLASSES, ClassRule
 from emotion.data.decode import BadImageError
 from emotion.data.labelled import FER_PARTS, LabelledImage, Source
-from emotion.data.lines import read_lines
+from emotion.data.lines import read_lines, whole_number
 from emotion.errors import UserError
 from emotion.settings import FER_SIZE
 
@@ -89,7 +89,7 @@ class Fer2013Csv(Source):
         return counts
 
     def _class(self, row: list[str]) -> str:
-        return CSV_CLASSES[_digit(row[self.columns["emotion"]].strip(), len(CSV_CLASSES))]
+        return CSV_CLASSES[whole_number(row[self.columns["emotion"]].strip(), len(CSV_CLASSES))]
 
     def _read(self, row: list[str], line: int, number: int) -> LabelledImage | BadImageError | None:
         """Returns the image of a row, or None if its class is left out.
@@ -107,13 +107,6 @@ class Fer2013Csv(Source):
         except (IndexError, KeyError, ValueError):
             expected = "emotion 0..6, 2,304 pixels 0..255, Usage " + "/".join(FER_PARTS)
             return BadImageError(f"{self.path} line {line}: broken row (expected {expected})")
-
-
-def _digit(text: str, limit: int) -> int:
-    value = int(text)
-    if not 0 <= value < limit:
-        raise ValueError(text)
-    return value
 
 
 def _existing_csv(path: Path) -> Path:

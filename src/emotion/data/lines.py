@@ -34,3 +34,15 @@ def read_lines(path: Path, kind: str) -> Iterator[str]:
             if not line:
                 return
             yield line
+
+
+def whole_number(text: str, limit: int) -> int:
+    """Reads a whole number from 0 to below a limit.
+
+    Raises:
+        ValueError: the text is none.
+    """
+    value = int(text)
+    if not 0 <= value < limit:
+        raise ValueError(text)
+    return value

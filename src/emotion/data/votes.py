@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from emotion.data.classes import canonical, listed
 from emotion.data.labelled import FER_PARTS
-from emotion.data.lines import read_lines
+from emotion.data.lines import read_lines, whole_number
 from emotion.errors import UserError
 
 if TYPE_CHECKING:  # which needs packages that emotion data fetch does not
@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # which needs packages that emotion data fetch does not
 EMOTIONS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
 VOTED = (*EMOTIONS, "unknown", "NF")
 """The columns of votes; NF stands for an image without a face."""
+MOST_VOTES = 10_000
+"""Numbers of votes are smaller."""
 _LINE = re.compile(r"[^:]+:(\d{1,9})")
 """The name of an image of `data=fer2013_csv`: the file and the row, of which the header is the first."""
 
@@ -216,7 +218,7 @@ def _read(path: Path) -> VotesFile:
             raise UserError(f"{path}: no column {', '.join(missing)}; found: {listed(header) or 'none'}")
         image, *columns = (header.index(column) for column in needed[: 1 + len(VOTED)])
         for number, row in enumerate(filter(None, rows)):
-            values = [_count(row[column]) for column in columns]
+            values = [whole_number(row[column], MOST_VOTES) for column in columns]
             key = str(number) if own else row[image]
             if key in counts:
                 raise UserError(
@@ -235,10 +237,3 @@ def _read(path: Path) -> VotesFile:
     except csv.Error as error:
         raise UserError(f"{path} line {rows.line_num}: not CSV ({error})") from None
     return VotesFile(path, counts, parts)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 10_000:
-        raise ValueError(text)
-    return value

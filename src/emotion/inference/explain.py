@@ -9,6 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 from PIL import Image
 
+from emotion.analysis.figures import short_name
 from emotion.analysis.gradcam import Method
 from emotion.errors import UserError, require_choice
 from emotion.inference.crops import crop_faces, crop_square
@@ -84,7 +85,7 @@ def _draw_row(
 ) -> None:
     panels = row.subplots(1, 5, width_ratios=(1, 1, 1, 1, 1.5))
     between = " " if len(label) <= LONGEST_TITLE else "\n"
-    titles = ("", *(f"{TITLES[method]}:{between}{_short(label)}" for method in get_args(Method)))
+    titles = ("", *(f"{TITLES[method]}:{between}{short_name(label, LONGEST_NAME)}" for method in get_args(Method)))
     for axes, title, heatmap in zip(panels, titles, (None, *heatmaps), strict=False):
         axes.imshow(pixels)
         axes.set_title(title, fontsize=9, parse_math=False)
@@ -101,18 +102,13 @@ def _draw_bars(axes: Any, face: Face, label: str) -> None:
     names = [name for name in face.probabilities if name in highest]
     values = [face.probabilities[name] for name in names]
     bars = axes.barh(range(len(names)), values, color=[ORANGE if name == label else LIGHT_BLUE for name in names])
-    axes.set_yticks(range(len(names)), [_short(name) for name in names], parse_math=False)
+    axes.set_yticks(range(len(names)), [short_name(name, LONGEST_NAME) for name in names], parse_math=False)
     axes.bar_label(bars, [f"{value:.0%}" for value in values], padding=3, fontsize=8)
     axes.set_xlim(0, 1.15)
     axes.invert_yaxis()
     axes.set_xticks([])
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)
-
-
-def _short(name: str) -> str:
-    """Shortens a class name, so that it leaves room for the pictures."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
 
 def _title(image: ImageInput) -> str:

@@ -25,7 +25,6 @@ class Limits:
             at once.
         film_megabytes: size of a film, in units of 10^6 bytes; it lies in a temporary file, not in memory.
         film_upload_seconds: time for a film to arrive.
-        films: number of films that arrive or are classified at the same time; a further one is refused after 2 s.
 
     Raises:
         UserError: a value is negative or not finite.
@@ -41,7 +40,6 @@ class Limits:
     requests: int = 32
     film_megabytes: float = 500
     film_upload_seconds: float = 600
-    films: int = 1
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

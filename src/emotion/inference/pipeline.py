@@ -75,7 +75,7 @@ class Pipeline:
         self.recognizers, self.limits, self.metrics = dict(recognizers), limits, Metrics(recognizers)
         threads = min(DETECTOR_THREADS, _cores())
         self.arriving, self.running = Slots(limits.uploads), Slots(limits.requests)
-        self.films = Slots(limits.films, 10, "another film is being classified")
+        self.films = Slots(1, 10, "another film is being classified")
         self.queue = Queue(threads, limits.wait)
         self._detectors, self._free_detectors = ThreadPoolExecutor(threads, "faces"), asyncio.Semaphore(threads)
         self._batchers = {

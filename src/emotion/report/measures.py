@@ -15,7 +15,7 @@ from emotion.analysis.summary import format_number
 from emotion.report.configurations import Configuration, interval
 from emotion.report.runs import Run, SkippedRun, images_digest
 from emotion.report.sections import belong_together
-from emotion.report.tables import MEANS, interval_text, name_cell, shared_parts, value_cell
+from emotion.report.tables import MEANS, interval_cell, name_cell, shared_parts, value_cell
 
 SIGNIFICANT = 0.05
 _PARTS = {"All test images": "all", "PublicTest": "public", "PrivateTest": "private", "Without duplicates": "distinct"}
@@ -258,7 +258,7 @@ def _pair_row(pair: Pair) -> Row:
         name_cell(pair.first),
         name_cell(pair.second),
         Cell(f"{test.difference:+.4f}", numbers={"": test.difference}),
-        Cell(interval_text(test.interval), numbers={"low": test.interval.low, "high": test.interval.high}),
+        interval_cell(test.interval),
         f"{test.runs[0]} : {test.runs[1]}",
         Cell(_p_text(test.p_value), numbers={"": test.p_value}),
         Cell(_p_text(pair.corrected), numbers={"": pair.corrected}),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from emotion.config import choice_names, compose, settings
+from emotion.config import choice_names, compose, flatten, settings
 from emotion.files import expand
 from emotion.models.weights import file_stem
 from emotion.report.published import RUNS, PublishedRun
@@ -62,8 +62,8 @@ def differences(values: Mapping[str, Any], published: PublishedRun | None) -> di
     experiment = published.experiment if published else None
     config = _compose(experiment=experiment, recipe=recipe_name, model=values["model"])
     config.update({key: values.get(key) for key in RECIPE_KEYS})
-    recipe = dict(_flat(settings(config)))
-    given = dict(_flat(values)) | {"weights": weights_name(values)}
+    recipe = flatten(settings(config))
+    given = flatten(values) | {"weights": weights_name(values)}
     keys = [*recipe, *(key for key in given if key not in recipe)]
     changed = [key for key in keys if given.get(key, recipe.get(key)) != recipe.get(key)]
     return {key: _typed(given[key]) for key in changed if key not in _RUNTIME_KEYS}
@@ -90,7 +90,7 @@ def earlier_settings(values: Mapping[str, Any], changes: Sequence[Change]) -> di
 
 def typed_settings(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns all settings but the seed and those of paths and hardware, with values as on the command line."""
-    given = dict(_flat(values)) | {"weights": weights_name(values)}
+    given = flatten(values) | {"weights": weights_name(values)}
     return {key: _typed(value) for key, value in given.items() if key not in _RUNTIME_KEYS}
 
 
@@ -112,14 +112,6 @@ def _compose(**chosen: str | None) -> DictConfig:
 
 
 _cached_compose = lru_cache(compose)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _typed(value: object) -> str:

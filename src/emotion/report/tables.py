@@ -68,7 +68,7 @@ def shared_parts(
     Args:
         configuration: the configuration.
         networks: its networks as text, such as the number of seeds.
-        seeds: for each seed, its values by stage of the augmentation (`none` or `tta`) and part.
+        seeds: for each seed, its values by test-time augmentation (`none` or `several views`) and part.
 
     Yields:
         The name for the row, the test-time augmentation, the part, and the value of each seed.
@@ -131,7 +131,7 @@ def _compared_row(published: PublishedRun, configuration: Configuration) -> Row:
         f"{published.test:.2f}",
         replace(value_cell(accuracy), note=configuration.seeds),
         "" if configuration.not_comparable_because else _difference_cell(accuracy.mean - published.test),
-        _interval_cell(configuration.test_interval("acc")),
+        interval_cell(configuration.test_interval("acc")),
         verdict_cell(configuration, published),
     )
     if published.train is None:
@@ -149,7 +149,8 @@ def _difference_cell(difference: float) -> Cell:
     return Cell(f"{difference:+.3f}", numbers={"": difference})
 
 
-def _interval_cell(bounds: Interval) -> Cell:
+def interval_cell(bounds: Interval) -> Cell:
+    """Returns a cell with an interval."""
     return Cell(interval_text(bounds), numbers={"low": bounds.low, "high": bounds.high})
 
 

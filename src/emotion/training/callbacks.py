@@ -24,6 +24,8 @@ CHARTS = {
     }
 }
 """Charts of several curves: names of groups, names of charts, regular expressions on the names of the curves."""
+FIGURES_EVERY, SHOWN_IMAGES = 10, 64
+"""Epochs between figures, and largest number of images shown of a batch."""
 
 
 class RandomState(Callback):
@@ -117,13 +119,8 @@ class Patience(EarlyStopping):
 class TensorBoardFigures(Callback):
     """Writes augmented batches and confusion matrices to TensorBoard, and its charts of training beside validation.
 
-    Args:
-        every: number of epochs between figures; on a fast device, drawing them takes longer than an epoch.
-        images: largest number of images shown of a batch.
+    On a fast device, drawing them takes longer than an epoch, so that they come every `FIGURES_EVERY` epochs.
     """
-
-    def __init__(self, every: int = 10, images: int = 64) -> None:
-        self.every, self.images = every, images
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes which curves share a chart; TensorBoard shows these charts under Custom Scalars."""
@@ -134,19 +131,19 @@ class TensorBoardFigures(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch | list[Batch], batch_idx: int
     ) -> None:
         """Writes the first batch of the epoch as the network gets it, if it consists of images."""
-        if batch_idx or trainer.current_epoch % self.every:
+        if batch_idx or trainer.current_epoch % FIGURES_EVERY:
             return
         batch = batch[0] if isinstance(batch, list) else batch
         if batch.inputs.ndim == 4 and batch.inputs.shape[1] in (1, 3):  # features have more channels
             from torchvision.utils import make_grid
 
-            grid = make_grid(batch.inputs[: self.images].cpu(), nrow=8)
+            grid = make_grid(batch.inputs[:SHOWN_IMAGES].cpu(), nrow=8)
             for writer in _writers(trainer):
                 writer.add_image("train/batch", grid, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the confusion matrix of the validation images."""
-        if trainer.current_epoch % self.every == 0:
+        if trainer.current_epoch % FIGURES_EVERY == 0:
             self._write_matrix(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -60,7 +60,7 @@ def main() -> None:
         patterns = options.pop("ckpt", None) or []
         patterns = patterns if isinstance(patterns, list) else [patterns]
         paths = [path for pattern in patterns for path in _matches(str(pattern))]
-        given = {key: options.pop(key) for key in ("out", "device", "tta", "network") if key in options}
+        given = {key: options.pop(key) for key in OPTIONS if key in options}
         evaluate(paths, options, **given)
 
 

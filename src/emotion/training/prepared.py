@@ -18,7 +18,7 @@ from emotion.files import hide_home
 from emotion.models.network import Network, feature_count
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.plugins import Plugins
-from emotion.settings import Settings, TrainerSettings, TrainingSettings
+from emotion.settings import Settings, TrainerSettings
 from emotion.training.checkpoint import read_content, read_progress
 from emotion.training.environment import describe_environment
 from emotion.training.features import FeatureCache
@@ -192,7 +192,11 @@ def _configure_speed(settings: Settings, task: EmotionTask, data: EmotionDataMod
     if views:
         cache = FeatureCache(task.train_on_features(), device, settings.run.seed, str(trainer.precision))
         data.train_on_features(cache, views)
-    if _should_compile(wanted, device) if wanted.compile == "auto" else wanted.compile:
+    compiled = wanted.compile
+    if compiled == "auto":
+        # It takes up to a minute, too long for a run that may stop early; on CPUs, compiled steps were slower.
+        compiled = device.type == "cuda" and wanted.patience is None
+    if compiled:
         task.compile_network()
 
 
@@ -209,11 +213,6 @@ def _auto_feature_views(task: EmotionTask, data: EmotionDataModule, device: torc
     side = task.network.preprocess.image_size
     values = feature_count(frozen, torch.zeros(1, 1, side, side, dtype=torch.uint8), "the network")
     return int(2 * values * len(data.packed) <= AUTO_FEATURES_BYTES)
-
-
-def _should_compile(training: TrainingSettings, device: torch.device) -> bool:
-    """Compiling takes up to a minute, too long for a run that may stop early; on CPUs, compiled steps were slower."""
-    return device.type == "cuda" and training.patience is None
 
 
 def build_task(

@@ -215,7 +215,9 @@ def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:
     results = write_results(
         folder.path, title, _facts(settings, record), stages, trained.data, history, best.epoch, record
     )
-    _log_hparams(settings, trained.trainer, {stage: results[stage] for stage in evaluated})
+    names = ("loss", "acc", "f1_macro")
+    final = {f"{stage}/{name}": results[stage][name] for stage in evaluated for name in names}
+    log_results(trained.trainer.loggers, settings, final)
     last, metrics = evaluated[-1], results[evaluated[-1]]
     log.info(
         "%s accuracy %.4f, macro F1 %.4f on %d images", last, metrics["acc"], metrics["f1_macro"], metrics["num_images"]
@@ -251,9 +253,3 @@ def _facts(settings: Settings, record: dict[str, Any]) -> dict[str, str]:
             for change in record.get("changes", ())
         }
     )
-
-
-def _log_hparams(settings: Settings, trainer: Trainer, results: dict[str, Any]) -> None:
-    names = ("loss", "acc", "f1_macro")
-    final = {f"{stage}/{name}": metrics[name] for stage, metrics in results.items() for name in names}
-    log_results(trainer.loggers, settings, final)

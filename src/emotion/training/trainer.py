@@ -133,5 +133,5 @@ def _checkpoint(folder: RunFolder, name: str, monitor: str | None = None, mode: 
 def best_precision(accelerator: str) -> str:
     """Returns the value of `trainer.precision` that `auto` stands for on an accelerator of this machine."""
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return "bf16-mixed" if {"amx_bf16", "avx512_bf16"} & set(cpu_flags()) else "32-true"
+        return "bf16-mixed" if {"amx_bf16", "avx512_bf16"} & cpu_flags() else "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"

@@ -2,7 +2,7 @@
 
 import { drawFaces, newCanvas, smallCopy } from "./drawing.js";
 import { imageTable, save, stem } from "./downloads.js";
-import { byId, counted, element, scrollToResults, showMessage, showParts } from "./elements.js";
+import { byId, counted, element, percent, scrollToResults, showMessage, showParts } from "./elements.js";
 import { joined, titleOf } from "./faces.js";
 import { pauseFilm, runFilm, showFilm } from "./film.js";
 import { showHeatmaps, showResult } from "./result.js";
@@ -223,7 +223,7 @@ function drawFilmTile({ tile, share, state }) {
 function stateOf({ name, state, answer, isFilm, share, film, error }) {
   if (state === "failed") return error.replace(`${name}: `, "");
   if (state === "waiting") return "waiting";
-  if (state === "busy") return isFilm ? `${Math.round(100 * share)} %` : "looking …";
+  if (state === "busy") return isFilm ? percent(share) : "looking …";
   if (isFilm) return film ? counted(film.persons.length, "person") : "stopped";
   const { faces, found } = answer;
   return faces.length === 1 ? titleOf(faces[0]) : found ? counted(found, "face") : "no face";

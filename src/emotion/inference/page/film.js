@@ -2,7 +2,7 @@
 
 import { filmTable, save, stem, timelinePage } from "./downloads.js";
 import { drawFaces, fitCanvas } from "./drawing.js";
-import { byId, counted, element, show, showMessage } from "./elements.js";
+import { byId, counted, element, percent, show, showMessage } from "./elements.js";
 import { titleOf } from "./faces.js";
 import { askFilm } from "./service.js";
 import { drawTimeline } from "./timeline.js";
@@ -92,7 +92,7 @@ function showProgress({ rows, share, state }) {
   const bar = byId("progress-bar");
   if (share) bar.value = share;
   else bar.removeAttribute("value");
-  byId("percent").textContent = share ? `${Math.round(100 * share)} %` : "";
+  byId("percent").textContent = share ? percent(share) : "";
   const last = rows.at(-1);
   const waits = state === "waiting" ? "waits for the film before it" : "sending the film …";
   byId("progress-text").textContent = last ? `${last.second.toFixed(1)} s are done` : waits;
