@@ -1,6 +1,7 @@
 """The Docker image of the service."""
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -29,7 +30,8 @@ def arguments(instruction: str) -> list[str]:
 def test_it_installs_the_base_on_a_slim_image() -> None:
     assert arguments("FROM") == ["python:3.12-slim"]
     (run,) = arguments("RUN")
-    assert re.search(r"pip install --no-cache-dir /tmp/emotion(?!\[)", run)
+    pinned = "--constraint /tmp/emotion/constraints.txt"
+    assert re.search(rf"pip install --no-cache-dir {pinned} /tmp/emotion(?!\[)", run)
 
 
 def test_the_service_has_no_rights_of_root() -> None:
@@ -62,18 +64,21 @@ def test_the_health_check_passes_with_a_service_alone(monkeypatch: pytest.Monkey
     monkeypatch.setenv("EMOTION_HOSTS", "faces.example")  # names of this machine are answered nevertheless
     command = arguments("HEALTHCHECK")[0].partition("CMD ")[2]
     check = [sys.executable, *json.loads(command)[1:]]
-    assert subprocess.run(check, capture_output=True, check=False).returncode == 1
+    proxy = os.environ | {"http_proxy": "http://127.0.0.1:9"}  # Docker passes that of the user on
+    assert subprocess.run(check, capture_output=True, check=False, env=proxy).returncode == 1
     with subprocess.Popen([sys.executable, "-m", *json.loads(arguments("CMD")[0])]) as process:
-        await_health(port)
-        assert subprocess.run(check, capture_output=True, check=False).returncode == 0
-        process.terminate()
+        try:
+            await_health(port)
+            assert subprocess.run(check, capture_output=True, check=False, env=proxy).returncode == 0
+        finally:
+            process.terminate()
 
 
 def test_the_build_gets_only_what_the_package_needs() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert next(line for line in lines if not line.startswith("#")) == "*"
     kept = {line[1:] for line in lines if line.startswith("!")}
-    assert kept == {"src", "conf", "pyproject.toml", "README.md", "LICENSE"}
+    assert kept == {"src", "conf", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
     assert all((ROOT / name).exists() for name in kept)
 
 

@@ -69,6 +69,26 @@ def test_weights_are_in_half_precision_and_statistics_are_not_rounded(network: N
         assert torch.equal(loaded[name], value.half().float() if state[name].dtype == torch.float16 else value)
 
 
+def test_weights_beyond_half_precision_are_kept(network: Network, tmp_path: Path) -> None:
+    network.state_dict()["backbone.0.0.weight"][0, 0, 0, 0] = 1e5
+    save_pretrained(tmp_path / "mine.safetensors", network, Card(SETTINGS))
+    loaded = load_pretrained(tmp_path / "mine.safetensors").network.state_dict()
+    assert loaded["backbone.0.0.weight"][0, 0, 0, 0] == 1e5
+
+
+def test_whole_numbers_are_no_weights(network: Network, tmp_path: Path) -> None:
+    """A quantised network holds them, without the scale."""
+    path = tmp_path / "mine.safetensors"
+    save_pretrained(path, network, Card(SETTINGS))
+    rounded = {
+        name: value.round().to(torch.int8) if value.dtype == torch.float16 else value
+        for name, value in load_file(path).items()
+    }
+    save_file(rounded, path, {"emotion": json.dumps({"network": SETTINGS})})
+    with pytest.raises(UserError, match="it has other kinds of numbers in backbone"):
+        load_pretrained(path)
+
+
 def test_grey_and_rgb_bytes_and_floats_of_any_size(network: Network, images: Tensor, tmp_path: Path) -> None:
     save_pretrained(tmp_path / "mine.safetensors", network, Card(SETTINGS))
     classifier = load_pretrained(tmp_path / "mine.safetensors")
@@ -137,6 +157,8 @@ def test_other_files_are_refused_in_one_line(content: str, network: Network, tmp
             ({"temperature": value}, f"temperature={value}")
             for value in (float("nan"), float("inf"), 0, -1, True, "x", [1])
         ),
+        ({"temperature": 10**400}, "temperature=1000"),
+        *(({"facts": value}, f"facts={value}: not a description") for value in (None, [1], "x")),
         *(({"views": value}, f"views={value}") for value in ("x", None, ["flip"])),
         *(({"side": value}, f"side={value}") for value in (0, -3, 40_000, 48.5, "x", None)),
         *(

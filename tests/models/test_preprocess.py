@@ -26,6 +26,9 @@ def test_bytes_equal_floats_divided_by_255(normalize, channels, stored):
     preprocess = Preprocess(channels, 24, normalize)
     images = pixels(2, stored, 24, 24)
     assert torch.equal(preprocess(images), preprocess(images.float() / 255))
+    for kind in (torch.int32, torch.int64):
+        assert torch.equal(preprocess(images.to(kind)), preprocess(images))
+    torch.testing.assert_close(preprocess(images.double() / 255), preprocess(images))
 
 
 @pytest.mark.parametrize(

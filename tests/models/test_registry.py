@@ -5,6 +5,8 @@ from torch import nn
 
 from emotion.errors import UserError
 from emotion.models.registry import FAMILIES as REGISTERED
+from emotion.models.registry import build_network
+from emotion.settings import NetworkSettings
 
 CNN = {"family": "cnn", "blocks": [1, 1]}
 RESNET = {"family": "resnet", "blocks": [1, 1], "width": 4, "stem_stride": 2}
@@ -134,3 +136,16 @@ def test_values_out_of_range_are_one_clear_line(settings, changes, message):
 
 def test_a_family_without_a_backbone_has_a_title_for_the_page() -> None:
     assert all(family.title or "backbone" in family.needs for family in REGISTERED.values())
+
+
+def test_a_network_of_ones_own_may_have_filters_of_any_dimension():
+    class Net(nn.Module):
+        def __init__(self, num_classes):
+            super().__init__()
+            self.conv = nn.Conv3d(1, num_classes, 1)
+
+        def forward(self, images):
+            return self.conv(images[:, None]).mean((2, 3, 4))
+
+    network = build_network(NetworkSettings(family="custom", network="x.py:Net"), 3, Net)
+    assert network(torch.zeros(2, 1, 48, 48)).shape == (2, 3)

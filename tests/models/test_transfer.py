@@ -1,5 +1,6 @@
 import pytest
 import torch
+from builders import make_network
 from torch import nn
 
 from emotion.errors import UserError
@@ -182,3 +183,8 @@ def test_unknown_timm_backbone_hints_at_similar_ones(backbone, hint):
         build("timm", backbone)
     assert one_line(error)
     assert len(str(error.value)) < 400
+
+
+def test_a_face_network_that_turns_its_channels_does_not_get_them_turned():
+    with pytest.raises(UserError, match=r"^normalize=caffe: resnet50_vggface2 turns its channels itself; use"):
+        make_network(family="face", backbone="resnet50_vggface2", image_size=64, normalize="caffe", unfreeze=0)

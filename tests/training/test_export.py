@@ -119,6 +119,15 @@ def test_only_heads_that_average_and_are_linear_have_heatmaps(layers, averages: 
     assert _averaging_head(network) is (layers[-1] if averages else None)
 
 
+def test_a_map_that_is_too_coarse_is_no_heatmap(tmp_path: Path) -> None:
+    """PyTorch's heatmaps take an earlier layer then; the file would hold another map."""
+    network = make_network(**RESNET | {"blocks": [1, 1, 1, 1], "stem_stride": 2, "image_size": 48})
+    card = Card(RESNET | {"blocks": [1, 1, 1, 1], "stem_stride": 2, "image_size": 48})
+    export_onnx(Classifier(network, card), np.zeros((2, 48, 48), np.uint8), tmp_path / "net.onnx")
+    with pytest.raises(UserError, match="no class activation maps in this file"):
+        OnnxNetwork(tmp_path / "net.onnx").heatmaps(np.zeros((1, 48, 48), np.uint8), np.array([0]))
+
+
 class Program:
     """Replaces the program that PyTorch's exporter returns."""
 

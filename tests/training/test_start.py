@@ -161,6 +161,26 @@ def test_a_start_implies_the_size_of_its_network(monkeypatch: pytest.MonkeyPatch
     ]
 
 
+def test_the_last_layer_is_the_one_that_computes_the_logits() -> None:
+    """It may be created first."""
+
+    class Net(nn.Module):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, num_classes)
+            self.conv = nn.Conv2d(1, 4, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.conv(images).mean((2, 3)))
+
+    network = build_network(NetworkSettings(family="custom", network="x.py:Net"), 3, Net)
+    given = {name: torch.full_like(value, 3.0) for name, value in network.state_dict().items()}
+    begun = Start("x", "custom", Origin(("a", "b", "c"), {}), given, NetworkSettings())
+    begun.load_into(network, ("c", "b", "a"))
+    assert (network.backbone.conv.weight == 3).all()
+    assert not (network.backbone.fc.weight == 3).any()
+
+
 def test_a_network_without_a_linear_layer_is_taken_whole() -> None:
     class Pool(nn.Module):
         def __init__(self, num_classes: int) -> None:

@@ -15,17 +15,10 @@ from torch import Tensor, nn
 
 from emotion.analysis.figures import rgb
 from emotion.errors import UserError, require_choice
-from emotion.models.network import Network
+from emotion.models.network import MIN_MAP_SIZE, Network
 from emotion.palette import SOFT_TEXT
 
 Method = Literal["gradcam", "gradcam++", "hirescam"]
-
-MIN_MAP_SIZE = 5
-"""Smallest width, in cells, of a feature map that can give a heatmap; a cell of a smaller map is wider than a mouth.
-
-Measured on FER2013 with the frozen VGG16 at 48 pixels: blurring the region that its last map of 3 x 3 marks lowers the
-predicted class no more than blurring the region that the map of another image marks. Its last map of 6 x 6 does better.
-"""
 
 _BATCH_SIZE = 32
 _COLUMNS = 4  # pairs of an image and its heatmap in a row

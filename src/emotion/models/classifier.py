@@ -1,7 +1,6 @@
 """Trained classifiers in one file: the weights, the arguments that build the network, and facts about its training."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +26,9 @@ TEACHING = "emotion_teaching"
 """Key of the description in files that hold the judgement of teachers (see `emotion.training.teachers`)."""
 
 
+MOST_TEMPERATURE = 1e6
+
+
 @dataclass(frozen=True)
 class Card:
     """Describes a trained network.
@@ -42,7 +44,7 @@ class Card:
             of FER2013.
 
     Raises:
-        UserError: temperature, views, side, channels or classes have an illegal value.
+        UserError: temperature, views, side, channels, facts or classes have an illegal value.
     """
 
     network: dict[str, Any]
@@ -59,8 +61,10 @@ class Card:
             raise UserError(f"side={self.side}: a whole number from 1 to {MAX_SIDE} is needed")
         require_channels(self.channels)
         require_classes(self.classes)
-        if type(self.temperature) not in (int, float) or not 0 < self.temperature < math.inf:
-            raise UserError(f"temperature={self.temperature}: a number above 0 is needed")
+        if type(self.temperature) not in (int, float) or not 0 < self.temperature <= MOST_TEMPERATURE:
+            raise UserError(f"temperature={str(self.temperature)[:30]}: a number from above 0 to 10^6 is needed")
+        if not isinstance(self.facts, dict):
+            raise UserError(f"facts={str(self.facts)[:30]}: not a description")
 
 
 class Classifier(nn.Module):
@@ -164,10 +168,11 @@ def to_planes(faces: Tensor) -> Tensor:
 
 
 def save_pretrained(path: Path, network: Network, card: Card) -> None:
-    """Writes a network and its card, with weights in float16 and running statistics in float32."""
+    """Writes a network and its card, with weights in float16, if they fit, and running statistics in float32."""
     from safetensors.torch import save
 
-    weights = {name: value.detach().half() for name, value in network.named_parameters()}
+    halves = {name: value.detach().half() for name, value in network.named_parameters()}
+    weights = {name: value for name, value in halves.items() if value.isfinite().all()}
     state = {name: weights.get(name, value).contiguous().cpu() for name, value in network.state_dict().items()}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(state, {METADATA: json.dumps(vars(card))}))

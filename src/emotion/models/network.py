@@ -10,6 +10,12 @@ from emotion.errors import UserError
 from emotion.models.preprocess import Preprocess
 from emotion.settings import Unfreeze
 
+MIN_MAP_SIZE = 5
+"""Smallest width, in cells, of a feature map that can give a heatmap; a cell of a smaller map is wider than a mouth.
+
+Measured on FER2013 with the frozen VGG16 at 48 pixels: blurring the region that its last map of 3 x 3 marks lowers the
+predicted class no more than blurring the region that the map of another image marks. Its last map of 6 x 6 does better.
+"""
 COUNTED_LAYERS = (nn.Conv2d, nn.Linear)
 
 
@@ -59,7 +65,7 @@ class Network(nn.Module):
         Raises:
             UserError: the backbone has fewer layers, or does not call all of its layers, so that they have no order.
         """
-        order = _forward_order(self.backbone, self.example())
+        order = forward_order(self.backbone, self.example())
         counted = [position for position, module in enumerate(order.values()) if isinstance(module, COUNTED_LAYERS)]
         if count != "all":
             existing = sum(isinstance(layer, COUNTED_LAYERS) for layer in self.backbone.modules())
@@ -93,7 +99,8 @@ class Network(nn.Module):
     def layers(self) -> list[list[nn.Parameter]]:
         """Returns the parameters of each layer of the backbone, followed by those of the head.
 
-        Backbones of timm define the grouping of their parameters. In other backbones, each stage with a convolution or
+        Backbones of timm define the grouping of their parameters; what remains of their own heads, a normalisation,
+        belongs to the head. In other backbones, each stage with a convolution or
         linear layer begins a new layer, and the stages after it, such as its normalisation, belong to that layer.
         """
         matcher = getattr(self.backbone, "group_matcher", None)
@@ -109,6 +116,8 @@ class Network(nn.Module):
             parameters = dict(self.backbone.named_parameters())
             names = group_parameters(self.backbone, matcher(coarse=False))
             groups = [[parameters[name] for name in names[key]] for key in sorted(names)]
+            if all(name.startswith(("head.", "fc_norm.")) for name in names[max(names)]):
+                return [*filter(None, groups[:-1]), [*groups[-1], *self.head.parameters()]]
         return [group for group in (*groups, list(self.head.parameters())) if group]
 
     def count_parameters(self) -> ParameterCount:
@@ -154,7 +163,7 @@ def _check_count(count: int, counted: int, existing: int) -> None:
         raise UserError(f"unfreeze={count}: this backbone has {counted} layers to unfreeze (0..{counted}, all)")
 
 
-def _forward_order(backbone: nn.Module, example: Tensor) -> dict[str, nn.Module]:
+def forward_order(backbone: nn.Module, example: Tensor) -> dict[str, nn.Module]:
     """Returns the modules that compute or have parameters themselves, by name, in the order in which they finish."""
     order: dict[str, nn.Module] = {}
     handles = [

@@ -58,9 +58,8 @@ class Preprocess(nn.Module):
         return f"{self.channels}, {self.image_size}, {self.normalize}, {self.shift.tolist()}, {self.scale.tolist()}"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images [B, 1 or 3, H, W], uint8 (0..255) or float (0..1), to float [B, channels, S, S]."""
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
+        """Maps images [B, 1 or 3, H, W], whole numbers (0..255) or floats (0..1), to float [B, channels, S, S]."""
+        images = images.float() if images.is_floating_point() else images.float() / 255
         if images.shape[1] == 3 and self.channels == 1:
             images = (images * self.luma).sum(1, keepdim=True)  # [B, 1, H, W]
         if self.normalize == "caffe":

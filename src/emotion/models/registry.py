@@ -69,7 +69,10 @@ def build_network(settings: NetworkSettings, num_classes: int, own: Callable[...
         network.unfreeze(settings.unfreeze)
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise UserError(f"unfreeze={settings.unfreeze}: leaves nothing to train, since this network has no head")
-    return network.to(memory_format=torch.channels_last)
+    for parameter in network.parameters():
+        if parameter.ndim == 4:  # a network of one's own may have others
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return network
 
 
 def _check_settings(settings: NetworkSettings) -> None:

@@ -46,6 +46,8 @@ def build_transfer(settings: NetworkSettings, num_classes: int) -> Network:
         mean, std = config.get("mean", mean), config.get("std", std)
     else:
         published = face_backbone(backbone)
+        if settings.normalize == "caffe":
+            raise UserError(f"normalize=caffe: {backbone} turns its channels itself; use normalize=imagenet")
         body, stages = published.build()
         body.apply(init_torchvision)
         mean, std = published.mean, published.std

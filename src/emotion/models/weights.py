@@ -85,11 +85,11 @@ def state_shapes(build: Callable[[], nn.Module]) -> State:
 
 
 def validate_state(expected: State, found: State) -> None:
-    """Checks names, shapes and values of the tensors of an untrusted file.
+    """Checks names, shapes, kinds and values of the tensors of an untrusted file.
 
     Raises:
-        ValueError: tensors are missing, unknown, of another shape, not finite, or larger than their storage; the
-            message lists the first of them.
+        ValueError: tensors are missing, unknown, of another shape or kind, not finite, or larger than their storage;
+            the message lists the first of them.
     """
     missing = [key for key in expected if key not in found]
     unknown = [key for key in found if key not in expected]
@@ -98,7 +98,14 @@ def validate_state(expected: State, found: State) -> None:
         for key, value in expected.items()
         if key in found and found[key].shape != value.shape
     ]
-    for problem, keys in (("lacks", missing), ("has unknown", unknown), ("has", misshapen)):
+    # Whole numbers in place of floats are those of a quantised network, without their scale.
+    other_kind = [
+        key
+        for key, value in expected.items()
+        if key in found and found[key].is_floating_point() != value.is_floating_point()
+    ]
+    problems = {"lacks": missing, "has unknown": unknown, "has": misshapen, "has other kinds of numbers in": other_kind}
+    for problem, keys in problems.items():
         _reject(problem, keys)
     # A stride of 0 can make a small file claim large tensors.
     stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in found.values()}

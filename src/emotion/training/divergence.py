@@ -33,7 +33,7 @@ class _Steps:
         """Starts to copy the losses; does not wait for the device, since a GPU is several steps behind Python."""
         arrival = torch.cuda.Event() if losses.is_cuda else None
         copy = torch.empty(losses.numel(), pin_memory=losses.is_cuda)  # a copy to memory that is not pinned would wait
-        copy.copy_(losses.detach().reshape(-1), non_blocking=True)
+        copy.copy_(losses.detach().reshape(-1), non_blocking=losses.is_cuda)
         if arrival:
             arrival.record()
         return cls(max(trainer.global_step - len(batches), 0), trainer.current_epoch, lr, batches, copy, arrival)

@@ -20,7 +20,7 @@ from emotion.errors import UserError
 from emotion.extras import require_extra
 from emotion.files import atomic_write
 from emotion.models.classifier import Card, Classifier, load_pretrained, to_planes
-from emotion.models.network import Network
+from emotion.models.network import MIN_MAP_SIZE, Network
 from emotion.models.onnx import METADATA, OnnxNetwork, face_shape
 from emotion.privacy import import_onnxruntime
 from emotion.settings import DataSettings
@@ -56,6 +56,13 @@ class _Graph(nn.Module):
         self.network, self.linear = classifier.network, None
         if self.averaged.views != "ten_crop":  # whose first view is a corner of the image, not the image
             self.linear = _averaging_head(classifier.network)
+        if self.linear is not None and self._map_side(classifier.network) < MIN_MAP_SIZE:
+            self.linear = None  # the map is too coarse; heatmaps of PyTorch take an earlier layer
+
+    @staticmethod
+    def _map_side(network: Network) -> int:
+        with torch.no_grad():
+            return int(min(network.eval().backbone(network.example()).shape[-2:]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Maps faces uint8 [B, S, S] or [B, S, S, 3] to probabilities [B, K] and class activation maps [B, K, h, w]."""
@@ -126,8 +133,8 @@ def export_onnx(classifier: Classifier, images: NDArray[np.uint8], out: Path) ->
 
     The file's input is `images`, uint8 [B, S, S] or, if the card has 3 channels, RGB [B, S, S, 3]. Its outputs are
     `probabilities` float32 [B, K], with the views and the temperature of the card applied, and `evidence` float32
-    [B, K, h, w], class activation maps (arXiv:1512.04150), unless the views are `ten_crop` or the network's head is not
-    the mean over a feature map and one linear layer.
+    [B, K, h, w], class activation maps (arXiv:1512.04150), unless the views are `ten_crop`, the network's head is not
+    the mean over a feature map and one linear layer, or that map is smaller than `MIN_MAP_SIZE`.
     The file contains no path of this machine.
 
     Args:

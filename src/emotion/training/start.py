@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from emotion.config import choice_names, compose, read
 from emotion.data.classes import CLASSES, listed
 from emotion.errors import UserError, first_line
 from emotion.models.classifier import read_published
-from emotion.models.network import COUNTED_LAYERS, Network
+from emotion.models.network import COUNTED_LAYERS, Network, forward_order
 from emotion.models.weights import OPTIONAL_SUFFIX
 from emotion.settings import NetworkSettings
 from emotion.shipped import find_weights
@@ -175,5 +175,9 @@ def _read_published(name: str, path: Path) -> Start:
 
 def _last_layer(network: Network) -> str | None:
     """Returns the name of the last linear layer or convolution, which computes the logits, or None without one."""
-    names = [name for name, module in network.named_modules() if isinstance(module, COUNTED_LAYERS)]
-    return str(names[-1]) if names else None
+    modules = dict(network.named_modules())
+    if isinstance(network.head, nn.Identity):  # a network of one's own may create its layers in any order
+        order = forward_order(network.backbone, network.example())
+        modules = {f"backbone.{name}": module for name, module in order.items()}
+    names = [name for name, module in modules.items() if isinstance(module, COUNTED_LAYERS)]
+    return names[-1] if names else None
