@@ -314,7 +314,8 @@ def test_tensors_take_no_memory_before_their_shapes_are_checked(change):
         content["hyper_parameters"].update(claimed)
         if not honest:
             shapes = state_shapes(lambda: EmotionTask.of(content["hyper_parameters"]))
-            content["state_dict"] = {key: torch.zeros(()).expand(value.shape) for key, value in shapes.items()}
+            claims = {key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in shapes.items()}
+            content["state_dict"] = claims
 
     peak = Peak()
     refused(change(lambda content: claim(content, honest=True)), "it lacks network.backbone")

@@ -226,11 +226,6 @@ class TestOptimizer:
         fall = [0.05 * (1 + math.cos(math.pi * step / (steps - warm_up))) for step in range(steps - warm_up + 1)]
         assert recorder.rates[accumulate - 1 :: accumulate] == pytest.approx([*rise, *fall])
 
-    def test_cosine_without_an_end_is_refused(self, make_task, make_trainer, make_loader, tmp_path):
-        trainer = make_trainer(tmp_path, max_epochs=-1, max_time="00:00:00:01")
-        with pytest.raises(UserError, match="cosine"):
-            trainer.fit(make_task(schedule="cosine"), make_loader())
-
 
 class Steps(Callback):
     """Records the batches, and the state of the network after each batch."""
