@@ -576,12 +576,15 @@ def test_the_picture_of_each_photograph_is_shown_again(page: Page, portrait: Pat
     """Only the open one keeps its picture; the others are decoded anew."""
     upload(page, portrait, group)
     expect(page.locator("#status")).to_have_text("2 files")
+    expect(page.locator(".face")).to_have_count(1)
+    page.wait_for_timeout(300)  # until the picture has its place beside the list
     first = drawing(page)
     page.locator(".tile").nth(1).click()
     expect(page.locator(".face")).to_have_count(6)
     assert not np.array_equal(drawing(page), first)
     page.locator(".tile").first.click()
     expect(page.locator(".face")).to_have_count(1)
+    page.wait_for_timeout(300)
     assert np.array_equal(drawing(page), first)
 
 
