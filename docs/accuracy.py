@@ -98,9 +98,8 @@ def transfer() -> str:
         f"convolutions trained, and dlib's network for face recognition, which sees the same images enlarged, {faces}. "
         "VGGFace2's MobileNet for faces, trained as a whole on images enlarged to 112 pixels, gets in "
         f"{_epochs(whole.runs)} epochs as far as our small network from random weights, which has half its parameters, "
-        f"in {_epochs(small.runs)}: "
-        f"{whole.scores('acc')} on PrivateTest, one seed, beside {small.scores('acc')}. The comparison of all of them "
-        "with equal settings (`experiment=transfer_ablation`) needs a GPU and was not run."
+        f"in {_epochs(small.runs)}: {whole.scores('acc')} on PrivateTest, one seed, beside {small.scores('acc')}. The "
+        "comparison of all of them with equal settings (`experiment=transfer_ablation`) needs a GPU and was not run."
     )
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -400,8 +400,7 @@ class Settings(BaseModel):
 
 
 GROUPS: dict[str, type[Group]] = {
-    name: field.annotation  # type: ignore[misc]
-    for name, field in Settings.model_fields.items()
+    name: cast(type[Group], field.annotation) for name, field in Settings.model_fields.items()
 }
 """The groups by their names in `Settings`."""
 

@@ -123,12 +123,12 @@ class Film:
 
     def _drop_brief(self, following: FilmFrame) -> None:
         """Drops the portraits of persons whom the next frame shows no more, if they were seen for less than `BRIEF`."""
-        still = {face.person for face in following.faces}
+        shown = {face.person or 0 for face in following.faces}
         for person in self._shown:
             seen = self._seen[person] = self._seen.get(person, 0.0) + following.second - self._times[-1]
-            if seen < BRIEF and person not in still:
+            if seen < BRIEF and person not in shown:
                 self.portraits.pop(person, None)
-        self._shown = {face.person or 0 for face in following.faces}
+        self._shown = shown
 
     def _keep(self, person: int, second: float, portrait: NDArray[np.uint8]) -> None:
         """Keeps portraits at even distances in time: if there are too many, every other one goes."""

@@ -27,6 +27,7 @@ TEACHING = "emotion_teaching"
 
 
 MOST_TEMPERATURE = 1e6
+"""Larger ones make all classes equally probable; a file may claim a number that no float can hold."""
 
 
 @dataclass(frozen=True)

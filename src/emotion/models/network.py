@@ -100,8 +100,8 @@ class Network(nn.Module):
         """Returns the parameters of each layer of the backbone, followed by those of the head.
 
         Backbones of timm define the grouping of their parameters; what remains of their own heads, a normalisation,
-        belongs to the head. In other backbones, each stage with a convolution or
-        linear layer begins a new layer, and the stages after it, such as its normalisation, belong to that layer.
+        belongs to the head. In other backbones, each stage with a convolution or linear layer begins a new layer, and
+        the stages after it, such as its normalisation, belong to that layer.
         """
         matcher = getattr(self.backbone, "group_matcher", None)
         if matcher is None:

@@ -103,9 +103,8 @@ _PAIRS = (
 )
 _MARKS = (
     "Marks beside the accuracy: significantly below the highest accuracy that it was compared with, over all seeds or "
-    "folds, "
-    "with p below 0.05 (*), 0.01 (**) or 0.001 (***), corrected by Holm for all pairs. A dagger (†, corrected p below "
-    "0.05) compares one network each by McNemar's test, and says nothing about other seeds."
+    "folds, with p below 0.05 (*), 0.01 (**) or 0.001 (***), corrected by Holm for all pairs. A dagger (†, corrected p "
+    "below 0.05) compares one network each by McNemar's test, and says nothing about other seeds."
 )
 
 
