@@ -2,11 +2,13 @@
 
     python docs/keep.py runs/report/cnn_1111-seed0-<hash> table1/cnn_1111
 
-Settings, environment, curves, metrics and predictions are copied; checkpoints and figures are not.
+Settings, environment, curves, metrics and predictions are copied; checkpoints, figures and the losses of single steps are
+not.
 tests/test_run_folders.json gets the name that the settings give to the folder, so that no later version changes it.
 """
 
 import argparse
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -37,6 +39,8 @@ def keep(run: Path, target: str, root: Path = ROOT) -> Path:
         copy = folder / file.relative_to(run)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
+        if copy.suffix == ".csv":
+            drop_single_steps(copy)
     names = json.loads((root / NAMES).read_text(encoding="utf-8"))
     settings = OmegaConf.load(run / "config.yaml")
     assert isinstance(settings, DictConfig)
@@ -45,6 +49,15 @@ def keep(run: Path, target: str, root: Path = ROOT) -> Path:
     names["kept runs"] = {name: runs[name] for name in sorted(runs, key=Path)}
     (root / NAMES).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
     return folder
+
+
+def drop_single_steps(file: Path) -> None:
+    """Removes the rows of metrics.csv with values of single steps only, which no curve shows."""
+    with file.open(newline="", encoding="utf-8") as source:
+        header, *rows = csv.reader(source)
+    shown = [column for column, name in enumerate(header) if not name.endswith("step") and name != "epoch"]
+    with file.open("w", newline="", encoding="utf-8") as target:
+        csv.writer(target).writerows([header, *(row for row in rows if any(row[i] for i in shown))])
 
 
 if __name__ == "__main__":

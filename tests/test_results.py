@@ -51,6 +51,10 @@ def test_kept_runs_name_no_place_of_a_machine():
             assert not re.search(r"/(home|root|work|tmp|Users)/", file.read_text(encoding="utf-8")), file
 
 
+def test_a_checkout_stays_small():
+    assert sum(file.stat().st_size for file in (ROOT / "results").rglob("*") if file.is_file()) < 45 * 2**20
+
+
 def test_the_ablation_has_a_run_of_each_ingredient_and_no_other():
     parts = yaml.safe_load((conf_dir() / "experiment/ingredients.yaml").read_text())["hydra"]["sweeper"]["parts"]
     found = {part: ingredients(part.split()) for part in parts}

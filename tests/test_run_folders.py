@@ -1,5 +1,6 @@
 """Runs keep their folders: the hash of their settings is the same in every version."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -54,6 +55,11 @@ def test_a_run_is_kept_as_the_others_are(tmp_path: Path) -> None:
     run = shutil.copytree(kept, tmp_path / "runs/report" / kept.name)
     (run / "checkpoints").mkdir()
     (run / "checkpoints/best.ckpt").touch()
+    curves = run / "csv/version_0/metrics.csv"
+    columns = curves.read_text().splitlines()[0].split(",")
+    single = {"epoch": "3", "step": "9", "train/loss_step": "1.5"}
+    with curves.open("a", newline="") as file:
+        csv.writer(file).writerow([single.get(column, "") for column in columns])
     (tmp_path / NAMES).parent.mkdir()
     names = json.loads(GOLDEN.read_text())
     (tmp_path / NAMES).write_text(json.dumps(names | {"kept runs": {}}))
