@@ -1,10 +1,9 @@
 """Tables of accuracy, counted from the predictions in results/ with the package's own code."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from layout import ROOT, markdown, span
@@ -15,12 +14,14 @@ from emotion.analysis.predictions import Predictions
 from emotion.analysis.protocol import METRICS
 from emotion.analysis.statistics import Summary, summarize
 from emotion.config import compose
+from emotion.report.commands import published_command, repeated_command
 from emotion.report.configurations import BALANCES, Configuration, group
 from emotion.report.measures import protocol_table
 from emotion.report.published import TABLES as PUBLISHED
 from emotion.report.published import PublishedRun
 from emotion.report.runs import Run, find_runs
 from emotion.report.validation import validation_blocks
+from emotion.report.verdict import remark
 
 SHARED = ("weights", "augment", "feature_views", "trainer.precision")
 """Settings that tell the command from the paper's, but not one run in results/ from another."""
@@ -142,49 +143,34 @@ def distillation() -> str:
 
 
 def command(one: Configuration | PublishedRun) -> str:
-    """Returns the command that trains a configuration, all its seeds at once, or a network of the paper."""
+    """Returns the command that trains a configuration or a network of the paper; weights lie in the folder weights/."""
     if isinstance(one, PublishedRun):
-        chosen = {"experiment": one.experiment, "model": one.model, "unfreeze": one.unfreeze or None}
-        words = [*_words(chosen), *["balance=offline"] * (one.experiment == "cnn")]
-        return " ".join(["python train.py", *words])
-    settings, published = one.first.settings, one.published
-    recipe, named = settings.get("recipe"), not _has_recipes_model(one)
-    chosen = {
-        "experiment": published.experiment if published else None,
-        "recipe": recipe,
-        "model": settings["model"] if named else None,
-        "unfreeze": published.unfreeze or None if published else settings.get("unfreeze") if named else None,
-        "balance": None if published or recipe else settings["balance"],
-        "seed": ",".join(str(run.seed) for run in one.runs),
-    }
-    return " ".join(["python train.py", *["-m"] * (len(one.runs) > 1), *_words(chosen), *_typed(one)])
-
-
-def _words(chosen: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={value}" for key, value in chosen.items() if value is not None]
+        return published_command(one)
+    weights = one.differences.get("weights", "")
+    return re.sub(r"(?<= weights=)\S+", lambda _: f"weights/{weights}", repeated_command(one))
 
 
 def _accuracies(rows: Sequence[Configuration | PublishedRun]) -> str:
     """A table, and below it the commands of its rows, which are too long for a column."""
     header = ("Run", "Published", "Ours", "Without duplicates", "Macro F1", "Seeds", "Best epoch")
-    cells = [_not_run(row) if isinstance(row, PublishedRun) else _ran(row) for row in rows]
+    cells = [_not_run(row) if isinstance(row, PublishedRun) else _ran(row, rows) for row in rows]
     commands = [
         f"# {row.network}: {own[2]}{_hardware(row)}\n{command(row)}" for row, own in zip(rows, cells, strict=True)
     ]
     return "\n".join((markdown(header, "lrrrrrr", cells), "", "```sh", *commands, "```"))
 
 
-def _ran(one: Configuration) -> Sequence[str]:
+def _ran(one: Configuration, rows: Sequence[Configuration | PublishedRun]) -> Sequence[str]:
     link = (ROOT / one.first.folder.path.parent).relative_to(ROOT)
     tests = [run.test for run in one.runs]
-    constant = all(len(np.unique(test.predicted)) == 1 for test in tests)
+    repeated = [row for row in rows if isinstance(row, Configuration) and row.published == one.published]
     balance = BALANCES[str(one.first.settings["balance"])]
     changed = _changed(one)
     parts = (
         f"[{one.network}](../{link.as_posix()})",
         "" if one.published else balance,
         f"`{changed}`" if changed else "",
-        "one class for every image" * constant,
+        remark(one, repeated if one.published else [one]),
     )
     return (
         ", ".join(filter(None, parts)),
@@ -257,11 +243,6 @@ def _has_recipes_model(one: Configuration) -> bool:
 @cache
 def _recipes_model(recipe: str) -> str:
     return str(compose(f"recipe={recipe}").model)
-
-
-def _typed(one: Configuration) -> list[str]:
-    """Returns what differs from the recipe, as it is typed; weights lie in the folder weights/."""
-    return [f"{key}={'weights/' * (key == 'weights')}{value}" for key, value in one.differences.items()]
 
 
 def _note(cell: str | Cell) -> str:

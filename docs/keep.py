@@ -2,8 +2,7 @@
 
     python docs/keep.py runs/report/cnn_1111-seed0-<hash> table1/cnn_1111
 
-Settings, environment, curves, metrics and predictions are copied; checkpoints, figures and the losses of single steps are
-not.
+Settings, environment, curves, metrics and predictions are copied; checkpoints and figures are not, nor losses of steps.
 tests/test_run_folders.json gets the name that the settings give to the folder, so that no later version changes it.
 """
 

@@ -129,6 +129,15 @@ def test_curves_show_each_tag_in_its_panel() -> None:
     assert (list(best.get_xdata()), best.get_linestyle()) == ([2, 2], "--")
 
 
+def test_curves_stand_beside_the_published_accuracy() -> None:
+    history = {"val/acc": [(1, 0.5), (2, 0.625)], "val/loss": [(1, 1.5), (2, 1.25)]}
+    loss, accuracy, _ = drawn_axes(figures.curves_figure(history, best_epoch=None, published=0.64))
+    assert list(lines(loss)) == ["val"]
+    assert list(lines(accuracy)["published, test"].get_ydata()) == [0.64, 0.64]
+    empty = drawn_axes(figures.curves_figure({"val/loss": [(1, 1.5)]}, None, published=0.64))[1]
+    assert texts(empty.texts) == ["not logged"]
+
+
 def test_curves_of_one_epoch_have_markers_and_a_whole_epoch_axis() -> None:
     axes = drawn_axes(figures.curves_figure({"val/loss": [(1, 1.5)]}, best_epoch=None))[0]
     line = lines(axes)["val"]

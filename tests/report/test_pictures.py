@@ -141,7 +141,8 @@ def test_facts_name_settings_folders_and_command(drawn_run: Run, tmp_path: Path)
     facts = dict(table.rows)
     assert facts["Differs from the recipe"] == "drawn faces; synthetic_images=210"
     assert facts["Folders"] == str(drawn_run.folder.path)
-    assert facts["Command"] == "python train.py model=cnn"
+    command = "python train.py experiment=table1 model=cnn_111 data=synthetic seed=0 synthetic_images=210"
+    assert facts["Command"] == command
 
 
 def test_quantized_figures_are_small_and_look_the_same(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from emotion.analysis.document import Cell, Heading, Table
+from emotion.analysis.document import Cell, Heading, Paragraph, Table
 from emotion.data.classes import CLASSES
 from emotion.report.configurations import Configuration, group
 from emotion.report.tables import NOT_RUN, detailed_scores, published_tables
@@ -33,6 +33,7 @@ def test_cells_without_a_run_are_not_run() -> None:
 
 def test_published_values_are_in_their_columns() -> None:
     table = tables([])["Table 2: feature extraction, class weights"]
+    assert table.rows[2][0] == Cell("ResNet50 frozen", "python train.py experiment=table2 model=resnet50_fe")
     assert texts(table.rows[2]) == [
         *("ResNet50 frozen", "0.19", "not run", "", "", ""),
         *("0.1437", "not run", "0.1381", "not run"),
@@ -63,16 +64,17 @@ def test_every_configuration_has_a_row_that_names_its_differences(make_run: Make
     assert [row[0] for row in table.rows] == [
         Cell("VGG16 frozen", "weights vgg16.safetensors", target="1. VGG16 frozen, class weights"),
         Cell("VGG16 frozen", "weights vgg16.safetensors; augment=false", target="2. VGG16 frozen, class weights"),
-        "VGG19 frozen",
-        "ResNet50 frozen",
+        Cell("VGG19 frozen", "python train.py experiment=table2 model=vgg19_fe"),
+        Cell("ResNet50 frozen", "python train.py experiment=table2 model=resnet50_fe"),
     ]
     assert texts(table.rows[0])[6:] == ["0.3548", "0.6000", "0.3076", f"{TRAIN_ACCURACIES[1]:.4f}"]
 
 
 def test_missing_train_accuracy_is_not_kept(make_run: MakeRun) -> None:
-    configurations, _ = group([make_run("model=vgg16_fe", curves=False)])
+    configurations, _ = group([make_run("model=vgg16_fe", curves=False, record={"precision": "bf16-mixed"})])
     row = tables(configurations)["Table 2: feature extraction, class weights"].rows[0]
     assert texts(row)[-1] == "not kept"
+    assert row[2] == Cell("0.6000", "seed 0; bf16-mixed")
 
 
 def test_drawn_faces_are_in_the_tables_without_difference_or_verdict(make_run: MakeRun) -> None:
@@ -86,8 +88,7 @@ def test_drawn_faces_are_in_the_tables_without_difference_or_verdict(make_run: M
 def test_scores_of_each_class_equal_those_of_scikit_learn(make_run: MakeRun) -> None:
     run = make_run("balance=offline")
     blocks = detailed_scores(group([run])[0])
-    tables = [block for block in blocks if isinstance(block, Table)]
-    table = tables[1]
+    (table,) = (block for block in blocks if isinstance(block, Table))
     names, labels = range(len(CLASSES)), run.test.labels
     expected = np.array(precision_recall_fscore_support(labels, run.test.predicted, labels=names)[:3])
     ours = np.array([[float(value) for value in texts(row)[2::2]] for row in table.rows])
@@ -96,4 +97,4 @@ def test_scores_of_each_class_equal_those_of_scikit_learn(make_run: MakeRun) -> 
     for average in ("macro", "weighted"):
         expected_average = precision_recall_fscore_support(labels, run.test.predicted, average=average)[:3]
         assert averages[f"{average} avg"] == pytest.approx(expected_average, abs=5e-5)
-    assert texts(tables[0].rows[0]) == ["angry", "0.57", "not run", "0.56", "not run", "0.56", "not run"]
+    assert blocks[1] == Paragraph("Not run: python train.py experiment=table1 model=cnn")

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from emotion.analysis.statistics import Interval
+from emotion.data.classes import CLASSES
 from emotion.report.configurations import group
 from emotion.report.published import RUNS
-from emotion.report.verdict import best_match, compare, compare_to_published, overall, verdict_cell
+from emotion.report.runs import Run
+from emotion.report.verdict import best_match, compare, compare_to_published, overall, remark, verdict_cell
 
 from .conftest import MakeRun
 
@@ -58,6 +63,41 @@ def test_best_match_is_comparable_and_closest_to_the_recipe(make_run: MakeRun) -
         match = best_match(group(shown)[0], CNN)
         assert match is not None
         assert match.first is expected
+
+
+def constant(make_run: MakeRun, *arguments: str, name: str) -> Run:
+    """Makes a run whose network gives every image the first class."""
+    run = make_run(*arguments, name=name)
+    test = replace(run.test, probabilities=np.eye(len(CLASSES), dtype=np.float32)[np.zeros(len(run.test), int)])
+    return replace(run, test=test)
+
+
+def test_a_network_that_learned_nothing_stands_for_no_better_one(make_run: MakeRun) -> None:
+    dead = constant(make_run, name="dead")
+    slow = make_run("lr=1e-4", "patience=30", name="slow", accuracy=0.5)
+    slower = make_run("lr=1e-5", name="slower", accuracy=0.4)
+    repeated, _ = group([slower, dead, slow])
+    match = best_match(repeated, CNN)
+    assert match is not None
+    assert match.first is slower
+    assert best_match(group([dead])[0], CNN) is not None
+    remarks = {one.first.folder.path.name: remark(one, repeated) for one in repeated}
+    assert remarks == {
+        "dead": "one class for every image",
+        "slow": "the nearest recipe that learns, chosen by validation accuracy",
+        "slower": "",
+    }
+    learned, _ = group([slow, slower])
+    assert [remark(one, learned) for one in learned] == ["", ""]
+
+
+def test_a_dead_network_repeats_a_dead_one_of_the_paper(make_run: MakeRun) -> None:
+    resnet = next(run for run in RUNS if run.network == "ResNet50 frozen")
+    assert resnet.test == 0.19
+    dead = constant(make_run, "model=resnet50_fe", name="dead")
+    match = best_match(group([make_run("model=resnet50_fe", "lr=1e-4", name="learns"), dead])[0], resnet)
+    assert match is not None
+    assert match.first is dead
 
 
 def test_overall_verdict_counts_the_published_accuracies(make_run: MakeRun) -> None:

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from emotion.files import atomic_write
-from emotion.palette import BLUE, GREY, GRID, ORANGE, PURPLE, SOFT_TEXT, TEXT
+from emotion.palette import BLUE, GREEN, GREY, GRID, ORANGE, PURPLE, SOFT_TEXT, TEXT
 
 History = dict[str, list[tuple[int, float]]]
 
@@ -102,13 +102,16 @@ def recall_figure(matrix: NDArray[np.int64], class_names: Sequence[str]) -> Figu
     return figure
 
 
-def curves_figure(history: Mapping[str, Sequence[tuple[int, float]]], best_epoch: int | None) -> Figure:
+def curves_figure(
+    history: Mapping[str, Sequence[tuple[int, float]]], best_epoch: int | None, published: float | None = None
+) -> Figure:
     """Draws the learning curves of a run: loss, accuracy and learning rate.
 
     Args:
         history: (epoch, value) pairs by tag, epochs from 1, as `read_history` returns them. Tags drawn: 'train/loss',
             'val/loss', 'train/acc', 'val/acc', 'val/f1_macro' and 'lr'; each of them may be missing.
         best_epoch: epoch of the kept checkpoint, counted from 1 as in `history`; None draws no line.
+        published: test accuracy that the paper gives for this network, 0..1; None draws no line.
 
     Returns:
         A figure of three panels side by side.
@@ -120,6 +123,8 @@ def curves_figure(history: Mapping[str, Sequence[tuple[int, float]]], best_epoch
     _plot(accuracy, history.get("train/acc"), "train", color=BLUE)
     _plot(accuracy, history.get("val/acc"), "val", color=ORANGE)
     _plot(accuracy, history.get("val/f1_macro"), "val macro F1", color=PURPLE, linewidth=0.9)
+    if published is not None and accuracy.lines:
+        accuracy.axhline(published, color=GREEN, linestyle="--", linewidth=1.1, label="published, test")
     _plot(rate, history.get("lr"), "learning rate", color=SOFT_TEXT)
     if any(value > 0 for _, value in history.get("lr") or ()):
         rate.set_yscale("log")

@@ -97,12 +97,16 @@ class Configuration:
     @property
     def note(self) -> str:
         """The origin, settings that differ from the recipe, without those that define the section, and precisions."""
-        precisions = sorted({run.record.precision for run in self.runs} - {""})
-        mixed = f"some runs in {', others in '.join(precisions)}" if len(precisions) > 1 else ""
+        mixed = f"some runs in {', others in '.join(self.precisions)}" if len(self.precisions) > 1 else ""
         return "; ".join(filter(None, (self.origin, self._changed(hidden={"weights", *_DEFINE_DATA}), mixed)))
 
     def _changed(self, hidden: Collection[str] = ("weights",)) -> str:
         return ", ".join(f"{key}={value}" for key, value in self.differences.items() if key not in hidden)
+
+    @property
+    def precisions(self) -> list[str]:
+        """The precisions of the runs, as in `trainer.precision`; older runs did not keep theirs."""
+        return sorted({run.record.precision for run in self.runs} - {""})
 
     @property
     def seeds(self) -> str:
@@ -128,6 +132,11 @@ class Configuration:
         if len(self.first.test) != TEST_IMAGES:
             return f"{len(self.first.test)} test images"
         return self._weights if self._weights == "random weights" else ""
+
+    @cached_property
+    def constant(self) -> bool:
+        """Whether every network gives all test images the same class."""
+        return all(len(np.unique(run.test.predicted)) == 1 for run in self.runs)
 
     @property
     def _data(self) -> str:

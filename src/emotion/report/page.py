@@ -68,7 +68,9 @@ _VERDICT = (
     "The paper is “Emotion detection from images”, Università di Pisa, 2022/23. The verdict compares the 95 % interval "
     "with the published test accuracy, which is rounded to two decimals and so stands for a range: they agree if "
     "interval and range overlap. Where several configurations repeat a run of the paper, the summary counts the one "
-    "with the fewest differences from its recipe, and among equals the one with the most seeds. Runs on drawn faces, "
+    "with the fewest differences from its recipe, and among equals the one with the most seeds; one that gives every "
+    "image the same class counts only if there is no other, or if the paper's accuracy can be had in that way. Runs on "
+    "drawn faces, "
     "with other splits, or with random weights in place of ImageNet weights get no verdict."
 )
 _UNTESTED = "These runs were not evaluated on the test images, so only their validation metrics can be compared."

@@ -24,6 +24,7 @@ from emotion.data.datamodule import SOURCE_SETTINGS, EmotionDataModule
 from emotion.data.packed import PackedImages
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, expand
+from emotion.report.commands import repeated_command
 from emotion.report.configurations import Configuration
 from emotion.report.runs import Run
 from emotion.settings import OWN_DATA
@@ -52,7 +53,7 @@ def configuration_blocks(configuration: Configuration, folder: Path) -> list[Blo
     facts = [
         ("Differs from the recipe", configuration.subtitle or "in nothing"),
         ("Folders", ", ".join(str(run.folder.path) for run in configuration.runs)),
-        ("Command", run.record.command),
+        ("Command", repeated_command(configuration)),
     ]
     blocks: list[Block] = [Table(("Fact", "Value"), "ll", facts)]
     if configuration.folds:
@@ -60,7 +61,7 @@ def configuration_blocks(configuration: Configuration, folder: Path) -> list[Blo
     elif len(configuration.runs) > 1:
         blocks.append(Paragraph(f"The following tables and figures are those of seed {run.seed}."))
     pooled = configuration.pooled[0]
-    blocks += [_classes(configuration, pooled, album), _curves(run, album)]
+    blocks += [_classes(configuration, pooled, album), _curves(configuration, album)]
     matrix = confusion_matrix_figure(pooled.matrix(), pooled.classes)
     blocks.append(album.draw("Confusion matrix, test images", "confusion", matrix))
     reliability = reliability_figure(run.test, fit_temperature(run.val))
@@ -99,11 +100,14 @@ class Album:
         return ImageBlock(caption, self.path(name))
 
 
-def _curves(run: Run, album: Album) -> Block:
-    """Draws the learning curves of a run, or returns a paragraph with the reason why there are none."""
+def _curves(configuration: Configuration, album: Album) -> Block:
+    """Draws the learning curves of the first run, or returns a paragraph with the reason why there are none."""
+    run, published = configuration.first, configuration.published
     if not run.history:
         return Paragraph("No learning curves are shown: the run has no logs that can be read.")
-    return album.draw("Learning curves", "curves", curves_figure(run.history, run.record.best_epoch))
+    compared = published.test if published and not configuration.not_comparable_because else None
+    figure = curves_figure(run.history, run.record.best_epoch, compared)
+    return album.draw("Learning curves", "curves", figure)
 
 
 def _image_blocks(run: Run, album: Album) -> list[Block]:

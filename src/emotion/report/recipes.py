@@ -7,8 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from emotion.config import choice_names, compose, flatten, settings
 from emotion.files import expand
 from emotion.models.weights import file_stem
@@ -60,13 +58,12 @@ def differences(values: Mapping[str, Any], published: PublishedRun | None) -> di
     """
     recipe_name = values.get("recipe")
     experiment = published.experiment if published else None
-    config = _compose(experiment=experiment, recipe=recipe_name, model=values["model"])
-    config.update({key: values.get(key) for key in RECIPE_KEYS})
-    recipe = flatten(settings(config))
+    chosen = {key: values.get(key) for key in RECIPE_KEYS}
+    recipe = recipe_settings(chosen, experiment=experiment, recipe=recipe_name, model=values["model"])
     given = flatten(values) | {"weights": weights_name(values)}
     keys = [*recipe, *(key for key in given if key not in recipe)]
     changed = [key for key in keys if given.get(key, recipe.get(key)) != recipe.get(key)]
-    return {key: _typed(given[key]) for key in changed if key not in _RUNTIME_KEYS}
+    return {key: typed(given[key]) for key in changed if key not in _RUNTIME_KEYS}
 
 
 def earlier_settings(values: Mapping[str, Any], changes: Sequence[Change]) -> dict[str, str]:
@@ -81,7 +78,7 @@ def earlier_settings(values: Mapping[str, Any], changes: Sequence[Change]) -> di
     # A resumed run has the teachers that it began with, wherever they lie.
     ends = {"patience", "teacher"} | ({"trainer.max_epochs"} if values.get("schedule") != "cosine" else set())
     return {
-        f"{key}{EARLIER}{change.after_epoch}": _typed(before)
+        f"{key}{EARLIER}{change.after_epoch}": typed(before)
         for change in changes
         for key, (before, _) in change.changed.items()
         if change.after_epoch and key not in ends | _RUNTIME_KEYS
@@ -91,7 +88,7 @@ def earlier_settings(values: Mapping[str, Any], changes: Sequence[Change]) -> di
 def typed_settings(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns all settings but the seed and those of paths and hardware, with values as on the command line."""
     given = flatten(values) | {"weights": weights_name(values)}
-    return {key: _typed(value) for key, value in given.items() if key not in _RUNTIME_KEYS}
+    return {key: typed(value) for key, value in given.items() if key not in _RUNTIME_KEYS}
 
 
 def weights_name(values: Mapping[str, Any]) -> str:
@@ -106,18 +103,25 @@ def weights_name(values: Mapping[str, Any]) -> str:
     return files[0].name if len(files) == 1 else path.name
 
 
-def _compose(**chosen: str | None) -> DictConfig:
-    overrides = (f"{group}={name}" for group, name in chosen.items() if name in choice_names(group))
-    return _cached_compose(*overrides).copy()
+def recipe_settings(chosen: Mapping[str, Any], **groups: str | None) -> dict[str, Any]:
+    """Returns the flattened settings of an experiment, a recipe and a model, as far as files of these names exist.
+
+    Args:
+        chosen: values of settings, on which others can depend.
+        groups: the names of `experiment`, `recipe` and `model`.
+    """
+    config = _composed(*(f"{group}={name}" for group, name in groups.items() if name in choice_names(group))).copy()
+    config.update(chosen)
+    return flatten(settings(config))
 
 
-_cached_compose = lru_cache(compose)
+_composed = lru_cache(compose)
 
 
-def _typed(value: object) -> str:
+def typed(value: object) -> str:
     """Returns a value as text for the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
+        return f"[{','.join(map(typed, value))}]"
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -10,9 +10,10 @@ from emotion.analysis.document import Block, Cell, Heading, Paragraph, Row, Tabl
 from emotion.analysis.exports import file_stem
 from emotion.analysis.statistics import Interval, Summary, summarize
 from emotion.data.classes import CLASSES
+from emotion.report.commands import published_command
 from emotion.report.configurations import BALANCES, Configuration
 from emotion.report.published import SCORES, TABLES, PublishedRun, PublishedScores, PublishedTable
-from emotion.report.verdict import best_match, verdict_cell
+from emotion.report.verdict import best_match, remark, verdict_cell
 
 Value = TypeVar("Value")
 NOT_RUN = Cell("not run", tone="quiet")
@@ -36,7 +37,10 @@ def detailed_scores(configurations: Sequence[Configuration]) -> list[Block]:
         match = best_match(configurations, published.run)
         blocks.append(Heading(f"{published.run.network}, {BALANCES[published.run.balance]}", 3))
         facts = ", ".join(filter(None, (match.subtitle, match.seeds))) if match else ""
-        source = f"Ours: {match.title} ({facts})." if match else "Not run."
+        if match is None:
+            blocks.append(Paragraph(f"Not run: {published_command(published.run)}"))
+            continue
+        source = f"Ours: {match.title} ({facts})."
         scores = _scores_table(published, match)
         title = f"{published.run.network}, {BALANCES[published.run.balance]}"
         caption = f"Precision, recall and F1 of each class: {title}."
@@ -117,19 +121,22 @@ def _published_table(table: PublishedTable, configurations: Sequence[Configurati
     rows: list[Row] = []
     for published in table.runs:
         repeated = [configuration for configuration in configurations if configuration.published == published]
-        rows += [_compared_row(published, configuration) for configuration in repeated] or [_empty_row(published)]
+        rows += [
+            _compared_row(published, configuration, remark(configuration, repeated)) for configuration in repeated
+        ] or [_empty_row(published)]
     header = ["Network", "Test, published", "Test, ours", "Difference", "95 % interval", "Verdict"]
     if table.runs[0].train is None:
         return Table(header, "lrrrrl", rows)
     return Table([*header, "Val, published", "Val, ours", "Train, published", "Train, ours"], "lrrrrlrrrr", rows)
 
 
-def _compared_row(published: PublishedRun, configuration: Configuration) -> Row:
-    accuracy = configuration.scores("acc")
+def _compared_row(published: PublishedRun, configuration: Configuration, remark: str) -> Row:
+    accuracy, precisions = configuration.scores("acc"), configuration.precisions
+    note = "; ".join(filter(None, (configuration.subtitle, remark)))
     test = (
-        Cell(published.network, configuration.subtitle, target=configuration.title),
+        Cell(published.network, note, target=configuration.title),
         f"{published.test:.2f}",
-        replace(value_cell(accuracy), note=configuration.seeds),
+        replace(value_cell(accuracy), note="; ".join((configuration.seeds, *precisions))),
         "" if configuration.not_comparable_because else _difference_cell(accuracy.mean - published.test),
         interval_cell(configuration.test_interval("acc")),
         verdict_cell(configuration, published),
@@ -155,15 +162,16 @@ def interval_cell(bounds: Interval) -> Cell:
 
 
 def _empty_row(published: PublishedRun) -> Row:
-    test = (published.network, f"{published.test:.2f}", NOT_RUN, "", "", "")
+    network = Cell(published.network, published_command(published))
+    test = (network, f"{published.test:.2f}", NOT_RUN, "", "", "")
     return (
         test if published.train is None else (*test, f"{published.val:.4f}", NOT_RUN, f"{published.train:.4f}", NOT_RUN)
     )
 
 
-def _scores_table(published: PublishedScores, match: Configuration | None) -> Table:
+def _scores_table(published: PublishedScores, match: Configuration) -> Table:
     columns = [f"{name}, {source}" for name in ("Precision", "Recall", "F1") for source in ("published", "ours")]
-    seeds = match.test_scores if match else []
+    seeds = match.test_scores
     rows = [
         _scores_row(name, triple, [scores["per_class"][name] for scores in seeds])
         for name, triple in zip(CLASSES, published.per_class, strict=True)
@@ -183,5 +191,5 @@ def _average(scores: dict[str, Any], name: str) -> dict[str, Any]:
 def _scores_row(name: str, published: Sequence[float], ours: Sequence[dict[str, Any]]) -> Row:
     cells: list[str | Cell] = [name]
     for score, value in zip(_SCORES, published, strict=True):
-        cells += [f"{value:.2f}", str(summarize([scores[score] for scores in ours])) if ours else NOT_RUN]
+        cells += [f"{value:.2f}", str(summarize([scores[score] for scores in ours]))]
     return cells

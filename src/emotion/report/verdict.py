@@ -8,7 +8,7 @@ from typing import Literal
 from emotion.analysis.document import Cell
 from emotion.analysis.statistics import Interval
 from emotion.report.configurations import Configuration
-from emotion.report.published import HALF_UNIT, RUNS, PublishedRun
+from emotion.report.published import HALF_UNIT, LARGEST_CLASS, RUNS, PublishedRun
 
 Verdict = Literal["agrees", "higher", "lower", "not compared", "not run"]
 _SUMMARY: dict[Verdict, str] = {
@@ -53,14 +53,37 @@ def verdict_cell(configuration: Configuration, published: PublishedRun) -> Cell:
 def best_match(configurations: Sequence[Configuration], published: PublishedRun) -> Configuration | None:
     """Returns the configuration that represents a run of the paper, or None if no configuration repeats the run.
 
-    Comparable configurations come first, then those with the fewest differences from the recipe, then those with the
-    most seeds.
+    Comparable configurations come first, then those that predict more than one class if the paper's network did, then
+    those with the fewest differences from the recipe, then those with the most seeds.
     """
     candidates = [configuration for configuration in configurations if configuration.published == published]
     return min(
         candidates,
-        key=lambda match: (bool(match.not_comparable_because), len(match.differences), -len(match.runs)),
+        key=lambda match: (
+            bool(match.not_comparable_because),
+            match.constant and published.test > LARGEST_CLASS,
+            len(match.differences),
+            -len(match.runs),
+        ),
         default=None,
+    )
+
+
+def learning(configurations: Sequence[Configuration]) -> Configuration | None:
+    """Returns the one that learns best where another of the configurations, of one network, does not learn at all.
+
+    The validation images choose it among those that predict more than one class.
+    """
+    learn = [one for one in configurations if not one.constant]
+    return max(learn, key=lambda one: one.val_accuracy.mean) if 0 < len(learn) < len(configurations) else None
+
+
+def remark(configuration: Configuration, repeated: Sequence[Configuration]) -> str:
+    """Returns whether a configuration, of those that repeat a run of the paper, learns nothing, or best beside such."""
+    if configuration.constant:
+        return "one class for every image"
+    return (
+        "the nearest recipe that learns, chosen by validation accuracy" if configuration is learning(repeated) else ""
     )
 
 
