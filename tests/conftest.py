@@ -22,6 +22,8 @@ os.environ.update(NO_TELEMETRY)
 # On a busy machine threads wait for each other longer than such small networks compute, and runs to be compared bit by
 # bit need the same number of them in every process. Lightning raises the number unless the environment says one.
 os.environ["OMP_NUM_THREADS"] = "1"
+# The tests compare with values of CPUs, and many runs would share a GPU; CUDA_VISIBLE_DEVICES=0 makes it visible.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # Read before `own_cache` hides it from the tests.
 EMOTION_DATA = os.environ.get("EMOTION_DATA")
 CHECKOUT_DATA = Path(__file__).parents[1] / "data" / "fer2013"

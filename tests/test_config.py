@@ -582,10 +582,19 @@ def test_options_of_hydra_are_left_to_hydra(words):
     check_overrides(words)
 
 
-@pytest.mark.parametrize(("runs_per_gpu", "gpu", "share"), [(1, True, 1), (4, True, 0.25), (4, False, 0)])
-def test_runs_of_a_ray_sweep_share_a_gpu(monkeypatch, runs_per_gpu, gpu, share):
+@pytest.mark.parametrize(
+    ("words", "gpu", "share"),
+    [
+        ([], True, 1),
+        (["runs_per_gpu=4"], True, 0.25),
+        (["runs_per_gpu=6"], True, 0.1666),  # six times 0.1667, to which Ray would round, are more than a GPU
+        (["runs_per_gpu=4"], False, 0),
+        (["runs_per_gpu=4", "trainer.accelerator=cpu"], True, 0),
+    ],
+)
+def test_runs_of_a_ray_sweep_share_a_gpu(monkeypatch, words, gpu, share):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
-    config = compose_launcher("ray", f"runs_per_gpu={runs_per_gpu}")
+    config = compose_launcher("ray", *words)
     assert config.ray.remote.num_gpus == share
     assert config.ray.remote.num_cpus == 1
 

@@ -220,6 +220,7 @@ def publish(
         str, typer.Option(help="Test-time augmentation of the file: none, flip, shifts, ten_crop.")
     ] = "flip",
     test: Annotated[bool, typer.Option("--test/--no-test", help="Measure on the test images, too.")] = True,
+    device: Device = "cpu",
 ) -> None:
     """Turn a checkpoint into a small file that `emotion.load` reads: weights, temperature, metrics, no code.
 
@@ -233,7 +234,7 @@ def publish(
     from emotion.training.publish import publish as publish_network
 
     require_choice("--tta", tta, get_args(ViewsName))
-    classifier = publish_network(checkpoint, out, cast("ViewsName", tta), test)
+    classifier = publish_network(checkpoint, out, cast("ViewsName", tta), test, device)
     typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
 
 

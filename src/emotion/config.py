@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -170,11 +171,13 @@ def default_weights(data: str, weights: str = "imagenet") -> str:
     return "none" if data == "synthetic" else weights
 
 
-def gpu_share(runs_per_gpu: int) -> float:
-    """Returns the share (0..1) of a GPU that a run of a sweep requests; 0 if this machine has no GPU."""
+def gpu_share(runs_per_gpu: int, accelerator: str = "auto") -> float:
+    """Returns the share (0..1) of a GPU that a run of a sweep requests; 0 for a run on CPUs, or without a GPU here."""
     import torch
 
-    return 1 / runs_per_gpu if torch.cuda.is_available() else 0
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return 0
+    return math.floor(10_000 / runs_per_gpu) / 10_000  # Ray counts in these units, and rounding up would add up to > 1
 
 
 def register_resolvers() -> None:

@@ -172,6 +172,20 @@ def test_a_missing_device_is_refused(suffix: str) -> None:
             load_networks([SHIPPED / f"small{suffix}"], device=device)
 
 
+def test_a_gpu_that_only_pytorch_can_use_runs_the_file_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[Any] = []
+    network = load_networks(["small"])[0]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("emotion.inference.pytorch.TorchNetwork", lambda *values: (loaded.append(values), network)[1])
+    load_networks(["small"], device="cuda:1")
+    assert loaded == [(SHIPPED / "small.safetensors", None, "cuda:1")]
+    load_networks(["small"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=r"device=cuda: this onnxruntime runs small\.onnx on CPUs only"):
+        load_networks(["small"], device="cuda")
+    assert len(loaded) == 1
+
+
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors", ".ckpt", ".pt", ""])
 def test_other_files_are_refused_with_one_line(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"own{suffix}"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -253,16 +254,20 @@ def test_a_gpu_needs_another_package(device: str, tmp_path: Path, monkeypatch: p
     path = write(tmp_path / "net.onnx")
     with pytest.raises(UserError, match=rf"^device={device}: this onnxruntime .* install onnxruntime-gpu in its place"):
         OnnxNetwork(path, device)
-    requested = []
-    session = onnxruntime.InferenceSession
+    requested, used = [], ["CPUExecutionProvider"]
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, *arguments: Any, providers: list[Any], **options: Any) -> None:
+            requested.append(providers)
+            super().__init__(*arguments, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return used
+
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(
-        onnxruntime,
-        "InferenceSession",
-        lambda *arguments, providers, **options: (
-            requested.append(providers),
-            session(*arguments, providers=["CPUExecutionProvider"]),
-        )[1],
-    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    with pytest.raises(UserError, match=rf"^device={device}: onnxruntime-gpu cannot be used here"):
+        OnnxNetwork(path, device)
+    used, requested[:] = ["CUDAExecutionProvider", "CPUExecutionProvider"], []
     OnnxNetwork(path, device)
     assert requested == [[("CUDAExecutionProvider", {"device_id": "1"} if device == "cuda:1" else {})]]

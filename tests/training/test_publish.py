@@ -56,7 +56,7 @@ def test_validation_images_of_the_training_part_are_measured_too(tmp_path: Path)
 
 def test_the_file_is_the_averaged_network(trained: Path, tmp_path: Path) -> None:
     classifier = publish(trained / "checkpoints/best.ckpt", tmp_path / "out.safetensors", "none")
-    state = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(trained / "checkpoints/best.ckpt", weights_only=True, map_location="cpu")["state_dict"]
     weights = dict(classifier.averaged.network.named_parameters())
     assert any(not torch.equal(value, state[f"network.{name}"].half().float()) for name, value in weights.items())
     for name, value in weights.items():

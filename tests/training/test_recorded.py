@@ -259,6 +259,16 @@ def test_steps_are_recorded_on_one_cuda_device():
     assert records_steps(settings(cuda_graph="true"), CUDA, "32-true")
     assert not records_steps(settings(cuda_graph="false"), CUDA, "bf16-mixed")
     assert not records_steps(settings(), CPU, "32-true")
+    for devices in ("[3]", "[0]", "1"):
+        assert records_steps(settings(**{"trainer.devices": devices}), CUDA, "32-true")
+    assert not records_steps(settings(**{"trainer.devices": "[0,1]"}), CUDA, "32-true")
+
+
+@pytest.mark.parametrize("own", [{"loss": "own.py:Loss"}, {"model": "custom", "network": "own.py:Network"}])
+def test_code_of_a_user_is_recorded_on_request_only(own):
+    """A recording repeats what Python computed in its step, as a weight that grows from step to step."""
+    assert not records_steps(settings(**own), CUDA, "32-true")
+    assert records_steps(settings(cuda_graph="true", **own), CUDA, "32-true")
 
 
 @pytest.mark.parametrize("key", ["num_nodes", "max_steps", "strategy", "overfit_batches"])
@@ -305,6 +315,18 @@ def test_groups_are_logged_at_the_steps_they_end_at(make_recorded, make_trainer,
         logged = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
     assert logged == [4, 9, 12, 17, 22, 25]
     assert trainer.global_step == 26
+
+
+def test_short_groups_are_logged_once_an_interval(make_recorded, make_trainer, make_loader, tmp_path):
+    """13 steps an epoch in groups that end after 3, 6, 9, 12, 13, 16, 19, 22 ... steps."""
+    for interval, expected in ((10, [11, 21]), (0, [])):
+        task = make_recorded()
+        task.log_interval = interval
+        trainer = make_trainer(tmp_path / str(interval), max_epochs=2, log_every_n_steps=50)
+        trainer.fit(task, BatchGroups(make_loader(100), 3), make_loader(8))
+        with (tmp_path / str(interval) / "csv" / "metrics.csv").open() as file:
+            logged = [int(row["step"]) for row in csv.DictReader(file) if row.get("train/loss_step")]
+        assert logged == expected
 
 
 def test_groups_take_no_more_memory_than_a_chunk(make_loader, monkeypatch):

@@ -18,7 +18,7 @@ from emotion.data.loader import Batch
 from emotion.data.teaching import mean_logits
 from emotion.errors import UserError
 from emotion.models.classifier import load_pretrained
-from emotion.settings import DistillationSettings
+from emotion.settings import DistillationSettings, TrainerSettings
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.evaluate import evaluate
 from emotion.training.folder import read_json
@@ -26,7 +26,7 @@ from emotion.training.member import read_member
 from emotion.training.publish import publish
 from emotion.training.recorded import Outcome, RecordedStep
 from emotion.training.start import read_start
-from emotion.training.teachers import TEACHING, Mirrored, read_teachers, record
+from emotion.training.teachers import TEACHING, Mirrored, _device, read_teachers, record
 
 pytestmark = pytest.mark.training
 
@@ -413,3 +413,15 @@ def test_evaluations_know_what_a_published_network_was_trained_on(teacher, tmp_p
         evaluate([Path(name)], {"synthetic_images": 210}, str(out), "cpu")
         seen.append(read_json(out / "evaluation.json")["seen"])
     assert seen == ["0 of 21, pixel for pixel"] * 2
+
+
+def test_teachers_judge_on_the_device_of_the_training(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "emotion.training.teachers.find_device", lambda name: (asked.append(name), torch.device(name or "cuda"))[1]
+    )
+    trainer = {"accelerator": "auto", "devices": [3]}
+    assert _device(TrainerSettings(**trainer)) == torch.device("cuda:3")
+    assert _device(TrainerSettings(**trainer | {"accelerator": "gpu", "devices": 2})) == torch.device("cuda")
+    assert _device(TrainerSettings(**trainer | {"accelerator": "cpu"})) == torch.device("cpu")
+    assert asked == [None, "cuda:3", "cuda", "cpu"]

@@ -2,6 +2,8 @@
 
 import csv
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ from omegaconf import OmegaConf
 from small_runs import epochs, train
 
 from emotion.analysis.figures import read_history
-from emotion.config import conf_dir
+from emotion.config import compose, conf_dir, read
 from emotion.errors import UserError
+from emotion.models.device import exact_float32
+from emotion.training import prepared
 from emotion.training.folder import RunFolder
 from emotion.training.task import EmotionTask
 from emotion.training.trainer import best_precision
@@ -205,3 +209,48 @@ def test_settings_that_cannot_train_are_refused_at_once(run, words, line):
 def test_a_cpu_with_instructions_for_bf16_trains_in_it(flags, expected, monkeypatch):
     monkeypatch.setattr("emotion.training.trainer.cpu_flags", lambda: flags)
     assert best_precision("cpu") == expected
+
+
+def test_the_chosen_gpu_decides_on_bf16(monkeypatch):
+    current = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device", lambda index: (current.append(index), nullcontext())[1])
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: current[-1] == 1)
+    assert best_precision("auto", [1]) == "bf16-mixed"
+    assert best_precision("gpu", 2) == "16-mixed"
+    assert current == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("device", "words", "compiled"),
+    [
+        ("cuda", ["patience=null", "trainer.max_epochs=50"], True),  # 100 batches an epoch, so 5,000 steps
+        ("cuda", ["patience=null", "trainer.max_epochs=-1"], True),
+        ("cuda", ["patience=null", "trainer.max_epochs=49"], False),
+        ("cuda", ["patience=5", "trainer.max_epochs=50"], False),
+        ("cpu", ["patience=null", "trainer.max_epochs=50"], False),
+    ],
+)
+def test_long_runs_of_fixed_length_are_compiled_on_gpus(device, words, compiled, monkeypatch):
+    monkeypatch.setattr("emotion.training.prepared.require_compiler", lambda device: None)
+    data = SimpleNamespace(train_set=(None, None, range(6391)), batches=SimpleNamespace(batch_size=64))
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), world_size=1)
+    assert prepared._repays_compilation(read(compose(*words)), data, trainer) == compiled
+
+
+def test_a_machine_without_a_compiler_trains_uncompiled(monkeypatch, caplog):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=r"^compile=true: Triton needs a C compiler \(gcc or clang\)$"):
+        prepared.require_compiler(torch.device("cuda"))
+    prepared.require_compiler(torch.device("cpu"))
+    data = SimpleNamespace(train_set=(None, None, range(64_000)), batches=SimpleNamespace(batch_size=64))
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")), world_size=1)
+    assert not prepared._repays_compilation(read(compose("recipe=small")), data, trainer)
+    assert caplog.messages == ["compile=auto: not compiled: Triton needs a C compiler (gcc or clang)"]
+
+
+def test_float32_is_not_rounded_on_gpus():
+    torch.backends.cudnn.allow_tf32 = True
+    exact_float32()
+    assert not torch.backends.cudnn.allow_tf32

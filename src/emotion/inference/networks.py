@@ -1,6 +1,7 @@
 """Loads trained networks by name or file: `.onnx` files run in onnxruntime, the others in PyTorch."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, get_args
 
@@ -11,6 +12,7 @@ from emotion.data.classes import require_same_classes
 from emotion.errors import UserError, require_choice
 from emotion.extras import require_extra
 from emotion.models.onnx import OnnxNetwork, ViewsName
+from emotion.privacy import import_onnxruntime
 from emotion.shipped import find_network
 
 
@@ -71,15 +73,28 @@ def load_networks(names: Sequence[str | Path], views: str | None = None, device:
 def _load(name: str | Path, views: str | None, device: str) -> FaceNetwork:
     path = find_network(name)
     if path.suffix == ".onnx":
-        network = OnnxNetwork(path, device)
-        if views in (None, network.views):
-            return network
-        if not path.with_suffix(".safetensors").is_file():
-            raise UserError(
-                f"tta={views}: {path.name} was exported with {network.views}; take its .safetensors or .ckpt file"
-            )
-        path = path.with_suffix(".safetensors")
+        beside = path.with_suffix(".safetensors")
+        if not (beside.is_file() and _only_pytorch_has(device)):
+            network = OnnxNetwork(path, device)
+            if views in (None, network.views):
+                return network
+            if not beside.is_file():
+                raise UserError(
+                    f"tta={views}: {path.name} was exported with {network.views}; take its .safetensors or .ckpt file"
+                )
+        path = beside
     require_extra("train", path.name if views is None else f"{path.name} with tta={views}")
     from emotion.inference.pytorch import TorchNetwork  # imported here, since PyTorch takes seconds to load
 
     return TorchNetwork(path, views, device)
+
+
+def _only_pytorch_has(device: str) -> bool:
+    """Returns whether a GPU is asked for that PyTorch can use and this onnxruntime, made for CPUs only, cannot."""
+    if not device.startswith("cuda") or find_spec("torch") is None:
+        return False
+    if "CUDAExecutionProvider" in import_onnxruntime().get_available_providers():
+        return False
+    import torch  # imported here, since it takes seconds to load
+
+    return torch.cuda.is_available()

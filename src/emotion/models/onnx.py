@@ -54,6 +54,8 @@ class OnnxNetwork:
             # A hostile file could name other files of this machine as its weights, so none can be opened.
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
             content = path.read_bytes()
+            if device != "cpu":
+                onnxruntime.preload_dlls()  # CUDA's libraries, where the packages of PyTorch or NVIDIA have them
             self._session = onnxruntime.InferenceSession(content, options, providers=[provider], enable_fallback=0)
             card: dict[str, Any] = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA])
             self.classes = require_classes(card["classes"])
@@ -68,6 +70,10 @@ class OnnxNetwork:
         except Exception as error:
             # A damaged or foreign file can make onnxruntime and json raise any exception.
             raise UserError(f"{path}: not a network that `emotion export` wrote ({first_line(error)})") from None
+        if self._session.get_providers()[0] != provider[0]:  # onnxruntime then only logs that it takes the CPU
+            raise UserError(
+                f"device={device}: onnxruntime-gpu cannot be used here: it finds no libraries of CUDA that fit"
+            )
         self._arguments = path.absolute(), device
         self._has_evidence = len(self._session.get_outputs()) > 1
 

@@ -30,8 +30,8 @@ def explain_out_of_memory(settings: Settings) -> Iterator[None]:
         size, side = settings.batches.batch_size, settings.network.image_size
         raise UserError(
             f"out of memory with batch_size={size} and image_size={side}: try batch_size={max(size // 2, 2)} (with "
-            "trainer.accumulate_grad_batches=2 for the same updates), a smaller image_size= or trainer.precision="
-            "bf16-mixed"
+            "trainer.accumulate_grad_batches=2 for the same updates), a smaller image_size=, trainer.precision="
+            "bf16-mixed, or on a GPU cuda_graph=false and a memory_budget= for the images"
         ) from error
 
 

@@ -1,9 +1,13 @@
 """What a run needs to begin: checked settings, opened data, a network with its weights, and a Trainer."""
 
 import logging
+import os
+import shutil
+import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lightning import Callback, Trainer, seed_everything
@@ -15,6 +19,7 @@ from emotion.data.datamodule import EmotionDataModule
 from emotion.data.loader import global_batch_sizes
 from emotion.errors import UserError, first_line
 from emotion.files import hide_home
+from emotion.models.device import exact_float32
 from emotion.models.network import Network, feature_count
 from emotion.models.weights import file_stem, load_backbone, resolve_weights
 from emotion.plugins import Plugins
@@ -33,6 +38,8 @@ from emotion.training.teachers import Teachers, read_teachers
 from emotion.training.trainer import build_timer, build_trainer
 
 log = logging.getLogger(__name__)
+LONG_TRAINING = 5_000
+"""Least number of steps for which `compile=auto` compiles."""
 AUTO_FEATURES_BYTES = 2**30
 """Largest size of features that `feature_views=auto` writes to the cache, in bytes."""
 
@@ -69,6 +76,7 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     # The Trainer sets both and does not reset them, and a sweep can train several runs in one process.
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
+    exact_float32()
     seed_everything(settings.run.seed, verbose=False)
     data = EmotionDataModule(
         settings.data,
@@ -85,10 +93,11 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     device, precision = trainer.strategy.root_device, str(trainer.precision)
     # Again, since the initial weights must not depend on the random numbers that all this may have drawn.
     seed_everything(settings.run.seed, verbose=False)
-    recorded = records_steps(settings, device, precision)
-    task = build_task(settings, data, plugins, teachers.names, RecordedTask if recorded else EmotionTask)
-    if recorded:
-        group_steps(data, trainer)
+    kind = RecordedTask if records_steps(settings, device, precision) else EmotionTask
+    task = build_task(settings, data, plugins, teachers.names, kind)
+    if isinstance(task, RecordedTask):
+        log.info("steps are recorded as CUDA graphs; cuda_graph=false turns this off")
+        group_steps(task, data, trainer)
     _log_sizes(settings, task, data, teachers.names)
     _warn_of_short_training(settings)
     if resumes:
@@ -194,10 +203,43 @@ def _configure_speed(settings: Settings, task: EmotionTask, data: EmotionDataMod
         data.train_on_features(cache, views)
     compiled = wanted.compile
     if compiled == "auto":
-        # It takes up to a minute, too long for a run that may stop early; on CPUs, compiled steps were slower.
-        compiled = device.type == "cuda" and wanted.patience is None
+        compiled = _repays_compilation(settings, data, trainer)
     if compiled:
+        require_compiler(device)
         task.compile_network()
+        log.info("the network is compiled in the first steps of each kind, which takes minutes")
+
+
+def _repays_compilation(settings: Settings, data: EmotionDataModule, trainer: Trainer) -> bool:
+    """Returns whether compiling saves more time than it takes, which is up to a minute for each kind of step.
+
+    It does not in a run that may stop early or is short, and on CPUs, where compiled steps were slower.
+    """
+    epochs = settings.trainer.max_epochs
+    batches = len(global_batch_sizes(len(data.train_set[2]), data.batches.batch_size, trainer.world_size))
+    long = epochs is None or epochs < 0 or epochs * batches >= LONG_TRAINING
+    if trainer.strategy.root_device.type != "cuda" or settings.training.patience is not None or not long:
+        return False
+    try:
+        require_compiler(trainer.strategy.root_device)
+    except UserError as error:
+        log.warning("compile=auto: not compiled: %s", str(error).partition(": ")[2])
+        return False
+    return True
+
+
+def require_compiler(device: torch.device) -> None:
+    """Checks that Triton, which compiles for GPUs, finds the C compiler and the headers of Python that it builds with.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    if device.type != "cuda":
+        return
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise UserError("compile=true: Triton needs a C compiler (gcc or clang)")
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        raise UserError("compile=true: Triton needs the headers of Python (the package python3-dev of many systems)")
 
 
 def _auto_feature_views(task: EmotionTask, data: EmotionDataModule, device: torch.device) -> int:

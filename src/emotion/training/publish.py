@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.predictions import Predictions
@@ -16,6 +15,7 @@ from emotion.declarations import NEW
 from emotion.errors import UserError
 from emotion.files import atomic_write
 from emotion.models.classifier import Card, Classifier, load_pretrained, save_pretrained
+from emotion.models.device import find_device
 from emotion.models.onnx import ViewsName
 from emotion.settings import FER_SIZE, OWN_DATA, DataSettings, NetworkSettings, marked
 from emotion.training.checkpoint import Checkpoint, load_checkpoint
@@ -28,7 +28,9 @@ def uncalibrated(trained: Checkpoint) -> Classifier:
     return Classifier(trained.task.inference_network, _card(trained))
 
 
-def publish(checkpoint: Path, out: Path, views: ViewsName = "flip", test: bool = True) -> Classifier:
+def publish(
+    checkpoint: Path, out: Path, views: ViewsName = "flip", test: bool = True, device: str = "cpu"
+) -> Classifier:
     """Writes a network to a file, with metrics measured on the rounded weights, and returns it.
 
     The temperature is fitted on the validation images; test images decide nothing.
@@ -38,6 +40,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip", test: bool =
         out: the `.safetensors` file.
         views: test-time augmentation of the published network.
         test: whether the card gets metrics on the test images, too; without, no test image is read.
+        device: device that measures: `cpu`, `cuda`, `cuda:1` ...
 
     Raises:
         UserError: there is no such checkpoint, its network is code of a user, its data is missing or has changed, or
@@ -45,7 +48,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip", test: bool =
     """
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: a name that ends with .safetensors is needed")
-    trained = load_checkpoint(checkpoint)
+    measuring, trained = find_device(device), load_checkpoint(checkpoint)
     network, data = trained.task.inference_network, trained.data_module()
     require_own_split(f"ckpt={checkpoint}", trained.origin, data, "restore them")
     card = replace(_card(trained), views=views)
@@ -54,7 +57,7 @@ def publish(checkpoint: Path, out: Path, views: ViewsName = "flip", test: bool =
         rounded = load_pretrained(temporary)  # the weights that users get
         measured: tuple[Stage, ...] = ("val", "test") if test else ("val",)
         stages: dict[str, Predictions] = {
-            stage: predict(rounded.averaged, data, stage, torch.device("cpu")) for stage in measured
+            stage: predict(rounded.averaged, data, stage, measuring) for stage in measured
         }
         temperature = fit_temperature(stages["val"])
         facts = _facts(trained, stages, temperature, data.training_hash) | _further(trained.origin, data)

@@ -29,6 +29,8 @@ BATCHES_TOGETHER = 50
 """Number of recorded steps between two calls by the Trainer, if no steps are logged."""
 WARM_UP = 3
 """Ordinary steps of each batch shape before its recording; in them, libraries choose kernels and allocate buffers."""
+SYNCHRONIZES = "called a synchronizing CUDA operation"
+"""Part of PyTorch's warning on a step that waits for the device."""
 log = logging.getLogger(__name__)
 
 
@@ -46,8 +48,9 @@ Record = Callable[[Callable[[], Outcome]], tuple[Callable[[], None], Outcome]]
 def record_cuda_graph(step: Callable[[], Outcome]) -> tuple[Callable[[], None], Outcome]:
     """Records the kernels of a step without running them; returns a function that replays them, and its outputs."""
     graph = torch.cuda.CUDAGraph()
-    # Other threads, which load the next batches, may use the device during the recording.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # Without `stream`, PyTorch would take one of the first device that this process recorded on. Other threads, which
+    # load the next batches, may use the device during the recording.
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
         outcome = step()
     return graph.replay, outcome
 
@@ -98,7 +101,12 @@ class RecordedStep:
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         main.wait_stream(side)
-        waits = [str(one.message) for one in caught if "synchroniz" in str(one.message)]
+        waits = []
+        for one in caught:
+            if SYNCHRONIZES in str(one.message):
+                waits.append(str(one.message))
+            else:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno, source=one.source)
         if waits and self._done[batch.inputs.shape] == WARM_UP and self._waits is None:
             self._waits = waits[0].splitlines()[0]
             log.warning("cuda_graph: the step waits for the device and cannot be recorded (%s)", self._waits)
@@ -152,9 +160,13 @@ class RecordedTask(EmotionTask):
 
     Args:
         values, named: the arguments of `EmotionTask`.
+
+    Attributes:
+        log_interval: number of steps between two lines of the log; 0 for none.
     """
 
     _capturable = True
+    log_interval = 1
 
     def __init__(self, *values: Any, **named: Any) -> None:
         super().__init__(*values, **named)
@@ -177,6 +189,9 @@ class RecordedTask(EmotionTask):
                 scheduler.step()
         # The loggers count the Trainer's batches, and this list was one of them.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped += len(batch) - 1
+        # A list can have fewer steps, and reading their loss would wait for the device.
+        logs = self.log_interval and self.trainer.global_step % self.log_interval < len(batch)
+        self.trainer.log_every_n_steps = int(logs)  # type: ignore[attr-defined]
         self.log("train/loss_step", losses[-1])
         return torch.stack(losses)  # [n]
 
@@ -216,11 +231,11 @@ class RecordedTask(EmotionTask):
         return torch.tensor(value, device=self.device)
 
 
-def group_steps(data: EmotionDataModule, trainer: Trainer) -> None:
+def group_steps(task: RecordedTask, data: EmotionDataModule, trainer: Trainer) -> None:
     """Gives the Trainer as many batches at once as there are steps between two lines of the log."""
-    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    data.group_batches(partial(BatchGroups, size=interval or BATCHES_TOGETHER))
-    trainer.log_every_n_steps = min(interval, 1)  # type: ignore[attr-defined]
+    task.log_interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    data.group_batches(partial(BatchGroups, size=task.log_interval or BATCHES_TOGETHER))
+    trainer.log_every_n_steps = min(task.log_interval, 1)  # type: ignore[attr-defined]
 
 
 def records_steps(settings: Settings, device: torch.device, precision: str) -> bool:
@@ -237,7 +252,9 @@ def records_steps(settings: Settings, device: torch.device, precision: str) -> b
     obstacle, wanted = _obstacle(settings, device, precision), settings.training.cuda_graph
     if wanted is True and obstacle:
         raise UserError(f"cuda_graph=true: steps cannot be recorded with {obstacle}; use cuda_graph=auto")
-    return wanted is not False and not obstacle
+    # A recording repeats the values that Python had in its step, which the code of a user may change from step to step.
+    own = settings.network.network or settings.loss.loss
+    return not obstacle and (wanted is True or wanted == "auto" and not own)
 
 
 def _obstacle(settings: Settings, device: torch.device, precision: str) -> str | None:
@@ -257,7 +274,7 @@ def _obstacle(settings: Settings, device: torch.device, precision: str) -> str |
     }  # null is legal for all
     if device.type != "cuda":
         return f"trainer.accelerator={trainer.accelerator} (no CUDA device)"
-    if trainer.devices not in (1, [0], "1"):
+    if trainer.devices not in (1, "1") and not (isinstance(trainer.devices, list) and len(trainer.devices) == 1):
         return f"trainer.devices={trainer.devices}"
     if precision not in ("32-true", "bf16-mixed"):
         return f"trainer.precision={precision}"

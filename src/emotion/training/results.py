@@ -29,6 +29,7 @@ from emotion.analysis.protocol import protocol_rows
 from emotion.analysis.summary import run_document
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.data.votes import VotesFile
+from emotion.models.device import exact_float32
 from emotion.models.onnx import ViewsName
 from emotion.models.views import Views
 from emotion.training.folder import write_json, write_text
@@ -42,6 +43,7 @@ def predict(
 ) -> Predictions:
     """Returns the predictions of a network, whose logits are divided by `temperature`, for the images of a stage."""
     network.eval().to(device)
+    exact_float32()
     rows = getattr(data.rows, stage)
     log.info("predicting %d %s images", len(rows), stage)
     # The inputs are images even if training used cached features, since these are in half precision: for a frozen

@@ -20,11 +20,12 @@ from emotion.data.teaching import Teaching, mean_logits
 from emotion.errors import UserError, first_line
 from emotion.files import atomic_write, expand
 from emotion.models.classifier import TEACHING
-from emotion.models.device import find_device
+from emotion.models.device import exact_float32, find_device
 from emotion.overrides import check_overrides, quote_arguments, require_effect
-from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings
+from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings, TrainerSettings
 from emotion.shipped import HUB
 from emotion.training.features import FeatureCache, images_digest
+from emotion.training.memory import explain_out_of_memory
 from emotion.training.member import Member, read_member, require_different
 from emotion.training.origin import UNKNOWN, Origin, require_unseen
 from emotion.training.start import with_implied_model
@@ -163,9 +164,12 @@ def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
     teachers = read_teachers(settings.distillation, data, settings.network.network)
     if not teachers.names:
         raise UserError("teacher: missing; name the networks that teach, as teacher=[a.ckpt,b.ckpt]")
-    device = find_device("cpu" if trainer.accelerator == "cpu" else None)
-    precision = best_precision(device.type) if trainer.precision == "auto" else str(trainer.precision)
-    teaching = teachers.teaching(settings.distillation, data, device, precision)
+    device, precision = _device(trainer), str(trainer.precision)
+    if precision == "auto":
+        precision = best_precision(device.type, [device.index or 0])
+    exact_float32()
+    with explain_out_of_memory(settings):
+        teaching = teachers.teaching(settings.distillation, data, device, precision)
     views = [mean_logits([each[view] for each in teaching.logits]) for view in range(len(teaching.logits[0]))]
     logits: NDArray[np.float16] = torch.stack(views).half().numpy()  # [V, n, K]
     described = {**_description(data, teaching.views), "teachers": list(teachers.names), "known": teachers.known}
@@ -173,6 +177,14 @@ def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
         tensors: dict[str, NDArray[Any]] = {"logits": logits, "further": data.further.view(np.int64)}
         save_file(tensors, temporary, {TEACHING: json.dumps(described)})
     return logits
+
+
+def _device(trainer: TrainerSettings) -> torch.device:
+    """Returns the one device that the Trainer of these settings would take, or the first of several."""
+    names = {"auto": None, "gpu": "cuda"}
+    device = find_device(names.get(trainer.accelerator, trainer.accelerator))
+    first = trainer.devices[0] if isinstance(trainer.devices, list) and trainer.devices else None
+    return device if first is None or device.type == "cpu" else find_device(f"{device.type}:{first}")
 
 
 def _judge(

@@ -47,7 +47,7 @@ def build_trainer(settings: Settings, folder: RunFolder, extra: Sequence[Callbac
     if (profiler := options.pop("profiler", None)) is not None:
         options["profiler"] = PROFILERS[profiler](folder.path, "profile")
     if options.get("precision") == "auto":
-        options["precision"] = best_precision(options.get("accelerator", "auto"))
+        options["precision"] = best_precision(options.get("accelerator", "auto"), options.get("devices", 1))
     loggers = [
         TensorBoard(folder.tensorboard, run_name(settings, folder)),
         CSVLogger(folder.csv, name="", flush_logs_every_n_steps=options["log_every_n_steps"] or 1),
@@ -130,8 +130,14 @@ def _checkpoint(folder: RunFolder, name: str, monitor: str | None = None, mode: 
     )
 
 
-def best_precision(accelerator: str) -> str:
-    """Returns the value of `trainer.precision` that `auto` stands for on an accelerator of this machine."""
+def best_precision(accelerator: str, devices: Any = 1) -> str:
+    """Returns the value of `trainer.precision` that `auto` stands for on an accelerator of this machine.
+
+    Args:
+        accelerator: as in `trainer.accelerator`.
+        devices: as in `trainer.devices`; the first GPU of a list decides.
+    """
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         return "bf16-mixed" if {"amx_bf16", "avx512_bf16"} & cpu_flags() else "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    with torch.cuda.device(devices[0] if isinstance(devices, list) and devices else 0):
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
