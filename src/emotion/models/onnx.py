@@ -71,9 +71,7 @@ class OnnxNetwork:
             # A damaged or foreign file can make onnxruntime and json raise any exception.
             raise UserError(f"{path}: not a network that `emotion export` wrote ({first_line(error)})") from None
         if self._session.get_providers()[0] != provider[0]:  # onnxruntime then only logs that it takes the CPU
-            raise UserError(
-                f"device={device}: onnxruntime-gpu cannot be used here: it finds no libraries of CUDA that fit"
-            )
+            raise UserError(f"device={device}: onnxruntime-gpu cannot be used here: no CUDA libraries that it fits")
         self._arguments = path.absolute(), device
         self._has_evidence = len(self._session.get_outputs()) > 1
 

@@ -254,7 +254,7 @@ def records_steps(settings: Settings, device: torch.device, precision: str) -> b
         raise UserError(f"cuda_graph=true: steps cannot be recorded with {obstacle}; use cuda_graph=auto")
     # A recording repeats the values that Python had in its step, which the code of a user may change from step to step.
     own = settings.network.network or settings.loss.loss
-    return not obstacle and (wanted is True or wanted == "auto" and not own)
+    return not obstacle and (wanted is True or (wanted == "auto" and not own))
 
 
 def _obstacle(settings: Settings, device: torch.device, precision: str) -> str | None:

@@ -25,8 +25,8 @@ from emotion.overrides import check_overrides, quote_arguments, require_effect
 from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings, TrainerSettings
 from emotion.shipped import HUB
 from emotion.training.features import FeatureCache, images_digest
-from emotion.training.memory import explain_out_of_memory
 from emotion.training.member import Member, read_member, require_different
+from emotion.training.memory import explain_out_of_memory
 from emotion.training.origin import UNKNOWN, Origin, require_unseen
 from emotion.training.start import with_implied_model
 from emotion.training.trainer import best_precision
@@ -181,7 +181,7 @@ def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
 
 def _device(trainer: TrainerSettings) -> torch.device:
     """Returns the one device that the Trainer of these settings would take, or the first of several."""
-    names = {"auto": None, "gpu": "cuda"}
+    names: dict[str | None, str | None] = {"auto": None, "gpu": "cuda"}
     device = find_device(names.get(trainer.accelerator, trainer.accelerator))
     first = trainer.devices[0] if isinstance(trainer.devices, list) and trainer.devices else None
     return device if first is None or device.type == "cpu" else find_device(f"{device.type}:{first}")
