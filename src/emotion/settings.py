@@ -240,8 +240,8 @@ class DistillationSettings(Group):
 
     teacher: str | list[str] | None = setting(
         None,
-        "[file or folder,...]: trained networks, whose mean probability is learned; or the file that emotion teach "
-        "writes",
+        "[file or folder,...]: trained networks, whose mean probability is learned, or a pattern for their files; or "
+        "the file that emotion teach writes",
         NEW,
     )
     distill: Annotated[int | float, Field(gt=0, le=1)] = setting(

@@ -223,6 +223,28 @@ def test_a_published_file_brings_its_test_time_augmentation(runs, fer_tree, tmp_
     assert list(tested("small", runs[0].best)) == ["test"]  # a checkpoint has none
 
 
+def test_own_images_without_parts_are_all_tested(runs, tmp_path, caplog):
+    for name in ("happy", "sad"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        Image.new("L", (48, 48), 60 + len(name)).save(folder / f"{name}.png")
+    own = {"data": "folder", "data_dir": str(tmp_path / "photos")}
+    results = evaluate(["small"], own, str(tmp_path / "out"), "cpu", tta="none")
+    assert results["test"]["num_images"] == 2
+    assert caplog.messages[0] == "split=test_only: the images are not divided into parts, so all of them are tested"
+    record = read_json(tmp_path / "out/evaluation.json")
+    assert record["split"] == "test_only"
+    assert record["teachers"] == ["resnet_small, seed 0, 858979ab", "face_mobilenet_ft, seed 0, 2fdb8cd3"]
+    (tmp_path / "photos/sad").rename(tmp_path / "sad")
+    for part in ("train", "test"):
+        (tmp_path / "parts" / part).mkdir(parents=True)
+        for name in ("happy", "sad"):
+            source = tmp_path / "sad" if name == "sad" else tmp_path / "photos/happy"
+            shutil.copytree(source, tmp_path / "parts" / part / name)
+    with pytest.raises(UserError, match=r"^split=official: the data has no val images .*test_only tests all images$"):
+        evaluate(["small"], {"data": "folder", "data_dir": str(tmp_path / "parts")}, str(tmp_path / "other"), "cpu")
+
+
 def test_illegal_settings_are_refused_before_anything_is_read(tmp_path):
     with pytest.raises(UserError, match="split=foo"):
         evaluate([tmp_path / "missing.ckpt"], {"split": "foo"})

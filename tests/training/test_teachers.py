@@ -65,6 +65,14 @@ def test_teachers_judge_each_view_and_its_mirror_image(teacher):
         torch.testing.assert_close(torch.from_numpy(teaching.logits[0][view]).float(), logits, atol=2e-3, rtol=2e-3)
 
 
+def test_a_pattern_names_all_teachers_that_match(teacher, tmp_path):
+    publish(teacher, tmp_path / "a.safetensors")
+    shutil.copytree(teacher / "checkpoints", tmp_path / "b")
+    assert len(read(tmp_path / "*.safetensors")[0].names) == 1
+    with pytest.raises(UserError, match=r"best\.ckpt: the network of .*best\.ckpt again; name each network once$"):
+        read(tmp_path / "b/best.ckpt", teacher / "checkpoints/b*t.ckpt")
+
+
 def test_teachers_see_no_mirror_images_if_the_network_does_not(teacher):
     assert isinstance(read(teacher)[0].networks[0], Mirrored)
     assert not isinstance(read(teacher, flip=0)[0].networks[0], Mirrored)

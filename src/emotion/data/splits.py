@@ -263,7 +263,7 @@ def _require_parts(split: Split, name: SplitName) -> None:
         raise UserError(
             f"split={name}: the data has no {' and no '.join(empty)} images (FER2013's PublicTest and PrivateTest are "
             "recognised by file name or Usage, other data by folders train, val and test, or by split_column= of a "
-            "table); split=report and split=random need no parts"
+            "table); split=report and split=random need no parts, and split=test_only tests all images"
         )
 
 

@@ -53,6 +53,7 @@ def configuration_blocks(configuration: Configuration, folder: Path) -> list[Blo
     facts = [
         ("Differs from the recipe", configuration.subtitle or "in nothing"),
         ("Folders", ", ".join(str(run.folder.path) for run in configuration.runs)),
+        *([("Teachers", "; ".join(run.record.teachers))] if run.record.teachers else []),
         ("Command", repeated_command(configuration)),
     ]
     blocks: list[Block] = [Table(("Fact", "Value"), "ll", facts)]

@@ -1,11 +1,11 @@
 """Evaluates one checkpoint, or the mean probability of several (arXiv:1612.01474), on their own or on other data."""
 
 import hashlib
+import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from glob import glob
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,26 +26,26 @@ from emotion.models.onnx import ViewsName
 from emotion.overrides import parse_arguments
 from emotion.privacy import keep_private
 from emotion.settings import OWN_DATA
-from emotion.shipped import HUB
 from emotion.training.checkpoint import data_for
 from emotion.training.environment import describe_environment, describe_hardware
 from emotion.training.folder import EVALUATION, make_results_folder, write_json
-from emotion.training.member import Member, read_member, require_different
+from emotion.training.member import Member, matches, read_member, require_different
 from emotion.training.origin import Origin, require_own_split
 from emotion.training.results import predict_stages, write_results
 
+log = logging.getLogger(__name__)
 OPTIONS = ("ckpt", "out", "device", "tta", "network")
 USAGE = """usage: evaluate.py ckpt=<network> | ckpt=[a.ckpt,b.ckpt] [tta=flip] [out=<folder>] [device=cuda]
                    [data=... split=... exclude=[...]] [votes=<file>]
 
 Rebuilds network and data and tests the network. A network is a checkpoint, the folder of a run, a published file, the
 name of a shipped one, as small, or hf://<owner>/<repository>. Settings of the data on the command line replace those of
-its training; split=test_only tests on all images of a source. Images of classes that the network does not have are left
-out, with a line that names them; exclude= leaves out further classes. The probabilities of several networks are
-averaged; a pattern in quotes, ckpt='runs/small/*/checkpoints/best.ckpt', stands for all files that match it. tta=flip,
-shifts or ten_crop also tests with test-time augmentation; without tta=, published files bring their own. votes=<file>
-compares the predictions for images of FER2013 with the votes of people, from FER+. network=<file>.py:<class> names the
-code of a network of your own; it is run."""
+its training; split=test_only tests on all images of a source, as it does where they have no parts. Images of classes
+that the network does not have are left out, with a line that names them; exclude= leaves out further classes. The
+probabilities of several networks are averaged; a pattern in quotes, ckpt='runs/small/*/checkpoints/best.ckpt', stands
+for all files that match it. tta=flip, shifts or ten_crop also tests with test-time augmentation; without tta=,
+published files bring their own. votes=<file> compares the predictions for images of FER2013 with the votes of people,
+from FER+. network=<file>.py:<class> names the code of a network of your own; it is run."""
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
         options = parse_arguments(sys.argv[1:], OPTIONS)
         patterns = options.pop("ckpt", None) or []
         patterns = patterns if isinstance(patterns, list) else [patterns]
-        paths = [path for pattern in patterns for path in _matches(str(pattern))]
+        paths = [path for pattern in patterns for path in matches(str(pattern))]
         given = {key: options.pop(key) for key in OPTIONS if key in options}
         evaluate(paths, options, **given)
 
@@ -106,6 +106,10 @@ def evaluate(
     if not {"data", "data_dir"} & changes.keys():
         _require_images(paths, members)
     modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
+    if {"data", "data_dir"} & changes.keys() and "split" not in changes and _needs_parts(modules[0]):
+        log.warning("split=test_only: the images are not divided into parts, so all of them are tested")
+        changes = {**changes, "split": "test_only"}
+        modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
     first = modules[0]
     if not {"data", "data_dir", "split"} & changes.keys():
         _require_own_splits(paths, members, modules)
@@ -116,11 +120,13 @@ def evaluate(
     make_results_folder(folder)
     stages = _predict(members, modules, evaluated, torch_device, views)
     environment = describe_environment()
+    teachers = list(dict.fromkeys(teacher for member in members for teacher in member.teachers))
     facts = {
         "checkpoints": ", ".join(map(str, paths)),
         "data": _describe_data(first),
         "split": str(first.hparams["split"]),
         "test images trained on": _describe_seen(members, first),
+        **({"teachers": "; ".join(teachers)} if teachers else {}),
         **_describe_validation(stages, first),
         **({"other images": first.packed.left_out} if first.packed.left_out else {}),
         "hardware": describe_hardware(environment, torch_device),
@@ -128,6 +134,7 @@ def evaluate(
     }
     results = write_results(folder, "Evaluation", facts, stages, first, votes=votes)
     record = {"checkpoints": [str(path) for path in paths], "seen": facts["test images trained on"], "tta": views}
+    record |= {"teachers": teachers} if teachers else {}
     write_json(folder / EVALUATION, record | {key: facts[key] for key in ("data", "split", "hardware", "command")})
     _print(
         {stage: results[stage] for stage in stages}, results.get("votes", {}), folder, facts["test images trained on"]
@@ -234,13 +241,9 @@ def _predict(
     return {stage: mean_predictions([each[stage] for each in predicted]) for stage in predicted[0]}
 
 
-def _matches(pattern: str) -> Sequence[Path | str]:
-    """Returns the files that match a pattern, or the path itself if it exists (its name may contain `[` or `*`)."""
-    if pattern.startswith(HUB):
-        return [pattern]
-    path = expand(pattern)
-    files = [] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
-    return files or [path]
+def _needs_parts(data: EmotionDataModule) -> bool:
+    """Returns whether the split of the network takes the parts of its images, and these images have none."""
+    return data.hparams["split"] in ("official", "clean") and set(data.packed.parts.tolist()) <= {"train", "extra"}
 
 
 def _default_folder(data: EmotionDataModule, paths: Sequence[Path | str], changes: dict[str, Any]) -> Path:

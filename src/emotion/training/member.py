@@ -4,11 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 
 from torch import nn
 
 from emotion.errors import UserError
+from emotion.files import expand
 from emotion.models.classifier import load_pretrained
 from emotion.models.onnx import ViewsName
 from emotion.shipped import HUB, find_weights
@@ -26,6 +28,7 @@ class Member:
         origin: its classes and training images.
         temperature: divisor of the logits; 1 for a checkpoint, which is not calibrated.
         views: test-time augmentation of a published file; a checkpoint has none.
+        teachers: the networks that it learned from, each as `<model>, seed <seed>, <hash of its weights>`.
     """
 
     network: nn.Module
@@ -33,6 +36,7 @@ class Member:
     origin: Origin
     temperature: float = 1.0
     views: ViewsName = "none"
+    teachers: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -41,6 +45,15 @@ class Member:
         for value in self.network.state_dict().values():
             digest.update(value.cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def matches(pattern: str) -> Sequence[Path | str]:
+    """Returns the files that match a pattern, or the path itself if it exists (its name may contain `[` or `*`)."""
+    if pattern.startswith(HUB):
+        return [pattern]
+    path = expand(pattern)
+    files = [] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
+    return files or [path]
 
 
 def require_different(key: str, names: Sequence[object], members: Sequence[Member]) -> None:
@@ -66,8 +79,10 @@ def read_member(name: str | Path, network: str | None = None) -> Member:
     path = Path(name) if is_file else find_weights(str(name))
     if path.suffix == ".ckpt":
         read = load_checkpoint(path, network)
-        return Member(read.task.inference_network, str(read.task.hparams["model"]), read.origin)
+        taught = tuple(read.task.hparams.get("teachers", ()))
+        return Member(read.task.inference_network, str(read.task.hparams["model"]), read.origin, teachers=taught)
     published = load_pretrained(path)
     card = published.card
     origin = Origin.of_card(card, published.classes)
-    return Member(published.network, str(card.facts.get("model", "")), origin, card.temperature, card.views)
+    model, taught = str(card.facts.get("model", "")), tuple(map(str, card.facts.get("teachers", ())))
+    return Member(published.network, model, origin, card.temperature, card.views, taught)

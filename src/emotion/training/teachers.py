@@ -18,14 +18,13 @@ from emotion.data.classes import listed
 from emotion.data.datamodule import EmotionDataModule
 from emotion.data.teaching import Teaching, mean_logits
 from emotion.errors import UserError, first_line
-from emotion.files import atomic_write, expand
+from emotion.files import atomic_write
 from emotion.models.classifier import TEACHING
 from emotion.models.device import exact_float32, find_device
 from emotion.overrides import check_overrides, quote_arguments, require_effect
 from emotion.settings import FER_SIZE, AugmentationSettings, DistillationSettings, TrainerSettings
-from emotion.shipped import HUB
 from emotion.training.features import FeatureCache, images_digest
-from emotion.training.member import Member, read_member, require_different
+from emotion.training.member import Member, matches, read_member, require_different
 from emotion.training.memory import explain_out_of_memory
 from emotion.training.origin import UNKNOWN, Origin, require_unseen
 from emotion.training.start import with_implied_model
@@ -105,9 +104,10 @@ def read_teachers(asked: DistillationSettings, data: EmotionDataModule, network:
         UserError: there is no such network, it is named twice, has other classes or image sizes, or was trained on
             images that validate or test here.
     """
-    given = [asked.teacher] if isinstance(asked.teacher, str) else asked.teacher or ()
+    patterns = [asked.teacher] if isinstance(asked.teacher, str) else asked.teacher or ()
+    given = [name for pattern in patterns for name in matches(pattern)]
     for name in given:
-        if (described := _read_description(expand(name))) is not None:
+        if (described := _read_description(Path(name))) is not None:
             return _recorded(given, name, described, data)
     members = [_read_teacher(name, network) for name in given]
     require_different("teacher", given, members)
@@ -117,26 +117,28 @@ def read_teachers(asked: DistillationSettings, data: EmotionDataModule, network:
     return Teachers(tuple(map(_name, members)), all(known), tuple(network.eval() for network in networks))
 
 
-def _read_teacher(name: str, network: str | None) -> Member:
+def _read_teacher(name: str | Path, network: str | None) -> Member:
     try:
-        return read_member(name if name.startswith(HUB) else expand(name), network)
+        return read_member(name, network)
     except UserError as error:
         raise UserError(f"teacher={str(error).removeprefix('ckpt=')}") from None
 
 
-def _recorded(given: Sequence[str], name: str, described: Mapping[str, Any], data: EmotionDataModule) -> Teachers:
+def _recorded(
+    given: Sequence[str | Path], name: str | Path, described: Mapping[str, Any], data: EmotionDataModule
+) -> Teachers:
     from safetensors import safe_open
 
     if len(given) > 1:
         raise UserError(f"teacher={name}: holds the judgement of all teachers; name it alone")
     if not described["known"]:
         log.warning(UNKNOWN, f"teacher={name}")
-    with safe_open(expand(name), "np") as file:
+    with safe_open(name, "np") as file:
         further = file.get_tensor("further") if "further" in file.keys() else np.empty(0, np.int64)  # noqa: SIM118
     if further.dtype != np.int64 or further.ndim != 1:
         raise UserError(f"teacher={name}: further {further.dtype} {list(further.shape)}, must be int64 [n]")
     data.add_training_images(further.view(np.uint64), described["known"])
-    return Teachers(tuple(map(str, described["teachers"])), described["known"], recorded=expand(name))
+    return Teachers(tuple(map(str, described["teachers"])), described["known"], recorded=Path(name))
 
 
 def record(arguments: Sequence[str], out: Path) -> NDArray[np.float16]:
@@ -198,7 +200,7 @@ def _judge(
     return np.concatenate([part.reshape(-1, len(rows), part.shape[-1]) for part in parts])
 
 
-def _require_fit(name: str, teacher: Origin, data: EmotionDataModule) -> bool:
+def _require_fit(name: str | Path, teacher: Origin, data: EmotionDataModule) -> bool:
     """Checks that a teacher fits the data; returns whether its training images are known to validate nothing here."""
     if teacher.classes != data.classes:
         raise UserError(
