@@ -54,6 +54,15 @@ def batch_of(size, value):
     return Batch(torch.full((size, 1), float(value)), torch.full((size,), value))
 
 
+def test_the_soft_targets_of_each_batch_are_copied_in():
+    batches = [Batch(torch.rand(4, 1, 8, 8), torch.arange(4), torch.rand(4, 7).softmax(1)) for _ in range(6)]
+    record = Recorder()
+    recorded = RecordedStep(lambda batch: Outcome(batch.soft_targets.sum(), batch.soft_targets + 0), record)
+    for batch in batches:
+        assert torch.equal(recorded(batch).logits, batch.soft_targets)
+    assert (record.recordings, record.replays) == (1, 3)
+
+
 class TestRecordedStep:
     def steps(self, record=None):
         self.seen = []

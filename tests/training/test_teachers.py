@@ -14,17 +14,14 @@ from safetensors.numpy import load_file, save_file
 from small_runs import SMALL, TINY, resume, train
 
 from emotion.cli import main
-from emotion.data.loader import Batch
 from emotion.data.teaching import mean_logits
 from emotion.errors import UserError
 from emotion.models.classifier import load_pretrained
 from emotion.settings import DistillationSettings, TrainerSettings
 from emotion.training.checkpoint import load_checkpoint
-from emotion.training.evaluate import evaluate
 from emotion.training.folder import read_json
 from emotion.training.member import read_member
 from emotion.training.publish import publish
-from emotion.training.recorded import Outcome, RecordedStep
 from emotion.training.start import read_start
 from emotion.training.teachers import TEACHING, Mirrored, _device, read_teachers, record
 
@@ -380,47 +377,6 @@ def test_soft_targets_are_the_judgement_of_the_very_images_of_a_batch(teacher, w
         for batch in loader:
             expected = (found.networks[0](batch.inputs) / asked.distill_temperature).softmax(1)
             torch.testing.assert_close(batch.soft_targets, expected, atol=5e-3, rtol=0)
-
-
-def test_recorded_steps_learn_from_teachers_as_ordinary_ones(teacher, tmp_path):
-    """Three batches of a shape are ordinary; from the fourth on, the buffers of the recording are filled anew."""
-    batches = [Batch(torch.rand(4, 1, 8, 8), torch.arange(4), torch.rand(4, 7).softmax(1)) for _ in range(6)]
-    seen = []
-
-    def step(batch):
-        seen.append(batch)
-        return Outcome(batch.soft_targets.sum(0)[0] + 0, batch.soft_targets + 0)
-
-    def record_here(run):
-        outcome = run()
-        return lambda: [kept.copy_(new) for kept, new in zip(outcome, run(), strict=True)], outcome
-
-    recorded = RecordedStep(step, record_here)
-    for batch in batches:
-        assert torch.equal(recorded(batch).logits, batch.soft_targets)
-
-
-def test_teachers_do_not_change_the_initial_weights(teacher, tmp_path):
-    """With a learning rate of nearly 0, the weights after an epoch are the initial ones."""
-    networks = []
-    for number, words in enumerate(([], [f"teacher={teacher}"], [f"teacher=[{teacher},small]"])):
-        lesson = [word for word in LESSON[len(SMALL) :] if words or not word.startswith("distill")]
-        lesson += ["lr=1e-12", "optimizer=sgd", "trainer.limit_train_batches=1", "test=false"]
-        folder = train(tmp_path / str(number), *lesson, *words)
-        networks.append(load_checkpoint(folder.last).task.network)
-    for other in networks[1:]:
-        for first, second in zip(networks[0].parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
-
-
-def test_evaluations_know_what_a_published_network_was_trained_on(teacher, tmp_path):
-    publish(teacher / "checkpoints" / "best.ckpt", tmp_path / "t.safetensors")
-    seen = []
-    for name in (teacher, tmp_path / "t.safetensors"):
-        out = tmp_path / Path(name).stem
-        evaluate([Path(name)], {"synthetic_images": 210}, str(out), "cpu")
-        seen.append(read_json(out / "evaluation.json")["seen"])
-    assert seen == ["0 of 21, pixel for pixel"] * 2
 
 
 def test_teachers_judge_on_the_device_of_the_training(monkeypatch):

@@ -1,7 +1,9 @@
 """Records training steps as CUDA graphs and replays them, so that a small network does not wait for Python.
 
 Only `prepared.py` imports this module: it chooses `RecordedTask` in place of `EmotionTask`. Callbacks that look at
-batches (`FiniteLoss`, `TensorBoardFigures`) get lists of them.
+batches (`FiniteLoss`, `TensorBoardFigures`) get lists of them. Further parts that serve it alone: the setting
+`cuda_graph`, `EmotionTask._capturable` and `_rate`, `EmotionDataModule.group_batches`, and two warnings that run.py
+ignores.
 """
 
 import logging
