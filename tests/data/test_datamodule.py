@@ -595,26 +595,52 @@ def test_data_for_a_trained_network_has_its_classes(tones, tmp_path, caplog):
     assert caplog.messages == ["left out, since the network does not know their classes: images of contempt (1)"]
 
 
-def test_ties_of_votes_are_counted_as_they_are_labelled(tmp_path):
-    """Five votes for neutral and five for anger: FER+ takes the first column, which is neutral."""
+def voted_settings(path, ballots):
+    """Writes votes for 140 drawn faces, and returns the settings of these data.
+
+    Args:
+        path: folder for the file.
+        ballots: votes by emotion for images of a class of FER2013; five for the class itself where it has none.
+    """
     plain = data_module(data="synthetic", synthetic_images=140).packed
     names = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
     columns = {"angry": "anger", "happy": "happiness", "sad": "sadness"}
     lines = [f"image,{','.join(names)}"]
     for name, label in zip(plain.names, plain.labels, strict=True):
-        counts = dict.fromkeys(names, 0)
-        counts[columns.get(CLASSES[label], CLASSES[label])] += 5
-        if CLASSES[label] == "neutral":
-            counts["anger"] += 5
+        own = CLASSES[label]
+        counts = dict.fromkeys(names, 0) | ballots.get(own, {columns.get(own, own): 5})
         lines.append(f"{name.split('/')[-1]},{','.join(map(str, counts.values()))}")
-    (tmp_path / "votes.csv").write_text("\n".join(lines))
-    voted = data_module(
-        data="synthetic", synthetic_images=140, labels="ferplus", votes=str(tmp_path / "votes.csv"), split="official"
-    )
+    (path / "votes.csv").write_text("\n".join(lines))
+    votes = {"labels": "ferplus", "votes": str(path / "votes.csv")}
+    return {"data": "synthetic", "synthetic_images": 140, "split": "official"} | votes
+
+
+def test_ties_of_votes_are_counted_as_they_are_labelled(tmp_path):
+    """Five votes for neutral and five for anger: FER+ takes the first column, which is neutral."""
+    voted = data_module(**voted_settings(tmp_path, {"neutral": {"neutral": 5, "anger": 5}}))
     hard = data_module(data="synthetic", synthetic_images=140, split="official")
-    assert np.array_equal(voted.packed.labels, plain.labels)
+    assert np.array_equal(voted.packed.labels, hard.packed.labels)
     assert voted.class_weights == hard.class_weights
     assert voted.class_shares == hard.class_shares
+
+
+@pytest.mark.parametrize("balance", ["none", "offline"])
+def test_training_sees_the_shares_of_the_votes_and_validation_their_winner(balance, tmp_path):
+    settings = voted_settings(tmp_path, {"angry": {"anger": 7, "sadness": 3}})
+    data = data_module(**settings, balance=balance, augment=False)
+    anger, sadness = CLASSES.index("angry"), CLASSES.index("sad")
+    expected = torch.zeros(7)
+    expected[[anger, sadness]] = torch.tensor([0.7, 0.3])
+    targets = torch.cat([batch.labels for batch in data.train_dataloader()])
+    angry = targets[targets[:, anger] > 0]
+    assert len(angry)
+    assert len(targets) == len(data.train_set[2])
+    torch.testing.assert_close(angry, expected.expand_as(angry))
+    assert next(iter(data.val_dataloader())).labels.dtype == torch.int64
+    data.train_on_features(lambda images, rows, *_: np.zeros((len(rows), 2), np.float16), 1)
+    from_features = torch.cat([batch.labels for batch in data.train_dataloader()])
+    torch.testing.assert_close(from_features.sum(0), targets.sum(0))
+    assert next(iter(data.val_dataloader())).labels.dtype == torch.int64
 
 
 def test_test_images_that_are_drawn_are_duplicates_only_of_training_images(tmp_path):

@@ -74,6 +74,8 @@ def test_calibration_of_the_test_images(make_run: MakeRun) -> None:
     name, temperature, before, after, *_ = texts(calibration_table(group([run])[0]).rows[0])
     assert name == "1. CNN 2-2-1-1, class weights"
     assert float(before) == pytest.approx(log_loss(run.test.labels, run.test.probabilities), abs=2e-3)
+    assert float(temperature) == pytest.approx(fit_temperature(run.val), abs=1e-4)
+    assert abs(fit_temperature(run.val) - fit_temperature(run.test)) > 0.01
     scaled = run.test.probabilities.astype(float) ** (1 / float(temperature))
     assert float(after) == pytest.approx(log_loss(run.test.labels, scaled / scaled.sum(1, keepdims=True)), abs=2e-3)
 

@@ -17,7 +17,8 @@ from emotion.data.classes import canonical
 from emotion.data.synthetic import draw_image
 from emotion.data.votes import VOTED
 from emotion.errors import UserError
-from emotion.models.classifier import save_pretrained
+from emotion.models.classifier import load_pretrained, save_pretrained
+from emotion.shipped import SHIPPED
 from emotion.training.checkpoint import load_checkpoint
 from emotion.training.evaluate import evaluate, main
 from emotion.training.folder import read_json
@@ -234,6 +235,13 @@ def test_own_images_without_parts_are_all_tested(runs, tmp_path, caplog):
     assert caplog.messages[0] == "split=test_only: the images are not divided into parts, so all of them are tested"
     record = read_json(tmp_path / "out/evaluation.json")
     assert record["split"] == "test_only"
+    published = load_pretrained(SHIPPED / "small.safetensors")
+    tones = torch.tensor([60.0 + len(name) for name in ("happy", "sad")]).byte()
+    with torch.inference_mode():
+        logits = published.network(tones.view(2, 1, 1, 1).expand(2, 1, 48, 48))
+    with np.load(tmp_path / "out/predictions.npz") as file:
+        expected = (logits / published.card.temperature).softmax(1).numpy()
+        np.testing.assert_allclose(file["test_probabilities"].astype(float), expected, atol=1e-3)
     assert record["teachers"] == ["resnet_small, seed 0, 858979ab", "face_mobilenet_ft, seed 0, 2fdb8cd3"]
     (tmp_path / "photos/sad").rename(tmp_path / "sad")
     for part in ("train", "test"):

@@ -14,13 +14,16 @@ from safetensors.numpy import load_file, save_file
 from small_runs import SMALL, TINY, resume, train
 
 from emotion.cli import main
+from emotion.config import compose
+from emotion.config import read as read_settings
 from emotion.data.teaching import mean_logits
 from emotion.errors import UserError
 from emotion.models.classifier import load_pretrained
 from emotion.settings import DistillationSettings, TrainerSettings
 from emotion.training.checkpoint import load_checkpoint
-from emotion.training.folder import read_json
+from emotion.training.folder import RunFolder, read_json
 from emotion.training.member import read_member
+from emotion.training.prepared import prepare
 from emotion.training.publish import publish
 from emotion.training.start import read_start
 from emotion.training.teachers import TEACHING, Mirrored, _device, read_teachers, record
@@ -114,6 +117,22 @@ def test_a_network_learns_from_its_teachers_and_says_so(teacher, tmp_path):
     facts = publish(again.best, tmp_path / "taught.safetensors").card.facts
     assert facts["teachers"] == [name]
     assert (facts["distill"], facts["distill_temperature"], facts["distill_views"]) == (0.9, 3, 2)
+
+
+def test_the_loss_of_a_run_is_that_of_its_labels_and_its_teachers(teacher, tmp_path):
+    words = [*LESSON, f"teacher={teacher}", "distill=0.75", "distill_temperature=2", "label_smoothing=0"]
+    prepared = prepare(read_settings(compose(*words)), RunFolder(tmp_path / "run"))
+    loader = prepared.data.train_dataloader()
+    loader.set_epoch(0)
+    batch = next(iter(loader))
+    network = prepared.task.network.eval()
+    torch.manual_seed(0)
+    loss, logits = prepared.task._loss_and_logits(batch)
+    own, judged = (logits / 2).log_softmax(1), batch.soft_targets
+    divergence = (judged * (judged.log() - own)).sum(1).mean() * 4
+    expected = 0.25 * torch.nn.functional.cross_entropy(logits, batch.labels) + 0.75 * divergence
+    torch.testing.assert_close(loss, expected)
+    assert not network.training
 
 
 def test_resumed_runs_get_the_judgement_of_an_uninterrupted_run(teacher, tmp_path):

@@ -19,7 +19,7 @@ from emotion.models.device import exact_float32
 from emotion.training import prepared
 from emotion.training.folder import RunFolder
 from emotion.training.task import EmotionTask
-from emotion.training.trainer import best_precision
+from emotion.training.trainer import best_precision, build_trainer
 
 pytestmark = pytest.mark.training
 
@@ -254,3 +254,14 @@ def test_float32_is_not_rounded_on_gpus():
     torch.backends.cudnn.allow_tf32 = True
     exact_float32()
     assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "min"), ("val/acc", "max"), ("val/f1_macro", "max")])
+def test_the_monitor_chooses_the_best_checkpoint_and_ends_the_training(monitor, mode, tmp_path):
+    trainer = build_trainer(read(compose(f"monitor={monitor}", "patience=7", "min_delta=0.01")), RunFolder(tmp_path))
+    chosen = {each.filename: (each.monitor, each.mode) for each in trainer.checkpoint_callbacks}
+    accuracy = {} if monitor == "val/acc" else {"best_acc": ("val/acc", "max")}
+    assert chosen == {"best": (monitor, mode), **accuracy, "last": (None, "min")}
+    (patience,) = trainer.early_stopping_callbacks
+    assert (patience.monitor, patience.mode, patience.patience) == (monitor, mode, 7)
+    assert abs(patience.min_delta) == 0.01
