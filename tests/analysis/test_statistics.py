@@ -356,3 +356,11 @@ def test_folds_have_the_corrected_variance_of_nadeau_and_bengio():
     half = stats.t.ppf(0.975, 4) * error
     assert (found.interval.low, found.interval.high) == pytest.approx((0.03 - half, 0.03 + half))
     assert found.runs == (5, 5)
+
+
+def test_intervals_of_differences_end_where_differences_do():
+    wide = statistics._t_test(0.9, [statistics._Variance(0.04, 3)], (2, 2))
+    assert wide.interval.high == 1
+    assert wide.interval.low == pytest.approx(0.9 - stats.t.ppf(0.975, 3) * 0.2)
+    assert statistics._t_test(0.1, [statistics._Variance(0, 1)], (2, 2)).interval == Interval(-1, 1)
+    assert statistics._t_test(0, [statistics._Variance(0, 1)], (2, 2)).interval == Interval(0, 0)

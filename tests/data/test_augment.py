@@ -7,7 +7,7 @@ from builders import make_augmentation
 from scipy import ndimage, stats
 from torchvision.transforms.v2 import functional as tv
 
-from emotion.data.augment import RandomAffine, affine_matrices, warp
+from emotion.data.augment import Draws, RandomAffine, affine_matrices, warp
 
 EVERYTHING = make_augmentation(RandomAffine(), flip=0.5, brightness=0.2, contrast=0.2, erase=0.5)
 
@@ -237,3 +237,13 @@ def test_selected_draws_change_images_as_the_draws_of_all_images_do():
     torch.testing.assert_close(EVERYTHING.apply(images[some], everything.select(some, images.device)), whole[some])
     assert whole.min() >= 0
     assert whole.max() <= 1
+
+
+def test_rectangles_lie_over_the_moved_image_of_other_tone():
+    """The right half is erased: mirroring does not move the rectangle, and it keeps its mid grey."""
+    augmentation = make_augmentation(flip=1, brightness=0.5, erase=1)
+    mirror = torch.tensor([[[1.0, 0, 0], [0, -1, 0]]])
+    draws = Draws(mirror, torch.tensor([[1.0, 0.5]]), torch.tensor([[0.0, 1, 0.5, 1]]))
+    image = torch.tensor([0.2, 0.4, 0.6, 0.8]).expand(1, 1, 4, 4)
+    changed = augmentation.apply(image.clone(), draws)
+    torch.testing.assert_close(changed, torch.tensor([0.4, 0.3, 0.5, 0.5]).expand(1, 1, 4, 4))

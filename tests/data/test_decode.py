@@ -286,3 +286,11 @@ def test_only_files_are_opened(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "pipe.png", Path(os.devnull)):
         with pytest.raises(BadImageError, match="not an image but a folder, pipe or device"):
             open_image(path)
+
+
+def test_a_side_that_is_too_long_decides_on_shrinking() -> None:
+    """A line of black and white pixels becomes grey; bicubic sampling of every fourth pixel would not average it."""
+    stripes = np.tile(np.array([0, 255], np.uint8), (8, 96))  # [8, 192]
+    square = np.asarray(decode.resized_square(Image.fromarray(stripes), 48))
+    assert square.shape == (48, 48)
+    assert set(np.unique(square)) <= {127, 128}

@@ -242,11 +242,15 @@ def test_unused_images_are_in_no_split():
         ("official", False, "1e3e72d79e4a224c"),
         ("clean", False, "b661efc47b8d1b7b"),
         ("test_only", False, "828e8810dcffd846"),
+        ("random", False, "91a2db9bfb681346"),
+        ("random folds", False, "524717ac0ba03bbf"),
     ],
 )
 def test_the_rows_of_a_seed_are_those_of_earlier_versions(name, group_duplicates, digest):
     packed = fake(SMALL, np.random.default_rng(0).integers(150, size=100))
-    rows = repr(rows_of(split(packed, name, seed=3, group_duplicates=group_duplicates)))
+    name, _, folds = name.partition(" ")
+    own = {"folds": 5, "fold": 2} if folds else {}
+    rows = repr(rows_of(split(packed, name, seed=3, group_duplicates=group_duplicates, **own)))
     assert hashlib.blake2b(rows.encode(), digest_size=8).hexdigest() == digest
 
 

@@ -407,6 +407,10 @@ def test_analyze_video(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
     assert person.shares["neutral"] == 1
     assert len(film.portraits[1]) == 2
     assert Image.open(io.BytesIO(film.portraits[1][0][1])).size == (72, 72)
-    assert Video(path).frames == 20
+    video = Video(path)
+    assert video.frames == 20
+    list(video)
+    assert (film.end, film.lead) == (video.end, video.lead)
+    assert film.end == pytest.approx(2, abs=0.1)
     with pytest.raises(UserError, match=r"nothing\.mp4: no such file"):
         emotion.analyze_video(tmp_path / "nothing.mp4")

@@ -549,3 +549,14 @@ def test_the_example_of_a_face_is_what_the_network_answers(portrait: Path) -> No
     answer = face.as_dict()
     assert (list(answer["box"]), answer["label"]) == (FACE_EXAMPLE["box"], FACE_EXAMPLE["label"])
     assert answer["probabilities"] == pytest.approx(FACE_EXAMPLE["probabilities"], abs=2e-3)
+
+
+def test_answers_are_not_kept_and_the_page_is_in_no_frame(client: Client) -> None:
+    for path in ("/", "/health"):
+        headers = client.get(path).headers
+        assert headers["cache-control"] == "no-store"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        rules = dict(rule.strip().split(" ", 1) for rule in headers["content-security-policy"].split(";"))
+        assert {rules[name] for name in ("default-src", "base-uri", "form-action", "frame-ancestors")} == {"'none'"}
+        assert rules["script-src"] == rules["connect-src"] == "'self'"

@@ -207,6 +207,13 @@ class TestSharpnessAware:
         for parameter, gradient in zip(sharpness.parameters, gradients, strict=True):
             assert torch.equal(parameter.grad, gradient)
 
+    def test_infinite_gradients_move_nothing(self, network):
+        self.backward(network)
+        start = {name: value.clone() for name, value in network.state_dict().items()}
+        network[2].weight.grad[0, 0] = float("inf")
+        SharpnessAware(network, 0.05).perturb()
+        assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
+
     def test_without_a_gradient_nothing_moves(self, network):
         self.backward(network)
         network[2].weight.grad = None

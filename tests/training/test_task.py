@@ -2,6 +2,7 @@ import copy
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -668,3 +669,19 @@ class TestEpochMeter:
             meter.update(loss, torch.zeros(2, 7), torch.tensor([0, 1]))
         assert meter.finish()[0]["loss"] == math.inf
         assert losses[1].isnan(), "the meter wrote to the loss that is trained on"
+
+
+@pytest.mark.parametrize(
+    ("precision", "clip", "fused"),
+    [
+        ("32-true", None, True),
+        ("32-true", 1.0, True),
+        ("bf16-mixed", None, True),
+        ("bf16-mixed", 1.0, False),
+        ("16-mixed", None, False),
+    ],
+)
+def test_fused_optimizers_are_for_gradients_that_lightning_leaves_alone(make_task, precision, clip, fused):
+    task = make_task()
+    task._trainer = SimpleNamespace(precision=precision, gradient_clip_val=clip)
+    assert task._fused == fused

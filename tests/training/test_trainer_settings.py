@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning import Trainer
 from omegaconf import OmegaConf
-from small_runs import epochs, train
+from small_runs import SMALL, epochs, train
 
 from emotion.analysis.figures import read_history
 from emotion.config import compose, conf_dir, read
@@ -265,3 +265,17 @@ def test_the_monitor_chooses_the_best_checkpoint_and_ends_the_training(monitor, 
     (patience,) = trainer.early_stopping_callbacks
     assert (patience.monitor, patience.mode, patience.patience) == (monitor, mode, 7)
     assert abs(patience.min_delta) == 0.01
+
+
+def test_logit_adjustment_has_the_shares_of_the_training_images(tmp_path):
+    words = [*SMALL, "balance=none", "logit_adjustment=0.5", "split=official"]
+    made = prepared.prepare(read(compose(*words)), RunFolder(tmp_path / "run"))
+    labels = made.data.packed.labels[made.data.rows.train]
+    shares = torch.bincount(torch.from_numpy(labels), minlength=7) / len(labels)
+    torch.testing.assert_close(made.task.loss.offsets, 0.5 * shares.log())
+    assert len(shares.unique()) > 1
+
+
+def test_an_experiment_decides_over_a_recipe():
+    """Both set the learning rate."""
+    assert compose("recipe=small").lr != compose("experiment=table5", "recipe=small").lr == 1e-5
