@@ -73,9 +73,9 @@ def test_table_in_a_narrow_terminal(tmp_path: Path) -> None:
     result = invoke("predict", str(path), columns=60)
     rows = result.stdout.splitlines()
     assert max(map(len, rows)) <= 60
-    written = "".join(row[: rows[0].index("face")].strip() for row in rows[1:])
-    assert written.replace(" ", "") == str(path).replace(" ", "")
-    assert any("neutral" in row and "82%" in row for row in rows)
+    assert rows[1].startswith(f"{str(path)[:6]}…e.png")
+    assert "neutral" in rows[1]
+    assert "82%" in rows[1]
 
 
 def test_json_and_csv_agree_with_the_python_api(black: str) -> None:

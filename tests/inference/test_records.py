@@ -291,17 +291,35 @@ def test_a_narrow_table_can_still_be_read() -> None:
     surprised = Face(
         (1555, 1112, 1218, 1218), "surprise", {**dict.fromkeys(CLASSES, 0.0), "surprise": 0.9, "happy": 0.1}
     )
-    header, *rows = lines(to_table([Record(name, [surprised]), Record(name, [])]), 70)
-    assert all(len(row) <= 70 for row in (header, *rows))
-    assert not any("…" in row for row in rows)
-    assert re.search(r"surprise +90%  ━+╸? +happy 10%", rows[0])
-    column = header.index("face")
-    half = len(rows) // 2
-    assert "".join(row[:column].strip() for row in rows[:half]).replace(" ", "") == name.replace(" ", "")
-    assert "".join(row[column : header.index("expression")].strip() for row in rows[:half]).replace(" ", "") == (
-        "155511121218x1218"
-    )
-    assert "no face" in rows[half]
+    assert [line.rstrip() for line in lines(to_table([Record(name, [surprised]), Record(name, [])]), 70)] == [
+        "file          face       expression                next       detected",
+        "holida…0.jpg  1555 1112  surprise     90%  ━━━━━   happy 10%",
+        "              1218x1218",
+        "holida…0.jpg  no face",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (79, "x.jpg  1024 2020 | very pleasantly surprised |  55% | ━━━ |  98%"),
+        (64, "x.jpg  1024 2020 | very pleasantly surprised |  55% |  98%"),
+        (50, "x.jpg  1024 2020 | very pleasantly… |  55% |  98%"),
+        (88, "x.jpg  1024 2020 | very pleasantly surprised |  55% | ━━━ | somewh…t 44% |  98%"),
+    ],
+)
+def test_each_row_of_a_narrow_table_has_its_file_and_its_face(width: int, expected: str) -> None:
+    probabilities = {"very pleasantly surprised": 0.55, "somewhat disappointed at it": 0.44, "contempt": 0.01}
+    face = Face((1024, 2020, 130, 130), "very pleasantly surprised", probabilities, 0.98)
+    shown = lines(to_table([Record("x.jpg", [face])]), width)
+    assert all(len(line) <= width for line in shown)
+    assert shown[0].split()[:3] == ["file", "face", "expression"]
+    assert re.sub(r"\s+", " ", shown[1].strip()) == re.sub(r"\s+", " ", expected.replace("|", ""))
+
+
+def test_wide_characters_of_long_names_fit() -> None:
+    shown = lines(to_table([Record("日本語" * 20 + ".jpg", [])]), 60)
+    assert shown[1].split() == ["日本語…語.jpg", "no", "face"]
 
 
 def other(classes: tuple[str, ...], label: str) -> Face:

@@ -1,15 +1,17 @@
 """The classified faces of files as CSV, JSON, JSON Lines, tables and data frames."""
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from rich.console import Console
+from rich.cells import set_cell_size
+from rich.console import Console, ConsoleOptions
 from rich.progress_bar import ProgressBar
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from emotion.data.classes import CLASSES
@@ -27,6 +29,13 @@ _FACE = (*_BOX, "confidence", "label")
 _FRAME = ("file", "frame", "second", "person")
 WIDEST, MOST_BARS = 26, 12
 """Characters of the name of a class in a table, and classes of a live table: the most probable ones."""
+_HEADERS = {
+    **{name: name for name in ("file", "face", "expression")},
+    **{"share": "", "bar": "", "next": "next", "detected": "detected"},
+}
+"""Columns of the table of images, with what is written above them."""
+_GIVING_WAY = (("next", 12), ("file", 12), ("face", 9), ("next", 0), ("bar", 0), ("expression", 12))
+"""Columns that give way in a narrow console, one after the other, and their least width; 0 leaves them out."""
 
 
 def columns_of(classes: Sequence[str], films: bool) -> tuple[str, ...]:
@@ -169,32 +178,77 @@ class TableWriter:
             self._console.print(to_table(self._images))
 
 
-def to_table(records: Sequence[Record]) -> Table:
+def to_table(records: Sequence[Record]) -> "FacesTable":
     """Returns a table with a row for each face of images, and for each image without faces.
 
     The folder that several files share is the title, since long paths would leave no room for the columns.
     """
     folder = _common_folder({record.file for record in records})
-    table = Table(Column("file", overflow="fold"), Column("face", overflow="fold"), box=None, pad_edge=False)
-    table.title, table.title_justify = (Text(printable(f"in {folder}")) if folder else None), "left"
-    for header, width in (("expression", WIDEST), ("", None), ("", 6), ("next", WIDEST), ("detected", None)):
-        table.add_column(header, no_wrap=True, max_width=width)
-    for record in records:
-        name = Text(printable(os.path.relpath(record.file, folder) if folder else record.file))
-        if not record.faces:
-            table.add_row(name, "[dim]no face[/]")
-        for face in record.faces:
-            first, second = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
-            table.add_row(
-                name,
-                "{} {} {}x{}".format(*face.box),
-                Text(printable(face.title), "dim" if face.is_unsure else "bold"),
-                f"{first[1]:4.0%}",
-                ProgressBar(1, first[1], finished_style="bar.complete"),
-                Text(printable(f"{second[0]} {second[1]:.0%}")),
-                "" if face.confidence is None else f"{face.confidence:4.0%}",
-            )
-    return table
+    return FacesTable(folder, [row for record in records for row in _cells(record, folder)])
+
+
+def _cells(record: Record, folder: str) -> Iterator[dict[str, Text | ProgressBar]]:
+    """Yields the cells of `_HEADERS` for each face of a record; an image without faces has the first two."""
+    name = Text(printable(os.path.relpath(record.file, folder) if folder else record.file).replace("\n", r"\n"))
+    for face in record.faces:
+        first, second = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
+        yield {
+            "file": name,
+            "face": Text("{} {} {}x{}".format(*face.box)),
+            "expression": Text(printable(face.title), "dim" if face.is_unsure else "bold"),
+            "share": Text(f"{first[1]:4.0%}"),
+            "bar": ProgressBar(1, first[1], finished_style="bar.complete"),
+            "next": Text(printable(f"{second[0]} {second[1]:.0%}")),
+            "detected": Text("" if face.confidence is None else f"{face.confidence:4.0%}"),
+        }
+    if not record.faces:
+        yield {"file": name, "face": Text("no face", "dim")}
+
+
+class FacesTable:
+    """A table of faces that is as wide as the console at most.
+
+    Where room is short, long names lose their middle and boxes take two lines; at last `next` and the bars are left
+    out.
+    """
+
+    def __init__(self, folder: str, rows: Sequence[dict[str, Text | ProgressBar]]) -> None:
+        self._folder, self._rows = folder, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """Yields the table in the width of the console."""
+        widths = self._widths(options.max_width)
+        table = Table(box=None, pad_edge=False, title_justify="left")
+        table.title = Text(printable(f"in {self._folder}")) if self._folder else None
+        for name, width in widths.items():
+            table.add_column(_HEADERS[name], width=width, no_wrap=name != "face")
+        for row in self._rows:
+            table.add_row(*(_shortened(row[name], widths[name], name) if name in row else "" for name in widths))
+        yield table
+
+    def _widths(self, room: int) -> dict[str, int]:
+        """Returns the width of each column that is shown in a console of `room` characters."""
+        widths = {name: len(header) for name, header in _HEADERS.items()} | {"bar": 6}
+        for name, cell in itertools.chain.from_iterable(row.items() for row in self._rows):
+            if isinstance(cell, Text):
+                widths[name] = max(widths[name], cell.cell_len)
+        widths |= {name: min(WIDEST, widths[name]) for name in ("expression", "next")}
+        for name, least in _GIVING_WAY:
+            excess = sum(widths.values()) + 2 * len(widths) - 2 - room
+            if excess > 0 and least:
+                widths[name] = max(min(least, widths[name]), widths[name] - excess)
+            elif excess > 0:
+                del widths[name]
+        return widths
+
+
+def _shortened(text: Text | ProgressBar, width: int, column: str) -> Text | ProgressBar:
+    """Leaves out the middle of a name that is wider than so many characters of the terminal."""
+    if not isinstance(text, Text) or column not in ("file", "next") or text.cell_len <= width:
+        return text
+    tail = (width - 1) // 2
+    end = set_cell_size(text.plain[::-1], tail)[::-1].lstrip()
+    return Text(f"{set_cell_size(text.plain, width - 1 - tail).rstrip()}…{end}")
 
 
 def to_summary(film: Film) -> Table:
