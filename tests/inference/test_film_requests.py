@@ -81,6 +81,25 @@ def test_lines_are_those_of_analyze_video(
     }
 
 
+@pytest.mark.parametrize("field", ["film", "file"])
+def test_other_names_of_the_field_of_a_form(client: TestClient, film_file: Path, field: str) -> None:
+    files = {field: ("walk.mp4", film_file.read_bytes())}
+    *_, end = lines(client.post("/film?frame_stride=40", files=files))
+    assert end["film"]["name"] == "walk.mp4"
+
+
+def test_the_description_has_lines_for_a_film_and_json_for_errors(client: TestClient) -> None:
+    client.get("/openapi.json")
+    responses = client.get("/openapi.json").json()["paths"]["/film"]["post"]["responses"]
+    lines_of = responses.pop("200")["content"]
+    assert set(lines_of) == {"application/x-ndjson"}
+    schema = lines_of["application/x-ndjson"]["schema"]
+    assert schema["anyOf"] == [{"$ref": f"#/components/schemas/{name}"} for name in ("FilmRow", "FilmEnd")]
+    assert "type" not in schema
+    assert {"400", "413", "503"} <= {*responses}
+    assert {kind for response in responses.values() for kind in response["content"]} == {"application/json"}
+
+
 def test_the_next_film_is_taken_as_soon_as_the_last_line_is_read(client: TestClient, film_file: Path) -> None:
     files = {"video": film_file.read_bytes()}
     assert {client.post("/film?frame_stride=40", files=files).status_code for _ in range(20)} == {200}
@@ -103,7 +122,13 @@ def test_parameters_are_followed(client: TestClient, film_file: Path) -> None:
     [
         ("", {"files": {"video": b"no film"}}, 422, "video: not a video that can be read"),
         ("", {"content": b"", "headers": {"content-type": "video/mp4"}}, 422, "video: not a video that can be read"),
-        ("", {"files": {"image": b"no film"}}, 422, "form: no file in a field `video`"),
+        ("", {"files": {"image": b"no film"}}, 422, "form: no file in a field `video`, `film` or `file`"),
+        (
+            "",
+            {"files": {"video": b"no film"}, "data": {"smooth": "0"}},
+            422,
+            "smooth: settings belong into the address: ?smooth=0",
+        ),
         ("", {"data": {"video": "text"}}, 415, "a film is needed"),
         ("", {"content": b"x", "headers": {"content-type": "image/png"}}, 415, "a film is needed, as the body"),
         ("?network=other", {"files": {"video": b""}}, 404, "network=other: not one of small"),

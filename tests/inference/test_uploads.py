@@ -58,6 +58,17 @@ def test_names_of_the_field_of_a_form(client: TestClient, portrait: Path, field:
     assert labels(answer) == ["neutral"]
 
 
+def test_settings_in_the_body_are_refused(client: TestClient) -> None:
+    form = client.post("/predict", files={"image": BAD}, data={"confidence": "0.99"})
+    encoded = client.post("/predict", json={"images": [ONE_PIXEL], "detect": False})
+    assert [(answer.status_code, answer.json()["detail"]) for answer in (form, encoded)] == [
+        (422, "confidence: settings belong into the address: ?confidence=0.99"),
+        (422, "detect: settings belong into the address: ?detect=false"),
+    ]
+    text = client.post("/predict", files={"other": BAD}, data={"image": "photo.jpg"})
+    assert text.json()["detail"] == "form: no file in a field `image`, `file` or `files`"
+
+
 def test_several_files_of_a_form_are_answered_in_their_order(
     client: TestClient, portrait: Path, two_faces: bytes
 ) -> None:

@@ -53,6 +53,17 @@ def answered_hosts(host: str, names: Sequence[str]) -> Sequence[str]:
     return LOCAL_HOSTS if host in LOCAL_HOSTS else (ALL,)
 
 
+def is_answered(host: str, hosts: Collection[str]) -> bool:
+    """Checks whether a `Host` header, with or without a port, is one of the names; `*.` stands for every subdomain."""
+    name = without_port(host)
+    return ALL in hosts or name in hosts or any(name.endswith(own[1:]) for own in hosts if own.startswith("*."))
+
+
+def without_port(host: str) -> str:
+    """Returns the name in a `Host` header, in lower case."""
+    return re.sub(r":\d*$", "", host.lower(), flags=re.ASCII)
+
+
 def is_of_other_site(request: Request, origins: Collection[str]) -> bool:
     """Checks whether a request comes from a page of another site whose origin is not among the allowed ones."""
     origin = request.headers.get("origin")

@@ -21,7 +21,7 @@ HEATMAP_SIDE = 24
 PREVIEW_SIDE = 1600
 """Longest side of the previews in answers, pixels."""
 ERRORS = {
-    400: "the request is malformed or has too many images, or (as plain text) the host name is refused",
+    400: "the request is malformed or has too many images, or the host name is refused",
     403: "the request comes from a page of another site",
     500: "the service failed",
 }

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, cast
 from fastapi import HTTPException, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, JsonValue
-from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Receive, Scope, Send
 
@@ -25,11 +24,13 @@ from emotion.inference.limits import Limits
 from emotion.inference.persons import Film
 from emotion.inference.pipeline import Pipeline
 from emotion.inference.timeline import timeline_data
-from emotion.inference.uploads import BINARY, body_chunks
+from emotion.inference.uploads import BINARY, body_chunks, files_of
 from emotion.inference.video import Frame, Video
 
 NAME = "video"
-"""Field of forms that holds the film, and its name in messages."""
+"""Name of the film in messages."""
+FIELDS = (NAME, "film", "file")
+"""Fields of forms that may hold the film."""
 PATIENCE_S, LOOK_S = 0.2, 0.005
 """Before each classified frame, a film waits at most so long for photographs, and looks so often."""
 FREED_S = 2.0
@@ -47,7 +48,12 @@ FILM_BODY = {
         "required": True,
         "content": {
             "multipart/form-data": {
-                "schema": {"type": "object", "required": [NAME], "properties": {NAME: BINARY}},
+                "schema": {
+                    "type": "object",
+                    "required": [NAME],
+                    "properties": {NAME: BINARY},
+                    "description": "a file in the field `video`; `film` and `file` are read, too",
+                },
             },
             "video/*": {"schema": BINARY},
             "application/octet-stream": {"schema": BINARY},
@@ -215,10 +221,11 @@ async def _from_form(request: Request, limits: Limits) -> tuple[str, BinaryIO]:
         form = await MultiPartParser(request.headers, chunks, max_files=1, max_fields=8).parse()
     except MultiPartException as error:
         raise HTTPException(400, error.message) from None
-    upload = form.get(NAME)
-    if not isinstance(upload, UploadFile):
+    try:
+        upload = files_of(form, FIELDS)[0]
+    except HTTPException:
         await form.close()
-        raise HTTPException(422, f"form: no file in a field `{NAME}`")
+        raise
     return upload.filename or NAME, upload.file
 
 

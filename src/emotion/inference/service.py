@@ -20,12 +20,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 import emotion
 from emotion.errors import UserError, first_line, printable
-from emotion.inference.access import answered_hosts, is_of_other_site
+from emotion.inference.access import answered_hosts, is_answered, is_of_other_site, without_port
 from emotion.inference.answers import (
     ERRORS,
     PREDICT_ERRORS,
@@ -106,14 +105,12 @@ def make_service(
         responses=error_responses(ERRORS),
     )
     application.state.pipeline = pipeline
-    _describe_classes(application, pipeline)
+    _describe_answers(application, pipeline)
     if origins:
         application.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], expose_headers=["Retry-After"]
         )
-    # Added before the security headers, so that its refusals get them, too.
-    application.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    _add_security_headers(application, pipeline, origins, access_log)
+    _add_security_headers(application, pipeline, hosts, origins, access_log)
     _add_error_handlers(application)
     _add_endpoints(application, pipeline)
     _add_pages(application, page)
@@ -197,30 +194,39 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _describe_classes(application: FastAPI, pipeline: Pipeline) -> None:
-    """Makes the example of a face in /openapi.json one of the default network."""
+def _describe_answers(application: FastAPI, pipeline: Pipeline) -> None:
+    """Makes the example of a face in /openapi.json one of the default network, and the answer of /film JSON Lines."""
     example = face_example(next(iter(pipeline.recognizers.values())).classes)
     describe = application.openapi
 
-    def describe_with_classes() -> dict[str, Any]:
+    def describe_answers() -> dict[str, Any]:
         description = describe()
         description["components"]["schemas"]["FaceAnswer"]["examples"] = [example]
+        lines = description["paths"]["/film"]["post"]["responses"]["200"]["content"]
+        lines[FilmResponse.media_type] = lines.popitem()[1]
         return description
 
-    application.openapi = describe_with_classes  # type: ignore[method-assign]
+    application.openapi = describe_answers  # type: ignore[method-assign]
 
 
-def _add_security_headers(application: FastAPI, pipeline: Pipeline, origins: Collection[str], access_log: bool) -> None:
-    """Adds a middleware: sets `HEADERS`, refuses other sites, hides internal errors, counts and prints requests."""
+def _add_security_headers(
+    application: FastAPI, pipeline: Pipeline, hosts: Collection[str], origins: Collection[str], access_log: bool
+) -> None:
+    """Adds a middleware: sets `HEADERS`, refuses hosts and sites, hides internal errors, counts and prints requests."""
     default = next(iter(pipeline.recognizers))
 
     @application.middleware("http")
     async def add_security_headers(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
         start = time.perf_counter()
         try:
-            if is_of_other_site(request, origins):
+            host = request.headers.get("host", "")
+            if not is_answered(host, hosts):
+                name = without_port(host)[:100]
+                message = f"host {name}: not an answered name; emotion serve --hosts {name} answers it"
+                response: Response = JSONResponse({"detail": message}, 400)
+            elif is_of_other_site(request, origins):
                 message = "origin: requests from pages of other sites are refused"
-                response: Response = JSONResponse({"detail": message}, 403)
+                response = JSONResponse({"detail": message}, 403)
             else:
                 response = await proceed(request)
         except Exception:
@@ -320,7 +326,7 @@ def _add_endpoints(application: FastAPI, pipeline: Pipeline) -> None:
         "/film",
         openapi_extra=FILM_BODY,
         status_code=200,  # FastAPI does not find it in the class
-        response_class=FilmResponse,
+        response_class=Response,  # the errors are JSON, unlike the lines
         responses=error_responses(FILM_ERRORS)
         | {200: {"model": FilmRow | FilmEnd, "description": "a line for each classified frame, then the persons"}},
     )

@@ -3,13 +3,15 @@
 import asyncio
 import base64
 import binascii
+import json
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, Field, ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from emotion.data.decode import BadImageError
@@ -142,6 +144,8 @@ def _from_json(body: bytes, most: int) -> Upload:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             raise HTTPException(400, f"body: {first['msg']}") from None
+        if first["type"] == "extra_forbidden":
+            raise _misplaced(str(first["loc"][0]), json.dumps(first["input"])) from None
         place = ".".join(map(str, first["loc"]))[:100] or "body"
         raise HTTPException(422, f'{place}: {first["msg"]}; {{"images": ["<base64>", ...]}} is needed') from None
     if len(encoded.images) > most:
@@ -161,7 +165,26 @@ async def _from_form(request: Request, limits: Limits) -> Upload:
         form = await _FormInMemory(request.headers, chunks, max_files=limits.images, max_fields=8).parse()
     except MultiPartException as error:
         raise HTTPException(400, error.message) from None
-    files = [value for name, value in form.multi_items() if name in FIELDS and isinstance(value, UploadFile)]
-    if not files:
-        raise HTTPException(422, "form: no file in a field `image`, `file` or `files`")
+    files = files_of(form, FIELDS)
     return Upload([await file.read() for file in files], listed=len(files) > 1)
+
+
+def files_of(form: FormData, fields: Sequence[str]) -> list[UploadFile]:
+    """Returns the files in the fields of a form that may hold them.
+
+    Raises:
+        HTTPException: 422, there is no such file, or another field holds text, as a setting that would be ignored.
+    """
+    for name, value in form.multi_items():
+        if isinstance(value, str) and name not in fields:
+            raise _misplaced(name, value)
+    files = [value for name, value in form.multi_items() if name in fields and isinstance(value, UploadFile)]
+    if not files:
+        *others, last = (f"`{field}`" for field in fields)
+        raise HTTPException(422, f"form: no file in a field {', '.join(others)} or {last}")
+    return files
+
+
+def _misplaced(name: str, value: str) -> HTTPException:
+    address = f"?{quote(name[:50])}={quote(value[:50])}"
+    return HTTPException(422, f"{name[:50]}: settings belong into the address: {address}")
