@@ -50,11 +50,35 @@ def test_another_setting_makes_another_configuration(make_run: MakeRun) -> None:
     assert [configuration.number for configuration in configurations] == [1, 2, 3, 4, 5]
     assert [(configuration.title, configuration.subtitle) for configuration in configurations] == [
         ("1. CNN 1-1-1, class weights", ""),
-        ("2. CNN 2-2-1-1, class weights", ""),
-        ("3. CNN 2-2-1-1, class weights", "patience=30"),
+        ("2. CNN 2-2-1-1, class weights, patience=10", ""),
+        ("3. CNN 2-2-1-1, class weights, patience=30", "patience=30"),
         ("4. CNN 2-2-1-1, class weights", "drawn faces"),
         ("5. CNN 2-2-1-1, no balancing", ""),
     ]
+
+
+def test_runs_of_a_sweep_are_named_after_what_distinguishes_them(make_run: MakeRun) -> None:
+    rates = ("lr=1e-3", "lr=1e-4")
+    runs = [make_run("recipe=small", rate, "width=24", name=rate, images=70) for rate in rates]
+    assert [(one.title, one.note) for one in group(runs)[0]] == [
+        ("1. recipe=small, ResNet 2-2-2, no balancing, lr=0.0001", "width=24"),
+        ("2. recipe=small, ResNet 2-2-2, no balancing, lr=0.001", "width=24"),
+    ]
+
+
+def test_the_value_of_the_recipe_is_named_beside_others(make_run: MakeRun) -> None:
+    runs = [make_run(*arguments, name=str(arguments), images=70) for arguments in ((), ("lr=1e-4",))]
+    assert [one.title for one in group(runs)[0]] == [
+        "1. CNN 2-2-1-1, class weights, lr=0.001",
+        "2. CNN 2-2-1-1, class weights, lr=0.0001",
+    ]
+
+
+def test_configurations_that_differ_in_many_settings_are_not_named_after_them(make_run: MakeRun) -> None:
+    changes = ("lr=1e-4", "patience=30", "dropout=0.1", "batch_size=8")
+    runs = [make_run(change, name=change, images=70) for change in changes]
+    assert {one.title[3:] for one in group(runs)[0]} == {"CNN 2-2-1-1, class weights"}
+    assert {one.note for one in group(runs)[0]} == {"lr=0.0001", "patience=30", "dropout=0.1", "batch_size=8"}
 
 
 def test_runs_with_other_teachers_of_the_same_name_are_separate(make_run: MakeRun) -> None:

@@ -54,7 +54,7 @@ def test_every_configuration_has_a_line_and_a_band_in_both_panels(make_run: Make
             assert line.get_ydata() == pytest.approx([start + sign * value for value in (0.3, 0.45, 0.6)])
     assert len({line.get_color() for line in figure.axes[0].lines}) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "1. CNN 2-2-1-1, class weights (seeds 0, 1)",
+        "1. CNN 2-2-1-1, class weights, lr=0.001 (seeds 0, 1)",
         "2. CNN 2-2-1-1, class weights, lr=0.0001 (seeds 0, 1)",
     ]
 

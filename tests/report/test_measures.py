@@ -35,9 +35,17 @@ def test_metrics_are_those_of_scikit_learn(make_run: MakeRun) -> None:
     labels, predicted = run.test.labels, run.test.predicted
     expected = [(predicted == labels).mean(), f1_score(labels, predicted, average="macro")]
     expected += [balanced_accuracy_score(labels, predicted)]
-    assert texts(row)[1:4] == [f"{value:.4f}" for value in expected]
-    assert texts(row)[4] == "seed 0"
-    check_intervals(row[1:4], expected)
+    assert texts(row)[2:5] == [f"{value:.4f}" for value in expected]
+    assert texts(row)[5] == "seed 0"
+    check_intervals(row[2:5], expected)
+
+
+def test_validation_accuracy_stands_before_the_test_metrics(make_run: MakeRun) -> None:
+    runs = [make_run(f"seed={seed}", name=str(seed), images=70, accuracy=0.6) for seed in (0, 1)]
+    runs[1] = replace(runs[1], val=runs[1].val.subset(np.flatnonzero(runs[1].val.predicted == runs[1].val.labels)))
+    table = metrics_table(group(runs)[0])
+    assert table.header[:3] == ("Run", "Validation accuracy", "Test accuracy")
+    assert texts(table.rows[0])[1:3] == ["0.8000 ± 0.2828", "0.6000 ± 0.0000"]
 
 
 def check_intervals(cells: Sequence[str | Cell], expected: Sequence[float]) -> None:
@@ -141,7 +149,7 @@ def test_marks_stand_beside_what_is_significantly_worse_than_the_best(make_run: 
     marks = significance_marks(configurations, compare_pairs(configurations))
     assert marks == {names["cnn_1111"]: "***"}
     cells = {
-        shown.number: row[1]
+        shown.number: row[2]
         for shown, row in zip(configurations, metrics_table(configurations, marks).rows, strict=True)
     }
     assert {number: cell.mark for number, cell in cells.items()} == {number: marks.get(number, "") for number in cells}
@@ -166,7 +174,7 @@ def test_the_best_is_among_those_that_are_compared(make_run: MakeRun) -> None:
 def test_of_folds_only_the_accuracy_has_an_interval(make_run: MakeRun) -> None:
     """The mean over folds of the others is not their value for all images together."""
     configurations, _ = group(fold_runs(make_run, "1e-3", (0.7, 0.74, 0.69)))
-    _, accuracy, macro, balanced, _ = metrics_table(configurations).rows[0]
+    _, _, accuracy, macro, balanced, _ = metrics_table(configurations).rows[0]
     assert isinstance(accuracy, Cell)
     assert " to " in accuracy.note
     assert [cell.note for cell in (macro, balanced) if isinstance(cell, Cell)] == ["", ""]

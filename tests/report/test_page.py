@@ -194,7 +194,7 @@ def test_tables_are_files_named_after_them(make_run: MakeRun, tmp_path: Path) ->
     assert r"\caption{my moods \& more, split=report. Results on the test images." in text
     assert "(*), 0.01 (**) or 0.001 (***)" in text
     body = text.split(r"\midrule")[1]
-    assert [line.count(r"\textbf") for line in body.strip().splitlines()[:2]] == [3, 0]
+    assert [line.count(r"\textbf") for line in body.strip().splitlines()[:2]] == [4, 0]
     assert "$^{*" in body.splitlines()[2]
     for file in (tmp_path / "out/tables").glob("*.tex"):
         parse_latex(file.read_text(encoding="utf-8"))
@@ -317,7 +317,7 @@ def test_of_too_many_configurations_the_best_on_validation_images_are_compared(
     assert text.index("Marks beside the accuracy") < text.index("Of 3 configurations")
     (pairs,) = (file.read_text() for file in (tmp_path / "out/tables").glob("pairs*.csv"))
     (row,) = pairs.splitlines()[1:]
-    assert row.startswith('"2. CNN 2-2-1-1, class weights","3. CNN 2-2-1-1, class weights"')
+    assert row.startswith('"2. CNN 2-2-1-1, class weights, lr=0.02","3. CNN 2-2-1-1, class weights, lr=0.03"')
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -62,8 +62,12 @@ def test_every_configuration_has_a_row_that_names_its_differences(make_run: Make
     runs = [make_run(*vgg, "augment=false", name="a"), make_run(*vgg, name="b"), make_run("balance=none", name="c")]
     table = tables(group(runs)[0])["Table 2: feature extraction, class weights"]
     assert [row[0] for row in table.rows] == [
-        Cell("VGG16 frozen", "weights vgg16.safetensors", target="1. VGG16 frozen, class weights"),
-        Cell("VGG16 frozen", "weights vgg16.safetensors; augment=false", target="2. VGG16 frozen, class weights"),
+        Cell("VGG16 frozen", "weights vgg16.safetensors", target="1. VGG16 frozen, class weights, augment=true"),
+        Cell(
+            "VGG16 frozen",
+            "weights vgg16.safetensors; augment=false",
+            target="2. VGG16 frozen, class weights, augment=false",
+        ),
         Cell("VGG19 frozen", "python train.py experiment=table2 model=vgg19_fe"),
         Cell("ResNet50 frozen", "python train.py experiment=table2 model=resnet50_fe"),
     ]

@@ -81,7 +81,8 @@ def test_a_row_names_a_setting_that_changed_while_a_run_was_trained(make_run: Ma
         for name, flip, record in (("a", 0.5, {}), ("b", 0.5, change), ("c", 0, {}))
     ]
     (table,) = tables(group(runs)[0])
-    assert sorted(note(row) for row in table.rows) == ["", "flip=0", "lr until epoch 10=0.5"]
+    assert sorted(note(row) for row in table.rows) == ["", "", "lr until epoch 10=0.5"]
+    assert sorted(row[0].text.split(", ")[-1] for row in table.rows) == ["flip=0", "flip=0.5", "flip=0.5"]
 
 
 def test_runs_with_other_validation_images_have_a_separate_table(make_run: MakeRun) -> None:

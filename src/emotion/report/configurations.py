@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,19 @@ from emotion.declarations import NEW
 from emotion.files import hide_home
 from emotion.models.registry import FAMILIES
 from emotion.report.published import RUNS, TEST_IMAGES, PublishedRun
-from emotion.report.recipes import RECIPE_KEYS, differences, earlier_settings, published_run, weights_name
+from emotion.report.recipes import (
+    RECIPE_KEYS,
+    differences,
+    earlier_settings,
+    published_run,
+    typed_settings,
+    weights_name,
+)
 from emotion.report.runs import Run, SkippedRun, images_digest
 from emotion.settings import OWN_DATA, marked
 
+_MOST_NAMED = 3
+"""Configurations that differ in more settings are not named after them; notes tell what differs from the recipe."""
 _DEFINE_DATA = [key for key in marked(NEW) if key in SOURCE_SETTINGS]
 BALANCES = {
     "class_weights": "class weights",
@@ -45,6 +54,7 @@ class Configuration:
         data_folder: the folder of the data, if it must be shown to distinguish configurations; otherwise empty.
         same_images: False if another configuration differs in nothing but its test images.
         same_teachers: False if another configuration differs in nothing but its teachers.
+        named: settings that distinguish it from others with its network, balance and data, as on the command line.
     """
 
     number: int
@@ -55,6 +65,7 @@ class Configuration:
     data_folder: str = ""
     same_images: bool = True
     same_teachers: bool = True
+    named: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def first(self) -> Run:
@@ -73,7 +84,8 @@ class Configuration:
     def title(self) -> str:
         """The name on the page, which the number makes unique."""
         balance = str(self.first.settings["balance"])
-        return f"{self.number}. {self.network}, {BALANCES.get(balance, balance)}"
+        named = [f"{key}={value}" for key, value in self.named.items()]
+        return f"{self.number}. {', '.join([self.network, BALANCES.get(balance, balance), *named])}"
 
     @property
     def warning(self) -> str:
@@ -96,9 +108,11 @@ class Configuration:
 
     @property
     def note(self) -> str:
-        """The origin, settings that differ from the recipe, without those that define the section, and precisions."""
+        """The origin, precisions, and settings that differ from the recipe and that neither section nor title name."""
         mixed = f"some runs in {', others in '.join(self.precisions)}" if len(self.precisions) > 1 else ""
-        return "; ".join(filter(None, (self.origin, self._changed(hidden={"weights", *_DEFINE_DATA}), mixed)))
+        return "; ".join(
+            filter(None, (self.origin, self._changed(hidden={"weights", *_DEFINE_DATA, *self.named}), mixed))
+        )
 
     def _changed(self, hidden: Collection[str] = ("weights",)) -> str:
         return ", ".join(f"{key}={value}" for key, value in self.differences.items() if key not in hidden)
@@ -233,7 +247,24 @@ def group(runs: Sequence[Run]) -> tuple[list[Configuration], list[SkippedRun]]:
         else:
             members[run.seed, run.fold] = run
     ordered = sorted(groups.items(), key=lambda item: _order(*item))
-    return [_configuration(number, *item, groups) for number, item in enumerate(ordered, 1)], repeated
+    configurations = [_configuration(number, *item, groups) for number, item in enumerate(ordered, 1)]
+    return [replace(one, named=_distinguishing(one, configurations)) for one in configurations], repeated
+
+
+def _distinguishing(configuration: Configuration, others: Sequence[Configuration]) -> dict[str, str]:
+    """Returns the settings in which configurations with the same name and data differ, as on the command line."""
+    alike = [other for other in others if _name(other) == _name(configuration)]
+    settings = [typed_settings(other.first.settings) for other in alike]
+    keys = dict.fromkeys(key for other in alike for key in other.differences if key not in {"weights", *_DEFINE_DATA})
+    own = typed_settings(configuration.first.settings)
+    named = {key: own[key] for key in keys if key in own and len({values.get(key) for values in settings}) > 1}
+    return named if len(named) <= _MOST_NAMED else {}
+
+
+def _name(configuration: Configuration) -> tuple[object, ...]:
+    run = configuration.first
+    given = (run.settings["balance"], run.settings["data"], run.settings["split"])
+    return configuration.network, *given, configuration.data_folder, run.tested
 
 
 def _repeats(run: Run, members: Mapping[tuple[int, int], Run]) -> str:

@@ -85,8 +85,11 @@ def _draw(axes: Axes, curve: Curve | None, label: str, **style: Any) -> None:
 
 def _labels(configurations: Sequence[Configuration]) -> list[str]:
     """Returns a name for each configuration, with the settings that not all of them share."""
-    hidden = "weights"  # the long name of a file
-    settings = [{key: value for key, value in shown.differences.items() if key != hidden} for shown in configurations]
+    settings = [
+        # The title has the settings that are named, and a file of weights has a long name.
+        {key: value for key, value in shown.differences.items() if key not in {"weights", *shown.named}}
+        for shown in configurations
+    ]
     shared = set.intersection(*(set(values.items()) for values in settings))
     labels = []
     for configuration, values in zip(configurations, settings, strict=True):

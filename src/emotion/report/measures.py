@@ -41,18 +41,18 @@ class Pair:
 
 
 def metrics_table(configurations: Sequence[Configuration], marks: Mapping[int, str] | None = None) -> Table:
-    """Builds a table of accuracy, macro F1 and balanced accuracy on the test images, with intervals.
+    """Builds a table of validation accuracy, and of accuracy, macro F1 and balanced accuracy on the test images.
 
     Args:
         configurations: the rows.
         marks: signs beside the accuracy of a configuration, by its number.
     """
-    header = ("Run", "Test accuracy", "Macro F1", "Balanced accuracy", "Seeds")
+    header = ("Run", "Validation accuracy", "Test accuracy", "Macro F1", "Balanced accuracy", "Seeds")
     rows = [
         _metrics_row(configuration, (marks or {}).get(configuration.number, "")) for configuration in configurations
     ]
     caption = f"Results on the test images. {MEANS}"
-    return Table(header, "lrrrl", rows, name="results", caption=caption, best=".+++.")
+    return Table(header, "lrrrrl", rows, name="results", caption=caption, best=".++++.")
 
 
 def parts_table(configurations: Sequence[Configuration]) -> Table:
@@ -162,7 +162,8 @@ def _metrics_row(configuration: Configuration, mark: str) -> Row:
         for metric in ("f1_macro", "balanced_acc")
     )
     name = name_cell(configuration, configuration.note)
-    return (name, replace(accuracy, mark=mark), macro, balanced, configuration.seeds)
+    validation = value_cell(configuration.val_accuracy)
+    return (name, validation, replace(accuracy, mark=mark), macro, balanced, configuration.seeds)
 
 
 def _protocol_rows(configuration: Configuration) -> Iterator[Row]:

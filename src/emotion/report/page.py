@@ -48,14 +48,16 @@ _WRITTEN = "% Written by emotion report, which replaces it.\n"
 _READING = [
     "All metrics of our runs are computed from their saved predictions. A value is the mean over seeds ± their sample "
     "standard deviation; with one seed there is no deviation. Runs that differ in more than the seed, or in their test "
-    "images, have separate rows. A row names the settings that differ from the recipe. Data, split and classes divide "
+    "images, have separate rows. A name has the settings in which runs of the same "
+    "recipe differ, and the line below it the others that differ from the recipe. Data, split and classes divide "
     "the page into sections; runs of different sections are never compared.",
     "A 95 % interval shows how much a metric would vary on other images of the same kind (percentile bootstrap over "
     "the test images, 2,000 resamples). The variation over seeds is not in it, but in the standard deviation. With "
     "several seeds the bounds are the means of the seeds' bounds. Of cross-validations, the interval counts the images "
     "of all folds together.",
     "Train accuracy was logged during training in the best epoch, with augmentation and dropout, as in Keras. "
-    "Validation images chose that epoch and the temperature; test images chose nothing.",
+    "Validation images chose that epoch and the temperature; test images chose nothing. Choose between runs "
+    "by their validation accuracy too: a choice by test accuracy makes that too high.",
     "The folder tables beside this page has its tables as CSV, with exact numbers, and as LaTeX for the package "
     "booktabs.",
 ]

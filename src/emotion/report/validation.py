@@ -91,7 +91,8 @@ def _row(configuration: Configuration, base: Configuration) -> Row:
     changes |= {key: value for key, value in configuration.differences.items() if EARLIER in key}
     # The row of the baseline names the settings that differ from its recipe.
     named = base.differences if configuration is base else changes
-    text = ", ".join(f"{key}={value}" for key, value in named.items() if key != "weights")
+    hidden = {"weights", *configuration.named}
+    text = ", ".join(f"{key}={value}" for key, value in named.items() if key not in hidden)
     return (
         Cell(configuration.title, "; ".join(filter(None, (configuration.origin, text)))),
         value_cell(configuration.val_accuracy),
