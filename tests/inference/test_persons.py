@@ -63,6 +63,15 @@ def test_a_person_is_summarised_by_true_times() -> None:
     }
 
 
+def test_time_without_readable_frames_is_not_seen() -> None:
+    happy = [face("happy")]
+    made = film((0.0, happy), (0.5, happy), (4.0, happy), (4.5, happy))
+    made.gaps = [(0.75, 4.0)]
+    (person,) = made.persons
+    assert (person.first, person.last, person.seconds) == (0.0, 5.0, 1.75)
+    assert person.stretches == [Stretch("happy", 0.0, 0.75), Stretch("happy", 4.0, 1.0)]
+
+
 def test_persons_are_summarised_apart() -> None:
     made = film((0.0, [face("happy"), face("sad", 2)]), (1.0, [face("fear", 2)]), (2.0, [face("happy", 3)]))
     assert [person.number for person in made.persons] == [1, 2, 3]

@@ -57,6 +57,29 @@ def small_film(name: str = "film.mp4") -> Film:
     return film
 
 
+def test_areas_end_where_frames_are_missing() -> None:
+    film = Film("film.mp4")
+    for number, second in enumerate((0.0, 0.5, 4.0, 4.5)):
+        film.add(FilmFrame(number, second, [face(1, happy=1.0)]))
+    film.gaps = [(0.75, 4.0)]
+    data = timeline_data(film)
+    assert data["seconds"] == [0.0, 0.5, 0.75, 4.0, 4.5]
+    assert data["persons"][0]["frames"] == [0, 1, 3, 4]
+
+
+def test_areas_of_a_long_film_end_where_frames_are_missing() -> None:
+    film = Film("film.mp4")
+    for number in range(2 * MOST_POINTS):
+        film.add(FilmFrame(number, number / 4 + 60 * (number >= 400), [face(1, happy=1.0)]))
+    film.gaps = [(99.875, 160.0)]
+    data = timeline_data(film)
+    frames, seconds = data["persons"][0]["frames"], np.array(data["seconds"])
+    (place,) = np.flatnonzero(np.diff(frames) != 1)
+    assert seconds[frames[place] + 1] == 99.875
+    assert seconds[frames[place + 1]] == 160
+    assert data["persons"][0]["seconds"] == pytest.approx(2 * MOST_POINTS / 4 - 0.125)
+
+
 def crowd(persons: int) -> Film:
     film = Film("crowd.mp4")
     for second in range(persons + 1):

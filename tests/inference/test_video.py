@@ -363,6 +363,28 @@ def test_videos_are_read_on_after_a_hole(name: str, codec: str, tmp_path: Path, 
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv"])
+def test_a_damaged_video_tells_where_frames_are_missing(name: str, tmp_path: Path) -> None:
+    path = draw_film(tmp_path / name, noise(400, 32, 48))
+    content = bytearray(path.read_bytes())
+    hole = slice(len(content) * 2 // 5, len(content) * 11 // 20)
+    content[hole] = bytes(hole.stop - hole.start)
+    path.write_bytes(content)
+    video = Video(path)
+    seconds = [frame.second for frame in video]
+    ((start, end),) = video.gaps
+    assert start == pytest.approx(6.4, abs=0.1)
+    assert 8.5 < end < 10.1
+    assert end in seconds
+    assert not any(start <= second < end for second in seconds)
+
+
+def test_slides_that_are_shown_for_long_are_no_gaps(tmp_path: Path) -> None:
+    video = Video(draw_film(tmp_path / "film.mkv", 3, times=(0, 10, 20)))
+    assert [frame.second for frame in video] == pytest.approx([0, 10, 20], abs=1e-3)
+    assert video.gaps == []
+
+
 def test_reading_goes_on_after_the_format_reports_an_error(tmp_path: Path) -> None:
     path = draw_film(tmp_path / "film.ts", noise(100, 240, 320))
     content = bytearray(path.read_bytes())

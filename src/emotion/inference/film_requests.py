@@ -242,7 +242,7 @@ def _lines(video: Video, frames: Iterable[Frame], watcher: Watcher, film: Film) 
     except Exception:
         logging.getLogger("uvicorn.error").exception("film failed")
         problem = f"{NAME}: the service failed on this film"
-    film.end, film.lead = video.end, video.lead
+    film.finish(video)
     yield _line({"film": timeline_data(film), "persons": [person.as_dict() for person in film.persons]})
     if problem:
         yield _line({"detail": problem})

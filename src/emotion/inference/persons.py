@@ -16,7 +16,7 @@ from PIL import Image
 from emotion.data.classes import CLASSES
 from emotion.data.decode import BadImageError
 from emotion.files import expand
-from emotion.inference.film import FRAME_STRIDE, SMOOTH, FilmFrame, Watcher
+from emotion.inference.film import FRAME_STRIDE, SMOOTH, TICK, FilmFrame, Watcher
 from emotion.inference.recognizer import Face, Recognizer, load, most_probable, rounded
 from emotion.inference.video import Video
 
@@ -90,6 +90,7 @@ class Film:
         classes: names of the K classes, in the order of the probabilities.
         end: end of the film, seconds; None if it is not known.
         lead: second at which players show the first frame: sound may begin before the pictures.
+        gaps: where frames of a damaged film are missing, see `emotion.inference.video.Video`.
         portraits: of each person by number, up to `MOST_PORTRAITS` times in seconds with small copies of the face as
             JPEG files, where the frames hold them; none of persons who were seen for less than `BRIEF`.
 
@@ -102,11 +103,16 @@ class Film:
         self.name, self.classes = name, tuple(classes)
         self.end: float | None = None
         self.lead = 0.0
+        self.gaps: Sequence[tuple[float, float]] = ()
         self.portraits: dict[int, list[tuple[float, bytes]]] = {}
         self._seen: dict[int, float] = {}  # seconds for which each person was seen, without the last frame
         self._shown: set[int] = set()  # persons in the last frame
         self._times = array("d")  # number and second of each frame
         self._faces = array("d")  # of each face the `_PLACE` numbers and the probabilities, averaged and raw
+
+    def finish(self, video: Video) -> None:
+        """Takes over what is known of a film when its frames were read."""
+        self.end, self.lead, self.gaps = video.end, video.lead, video.gaps
 
     def add(self, frame: FilmFrame) -> None:
         """Adds the next frame."""
@@ -162,9 +168,15 @@ class Film:
 
     @property
     def durations(self) -> NDArray[np.float64]:
-        """Seconds until the next frame, float64 [T]; for the last one to the end, if that is known, or as before it."""
+        """Seconds for which each frame counts, float64 [T]: until the next one, or until frames are missing.
+
+        The last one counts to the end, if that is known, or as long as the one before it.
+        """
         seconds = self.seconds
         steps = np.diff(seconds)
+        for start, _ in self.gaps:
+            shown = np.flatnonzero((seconds[:-1] < start) & (start < seconds[1:]))
+            steps[shown] = start - seconds[shown]
         if self.end is not None:
             return np.append(steps, np.maximum(0, self.end - seconds[-1:]))
         return np.append(steps, steps[-1:])[: len(self)] if len(steps) else np.zeros(len(self))
@@ -231,13 +243,14 @@ def _summary(
         frames: indices of the F frames, int64 [F].
         probabilities: float64 [F, K].
         seconds: when each frame of the film is shown, float64 [T].
-        durations: seconds until the next frame, float64 [T].
+        durations: see `Film.durations`, float64 [T].
     """
     labels, lengths = probabilities.argmax(axis=1), durations[frames]  # [F], [F]
     totals = np.bincount(labels, lengths, minlength=len(classes))  # [K]
     shares = totals / totals.sum() if totals.any() else np.bincount(labels, minlength=len(classes)) / len(labels)
-    # A stretch ends where the label changes or a frame without the person follows.
-    breaks = np.flatnonzero((np.diff(labels) != 0) | (np.diff(frames) != 1)) + 1
+    # A stretch ends where the label changes, a frame without the person follows, or frames are missing.
+    is_gap = (np.diff(frames) != 1) | (np.diff(seconds[frames]) > lengths[:-1] + TICK)
+    breaks = np.flatnonzero((np.diff(labels) != 0) | is_gap) + 1
     stretches = [
         Stretch(classes[labels[part[0]]], float(seconds[frames[part[0]]]), float(lengths[part].sum()))
         for part in np.split(np.arange(len(frames)), breaks)
@@ -287,7 +300,7 @@ def analyze_video(
     film = Film(Path(path).name, recognizer.classes)
     for frame in watcher.watch(video):
         film.add(frame)
-    film.end, film.lead = video.end, video.lead
+    film.finish(video)
     try:
         video.require_whole()
     except BadImageError as error:

@@ -149,7 +149,7 @@ class Prediction:
                 yield from watcher.rest()  # an interruption or an error loses no classified frame
                 raise
             finally:
-                film.end, film.lead = video.end, video.lead
+                film.finish(video)
 
         frames = _added(film, watch())
         for frame in per_second(frames) if self.by_second else frames:

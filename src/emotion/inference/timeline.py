@@ -80,6 +80,11 @@ def timeline_data(film: Film) -> dict[str, Any]:
     seconds, durations = film.seconds, film.durations
     duration = float(seconds[-1] + durations[-1]) if len(film) else 0.0
     firsts, points = _points(seconds, duration)
+    # Where frames are missing, a point without faces ends the areas of the point before.
+    times = seconds[firsts]
+    gaps = [start for start, _ in film.gaps if len(times) and times[0] < start < times[-1]]
+    places = np.searchsorted(times, gaps)
+    points = points + np.searchsorted(places, points, "right")
     persons, series = film.persons, film.all_series()
     shown = [person for person in persons if person.seconds >= BRIEF]
     return {
@@ -89,7 +94,7 @@ def timeline_data(film: Film) -> dict[str, Any]:
         "ink": INK,
         "duration": round(duration, 3),
         "lead": round(film.lead, 3),
-        "seconds": np.round(seconds[firsts], 3).tolist(),
+        "seconds": np.round(np.insert(times, places, gaps), 3).tolist(),
         "brief": BRIEF,
         "left_out": len(persons) - len(shown),
         "persons": [_person_data(film, person, *series[person.number], points) for person in shown],

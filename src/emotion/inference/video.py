@@ -27,6 +27,7 @@ from emotion.inference.streams import (
     start_second,
     video_stream,
 )
+from emotion.inference.tracks import LONGEST_GAP
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Video:
         self._container = source if isinstance(source, InputContainer) else open_video(source, self.name)
         self._coded = self._read = self._errors = self._concealed = 0
         self._second = self._length = 0.0  # of the last frame; a length of 0 is unknown
+        self._gaps: list[tuple[float, float]] = []  # where a damaged video lacks frames
         try:
             stream = self._find_stream()
             self._set_properties(stream)
@@ -161,12 +163,20 @@ class Video:
         """Yields the frames; a second iteration yields none."""
         try:
             for image in self._images:
-                self._second = self._time(image)
+                second = self._time(image)
+                self._note_gap(second)
+                self._second = second
                 self._length = float((image.duration or 0) * self._time_base)
                 self._read += 1
                 yield Frame(self._read - 1, self._second, image, self._ratio)
         finally:
             self.close()
+
+    def _note_gap(self, second: float) -> None:
+        """Notes how long no frame was shown before the next one, at a time in seconds."""
+        end = self._second + (self._length or 1 / self.rate)
+        if self._read and second - end > LONGEST_GAP:
+            self._gaps.append((end, second))
 
     def close(self) -> None:
         """Closes the file and ends the threads of the decoder. The end of an iteration does so, too."""
@@ -207,6 +217,18 @@ class Video:
     def note_failure(self, error: Exception) -> None:
         """Counts an error in reading. The reading goes on after it, unless a subclass raises an error here."""
         self._errors += 1
+
+    @property
+    def gaps(self) -> list[tuple[float, float]]:
+        """Start and end, in seconds, of each time longer than `LONGEST_GAP` for which a damaged video lacks frames.
+
+        A video that is whole has none: its frames may be shown for so long, as those of slides are.
+        """
+        try:
+            self.require_whole()
+        except BadImageError:
+            return self._gaps
+        return []
 
     def require_whole(self) -> None:
         """Checks that a video that was read to its end is complete.
