@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emotion.errors import UserError
     from emotion.inference.drawing import draw
     from emotion.inference.persons import analyze_video
     from emotion.inference.recognizer import load
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from emotion.models.classifier import load_pretrained
 
 __version__ = "0.1.0"
-__all__ = ["analyze_video", "draw", "load", "load_pretrained", "to_frame"]
+__all__ = ["UserError", "analyze_video", "draw", "load", "load_pretrained", "to_frame"]
 
 _MODULES = {
+    "UserError": "emotion.errors",
     "analyze_video": "emotion.inference.persons",
     "draw": "emotion.inference.drawing",
     "load": "emotion.inference.recognizer",
@@ -44,5 +46,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Lists the functions for `help(emotion)`; without PyTorch, those that work without it."""
+    """Lists the names for `help(emotion)`; without PyTorch, those that work without it."""
     return [*globals(), *(name for name in __all__ if name != "load_pretrained" or find_spec("torch"))]

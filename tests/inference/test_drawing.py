@@ -4,6 +4,7 @@ from matplotlib.colors import to_rgb
 from other_classes import FERPLUS, STRANGE, THREE
 from PIL import ImageDraw
 
+import emotion
 from emotion.data.classes import CLASSES
 from emotion.inference.drawing import draw_faces
 from emotion.inference.recognizer import Face
@@ -72,6 +73,12 @@ def test_the_box_is_drawn_and_the_rest_stays() -> None:
     assert not changed[130:190, 110:170].any()
     assert not changed[:90].any()
     assert (image == 90).all()
+
+
+@pytest.mark.parametrize("faces", [[[face((0, 0, 9, 9))]], face((0, 0, 9, 9))])
+def test_the_faces_of_several_images_or_a_single_face_are_refused(faces) -> None:
+    with pytest.raises(emotion.UserError, match=r"^faces: a list of faces of one image is needed"):
+        emotion.draw(np.zeros((9, 9, 3), np.uint8), faces)
 
 
 def test_the_label_holds_the_class_and_its_probability(labels) -> None:

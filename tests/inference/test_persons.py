@@ -5,6 +5,7 @@ import pytest
 from other_classes import THREE
 from PIL import Image
 
+import emotion
 from emotion.data.classes import CLASSES
 from emotion.inference.film import FilmFrame
 from emotion.inference.persons import MOST_PORTRAITS, Film, Stretch
@@ -70,6 +71,13 @@ def test_time_without_readable_frames_is_not_seen() -> None:
     (person,) = made.persons
     assert (person.first, person.last, person.seconds) == (0.0, 5.0, 1.75)
     assert person.stretches == [Stretch("happy", 0.0, 0.75), Stretch("happy", 4.0, 1.0)]
+
+
+def test_a_film_is_given_as_a_path() -> None:
+    with pytest.raises(emotion.UserError, match=r"^bytes: the path of a film is needed$"):
+        emotion.analyze_video(b"abc")  # type: ignore[arg-type]
+    with pytest.raises(emotion.UserError, match=r"^gone\.mp4: no such file$"):
+        emotion.analyze_video("gone.mp4")
 
 
 def test_persons_are_summarised_apart() -> None:

@@ -169,10 +169,17 @@ def test_an_unwritable_file_gets_one_line(tmp_path: Path, name: str) -> None:
         small_film().timeline(path)
 
 
+def test_a_missing_video_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^gone\.mp4: no such file$"):
+        small_film().timeline(tmp_path / "line.html", "gone.mp4")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "film.mp4").touch()
     small_film().timeline("~/line.html", "~/film.mp4")
-    assert [path.name for path in tmp_path.iterdir()] == ["line.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "line.html"]
     assert '"address":"film.mp4"' in (tmp_path / "line.html").read_text(encoding="utf-8")
 
 

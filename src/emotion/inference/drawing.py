@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from emotion.errors import UserError
 from emotion.inference.images import ImageInput, read_image
 from emotion.inference.recognizer import Face
 from emotion.palette import INK, class_colours
@@ -36,8 +37,10 @@ def draw(image: ImageInput, faces: Sequence[Face], *, bgr: bool = False) -> Imag
         bgr: True if the channels of an array are blue, green, red, as from OpenCV.
 
     Raises:
-        UserError: the image cannot be read.
+        UserError: the image cannot be read, or `faces` are not those of one image.
     """
+    if isinstance(faces, Face) or not all(isinstance(face, Face) for face in faces):
+        raise UserError("faces: a list of faces of one image is needed, as recognizer.predict(image) returns it")
     return draw_faces(read_image(image, bgr), faces)
 
 

@@ -1,6 +1,7 @@
 """The persons of a film: their expressions over time, and a summary of each."""
 
 import io
+import os
 import warnings
 from array import array
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from PIL import Image
 
 from emotion.data.classes import CLASSES
 from emotion.data.decode import BadImageError
+from emotion.errors import UserError
 from emotion.files import expand
 from emotion.inference.film import FRAME_STRIDE, SMOOTH, TICK, FilmFrame, Watcher
 from emotion.inference.recognizer import Face, Recognizer, load, most_probable, rounded
@@ -204,10 +206,17 @@ class Film:
         return {int(number): (table[rows, 0].astype(np.int64), table[rows, values]) for number, rows in parts}
 
     def timeline(self, path: str | Path, video: str | Path | None = None, *, annotated: bool = False) -> None:
-        """Writes a timeline of the persons, see `emotion.inference.timeline.write_timeline`."""
+        """Writes a timeline of the persons, see `emotion.inference.timeline.write_timeline`.
+
+        Raises:
+            UserError: there is no such video, the suffix is wrong, or the file cannot be written.
+        """
         from emotion.inference.timeline import write_timeline
 
-        write_timeline(self, expand(path), None if video is None else expand(video), annotated=annotated)
+        shown = None if video is None else expand(video)
+        if shown is not None and not shown.is_file():
+            raise UserError(f"{video}: no such file")
+        write_timeline(self, expand(path), shown, annotated=annotated)
 
     def _table(self) -> NDArray[np.float64]:
         return np.array(self._faces).reshape(-1, _PLACE + 2 * len(self.classes))  # [faces, numbers]
@@ -286,7 +295,8 @@ def analyze_video(
         The frames with their faces, and a summary of each person.
 
     Raises:
-        UserError: the film cannot be read. A film that is damaged is read as far as possible, with a warning.
+        UserError: the film cannot be read, or `path` is no path. A film that is damaged is read as far as possible,
+            with a warning.
 
     Examples:
         >>> import emotion
@@ -294,6 +304,8 @@ def analyze_video(
         >>> [(person.number, person.longest.label) for person in film.persons]  # doctest: +SKIP
         [(1, 'happy'), (2, 'neutral')]
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{type(path).__name__}: the path of a film is needed")
     video = Video(expand(path))
     recognizer = recognizer or load()
     watcher = Watcher(recognizer, frame_stride=frame_stride, smooth=smooth, detect=detect, portraits=True)
