@@ -422,7 +422,7 @@ def explain(
     for number, face in enumerate(faces, 1):
         typer.echo(printable(f"face {number}: {face.label} {face.score:.0%}"))
     if len(faces) > MOST_FACES:
-        typer.echo(f"heatmaps show only the first {MOST_FACES} faces, from left to right")
+        typer.echo(f"heatmaps show only the first {MOST_FACES} faces, row by row from left to right")
     typer.echo(f"heatmaps: {out}")
 
 

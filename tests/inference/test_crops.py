@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from emotion.inference.crops import LEVELLED_FROM, center_square, crop_faces, crop_square
+from emotion.inference.crops import LEVELLED_FROM, center_square, crop_faces, crop_square, reading_order
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,17 @@ def test_slightly_tilted_faces_stay_as_they_are(pixels: NDArray[np.uint8]) -> No
 @pytest.mark.parametrize("box", [(-40, -40, 90, 90), (480, 560, 90, 90), (600, 700, 20, 20)])
 def test_tilted_squares_may_reach_over_the_edge(pixels: NDArray[np.uint8], box) -> None:
     assert crop_square(pixels, box, 48, 30).shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize(
+    ("corners", "order"),
+    [
+        ([(50, 400), (10, 0), (20, 300), (0, 100), (40, 200)], [1, 3, 4, 2, 0]),  # a column
+        ([(300, 0), (0, 10), (150, 20)], [1, 2, 0]),  # a row
+        ([(300, 0), (200, 30), (100, 60), (0, 90)], [3, 2, 1, 0]),  # a row that slopes
+        ([(100, 120), (200, 5), (0, 110), (80, 0)], [3, 1, 2, 0]),  # two rows
+        ([], []),
+    ],
+)
+def test_boxes_are_read_row_by_row(corners: list[tuple[int, int]], order: list[int]) -> None:
+    assert reading_order([(left, top, 80, 80) for left, top in corners]) == order

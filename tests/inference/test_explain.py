@@ -72,7 +72,7 @@ def test_several_faces_from_left_to_right(pixels: NDArray[np.uint8], monkeypatch
     monkeypatch.setattr(module, "MOST_FACES", 1)
     figure, faces = explain(pair)
     assert (len(rows(figure)), len(faces)) == (1, 2)
-    assert figure.get_suptitle() == "the first 1 of 2 faces, from left to right"
+    assert figure.get_suptitle() == "the first 1 of 2 faces, row by row from left to right"
 
 
 def test_each_heatmap_is_of_its_face_class_and_method(

@@ -87,7 +87,7 @@ class FaceAnswer(BaseModel):
 
 
 class Answer(BaseModel):
-    """The faces of an image, from left to right."""
+    """The faces of an image, row by row from left to right."""
 
     width: int
     height: int

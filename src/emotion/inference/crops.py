@@ -54,6 +54,21 @@ def crop_square(picture: NDArray[np.uint8], box: Box, side: int, tilt: float = 0
     return np.asarray(_crop(picture, box, side, tilt, "RGB"))
 
 
+def reading_order(boxes: Sequence[Box]) -> list[int]:
+    """Returns the indices of boxes row by row from the top, and from left to right in each row.
+
+    A row goes on while the next lower box is centred at most half a height below the one before.
+    """
+    centres = [top + height / 2 for _, top, _, height in boxes]
+    rows: list[list[int]] = []
+    for index in sorted(range(len(boxes)), key=lambda index: (centres[index], boxes[index])):
+        if rows and centres[index] - centres[rows[-1][-1]] <= boxes[rows[-1][-1]][3] / 2:
+            rows[-1].append(index)
+        else:
+            rows.append([index])
+    return [index for row in rows for index in sorted(row, key=lambda index: boxes[index])]
+
+
 def center_square(picture: NDArray[np.uint8]) -> Box:
     """Returns the largest central square of an image that shows one face and nothing else."""
     height, width = picture.shape[:2]

@@ -73,7 +73,7 @@ def explain(
     maps = [network.heatmaps(cropped, ids, method) for method in get_args(Method)]  # for each method [N, side, side]
     figure = Figure((11, 2.3 * len(rows) + 0.5), layout="constrained")
     if len(faces) > shown:
-        figure.suptitle(f"the first {shown} of {len(faces)} faces, from left to right")
+        figure.suptitle(f"the first {shown} of {len(faces)} faces, row by row from left to right")
     subfigures = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for subfigure, (face, label), *heatmaps in zip(subfigures, rows, *maps, strict=True):
         _draw_row(subfigure, crop_square(pixels, face.box, FACE_SIDE, face.tilt), face, label, heatmaps)

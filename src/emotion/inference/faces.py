@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emotion.errors import UserError
-from emotion.inference.crops import Box
+from emotion.inference.crops import Box, reading_order
 from emotion.inference.yunet import YuNet
 
 CONFIDENCE = 0.7
@@ -87,7 +87,7 @@ class FaceDetector:
     def __call__(
         self, picture: NDArray[np.uint8], limits: DetectionLimits = ANY_FACE, turn: int = 0
     ) -> list[Detection]:
-        """Returns the faces in an image, from left to right.
+        """Returns the faces in an image, row by row from left to right, see `reading_order`.
 
         Args:
             picture: RGB uint8 [H, W, 3].
@@ -99,7 +99,7 @@ class FaceDetector:
             others = ((turn + further) % 4 for further in (1, 2, 3))
             searches = [faces, *(self.search(picture, limits, other, PASSES[1:2]) for other in others)]
             faces = max(searches, key=lambda found: sum(face.confidence or 0 for face in found))
-        return sorted(faces, key=lambda face: face.box)
+        return [faces[index] for index in reading_order([face.box for face in faces])]
 
     def search(
         self,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from emotion.data.classes import require_same_classes
 from emotion.errors import UserError
-from emotion.inference.crops import Box, center_square, crop_faces
+from emotion.inference.crops import Box, center_square, crop_faces, reading_order
 from emotion.inference.faces import ANY_FACE, CONFIDENCE, Detection, DetectionLimits, FaceDetector
 from emotion.inference.images import ImageInput, read_image
 from emotion.inference.networks import FaceNetwork, load_networks
@@ -84,7 +84,7 @@ class DetectedFaces:
     """The cropped faces of an image; the rest of the image is not needed to classify them.
 
     Attributes:
-        detections: the N faces, from left to right.
+        detections: the N faces, row by row from left to right.
         faces: the crops, by the input side and the channels of the networks: grey uint8 [N, side, side] for 1 channel,
             RGB [N, side, side, 3] for 3.
         omitted: number of further detected faces, which are smaller and not cropped.
@@ -145,7 +145,7 @@ class Recognizer:
     def predict(
         self, image: ImageInput | list[ImageInput], detect: bool = True, *, bgr: bool = False
     ) -> list[Face] | list[list[Face]]:
-        """Returns the classified faces of an image, from left to right; of a list of images, a list for each.
+        """Returns the classified faces of an image, row by row from left to right; of a list, a list for each.
 
         Args:
             image: an image (see `emotion.inference.images.ImageInput`), or a list of images. Of an animation the first
@@ -196,7 +196,8 @@ class Recognizer:
         """
         faces = self.detector(image, limits or self.limits) if detect else [Detection(center_square(image), None)]
         largest = sorted(faces, key=lambda face: -face.box[2])[:max_faces]
-        return self.crop(image, sorted(largest, key=lambda face: face.box), len(faces) - len(largest))
+        shown = [largest[index] for index in reading_order([face.box for face in largest])]
+        return self.crop(image, shown, len(faces) - len(largest))
 
     def crop(self, image: NDArray[np.uint8], faces: list[Detection], omitted: int = 0) -> DetectedFaces:
         """Crops faces from an image, RGB uint8 [H, W, 3], for each kind of input of the networks."""
