@@ -39,6 +39,14 @@ def test_networks_have_the_names_of_their_files(monkeypatch: pytest.MonkeyPatch)
     }
 
 
+def test_all_faces_of_a_crowd_are_classified(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("emotion.inference.service.run", lambda *_, **options: given.update(options))
+    monkeypatch.setattr("emotion.inference.recognizer.load", lambda name: SimpleNamespace(classes=CLASSES))
+    assert CliRunner().invoke(app, ["app", "--no-open"]).exit_code == 0
+    assert given["limits"].faces == 1000
+
+
 @pytest.mark.parametrize("words", [["--compare", "small"], ["--compare", "x.onnx", "--compare", "x.onnx"]])
 def test_the_same_network_twice_gets_one_line(words: list[str]) -> None:
     result = CliRunner().invoke(app, ["app", "--no-open", *words])

@@ -638,6 +638,7 @@ def web_app(
     emotion app --ckpt runs/small/.../best.ckpt --compare small --compare other.onnx
     """
     from emotion.data.classes import require_same_classes
+    from emotion.inference.limits import OWN_MACHINE
     from emotion.inference.recognizer import load
     from emotion.inference.service import run
 
@@ -647,7 +648,7 @@ def web_app(
             raise UserError(f"--compare {name}: given twice; name another network")
     recognizers = {label: load(name) for label, name in zip(_labels(names), names, strict=True)}
     require_same_classes(names, [recognizer.classes for recognizer in recognizers.values()])
-    run(recognizers, host, port, page=True, open_browser=open_browser)
+    run(recognizers, host, port, page=True, open_browser=open_browser, limits=OWN_MACHINE)
 
 
 def _labels(names: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -841,3 +842,14 @@ def test_the_recipe_for_clip_trains_a_small_transformer(tmp_path):
     assert read_json(RunFolder(tmp_path).metrics)["run"]["epochs"] == 1
     backbone = load_checkpoint(RunFolder(tmp_path).best).task.network.backbone
     assert type(backbone).__name__ == "VisionTransformer"
+
+
+def test_the_report_of_a_run_says_on_what_it_was_trained(tmp_path: Path) -> None:
+    folder = train(tmp_path / "run", *TINY, "seed=1")
+    page = (folder.path / "report.md").read_text()
+    assert "| classes | angry, disgust, fear, happy, neutral, sad, surprise |" in page
+    assert "| images | 126 training, 42 validation, 42 test |" in page
+    assert "| init |" not in page
+    assert "| weights |" not in page
+    further = train(tmp_path / "further", *TINY, f"init={folder.best}")
+    assert re.search(r"\| init \| .*best\\?\.ckpt \|", (further.path / "report.md").read_text())

@@ -45,3 +45,7 @@ class Limits:
         for name, value in asdict(self).items():
             if not 0 <= value < math.inf:  # false for NaN
                 raise UserError(f"{name}={value}: a number from 0 on is needed")
+
+
+OWN_MACHINE = Limits(faces=1000)
+"""Limits of `emotion app`: of a photograph of a crowd, its only user wants all faces, as of `emotion predict`."""

@@ -213,7 +213,7 @@ def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:
     title = f"{settings.run.model}, seed {settings.run.seed}"
     history = read_curves(folder.csv_files())
     results = write_results(
-        folder.path, title, _facts(settings, record), stages, trained.data, history, best.epoch, record
+        folder.path, title, _facts(settings, record, trained.data), stages, trained.data, history, best.epoch, record
     )
     names = ("loss", "acc", "f1_macro")
     final = {f"{stage}/{name}": results[stage][name] for stage in evaluated for name in names}
@@ -233,11 +233,19 @@ def _validated(config: DictConfig, folder: RunFolder, overrides: list[str]) -> S
     return settings
 
 
-def _facts(settings: Settings, record: dict[str, Any]) -> dict[str, str]:
+def _facts(settings: Settings, record: dict[str, Any], data: EmotionDataModule) -> dict[str, str]:
     values = settings.flat()
-    keys = ("model", "data", "split", "balance", "seed", "batch_size", "lr")
+    keys = ("model", "init", "weights", "data", "data_dir", "split", "balance", "seed", "batch_size", "lr")
+    unused = [key for key in ("init", "weights", "data_dir") if values[key] is None]
+    if values["backbone"] is None:
+        unused.append("weights")
+    numbers = {"training": data.rows.train, "validation": data.rows.val, "test": data.rows.test}
     return (
-        {key: str(values[key]) for key in keys}
+        {key: str(values[key]) for key in keys if key not in unused}
+        | {
+            "classes": ", ".join(data.packed.classes),
+            "images": ", ".join(f"{len(rows):,} {name}" for name, rows in numbers.items()),
+        }
         | ({"teachers": "; ".join(record["teachers"])} if "teachers" in record else {})
         | {
             "epochs": f"{record['epochs']}, best {record['best_epoch']} by {settings.training.monitor}",
