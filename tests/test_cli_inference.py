@@ -182,7 +182,7 @@ def test_an_image_from_standard_input(tmp_path: Path) -> None:
     for content, problem in (
         (Path(PORTRAIT).read_bytes(), ""),
         (b"no image", reason),
-        (b"", reason),
+        (b"", "an empty file"),
         (film, "a video, not an image"),
     ):
         result = subprocess.run(command, input=content, capture_output=True)
@@ -280,25 +280,43 @@ def test_min_face(tmp_path: Path) -> None:
     ("arguments", "part"),
     [
         (["nothing.jpg", PORTRAIT], "nothing.jpg: no such file or folder"),
-        (["*.nothing"], "*.nothing: no such file or folder"),
+        (["*.nothing"], "*.nothing: no file matches this pattern"),
         (["--json", "--csv", PORTRAIT], "--json, --jsonl and --csv: use one of them"),
         (["--jsonl", "--csv", PORTRAIT], "--json, --jsonl and --csv: use one of them"),
         (["--timeline", "x.gif", PORTRAIT], "--timeline x.gif: wrong suffix; use .html or .png"),
-        (["--confidence", "2", PORTRAIT], "confidence=2.0: a number from 0.1 to 1 is needed"),
+        (["--confidence", "2", PORTRAIT], "--confidence 2.0: a number from 0.1 to 1 is needed"),
         (["--ckpt", "none", PORTRAIT], "none: no such file"),
         (["--ckpt", "small", "--ckpt", "none", PORTRAIT], "none: no such file"),
         (["--ckpt", PORTRAIT, PORTRAIT], "grace_hopper.jpg"),
         (["--tta", "five", PORTRAIT], "tta=five: not one of"),
-        (["--min-face", "3", PORTRAIT], "min_face=3"),
-        (["--min-face", "nan", PORTRAIT], "min_face=nan"),
+        (["--min-face", "3", PORTRAIT], "--min-face 3.0: a share of the image's longer side"),
+        (["--min-face", "nan", PORTRAIT], "--min-face nan"),
         (["--device", "cuda:77", PORTRAIT], "device=cuda:77"),
         (["--device", "cuda:77", "--ckpt", str(SHIPPED / "small.safetensors"), PORTRAIT], "device=cuda:77"),
         (["--ckpt", "hf://x", PORTRAIT], "hf://<owner>/<repository>"),
         (["", PORTRAIT], "an empty path"),
+        (["https://a.example/a.jpg"], "https://a.example/a.jpg: addresses are not fetched; download the file first"),
+        ([PORTRAIT, "--out", PORTRAIT], f"--out {PORTRAIT}: a file; a folder is needed"),
     ],
 )
 def test_mistakes_get_one_line(arguments: list[str], part: str) -> None:
     assert part in refused("predict", *arguments)
+
+
+def test_the_folder_of_annotated_copies_is_named(black: str, tmp_path: Path) -> None:
+    result = invoke("predict", black, "--out", str(tmp_path / "out"))
+    assert result.stdout.splitlines()[-1] == f"annotated: {tmp_path / 'out'}"
+
+
+def test_a_live_table_in_a_pipe_ends_its_last_line(tmp_path: Path) -> None:
+    draw_film(tmp_path / "film.mp4", 2)
+    assert invoke("webcam", str(tmp_path / "film.mp4")).stdout.endswith("no face\n")
+
+
+def test_per_second_without_videos_is_noted(black: str) -> None:
+    for arguments in (["--csv"], []):
+        result = invoke("predict", black, "--per-second", *arguments)
+        assert (result.exit_code, result.stderr) == (0, "note: --per-second: there are no videos\n")
 
 
 def test_annotated_files_that_cannot_be_written_get_one_line(tmp_path: Path, black: str) -> None:

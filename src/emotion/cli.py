@@ -296,6 +296,7 @@ def predict(
     shown = Console() if as_table else errors  # for the summaries of films
     if as_json + as_jsonl + as_csv > 1:
         raise UserError("--json, --jsonl and --csv: use one of them")
+    _require_limits(min_face, confidence)
     prediction = Prediction(
         load(ckpt or "small", tta=tta, device=device, min_face=min_face, confidence=confidence),
         detect=detect,
@@ -315,9 +316,9 @@ def predict(
         on_error=partial(_show, kind="error"),
         on_note=_show,
     )
-    if by_second and as_table:
-        _show("--per-second: the summary of a video stays the same; add --csv, --json or --jsonl")
     found = prediction.find(paths)
+    if by_second and as_table and any(map(is_video, found)):
+        _show("--per-second: the summary of a video stays the same; add --csv, --json or --jsonl")
     writer: Writer
     if as_csv:
         writer = CsvWriter(sys.stdout, any(map(is_video, found)), prediction.recognizer.classes)
@@ -336,7 +337,20 @@ def predict(
         if as_table or errors.is_terminal:
             for film in filter(len, prediction.films):
                 shown.print(to_summary(film))
+    if as_table and out is not None and out.is_dir():
+        typer.echo(printable(f"annotated: {out}"))
     raise typer.Exit(2 if prediction.failed else 0)
+
+
+def _require_limits(min_face: float | None, confidence: float) -> None:
+    """Raises a `UserError` that names the option whose value is not legal."""
+    from emotion.inference.faces import DetectionLimits
+
+    try:
+        DetectionLimits(min_face or 0.0, confidence)
+    except UserError as error:
+        key, _, rest = str(error).partition("=")
+        raise UserError(f"--{key.replace('_', '-')} {rest}") from None
 
 
 def _show(message: str, kind: str = "note") -> None:
@@ -371,6 +385,7 @@ def webcam(
     from emotion.inference.recognizer import load
     from emotion.inference.records import JsonWriter, Record, to_live
 
+    _require_limits(min_face, confidence)
     recognizer = load(ckpt or "small", device=device, min_face=min_face, confidence=confidence)
     video = open_camera(camera)
     frames = Watcher(recognizer, frame_stride=1, smooth=smooth, live=True).watch(video)
@@ -380,9 +395,12 @@ def webcam(
             for frame in frames:
                 writer.write(Record(video.name, frame.faces, frame.number, frame.second))
         else:
-            with Live(console=Console(), auto_refresh=False) as live:
+            console = Console()
+            with Live(console=console, auto_refresh=False) as live:
                 for frame in frames:
                     live.update(to_live(frame), refresh=True)
+            if not console.is_terminal:
+                console.line()  # in a pipe, rich does not end the last line
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     _show(f"{video.name}: the video has ended")
@@ -604,6 +622,7 @@ def serve(
     if network and ckpt:
         raise UserError("--ckpt (or EMOTION_CKPT) and --network: both are given; use one of them")
     files = _named_networks(network) if network else {"default": ckpt or "small"}
+    _require_limits(min_face, confidence)
     recognizers = {name: load(file, tta=tta, min_face=min_face, confidence=confidence) for name, file in files.items()}
     run(recognizers, host, port, page=False, open_browser=False, limits=limits, access_log=access_log, **access)
 

@@ -121,7 +121,7 @@ def test_parameters_are_followed(client: TestClient, film_file: Path) -> None:
     ("query", "options", "status", "message"),
     [
         ("", {"files": {"video": b"no film"}}, 422, "video: not a video that can be read"),
-        ("", {"content": b"", "headers": {"content-type": "video/mp4"}}, 422, "video: not a video that can be read"),
+        ("", {"content": b"", "headers": {"content-type": "video/mp4"}}, 422, "video: an empty file"),
         ("", {"files": {"image": b"no film"}}, 422, "form: no file in a field `video`, `film` or `file`"),
         (
             "",

@@ -130,11 +130,14 @@ def test_damaged_files_are_refused_with_a_message(kind: str, small: NDArray[np.u
     file = io.BytesIO()
     Image.fromarray(np.tile(small, (40, 40, 1))).save(file, kind)
     path = tmp_path / "half"
-    for size in (0, 10, 100, len(file.getvalue()) // 2):
+    half = "not an image that can be read" if kind == "WEBP" else "cut off: the end of the file is missing"
+    unknown = "not an image that can be read"
+    reasons = {0: "an empty file", 10: unknown, 100: half if kind == "PNG" else unknown}
+    for size, reason in (reasons | {len(file.getvalue()) // 2: half}).items():
         path.write_bytes(file.getvalue()[:size])
         with pytest.raises(BadImageError) as error:
             read_image(path)
-        assert str(error.value) == f"{path}: not an image that can be read"
+        assert str(error.value) == f"{path}: {reason}"
 
 
 def test_damaged_pil_images_are_refused(small: NDArray[np.uint8]) -> None:
@@ -142,8 +145,8 @@ def test_damaged_pil_images_are_refused(small: NDArray[np.uint8]) -> None:
     Image.fromarray(np.tile(small, (40, 40, 1))).save(file, "PNG")
     half, closed = Image.open(io.BytesIO(file.getvalue()[:200])), Image.open(file)
     closed.close()
-    for image in (half, closed):
-        with pytest.raises(BadImageError, match=r"^image: not an image that can be read$"):
+    for image, reason in ((half, "cut off: the end of the file is missing"), (closed, "not an image that can be read")):
+        with pytest.raises(BadImageError, match=f"^image: {reason}$"):
             read_image(image)
     with pytest.raises(BadImageError, match=r"^image: 0 x 5: no pixels$"):
         read_image(Image.new("RGB", (0, 5)))
@@ -169,7 +172,7 @@ def test_small_files_that_state_a_huge_size_are_not_decoded(side: int, tmp_path:
     path.write_bytes(png_header(side, side))
     for given, name in ((path, path), (path.read_bytes(), "image")):
         # A decoder would call the file damaged instead.
-        with pytest.raises(BadImageError, match="more than 51,000,000") as error:
+        with pytest.raises(BadImageError, match=r"more than 51,000,000 .*the limit\)$") as error:
             read_image(given)
         assert str(error.value).startswith(f"{name}: ")
 
@@ -218,7 +221,7 @@ def test_files_folders_and_patterns_give_each_file_once_in_order(tmp_path: Path)
 def test_arguments_that_match_no_file(tmp_path: Path) -> None:
     for argument, part in (
         ("nothing.png", "no such file"),
-        ("*.none", "no such file"),
+        ("*.none", "no file matches this pattern"),
         (tmp_path, "no images or videos"),
     ):
         with pytest.raises(UserError, match=part):

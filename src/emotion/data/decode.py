@@ -140,7 +140,7 @@ def _max_tone(image: Image.Image) -> int:
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise BadImageError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
+        raise BadImageError(f"{width} x {height} pixels are more than {MAX_PIXELS:,} (the limit)")
     if max(width, height) > MAX_SIDE:
         raise BadImageError(f"{width} x {height} pixels: a side of more than {MAX_SIDE:,}")
     if not width * height:

@@ -2,16 +2,17 @@
 
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from glob import glob
+from glob import glob, has_magic
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from emotion.data.decode import MAX_PIXELS, BadImageError, open_image, upright
 from emotion.errors import UserError, first_line
@@ -93,14 +94,24 @@ def _reason(error: Exception, image: object) -> str:
     if isinstance(error, BadImageError):
         return first_line(error)
     if isinstance(error, Image.DecompressionBombError):
-        return f"more than {MAX_PIXELS:,} pixels"
+        return f"more than {MAX_PIXELS:,} pixels (the limit)"
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, UnidentifiedImageError) and _is_empty(image):
+        return "an empty file"
+    if isinstance(error, OSError) and "truncated" in str(error):
+        return "cut off: the end of the file is missing"
     if isinstance(image, str | Path | bytes) and holds_video(image if isinstance(image, bytes) else Path(image)):
         return "a video, not an image"
     return "not an image that can be read"
+
+
+def _is_empty(image: object) -> bool:
+    if isinstance(image, str | Path):
+        return expand(str(image)).stat().st_size == 0
+    return isinstance(image, bytes | bytearray) and not image
 
 
 def count_frames(source: Path | bytes) -> int:
@@ -177,10 +188,18 @@ def _expand(argument: str, out: Path | None, on_note: Callable[[str], object]) -
         matches = sorted(map(Path, glob(str(path), recursive=True)))  # noqa: PTH207, takes any path
         files = [match for match in matches if match.is_file() and not _is_system_file(match, path)]
         if not files:
-            reason = "no files, only folders, pipes or devices" if matches else "no such file or folder"
-            raise UserError(f"{argument}: {reason}")
+            raise UserError(f"{argument}: {_missing(argument, matches)}")
     written = annotated | {path.resolve() for path in files if _is_timeline(path)}
     return _without_written(files, written, argument, on_note)
+
+
+def _missing(argument: str, matches: Sequence[Path]) -> str:
+    """Returns the reason why an argument stands for no files, though perhaps for folders, pipes or devices."""
+    if matches:
+        return "no files, only folders, pipes or devices"
+    if re.match(r"\w[\w+.-]+://", argument):
+        return "addresses are not fetched; download the file first"
+    return "no file matches this pattern" if has_magic(argument) else "no such file or folder"
 
 
 def _media_in_folder(folder: Path, argument: str, on_note: Callable[[str], object]) -> list[Path]:

@@ -115,6 +115,8 @@ class Prediction:
             self.on_note(f"{names}: only the first of several frames or pages is classified")
         if self.timeline is not None and not videos:
             self.on_note(f"--timeline {self.timeline}: there are no videos")
+        if self.by_second and not videos:
+            self.on_note("--per-second: there are no videos")
         for path in videos:
             film = Film(path.name, self.recognizer.classes)
             self.films.append(film)
@@ -244,6 +246,8 @@ class Prediction:
         """Returns the annotated file of each original: the originals' tree of folders is repeated below `out`."""
         if self.out is None or not paths:
             return {}
+        if self.out.is_file():
+            raise UserError(f"--out {self.out}: a file; a folder is needed")
         absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100, links are not followed
         root = Path(os.path.commonpath([path.parent for path in absolute]))
         mirrored = {path: self.out / full.relative_to(root) for path, full in zip(paths, absolute, strict=True)}

@@ -271,6 +271,7 @@ def to_summary(film: Film) -> Table:
             Text(printable(f"{longest.label} {longest.seconds:.1f} s from {longest.start:.1f} s")),
         )
     brief = len(persons) - len(shown)
+    table.show_header = bool(shown)
     if shown and brief:
         table.caption = f"{brief} more, seen for less than {BRIEF:g} s"
     elif not shown:

@@ -64,7 +64,7 @@ def open_video(source: Path | str | BinaryIO, name: str) -> InputContainer:
     except (av.FFmpegError, ValueError):  # FFmpeg raises nearly any kind for damaged files
         damaged = "a video that is cut off or damaged at its start or end"
         reason = damaged if holds_video(start) else "not a video that can be read"
-        raise BadImageError(f"{name}: {reason}") from None
+        raise BadImageError(f"{name}: {reason if start else 'an empty file'}") from None
     if container.metadata.get("major_brand", "").encode() in IMAGE_BRANDS:
         raise BadImageError(f"{name}: not a video but a picture")
     return container

@@ -134,7 +134,9 @@ class Video:
         self._ratio = float(ratio) if ratio and 1 / 4 <= ratio <= 4 else 1.0
         stored = int(MAX_PIXELS / max(self._ratio, 1 / self._ratio))  # largest number before the pixels are made square
         if codec.width * codec.height > stored:
-            raise BadImageError(f"{self.name}: {codec.width} x {codec.height} pixels are more than {stored:,}")
+            raise BadImageError(
+                f"{self.name}: {codec.width} x {codec.height} pixels are more than {stored:,} (the limit)"
+            )
         codec.options = {"max_pixels": str(stored)}  # the size may change in mid-video
         codec.thread_type, codec.thread_count = self.thread_type, THREADS
         return stream
