@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from other_classes import FERPLUS, STRANGE, THREE
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from emotion.data.classes import CLASSES
 from emotion.errors import UserError, printable
@@ -67,7 +66,7 @@ def to_json(records: Sequence[Record], lines: bool = False) -> str:
     return file.getvalue()
 
 
-def lines(table: Table, width: int) -> list[str]:
+def lines(table: RenderableType, width: int) -> list[str]:
     file = io.StringIO()
     Console(width=width, file=file).print(table)
     return file.getvalue().splitlines()

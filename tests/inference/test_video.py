@@ -168,8 +168,8 @@ def test_what_is_no_video_gets_a_message(content: bytes | None, tmp_path: Path, 
     path.write_bytes(whole.read_bytes()[:400] if content is None else content)
     with pytest.raises(BadImageError) as error:
         Video(path)
-    cut_off = "a video that is cut off or damaged at its start or end"
-    assert str(error.value) == f"{path}: {cut_off if content is None else 'not a video that can be read'}"
+    reasons = {None: "a video that is cut off or damaged at its start or end", b"": "an empty file"}
+    assert str(error.value) == f"{path}: {reasons.get(content, 'not a video that can be read')}"
     assert capfd.readouterr().err == ""
 
 
