@@ -2,14 +2,19 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import accuracy
+import numpy as np
 import pytest
 import tables
 import trials
+from PIL import Image
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -18,6 +23,7 @@ from emotion.config import compose, read, run_dir, settings
 from emotion.data.datamodule import EmotionDataModule
 from emotion.overrides import check_overrides, parse_arguments, quote_argument, require_effect
 from emotion.report.configurations import Configuration
+from emotion.shipped import SHIPPED
 from emotion.training.evaluate import OPTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -142,3 +148,59 @@ def test_trust_adds_up() -> None:
     cells = [line.strip("|").split("|") for line in trials.trust().splitlines()[2:]]
     for column, name in ((1, "tried"), (2, "lost")):
         assert sum(int(row[column].replace(",", "")) for row in cells) == sum(row[name] for row in kept["rows"])
+
+
+def python_of(page: str, word: str) -> str:
+    """Returns the block of Python on a page that contains a word."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    (block,) = (block for block in blocks if word in block)
+    return block
+
+
+def test_the_onnx_file_is_read_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SHIPPED / "small.onnx", "network.onnx")
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save("face.jpg")
+    names: dict[str, object] = {}
+    exec(python_of("images.md", "onnxruntime"), names)
+    assert capsys.readouterr().out.startswith("{'angry': ")
+    outputs = names["session"].get_outputs()  # type: ignore[attr-defined]
+    assert [(output.name, len(output.shape)) for output in outputs] == [("probabilities", 2), ("evidence", 4)]
+
+
+def test_the_client_of_the_page_asks_a_busy_service_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    face = {"label": "happy", "score": 0.9, "box": [1, 2, 3, 4]}
+    answers = [(503, {"detail": "busy"}), (200, {"faces": [face]}), (422, {"detail": "image: not an image"})]
+    asked: list[bytes] = []
+
+    class Service(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.rfile.read(int(self.headers["Content-Length"])))
+            status, content = answers[len(asked) - 1]
+            self.send_response(status)
+            self.send_header("Retry-After", "0")
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Prints nothing."""
+
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(b"pixels")
+    with HTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        code = python_of("serving.md", "find_faces").replace("http://localhost:8000", address)
+        names: dict[str, object] = {}
+        exec(code, names)
+        assert capsys.readouterr().out == "happy 0.9 [1, 2, 3, 4]\n"
+        with pytest.raises(ValueError, match=r"^photo\.jpg: 422, image: not an image$"):
+            names["find_faces"]("photo.jpg")  # type: ignore[operator]
+        server.shutdown()
+    assert asked == [b"pixels"] * 3
