@@ -55,12 +55,14 @@ _READING = [
     "the test images, 2,000 resamples). The variation over seeds is not in it, but in the standard deviation. With "
     "several seeds the bounds are the means of the seeds' bounds. Of cross-validations, the interval counts the images "
     "of all folds together.",
-    "Train accuracy was logged during training in the best epoch, with augmentation and dropout, as in Keras. "
-    "Validation images chose that epoch and the temperature; test images chose nothing. Choose between runs "
+    "Validation images chose the epoch of each run and the temperature; test images chose nothing. Choose between runs "
     "by their validation accuracy too: a choice by test accuracy makes that too high.",
     "The folder tables beside this page has its tables as CSV, with exact numbers, and as LaTeX for the package "
     "booktabs.",
 ]
+_TRAIN_ACCURACY = (
+    "Train accuracy was logged during training in the best epoch, with augmentation and dropout, as in Keras."
+)
 _FOLDS = (
     "Every image is in one fold and is a test image there. The deviation is over folds (and seeds, if there are "
     "several); folds share training images, so it is too small for a standard error. “All images” counts the "
@@ -96,14 +98,20 @@ _CALIBRATION = (
     "the temperature that has the lowest NLL on the validation images."
 )
 _PAIRS = (
-    "Both configurations classify the same images. With several seeds, the difference is that of the mean accuracies "
+    "Both configurations of a pair classify the same images. The better one is named if its p-value, corrected by Holm "
+    "for the number of pairs, is below 0.05."
+)
+_PAIRS_FIGURE = (
+    "The figure shows the accuracy of the row minus that of the column, in percentage points: blue where the row is "
+    "better, red where it is worse."
+)
+_PAIRS_TESTS = (
+    "With several seeds, the difference is that of the mean accuracies "
     "over all seeds, and its standard error adds the variance over images and the variance over seeds (Student's t, "
     "degrees of freedom of Welch and Satterthwaite). The part of the variance that images and seeds share counts twice "
     "in it, so that small differences are missed rather than seen where there are none. With one seed each it is "
     "McNemar's exact test, which compares two networks and not two methods: another seed can turn the result. Over "
-    "folds it is the corrected t-test of Nadeau and Bengio. The p-values of all pairs are corrected by Holm; the "
-    "better one is named if its corrected p is below 0.05. The figure shows the accuracy of the row minus that of the "
-    "column, in percentage points: blue where the row is better, red where it is worse."
+    "folds it is the corrected t-test of Nadeau and Bengio."
 )
 _MARKS = (
     "Marks beside the accuracy: significantly below the highest accuracy that it was compared with, over all seeds or "
@@ -148,7 +156,7 @@ def write_report(paths: Sequence[Path], folder: Path, votes: Path | None = None)
     if left_out := [*skipped, *skipped_evaluations, *repeated]:
         blocks += [Heading("Skipped runs"), measures.skipped_table(left_out)]
     repeats = _repeats_paper(tested)
-    reading = [*_READING, _VERDICT] if repeats else _READING
+    reading = [*_READING, _TRAIN_ACCURACY, _VERDICT] if repeats else _READING
     blocks += [Heading("How to read this page"), *map(Paragraph, reading)]
     document = Document(TITLE if repeats else OWN_TITLE, blocks, contents=True)
     write_text(folder / "report.md", to_markdown(document, folder))
@@ -316,12 +324,16 @@ def _section_curves(section: Section, folder: Path, name: str = "curves") -> lis
 def _pairs(section: Section, pairs: Sequence[measures.Pair], folder: Path) -> list[Block]:
     if not pairs:
         return []
-    file = folder / f"{section.file('pairs')}.png"
-    figure = _image(section.heading("Difference of every two runs, in percentage points"), pairs_figure(pairs), file)
+    figure: list[Block] = []
+    if len(pairs) > 1:  # one pair would be a figure of one number
+        file = folder / f"{section.file('pairs')}.png"
+        caption = section.heading("Difference of every two runs, in percentage points")
+        figure = [Paragraph(_PAIRS_FIGURE), _image(caption, pairs_figure(pairs), file)]
     significant = sum(pair.significant for pair in pairs)
     summary = f"Table of {len(pairs)} pair{'s' * (len(pairs) != 1)}, {significant} with a significant difference"
     table = Details(section.heading(summary), [measures.pairs_table(pairs)])
-    return [Paragraph(_PAIRS), figure, *_limit(section), table]
+    tests = Details(section.heading("How pairs are tested"), [Paragraph(_PAIRS_TESTS)])
+    return [Paragraph(_PAIRS), *figure, *_limit(section), table, tests]
 
 
 def _limit(section: Section) -> list[Block]:
