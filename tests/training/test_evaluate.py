@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 from small_runs import train
 
+from emotion.analysis.predictions import load_predictions
 from emotion.data.classes import canonical
 from emotion.data.synthetic import draw_image
 from emotion.data.votes import VOTED
@@ -295,6 +296,51 @@ def test_images_that_were_trained_on_are_counted(runs, tmp_path, seen_line):
     trained = len(load_checkpoint(runs[0].best).data_module().rows.train)
     assert seen_line() == f"test images trained on: {trained} of 210, pixel for pixel"
     assert f"{trained} of 210, pixel for pixel" in (tmp_path / "all/report.md").read_text()
+
+
+def test_the_headline_and_the_terminal_give_the_accuracy_on_images_that_were_not_trained_on(runs, tmp_path, capsys):
+    evaluate([runs[0].best], {"split": "test_only"}, str(tmp_path / "all"), "cpu", "flip")
+    trained = load_checkpoint(runs[0].best).data_module().rows.train
+    stages = load_predictions(tmp_path / "all" / "predictions.npz")
+    held_out = np.setdiff1d(np.arange(210), trained)
+    names = load_checkpoint(runs[0].best).data_module(split="test_only").packed.names[held_out]
+    plain, augmented = (
+        (own.predicted == own.labels)[np.isin(own.ids, names)].mean() for own in (stages["test"], stages["test_tta"])
+    )
+    sentence = (
+        f"{len(trained)} test images are training images, so this accuracy is too high; on the other "
+        f"{len(held_out)} it is {plain:.1%}."
+    )
+    assert sentence in capsys.readouterr().out.splitlines()
+    page = (tmp_path / "all/report.md").read_text()
+    assert f", on 210 images. {sentence}" in page
+    row = f"test {plain:.4f}, test_tta {augmented:.4f}, {len(held_out)} images"
+    assert f"| accuracy on the other test images | {row} |" in page.replace(r"\_", "_")
+    evaluate([runs[0].best], {}, str(tmp_path / "own"), "cpu")
+    assert "training images, so" not in (tmp_path / "own/report.md").read_text() + capsys.readouterr().out
+
+
+def test_a_test_on_training_images_alone_says_so(drawn, tmp_path, capsys):
+    run, faces = drawn
+    data = load_checkpoint(run.best).data_module()
+    for row in data.rows.train:
+        file = tmp_path / "known" / data.packed.names[row]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(faces / data.packed.names[row], file)
+    evaluate([run.best], {"data_dir": str(tmp_path / "known"), "split": "test_only"}, str(tmp_path / "out"), "cpu")
+    sentence = "All test images are training images, so this accuracy says nothing about new images."
+    assert sentence in capsys.readouterr().out.splitlines()
+
+
+def test_the_shipped_network_says_what_it_was_trained_on(drawn, tmp_path, seen_line):
+    faces = tmp_path / "faces"
+    for name in ("happy", "sad"):
+        shutil.copytree(drawn[1] / "a", faces / name)
+    evaluate(["small"], {"data": "folder", "data_dir": str(faces)}, str(tmp_path / "out"), "cpu", "none")
+    assert seen_line() == (
+        "test images trained on: not known (its file says: data=fer2013 split=official; some of these images may be "
+        "among them)"
+    )
 
 
 def test_images_that_one_member_was_trained_on_count_once(runs, tmp_path, seen_line):

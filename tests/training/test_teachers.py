@@ -354,7 +354,8 @@ class TestRefused:
 
     def test_unknown_training_images_are_a_warning(self, caplog):
         read("small")
-        assert "teacher=small: not all its training images are known" in caplog.text
+        told = "(its file says: data=fer2013 split=official)"
+        assert f"teacher=small: not all its training images are known {told}; if some validate" in caplog.text
 
     def test_copies_of_training_images_are_not_held_out_images(self, teacher):
         """FER2013 shows 568 test images in the training set too."""

@@ -46,6 +46,7 @@ def run_document(
     figures: Sequence[tuple[str, Path]],
     protocol: Iterable[tuple[str, str, int, Mapping[str, float]]] = (),
     sections: Mapping[str, Sequence[Block]] | None = None,
+    caution: str = "",
 ) -> Document:
     """Builds the report of a run.
 
@@ -58,8 +59,9 @@ def run_document(
         figures: (caption, PNG file) pairs.
         protocol: rows of `emotion.analysis.protocol.protocol_rows`.
         sections: further blocks by their heading, before the figures; None for none.
+        caution: sentence after the headline that limits what it says.
     """
-    headline = _headline(metrics)
+    headline = " ".join(filter(None, (_headline(metrics), caution)))
     blocks: list[Block] = [Paragraph(headline, lead=True)] if headline else []
     if facts:
         blocks += [Heading("Run"), Table(("Fact", "Value"), "ll", list(facts.items()))]

@@ -121,24 +121,26 @@ def evaluate(
     stages = _predict(members, modules, evaluated, torch_device, views)
     environment = describe_environment()
     teachers = list(dict.fromkeys(teacher for member in members for teacher in member.teachers))
+    seen = _seen_tests(members, first)
     facts = {
         "checkpoints": ", ".join(map(str, paths)),
         "data": _describe_data(first),
         "split": str(first.hparams["split"]),
-        "test images trained on": _describe_seen(members, first),
+        "test images trained on": seen if isinstance(seen, str) else _describe_seen(members, seen),
+        **_describe_unseen(stages, seen),
         **({"teachers": "; ".join(teachers)} if teachers else {}),
         **_describe_validation(stages, first),
         **({"other images": first.packed.left_out} if first.packed.left_out else {}),
         "hardware": describe_hardware(environment, torch_device),
         "command": environment["command"],
     }
-    results = write_results(folder, "Evaluation", facts, stages, first, votes=votes)
+    caution = _caution(stages, seen)
+    results = write_results(folder, "Evaluation", facts, stages, first, votes=votes, caution=caution)
     record = {"checkpoints": [str(path) for path in paths], "seen": facts["test images trained on"], "tta": views}
     record |= {"teachers": teachers} if teachers else {}
     write_json(folder / EVALUATION, record | {key: facts[key] for key in ("data", "split", "hardware", "command")})
-    _print(
-        {stage: results[stage] for stage in stages}, results.get("votes", {}), folder, facts["test images trained on"]
-    )
+    notes = [f"test images trained on: {facts['test images trained on']}", caution]
+    _print({stage: results[stage] for stage in stages}, results.get("votes", {}), folder, notes)
     return results
 
 
@@ -213,18 +215,43 @@ def _seen(members: Sequence[Member], data: EmotionDataModule, rows: NDArray[np.i
     return np.isin(data.packed.hashes[rows], np.concatenate([member.origin.hashes for member in members]))
 
 
-def _describe_seen(members: Sequence[Member], data: EmotionDataModule) -> str:
+def _seen_tests(members: Sequence[Member], data: EmotionDataModule) -> NDArray[np.bool_] | str:
+    """Returns the mask `_seen` of the test images, or why there is none."""
     for origin in (member.origin for member in members):
         if origin.size is None:
-            return "not known (neither the file nor its card tells it)"
+            return f"not known ({origin.told}; some of these images may be among them)"
         if origin.size != data.packed.images.shape[1:]:
             return "not known (the sizes of the images differ)"
     seen = _seen(members, data, data.rows.test)
-    if not len(seen):
-        return "there are no test images"
+    return seen if len(seen) else "there are no test images"
+
+
+def _describe_seen(members: Sequence[Member], seen: NDArray[np.bool_]) -> str:
     complete = all(member.origin.complete for member in members)
     others = "" if complete else "; not all images are known that its start or its teachers were trained on"
     return f"{seen.sum():,} of {len(seen):,}, pixel for pixel{others}"
+
+
+def _describe_unseen(stages: Mapping[str, Predictions], seen: NDArray[np.bool_] | str) -> dict[str, str]:
+    """Returns the accuracy of each stage on the test images that were not trained on, if some were and some not."""
+    if isinstance(seen, str) or not seen.any() or seen.all():
+        return {}
+    tested = {stage: stages[stage].subset(~seen) for stage in ("test", "test_tta") if stage in stages}
+    values = ", ".join(f"{stage} {own.metrics()['acc']:.4f}" for stage, own in tested.items())
+    return {"accuracy on the other test images": f"{values}, {(~seen).sum():,} images"}
+
+
+def _caution(stages: Mapping[str, Predictions], seen: NDArray[np.bool_] | str) -> str:
+    """Returns a sentence that says that test images were trained on; "" if none is known to be."""
+    if isinstance(seen, str) or not seen.any():
+        return ""
+    if seen.all():
+        return "All test images are training images, so this accuracy says nothing about new images."
+    others = stages["test"].subset(~seen).metrics()["acc"]
+    return (
+        f"{seen.sum():,} test images are training images, so this accuracy is too high; on the other "
+        f"{(~seen).sum():,} it is {others:.1%}."
+    )
 
 
 def _predict(
@@ -253,7 +280,7 @@ def _default_folder(data: EmotionDataModule, paths: Sequence[Path | str], change
     return Path("runs/evaluations") / f"{data.hparams['data']}-{data.hparams['split']}-{digest}"
 
 
-def _print(results: dict[str, Any], agreements: dict[str, Any], folder: Path, seen: str) -> None:
+def _print(results: dict[str, Any], agreements: dict[str, Any], folder: Path, notes: Sequence[str]) -> None:
     table = Table("", "images", "loss", "accuracy", "macro F1", "balanced accuracy")
     for stage, values in results.items():
         metrics = [f"{values[name]:.4f}" for name in ("loss", "acc", "f1_macro", "balanced_acc")]
@@ -262,8 +289,8 @@ def _print(results: dict[str, Any], agreements: dict[str, Any], folder: Path, se
     console.print(table)
     if agreements:
         console.print(_people_table(agreements))
-    console.print(f"test images trained on: {seen}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+    for line in (*filter(None, notes), f"report: {folder / 'report.html'}"):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _people_table(agreements: dict[str, Any]) -> Table:

@@ -15,8 +15,8 @@ from emotion.settings import DataSettings
 
 FURTHER = "further_images"
 """The fact on a card that counts the images of start and teachers that the network itself was not trained on."""
-UNKNOWN = "%s: not all its training images are known; the others could be among those that validate or test here"
-"""The message for a network of which `require_unseen` returns False."""
+UNKNOWN = "%s: not all its training images are known (%s); if some validate or test here, the accuracy is too high"
+"""The message for a network of which `require_unseen` returns False, with its `Origin.told`."""
 _FER2013 = ("fer2013", "fer2013_csv")
 _FILES = ("data", "data_dir", "on_bad_image", "votes", "images", "synthetic_images")
 """Settings that say where images and labels lie."""
@@ -60,6 +60,12 @@ class Origin:
         known = {key: value for key, value in card.facts.items() if key in (*DataSettings.model_fields, "seed")}
         data = {"pack_size": card.side, "channels": card.channels, **known}
         return cls(tuple(classes), data, complete=FURTHER not in card.facts, facts=card.facts)
+
+    @property
+    def told(self) -> str:
+        """What the file tells of the training images, for messages."""
+        settings = " ".join(f"{key}={self.data[key]}" for key in ("data", "split") if self.data.get(key))
+        return f"its file says: {settings}" if settings else "its file says nothing of them"
 
     def known_hashes(self, data: EmotionDataModule) -> NDArray[np.uint64] | None:
         """Returns the hashes of the training images; of a published file, those of its split of the same images.

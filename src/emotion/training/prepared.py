@@ -287,7 +287,7 @@ def _read_start(settings: Settings, data: EmotionDataModule) -> Start | None:
         return None
     start = read_start(init)
     if not require_unseen(f"init={init}", start.origin, data):
-        log.info(UNKNOWN, f"init={init}")
+        log.info(UNKNOWN, f"init={init}", start.origin.told)
     return start
 
 

@@ -95,6 +95,7 @@ def write_results(
     best_epoch: int | None = None,
     record: Mapping[str, Any] | None = None,
     votes: VotesFile | None = None,
+    caution: str = "",
 ) -> dict[str, Any]:
     """Writes `predictions.npz`, figures, `report.md`, `report.html` and, last, `metrics.json`.
 
@@ -109,6 +110,7 @@ def write_results(
         record: facts about the run, the entry `run` of `metrics.json`.
         votes: the votes of people on the images, which give the report a section and `metrics.json` the entry `votes`:
             the values of `emotion.analysis.agreement.Agreement` by test-time augmentation and part of the images.
+        caution: sentence after the headline that limits what it says.
 
     Returns:
         The content of `metrics.json`.
@@ -120,7 +122,8 @@ def write_results(
     figures = _write_figures(folder, shown, stages[shown], data, history, best_epoch)
     agreements = list(agreement_rows(stages, votes)) if votes else []
     sections = {TITLE: _agreement_section(agreements)} if agreements else {}
-    document = run_document(title, facts, metrics, stages[shown].classes, figures, protocol_rows(stages), sections)
+    names = stages[shown].classes
+    document = run_document(title, facts, metrics, names, figures, protocol_rows(stages), sections, caution)
     write_text(folder / "report.md", to_markdown(document, folder))
     write_text(folder / "report.html", to_html(document))
     content = {**metrics, "run": dict(record)} if record else metrics

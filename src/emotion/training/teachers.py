@@ -132,7 +132,7 @@ def _recorded(
     if len(given) > 1:
         raise UserError(f"teacher={name}: holds the judgement of all teachers; name it alone")
     if not described["known"]:
-        log.warning(UNKNOWN, f"teacher={name}")
+        log.warning(UNKNOWN, f"teacher={name}", "nor those of all the teachers that it records")
     with safe_open(name, "np") as file:
         further = file.get_tensor("further") if "further" in file.keys() else np.empty(0, np.int64)  # noqa: SIM118
     if further.dtype != np.int64 or further.ndim != 1:
@@ -213,7 +213,7 @@ def _require_fit(name: str | Path, teacher: Origin, data: EmotionDataModule) -> 
         raise UserError(f"teacher={name}: was trained on images of {kinds[0]} pixels; these have {kinds[1]}")
     known = require_unseen(f"teacher={name}", teacher, data)
     if not known:
-        log.warning(UNKNOWN, f"teacher={name}")
+        log.warning(UNKNOWN, f"teacher={name}", teacher.told)
     return known
 
 
