@@ -1,6 +1,6 @@
 import pytest
 
-from emotion.data.classes import CLASSES, CSV_CLASSES, FERPLUS, SPELLINGS, ClassRule, canonical
+from emotion.data.classes import CLASSES, CSV_CLASSES, FERPLUS, SPELLINGS, ClassRule, canonical, closest
 from emotion.errors import UserError
 
 
@@ -274,3 +274,25 @@ def test_numbers_count_only_along_a_list_that_the_user_wrote_for_this_data(caplo
     with caplog.at_level("WARNING"):
         assert ClassRule(["a", "b", "c"]).resolve({"1": "x/1", "2": "x/2"}).ids == {"1": 0, "2": 1}
     assert "numbers count from 1, since there is no 0: 1 is a" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("label", "meant"),
+    [
+        *(
+            ("angery", "angry"),
+            ("hapy", "happy"),
+            ("suprise", "surprise"),
+            ("Disgut", "disgust"),
+            ("neutrl", "neutral"),
+        ),
+        *(("nuetral", "neutral"), ("fearfull", "fear"), ("sadnes", "sad"), ("surprize ", "surprise")),
+        *(
+            (word, None)
+            for word in ("cheerful", "peaceful", "tearful", "unhappy", "mad", "natural", "danger", "content")
+        ),
+        ("", None),
+    ],
+)
+def test_only_a_misspelling_is_taken_for_another_class(label, meant):
+    assert closest(label, FERPLUS) == meant

@@ -37,6 +37,8 @@ SPELLINGS = {
 }
 _NAMES = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings}
 LONGEST_NAME, MOST_CLASSES = 64, 1000
+SIMILAR = 0.85
+"""Least similarity (0..1, see `difflib.get_close_matches`) of a misspelling and the spelling that is meant."""
 SHOWN = 20
 """Largest number of names that a message lists."""
 
@@ -234,11 +236,19 @@ def listed(names: Sequence[str]) -> str:
 
 
 def closest(label: str, names: Sequence[str]) -> str | None:
-    """Returns the class name with a spelling similar to a label, or None if there is none."""
+    """Returns the class name of which a label seems to be a misspelling, or None if there is none.
+
+    A misspelling has the first letter of a known spelling and `SIMILAR` letters: tearful and unhappy are words of their
+    own.
+    """
+    text = label.strip().casefold()
     spellings = {
-        spelling: name for name in names for spelling in (name.casefold(), *SPELLINGS.get(canonical(name), ()))
+        spelling: name
+        for name in names
+        for spelling in (name.casefold(), *SPELLINGS.get(canonical(name), ()))
+        if spelling[:1] == text[:1]
     }
-    near = get_close_matches(label.strip().casefold(), spellings, 1)
+    near = get_close_matches(text, spellings, 1, SIMILAR)
     return spellings[near[0]] if near else None
 
 
