@@ -27,6 +27,7 @@ from emotion.errors import UserError
 from emotion.models.registry import build_network
 from emotion.overrides import (
     EFFECTS,
+    SYNONYMS,
     as_typed,
     check_overrides,
     parse_arguments,
@@ -305,15 +306,24 @@ def test_command_line_wins_in_any_order(overrides):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["unfreez=3"], ["unfreez", "did you mean unfreeze?", "batch_size"]),
+        (["unfreez=3"], ["no key 'unfreez', did you mean unfreeze? emotion train --help lists all settings"]),
         (["model=vgg16_tf"], ["vgg16_tf", "did you mean vgg16_ft?", "resnet50_fe"]),
         (["-m", "model=cnn,nonsense"], ["nonsense", "cnn_111"]),
         (["recipe=smal"], ["no recipe 'smal'", "did you mean small?", "best_scratch"]),
         (["-m", "recipe=small,best_scrach"], ["best_scrach", "did you mean best_scratch?"]),
         (["recipes=small"], ["recipes", "did you mean recipe?"]),
-        (["flips=0.5"], ["flips", "did you mean flip?", "brightness"]),
+        (["flips=0.5"], ["no key 'flips', did you mean flip? emotion train --help lists all settings"]),
         (["trainer.max_epoch=3"], ["trainer.max_epoch", "trainer.max_epochs"]),
-        (["+gamma=3"], ["gamma", "Legal"]),
+        (["+gamma=3"], ["no key 'gamma'; emotion train --help lists all settings"]),
+        (["epochs=3"], ["no key 'epochs', did you mean trainer.max_epochs? "]),
+        (["learning_rate=0.1"], ["no key 'learning_rate', did you mean lr? "]),
+        (["bs=8"], ["no key 'bs', did you mean batch_size? "]),
+        (["dataset=folder"], ["no key 'dataset', did you mean data? "]),
+        (["gpus=1"], ["no key 'gpus', did you mean trainer.devices? "]),
+        (["trainer.steps=1"], ["did you mean trainer.max_steps"]),
+        (["--epochs", "3"], ["--epochs: no such option; settings are written as trainer.max_epochs=<value>"]),
+        (["--batch-size", "3"], ["--batch-size: no such option; settings are written as batch_size=<value>"]),
+        (["--frob"], ["--frob: no such option; settings are written as key=<value>"]),
         (["~lrr"], ["~lrr"]),
         (["se ed=3"], ["se ed"]),
         (["model=cnn,cnn_111"], ["model=cnn,cnn_111", "-m"]),
@@ -327,7 +337,7 @@ def test_command_line_wins_in_any_order(overrides):
         (["-m", "hydra/sweeper=search", "seed=0", "trainer.devices=2"], ["trainer.devices=2: in a search every run"]),
     ],
 )
-def test_wrong_arguments_get_one_line_with_the_legal_ones(words, parts):
+def test_wrong_arguments_get_one_line_with_the_legal_or_the_closest_ones(words, parts):
     with pytest.raises(UserError) as error:
         check_overrides(words)
     assert "\n" not in str(error.value)
@@ -873,3 +883,8 @@ def test_a_setting_with_dashes_is_written_without_them(argument):
 @pytest.mark.parametrize("argument", ["-cd=/tmp", "--config-dir=/tmp", "-c=job", "--experimental-rerun=/tmp/x"])
 def test_options_of_hydra_may_be_written_with_a_sign_of_equality(argument):
     check_overrides([argument, "lr=1e-4"])
+
+
+def test_names_of_other_programs_stand_for_settings_and_are_none_themselves():
+    assert {*SYNONYMS.values()} <= {*fields()}
+    assert not {*SYNONYMS} & {*fields()}

@@ -99,6 +99,16 @@ EFFECTS: dict[str, tuple[Callable[[Mapping[str, Any]], object], str]] = {
     ),
 }
 """Settings that act only together with others: a test of those, and their text for messages."""
+SYNONYMS = {
+    **dict.fromkeys(("epochs", "epoch", "max_epochs", "num_epochs"), "trainer.max_epochs"),
+    "learning_rate": "lr",
+    **dict.fromkeys(("bs", "batch"), "batch_size"),
+    "dataset": "data",
+    **dict.fromkeys(("gpus", "devices"), "trainer.devices"),
+    "accelerator": "trainer.accelerator",
+    "pretrained": "weights",
+}
+"""Names that other programs give to settings, for messages."""
 FLAGS = (
     ("--help", "-h"),
     ("--hydra-help",),
@@ -179,25 +189,25 @@ def check_overrides(arguments: Iterable[str], remedy: str = "add -m to start the
         remedy: advice for several values of a setting without `-m`.
 
     Raises:
-        UserError: a key or model does not exist (the message names the legal ones), an argument is not `key=value`, or
+        UserError: a key or model does not exist (the message names similar or all ones), an argument is not `key=value`, or
             a key has several values or a launcher without `-m`.
     """
-    parser = _options()
-    parsed, unknown = parser.parse_known_intermixed_args(list(arguments))
+    parsed, unknown = _options().parse_known_intermixed_args(list(arguments))
+    tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
+    legal = list(
+        dict.fromkeys([*CONFIG_GROUPS, *(key for key in _keys(tree) if not key.startswith(("defaults", "hydra")))])
+    )
     for argument in unknown:
         if "=" in argument:
             raise UserError(f"{argument}: settings are written without dashes: {argument.lstrip('-')}")
-        parser.error(f"unrecognized arguments: {argument}")
+        key = _nearest(argument.lstrip("-").replace("-", "_"), legal) or ["key"]
+        raise UserError(f"{argument}: no such option; settings are written as {key[0]}=<value>")
     if parsed.shell_completion:
         return
     for argument in parsed.overrides:
         if "=" not in argument:
             raise UserError(f"{argument}: not a setting; settings have the form key=value")
     overrides = [_parse(quote_argument(argument, parsed.multirun)) for argument in parsed.overrides]
-    tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
-    legal = list(
-        dict.fromkeys([*CONFIG_GROUPS, *(key for key in _keys(tree) if not key.startswith(("defaults", "hydra")))])
-    )
     folders = _choice_folders(parsed.config_dir, overrides)
     for override in overrides:
         key = override.get_key_element().lstrip("+~")
@@ -221,8 +231,7 @@ def check_overrides(arguments: Iterable[str], remedy: str = "add -m to start the
             _require_one_seed(overrides)
             _require_trials(overrides)
         elif not key.startswith("hydra"):
-            group = key.rpartition(".")[0]
-            require_known(key, [name for name in legal if name.rpartition(".")[0] == group] or legal, "key")
+            _require_setting(key, legal)
 
 
 def require_effect(arguments: Iterable[str], values: Mapping[str, Any]) -> None:
@@ -284,6 +293,19 @@ def require_known(name: str, legal: Sequence[str], kind: str) -> None:
         close = difflib.get_close_matches(name, legal, 1)
         hint = f", did you mean {close[0]}?" if close else "."
         raise UserError(f"no {kind} {name!r}{hint} Legal: {', '.join(legal)}")
+
+
+def _require_setting(key: str, legal: Sequence[str]) -> None:
+    if key not in legal:
+        near = _nearest(key, legal)
+        hint = f", did you mean {' or '.join(near)}?" if near else ";"
+        raise UserError(f"no key {key!r}{hint} emotion train --help lists all settings")
+
+
+def _nearest(key: str, legal: Sequence[str]) -> list[str]:
+    """Returns the setting that a key of another program stands for, or at most three with similar names."""
+    keys = [name for name in legal if name != "trainer"]
+    return [SYNONYMS[key]] if key in SYNONYMS else difflib.get_close_matches(key, keys, 3, 0.7)
 
 
 def _legal_value(key: str, value: str, many: bool) -> str:
