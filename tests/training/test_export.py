@@ -264,7 +264,12 @@ def test_without_fer2013_drawn_faces_serve_but_not_for_8_bits(tmp_path: Path, mo
     assert not (tmp_path / "out.onnx").exists()
     (line,) = export_network("mine.safetensors", tmp_path / "out.onnx", {}, views="flip")
     assert line.startswith(f"{tmp_path / 'out.onnx'}: ")
-    assert "560 validation images of synthetic" in line
+    assert (
+        "on 560 validation images of synthetic (drawn faces, since the images of data=fer2013 are not here) the "
+        "probabilities differ"
+    ) in line
+    (line,) = export_network("mine.safetensors", tmp_path / "out.onnx", {"data": "synthetic"}, views="flip")
+    assert "on 560 validation images of synthetic the probabilities differ" in line
     assert OnnxNetwork(tmp_path / "out.onnx").views == "flip"
 
 

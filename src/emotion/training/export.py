@@ -102,7 +102,7 @@ def export_network(
         UserError: there is no such network or data, or the network cannot be written.
     """
     path = find_weights(name)
-    classifier, data = _open(path, changes, int8, own)
+    classifier, data, missing = _open(path, changes, int8, own)
     classifier.set_views(views)
     if int8 and sum(isinstance(module, nn.Conv2d) for module in classifier.network.modules()) < 2:
         raise UserError("--int8: only convolutions after the first one become integers, and this network has none")
@@ -112,8 +112,9 @@ def export_network(
     images, labels = _faces(data, data.rows.val, classifier.card)
     exported = export_onnx(classifier, images, out)
     yield (
-        f"{out}: {_mebibytes(out)}; on {len(images):,} validation images of {data.hparams['data']} the probabilities "
-        f"differ from PyTorch's by at most {exported.difference:.1e}, {exported.agreement:.2%} of the classes agree"
+        f"{out}: {_mebibytes(out)}; on {len(images):,} validation images of {data.hparams['data']}{missing} the "
+        f"probabilities differ from PyTorch's by at most {exported.difference:.1e}, {exported.agreement:.2%} of the "
+        "classes agree"
     )
     if path.suffix == ".ckpt":
         yield f"{out}: the probabilities are not calibrated; emotion publish calibrates a checkpoint"
@@ -228,7 +229,10 @@ def _first_convolution(path: Path) -> str:
     return next(str(node.name) for node in onnx.load(path).graph.node if node.op_type == "Conv")
 
 
-def _open(path: Path, changes: Mapping[str, Any], int8: bool, own: str | None) -> tuple[Classifier, EmotionDataModule]:
+def _open(
+    path: Path, changes: Mapping[str, Any], int8: bool, own: str | None
+) -> tuple[Classifier, EmotionDataModule, str]:
+    """Returns the network, the images for its comparison, and a note if drawn faces stand for missing images."""
     if path.suffix == ".safetensors":
         classifier = load_pretrained(path)
         images = {"split": "official", "pack_size": classifier.card.side, "channels": classifier.card.channels}
@@ -241,8 +245,9 @@ def _open(path: Path, changes: Mapping[str, Any], int8: bool, own: str | None) -
     except UserError:
         if changes or int8:
             raise
-        data = EmotionDataModule(DataSettings(data="synthetic"))
-    return classifier, data
+        missing = f" (drawn faces, since the images of data={data.settings.data} are not here)"
+        return classifier, EmotionDataModule(DataSettings(data="synthetic")), missing
+    return classifier, data, ""
 
 
 def _faces(data: EmotionDataModule, rows: NDArray[np.int64], card: Card) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
