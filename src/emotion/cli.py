@@ -226,16 +226,16 @@ def publish(
 
     emotion publish runs/small/.../checkpoints/best.ckpt --out mine.safetensors
     """
-    import json
     from typing import cast, get_args
 
     require_extra("train", "emotion publish")
     from emotion.models.onnx import ViewsName
+    from emotion.training.publish import describe
     from emotion.training.publish import publish as publish_network
 
     require_choice("--tta", tta, get_args(ViewsName))
     classifier = publish_network(checkpoint, out, cast("ViewsName", tta), test, device)
-    typer.echo(f"{json.dumps(classifier.card.facts, indent=2)}\n{out}: {out.stat().st_size / 2**20:.1f} MiB")
+    typer.echo(describe(classifier, out))
 
 
 @app.command(rich_help_panel=USE)
@@ -450,7 +450,7 @@ def export(
         list[str] | None,
         typer.Argument(
             help="Images for the comparison with PyTorch, as data=synthetic; by default those of the training of a "
-            ".ckpt, and FER2013 for other files."
+            ".ckpt, and FER2013 for other files, or drawn faces where these are missing."
         ),
     ] = None,
     ckpt: Weights = "small",
@@ -787,6 +787,8 @@ def _data_module(arguments: list[str] | None, **defaults: str) -> "EmotionDataMo
     paths = [argument for argument in arguments or [] if "=" not in argument]
     if len(paths) > 1:
         raise UserError(f"{' '.join(paths)}: more than one folder or file; give one and settings as key=value")
+    if paths and not Path(paths[0]).exists():
+        raise UserError(f"{paths[0]}: no such folder or file")
     given = [argument for argument in arguments or [] if "=" in argument]
     values = {**defaults, **parse_arguments(given), **({"data_dir": paths[0]} if paths else {})}
     require_effect(given, values)

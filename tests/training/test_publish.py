@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from emotion.analysis.calibration import calibration, fit_temperature
 from emotion.analysis.predictions import load_predictions
 from emotion.config import compose
 from emotion.errors import UserError
-from emotion.training.publish import publish
+from emotion.training.publish import describe, publish
 from emotion.training.run import run
 
 pytestmark = pytest.mark.training
@@ -38,6 +39,14 @@ def test_the_file_has_temperature_and_metrics_of_the_run(trained: Path, tmp_path
     assert metrics["acc"] == pytest.approx((held_out.predicted == held_out.labels).mean(), abs=0.02)
     scaled = (held_out.probabilities.astype(float)) ** (1 / card.temperature)
     scaled /= scaled.sum(1, keepdims=True)
+    about, measured = describe(classifier, tmp_path / "out.safetensors").split("\n")
+    assert re.fullmatch(
+        r".*/out\.safetensors: 0\.\d MiB; grey faces of 48 pixels; classes angry, disgust, fear, happy, neutral, sad, "
+        "surprise",
+        about,
+    )
+    assert measured.startswith(f"temperature {card.temperature:.2f}, test-time augmentation flip; accuracy ")
+    assert measured.endswith(f", {metrics['acc']:.4f} on 42 images (All)")
     assert metrics["nll"] == pytest.approx(calibration(scaled.astype("float32"), held_out.labels).nll, rel=0.01)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from emotion.analysis.calibration import fit_temperature
 from emotion.analysis.predictions import Predictions
 from emotion.analysis.protocol import protocol_metrics, protocol_parts
+from emotion.data.classes import listed
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.declarations import NEW
 from emotion.errors import UserError
@@ -63,6 +64,18 @@ def publish(
         facts = _facts(trained, stages, temperature, data.training_hash) | _further(trained.origin, data)
         save_pretrained(temporary, network, replace(card, temperature=temperature, facts=facts))
     return load_pretrained(out)
+
+
+def describe(classifier: Classifier, out: Path) -> str:
+    """Returns a text for the terminal: file, classes, temperature, test-time augmentation and measured accuracy."""
+    card = classifier.card
+    kind = "grey" if card.channels == 1 else "RGB"
+    measured = (f"{own['acc']:.4f} on {own['images']:,} images ({part})" for part, own in card.facts["figures"].items())
+    return (
+        f"{out}: {out.stat().st_size / 2**20:.1f} MiB; {kind} faces of {card.side} pixels; "
+        f"classes {listed(classifier.classes)}\n"
+        f"temperature {card.temperature:.2f}, test-time augmentation {card.views}; accuracy {', '.join(measured)}"
+    )
 
 
 def _facts(trained: Checkpoint, stages: Mapping[str, Predictions], temperature: float, images: str) -> dict[str, Any]:
