@@ -83,7 +83,10 @@ def sweep(arguments: list[str], compose: Compose, launch: Launch) -> None:
             # A launcher that loses a process raises the errors of its engine; the folders hold the outcome of each run.
             log.error("the launcher stopped: %s", first_line(error))
     outcomes = {job.folder.path: _outcome(job) for job in jobs}
-    Console(stderr=True).print(_table(jobs, outcomes))
+    console = Console(stderr=True)
+    console.print(_table(jobs, outcomes))
+    for job in jobs:
+        console.print(f"{_name(job, jobs)}: {job.folder.path}".removeprefix(": "), soft_wrap=True, markup=False)
     _log_failures(jobs)
     if set(outcomes.values()) & {"failed", "unfinished"}:
         log.error("not every run finished; the same command starts the unfinished ones again")
@@ -217,14 +220,19 @@ def _outcome(job: Job) -> Outcome:
 def _table(jobs: Sequence[Job], outcomes: dict[Path, Outcome]) -> Table:
     counts = {name: list(outcomes.values()).count(name) for name in get_args(Outcome)}
     title = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    table = Table("run", "", "validation", "test", "F1", "time", "folder", title=title, title_justify="left")
-    common = set.intersection(*(set(job.overrides) for job in jobs))
+    header = ("run", "outcome", "validation accuracy", "test accuracy", "test macro F1", "training time")
+    table = Table(*header, title=title, title_justify="left")
     for job in jobs:
-        name = " ".join(override for override in job.overrides if override not in common)
         outcome = outcomes[job.folder.path]
         metrics = _metrics(job.folder) if outcome in ("ran", "skipped") else ("",) * 4
-        table.add_row(escape(name), outcome, *metrics, escape(job.folder.path.name))
+        table.add_row(escape(_name(job, jobs)), outcome, *metrics)
     return table
+
+
+def _name(job: Job, jobs: Sequence[Job]) -> str:
+    """Returns the settings of a run that some other does not have."""
+    common = set.intersection(*(set(one.overrides) for one in jobs))
+    return " ".join(override for override in job.overrides if override not in common)
 
 
 def _log_failures(jobs: Sequence[Job]) -> None:
