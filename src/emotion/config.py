@@ -54,9 +54,10 @@ def choice_names(group: str, folders: Sequence[Path] = ()) -> list[str]:
 def describe_settings() -> str:
     """Returns the help of training: usage, models, recipes, experiments, and every setting with default and comment."""
     return (
-        "usage: train.py [model=<name>] [<setting>=<value> ...]\n"
-        "       train.py -m model=<name>,<name> seed=0,1,2    (every combination)\n"
-        "       train.py -m experiment=<name>                 (every run of an experiment)\n\n"
+        "usage: emotion train [model=<name>] [<setting>=<value> ...]\n"
+        "       emotion train -m model=<name>,<name> seed=0,1,2    (every combination)\n"
+        "       emotion train -m experiment=<name>                 (every run of an experiment)\n"
+        "       python train.py does the same in a checkout\n\n"
         f"models: {', '.join(choice_names('model'))}\n\n"
         f"recipes, recipe=<name>: {', '.join(choice_names('recipe'))}\n\n"
         f"experiments: {', '.join(choice_names('experiment'))}\n\n"

@@ -117,3 +117,8 @@ def test_values_that_are_no_finite_number_show_as_a_dash(value: float | None) ->
 def test_figures_come_last() -> None:
     document = run_document("run", FACTS, METRICS, NAMES, [("Learning curves", Path("curves.png"))])
     assert list(document.blocks[-2:]) == [Heading("Figures"), ImageBlock("Learning curves", Path("curves.png"))]
+
+
+def test_the_headline_counts_one_image_and_ends_with_the_caution() -> None:
+    document = run_document("run", {}, {"test": scores(num_images=1)}, NAMES, [], caution="Too high.")
+    assert document.blocks[0] == Paragraph("Test accuracy 61.0%, macro F1 0.640, on 1 image. Too high.", lead=True)

@@ -1,6 +1,16 @@
 import pytest
 
-from emotion.data.classes import CLASSES, CSV_CLASSES, FERPLUS, SPELLINGS, ClassRule, canonical, closest
+from emotion.data.classes import (
+    CLASSES,
+    CSV_CLASSES,
+    FERPLUS,
+    SPELLINGS,
+    ClassRule,
+    canonical,
+    closest,
+    count_images,
+    listed,
+)
 from emotion.errors import UserError
 
 
@@ -296,3 +306,11 @@ def test_numbers_count_only_along_a_list_that_the_user_wrote_for_this_data(caplo
 )
 def test_only_a_misspelling_is_taken_for_another_class(label, meant):
     assert closest(label, FERPLUS) == meant
+
+
+def test_names_with_a_comma_are_listed_in_quotes():
+    assert listed(["looking downwards, eyes closed", "smiling"]) == "'looking downwards, eyes closed', smiling"
+
+
+def test_one_image_is_in_the_singular():
+    assert [count_images(number) for number in (0, 1, 1234)] == ["0 images", "1 image", "1,234 images"]

@@ -324,7 +324,9 @@ def test_bad_images_are_skipped_and_counted(tree, broken, caplog):
     assert packed.names.tolist() == ["happy/0.bmp", "happy/1.bmp", "sad/2.bmp"]
     assert [line.split(": ")[0] for line in packed.skipped] == [str(path) for path in broken]
     (warning,) = caplog.messages
-    assert warning.startswith(f"2 images skipped, the first: {broken[0]}: not an image")
+    assert warning.startswith(f"2 images skipped: {broken[0]}: not an image")
+    assert f"; {broken[1]}: " in warning
+    assert "on_bad_image" not in warning
 
 
 def test_skipped_images_are_reported_the_second_time_too(tree, broken, passes, caplog):

@@ -128,6 +128,12 @@ def test_progress_is_in_the_log_and_on_a_terminal(runs, tmp_path, monkeypatch, c
     with caplog.at_level(logging.INFO, "emotion"):
         evaluate([runs[0].best], {}, str(tmp_path / "log"), "cpu")
     assert [record.message for record in caplog.records] == ["predicting 21 val images", "predicting 21 test images"]
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "emotion"):
+        evaluate([runs[0].best], {}, str(tmp_path / "tta"), "cpu", "flip")
+    assert caplog.messages[2:] == [
+        f"predicting 21 {stage} images with test-time augmentation" for stage in ("val", "test")
+    ]
     monkeypatch.setattr("emotion.training.results.Console", lambda stderr: terminal)
     evaluate([runs[0].best], {}, str(tmp_path / "bar"), "cpu")
     for stage in ("val", "test"):

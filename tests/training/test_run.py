@@ -853,3 +853,28 @@ def test_the_report_of_a_run_says_on_what_it_was_trained(tmp_path: Path) -> None
     assert "| weights |" not in page
     further = train(tmp_path / "further", *TINY, "seed=1", f"init={folder.best}")
     assert re.search(r"\| init \| .*best\\?\.ckpt \|", (further.path / "report.md").read_text())
+
+
+def test_a_gpu_that_is_missing_is_named_before_the_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("emotion.training.prepared.CUDAAccelerator.is_available", lambda: False)
+    monkeypatch.setattr("emotion.training.prepared.MPSAccelerator.is_available", lambda: False)
+    monkeypatch.setattr("emotion.training.prepared.EmotionDataModule", lambda *_, **__: pytest.fail("it reads"))
+    message = (
+        r"^trainer.accelerator=gpu: PyTorch finds no GPU on this machine; use cpu, or auto, which takes a GPU where "
+        r"there is one$"
+    )
+    with pytest.raises(UserError, match=message):
+        train(tmp_path / "run", "trainer.accelerator=gpu")
+
+
+def test_few_validation_images_are_a_warning_and_a_resumed_run_says_where_it_goes_on(tmp_path, caplog):
+    caplog.set_level("INFO")
+    words = ["trainer.max_epochs=1", "split=random", "val_fraction=0.04", "test_fraction=0.1"]
+    folder = train(tmp_path / "run", *words)
+    few = (
+        "only 7 images to validate: chance decides which epoch is the best; more images or a larger val_fraction= help"
+    )
+    assert few in caplog.messages
+    assert not any("continues after" in line for line in caplog.messages)
+    resume(folder.path, "trainer.max_epochs=2")
+    assert "continues after epoch 1" in caplog.messages

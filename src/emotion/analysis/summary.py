@@ -9,6 +9,7 @@ from typing import Any
 
 from emotion.analysis.document import Block, Document, Heading, ImageBlock, Paragraph, Row, Table
 from emotion.analysis.protocol import METRICS
+from emotion.data.classes import count_images
 
 MISSING = "—"
 _SPLITS = ("val", "test", "val_tta", "test_tta")
@@ -111,8 +112,8 @@ def _headline(metrics: Mapping[str, Any]) -> str:
         if split in metrics:
             scores = metrics[split]
             accuracy, f1 = format_number(scores.get("acc"), ".1%"), format_number(scores.get("f1_macro"), ".3f")
-            images = format_number(scores.get("num_images"), ",d")
-            return f"{split.capitalize()} accuracy {accuracy}, macro F1 {f1}, on {images} images."
+            images = count_images(scores["num_images"]) if "num_images" in scores else f"{MISSING} images"
+            return f"{split.capitalize()} accuracy {accuracy}, macro F1 {f1}, on {images}."
     return ""
 
 

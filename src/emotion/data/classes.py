@@ -73,8 +73,7 @@ class ClassMap:
         parts = []
         for label in self.skipped:
             near = closest(label, self.names)
-            images = "1 image" if counts[label] == 1 else f"{counts[label]:,} images"
-            parts.append(f"{label} ({images}{f'; is it {near}?' if near else ''})")
+            parts.append(f"{label} ({count_images(counts[label])}{f'; is it {near}?' if near else ''})")
         return f"left out, since they are none of the classes {listed(self.names)}: {', '.join(parts)}"
 
 
@@ -230,9 +229,14 @@ def require_same_classes(names: Sequence[str | Path], classes: Sequence[tuple[st
 
 
 def listed(names: Sequence[str]) -> str:
-    """Returns the names separated by commas, at most the first `SHOWN`."""
-    text = ", ".join(names[:SHOWN])
+    """Returns the names separated by commas, at most the first `SHOWN`; one that contains a comma is in quotes."""
+    text = ", ".join(f"'{name}'" if "," in name else name for name in names[:SHOWN])
     return text if len(names) <= SHOWN else f"{text} and {len(names) - SHOWN:,} more"
+
+
+def count_images(number: int) -> str:
+    """Returns a number with the word image or images."""
+    return "1 image" if number == 1 else f"{number:,} images"
 
 
 def closest(label: str, names: Sequence[str]) -> str | None:

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from emotion.data.classes import CLASSES, canonical, listed
+from emotion.data.classes import CLASSES, canonical, count_images, listed
 from emotion.data.decode import BadImageError
 from emotion.data.labelled import LabelledImage, Source, fingerprint
 from emotion.errors import UserError
 from emotion.files import flush, hide_home, make_cache_folder
 from emotion.settings import OnBadImage
 
+SHOWN_SKIPPED = 3
+"""Largest number of skipped images that the warning names."""
 FORMAT = 2
 PIXELS, INDEX = "images.u8", "index.npz"
 log = logging.getLogger(__name__)
@@ -164,11 +166,9 @@ def pack(source: Source, on_bad_image: OnBadImage = "error") -> PackedImages:
                 _write(source, folder, on_bad_image)
                 packed = _open(folder)
     if packed.skipped:
-        log.warning(
-            "%d images skipped, the first: %s; on_bad_image=error tries them again",
-            len(packed.skipped),
-            hide_home(packed.skipped[0]),
-        )
+        count, shown = len(packed.skipped), "; ".join(map(hide_home, packed.skipped[:SHOWN_SKIPPED]))
+        more = f"; and {count - SHOWN_SKIPPED:,} more" if count > SHOWN_SKIPPED else ""
+        log.warning("%s skipped: %s%s", count_images(count), shown, more)
     return replace(packed, classes=source.classes, left_out=source.left_out)
 
 

@@ -35,8 +35,8 @@ from emotion.training.results import predict_stages, write_results
 
 log = logging.getLogger(__name__)
 OPTIONS = ("ckpt", "out", "device", "tta", "network")
-USAGE = """usage: evaluate.py ckpt=<network> | ckpt=[a.ckpt,b.ckpt] [tta=flip] [out=<folder>] [device=cuda]
-                   [data=... split=... exclude=[...]] [votes=<file>]
+USAGE = """usage: emotion evaluate ckpt=<network> | ckpt=[a.ckpt,b.ckpt] [tta=flip] [out=<folder>] [device=cuda]
+                        [data=... split=... exclude=[...]] [votes=<file>]
 
 Rebuilds network and data and tests the network. A network is a checkpoint, the folder of a run, a published file, the
 name of a shipped one, as small, or hf://<owner>/<repository>. Settings of the data on the command line replace those of

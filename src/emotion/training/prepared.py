@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import LambdaCallback, Timer
 from lightning.pytorch.utilities import rank_zero_only
 
-from emotion.data.classes import listed
+from emotion.data.classes import count_images, listed
 from emotion.data.datamodule import EmotionDataModule
 from emotion.data.loader import global_batch_sizes
 from emotion.errors import UserError, first_line
@@ -40,6 +41,8 @@ from emotion.training.trainer import build_timer, build_trainer
 log = logging.getLogger(__name__)
 LONG_TRAINING = 5_000
 """Least number of steps for which `compile=auto` compiles."""
+FEW_VALIDATE = 10
+"""Number of validation images below which a warning says that chance decides on the best epoch."""
 AUTO_FEATURES_BYTES = 2**30
 """Largest size of features that `feature_views=auto` writes to the cache, in bytes."""
 
@@ -78,6 +81,7 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     torch.backends.cudnn.benchmark = False
     exact_float32()
     seed_everything(settings.run.seed, verbose=False)
+    _require_accelerator(settings.trainer)
     data = EmotionDataModule(
         settings.data,
         settings.batches,
@@ -113,11 +117,26 @@ def prepare(settings: Settings, folder: RunFolder, callbacks: Sequence[Callback]
     return Prepared(settings, data, task, trainer, timer, epochs)
 
 
+def _require_accelerator(trainer: TrainerSettings) -> None:
+    """Checks that this machine has the GPU that is asked for."""
+    here = CUDAAccelerator.is_available() or MPSAccelerator.is_available()
+    if trainer.accelerator in ("gpu", "cuda") and not here:
+        raise UserError(
+            f"trainer.accelerator={trainer.accelerator}: PyTorch finds no GPU on this machine; use cpu, or auto, which "
+            "takes a GPU where there is one"
+        )
+
+
 def _log_sizes(settings: Settings, task: EmotionTask, data: EmotionDataModule, teachers: Sequence[str]) -> None:
     count = task.network.count_parameters()
     log.info("%s: %s parameters, %s of them trainable", settings.run.model, f"{count.total:,}", f"{count.trainable:,}")
     sizes = len(data.train_set[2]), len(data.rows.val), len(data.rows.test)
     log.info("images: %d to train on, %d to validate, %d to test", *sizes)
+    if 0 < sizes[1] < FEW_VALIDATE:
+        log.warning(
+            "only %s to validate: chance decides which epoch is the best; more images or a larger val_fraction= help",
+            count_images(sizes[1]),
+        )
     log.info("classes: %s", listed(data.classes))
     if teachers:
         log.info("teachers: %s", "; ".join(teachers))
@@ -154,9 +173,14 @@ def _resume(settings: Settings, folder: RunFolder, data: EmotionDataModule, teac
 def _folder_updates(settings: Settings, folder: RunFolder, epochs: int) -> Callback:
     """Returns a callback that writes a resumed run's settings once its checkpoint is loaded; drops a replaced run."""
     return LambdaCallback(
-        on_train_start=lambda *_: claim(settings, folder, epochs) if epochs else None,
+        on_train_start=lambda *_: _go_on(settings, folder, epochs) if epochs else None,
         on_train_epoch_start=lambda *_: folder.drop_replaced(),
     )
+
+
+def _go_on(settings: Settings, folder: RunFolder, epochs: int) -> None:
+    log.info("continues after epoch %d", epochs)
+    claim(settings, folder, epochs)
 
 
 @rank_zero_only

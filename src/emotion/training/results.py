@@ -45,7 +45,8 @@ def predict(
     network.eval().to(device)
     exact_float32()
     rows = getattr(data.rows, stage)
-    log.info("predicting %d %s images", len(rows), stage)
+    how = " with test-time augmentation" if isinstance(network, Views) and network.views != "none" else ""
+    log.info("predicting %d %s images%s", len(rows), stage, how)
     # The inputs are images even if training used cached features, since these are in half precision: for a frozen
     # VGG16 they changed probabilities by up to 0.01 and one class of 140 in bf16-mixed, by up to 0.0002 in float32.
     loader, console = data.eval_loader(stage), Console(stderr=True)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from emotion.analysis.figures import read_curves
 from emotion.config import read
+from emotion.data.classes import count_images
 from emotion.data.datamodule import EmotionDataModule, Stage
 from emotion.data.loader import global_batch_sizes
 from emotion.errors import INTERRUPTED, UserError, first_line
@@ -220,7 +221,11 @@ def test(settings: Settings, folder: RunFolder, trained: Trained) -> None:
     log_results(trained.trainer.loggers, settings, final)
     last, metrics = evaluated[-1], results[evaluated[-1]]
     log.info(
-        "%s accuracy %.4f, macro F1 %.4f on %d images", last, metrics["acc"], metrics["f1_macro"], metrics["num_images"]
+        "%s accuracy %.4f, macro F1 %.4f on %s",
+        last,
+        metrics["acc"],
+        metrics["f1_macro"],
+        count_images(metrics["num_images"]),
     )
     log.info("report: %s", folder.path / "report.html")
 
