@@ -189,8 +189,8 @@ def check_overrides(arguments: Iterable[str], remedy: str = "add -m to start the
         remedy: advice for several values of a setting without `-m`.
 
     Raises:
-        UserError: a key or model does not exist (the message names similar or all ones), an argument is not `key=value`, or
-            a key has several values or a launcher without `-m`.
+        UserError: a key or model does not exist (the message names similar or all ones), an argument is not
+            `key=value`, or a key has several values or a launcher without `-m`.
     """
     parsed, unknown = _options().parse_known_intermixed_args(list(arguments))
     tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))

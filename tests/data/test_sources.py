@@ -332,7 +332,10 @@ def test_a_folder_of_which_all_classes_are_excluded(tmp_path):
 def test_folder_without_class_folders(tmp_path):
     with pytest.raises(UserError) as error:
         FolderSource(tmp_path)
-    assert message(error).startswith(f"{tmp_path}: no class folders (<class>/ or train|val|test/<class>/")
+    assert message(error) == f"{tmp_path}: no class folders (<class>/ or train|val|test/<class>/; any names)"
+    with pytest.raises(UserError) as error:
+        FolderSource(tmp_path, rule=ClassRule(("calm", "tense")))
+    assert message(error) == f"{tmp_path}: no class folders (<class>/ or train|val|test/<class>/; calm, tense)"
 
 
 @pytest.mark.parametrize("part", ["", "train"])

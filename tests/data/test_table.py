@@ -412,6 +412,14 @@ def test_a_split_column_that_is_asked_for_must_exist(tmp_path):
     assert refusal(path, split_column="part") == f"{path}: no column 'part'; split_column= one of path, label"
 
 
+def test_a_table_without_header_is_told_how_to_name_its_columns(tmp_path):
+    path = write(tmp_path / "list.csv", "faces/a.JPG,happy", "faces/b.jpg,sad")
+    assert refusal(path) == (
+        f"{path}: the first line names an image, so it is no header; name the columns, as columns=[path,label] or "
+        "columns=[path,label,split]"
+    )
+
+
 def test_columns_must_fit_the_first_line(tmp_path):
     path = write(tmp_path / "list.txt", "a.png happy 3")
     assert refusal(path, columns=["path", "label"]) == (

@@ -142,7 +142,8 @@ class FolderSource(FilesSource):
         if not self.files:
             if places and all(classes.ids[name] is None and name not in classes.skipped for name in places):
                 raise UserError(f"{root}: exclude= leaves no class folder, of {listed([*places])}")
-            raise UserError(f"{root}: no class folders (<class>/ or train|val|test/<class>/; {listed(self.classes)})")
+            names = "any names" if rule.classes == "auto" else listed(self.classes)
+            raise UserError(f"{root}: no class folders (<class>/ or train|val|test/<class>/; {names})")
 
     @property
     def location(self) -> str:

@@ -22,6 +22,7 @@ DELIMITERS = (",", "\t", ";", " ")
 PARTS: dict[str, Part] = {**PART_FOLDERS, **{name.lower(): part for name, part in FER_PARTS.items()}}
 """The part that a value of the split column stands for, in lower case."""
 FIELD = re.compile(r"\{(path|name|stem)\}")
+IMAGE = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp|p[gn]m)$", re.IGNORECASE)
 WHOLE = re.compile(r"[0-9]+(\.0+)?")
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,11 @@ class Table:
             UserError: there is no such column.
         """
         position = _position(name, self.header)
+        if position is None and self._has_header and any(map(IMAGE.search, self.header)):
+            raise UserError(
+                f"{self.path}: the first line names an image, so it is no header; name the columns, as "
+                "columns=[path,label] or columns=[path,label,split]"
+            )
         if position is None:
             raise UserError(f"{self.path}: no column {name!r}; {setting}= one of {listed(self.header)}")
         return position
