@@ -200,8 +200,8 @@ def check_overrides(arguments: Iterable[str], remedy: str = "add -m to start the
     for argument in unknown:
         if "=" in argument:
             raise UserError(f"{argument}: settings are written without dashes: {argument.lstrip('-')}")
-        key = _nearest(argument.lstrip("-").replace("-", "_"), legal) or ["key"]
-        raise UserError(f"{argument}: no such option; settings are written as {key[0]}=<value>")
+        (meant, *_) = (*_nearest(argument.lstrip("-").replace("-", "_"), legal), "key")
+        raise UserError(f"{argument}: no such option; settings are written as {meant}=<value>")
     if parsed.shell_completion:
         return
     for argument in parsed.overrides:
