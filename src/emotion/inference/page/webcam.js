@@ -162,7 +162,7 @@ function mirrored(answer) {
     const [left, top, width, height] = face.box;
     return { ...face, box: [answer.width - left - width, top, width, height], heatmap: face.heatmap?.map((row) => [...row].reverse()) };
   });
-  return { ...answer, faces: faces.reverse() }; // still from left to right
+  return { ...answer, faces: faces.reverse() }; // faces of one row are still ordered from left to right
 }
 
 // Controls.
