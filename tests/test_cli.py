@@ -92,7 +92,6 @@ def test_a_run_in_the_home_folder_is_complete_and_its_stored_command_can_be_repe
         (["emotion", "publish", "none.ckpt"], ["none.ckpt", "no such file"]),
         (["emotion", "publish", "none.ckpt", "--tta", "all"], ["--tta=all", "ten_crop"]),
         (["evaluate.py", "ckpt=/nowhere.ckpt"], ["/nowhere.ckpt", "no such file"]),
-        (["emotion", "audit", "lab/nix"], ["error: lab/nix: no such folder or file"]),
         (["emotion", "data", "info", "data=synthetic", "synthetic_images=5"], ["synthetic_images=5"]),
     ],
 )

@@ -100,8 +100,8 @@ def test_networks_with_names(served: dict[str, Any]) -> None:
         (["--network", "a=small", "--ckpt", "small"], "both are given; use one of them"),
         (["--cors", "a.example"], "--cors a.example: an origin such as https://example.org, or * for every origin"),
         (["--hosts", "a:80"], "--hosts a:80: a host name without a port"),
-        (["--min-face", "2"], "min_face=2.0: a share of the image's longer side, from 0.01 to 1, is needed"),
-        (["--confidence", "nan"], "confidence=nan: a number from 0.1 to 1 is needed"),
+        (["--min-face", "2"], "--min-face 2.0: a share of the image's longer side, from 0.01 to 1, is needed"),
+        (["--confidence", "nan"], "--confidence nan: a number from 0.1 to 1 is needed"),
     ],
 )
 def test_wrong_values_get_one_line(served: dict[str, Any], words: list[str], line: str) -> None:

@@ -787,8 +787,6 @@ def _data_module(arguments: list[str] | None, **defaults: str) -> "EmotionDataMo
     paths = [argument for argument in arguments or [] if "=" not in argument]
     if len(paths) > 1:
         raise UserError(f"{' '.join(paths)}: more than one folder or file; give one and settings as key=value")
-    if paths and not Path(paths[0]).exists():
-        raise UserError(f"{paths[0]}: no such folder or file")
     given = [argument for argument in arguments or [] if "=" in argument]
     values = {**defaults, **parse_arguments(given), **({"data_dir": paths[0]} if paths else {})}
     require_effect(given, values)

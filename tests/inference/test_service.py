@@ -167,10 +167,10 @@ def test_no_face_is_an_answer(client: Client) -> None:
     ("request_", "status", "part"),
     [
         ({"files": {"image": b"no image"}}, 422, "not an image"),
-        ({"files": {"image": b""}}, 422, "not an image"),
+        ({"files": {"image": b""}}, 422, "an empty file"),
         ({"files": {"photo": b"x"}}, 422, "`image`"),
         ({"data": {"image": "text"}, "files": {"other": b""}}, 422, "`image`"),
-        ({"content": b"", "headers": {"content-type": "image/png"}}, 422, "not an image"),
+        ({"content": b"", "headers": {"content-type": "image/png"}}, 422, "an empty file"),
         ({"json": {}}, 422, "images: Field required"),
         ({"json": {"images": []}}, 422, "at least 1 item"),
         ({"json": {"images": [1]}}, 422, "images.0: Input should be a valid string"),
@@ -202,10 +202,12 @@ def test_bad_requests_get_a_message(client: Client, request_: dict, status: int,
 def test_damaged_images_get_a_message(client: Client, portrait: Path) -> None:
     whole = portrait.read_bytes()
     png = encoded(np.zeros((9, 9), np.uint8))
-    for content in (whole[:5000], whole[:200], whole[5:], png[:8] + whole, png[:40]):
+    cut_off, other = "cut off: the end of the file is missing", "not an image that can be read"
+    contents = {whole[:5000]: cut_off, whole[:200]: other, whole[5:]: other, png[:8] + whole: other, png[:40]: other}
+    for content, reason in contents.items():
         answer = client.post("/predict", files={"image": content})
         assert answer.status_code == 422
-        assert answer.json() == {"detail": "image: not an image that can be read"}
+        assert answer.json() == {"detail": f"image: {reason}"}
 
 
 def test_an_image_bomb_is_refused_by_its_header(client: Client) -> None:

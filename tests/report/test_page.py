@@ -77,6 +77,7 @@ def test_page_has_every_section(runs: Path, tmp_path: Path, documents: list[Docu
     assert [block.text for block in document.blocks if isinstance(block, Heading) and block.level == 2] == SECTIONS
     assert [block.summary for block in document.blocks if isinstance(block, Details)] == [
         "Table of 1 pair, 0 with a significant difference",
+        "How pairs are tested",
         "1. CNN 2-2-1-1, class weights",
         "2. CNN 2-2-1-1, no balancing",
     ]

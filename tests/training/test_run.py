@@ -872,7 +872,7 @@ def test_few_validation_images_are_a_warning_and_a_resumed_run_says_where_it_goe
     words = ["trainer.max_epochs=1", "split=random", "val_fraction=0.04", "test_fraction=0.1"]
     folder = train(tmp_path / "run", *words)
     few = (
-        "only 7 images to validate: chance decides which epoch is the best; more images or a larger val_fraction= help"
+        "only 8 images to validate: chance decides which epoch is the best; more images or a larger val_fraction= help"
     )
     assert few in caplog.messages
     assert not any("continues after" in line for line in caplog.messages)

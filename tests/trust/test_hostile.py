@@ -320,7 +320,7 @@ def test_names_that_are_markup_stay_text(tmp_path: Path, finished: RunFolder, re
     command("report", str(tmp_path), "--out", str(tmp_path / "page"))
     command("audit", "data=folder", f"data_dir={data}", "--out", str(tmp_path / "audit"))
     shown = {
-        "page": ["folder", "error", "command", "hardware", *(set(strange) - {"model", "name"})],
+        "page": ["folder", "error", "hardware", *(set(strange) - {"model", "name"})],
         "audit": ["photo"],
     }
     pages = {name: next((tmp_path / name).glob("*.html")).read_text() for name in shown}
