@@ -231,8 +231,7 @@ def test_the_chosen_gpu_decides_on_bf16(monkeypatch):
         ("cpu", ["patience=null", "trainer.max_epochs=50"], False),
     ],
 )
-def test_long_runs_of_fixed_length_are_compiled_on_gpus(device, words, compiled, monkeypatch):
-    monkeypatch.setattr("emotion.training.prepared.require_compiler", lambda device: None)
+def test_long_runs_of_fixed_length_are_compiled_on_gpus(device, words, compiled):
     data = SimpleNamespace(train_set=(None, None, range(6391)), batches=SimpleNamespace(batch_size=64))
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), world_size=1)
     assert prepared._repays_compilation(read(compose(*words)), data, trainer) == compiled
@@ -241,13 +240,26 @@ def test_long_runs_of_fixed_length_are_compiled_on_gpus(device, words, compiled,
 def test_a_machine_without_a_compiler_trains_uncompiled(monkeypatch, caplog):
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(UserError, match=r"^compile=true: Triton needs a C compiler \(gcc or clang\)$"):
-        prepared.require_compiler(torch.device("cuda"))
-    prepared.require_compiler(torch.device("cpu"))
+    assert prepared.missing_for_compilation(torch.device("cpu")) == ""
     data = SimpleNamespace(train_set=(None, None, range(64_000)), batches=SimpleNamespace(batch_size=64))
-    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")), world_size=1)
-    assert not prepared._repays_compilation(read(compose("recipe=small")), data, trainer)
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cuda")), world_size=1, precision="bf16-mixed"
+    )
+    compiled = []
+    task = SimpleNamespace(compile_network=lambda: compiled.append(True))
+
+    def configure(*words):
+        prepared._configure_speed(read(compose("recipe=small", "feature_views=0", *words)), task, data, trainer)
+
+    with pytest.raises(UserError, match=r"^compile=true: Triton needs a C compiler \(gcc or clang\)$"):
+        configure("compile=true")
+    configure()
     assert caplog.messages == ["compile=auto: not compiled: Triton needs a C compiler (gcc or clang)"]
+    monkeypatch.setattr(prepared, "missing_for_compilation", lambda device: "")
+    configure("compile=false")
+    assert not compiled
+    configure()
+    assert compiled
 
 
 def test_float32_is_not_rounded_on_gpus():

@@ -48,9 +48,9 @@ _WRITTEN = "% Written by emotion report, which replaces it.\n"
 _READING = [
     "All metrics of our runs are computed from their saved predictions. A value is the mean over seeds ± their sample "
     "standard deviation; with one seed there is no deviation. Runs that differ in more than the seed, or in their test "
-    "images, have separate rows. A name has the settings in which runs of the same "
-    "recipe differ, and the line below it the others that differ from the recipe. Data, split and classes divide "
-    "the page into sections; runs of different sections are never compared.",
+    "images, have separate rows. A name has the settings in which runs of the same recipe differ, and the line below "
+    "it the others that differ from the recipe. Data, split and classes divide the page into sections; runs of "
+    "different sections are never compared.",
     "A 95 % interval shows how much a metric would vary on other images of the same kind (percentile bootstrap over "
     "the test images, 2,000 resamples). The variation over seeds is not in it, but in the standard deviation. With "
     "several seeds the bounds are the means of the seeds' bounds. Of cross-validations, the interval counts the images "
@@ -74,8 +74,7 @@ _VERDICT = (
     "interval and range overlap. Where several configurations repeat a run of the paper, the summary counts the one "
     "with the fewest differences from its recipe, and among equals the one with the most seeds; one that gives every "
     "image the same class counts only if there is no other, or if the paper's accuracy can be had in that way. Runs on "
-    "drawn faces, "
-    "with other splits, or with random weights in place of ImageNet weights get no verdict."
+    "drawn faces, with other splits, or with random weights in place of ImageNet weights get no verdict."
 )
 _UNTESTED = "These runs were not evaluated on the test images, so only their validation metrics can be compared."
 _DUPLICATES = (

@@ -36,10 +36,10 @@ def detailed_scores(configurations: Sequence[Configuration]) -> list[Block]:
     for published in SCORES:
         match = best_match(configurations, published.run)
         blocks.append(Heading(f"{published.run.network}, {BALANCES[published.run.balance]}", 3))
-        facts = ", ".join(filter(None, (match.subtitle, match.seeds))) if match else ""
         if match is None:
             blocks.append(Paragraph(f"Not run: {published_command(published.run)}"))
             continue
+        facts = ", ".join(filter(None, (match.subtitle, match.seeds)))
         source = f"Ours: {match.title} ({facts})."
         scores = _scores_table(published, match)
         title = f"{published.run.network}, {BALANCES[published.run.balance]}"
@@ -121,18 +121,17 @@ def _published_table(table: PublishedTable, configurations: Sequence[Configurati
     rows: list[Row] = []
     for published in table.runs:
         repeated = [configuration for configuration in configurations if configuration.published == published]
-        rows += [
-            _compared_row(published, configuration, remark(configuration, repeated)) for configuration in repeated
-        ] or [_empty_row(published)]
+        rows += [_compared_row(published, configuration, repeated) for configuration in repeated]
+        rows += [] if repeated else [_empty_row(published)]
     header = ["Network", "Test, published", "Test, ours", "Difference", "95 % interval", "Verdict"]
     if table.runs[0].train is None:
         return Table(header, "lrrrrl", rows)
     return Table([*header, "Val, published", "Val, ours", "Train, published", "Train, ours"], "lrrrrlrrrr", rows)
 
 
-def _compared_row(published: PublishedRun, configuration: Configuration, remark: str) -> Row:
+def _compared_row(published: PublishedRun, configuration: Configuration, repeated: Sequence[Configuration]) -> Row:
     accuracy, precisions = configuration.scores("acc"), configuration.precisions
-    note = "; ".join(filter(None, (configuration.subtitle, remark)))
+    note = "; ".join(filter(None, (configuration.subtitle, remark(configuration, repeated))))
     test = (
         Cell(published.network, note, target=configuration.title),
         f"{published.test:.2f}",

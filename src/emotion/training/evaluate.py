@@ -105,11 +105,11 @@ def evaluate(
     require_same_classes(paths, [member.origin.classes for member in members])
     if not {"data", "data_dir"} & changes.keys():
         _require_images(paths, members)
-    modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
+    modules = _modules(members, changes)
     if {"data", "data_dir"} & changes.keys() and "split" not in changes and _needs_parts(modules[0]):
         log.warning("split=test_only: the images are not divided into parts, so all of them are tested")
         changes = {**changes, "split": "test_only"}
-        modules = [data_for(member.origin.classes, member.origin.data, changes) for member in members]
+        modules = _modules(members, changes)
     first = modules[0]
     if not {"data", "data_dir", "split"} & changes.keys():
         _require_own_splits(paths, members, modules)
@@ -266,6 +266,10 @@ def _predict(
         for member, data in zip(members, modules, strict=True)
     ]
     return {stage: mean_predictions([each[stage] for each in predicted]) for stage in predicted[0]}
+
+
+def _modules(members: Sequence[Member], changes: Mapping[str, Any]) -> list[EmotionDataModule]:
+    return [data_for(member.origin.classes, member.origin.data, changes) for member in members]
 
 
 def _needs_parts(data: EmotionDataModule) -> bool:

@@ -203,8 +203,7 @@ def _with_weights_file(settings: Settings, begun: RunFolder | None) -> Settings:
 
 def _require_whole_epoch(settings: TrainerSettings, data: EmotionDataModule, trainer: Trainer) -> None:
     """Checks that training reaches a validation, since only a validation chooses a best checkpoint."""
-    batches = len(global_batch_sizes(len(data.train_set[2]), data.batches.batch_size, trainer.world_size))
-    limit = trainer.limit_train_batches
+    batches, limit = _batches(data, trainer), trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     steps = -(-batches // trainer.accumulate_grad_batches) * settings.check_val_every_n_epoch
     if 0 <= trainer.max_steps < steps:
@@ -212,6 +211,11 @@ def _require_whole_epoch(settings: TrainerSettings, data: EmotionDataModule, tra
             f"trainer.max_steps={trainer.max_steps}: at least {steps} are needed until the first validation, which "
             "chooses the best checkpoint"
         )
+
+
+def _batches(data: EmotionDataModule, trainer: Trainer) -> int:
+    """Returns the number of batches of all training images."""
+    return len(global_batch_sizes(len(data.train_set[2]), data.batches.batch_size, trainer.world_size))
 
 
 def _configure_speed(settings: Settings, task: EmotionTask, data: EmotionDataModule, trainer: Trainer) -> None:
@@ -225,13 +229,14 @@ def _configure_speed(settings: Settings, task: EmotionTask, data: EmotionDataMod
     if views:
         cache = FeatureCache(task.train_on_features(), device, settings.run.seed, str(trainer.precision))
         data.train_on_features(cache, views)
-    compiled = wanted.compile
-    if compiled == "auto":
-        compiled = _repays_compilation(settings, data, trainer)
-    if compiled:
-        require_compiler(device)
-        task.compile_network()
-        log.info("the network is compiled in the first steps of each kind, which takes minutes")
+    if wanted.compile is True or (wanted.compile == "auto" and _repays_compilation(settings, data, trainer)):
+        if lacking := missing_for_compilation(device):
+            if wanted.compile is True:
+                raise UserError(f"compile=true: {lacking}")
+            log.warning("compile=auto: not compiled: %s", lacking)
+        else:
+            task.compile_network()
+            log.info("the network is compiled in the first steps of each kind, which can take minutes")
 
 
 def _repays_compilation(settings: Settings, data: EmotionDataModule, trainer: Trainer) -> bool:
@@ -240,30 +245,19 @@ def _repays_compilation(settings: Settings, data: EmotionDataModule, trainer: Tr
     It does not in a run that may stop early or is short, and on CPUs, where compiled steps were slower.
     """
     epochs = settings.trainer.max_epochs
-    batches = len(global_batch_sizes(len(data.train_set[2]), data.batches.batch_size, trainer.world_size))
-    long = epochs is None or epochs < 0 or epochs * batches >= LONG_TRAINING
-    if trainer.strategy.root_device.type != "cuda" or settings.training.patience is not None or not long:
-        return False
-    try:
-        require_compiler(trainer.strategy.root_device)
-    except UserError as error:
-        log.warning("compile=auto: not compiled: %s", str(error).partition(": ")[2])
-        return False
-    return True
+    is_long = epochs is None or epochs < 0 or epochs * _batches(data, trainer) >= LONG_TRAINING
+    return trainer.strategy.root_device.type == "cuda" and settings.training.patience is None and is_long
 
 
-def require_compiler(device: torch.device) -> None:
-    """Checks that Triton, which compiles for GPUs, finds the C compiler and the headers of Python that it builds with.
-
-    Raises:
-        UserError: one of them is missing.
-    """
+def missing_for_compilation(device: torch.device) -> str:
+    """Returns what Triton, which compiles for GPUs, needs to build its code and does not find; empty if nothing."""
     if device.type != "cuda":
-        return
+        return ""
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        raise UserError("compile=true: Triton needs a C compiler (gcc or clang)")
+        return "Triton needs a C compiler (gcc or clang)"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        raise UserError("compile=true: Triton needs the headers of Python (the package python3-dev of many systems)")
+        return "Triton needs the headers of Python (the package python3-dev of many systems)"
+    return ""
 
 
 def _auto_feature_views(task: EmotionTask, data: EmotionDataModule, device: torch.device) -> int:
